@@ -1,0 +1,77 @@
+# Needs Python 3.11 or newer with venv, make, and a C compiler where a package has no wheel.
+#
+#   make run      a server on http://127.0.0.1:5000 with its data in ./data
+#   make test     all tests (TESTS=tests/engine narrows them, PYTEST_ARGS adds options)
+#   make check    formatting, lint, types and layers
+#   make bench    the benchmarks (BENCH_ARGS adds options)
+#   make soak     the long randomized tests (SOAK_SECONDS sets how long)
+#   make clean    removes all that was made here, but no data
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+BIN := $(VENV)/bin
+ROOT := $(CURDIR)
+
+# The first interpreter that is new enough, has venv and really starts (a version manager may
+# leave names on the path that do not). Asked for only when a rule needs it.
+ifeq ($(origin PYTHON),undefined)
+PYTHON = $(eval PYTHON := $$(shell for python in python3.13 python3.12 python3.11 python3 python3.14; \
+	do if $$$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1; then echo $$$$python; break; fi; done))$(PYTHON)
+endif
+
+# The second name is the one that newer versions of pip read for the packages that build ours.
+PIP := PIP_CONSTRAINT=$(ROOT)/constraints.txt PIP_BUILD_CONSTRAINT=$(ROOT)/constraints.txt \
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+TESTS ?= tests
+PYTEST_ARGS ?=
+SERVE_ARGS ?=
+BENCH_ARGS ?=
+SOAK_SECONDS ?= 600
+
+.PHONY: run test check format bench soak clean
+
+run: $(VENV)/.run
+	$(BIN)/holdfast serve $(SERVE_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=.dev $(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m holdfast.bench $(BENCH_ARGS)
+
+soak: $(VENV)/.dev
+	HOLDFAST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest --override-ini=timeout=0 -m soak \
+		$(PYTEST_ARGS) $(TESTS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find engine api bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Editable installs: only a change of what is installed makes them again.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[bench,dev]'
+	@touch $@ $(VENV)/.run
