@@ -1,0 +1,171 @@
+"""Holdfast's engine: a content-addressed blob store with exact accounts, for embedding.
+
+    async with Store.open("data") as store:
+        blob = await store.put(b"hello")
+        async with store.get(blob.digest) as reader:
+            async for chunk in reader: ...
+
+Everything public is here. A ``Store`` gives namespaces, images, tags, manifests and uploads by
+the attributes of those names; errors are a tree under ``EngineError``; limits are a
+``StoreConfig``.
+"""
+
+from .check import check_directory
+from .config import (
+    DESCRIPTION_CHARS_MAX,
+    INLINE_BYTES_CAP,
+    MANIFEST_BYTES_MAX,
+    NEEDS_MAX,
+    StoreConfig,
+)
+from .digest import ALGORITHMS, Digest, is_digest
+from .documents import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from .errors import (
+    AlreadyExists,
+    Busy,
+    Closed,
+    Conflict,
+    Corrupt,
+    DigestMismatch,
+    EngineError,
+    Immutable,
+    InUse,
+    Invalid,
+    InvalidDigest,
+    InvalidManifest,
+    Locked,
+    MissingContent,
+    NotAStore,
+    NotFound,
+    OffsetMismatch,
+    PreconditionFailed,
+    QuotaExceeded,
+    SizeMismatch,
+    StorageFailed,
+    StorageFull,
+    TooLarge,
+    Unusable,
+)
+from .image_import import Transferred
+from .models import (
+    TAGS_SHOWN,
+    Blob,
+    Image,
+    Key,
+    Manifest,
+    Namespace,
+    Order,
+    Page,
+    Permission,
+    Pushed,
+    Referrer,
+    Repository,
+    RetentionRule,
+    Stats,
+    Status,
+    Tag,
+    TrashItem,
+    Upload,
+    Usage,
+    Visibility,
+)
+from .names import (
+    check_image_name,
+    check_namespace_name,
+    check_region,
+    check_tag_name,
+    split_full_name,
+)
+from .namespaces import UNSET, Unset
+from .oci_export import export_layout
+from .oci_layout import import_layout
+from .problem import Problem
+from .reading import BlobReader
+from .recompress import Recompressed
+from .registry_import import Migrated, import_registry
+from .retention import Expired, Plan
+from .scrub import Scrubbed
+from .snapshot import Copied
+from .store import Store
+from .sweep import Progress
+
+__all__ = [
+    "ALGORITHMS",
+    "DESCRIPTION_CHARS_MAX",
+    "DOCKER_LIST",
+    "DOCKER_MANIFEST",
+    "INLINE_BYTES_CAP",
+    "MANIFEST_BYTES_MAX",
+    "NEEDS_MAX",
+    "OCI_INDEX",
+    "OCI_MANIFEST",
+    "TAGS_SHOWN",
+    "UNSET",
+    "AlreadyExists",
+    "Blob",
+    "BlobReader",
+    "Busy",
+    "Closed",
+    "Conflict",
+    "Copied",
+    "Corrupt",
+    "Digest",
+    "DigestMismatch",
+    "EngineError",
+    "Image",
+    "Immutable",
+    "InUse",
+    "Invalid",
+    "InvalidDigest",
+    "InvalidManifest",
+    "Key",
+    "Locked",
+    "Manifest",
+    "Migrated",
+    "MissingContent",
+    "Namespace",
+    "NotAStore",
+    "NotFound",
+    "OffsetMismatch",
+    "Order",
+    "Page",
+    "Permission",
+    "PreconditionFailed",
+    "Problem",
+    "Progress",
+    "Pushed",
+    "QuotaExceeded",
+    "Recompressed",
+    "Referrer",
+    "Repository",
+    "RetentionRule",
+    "Expired",
+    "Plan",
+    "Scrubbed",
+    "SizeMismatch",
+    "Stats",
+    "Status",
+    "StorageFailed",
+    "StorageFull",
+    "Store",
+    "StoreConfig",
+    "Tag",
+    "TooLarge",
+    "Transferred",
+    "TrashItem",
+    "Unset",
+    "Unusable",
+    "Upload",
+    "Usage",
+    "Visibility",
+    "check_directory",
+    "check_image_name",
+    "check_namespace_name",
+    "check_region",
+    "check_tag_name",
+    "export_layout",
+    "import_layout",
+    "import_registry",
+    "is_digest",
+    "split_full_name",
+]

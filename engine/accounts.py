@@ -1,0 +1,186 @@
+"""Keys: who may use the store through a service. The secret is kept only as a hash.
+
+A secret has 122 random bits or more, so one round of sha256 is enough: there is nothing to guess
+from a list. Lookup is by that hash, so the time it takes says nothing about the secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import string
+from datetime import datetime
+from typing import Final, get_args
+from uuid import UUID, uuid4
+
+from . import layout
+from .core import SECOND, Core
+from .errors import AlreadyExists, Invalid, NotFound
+from .ledger import Transaction, after
+from .models import Key, Permission, moment
+from .records import Key as Row
+from .records import get_payload, load, put_payload, save
+
+_ACCESS_KEY: Final = re.compile(r"SCW[A-Z0-9]{17}", re.ASCII)
+_ALPHABET: Final = string.ascii_uppercase + string.digits
+_SIGNING: Final = layout.SETTING + b"signing-key"
+_SECRET_CHARS_MAX: Final = 256
+KEYS_MAX: Final = 10_000
+"""Keys in one listing."""
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+async def create(txn: Transaction, row: Row) -> Key:
+    """Add a key. Raises AlreadyExists for its access key or its secret."""
+    if await txn.get(layout.KEY + row.access_key.encode()) is not None:
+        raise AlreadyExists("key", row.access_key)
+    if await txn.get(layout.KEY_SECRET + row.secret) is not None:
+        raise AlreadyExists("key", "with that secret")
+    await save(txn, layout.KEY + row.access_key.encode(), row)
+    await put_payload(txn, layout.KEY_SECRET + row.secret, row.access_key.encode())
+    return view(row)
+
+
+async def get(txn: Transaction, access_key: str) -> Key:
+    """The key. Raises NotFound."""
+    return view(await _require(txn, access_key))
+
+
+async def _require(txn: Transaction, access_key: str) -> Row:
+    row = await load(txn, Row, layout.KEY + access_key.encode())
+    if row is None:
+        raise NotFound("key", access_key)
+    return row
+
+
+async def by_secret(txn: Transaction, hashed: bytes) -> Key | None:
+    """The key with that secret, expired or not, or None."""
+    access_key = await get_payload(txn, layout.KEY_SECRET + hashed)
+    return None if access_key is None else await get(txn, access_key.decode())
+
+
+async def revoke(txn: Transaction, access_key: str) -> None:
+    """Remove a key. Raises NotFound."""
+    row = await _require(txn, access_key)
+    await txn.delete(layout.KEY + access_key.encode())
+    await txn.delete(layout.KEY_SECRET + row.secret)
+
+
+async def everything(txn: Transaction, project: bytes | None) -> list[Key]:
+    """All keys, or those of one project, in order of their access keys."""
+    found = []
+    for key, _ in await txn.scan(layout.KEY, after(layout.KEY), limit=KEYS_MAX):
+        row = await load(txn, Row, key)
+        if row is not None and (project is None or row.project == project):
+            found.append(view(row))
+    return found
+
+
+async def signing_key(txn: Transaction, candidate: bytes) -> bytes:
+    """The key that tokens are signed with; ``candidate`` becomes it where there is none."""
+    found = await get_payload(txn, _SIGNING)
+    if found is None:
+        await put_payload(txn, _SIGNING, candidate)
+        return candidate
+    return found
+
+
+def permission_of(row: Row) -> Permission:
+    """The row's permission, as one of the two."""
+    return "full" if row.permission == "full" else "read"
+
+
+def view(row: Row) -> Key:
+    """The key as callers see it."""
+    return Key(
+        access_key=row.access_key,
+        project_id=UUID(bytes=row.project) if row.project else None,
+        default_project_id=UUID(bytes=row.default_project),
+        organization_id=UUID(bytes=row.organization),
+        permission=permission_of(row),
+        description=row.description,
+        created_at=moment(row.created),
+        expires_at=moment(row.expires) if row.expires else None,
+    )
+
+
+class Keys:
+    """The keys of a store."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._signing: bytes | None = None
+
+    async def authenticate(self, secret: str) -> Key | None:
+        """The key with that secret, or None. Whoever asks has to look at ``expires_at``."""
+        if not 0 < len(secret) <= _SECRET_CHARS_MAX:
+            return None
+        return await self._core.ledger.read(by_secret, _hash(secret))
+
+    async def get(self, access_key: str) -> Key:
+        """The key with that access key. Raises NotFound."""
+        if not _ACCESS_KEY.fullmatch(access_key):
+            raise NotFound("key", access_key[:32])
+        return await self._core.ledger.read(get, access_key)
+
+    async def create(
+        self,
+        *,
+        project_id: UUID | None,
+        default_project_id: UUID,
+        organization_id: UUID,
+        permission: Permission = "full",
+        description: str = "",
+        expires_at: datetime | None = None,
+        access_key: str | None = None,
+        secret: str | None = None,
+    ) -> tuple[Key, str]:
+        """Add a key of one project, or (None) of all; the answer holds the secret, once.
+
+        Raises Invalid, AlreadyExists.
+        """
+        access_key = access_key or "SCW" + "".join(secrets.choice(_ALPHABET) for _ in range(17))
+        secret = secret or str(uuid4())
+        if not _ACCESS_KEY.fullmatch(access_key):
+            raise Invalid("access_key", "must be SCW and 17 capitals or digits")
+        if not 16 <= len(secret) <= _SECRET_CHARS_MAX:
+            raise Invalid("secret", f"must be 16 to {_SECRET_CHARS_MAX} characters")
+        if permission not in get_args(Permission):
+            raise Invalid("permission", "must be full or read")
+        if len(description) > 200:
+            raise Invalid("description", "over 200 characters")
+        if expires_at is not None and expires_at.tzinfo is None:
+            raise Invalid("expires_at", "must say its time zone")
+        row = Row(
+            access_key=access_key,
+            secret=_hash(secret),
+            project=project_id.bytes if project_id else b"",
+            default_project=default_project_id.bytes,
+            organization=organization_id.bytes,
+            permission=permission,
+            description=description,
+            created=self._core.now(),
+            expires=int(expires_at.timestamp() * SECOND) if expires_at else 0,
+        )
+        return await self._core.ledger.transact(create, row), secret
+
+    async def list(self, *, project_id: UUID | None = None) -> list[Key]:
+        """All keys, or those of one project; at most ``KEYS_MAX``."""
+        project = project_id.bytes if project_id else None
+        return await self._core.ledger.read(everything, project)
+
+    async def revoke(self, access_key: str) -> None:
+        """Remove a key: it is refused from now on. Raises NotFound."""
+        await self.get(access_key)
+        await self._core.ledger.transact(revoke, access_key)
+
+    async def signing_key(self) -> bytes:
+        """32 bytes to sign tokens with, made once and kept in the ledger."""
+        if self._signing is None:
+            self._signing = await self._core.ledger.transact(signing_key, os.urandom(32))
+        return self._signing

@@ -1,0 +1,58 @@
+"""Background work: turns of something, with rests between, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from .errors import EngineError
+
+_log: Final = logging.getLogger(__name__)
+
+AFTER_FAILURE: Final = 10.0
+"""Seconds of rest after a turn that the disk or the ledger refused."""
+
+
+class Background:
+    """One task. ``turn`` does a bounded amount of work and says how long to rest, in seconds."""
+
+    def __init__(self, name: str, turn: Callable[[], Awaitable[float]]) -> None:
+        self._name = name
+        self._turn = turn
+        self._task: asyncio.Task[None] | None = None
+        self._running = asyncio.Event()
+        self._running.set()
+
+    def start(self) -> None:
+        """Begin. An EngineError in a turn is logged, and the next turn comes after a while."""
+        self._task = asyncio.create_task(self._forever(), name=self._name)
+
+    def pause(self) -> None:
+        """Begin no more turns."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._running.set()
+
+    async def _forever(self) -> None:
+        while True:
+            await self._running.wait()
+            try:
+                rest = await self._turn()
+            except EngineError:
+                _log.exception("%s failed, and goes on in a while", self._name)
+                rest = AFTER_FAILURE
+            await asyncio.sleep(rest)
+
+    async def stop(self) -> None:
+        """End the task, in the middle of a turn if need be. Raises what it died of, if it did."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

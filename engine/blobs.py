@@ -1,0 +1,219 @@
+"""Blob rows: publishing bytes that arrived, finding them, quarantining and removing them.
+
+Publishing is committing the row: until then a file is nobody's, from then on it is the blob. One
+copy is kept per sha256, whoever pushed it. A copy that exists is not taken on trust: a file is
+verified before the new bytes are thrown away, and a damaged one is replaced by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from . import claims, layout
+from .digest import Digest
+from .errors import Corrupt, NotFound
+from .ledger import Transaction, after
+from .records import INLINE, PLAIN, Blob, FileOwner, get_payload, load, put_payload, save
+
+Outcome = Literal["stored", "kept", "recheck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Bytes that were received and hashed, and wait to be published.
+
+    ``content`` holds them if they are few; else the file does, once it is ``durable``. Where the
+    caller verified an existing copy, they may be nowhere else.
+    """
+
+    sha256: bytes
+    size: int
+    checksum: bytes
+    content: bytes | None
+    file_id: int
+    alias: bytes = b""
+    """Digest key in another algorithm, if one was asked for."""
+    verified: int = 0
+    """File id of an existing copy that the caller has just verified, or 0."""
+    durable: bool = False
+    """Whether the file was synced."""
+
+
+async def find(txn: Transaction, digest_key: bytes) -> tuple[bytes, Blob] | None:
+    """The sha256 and the row behind a digest of any algorithm."""
+    sha = await canonical(txn, digest_key)
+    if sha is None:
+        return None
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    return None if blob is None else (sha, blob)
+
+
+async def canonical(txn: Transaction, digest_key: bytes) -> bytes | None:
+    """The sha256 of the blob with that digest; for other algorithms only if it is known."""
+    if digest_key[0] == 1:
+        return digest_key[1:]
+    return await get_payload(txn, layout.ALIAS + digest_key)
+
+
+async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
+    """Make what arrived a blob, unless a good copy is there already.
+
+    ``stored``: the arrival is the blob now. ``kept``: the existing copy is good, and the new file
+    is doomed. ``recheck``: there is an existing file that the caller has not verified, or one
+    that it counted on is gone; nothing was changed. The caller gives the blob an owner in the
+    same transaction.
+    """
+    row = layout.BLOB + arrival.sha256
+    old = await load(txn, Blob, row)
+    if old is not None and not old.damaged:
+        if old.place == INLINE:
+            good = await inline_content(txn, arrival.sha256) is not None
+        elif old.file_id == arrival.verified:
+            good = True
+        else:
+            return "recheck"
+        if good:
+            await _alias(txn, arrival, old)
+            await doom(txn, arrival.file_id)
+            return "kept"
+    if arrival.content is None and not arrival.durable:
+        return "recheck"
+    await _store(txn, arrival, old, now)
+    return "stored"
+
+
+async def inline_content(txn: Transaction, sha: bytes) -> bytes | None:
+    """The content of a small blob, or None where its row is missing or damaged."""
+    try:
+        return await get_payload(txn, layout.INLINE + sha)
+    except Corrupt:
+        return None
+
+
+async def _alias(txn: Transaction, arrival: Arrival, blob: Blob) -> None:
+    if not arrival.alias or arrival.alias in blob.aliases:
+        return
+    await put_payload(txn, layout.ALIAS + arrival.alias, arrival.sha256)
+    aliases = (*blob.aliases, arrival.alias)
+    await save(txn, layout.BLOB + arrival.sha256, msgspec.structs.replace(blob, aliases=aliases))
+
+
+async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int) -> None:
+    inline = arrival.content is not None
+    blob = Blob(
+        size=arrival.size,
+        checksum=arrival.checksum,
+        place=INLINE if inline else PLAIN,
+        file_id=0 if inline else arrival.file_id,
+        stored=arrival.size,
+        created=old.created if old else now,
+        queued=old.queued if old else 0,
+        aliases=old.aliases if old else (),
+    )
+    await save(txn, layout.BLOB + arrival.sha256, blob)
+    await _alias(txn, arrival, blob)
+    if arrival.content is not None:
+        await put_payload(txn, layout.INLINE + arrival.sha256, arrival.content)
+    else:
+        owner = FileOwner("blob", arrival.sha256)
+        await save(txn, layout.FILE + layout.number(arrival.file_id), owner)
+    if old is None:
+        await txn.add(layout.counter(layout.BLOBS), 1)
+        await txn.add(layout.counter(layout.BLOB_BYTES), arrival.size)
+    else:
+        await txn.delete(layout.DAMAGED + arrival.sha256)
+        await doom(txn, old.file_id)
+        if old.place == INLINE and not inline:
+            await txn.delete(layout.INLINE + arrival.sha256)
+    stored = blob.stored - (old.stored if old else 0)
+    await txn.add(layout.counter(layout.STORED_BYTES), stored)
+
+
+async def doom(txn: Transaction, file_id: int) -> None:
+    """Take a file from whoever had it; it is unlinked after the commit, or by the sweep."""
+    if file_id:
+        await txn.delete(layout.FILE + layout.number(file_id))
+        await txn.put(layout.DOOMED + layout.number(file_id), b"")
+
+
+async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bool:
+    """Mark a blob as damaged, if its bytes still lie where they were found bad."""
+    row = layout.BLOB + sha
+    blob = await load(txn, Blob, row)
+    if blob is None or blob.damaged or blob.file_id != file_id:
+        return False
+    await save(txn, row, msgspec.structs.replace(blob, damaged=now))
+    await txn.put(layout.DAMAGED + sha, b"")
+    return True
+
+
+async def swap(
+    txn: Transaction, sha: bytes, old_file: int, new_file: int, place: int, stored: int, now: int
+) -> bool:
+    """Let other bytes at rest stand for the blob, if it still lies where it was read from."""
+    row = layout.BLOB + sha
+    blob = await load(txn, Blob, row)
+    if blob is None or blob.file_id != old_file or blob.damaged:
+        await doom(txn, new_file)
+        return False
+    moved = msgspec.structs.replace(blob, file_id=new_file, place=place, stored=stored, probed=now)
+    await save(txn, row, moved)
+    await save(txn, layout.FILE + layout.number(new_file), FileOwner("blob", sha))
+    await doom(txn, old_file)
+    await txn.add(layout.counter(layout.STORED_BYTES), stored - blob.stored)
+    return True
+
+
+async def remove(txn: Transaction, sha: bytes, blob: Blob) -> None:
+    """Take a blob that nobody needs out of the ledger; its file is doomed."""
+    await txn.delete(layout.BLOB + sha)
+    await txn.delete(layout.DAMAGED + sha)
+    for alias in blob.aliases:
+        await txn.delete(layout.ALIAS + alias)
+    if blob.place == INLINE:
+        await txn.delete(layout.INLINE + sha)
+    await doom(txn, blob.file_id)
+    await txn.add(layout.counter(layout.BLOBS), -1)
+    await txn.add(layout.counter(layout.BLOB_BYTES), -blob.size)
+    await txn.add(layout.counter(layout.STORED_BYTES), -blob.stored)
+
+
+async def needed(txn: Transaction, sha: bytes) -> bool:
+    """Whether anybody links or holds the blob."""
+    prefix = layout.REFERENCE + sha
+    return bool(await txn.scan(prefix, after(prefix), limit=1))
+
+
+async def readable(txn: Transaction, digest_key: bytes, owner: bytes | None, now: int) -> bytes:
+    """The sha256 behind a digest, if this owner may read it. Raises NotFound.
+
+    An owner may read what it links, and what it holds as long as the hold lasts. None stands for
+    the operator, who may read all.
+    """
+    sha = await canonical(txn, digest_key)
+    if sha is not None:
+        if owner is None:
+            if await txn.get(layout.BLOB + sha) is not None:
+                return sha
+        elif await claimed(txn, owner, sha, now):
+            return sha
+    raise NotFound("blob", str(Digest.from_key(digest_key)))
+
+
+async def claimed(txn: Transaction, owner: bytes, sha: bytes, until: int) -> bool:
+    """Whether the owner links the blob, or holds it until after ``until``."""
+    claim = await claims.get(txn, owner, sha)
+    if claim is None:
+        return False
+    return claim.needed or claim.hold > until
+
+
+async def require(txn: Transaction, sha: bytes) -> Blob:
+    """The row of a blob that somebody claims. Raises Corrupt where it is missing."""
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is None:
+        raise Corrupt("blob", str(Digest.sha256(sha)), "it is claimed, and has no row")
+    return blob

@@ -1,0 +1,174 @@
+"""Checking a store: promises 3 to 7 of the design, on a live or a closed data directory.
+
+    3  nothing dangles: what a manifest needs is claimed by its image, what is claimed exists
+    4  every counter equals a recount from scratch
+    5  what nobody needs is in the garbage queue, and what is needed is there
+    6  a right to a blob is one that its image's manifests, or a hold, account for
+    7  every name leads to one thing, and that thing bears the name
+
+A directory is checked in a process of its own: a damaged page of the ledger may kill whoever
+touches it (SIGBUS), and then the check is the one that survives to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from . import (
+    check_blobs,
+    check_claims,
+    check_documents,
+    check_files,
+    check_listings,
+    check_manifests,
+    check_names,
+    check_rest,
+    check_rows,
+    lmdb_file,
+)
+from .check_files import Run
+from .check_look import Look, Report, find_purging
+from .config import StoreConfig
+from .depot import Depot
+from .errors import Corrupt, NotAStore, StorageFailed
+from .ledger import Ledger, Transaction
+from .problem import Problem
+
+_AREAS: Final = (
+    check_rows.rows,
+    find_purging,
+    check_claims.recounts,
+    check_claims.claims,
+    check_claims.references,
+    check_claims.holds,
+    check_claims.roots,
+    check_blobs.blobs,
+    check_blobs.belongings,
+    check_blobs.file_rows,
+    check_names.namespace_rows,
+    check_names.image_rows,
+    check_names.image_index,
+    check_manifests.manifests,
+    check_manifests.manifest_index,
+    check_manifests.tag_rows,
+    check_manifests.tag_index,
+    check_listings.objects,
+    check_listings.rows,
+    check_rest.uploads,
+    check_rest.trash,
+    check_rest.keys,
+    check_rest.counters,
+)
+"""In this order: rows first, since the others pass over what cannot be read; counters last."""
+
+_WORKER: Final = "holdfast.engine.check_worker"
+_LINE_BYTES_MAX: Final = 64 * 1024
+_DAMAGE_SIGNALS: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line that the worker writes: a problem, an error, or that it is done."""
+
+    problem: tuple[str, str, str] | None = None
+    not_a_store: tuple[str, str] | None = None
+    failed: tuple[str, str] | None = None
+    done: bool = False
+
+
+async def rows_and_rules(txn: Transaction, report: Report) -> None:
+    """Check one consistent state of the ledger. Raises Corrupt where it cannot be walked."""
+    look = Look(txn, report)
+    for area in _AREAS:
+        await area(look)
+
+
+async def examine(
+    ledger: Ledger, depot: Depot, run: Run, report: Report, *, deep: bool = False
+) -> None:
+    """Check an open ledger and its depot; ``deep`` reads and hashes all bytes at rest.
+
+    ``report`` is called for each problem, from several threads, one after the other. Raises
+    StorageFailed, Closed.
+    """
+    try:
+        await ledger.read_aside(rows_and_rules, report)
+        await check_files.blobs(ledger, depot, run, report, deep=deep)
+        await check_files.sessions(ledger, depot, run, report)
+        await check_files.strays(ledger, depot, run, report)
+        if deep:
+            await check_documents.bodies(ledger, depot, run, report)
+    except Corrupt as error:
+        report(Problem("ledger", error.name, error.reason))
+
+
+async def check_directory(
+    path: str | os.PathLike[str], *, deep: bool = False, config: StoreConfig | None = None
+) -> AsyncGenerator[Problem, None]:
+    """Check a data directory, which may be in use, and yield every problem as it is found.
+
+    ``deep`` reads and hashes all bytes at rest. A ledger that kills the process that reads it
+    is a problem like others. Raises NotAStore, StorageFailed.
+    """
+    where = Path(path)
+    arguments = [str(where), str((config or StoreConfig()).map_bytes), "deep" if deep else "quick"]
+    search = os.pathsep.join(entry for entry in sys.path if entry)
+    try:
+        # -P: nothing is imported from the working directory.
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", _WORKER, *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LINE_BYTES_MAX,
+            env={**os.environ, "PYTHONPATH": search},
+        )  # fmt: skip
+    except OSError as error:
+        raise StorageFailed("check", f"cannot start: {error.strerror}") from error
+    try:
+        assert worker.stdout is not None
+        done = False
+        async for text in worker.stdout:
+            line = msgspec.json.decode(text, type=Line)
+            if line.problem is not None:
+                yield Problem(*line.problem)
+            elif line.not_a_store is not None:
+                raise NotAStore(*line.not_a_store)
+            elif line.failed is not None:
+                raise StorageFailed(*line.failed)
+            done = line.done
+        status = await worker.wait()
+        if not done:
+            yield _death(status)
+    finally:
+        if worker.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+            await worker.wait()
+
+
+def _death(status: int) -> Problem:
+    """What it means that the worker ended before it was done. Raises StorageFailed."""
+    if -status in _DAMAGE_SIGNALS:
+        name = signal.Signals(-status).name
+        reason = f"reading it ended the process with {name}; {lmdb_file.ADVICE}"
+        return Problem("ledger", f"ledger/{lmdb_file.NAME}", reason)
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    raise StorageFailed("check", f"its process ended {how} before it was done")
+
+
+async def check_open(
+    ledger: Ledger, depot: Depot, run: Run, *, deep: bool = False
+) -> AsyncGenerator[Problem, None]:
+    """Check a store that lies in this process: in memory. Its transactions wait meanwhile."""
+    found: list[Problem] = []
+    await examine(ledger, depot, run, found.append, deep=deep)
+    for problem in found:
+        yield problem

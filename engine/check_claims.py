@@ -1,0 +1,179 @@
+"""Claims against a recount of the manifests' needs, and against all that follows from a claim."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from . import layout
+from .check_look import Look, blob_name, id_name, image_name
+from .check_rows import NEED_BYTES
+from .claims import Owner
+from .layout import ID_BYTES, SHA_BYTES
+from .manifest_rows import BODY, CHILD, CONTENT
+from .records import Blob, Claim, Image, unseal
+
+_KINDS: Final = ((CONTENT, "content"), (BODY, "bodies"), (CHILD, "children"))
+_INTEREST: Final = {layout.CONTENT: "content", layout.KEPT: "kept", layout.HELD: "held"}
+_OWNER_AT: Final = 1 + SHA_BYTES + 1 + 2 * ID_BYTES
+
+
+async def recounts(look: Look) -> None:
+    """Claims and sizes of every image against what its manifests need, from scratch."""
+    async for _, image in look.records(Image, layout.IMAGE):
+        if image.key in look.purging:
+            continue
+        known = not look.spoiled(layout.NEEDS + image.key)
+        needed = await _needed(look, image.key) if known else None
+        size = 0
+        async for key, claim in look.records(Claim, layout.CLAIM + image.key):
+            sha = key[-SHA_BYTES:]
+            size += claim.size if claim.content else 0
+            if needed is not None:
+                _compare(look, image, sha, claim, needed)
+        if look.spoiled(layout.CLAIM + image.key):
+            continue
+        for kind, sha in needed or ():
+            name = f"{blob_name(sha)} of image {image_name(image)}"
+            look.say("claim", name, f"a manifest needs it ({dict(_KINDS)[kind]}), nothing says so")
+        counter = layout.counter(layout.IMAGE_SIZE, image.key)
+        await look.counted(counter, size, f"size of image {image_name(image)}")
+        if not image.deleted:
+            look.totals[layout.counter(layout.NAMESPACE_SIZE, image.namespace)] += size
+
+
+async def _needed(look: Look, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
+    """How many manifests of the image need each blob, by kind of need."""
+    tally: Counter[tuple[bytes, bytes]] = Counter()
+    async for key, value in look.rows(layout.NEEDS + image_key):
+        packed = unseal(key, value)
+        for start in range(0, len(packed), NEED_BYTES):
+            need = packed[start : start + NEED_BYTES]
+            tally[need[:1], need[1:]] += 1
+    return tally
+
+
+def _compare(
+    look: Look, image: Image, sha: bytes, claim: Claim, needed: Counter[tuple[bytes, bytes]]
+) -> None:
+    for kind, field in _KINDS:
+        expected = needed.pop((kind, sha), 0)
+        actual: int = getattr(claim, field)
+        if actual != expected:
+            name = f"{blob_name(sha)} of image {image_name(image)}"
+            look.say("claim", name, f"{field} is {actual}, a recount gives {expected}")
+
+
+async def claims(look: Look) -> None:
+    """Every claim is of a known owner on a known blob, and has exactly its other rows."""
+    async for key, claim in look.records(Claim, layout.CLAIM):
+        owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
+        name = f"{blob_name(sha)} of {id_name(owner_key)}"
+        blob = await look.load(Blob, layout.BLOB + sha)
+        if blob is not None and blob.size != claim.size:
+            look.say("claim", name, f"it says {claim.size} bytes, the blob has {blob.size}")
+        elif blob is None and await look.lacks(layout.BLOB + sha):
+            look.say("claim", name, "there is no such blob")
+        if not (claim.content or claim.bodies or claim.children or claim.hold):
+            look.say("claim", name, "it claims nothing")
+        owner = await look.owner(owner_key)
+        if owner is None:
+            if not look.lost(owner_key):
+                look.say("claim", name, "its owner does not exist")
+            continue
+        if owner.project == layout.ZERO_ID and (claim.content, claim.children) != (0, 0):
+            look.say("claim", name, "a root has no manifests")
+        for kind in _implied(claim):
+            row = layout.reference(sha, kind, owner.project, owner.namespace, owner_key)
+            await look.expect(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
+        if claim.hold:
+            row = layout.expiry(claim.hold, owner_key, sha)
+            place = owner.project + owner.namespace
+            await look.expect(row, place, "hold", name, "the row that ends it")
+
+
+def _implied(claim: Claim) -> set[bytes]:
+    """Kinds of the reference rows that belong to a claim: what ``claims.change`` keeps."""
+    kinds = {layout.CONTENT} if claim.content else set()
+    if claim.bodies or claim.children:
+        kinds.add(layout.KEPT)
+    if claim.hold:
+        kinds.add(layout.HELD)
+    return kinds
+
+
+async def references(look: Look) -> None:
+    """Every reference belongs to a claim; and the distinct sizes of namespaces, recounted."""
+    group = b""
+    size = 0
+    places: set[tuple[bytes, bytes]] = set()
+    async for key, _ in look.rows(layout.REFERENCE):
+        sha, kind = key[1 : 1 + SHA_BYTES], key[1 + SHA_BYTES : 2 + SHA_BYTES]
+        if sha != group:
+            _distinct(look, size, places)
+            group, size, places = sha, 0, set()
+        claim = await _check_reference(look, key, sha, kind)
+        if kind == layout.CONTENT and claim is not None:
+            size = claim.size
+            at = 2 + SHA_BYTES
+            places.add((key[at : at + ID_BYTES], key[at + ID_BYTES : _OWNER_AT]))
+    _distinct(look, size, places)
+
+
+async def _check_reference(look: Look, key: bytes, sha: bytes, kind: bytes) -> Claim | None:
+    """The claim behind a reference, if that is a right one."""
+    owner_key = key[_OWNER_AT:]
+    row = layout.CLAIM + owner_key + sha
+    claim = await look.load(Claim, row)
+    name = f"{blob_name(sha)} of {id_name(owner_key)}"
+    if claim is None:
+        if await look.lacks(row):
+            look.say("claim", name, "a reference without a claim")
+        return None
+    owner = await look.owner(owner_key)
+    stray = kind not in _implied(claim)
+    if owner is not None:
+        stray = stray or key != _reference(sha, kind, owner)
+    if stray:
+        what = _INTEREST.get(kind, kind.hex())
+        look.say("claim", name, f"a reference ({what}) that does not belong to it")
+        return None
+    return claim
+
+
+def _reference(sha: bytes, kind: bytes, owner: Owner) -> bytes:
+    return layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
+
+
+def _distinct(look: Look, size: int, places: set[tuple[bytes, bytes]]) -> None:
+    """Add one blob to the numbers of the namespaces that link it (design, "Numbers")."""
+    projects = Counter(project for project, _ in places)
+    for project, namespace in places:
+        look.totals[layout.counter(layout.NAMESPACE_UNIQUE, namespace)] += size
+        if len(places) == 1:
+            look.totals[layout.counter(layout.NAMESPACE_EXCLUSIVE, namespace)] += size
+        if projects[project] == 1:
+            look.totals[layout.counter(layout.NAMESPACE_PROJECT_EXCLUSIVE, namespace)] += size
+
+
+async def holds(look: Look) -> None:
+    """Every row that ends a hold belongs to one."""
+    async for key, _ in look.rows(layout.EXPIRY):
+        owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
+        row = layout.CLAIM + owner_key + sha
+        claim = await look.load(Claim, row)
+        if claim is None and not await look.lacks(row):
+            continue
+        if claim is None or claim.hold != layout.at(key, 1):
+            name = f"{blob_name(sha)} of {id_name(owner_key)}"
+            look.say("hold", name, "a row would end it at a time that it does not have")
+
+
+async def roots(look: Look) -> None:
+    """Every root keeps something, and lies under the key that follows from its name."""
+    async for key, value in look.rows(layout.ROOT):
+        name = unseal(key, value).decode("utf-8", "replace")
+        if layout.root_owner(name) != key[1:]:
+            look.say("root", name, "it lies under the key of another")
+        if not await look.any(layout.CLAIM + key[1:]):
+            look.say("root", name, "it keeps nothing")

@@ -1,0 +1,167 @@
+"""A look: one consistent state of the ledger, walked row by row, and where problems are told.
+
+Rows that do not decode are told once, by ``check_rows``, and are passed over by everything
+after it: what depends on them is neither confirmed nor called wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeVar
+from uuid import UUID
+
+from . import layout, lmdb_file
+from .claims import Owner
+from .digest import Digest
+from .layout import ID_BYTES
+from .ledger import Transaction, after
+from .problem import Problem, problem
+from .records import Image, Namespace, Record, Trash, decode
+
+R = TypeVar("R", bound=Record)
+
+Report = Callable[[Problem], None]
+
+STEP: Final = 100
+"""Rows read at a time: at most 6.4 MiB, since a value has at most 64 KiB."""
+
+SPOILED_MAX: Final = 10_000
+"""Bad rows that are remembered; with more of them the ledger is given up."""
+
+
+class Look:
+    """What the areas of a check share: the transaction, the report, and what was found so far."""
+
+    def __init__(self, txn: Transaction, report: Report) -> None:
+        self.txn = txn
+        self.purging: set[bytes] = set()
+        """Keys of images that are being taken apart: their rows go in no particular order."""
+        self.totals: Counter[bytes] = Counter()
+        """Counter key -> recount, for the numbers of namespaces and of the whole store."""
+        self._report = report
+        self._spoiled: set[bytes] = set()
+        self._owners: dict[bytes, Owner | None] = {}
+
+    def say(self, kind: str, name: str, reason: str) -> None:
+        """Tell a problem."""
+        self._report(problem(kind, name, reason))
+
+    def spoil(self, key: bytes) -> None:
+        """Remember that a row cannot be read. Raises Corrupt where that is most of them."""
+        self._spoiled.add(key)
+        if len(self._spoiled) > SPOILED_MAX:
+            raise lmdb_file.damaged(f"over {SPOILED_MAX} rows cannot be read")
+
+    def spoiled(self, prefix: bytes) -> bool:
+        """Whether a row under that prefix cannot be read."""
+        return any(key.startswith(prefix) for key in self._spoiled)
+
+    async def rows(self, prefix: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
+        """All readable rows under a prefix (all of the ledger for an empty one), in key order.
+
+        Raises Corrupt where keys do not ascend: then a page of the ledger is damaged.
+        """
+        start, stop = prefix or b"\0", after(prefix) if prefix else b"\xff" * 8
+        last = b""
+        while rows := await self.txn.scan(start, stop, limit=STEP):
+            for key, value in rows:
+                if not last < key:
+                    raise lmdb_file.damaged("its keys are not in order")
+                last = key
+                if key not in self._spoiled:
+                    yield key, value
+            start = last + b"\0"
+
+    async def records(self, kind: type[R], prefix: bytes) -> AsyncIterator[tuple[bytes, R]]:
+        """As ``rows``, decoded."""
+        async for key, value in self.rows(prefix):
+            yield key, decode(kind, key, value)
+
+    async def load(self, kind: type[R], key: bytes) -> R | None:
+        """The record under a key; None where it is absent, or cannot be read."""
+        value = None if key in self._spoiled else await self.txn.get(key)
+        return None if value is None else decode(kind, key, value)
+
+    async def value(self, key: bytes) -> bytes | None:
+        """The value under a key; None where it is absent, or cannot be read."""
+        return None if key in self._spoiled else await self.txn.get(key)
+
+    async def lacks(self, key: bytes) -> bool:
+        """Whether there is no such row, readable or not."""
+        return key not in self._spoiled and await self.txn.get(key) is None
+
+    async def any(self, prefix: bytes) -> bool:
+        """Whether there is a row under that prefix, readable or not."""
+        return bool(await self.txn.scan(prefix, after(prefix), limit=1))
+
+    async def expect(self, key: bytes, value: bytes, kind: str, name: str, what: str) -> None:
+        """Tell a problem unless the row is there with exactly that value."""
+        if key in self._spoiled:
+            return
+        found = await self.txn.get(key)
+        if found is None:
+            self.say(kind, name, f"{what} is missing")
+        elif found != value:
+            self.say(kind, name, f"{what} leads elsewhere")
+
+    async def counted(self, key: bytes, expected: int, name: str) -> None:
+        """Tell a problem unless a counter has that value."""
+        if key not in self._spoiled and (actual := await self.txn.counter(key)) != expected:
+            self.say("counter", name, f"it says {actual}, a recount {expected}")
+
+    async def owner(self, key: bytes) -> Owner | None:
+        """The image or root with that key as an owner; None where neither can be read."""
+        if key not in self._owners:
+            self._owners[key] = await self._find_owner(key)
+        return self._owners[key]
+
+    async def _find_owner(self, key: bytes) -> Owner | None:
+        if await self.value(layout.ROOT + key) is not None:
+            return Owner(key)
+        image = await self.load(Image, layout.IMAGE + key)
+        if image is None:
+            return None
+        namespace = await self.load(Namespace, layout.NAMESPACE + image.namespace)
+        if namespace is not None:
+            return Owner(key, namespace.project, namespace.id, counted=not image.deleted)
+        when = await self.value(layout.TRASH_ID + image.id) if image.id else None
+        entry = None if when is None else await self.load(Trash, layout.TRASH + when + image.id)
+        if entry is None:
+            return None
+        return Owner(key, entry.parent[ID_BYTES:], image.namespace, counted=False)
+
+    def lost(self, owner: bytes) -> bool:
+        """Whether the rows that would tell who an owner is cannot be read."""
+        return self.spoiled(layout.IMAGE + owner) or any(
+            self.spoiled(kind) for kind in (layout.ROOT, layout.NAMESPACE, layout.TRASH)
+        )
+
+
+async def find_purging(look: Look) -> None:
+    """Fill ``look.purging``: see ``purge``."""
+    async for _, entry in look.records(Trash, layout.TRASH):
+        if not entry.purging:
+            continue
+        if entry.kind == "image":
+            look.purging.add(entry.digest)
+        elif entry.kind == "namespace":
+            async for _, key in look.rows(layout.IMAGE_NAME + entry.id):
+                image = await look.load(Image, layout.IMAGE + key)
+                if image is not None and image.deleted:
+                    look.purging.add(key)
+
+
+def blob_name(sha: bytes) -> str:
+    """A blob as clients name it."""
+    return str(Digest.sha256(sha))
+
+
+def id_name(value: bytes) -> str:
+    """An id as clients see it; hex for what is none."""
+    return str(UUID(bytes=value)) if len(value) == ID_BYTES else value.hex()
+
+
+def image_name(row: Image) -> str:
+    """An image in a report: its id and its name in the namespace."""
+    return f"{id_name(row.id or row.key)} ({row.name})"

@@ -1,0 +1,156 @@
+"""Upload sessions, the trash and keys against their index rows; then every counter."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import layout
+from .check_look import Look, id_name
+from .layout import ID_BYTES, number
+from .records import FileOwner, Image, Key, Namespace, Session, Trash, unseal
+
+
+async def uploads(look: Look) -> None:
+    """Every upload session is in its image, has its end, and owns its file."""
+    async for key, row in look.records(Session, layout.SESSION):
+        session_id = key[1:]
+        name = id_name(session_id)
+        look.totals[layout.counter(layout.UPLOADS)] += 1
+        look.totals[layout.counter(layout.NAMESPACE_UPLOADS, row.namespace)] += 1
+        look.totals[layout.counter(layout.NAMESPACE_UPLOAD_BYTES, row.namespace)] += row.declared
+        image = await look.load(Image, layout.IMAGE + row.image)
+        if image is None and await look.lacks(layout.IMAGE + row.image):
+            look.say("upload", name, "its image does not exist")
+        elif image is not None and image.namespace != row.namespace:
+            look.say("upload", name, "its image is in another namespace")
+        end = layout.SESSION_EXPIRY + number(row.expires) + session_id
+        await look.expect(end, b"", "upload", name, "the row that ends it")
+        place = layout.SESSION_IMAGE + row.image + session_id
+        await look.expect(place, b"", "upload", name, "its row in its image")
+        if row.file_id:
+            file = layout.FILE + number(row.file_id)
+            owner = await look.load(FileOwner, file)
+            if owner is None and await look.lacks(file):
+                look.say("upload", name, f"its file {row.file_id:x} has no row")
+            if not await look.lacks(layout.SESSION_DATA + session_id):
+                look.say("upload", name, "it lies in a file, and has content in the ledger")
+    await _session_index(look)
+
+
+async def _session_index(look: Look) -> None:
+    async for key, _ in look.rows(layout.SESSION_EXPIRY):
+        row = await look.load(Session, layout.SESSION + key[9:])
+        if row is None and not await look.lacks(layout.SESSION + key[9:]):
+            continue
+        if row is None or row.expires != layout.at(key, 1):
+            look.say("upload", id_name(key[9:]), "a row ends it at a time that it does not have")
+    async for key, _ in look.rows(layout.SESSION_IMAGE):
+        image_key, session_id = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
+        row = await look.load(Session, layout.SESSION + session_id)
+        if row is None and not await look.lacks(layout.SESSION + session_id):
+            continue
+        if row is None or row.image != image_key:
+            look.say("upload", id_name(session_id), "it stands in an image that is not its own")
+    async for key, _ in look.rows(layout.SESSION_DATA):
+        if await look.lacks(layout.SESSION + key[1:]):
+            look.say("upload", id_name(key[1:]), "content without a session")
+
+
+async def trash(look: Look) -> None:
+    """Every entry of the trash is found by its id, and its object is there and deleted."""
+    async for key, entry in look.records(Trash, layout.TRASH):
+        look.totals[layout.counter(layout.TRASH_LENGTH)] += 1
+        name = f"{id_name(entry.id)} ({entry.kind} {entry.name})"
+        await look.expect(layout.TRASH_ID + entry.id, key[1:9], "trash", name, "the row of its id")
+        if entry.kind == "tag":
+            if not await look.lacks(layout.TAG_ID + entry.id):
+                look.say("trash", name, "the tag is there as well")
+            continue
+        row = layout.NAMESPACE + entry.id
+        thing: Namespace | Image | None
+        if entry.kind == "namespace":
+            thing = await look.load(Namespace, row)
+        else:
+            row = layout.IMAGE + entry.digest
+            thing = await look.load(Image, row)
+        if thing is None and not await look.lacks(row):
+            continue
+        if thing is None or not thing.deleted:
+            state = "does not exist" if thing is None else "is not deleted"
+            look.say("trash", name, f"what it would bring back {state}")
+    async for key, when in look.rows(layout.TRASH_ID):
+        if await look.lacks(layout.TRASH + when + key[1:]):
+            look.say("trash", id_name(key[1:]), "the id leads to no entry")
+
+
+async def keys(look: Look) -> None:
+    """Every key is found by its secret, and by no other."""
+    async for _, row in look.records(Key, layout.KEY):
+        secret = layout.KEY_SECRET + row.secret
+        value = await look.value(secret)
+        if value is None and await look.lacks(secret):
+            look.say("key", row.access_key, "the row of its secret is missing")
+        elif value is not None and unseal(secret, value) != row.access_key.encode():
+            look.say("key", row.access_key, "its secret leads to another")
+    async for key, value in look.rows(layout.KEY_SECRET):
+        access_key = unseal(key, value)
+        found = await look.load(Key, layout.KEY + access_key)
+        if found is None and not await look.lacks(layout.KEY + access_key):
+            continue
+        # Where it is one of another, the key itself was told of.
+        if found is None or found.secret != key[1:]:
+            text = access_key.decode("utf-8", "replace")
+            look.say("key", text, "a secret leads to it that is not its own")
+
+
+_OF_BLOBS: Final = (layout.BLOB, layout.GARBAGE)
+_OF_NAMESPACE: Final = (layout.IMAGE, layout.CLAIM, layout.NEEDS)
+_OF_LINKS: Final = (layout.CLAIM, layout.REFERENCE)
+_OF_UPLOADS: Final = (layout.SESSION,)
+
+_COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
+    layout.NAMESPACE_SIZE: ("size of namespace", _OF_NAMESPACE),
+    layout.NAMESPACE_IMAGES: ("images of namespace", (layout.IMAGE,)),
+    layout.NAMESPACE_UNIQUE: ("unique size of namespace", _OF_LINKS),
+    layout.NAMESPACE_EXCLUSIVE: ("exclusive size of namespace", _OF_LINKS),
+    layout.NAMESPACE_PROJECT_EXCLUSIVE: ("exclusive size in its project of namespace", _OF_LINKS),
+    layout.NAMESPACE_UPLOADS: ("uploads of namespace", _OF_UPLOADS),
+    layout.NAMESPACE_UPLOAD_BYTES: ("bytes of uploads of namespace", _OF_UPLOADS),
+    layout.BLOBS: ("blobs", _OF_BLOBS),
+    layout.BLOB_BYTES: ("bytes of blobs", _OF_BLOBS),
+    layout.STORED_BYTES: ("bytes at rest", _OF_BLOBS),
+    layout.GARBAGE_LENGTH: ("entries of the garbage queue", _OF_BLOBS),
+    layout.TRASH_LENGTH: ("entries of the trash", (layout.TRASH,)),
+    layout.NAMESPACES: ("namespaces", (layout.NAMESPACE,)),
+    layout.IMAGES: ("images", (layout.IMAGE,)),
+    layout.UPLOADS: ("uploads", _OF_UPLOADS),
+}
+"""Counters that ``Look.totals`` recounts: what they say, and the rows that it rests on."""
+
+_NAME_AT: Final = len(layout.COUNTER)
+_SCOPE_AT: Final = _NAME_AT + 2
+_ELSEWHERE: Final = (layout.LISTED, layout.FREED_BYTES, b"fb", b"ck")
+"""Checked with the listings, or with no rows to recount them from."""
+
+
+async def counters(look: Look) -> None:
+    """Every counter equals the recount, and there is none of something that does not exist."""
+    async for key, _ in look.rows(layout.COUNTER):
+        name, scope = key[_NAME_AT:_SCOPE_AT], key[_SCOPE_AT:]
+        if name in (layout.IMAGE_SIZE, layout.IMAGE_TAGS):
+            if await look.lacks(layout.IMAGE + scope):
+                look.say("counter", f"of image {id_name(scope)}", "the image does not exist")
+        elif name in _COUNTED:
+            await _compare(look, key, look.totals.pop(key, 0))
+        elif name not in _ELSEWHERE:
+            look.say("counter", key.hex(), "a counter of nothing")
+    for key, expected in look.totals.items():
+        await _compare(look, key, expected)
+
+
+async def _compare(look: Look, key: bytes, expected: int) -> None:
+    what, rests_on = _COUNTED[key[_NAME_AT:_SCOPE_AT]]
+    if any(look.spoiled(kind) for kind in rests_on):
+        return
+    scope = key[_SCOPE_AT:]
+    await look.counted(key, expected, f"{what} {id_name(scope)}" if scope else what)

@@ -1,0 +1,166 @@
+"""Claims: an owner's right to a blob, and everything that follows from a change of one.
+
+An owner is an image, or a root of an embedder. All changes go through ``change``, which compares
+the claim before and after and brings the rest in line: the reference rows that keep the blob
+from the garbage queue, the expiry of its hold, and the exact numbers of image and namespace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from . import layout
+from .layout import ZERO_ID
+from .ledger import Transaction, after
+from .records import Blob, Claim, load, save
+
+NOTHING: Final = Claim(0)
+"""The claim of an owner that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a claim. Roots have no project and no namespace, and are not counted."""
+
+    key: bytes
+    project: bytes = ZERO_ID
+    namespace: bytes = ZERO_ID
+    counted: bool = True
+    """False while the image lies in the trash: its size left the numbers when it was deleted."""
+
+
+async def get(txn: Transaction, owner: bytes, sha: bytes) -> Claim | None:
+    """The owner's claim on the blob, or None."""
+    return await load(txn, Claim, layout.CLAIM + owner + sha)
+
+
+async def link(txn: Transaction, owner: Owner, sha: bytes, size: int, kind: str, now: int) -> None:
+    """Count one more need: ``content``, ``bodies`` or ``children``. A hold is not needed now."""
+    before = await get(txn, owner.key, sha) or NOTHING
+    need = {kind: getattr(before, kind) + 1}
+    claim = msgspec.structs.replace(before, size=size, hold=0, **need)
+    await change(txn, owner, sha, before, claim, now)
+
+
+async def unlink(
+    txn: Transaction, owner: Owner, sha: bytes, kind: str, now: int, hold_until: int
+) -> None:
+    """Count one need less; where it was the last, the owner keeps a hold until ``hold_until``."""
+    before = await get(txn, owner.key, sha)
+    if before is None:
+        return
+    need = getattr(before, kind)
+    assert need > 0, "a need was removed that was never added"
+    rest = before.content + before.bodies + before.children - 1
+    hold = before.hold if rest else max(before.hold, hold_until)
+    claim = msgspec.structs.replace(before, hold=hold, **{kind: need - 1})
+    await change(txn, owner, sha, before, claim, now)
+
+
+async def hold(txn: Transaction, owner: Owner, sha: bytes, size: int, until: int, now: int) -> None:
+    """Give the owner a right to the blob until then; never shortens a hold."""
+    before = await get(txn, owner.key, sha) or NOTHING
+    claim = msgspec.structs.replace(before, size=size, hold=max(before.hold, until))
+    await change(txn, owner, sha, before, claim, now)
+
+
+async def drop_hold(txn: Transaction, owner: Owner, sha: bytes, now: int) -> None:
+    """End the owner's hold now."""
+    before = await get(txn, owner.key, sha)
+    if before is not None:
+        await change(txn, owner, sha, before, msgspec.structs.replace(before, hold=0), now)
+
+
+async def release(txn: Transaction, owner: Owner, sha: bytes, before: Claim, now: int) -> None:
+    """End the claim whole, hold and all: for owners that go away."""
+    await change(txn, owner, sha, before, NOTHING, now)
+
+
+async def change(
+    txn: Transaction, owner: Owner, sha: bytes, before: Claim, claim: Claim, now: int
+) -> None:
+    """Replace one claim by another, and bring all that depends on it in line."""
+    kept, keeps = before.bodies + before.children > 0, claim.bodies + claim.children > 0
+    await _refer(txn, owner, sha, layout.KEPT, kept, keeps)
+    await _refer(txn, owner, sha, layout.HELD, before.hold > 0, claim.hold > 0)
+    if (before.content > 0) != (claim.content > 0):
+        await _count(txn, owner, sha, claim.size or before.size, claim.content > 0)
+    if before.hold != claim.hold:
+        if before.hold:
+            await txn.delete(layout.expiry(before.hold, owner.key, sha))
+        if claim.hold:
+            key = layout.expiry(claim.hold, owner.key, sha)
+            await txn.put(key, owner.project + owner.namespace)
+    row = layout.CLAIM + owner.key + sha
+    if claim.needed or claim.hold:
+        await save(txn, row, claim)
+    else:
+        await txn.delete(row)
+        await enqueue_if_garbage(txn, sha, now)
+
+
+async def _refer(
+    txn: Transaction, owner: Owner, sha: bytes, kind: bytes, had: bool, has: bool
+) -> None:
+    if had == has:
+        return
+    key = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
+    if has:
+        await txn.put(key, b"")
+    else:
+        await txn.delete(key)
+
+
+async def _count(txn: Transaction, owner: Owner, sha: bytes, size: int, linked: bool) -> None:
+    """Keep the sizes exact while the owner's first content link comes, or its last goes."""
+    delta = size if linked else -size
+    if owner.counted:
+        await txn.add(layout.counter(layout.IMAGE_SIZE, owner.key), delta)
+        await txn.add(layout.counter(layout.NAMESPACE_SIZE, owner.namespace), delta)
+    if not linked:
+        await _refer(txn, owner, sha, layout.CONTENT, had=True, has=False)
+    every = layout.REFERENCE + sha + layout.CONTENT
+    own_project = every + owner.project
+    own = own_project + owner.namespace
+    if not await txn.scan(own, after(own), limit=1):
+        await txn.add(layout.counter(layout.NAMESPACE_UNIQUE, owner.namespace), delta)
+        for name, links in (
+            (layout.NAMESPACE_EXCLUSIVE, every),
+            (layout.NAMESPACE_PROJECT_EXCLUSIVE, own_project),
+        ):
+            alone = await _first_namespaces(txn, links)
+            if not alone:
+                await txn.add(layout.counter(name, owner.namespace), delta)
+            elif len(alone) == 1:
+                await txn.add(layout.counter(name, alone[0]), -delta)
+    if linked:
+        await _refer(txn, owner, sha, layout.CONTENT, had=False, has=True)
+
+
+async def _first_namespaces(txn: Transaction, prefix: bytes) -> list[bytes]:
+    """The first two namespaces with a content link under ``prefix``: none, one, or several."""
+    start, stop = prefix, after(prefix)
+    depth = 1 + layout.SHA_BYTES + 1 + layout.ID_BYTES
+    found: list[bytes] = []
+    while len(found) < 2 and (rows := await txn.scan(start, stop, limit=1)):
+        key = rows[0][0]
+        found.append(key[depth : depth + layout.ID_BYTES])
+        start = after(key[: depth + layout.ID_BYTES])
+    return found
+
+
+async def enqueue_if_garbage(txn: Transaction, sha: bytes, now: int) -> None:
+    """Put a blob that nobody has an interest in any more into the garbage queue."""
+    prefix = layout.REFERENCE + sha
+    if await txn.scan(prefix, after(prefix), limit=1):
+        return
+    row = layout.BLOB + sha
+    blob = await load(txn, Blob, row)
+    if blob is None or blob.queued:
+        return
+    await save(txn, row, msgspec.structs.replace(blob, queued=now))
+    await txn.put(layout.GARBAGE + layout.number(now) + sha, b"")
+    await txn.add(layout.counter(layout.GARBAGE_LENGTH), 1)

@@ -1,0 +1,64 @@
+"""What every part of an open store works with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from .config import StoreConfig
+from .depot import Depot
+from .errors import StorageFull
+from .files import Files
+from .ledger import Ledger
+from .offload import Threads
+
+SECOND: Final = 1_000_000
+"""In microseconds, the unit of all times in the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The two seams, the threads, the limits and the clock of one open store."""
+
+    ledger: Ledger
+    depot: Depot
+    files: Files
+    threads: Threads
+    config: StoreConfig
+    clock: Callable[[], float]
+    boot: str
+    """Identifies the time since the machine started: what was written before it and not synced
+    may be lost."""
+    reserve_default: int = 0
+    """In bytes: what ``StoreConfig.disk_reserve_bytes`` is on this disk where it is None."""
+
+    def now(self) -> int:
+        """Microseconds since 1970."""
+        return int(self.clock() * SECOND)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Free space that uploads leave."""
+        given = self.config.disk_reserve_bytes
+        return self.reserve_default if given is None else given
+
+    def hold_until(self, now: int) -> int:
+        """When a hold that is made now ends."""
+        return now + int(self.config.hold_seconds * SECOND)
+
+    def hold_floor(self, now: int) -> int:
+        """A hold that ends before this is too short to tell a pusher that the blob exists."""
+        return now + int(self.config.hold_seconds * SECOND / 2)
+
+    def require_room(self, size: int, reserve: int) -> None:
+        """Blocks for a look at the disk. Raises StorageFull if ``size`` more bytes would leave
+        less than ``reserve`` of it."""
+        if self.depot.free_bytes() - size < reserve:
+            raise StorageFull("depot")
+
+
+def entropy() -> bytes:
+    """Sixteen random bytes: handed to transactions, so that they can run again."""
+    return os.urandom(16)

@@ -1,0 +1,180 @@
+"""The data directory: what lies in it, its format version, and opening the seams over it.
+
+    DIR/FORMAT     one line: the format version
+    DIR/ledger/    the ledger's files
+    DIR/files/     the depot
+    DIR/run/       one lock file for each open store of a process
+
+Services may keep files of their own beside these; the engine does not touch them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .config import RESERVE_BYTES, RESERVE_SHARE, StoreConfig
+from .core import Core
+from .depot import Depot
+from .disk_depot import DiskDepot
+from .errors import NotAStore, StorageFailed
+from .files import Files
+from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
+from .ledger import Ledger
+from .lmdb_ledger import LmdbLedger
+from .memory_depot import MemoryDepot
+from .memory_ledger import MemoryLedger
+from .offload import Threads
+
+FORMAT: Final = 1
+"""Version of everything under the directory. A change that old code cannot read adds one."""
+
+_MARK: Final = "FORMAT"
+_LINE: Final = re.compile(r"holdfast (\d{1,6})\n", re.ASCII)
+_OURS: Final = ("ledger", "files", "run")
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open data directory."""
+
+    core: Core
+    incarnations: Incarnations
+
+    async def close(self) -> None:
+        """Let go of all of it, in the reverse order of opening. Raises StorageFailed."""
+        async with AsyncExitStack() as rest:
+            rest.callback(self.incarnations.close)
+            rest.callback(self.core.depot.close)
+            rest.callback(self.core.threads.close)
+            rest.push_async_callback(self.core.ledger.close)
+            await self.core.files.close()
+
+
+def open_directory(
+    path: Path, config: StoreConfig, create: bool, clock: Callable[[], float]
+) -> Opened:
+    """Open the store in a directory. Raises NotAStore, Corrupt, StorageFailed."""
+    try:
+        prepare(path, create=create)
+        ledger = LmdbLedger.open(path / "ledger", map_bytes=config.map_bytes, create=create)
+        depot = DiskDepot(path / "files")
+        disk = os.statvfs(path / "files")
+        incarnations = LockedIncarnations(path / "run")
+    except OSError as error:
+        raise StorageFailed(str(path), error.strerror or str(error)) from error
+    reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
+    return assemble(ledger, depot, incarnations, config, clock, boot_id(), reserve_default=reserve)
+
+
+def open_memory(config: StoreConfig, clock: Callable[[], float]) -> Opened:
+    """A new store in memory."""
+    return assemble(MemoryLedger(), MemoryDepot(), SoleIncarnation(), config, clock, "memory")
+
+
+def assemble(
+    ledger: Ledger,
+    depot: Depot,
+    incarnations: Incarnations,
+    config: StoreConfig,
+    clock: Callable[[], float],
+    boot: str,
+    *,
+    reserve_default: int = 0,
+) -> Opened:
+    """An opened store over seams of any kind: what the opener that a Store is made of returns.
+
+    They are the store's from now on: closing it closes them. ``boot`` is another text whenever
+    the machine was started anew. ``reserve_default`` is of the core.
+    """
+    threads = Threads(config.threads, "holdfast")
+    files = Files(ledger, depot, threads, incarnations)
+    core = Core(ledger, depot, files, threads, config, clock, boot, reserve_default)
+    return Opened(core, incarnations)
+
+
+def prepare(path: Path, *, create: bool) -> None:
+    """Check that the directory is a store of this version; make it one if it is new.
+
+    Raises NotAStore, OSError.
+    """
+    if not path.exists():
+        if not create:
+            raise NotAStore(str(path), "there is no such directory")
+        path.mkdir(mode=0o700, parents=True)
+    if not path.is_dir():
+        raise NotAStore(str(path), "not a directory")
+    mark = path / _MARK
+    if not mark.exists():
+        _make(path, create=create)
+        return
+    if not mark.is_file():
+        raise NotAStore(str(path), f"{_MARK} is not a file")
+    with mark.open("rb") as file:
+        line = file.read(64).decode("ascii", "replace")
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise NotAStore(str(path), f"{_MARK} holds no format version of holdfast")
+    version = int(found[1])
+    if version > FORMAT:
+        raise NotAStore(
+            str(path),
+            f"its format is {version}, and this holdfast knows up to {FORMAT}: use a newer one",
+        )
+
+
+def _make(path: Path, *, create: bool) -> None:
+    """Turn a directory without a store into one, if nothing in it speaks against that.
+
+    The mark is written last, so a directory that was half made is made again.
+    """
+    strange = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if not (entry.name in _OURS and entry.is_dir())
+        and not entry.name.startswith((".", "server.", "owner."))
+    )
+    strange = [name for name in strange if name != "lost+found"]
+    if strange:
+        raise NotAStore(str(path), f"it is not empty ({strange[0]}), and no data directory")
+    if not create:
+        raise NotAStore(str(path), "it holds no data")
+    path.chmod(0o700)
+    for name in _OURS:
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+    mark_made(path)
+
+
+def mark_made(path: Path) -> None:
+    """Say that the directory is complete, durably: the last step of making one."""
+    draft = path / f".{_MARK}.{os.getpid()}"
+    with draft.open("wb") as file:
+        file.write(f"holdfast {FORMAT}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path / _MARK)
+    sync_directory(path)
+    sync_directory(path.absolute().parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def boot_id() -> str:
+    """Identifies the time since the machine started; empty where the system does not tell."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""

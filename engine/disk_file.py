@@ -1,0 +1,185 @@
+"""Files of the disk depot that are open, and the calls of the operating system on them.
+
+Errors of the operating system become StorageFull or StorageFailed here. Files are named in them
+by their path below the depot's root, here called ``what``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+from .depot import Data
+from .errors import Invalid, StorageFailed, StorageFull
+
+_FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+_sync_data: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
+
+
+class Writer:
+    """A file being written, locked against every other writer (see ``depot.Writer``).
+
+    One thread at a time may use it. After a failed ``sync`` the kernel may have dropped data
+    that it could not write, so the file takes no more and has to be thrown away.
+    """
+
+    __slots__ = ("_broken", "_entry_synced", "_fd", "_size", "_sync_entry", "_what")
+
+    def __init__(self, fd: int, size: int, what: str, sync_entry: Callable[[], None]) -> None:
+        self._fd = fd
+        self._size = size
+        self._sync_entry = sync_entry
+        self._what = what
+        self._entry_synced = False
+        self._broken = False
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return self._size
+
+    def append(self, data: Data) -> None:
+        """Write all of ``data`` at the end; when it fails, the file is cut back to before.
+
+        Raises StorageFull, StorageFailed. Should cutting back fail too, ``size`` tells what
+        the file has.
+        """
+        self._check()
+        try:
+            self._size += write_all(self._fd, data, self._size)
+        except OSError as error:
+            try:
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                self._size = os.fstat(self._fd).st_size
+            raise refused(error, self._what) from error
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to ``size`` bytes. Raises Invalid for more than it has, StorageFailed."""
+        self._check()
+        if not 0 <= size <= self._size:
+            raise Invalid("size", f"cannot cut {self._size} bytes to {size}")
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise refused(error, self._what) from error
+        self._size = size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from ``offset``: fewer than ``length`` only at the end. Raises StorageFailed."""
+        return _read(self._fd, offset, length, self._size, self._what)
+
+    def sync(self) -> None:
+        """Make the data, the size and all directory entries up to the root durable.
+
+        Raises StorageFull, StorageFailed; then nothing is certain about the file.
+        """
+        self._check()
+        try:
+            _sync_data(self._fd)
+        except OSError as error:
+            self._broken = True
+            raise refused(error, self._what) from error
+        if not self._entry_synced:
+            self._sync_entry()
+            self._entry_synced = True
+
+    def close(self) -> None:
+        """Let go of the file and its lock. May be called twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _close(fd, self._what)
+
+    def _check(self) -> None:
+        if self._fd < 0:
+            raise StorageFailed(self._what, "the file was closed")
+        if self._broken:
+            raise StorageFailed(self._what, "an earlier sync of the file failed")
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            self.close()
+            warnings.warn(f"writer of {self._what} was not closed", ResourceWarning, stacklevel=2)
+
+
+class Reader:
+    """An open file (see ``depot.Reader``). Several threads may read from it at once."""
+
+    __slots__ = ("_fd", "_size", "_what")
+
+    def __init__(self, fd: int, size: int, what: str) -> None:
+        self._fd = fd
+        self._size = size
+        self._what = what
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from ``offset``: fewer than ``length`` only at the end.
+
+        Raises StorageFailed, also where the file has become shorter than ``size``.
+        """
+        return _read(self._fd, offset, length, self._size, self._what)
+
+    def fileno(self) -> int | None:
+        """The descriptor, for sendfile; it is valid until ``close``."""
+        return self._fd if self._fd >= 0 else None
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _close(fd, self._what)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            self.close()
+            warnings.warn(f"reader of {self._what} was not closed", ResourceWarning, stacklevel=2)
+
+
+def refused(error: OSError, what: str) -> StorageFull | StorageFailed:
+    """The error of the store for one of the operating system."""
+    if error.errno in _FULL:
+        return StorageFull("depot")
+    return StorageFailed(what, error.strerror or str(error))
+
+
+def write_all(fd: int, data: Data, offset: int) -> int:
+    """Write all of ``data``; a disk that is nearly full takes a part first. Raises OSError."""
+    done = 0
+    with memoryview(data).cast("B") as view:
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
+    return done
+
+
+def _read(fd: int, offset: int, length: int, size: int, what: str) -> bytes:
+    if offset < 0 or length < 0:
+        raise Invalid("offset" if offset < 0 else "length", "must not be negative")
+    rest = min(length, size - offset)
+    parts = []
+    while rest > 0:
+        try:
+            part = os.pread(fd, rest, offset)
+        except OSError as error:
+            raise refused(error, what) from error
+        if not part:
+            raise StorageFailed(what, f"the file ends at {offset} of {size} bytes")
+        parts.append(part)
+        offset += len(part)
+        rest -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _close(fd: int, what: str) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise refused(error, what) from error

@@ -1,0 +1,244 @@
+"""File ids: taking them in blocks, settling them, and cleaning up after a process that died.
+
+A file without a row may exist only in a block that its process still has open: a block is
+closed when all its ids were used and every one of them got a row or was removed. So recovery
+lists a few directories, not the depot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+from . import layout
+from .depot import BLOCK_FILES, Depot, Writer
+from .errors import Corrupt, EngineError
+from .incarnation import NAME_BYTES, Incarnations
+from .ledger import Ledger, Transaction, after
+from .offload import Threads
+from .records import get_payload, put_payload, unseal
+
+_log: Final = logging.getLogger(__name__)
+
+_NEXT_BLOCK = layout.counter(b"fb")
+LEASE = layout.SETTING + b"lease"
+_LEASES_MAX: Final = 10_000
+"""Far more snapshots than are ever made at once."""
+
+
+async def open_block(txn: Transaction, incarnation: bytes, closed: tuple[int, ...]) -> int:
+    """Take the next block of file ids, and let go of blocks that are done."""
+    await close_blocks(txn, incarnation, closed)
+    await txn.add(_NEXT_BLOCK, 1)
+    block = await txn.counter(_NEXT_BLOCK)
+    await txn.put(layout.BLOCK + incarnation + layout.number(block), b"")
+    return block
+
+
+async def close_blocks(txn: Transaction, incarnation: bytes, blocks: tuple[int, ...]) -> None:
+    """Forget blocks all of whose files are settled."""
+    for block in blocks:
+        await txn.delete(layout.BLOCK + incarnation + layout.number(block))
+
+
+async def open_blocks(txn: Transaction) -> list[tuple[bytes, int]]:
+    """Every open block with its incarnation: a few for each process that uses the store."""
+    rows = await txn.scan(layout.BLOCK, after(layout.BLOCK), limit=1_000_000)
+    return [(key[1 : 1 + NAME_BYTES], layout.at(key, 1 + NAME_BYTES)) for key, _ in rows]
+
+
+async def without_row(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
+    """Those of the files that no row names.
+
+    A doomed file has a row: a snapshot may still need it, and the sweep knows of it.
+    """
+    found = []
+    for file_id in file_ids:
+        number = layout.number(file_id)
+        named = await txn.get(layout.FILE + number)
+        if named is None and await txn.get(layout.DOOMED + number) is None:
+            found.append(file_id)
+    return found
+
+
+async def take_lease(txn: Transaction, name: bytes, now: int, until: int) -> None:
+    """Keep all files where they are until then; leases that ran out are forgotten.
+
+    A snapshot takes a lease before it copies the ledger. What was doomed before is not in the
+    copy; what is doomed later finds the lease.
+    """
+    for key, value in await txn.scan(LEASE, after(LEASE), limit=_LEASES_MAX):
+        if _lease_end(key, value) <= now:
+            await txn.delete(key)
+    await put_payload(txn, LEASE + name, layout.number(until))
+
+
+async def renew_lease(txn: Transaction, name: bytes, now: int, until: int) -> bool:
+    """Prolong a lease; says whether it held until now."""
+    payload = await get_payload(txn, LEASE + name)
+    if payload is None or int.from_bytes(payload, "big") <= now:
+        return False
+    await put_payload(txn, LEASE + name, layout.number(until))
+    return True
+
+
+async def drop_lease(txn: Transaction, name: bytes) -> None:
+    """End a lease."""
+    await txn.delete(LEASE + name)
+
+
+async def leased(txn: Transaction, now: int) -> bool:
+    """Whether a snapshot keeps files from being unlinked."""
+    rows = await txn.scan(LEASE, after(LEASE), limit=_LEASES_MAX)
+    return any(_lease_end(key, value) > now for key, value in rows)
+
+
+def _lease_end(key: bytes, value: bytes) -> int:
+    try:
+        return int.from_bytes(unseal(key, value), "big")
+    except Corrupt:
+        # Its holder cannot renew it either, and gives up. Sweeping must not stop for good.
+        return 0
+
+
+async def doomed(txn: Transaction, limit: int, now: int) -> list[int]:
+    """Files to be unlinked; none while a snapshot needs them."""
+    if await leased(txn, now):
+        return []
+    rows = await txn.scan(layout.DOOMED, after(layout.DOOMED), limit=limit)
+    return [layout.at(key, 1) for key, _ in rows]
+
+
+async def forget_doomed(txn: Transaction, file_ids: tuple[int, ...]) -> None:
+    """These files are unlinked."""
+    for file_id in file_ids:
+        await txn.delete(layout.DOOMED + layout.number(file_id))
+
+
+class Files:
+    """The files of one incarnation."""
+
+    def __init__(
+        self, ledger: Ledger, depot: Depot, threads: Threads, incarnations: Incarnations
+    ) -> None:
+        self.depot = depot
+        self.threads = threads
+        self._ledger = ledger
+        self._incarnations = incarnations
+        self._ids: Iterator[int] = iter(())
+        self._block = 0
+        self._unsettled: dict[int, set[int]] = {}
+        self._given_up: set[int] = set()
+        self._taking = asyncio.Lock()
+
+    async def create(self) -> tuple[int, Writer]:
+        """A new file, ours until ``settle``. Raises StorageFull, StorageFailed."""
+        file_id = await self._take()
+        try:
+            return file_id, await self.threads.acquire(self.depot.create, file_id)
+        except BaseException:
+            await self.discard(file_id)
+            raise
+
+    async def _take(self) -> int:
+        async with self._taking:
+            file_id = next(self._ids, None)
+            if file_id is None:
+                done = await self._finished_blocks()
+                block = await self._ledger.transact(open_block, self._incarnations.name, done)
+                for closed in done:
+                    del self._unsettled[closed]
+                self._ids = iter(range(block * BLOCK_FILES, (block + 1) * BLOCK_FILES))
+                self._block = block
+                self._unsettled[block] = set()
+                file_id = next(self._ids)
+        self._unsettled[file_id // BLOCK_FILES].add(file_id)
+        return file_id
+
+    async def _finished_blocks(self) -> tuple[int, ...]:
+        """Blocks with nothing unsettled; what was deleted from them is gone for good."""
+        done = tuple(block for block, files in self._unsettled.items() if not files)
+        for block in done:
+            await self.threads.run(self.depot.sync_block, block)
+        return done
+
+    def settle(self, file_id: int) -> None:
+        """The file has a row now, or is gone."""
+        self._unsettled.get(file_id // BLOCK_FILES, set()).discard(file_id)
+        self._given_up.discard(file_id)
+
+    async def discard(self, file_id: int) -> None:
+        """Let go of a file of ours; it is removed unless a row names it.
+
+        Whoever lets go may not know: the transaction that was to name it may have committed
+        although its caller was cancelled, or heard of a failure. So the ledger is asked, in a
+        transaction, which runs after all that were submitted before. Where that or the removal
+        fails, the sweep tries again; after this process, recovery does.
+        """
+        self._given_up.add(file_id)
+        try:
+            await self._discard(file_id)
+        except EngineError:
+            _log.exception("file %x is left for the sweep", file_id)
+
+    async def _discard(self, file_id: int) -> bool:
+        removed = False
+        if await self._ledger.transact(without_row, (file_id,)):
+            removed = await self.threads.run(self.depot.delete, file_id)
+        self.settle(file_id)
+        return removed
+
+    async def reap(self, file_id: int, now: int) -> None:
+        """Unlink a doomed file at once, unless a snapshot may need it.
+
+        Where that fails, the sweep does it: the file's row is there until it has.
+        """
+        self.settle(file_id)
+        try:
+            if not await self._ledger.read(leased, now):
+                await self.threads.run(self.depot.delete, file_id)
+        except EngineError:
+            _log.exception("file %x is left for the sweep", file_id)
+
+    async def discard_rest(self, limit: int) -> int:
+        """Try again to remove what ``discard`` could not; says how many files went."""
+        removed = 0
+        for file_id in sorted(self._given_up)[:limit]:
+            removed += await self._discard(file_id)
+        return removed
+
+    async def recover(self) -> int:
+        """Remove what dead processes left without a row; says how many files that were."""
+        blocks = await self._ledger.read_aside(open_blocks)
+        removed = 0
+        for name in {name for name, _ in blocks}:
+            if not await self.threads.run(self._incarnations.dead, name):
+                continue
+            owned = tuple(block for owner, block in blocks if owner == name)
+            for block in owned:
+                found = tuple(await self.threads.run(list, self.depot.files(block)))
+                for file_id in await self._ledger.read_aside(without_row, found):
+                    removed += await self.threads.run(self.depot.delete, file_id)
+                await self.threads.run(self.depot.sync_block, block)
+            await self._ledger.transact(close_blocks, name, owned)
+            await self.threads.run(self._incarnations.forget, name)
+        return removed
+
+    async def unlink_doomed(self, limit: int, now: int) -> int:
+        """Unlink some doomed files, unless a snapshot is made; says how many there were."""
+        file_ids = await self._ledger.read(doomed, limit, now)
+        for file_id in file_ids:
+            await self.threads.run(self.depot.delete, file_id)
+        for block in {file_id // BLOCK_FILES for file_id in file_ids}:
+            await self.threads.run(self.depot.sync_block, block)
+        if file_ids:
+            await self._ledger.transact(forget_doomed, tuple(file_ids))
+        return len(file_ids)
+
+    async def close(self) -> None:
+        """Give back the blocks. What is unsettled stays named, for the next recovery."""
+        done = await self._finished_blocks()
+        if done:
+            await self._ledger.transact(close_blocks, self._incarnations.name, done)

@@ -1,0 +1,130 @@
+"""What a delete would free: the bytes at rest that nobody else has a right to. Reads only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from typing import Final
+
+from . import blobs, claims, images, layout, manifest_rows, namespaces, tags
+from .layout import ID_BYTES, SHA_BYTES
+from .ledger import Transaction, after
+
+_STEP: Final = 1000
+_NAMESPACE_AT: Final = 1 + SHA_BYTES + 1 + ID_BYTES
+_OWNER_AT: Final = _NAMESPACE_AT + ID_BYTES
+
+
+async def by_tag(txn: Transaction, tag_id: bytes) -> int:
+    """Bytes at rest that ``tags.delete`` would free once holds are over. Raises NotFound."""
+    tag, image, _ = await tags.require(txn, tag_id)
+    freed = 0
+    for sha in await losses(txn, image.key, {tag.name: tag.sha}, ()):
+        freed += await _if_alone(txn, sha, _OWNER_AT, image.key)
+    return freed
+
+
+async def losses(
+    txn: Transaction, image_key: bytes, removed: Mapping[str, bytes], untagged: Iterable[bytes]
+) -> list[bytes]:
+    """Blobs that an image would have no more right to without some tags (name to sha256) and
+    some manifests, once holds are over: as ``closure.prune_unneeded`` takes them."""
+    lost: Counter[bytes] = Counter()
+    children: Counter[bytes] = Counter()
+    gone: set[bytes] = set()
+    asked = {*removed.values(), *untagged}
+    waiting = list(asked)
+    while waiting:
+        sha = waiting.pop(0)
+        if sha in gone or not await manifest_rows.present(txn, image_key, sha):
+            continue
+        claim = await claims.get(txn, image_key, sha)
+        if claim is not None and claim.children > children[sha]:
+            continue
+        names = await manifest_rows.tags_of(txn, image_key, sha, len(removed) + 1)
+        if any(name not in removed for name in names):
+            continue
+        if sha not in asked and await manifest_rows.has_subject(txn, image_key, sha, gone):
+            continue
+        gone.add(sha)
+        for kind, needed in await manifest_rows.needs_of(txn, image_key, sha):
+            lost[needed] += 1
+            if kind == manifest_rows.CHILD:
+                children[needed] += 1
+                waiting.append(needed)
+        waiting += await manifest_rows.referrers_of(txn, image_key, sha)
+    ended = []
+    for sha, needs in lost.items():
+        claim = await claims.get(txn, image_key, sha)
+        if claim is not None and claim.content + claim.bodies + claim.children == needs:
+            ended.append(sha)
+    return ended
+
+
+async def if_all_lose(
+    txn: Transaction, sha: bytes, project: bytes, owners: Collection[bytes]
+) -> tuple[int, int]:
+    """The blob's bytes at rest, if nobody but these owners (of one project) has a right to it.
+
+    Twice: in the whole store, and as far as the project knows of.
+    """
+    prefix = layout.REFERENCE + sha
+    rows = await txn.scan(prefix, after(prefix), limit=3 * len(owners) + 1)
+    size = (await blobs.require(txn, sha)).stored
+    if all(key[_OWNER_AT:] in owners for key, _ in rows):
+        return size, size
+    for kind in (layout.CONTENT, layout.KEPT, layout.HELD):
+        rows = await txn.scan(
+            prefix + kind + project, after(prefix + kind + project), limit=len(owners) + 1
+        )
+        if not all(key[_OWNER_AT:] in owners for key, _ in rows):
+            return 0, 0
+    return 0, size
+
+
+async def by_image(txn: Transaction, image_id: bytes) -> int:
+    """Bytes at rest that a delete of the image would free once the trash is emptied."""
+    image, _ = await images.require(txn, image_id)
+    freed = 0
+    async for sha in _claimed(txn, image.key):
+        freed += await _if_alone(txn, sha, _OWNER_AT, image.key)
+    return freed
+
+
+async def by_namespace(txn: Transaction, namespace_id: bytes) -> int:
+    """Bytes at rest that a delete of the namespace would free once the trash is emptied."""
+    await namespaces.require(txn, namespace_id)
+    seen: set[bytes] = set()
+    freed = 0
+    prefix = layout.IMAGE_NAME + namespace_id
+    start = prefix
+    while rows := await txn.scan(start, after(prefix), limit=_STEP):
+        for _, image_key in rows:
+            async for sha in _claimed(txn, image_key):
+                if sha not in seen:
+                    seen.add(sha)
+                    freed += await _if_alone(txn, sha, _NAMESPACE_AT, namespace_id)
+        start = rows[-1][0] + b"\0"
+    return freed
+
+
+async def _claimed(txn: Transaction, image_key: bytes) -> AsyncIterator[bytes]:
+    prefix = layout.CLAIM + image_key
+    start = prefix
+    while rows := await txn.scan(start, after(prefix), limit=_STEP):
+        for key, _ in rows:
+            yield key[-SHA_BYTES:]
+        start = rows[-1][0] + b"\0"
+
+
+async def _if_alone(txn: Transaction, sha: bytes, at: int, who: bytes) -> int:
+    """The blob's bytes at rest, if every reference to it is by ``who`` (found at ``at``)."""
+    prefix = layout.REFERENCE + sha
+    start = prefix
+    while rows := await txn.scan(start, after(prefix), limit=1):
+        key = rows[0][0]
+        if key[at : at + ID_BYTES] != who:
+            return 0
+        start = after(key[: at + ID_BYTES])
+    blob = await blobs.require(txn, sha)
+    return blob.stored

@@ -1,0 +1,369 @@
+"""Images (OCI: repositories): made by the first upload, seen from the first manifest on."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from . import freeing, identity, layout, listings, namespaces, trash
+from .claims import Owner
+from .core import SECOND, Core
+from .errors import Invalid, NotFound
+from .ledger import Transaction, after
+from .listings import Entry, Query
+from .models import TAGS_SHOWN, Image, Namespace, Order, Page, Repository, Visibility, moment
+from .names import split_full_name
+from .records import Image as Row
+from .records import Namespace as NamespaceRow
+from .records import load, save
+
+KIND: Final = b"i"
+VISIBILITIES: Final[tuple[Visibility, ...]] = ("inherit", "public", "private")
+
+
+def visibility_of(row: Row) -> Visibility:
+    """The row's visibility, as one of the three."""
+    for value in VISIBILITIES:
+        if value == row.visibility:
+            return value
+    raise AssertionError(row.visibility)
+
+
+def in_namespace(namespace_id: bytes) -> bytes:
+    """Scope of the images of one namespace."""
+    return b"n" + namespace_id
+
+
+def scopes(namespace: NamespaceRow) -> tuple[bytes, ...]:
+    """Listings that an image of the namespace appears in."""
+    return (*namespaces.scopes(namespace), in_namespace(namespace.id))
+
+
+def entry(row: Row) -> Entry:
+    """What the image is sorted by; the namespace's id goes along."""
+    return Entry(row.id, row.name, value=row.namespace)
+
+
+def owner_of(row: Row, namespace: NamespaceRow) -> Owner:
+    """The image as an owner of claims."""
+    return Owner(row.key, namespace.project, row.namespace, counted=not row.deleted)
+
+
+def name_row(namespace_id: bytes, name: str) -> bytes:
+    """Key of the row that gives an image name its image."""
+    return layout.IMAGE_NAME + namespace_id + name.encode()
+
+
+def catalog_row(namespace: NamespaceRow, name: str) -> bytes:
+    """Key of the row that lists an image by its full name."""
+    full_name = f"{namespace.name}/{name}"
+    return layout.CATALOG + layout.name_key(namespace.region, full_name) + b"\0" + namespace.id
+
+
+async def by_key(txn: Transaction, key: bytes) -> Row | None:
+    """The image with that key, in whatever state."""
+    return await load(txn, Row, layout.IMAGE + key)
+
+
+async def living(txn: Transaction, key: bytes) -> bool:
+    """Whether neither the image with that key nor its namespace was deleted."""
+    row = await by_key(txn, key)
+    if row is None or row.deleted:
+        return False
+    namespace = await load(txn, NamespaceRow, layout.NAMESPACE + row.namespace)
+    return namespace is not None and not namespace.deleted
+
+
+async def by_name(txn: Transaction, namespace_id: bytes, name: str) -> Row | None:
+    """The image of that name, draft or listed, or None."""
+    key = await txn.get(name_row(namespace_id, name))
+    return None if key is None else await by_key(txn, key)
+
+
+async def enter(
+    txn: Transaction, namespace_id: bytes, name: str, random: bytes, now: int
+) -> tuple[Row, NamespaceRow]:
+    """The image of that name to push to, as a new draft where there is none.
+
+    Raises NotFound where the namespace is gone, Locked.
+    """
+    namespace = await namespaces.require(txn, namespace_id)
+    namespaces.check_unlocked(namespace)
+    row = await by_name(txn, namespace_id, name)
+    if row is None:
+        row = Row(random, b"", namespace_id, name, "inherit", now, now)
+        await save(txn, layout.IMAGE + row.key, row)
+        await txn.put(name_row(namespace_id, name), row.key)
+    return row, namespace
+
+
+async def drop_draft(txn: Transaction, key: bytes) -> None:
+    """Forget a draft that nothing belongs to any more: no session, no claim."""
+    row = await by_key(txn, key)
+    if row is None or row.listed:
+        return
+    for kind in (layout.SESSION_IMAGE, layout.CLAIM):
+        if await txn.scan(kind + key, after(kind + key), limit=1):
+            return
+    await txn.delete(layout.IMAGE + key)
+    name = name_row(row.namespace, row.name)
+    if await txn.get(name) == key:
+        await txn.delete(name)
+
+
+async def current(txn: Transaction, repository: Repository) -> tuple[Row, NamespaceRow]:
+    """The image that the repository named when it was located, if it still is that one.
+
+    Raises NotFound: for the namespace, or for the image.
+    """
+    namespace = await namespaces.require(txn, repository.namespace_id.bytes)
+    if repository.key is not None:
+        row = await by_key(txn, repository.key)
+        if row is not None and not row.deleted:
+            return row, namespace
+    raise NotFound("image", repository.full_name)
+
+
+async def current_listed(txn: Transaction, repository: Repository) -> tuple[Row, NamespaceRow]:
+    """As ``current``; a draft counts as absent."""
+    row, namespace = await current(txn, repository)
+    if not row.listed:
+        raise NotFound("image", repository.full_name)
+    return row, namespace
+
+
+async def enlist(
+    txn: Transaction, row: Row, namespace: NamespaceRow, time: int, random: bytes
+) -> Row:
+    """Make a draft one of the namespace's images: it gets its id now."""
+    new, created = await identity.mint(txn, time, random)
+    row = msgspec.structs.replace(row, id=new, created=created, updated=created)
+    await save(txn, layout.IMAGE + row.key, row)
+    await txn.put(layout.IMAGE_ID + new, row.key)
+    await show(txn, row, namespace)
+    return row
+
+
+async def show(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
+    """Put an image into the listings and the counts."""
+    await listings.insert(txn, KIND, scopes(namespace), entry(row))
+    await txn.put(catalog_row(namespace, row.name), row.key)
+    await txn.add(layout.counter(layout.NAMESPACE_IMAGES, row.namespace), 1)
+    await txn.add(layout.counter(layout.IMAGES), 1)
+
+
+async def hide(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
+    """Take an image out of the listings and the counts."""
+    await listings.remove(txn, KIND, scopes(namespace), entry(row))
+    await txn.delete(catalog_row(namespace, row.name))
+    await txn.add(layout.counter(layout.NAMESPACE_IMAGES, row.namespace), -1)
+    await txn.add(layout.counter(layout.IMAGES), -1)
+
+
+async def touch(txn: Transaction, row: Row, time: int) -> None:
+    """Move ``updated_at`` of the image and of its namespace."""
+    await save(txn, layout.IMAGE + row.key, msgspec.structs.replace(row, updated=time))
+    await namespaces.touch(txn, row.namespace, time)
+
+
+async def require(txn: Transaction, image_id: bytes) -> tuple[Row, NamespaceRow]:
+    """The living image with that id, and its namespace. Raises NotFound."""
+    key = await txn.get(layout.IMAGE_ID + image_id)
+    row = None if key is None else await by_key(txn, key)
+    if row is not None and not row.deleted:
+        namespace = await load(txn, NamespaceRow, layout.NAMESPACE + row.namespace)
+        if namespace is not None and not namespace.deleted:
+            return row, namespace
+    raise NotFound("image", str(UUID(bytes=image_id)))
+
+
+async def view(txn: Transaction, row: Row, namespace: NamespaceRow) -> Image:
+    """The image as callers see it."""
+    prefix = layout.TAG + row.key
+    tags = await txn.scan(prefix, after(prefix), limit=TAGS_SHOWN)
+    return Image(
+        id=UUID(bytes=row.id),
+        namespace_id=UUID(bytes=row.namespace),
+        name=row.name,
+        status="deleting" if row.deleted else "locked" if namespace.locked else "ready",
+        visibility=visibility_of(row),
+        size=await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key)),
+        tags=tuple(key[len(prefix) :].decode() for key, _ in tags),
+        tag_count=await txn.counter(layout.counter(layout.IMAGE_TAGS, row.key)),
+        created_at=moment(row.created),
+        updated_at=moment(row.updated),
+        pull_count=row.pulls,
+        pulled_at=moment(row.pulled) if row.pulled else None,
+    )
+
+
+async def get(txn: Transaction, image_id: bytes) -> Image:
+    """The image with that id. Raises NotFound."""
+    return await view(txn, *await require(txn, image_id))
+
+
+async def namespace_of(txn: Transaction, image_id: bytes) -> Namespace:
+    """The namespace that an image is in. Raises NotFound."""
+    return await namespaces.view(txn, (await require(txn, image_id))[1])
+
+
+async def page_of(
+    txn: Transaction, asked: Query, region: str, namespace_id: bytes | None
+) -> Page[Image]:
+    """One page of a listing: of a namespace, if it is one of the region, or of a wider scope."""
+    if namespace_id is None:
+        ids, total = await listings.ids(txn, asked, await namespaces.dead(txn, region))
+    else:
+        namespace = await load(txn, NamespaceRow, layout.NAMESPACE + namespace_id)
+        if namespace is None or namespace.deleted or namespace.region != region:
+            return Page([], 0)
+        ids, total = await listings.ids(txn, asked)
+    return Page([await get(txn, image_id) for image_id in ids], total)
+
+
+async def update(txn: Transaction, image_id: bytes, visibility: str | None, now: int) -> Image:
+    """Change the visibility, where given; ``updated_at`` moves in any case."""
+    row, namespace = await require(txn, image_id)
+    namespaces.check_unlocked(namespace)
+    row = msgspec.structs.replace(
+        row, visibility=visibility or row.visibility, updated=await identity.tick(txn, now)
+    )
+    await save(txn, layout.IMAGE + row.key, row)
+    return await view(txn, row, namespace)
+
+
+async def delete(txn: Transaction, image_id: bytes, now: int, trash_until: int) -> Image:
+    """Take an image out of sight; its name is free at once. Constant in what it holds.
+
+    Raises NotFound, Locked.
+    """
+    row, namespace = await require(txn, image_id)
+    namespaces.check_unlocked(namespace)
+    time = await identity.tick(txn, now)
+    gone = msgspec.structs.replace(row, deleted=time, updated=time)
+    await save(txn, layout.IMAGE + row.key, gone)
+    await txn.delete(name_row(row.namespace, row.name))
+    await hide(txn, row, namespace)
+    size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
+    await txn.add(layout.counter(layout.NAMESPACE_SIZE, row.namespace), -size)
+    await namespaces.touch(txn, row.namespace, time)
+    await trash.throw_image(txn, gone, namespace.project, trash_until)
+    return await view(txn, gone, namespace)
+
+
+def repository_of(namespace: NamespaceRow, name: str, row: Row | None) -> Repository:
+    """The handle for an image name in a namespace."""
+    return Repository(
+        namespace_id=UUID(bytes=namespace.id),
+        region=namespace.region,
+        project_id=UUID(bytes=namespace.project),
+        namespace=namespace.name,
+        is_public=namespace.is_public,
+        name=name,
+        key=row.key if row else None,
+        image_id=UUID(bytes=row.id) if row and row.listed else None,
+        visibility=visibility_of(row) if row else "inherit",
+    )
+
+
+async def locate(txn: Transaction, region: str, namespace: str, name: str) -> Repository:
+    """Where a full name leads. Raises NotFound where there is no such namespace."""
+    found = await namespaces.find(txn, region, namespace)
+    return repository_of(found, name, await by_name(txn, found.id, name))
+
+
+async def catalog(txn: Transaction, region: str, last: str, limit: int) -> list[Repository]:
+    """Listed images of a region in byte order of their full names, after ``last``."""
+    prefix = layout.CATALOG + region.encode() + b"\0"
+    dead = await namespaces.dead(txn, region)
+    start = after(prefix + last.encode() + b"\0") if last else prefix
+    found: list[Repository] = []
+    while rows := await txn.scan(start, after(prefix), limit=limit - len(found)):
+        for key, image_key in rows:
+            if key[-layout.ID_BYTES :] in dead:
+                continue
+            row = await by_key(txn, image_key)
+            assert row is not None, "a listed image has no row"
+            namespace = await namespaces.require(txn, row.namespace)
+            found.append(repository_of(namespace, row.name, row))
+        if len(found) >= limit:
+            break
+        start = rows[-1][0] + b"\0"
+    return found
+
+
+class Images:
+    """The images of a store, by id; by name they are reached through ``Store.locate``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def get(self, image_id: UUID) -> Image:
+        """The image with that id. Raises NotFound."""
+        return await self._core.ledger.read(get, image_id.bytes)
+
+    async def namespace(self, image_id: UUID) -> Namespace:
+        """The namespace that the image is in. Raises NotFound."""
+        return await self._core.ledger.read(namespace_of, image_id.bytes)
+
+    async def locate(self, region: str, full_name: str) -> Repository:
+        """Where ``namespace/image`` leads, whether or not anything was pushed there yet.
+
+        Raises Invalid (``name``), NotFound where there is no such namespace.
+        """
+        namespace, name = split_full_name(full_name)
+        return await self._core.ledger.read(locate, region, namespace, name)
+
+    async def catalog(self, region: str, *, after: str = "", limit: int = 100) -> list[Repository]:
+        """Listed images of the region, in byte order of their full names."""
+        return await self._core.ledger.read(catalog, region, after, limit)
+
+    async def list(
+        self,
+        region: str,
+        *,
+        order: Order = "created_at_asc",
+        page: int = 1,
+        page_size: int = 20,
+        project_id: UUID | None = None,
+        namespace_id: UUID | None = None,
+        name: str | None = None,
+    ) -> Page[Image]:
+        """One page of the images of a region, a project of it, or a namespace. Raises Invalid.
+
+        With ``namespace_id`` the project is not looked at; a namespace that is not there, or is
+        in another region, has no images.
+        """
+        if order.startswith("description"):
+            raise Invalid("order_by", f"images are not ordered by {order}")
+        if namespace_id is not None:
+            scope = in_namespace(namespace_id.bytes)
+        elif project_id is not None:
+            scope = namespaces.in_project(region, project_id.bytes)
+        else:
+            scope = namespaces.in_region(region)
+        asked = listings.query(KIND, scope, order, page, page_size, name)
+        within = None if namespace_id is None else namespace_id.bytes
+        return await self._core.ledger.read(page_of, asked, region, within)
+
+    async def update(self, image_id: UUID, *, visibility: Visibility | None) -> Image:
+        """Set the visibility; None leaves it. Raises NotFound, Locked, Invalid."""
+        if visibility is not None and visibility not in VISIBILITIES:
+            raise Invalid("visibility", f"must be one of {', '.join(VISIBILITIES)}")
+        now = self._core.now()
+        return await self._core.ledger.transact(update, image_id.bytes, visibility, now)
+
+    async def delete(self, image_id: UUID) -> Image:
+        """Delete an image and all that is in it; the answer says ``deleting``.
+
+        Raises NotFound, Locked.
+        """
+        now = self._core.now()
+        until = now + int(self._core.config.trash_seconds * SECOND)
+        return await self._core.ledger.transact(delete, image_id.bytes, now, until)
+
+    async def would_free(self, image_id: UUID) -> int:
+        """Bytes on disk that deleting it would free, once the trash is emptied."""
+        return await self._core.ledger.read_aside(freeing.by_image, image_id.bytes)

@@ -1,0 +1,269 @@
+"""Intake: bytes on their way into the store, hashed and written in one pass.
+
+Few bytes stay in memory and end in the ledger; more go to a file of their own, in batches, by a
+thread, while the next batch is being received. So memory is bounded by two batches an upload,
+whatever its length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Final
+
+from . import blobs, content
+from .blobs import Arrival, Outcome
+from .core import Core
+from .depot import Data, Writer
+from .digest import Digest, Hasher, Hashes
+from .errors import DigestMismatch, TooLarge
+
+BATCH_BYTES: Final = 512 * 1024
+"""Handed to a thread at a time: long enough to make the hop cheap, short enough for 64 uploads
+of a worker to fit in 64 MiB."""
+
+WRITE_BACK_BYTES: Final = 32 * 1024 * 1024
+"""Synced in the background each time so much was written, so that the last sync, which the
+client waits for, has little left to do."""
+
+_SMALL: Final = 32 * 1024
+"""Hashing this much takes less time than going to a thread and back."""
+
+
+class Intake:
+    """One stream of bytes. Not for several tasks at once."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        hasher: Hasher | None,
+        algorithms: tuple[str, ...] = (),
+        held: bytes = b"",
+        file_id: int = 0,
+        writer: Writer | None = None,
+    ) -> None:
+        """A new stream; or one resumed with what was ``held`` in memory, or with a file.
+
+        ``hasher`` is None when the hashes of the bytes so far are not known here: they are then
+        read once more at the end.
+        """
+        self._core = core
+        self._files = core.files
+        self._inline_bytes = core.config.inline_bytes
+        self._limit = core.config.blob_bytes_max
+        self._algorithms = algorithms
+        self._hasher = hasher
+        self._held: list[Data] = [held] if held else []
+        self._held_bytes = len(held)
+        self._running: asyncio.Future[None] | None = None
+        self._syncing: asyncio.Future[None] | None = None
+        self._syncing_from = 0
+        self._writer = writer
+        self.file_id = file_id
+        self.size = len(held) + (writer.size if writer else 0)
+
+    @property
+    def hasher(self) -> Hasher | None:
+        """The hasher, if it stands where the file ends: to resume with."""
+        if self._writer is None or self._hasher is None or self._hasher.size != self._writer.size:
+            return None
+        return self._hasher
+
+    @property
+    def held(self) -> bytes:
+        """The bytes that are in no file yet."""
+        return b"".join(self._held)
+
+    async def write(self, data: Data) -> None:
+        """Take the next bytes; waits while the disk is behind. ``data`` must not change later.
+
+        Raises TooLarge (the bytes are not taken), StorageFull, StorageFailed.
+        """
+        if self.size + len(data) > self._limit:
+            raise TooLarge("blob", self._limit)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        self.size += len(data)
+        if self._held_bytes >= BATCH_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        await self._finish_running()
+        if self._writer is None:
+            self.file_id, self._writer = await self._files.create()
+        batch = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        self._running = asyncio.ensure_future(self._files.threads.run(self._take, batch))
+        if self._syncing is None and self._writer.size - self._syncing_from >= WRITE_BACK_BYTES:
+            self._syncing_from = self._writer.size
+            self._syncing = asyncio.ensure_future(self._files.threads.run(self._writer.sync))
+        elif self._syncing is not None and self._syncing.done():
+            await self._finish_syncing()
+
+    async def _finish_syncing(self) -> None:
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            await syncing
+
+    def _take(self, batch: Data) -> None:
+        assert self._writer is not None
+        before = self._writer.size
+        self._append(self._writer, batch)
+        if self._hasher is not None and self._hasher.size == before:
+            self._hasher.update(batch)
+
+    async def _finish_running(self) -> None:
+        running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            await running
+        except BaseException:
+            # What follows must not take the place of a batch that was not written.
+            self._held.clear()
+            self._held_bytes = 0
+            assert self._writer is not None
+            self.size = self._writer.size
+            raise
+
+    async def drain(self) -> None:
+        """Bring what was taken to where it survives this process: to the file, if one is due."""
+        if self._held and (self._writer is not None or self._held_bytes > self._inline_bytes):
+            await self._flush()
+        try:
+            await self._finish_running()
+        finally:
+            await self._finish_syncing()
+
+    async def cut(self, size: int) -> None:
+        """Forget everything after the first ``size`` bytes of a drained stream."""
+        if self._writer is None:
+            kept = self.held[:size]
+            self._held, self._held_bytes = [kept], len(kept)
+        elif size < self._writer.size:
+            await self._files.threads.run(self._writer.truncate, size)
+            self._hasher = None
+        self.size = size
+
+    async def hashes(self, algorithm: str) -> Hashes:
+        """The hashes of the whole stream; re-reads a file only if they are not known."""
+        wanted = Hasher((*self._algorithms, algorithm))
+        if self._writer is None:
+            if self._held_bytes <= _SMALL:
+                wanted.update(self.held)
+            else:
+                await self._files.threads.run(wanted.update, self.held)
+            return wanted.result()
+        await self.drain()
+        hasher = self.hasher
+        if hasher is None or algorithm not in hasher.algorithms:
+            hasher = wanted
+            await self._files.threads.run(content.hash_written, self._writer, hasher)
+        return hasher.result()
+
+    async def publish(
+        self,
+        digest: Digest | None,
+        commit: Callable[[Arrival], Awaitable[Outcome]],
+    ) -> Arrival:
+        """End the stream: check its digest, make it durable, and let ``commit`` publish it.
+
+        ``commit`` runs the transaction; it is called again if the existing copy changed while it
+        was being verified. Raises DigestMismatch, and what ``commit`` raises; the caller then
+        says what becomes of the bytes (``abandon``, or ``close``).
+        """
+        hashes = await self.hashes(digest.algorithm if digest else "sha256")
+        if digest is not None:
+            actual = hashes.named(digest.algorithm)
+            if actual != digest:
+                raise DigestMismatch(str(digest), str(actual))
+        inline = self._writer is None and hashes.size <= self._inline_bytes
+        arrival = Arrival(
+            sha256=hashes.sha256,
+            size=hashes.size,
+            checksum=hashes.checksum,
+            content=self.held if inline else None,
+            file_id=self.file_id,
+            alias=digest.key if digest and digest.algorithm != "sha256" else b"",
+        )
+        # A copy in the ledger is verified by the transaction itself, so that few bytes go
+        # straight there; it says ``recheck`` in the rare case that there is a file.
+        verified = damaged = 0
+        looked = inline
+        while True:
+            if not looked:
+                verified, damaged = await self._verify_existing(hashes.sha256)
+            looked = False
+            if not inline and not verified and not arrival.durable:
+                await self._make_durable()
+                arrival = replace(arrival, durable=True, file_id=self.file_id)
+            if damaged:
+                # Not before the new copy is durable: what the system refuses to read at this
+                # moment (too many open files) may be all there is.
+                await self._core.ledger.transact(
+                    blobs.quarantine, hashes.sha256, damaged, self._core.now()
+                )
+            if verified != arrival.verified:
+                arrival = replace(arrival, verified=verified)
+            outcome = await commit(arrival)
+            if outcome != "recheck":
+                break
+        if self.file_id:
+            self._files.settle(self.file_id)
+        await self.close()
+        if self.file_id and outcome == "kept":
+            await self._files.reap(self.file_id, self._core.now())
+        return arrival
+
+    async def _verify_existing(self, sha: bytes) -> tuple[int, int]:
+        """The file id of a good copy that the store has already, or that of a bad one, or 0."""
+        found = await self._core.ledger.read(blobs.find, Digest.sha256(sha).key)
+        if found is None or found[1].damaged or not found[1].file_id:
+            return 0, 0
+        blob = found[1]
+        reason = await self._files.threads.run(content.damage, self._files.depot, blob)
+        return (blob.file_id, 0) if reason is None else (0, blob.file_id)
+
+    async def _make_durable(self) -> None:
+        if self._writer is None:
+            self.file_id, self._writer = await self._files.create()
+            self._running = asyncio.ensure_future(
+                self._files.threads.run(self._write_all, self._writer, self.held)
+            )
+            self._held.clear()
+            self._held_bytes = 0
+            await self._finish_running()
+        else:
+            await self._files.threads.run(self._writer.sync)
+
+    def _write_all(self, writer: Writer, data: bytes) -> None:
+        self._append(writer, data)
+        writer.sync()
+
+    def _append(self, writer: Writer, data: Data) -> None:
+        self._core.require_room(len(data), self._core.reserve_bytes // 2)
+        writer.append(data)
+
+    async def close(self) -> None:
+        """Let go of the file, which stays."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._let_go)
+            stack.push_async_callback(self._finish_syncing)
+            await self._finish_running()
+
+    async def _let_go(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await self._files.threads.run(writer.close)
+
+    async def abandon(self) -> None:
+        """Let go of the bytes, unless they were published: for streams without a session."""
+        try:
+            await self.close()
+        finally:
+            if self.file_id:
+                await self._files.discard(self.file_id)

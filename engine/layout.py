@@ -1,0 +1,133 @@
+"""Where everything lies in the ledger: one table of key shapes, documented in ARCHITECTURE.md.
+
+A key is one byte that says what the row is, then fixed-width parts, then at most one part of
+free length at the end (or closed by a zero byte, which no name contains). Numbers and times are
+big-endian, so keys order as the numbers do. These bytes are the data format: a change of one
+needs a new format version in ``settings``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+ID_BYTES: Final = 16
+SHA_BYTES: Final = 32
+ZERO_ID: Final = bytes(ID_BYTES)
+
+# Blobs and files
+BLOB: Final = b"b"  # sha256 -> records.Blob
+INLINE: Final = b"B"  # sha256 -> content of a small blob
+ALIAS: Final = b"a"  # digest key of another algorithm -> sha256
+FILE: Final = b"f"  # file id -> records.FileOwner
+DOOMED: Final = b"d"  # file id -> '' : no row names it any more, to be unlinked
+BLOCK: Final = b"p"  # incarnation(8) block(8) -> '' : file ids in use by a living process
+GARBAGE: Final = b"q"  # when(8) sha256 -> '' : due for removal unless somebody needs it by then
+DAMAGED: Final = b"z"  # sha256 -> '' : quarantined
+
+# Claims: who has a right to a blob
+CLAIM: Final = b"c"  # owner(16) sha256 -> records.Claim
+REFERENCE: Final = b"r"  # sha256 kind(1) project(16) namespace(16) owner(16) -> ''
+EXPIRY: Final = b"h"  # until(8) owner(16) sha256 -> project(16) namespace(16)
+ROOT: Final = b"R"  # owner(16) -> root name
+
+# Names
+NAMESPACE: Final = b"n"  # namespace id -> records.Namespace
+NAMESPACE_NAME: Final = b"N"  # region 00 name -> namespace id
+IMAGE: Final = b"i"  # image key -> records.Image
+IMAGE_NAME: Final = b"I"  # namespace id, name -> image key
+IMAGE_ID: Final = b"u"  # image id -> image key
+CATALOG: Final = b"l"  # region 00 namespace/image 00 namespace id -> image key
+TAG: Final = b"g"  # image key, name -> records.Tag
+TAG_ID: Final = b"G"  # tag id -> image key, name
+TAGGED: Final = b"y"  # image key sha256 name -> '' : which tags point to a manifest
+LISTING: Final = b"L"  # kind(1) scope order(1) sort-key id(16) -> namespace id, or ''
+
+# Manifests
+MANIFEST: Final = b"m"  # image key sha256 -> records.Manifest
+NEEDS: Final = b"M"  # image key sha256 part(2) -> (need kind(1) sha256)*
+REFERRER: Final = (
+    b"x"  # image key, length(1) subject digest key, referrer sha256 -> records.Referrer
+)
+
+# Uploads
+SESSION: Final = b"s"  # session id -> records.Session
+SESSION_DATA: Final = b"S"  # session id -> content so far of a small upload
+SESSION_EXPIRY: Final = b"e"  # until(8) session id -> ''
+SESSION_IMAGE: Final = b"U"  # image key, session id -> ''
+
+# Trash, keys, the rest
+TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
+TRASH_ID: Final = b"T"  # id(16) -> when(8)
+DEAD: Final = b"D"  # deleted namespace id -> region: its images are not listed any more
+RETENTION: Final = b"w"  # namespace id -> records.Retention
+KEY: Final = b"K"  # access key -> records.Key
+KEY_SECRET: Final = b"k"  # sha256 of the secret -> access key
+COUNTER: Final = b"#"  # name(2) scope -> counter
+SETTING: Final = b"!"  # name -> value
+
+# Kinds of reference
+CONTENT: Final = b"c"
+KEPT: Final = b"m"
+HELD: Final = b"h"
+
+
+def number(value: int) -> bytes:
+    """Eight bytes that order as the number (0 to 2^64 - 1)."""
+    return value.to_bytes(8, "big")
+
+
+def at(key: bytes, start: int) -> int:
+    """The number in the eight bytes of a key from ``start``."""
+    return int.from_bytes(key[start : start + 8], "big")
+
+
+def reference(sha: bytes, kind: bytes, project: bytes, namespace: bytes, owner: bytes) -> bytes:
+    """Key of the row that says: this owner has that kind of interest in the blob."""
+    return REFERENCE + sha + kind + project + namespace + owner
+
+
+def expiry(until: int, owner: bytes, sha: bytes) -> bytes:
+    """Key of the row that ends a hold."""
+    return EXPIRY + number(until) + owner + sha
+
+
+def name_key(region: str, name: str) -> bytes:
+    """The part of a key that is a name in a region."""
+    return region.encode() + b"\0" + name.encode()
+
+
+def referrers_of(image: bytes, subject_key: bytes) -> bytes:
+    """Prefix of the referrers of one subject in an image."""
+    return REFERRER + image + bytes((len(subject_key),)) + subject_key
+
+
+def root_owner(name: str) -> bytes:
+    """The owner id of an embedder's root: derived from its name, so it needs no lookup."""
+    return hashlib.sha256(b"root\0" + name.encode()).digest()[:ID_BYTES]
+
+
+def counter(name: bytes, scope: bytes = b"") -> bytes:
+    """Key of a counter; ``name`` is one of the two-letter names below."""
+    return COUNTER + name + scope
+
+
+IMAGE_SIZE: Final = b"is"  # image key
+IMAGE_TAGS: Final = b"it"  # image key
+NAMESPACE_SIZE: Final = b"ns"  # namespace id, as all of the next
+NAMESPACE_IMAGES: Final = b"ni"
+NAMESPACE_UNIQUE: Final = b"nu"
+NAMESPACE_EXCLUSIVE: Final = b"ne"
+NAMESPACE_PROJECT_EXCLUSIVE: Final = b"np"
+NAMESPACE_UPLOADS: Final = b"nq"
+NAMESPACE_UPLOAD_BYTES: Final = b"nb"
+LISTED: Final = b"ls"  # listing kind and scope (and name)
+BLOBS: Final = b"sb"  # store-wide, as all of the next
+BLOB_BYTES: Final = b"sB"
+STORED_BYTES: Final = b"ss"
+GARBAGE_LENGTH: Final = b"sq"
+FREED_BYTES: Final = b"sf"
+TRASH_LENGTH: Final = b"st"
+NAMESPACES: Final = b"sn"
+IMAGES: Final = b"si"
+UPLOADS: Final = b"su"

@@ -1,0 +1,136 @@
+"""Listings: sorted pages of namespaces, images and tags, with exact totals.
+
+Each listed object has one row for every (scope, order) it is listed in; the rows of one scope
+and order lie side by side, so a first page is a short scan, page N skips keys without reading
+records, and totals are counters. Ids are minted in the order of creation, so ``created_at`` is
+the order of ids, and the id that breaks ties is the last part of every key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from . import layout
+from .errors import Invalid
+from .layout import ID_BYTES
+from .ledger import Transaction, after
+from .models import Order
+
+CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
+_TEXT_MAX: Final = 300
+"""Longer texts sort by their first bytes only: keys stay under 500 bytes."""
+
+PAGE_MAX: Final = 1000
+"""Most items of a page."""
+
+ORDERS: Final[dict[Order, tuple[bytes, bool]]] = {
+    "created_at_asc": (CREATED, False),
+    "created_at_desc": (CREATED, True),
+    "name_asc": (NAME, False),
+    "name_desc": (NAME, True),
+    "description_asc": (DESCRIPTION, False),
+    "description_desc": (DESCRIPTION, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listed object is sorted by. ``value`` goes along in each row."""
+
+    id: bytes
+    name: str
+    description: str | None = None
+    """None for kinds that are not sorted by description."""
+    value: bytes = b""
+
+
+def _sorted(order: bytes, text: str) -> bytes:
+    return order + text.encode()[:_TEXT_MAX] + b"\0"
+
+
+def rows_of(kind: bytes, scope: bytes, entry: Entry) -> list[bytes]:
+    """Keys of the rows of one object in one scope."""
+    prefix = layout.LISTING + kind + scope
+    rows = [prefix + CREATED + entry.id, prefix + _sorted(NAME, entry.name) + entry.id]
+    if entry.description is not None:
+        rows.append(prefix + _sorted(DESCRIPTION, entry.description) + entry.id)
+    return rows
+
+
+def total_of(kind: bytes, scope: bytes) -> bytes:
+    """Key of the counter of the objects in a scope, or of those of one name (see ``named``)."""
+    return layout.counter(layout.LISTED, kind + scope)
+
+
+def named(scope: bytes, name: str) -> bytes:
+    """What the objects of one name in a scope are counted under."""
+    return scope + _sorted(NAME, name)
+
+
+async def insert(txn: Transaction, kind: bytes, scopes: tuple[bytes, ...], entry: Entry) -> None:
+    """List an object in each of the scopes."""
+    for scope in scopes:
+        for key in rows_of(kind, scope, entry):
+            await txn.put(key, entry.value)
+        await txn.add(total_of(kind, scope), 1)
+        await txn.add(total_of(kind, named(scope, entry.name)), 1)
+
+
+async def remove(txn: Transaction, kind: bytes, scopes: tuple[bytes, ...], entry: Entry) -> None:
+    """Take an object out of each of the scopes."""
+    for scope in scopes:
+        for key in rows_of(kind, scope, entry):
+            await txn.delete(key)
+        await txn.add(total_of(kind, scope), -1)
+        await txn.add(total_of(kind, named(scope, entry.name)), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One page of one listing. ``name`` keeps only objects of exactly that name."""
+
+    kind: bytes
+    scope: bytes
+    order: Order
+    page: int
+    page_size: int
+    name: str | None = None
+
+
+def query(
+    kind: bytes, scope: bytes, order: Order, page: int, page_size: int, name: str | None
+) -> Query:
+    """Check the parameters of a listing. Raises Invalid naming the one that is wrong."""
+    if order not in ORDERS:
+        raise Invalid("order_by", f"unknown order {order}")
+    if page < 1:
+        raise Invalid("page", "must be at least 1")
+    if not 1 <= page_size <= PAGE_MAX:
+        raise Invalid("page_size", f"must be 1 to {PAGE_MAX}")
+    return Query(kind, scope, order, page, page_size, name)
+
+
+async def ids(
+    txn: Transaction, asked: Query, dead: frozenset[bytes] = frozenset()
+) -> tuple[list[bytes], int]:
+    """The ids on the page, and the total. Rows whose value is in ``dead`` are passed over.
+
+    With anything dead, the cost is linear in the listing: that lasts until the trash is emptied.
+    """
+    order, reverse = ORDERS[asked.order]
+    if asked.name is None:
+        prefix = layout.LISTING + asked.kind + asked.scope + order
+        total = await txn.counter(total_of(asked.kind, asked.scope))
+    else:
+        prefix = layout.LISTING + asked.kind + named(asked.scope, asked.name)
+        total = await txn.counter(total_of(asked.kind, named(asked.scope, asked.name)))
+    skip = (asked.page - 1) * asked.page_size
+    if dead:
+        rows = await txn.scan(prefix, after(prefix), limit=total, reverse=reverse)
+        living = [key[-ID_BYTES:] for key, value in rows if value not in dead]
+        return living[skip : skip + asked.page_size], len(living)
+    if skip >= total:
+        return [], total
+    rows = await txn.scan(prefix, after(prefix), limit=asked.page_size, reverse=reverse, skip=skip)
+    return [key[-ID_BYTES:] for key, _ in rows], total

@@ -1,0 +1,395 @@
+"""The ledger in LMDB: one ordered map in a directory, shared by every process that opens it.
+
+Readers of all processes see their own snapshot without locks; writers take turns on a mutex in
+the lock file, which LMDB repairs when its holder dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from errno import EDQUOT, ENOSPC
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from . import lmdb_file
+from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed, StorageFull
+from .group_commit import GroupCommit, Member, Outcome
+from .ledger import KEY_BYTES_MAX, P, T, Work, drive
+from .lmdb_txn import Reading, Tally, Writing, settle
+
+_LIBRARY: Final = 0
+"""The 0.9 line of LMDB; ``lmdb_file`` knows its format."""
+
+_READERS_MAX: Final = 1022
+"""Read transactions at one time in all processes. A slot is 64 bytes of the lock file."""
+
+_IDLE_READERS: Final = 16
+"""Ended read transactions that keep their slot for the next: a renewal takes no mutex."""
+
+_CHECK_COMMITS: Final = 1000
+_CHECK_SECONDS: Final = 60.0
+"""How often slots of killed readers are looked for: such a reader keeps freed pages from reuse."""
+
+_NOTHING: Final = b"\xff" * (KEY_BYTES_MAX + 1)
+"""A key that no row has: it is over the limit. LMDB allows 511 bytes."""
+
+
+class _Environment:
+    """An open LMDB environment: one a data file and process, whoever uses it there.
+
+    LMDB's locks belong to the process, so a second environment on the same file would let go
+    of those of the first when it is closed.
+    """
+
+    _open: Final[dict[tuple[int, int, int], _Environment]] = {}
+    _opening: Final = threading.Lock()
+
+    def __init__(self, env: lmdb.Environment, key: tuple[int, int, int]) -> None:
+        self.env = env
+        self.commits = 0
+        self.members = 0
+        self._key = key
+        self._users = 1
+        self._counting = threading.Lock()
+        self._check_commits = 0
+        self._check_time = time.monotonic() + _CHECK_SECONDS
+
+    @classmethod
+    def of(cls, path: Path, map_bytes: int) -> _Environment:
+        """The environment of this data file, for one more user."""
+        stat = (path / lmdb_file.NAME).stat()
+        key = (os.getpid(), stat.st_dev, stat.st_ino)
+        with cls._opening:
+            environment = cls._open.get(key)
+            if environment is None:
+                environment = cls._open[key] = cls(_open(path, map_bytes), key)
+            else:
+                environment._users += 1
+            return environment
+
+    def release(self) -> None:
+        """One user less; the last one closes it."""
+        with self._opening:
+            self._users -= 1
+            if not self._users:
+                del self._open[self._key]
+                self.env.close()
+
+    def commit(self, group: list[Member]) -> list[Outcome]:
+        """Run and commit the members, together if possible."""
+        try:
+            self._check_readers()
+            outcomes = self._together(group) if len(group) > 1 else self._alone(group[0])
+        except (lmdb.MapFullError, lmdb.TxnFullError) as error:
+            if len(group) == 1:
+                return [(None, _failure(error))]
+            # Only those that do not fit shall fail.
+            return [outcome for member in group for outcome in self.commit([member])]
+        except lmdb.Error as error:
+            return [(None, _failure(error)) for _ in group]
+        with self._counting:
+            self.commits += 1
+            self.members += len(group)
+        return outcomes
+
+    def _alone(self, member: Member) -> list[Outcome]:
+        try:
+            return self._one(member)
+        except lmdb.MapFullError:
+            # Pages that the last commit freed can be used again only after another one. Nobody
+            # else may ever make it, so it is made here before the map counts as full.
+            with self.env.begin(write=True) as txn:
+                txn.put(_NOTHING, b"")
+                txn.delete(_NOTHING)
+            return self._one(member)
+
+    def _one(self, member: Member) -> list[Outcome]:
+        txn = self.env.begin(write=True)
+        try:
+            tally = Tally()
+            outcome = _attempt(txn, member, tally)
+            if outcome[1] is None:
+                settle(txn, tally.values)
+                txn.commit()
+        except BaseException:
+            txn.abort()
+            raise
+        return [outcome]
+
+    def _together(self, group: list[Member]) -> list[Outcome]:
+        begin = self.env.begin
+        txn = begin(write=True)
+        try:
+            outcomes = []
+            tally = Tally()
+            for member in group:
+                child = begin(None, txn, True)
+                outcome = _attempt(child, member, tally)
+                if outcome[1] is None:
+                    child.commit()
+                outcomes.append(outcome)
+            settle(txn, tally.values)
+            txn.commit()
+        except BaseException:
+            txn.abort()
+            raise
+        return outcomes
+
+    def _check_readers(self) -> None:
+        self._check_commits += 1
+        now = time.monotonic()
+        if self._check_commits >= _CHECK_COMMITS or now >= self._check_time:
+            self._check_commits = 0
+            self._check_time = now + _CHECK_SECONDS
+            self.env.reader_check()
+
+
+class LmdbLedger:
+    """A ``Ledger`` in a directory. Usable from several threads and event loops."""
+
+    def __init__(self, environment: _Environment) -> None:
+        """Use ``LmdbLedger.open``."""
+        self._environment = environment
+        self._env = environment.env
+        self._commits = GroupCommit(environment.commit)
+        self._closed = False
+        self._asides = 0
+        self._aside_ended = threading.Condition()
+        # Forgetting ``close`` leaks no thread. (A ledger that never wrote stays open then.)
+        weakref.finalize(self, self._commits.abandon, environment.release).atexit = False
+
+    @classmethod
+    def open(cls, path: Path, *, map_bytes: int, create: bool) -> LmdbLedger:
+        """Open the ledger in directory ``path``; with ``create``, make it if there is none.
+
+        ``map_bytes`` of address space bound its size for good; it is the same in all processes.
+        Within a process, the first ledger on a path decides.
+
+        Raises NotAStore, Corrupt (damaged or cut off), StorageFull, StorageFailed.
+        """
+        try:
+            if create and not (path / lmdb_file.NAME).exists():
+                lmdb_file.create(path, _empty)
+            lmdb_file.check_header(path / lmdb_file.NAME)
+            lmdb_file.make_lock(path, _READERS_MAX)
+            return cls(_Environment.of(path, map_bytes))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotAStore(str(path), f"there is no ledger: {error.strerror}") from error
+        except (OSError, lmdb.Error) as error:
+            raise _failure(error) from error
+
+    async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work`` in the writer's thread, and commit it with whoever else waits.
+
+        Raises StorageFull, StorageFailed, Corrupt, Closed, and what ``work`` raises.
+        """
+        if self._closed:
+            raise Closed
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._commits.submit((future, work, args, kwargs))
+        return await future
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work`` over the newest committed state.
+
+        Raises StorageFailed, Corrupt, Closed, and what ``work`` raises.
+        """
+        return self.read_now(work, *args, **kwargs)
+
+    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``read``, in a thread. Freed pages are not reused while it runs."""
+        return await asyncio.to_thread(lambda: self._read_aside(work, *args, **kwargs))
+
+    def _read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._kept_open():
+            return self._read(work, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _kept_open(self) -> Iterator[None]:
+        """``close`` waits for the end of the block. Raises Closed."""
+        with self._aside_ended:
+            if self._closed:
+                raise Closed
+            self._asides += 1
+        try:
+            yield
+        finally:
+            with self._aside_ended:
+                self._asides -= 1
+                self._aside_ended.notify_all()
+
+    def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``read``, without an event loop."""
+        if self._closed:
+            raise Closed
+        return self._read(work, *args, **kwargs)
+
+    def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            txn = self._begin()
+            try:
+                return drive(work(Reading(txn), *args, **kwargs))
+            finally:
+                txn.abort()
+        except lmdb.Error as error:
+            if self._closed:  # by another thread, under our hands
+                raise Closed from error
+            raise _failure(error) from error
+
+    def _begin(self) -> lmdb.Transaction[bytes]:
+        try:
+            return self._env.begin()
+        except lmdb.ReadersFullError:
+            # LMDB frees the slots of killed processes only when asked to.
+            self._env.reader_check()
+            return self._env.begin()
+
+    def last_txn(self) -> int:
+        """The newest transaction that a read begun now sees; it grows with every commit.
+
+        What is read after this call is at least as new. So a result stamped with the number
+        from before its read may be used for as long as the number stays the same.
+        Raises StorageFailed, Closed.
+        """
+        if self._closed:
+            raise Closed
+        try:
+            txn = self._begin()
+            number = txn.id()
+            txn.abort()
+        except lmdb.Error as error:
+            raise _failure(error) from error
+        return number
+
+    def copy(self, target: Path, *, compact: bool) -> None:
+        """Write a consistent copy into directory ``target``, durably; blocks for as long.
+
+        ``compact`` leaves out free pages, and is slower. Raises AlreadyExists if there is a
+        ledger in ``target``, StorageFull, StorageFailed, Closed.
+        """
+        try:
+            with self._kept_open():
+                lmdb_file.write_copy(target, partial(self._env.copyfd, compact=compact))
+        except FileExistsError as error:
+            raise AlreadyExists("snapshot", str(target)) from error
+        except (OSError, lmdb.Error) as error:
+            raise _failure(error) from error
+
+    def info(self) -> dict[str, int]:
+        """Numbers for operators: sizes in bytes, and counts. Raises StorageFailed, Closed.
+
+        ``used_bytes`` never shrinks; ``live_bytes`` is what rows take of it, with their tree.
+        ``commits`` and ``members`` (bodies run) are of this process and path since it opened.
+        """
+        if self._closed:
+            raise Closed
+        try:
+            info, stat = self._env.info(), self._env.stat()
+        except lmdb.Error as error:
+            raise _failure(error) from error
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return {
+            "map_bytes": info["map_size"],
+            "used_bytes": (info["last_pgno"] + 1) * stat["psize"],
+            "live_bytes": pages * stat["psize"],
+            "entries": stat["entries"],
+            "readers": info["num_readers"],
+            "last_txn": info["last_txnid"],
+            "commits": self._environment.commits,
+            "members": self._environment.members,
+        }
+
+    async def close(self) -> None:
+        """Finish submitted transactions, copies and reads, and let go. May be called twice."""
+        self._closed = True
+        await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
+        with self._aside_ended:
+            self._aside_ended.wait_for(lambda: not self._asides)
+        self._commits.stop(self._environment.release)
+        self._commits.join()
+
+
+def _attempt(txn: lmdb.Transaction[bytes], member: Member, tally: Tally) -> Outcome:
+    """Run one member; unless it succeeds, its transaction is aborted.
+
+    Raises MapFullError and TxnFullError.
+    """
+    _, work, args, kwargs = member
+    # An error keeps this frame alive, and the future will keep the error: no cycle, please.
+    del member
+    try:
+        writing = Writing(txn, tally)
+        result = drive(work(writing, *args, **kwargs))
+        writing.succeeded()
+        return result, None
+    except (lmdb.MapFullError, lmdb.TxnFullError):
+        txn.abort()
+        raise
+    except lmdb.Error as error:
+        txn.abort()
+        return None, _failure(error)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+        txn.abort()
+        return None, error
+
+
+def _failure(error: lmdb.Error | OSError) -> EngineError:
+    """What an error of LMDB or of the system means to a user of the ledger."""
+    number = error.errno if isinstance(error, OSError) else error.code
+    if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)) or number in (ENOSPC, EDQUOT):
+        failure: EngineError = StorageFull("ledger")
+    elif isinstance(error, _DAMAGE):
+        failure = lmdb_file.damaged(str(error))
+    elif isinstance(error, lmdb.VersionMismatchError):
+        failure = NotAStore("ledger", "another version of LMDB uses it at this moment")
+    elif isinstance(error, lmdb.MapResizedError):
+        failure = StorageFailed("ledger", "another process opened it with a larger map_bytes")
+    else:
+        failure = StorageFailed("ledger", str(error))
+    failure.__cause__ = error
+    return failure
+
+
+_DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
+
+
+def _open(path: Path, map_bytes: int) -> lmdb.Environment:
+    """Open an existing ledger and make sure that its file is whole."""
+    env = lmdb.open(
+        str(path),
+        map_size=map_bytes,
+        mode=0o600,
+        create=False,
+        readahead=False,
+        max_readers=_READERS_MAX,
+        max_spare_txns=_IDLE_READERS,
+        lib_version=_LIBRARY,
+    )
+    try:
+        env.reader_check()
+        checked = False
+        while not checked:
+            with env.begin() as txn:
+                checked = lmdb_file.check_length(path / lmdb_file.NAME, txn.id())
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def _empty(path: Path) -> None:
+    """Make an empty environment in an empty directory."""
+    env = lmdb.open(str(path), mode=0o600, create=False, lock=False, lib_version=_LIBRARY)
+    env.sync(True)
+    env.close()

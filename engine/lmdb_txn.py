@@ -1,0 +1,204 @@
+"""The transaction object of the LMDB ledger, over a transaction of the binding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Final, Protocol
+
+from .ledger import Rows
+from .rows import check_key, check_row, counted, counter_row, counter_sum
+
+_SKIP_STEP: Final = 1024
+"""Rows passed over between two looks at the key, so that a skip ends soon after its range."""
+
+
+class Cursor(Protocol):
+    """What is used of a cursor of the binding; False means that there is no such row."""
+
+    def set_range(self, key: bytes, /) -> bool:
+        """Go to the first row that is not before ``key``."""
+
+    def last(self) -> bool:
+        """Go to the last row."""
+
+    def next(self) -> bool:
+        """Go on by one row."""
+
+    def prev(self) -> bool:
+        """Go back by one row."""
+
+    def key(self) -> bytes:
+        """The key of the row it is at."""
+
+    def iternext(self) -> Iterator[tuple[bytes, bytes]]:
+        """This row and all after it."""
+
+    def iterprev(self) -> Iterator[tuple[bytes, bytes]]:
+        """This row and all before it."""
+
+
+class Txn(Protocol):
+    """What is used of a transaction of the binding."""
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """A value."""
+
+    def put(self, key: bytes, value: bytes, /) -> bool:
+        """Set a value."""
+
+    def delete(self, key: bytes, /) -> bool:
+        """Remove a row; says whether there was one."""
+
+    def cursor(self) -> Cursor:
+        """A cursor, which lives as long as the transaction."""
+
+
+class Reading:
+    """A transaction that only reads. Not usable after its end."""
+
+    __slots__ = ("_cursor", "_txn")
+
+    def __init__(self, txn: Txn) -> None:
+        self._txn = txn
+        self._cursor: Cursor | None = None
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value under ``key``."""
+        check_key(key)
+        return self._txn.get(key)
+
+    async def scan(
+        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False, skip: int = 0
+    ) -> Rows:
+        """Rows of a range."""
+        if start >= stop or limit <= 0:
+            return []
+        cursor = self._cursor
+        if cursor is None:
+            cursor = self._cursor = self._txn.cursor()
+        if reverse:
+            found = cursor.prev() if cursor.set_range(stop) else cursor.last()
+        else:
+            found = cursor.set_range(start)
+        step = cursor.prev if reverse else cursor.next
+        while found and skip > 0:
+            for _ in repeat(None, min(skip, _SKIP_STEP)):
+                found = step()
+            skip -= _SKIP_STEP
+            found = found and start <= cursor.key() < stop
+        rows: Rows = []
+        if not found:
+            return rows
+        for row in cursor.iterprev() if reverse else cursor.iternext():
+            if not start <= row[0] < stop:
+                break
+            rows.append(row)
+            if len(rows) == limit:
+                break
+        return rows
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        """Refused."""
+        raise RuntimeError("a read transaction does not write")
+
+    async def delete(self, key: bytes) -> bool:
+        """Refused."""
+        raise RuntimeError("a read transaction does not write")
+
+    async def add(self, key: bytes, delta: int) -> None:
+        """Refused."""
+        raise RuntimeError("a read transaction does not write")
+
+    async def counter(self, key: bytes) -> int:
+        """The value of a counter."""
+        check_key(key)
+        return counted(key, self._txn.get(key))
+
+
+class Tally:
+    """The counters of one group that changed, with their values so far."""
+
+    __slots__ = ("kinds", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, int] = {}
+        self.kinds: set[bytes] = set()
+        """First bytes of their keys: tells most scans that no counter concerns them."""
+
+
+class Writing(Reading):
+    """A transaction that also writes: of one member of a group.
+
+    The same few counters change in every member of a group. So their values are kept aside:
+    ``tally`` holds those that earlier members left, which goes to the rows once, at the end of
+    the group (``settle``); ``changed`` those of this member, which count when it succeeds.
+    """
+
+    __slots__ = ("_tally", "changed")
+
+    def __init__(self, txn: Txn, tally: Tally) -> None:
+        super().__init__(txn)
+        self._tally = tally
+        self.changed: dict[bytes, int] = {}
+
+    def succeeded(self) -> None:
+        """What this member changed counts from now on."""
+        self._tally.values.update(self.changed)
+
+    def _aside(self, key: bytes) -> int | None:
+        """The value of a counter that is kept aside, or None."""
+        value = self.changed.get(key)
+        return self._tally.values.get(key) if value is None else value
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value under ``key``."""
+        check_key(key)
+        value = self._aside(key)
+        return self._txn.get(key) if value is None else counter_row(key, value)
+
+    async def scan(
+        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False, skip: int = 0
+    ) -> Rows:
+        """Rows of a range."""
+        if any(start[:1] <= kind <= stop[:1] for kind in self._tally.kinds):
+            for changes in (self._tally.values, self.changed):
+                settle(self._txn, {k: v for k, v in changes.items() if start <= k < stop})
+        return await super().scan(start, stop, limit=limit, reverse=reverse, skip=skip)
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        """Set a row."""
+        check_row(key, value)
+        if self._aside(key) is not None:
+            self.changed[key] = counted(key, value)
+            return
+        self._txn.put(key, value)
+
+    async def delete(self, key: bytes) -> bool:
+        """Remove a row."""
+        check_key(key)
+        value = self._aside(key)
+        if value is not None:
+            self.changed[key] = 0
+            return value != 0
+        return self._txn.delete(key)
+
+    async def add(self, key: bytes, delta: int) -> None:
+        """Add to a counter."""
+        self.changed[key] = counter_sum(await self.counter(key), delta)
+        self._tally.kinds.add(key[:1])
+
+    async def counter(self, key: bytes) -> int:
+        """The value of a counter."""
+        value = self._aside(key)
+        return await super().counter(key) if value is None else value
+
+
+def settle(txn: Txn, tally: dict[bytes, int]) -> None:
+    """Write the values of counters that were kept aside."""
+    for key, value in tally.items():
+        row = counter_row(key, value)
+        if row is None:
+            txn.delete(key)
+        else:
+            txn.put(key, row)

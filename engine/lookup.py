@@ -1,0 +1,101 @@
+"""Which blobs there are, for the operator or through the rights of one image."""
+
+from __future__ import annotations
+
+from . import blobs, claims, images, layout, namespaces, reading
+from .digest import Digest
+from .errors import Corrupt, NotFound
+from .ledger import Transaction, after
+from .models import Blob, Repository, moment
+from .records import INLINE, load
+from .records import Blob as Row
+
+
+async def stat(txn: Transaction, digest: Digest, repository: Repository | None, floor: int) -> Blob:
+    """The blob, if it may be read and is not damaged. Raises NotFound, Corrupt."""
+    owner = await _reader(txn, digest, repository)
+    sha = await blobs.readable(txn, digest.key, owner, floor)
+    row = await blobs.require(txn, sha)
+    if row.damaged:
+        raise Corrupt("blob", str(digest), "it is in quarantine; push it again")
+    if row.place == INLINE and await blobs.inline_content(txn, sha) is None:
+        # A pusher who is told so sends the bytes again, and that heals it.
+        raise Corrupt("blob", str(digest), "its content is damaged; push it again")
+    claim = None if owner is None else await claims.get(txn, owner, sha)
+    held = None if claim is None or claim.needed else moment(claim.hold)
+    return Blob(digest, row.size, held)
+
+
+async def small(
+    txn: Transaction, digest: Digest, repository: Repository, now: int
+) -> tuple[Blob, bytes | None]:
+    """A blob that the image may read; its content too, where that needs no file.
+
+    Raises NotFound, Corrupt.
+    """
+    owner = await _reader(txn, digest, repository)
+    sha, row, data = await reading.locate(txn, digest.key, owner, now)
+    claim = None if owner is None else await claims.get(txn, owner, sha)
+    held = None if claim is None or claim.needed else moment(claim.hold)
+    return Blob(digest, row.size, held), data
+
+
+async def _reader(txn: Transaction, digest: Digest, repository: Repository | None) -> bytes | None:
+    """The owner whose rights count: the image, or None for the operator."""
+    if repository is None:
+        return None
+    try:
+        image, _ = await images.current(txn, repository)
+    except NotFound:
+        raise NotFound("blob", str(digest)) from None
+    return image.key
+
+
+async def present(
+    txn: Transaction, digests: tuple[Digest, ...], repository: Repository | None, floor: int
+) -> set[str]:
+    """Those of the digests that ``stat`` finds."""
+    found = set()
+    for digest in digests:
+        try:
+            await stat(txn, digest, repository, floor)
+        except (NotFound, Corrupt):
+            continue
+        found.add(str(digest))
+    return found
+
+
+async def listing(txn: Transaction, last: bytes, limit: int) -> list[Blob]:
+    """Blobs in order of their sha256, after one."""
+    start = layout.BLOB + last + b"\0" if last else layout.BLOB
+    found = []
+    for key, _ in await txn.scan(start, after(layout.BLOB), limit=limit):
+        row = await load(txn, Row, key)
+        assert row is not None
+        found.append(Blob(Digest.sha256(key[1:]), row.size))
+    return found
+
+
+async def holders(
+    txn: Transaction, region: str, digest: Digest, now: int, limit: int
+) -> list[Repository]:
+    """Images of a region that may read the blob."""
+    sha = await blobs.canonical(txn, digest.key)
+    if sha is None:
+        return []
+    prefix = layout.REFERENCE + sha
+    seen: dict[bytes, None] = {}
+    for key, _ in await txn.scan(prefix, after(prefix), limit=limit):
+        seen[key[-layout.ID_BYTES :]] = None
+    found = []
+    for owner in seen:
+        row = await images.by_key(txn, owner)
+        if row is None or row.deleted or not await blobs.claimed(txn, owner, sha, now):
+            continue
+        try:
+            namespace = await namespaces.require(txn, row.namespace)
+        except NotFound:
+            continue
+        if namespace.region == region:
+            found.append(images.repository_of(namespace, row.name, row))
+    return found

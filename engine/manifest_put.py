@@ -1,0 +1,182 @@
+"""Putting a manifest: one transaction that checks, links, tags, and counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from . import blobs, claims, identity, images, layout, tags
+from .blobs import Arrival, Outcome
+from .claims import Owner
+from .core import SECOND
+from .digest import Digest
+from .documents import Document, Need
+from .errors import InvalidDigest, MissingContent, PreconditionFailed, QuotaExceeded
+from .ledger import Transaction
+from .manifest_rows import BODY, CHILD, CONTENT, NEED_KINDS, manifest_row, needs_of, present, remove
+from .models import Pushed, Repository
+from .records import Image as ImageRow
+from .records import Manifest as Row
+from .records import Namespace as NamespaceRow
+from .records import Referrer as ReferrerRow
+from .records import delete_long, load, put_long, save
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What is to be put, parsed and checked as far as that needs no ledger."""
+
+    digest: Digest
+    document: Document
+    tags: tuple[str, ...]
+    sparse: bool
+    if_match: str | None
+    if_absent: bool
+    guarded: str | None
+    """The tag that the precondition is about; None: the manifest itself."""
+
+
+async def put(
+    txn: Transaction,
+    repository: Repository,
+    push: Push,
+    arrival: Arrival,
+    now: int,
+    random: bytes,
+) -> tuple[Outcome, Pushed | None]:
+    """Store a manifest, link what it needs, move its tags. All of it or nothing.
+
+    Raises NotFound, Locked, PreconditionFailed, Immutable, MissingContent, QuotaExceeded.
+    """
+    outcome = await blobs.publish(txn, arrival, now)
+    if outcome == "recheck":
+        return outcome, None
+    image, namespace = await images.enter(
+        txn, repository.namespace_id.bytes, repository.name, random[:16], now
+    )
+    await _check_precondition(txn, image, push, arrival.sha256)
+    time = await identity.tick(txn, now)
+    if not image.listed:
+        image = await images.enlist(txn, image, namespace, time, random[16:24])
+    owner = images.owner_of(image, namespace)
+    await keep(txn, owner, push.document, arrival.sha256, arrival.size, now, sparse=push.sparse)
+    await check_quota(txn, namespace)
+    for place, name in enumerate(push.tags):
+        own = hashlib.sha256(random + place.to_bytes(2, "big")).digest()
+        await tags.point(txn, (image, namespace), name, push.digest, arrival.sha256, time, own)
+    await images.touch(txn, image, await identity.tick(txn, now))
+    subject = push.document.subject
+    return outcome, Pushed(
+        digest=push.digest,
+        subject=None if subject is None else Digest.parse(subject),
+        tags=push.tags,
+        image_id=UUID(bytes=image.id),
+    )
+
+
+async def _check_precondition(txn: Transaction, image: ImageRow, push: Push, sha: bytes) -> None:
+    """RFC 9110, sections 13.1.1 and 13.1.2: ``If-Match`` and ``If-None-Match: *``."""
+    if push.if_match is None and not push.if_absent:
+        return
+    current: str | None = None
+    if push.guarded is not None:
+        tag = await tags.by_name(txn, image.key, push.guarded)
+        current = None if tag is None else str(Digest.from_key(tag.digest))
+    elif await txn.get(manifest_row(image.key, sha)) is not None:
+        current = str(push.digest)
+    failed = push.if_absent and current is not None
+    if push.if_match is not None:
+        failed = failed or current is None or push.if_match not in ("*", current)
+    if failed:
+        kind, name = ("tag", push.guarded) if push.guarded else ("manifest", str(push.digest))
+        raise PreconditionFailed("tag" if kind == "tag" else "manifest", name or "", current)
+
+
+async def check_quota(txn: Transaction, namespace: NamespaceRow) -> None:
+    """Whether the namespace is within its quota after a change. Raises QuotaExceeded."""
+    if namespace.quota < 0:
+        return
+    size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
+    if size > namespace.quota:
+        raise QuotaExceeded("size", namespace.quota, size)
+
+
+async def keep(
+    txn: Transaction,
+    owner: Owner,
+    document: Document,
+    sha: bytes,
+    size: int,
+    now: int,
+    *,
+    sparse: bool,
+) -> None:
+    """The manifest's row, its links, and its place among the referrers of its subject.
+
+    Raises MissingContent. The caller sees to it that the image may have the body.
+    """
+    row_key = manifest_row(owner.key, sha)
+    old = await load(txn, Row, row_key)
+    if old is not None and old.media_type == document.media_type:
+        await _link_late(txn, owner, document, sha, now)
+        return
+    needs = await _resolve(txn, owner.key, document.needs, sparse, now)
+    if old is not None:
+        await remove(txn, owner, sha, old, now, now + SECOND)
+    listed = []
+    for kind, needed, length in ((BODY, sha, size), *needs):
+        await claims.link(txn, owner, needed, length, NEED_KINDS[kind], now)
+        listed.append(kind + needed)
+    subject = b"" if document.subject is None else Digest.parse(document.subject).key
+    artifact_type = document.artifact_type or ""
+    row = Row(document.media_type, size, subject, artifact_type, now)
+    await save(txn, row_key, row)
+    await put_long(txn, layout.NEEDS + owner.key + sha, b"".join(listed))
+    if subject:
+        referrer = ReferrerRow(document.media_type, size, artifact_type)
+        await save(txn, layout.referrers_of(owner.key, subject) + sha, referrer)
+
+
+async def _link_late(
+    txn: Transaction, owner: Owner, document: Document, sha: bytes, time: int
+) -> None:
+    """Link what a manifest could do without when it came, and what is there by now."""
+    listed = await needs_of(txn, owner.key, sha)
+    if len(listed) > len(document.needs):
+        return
+    needs = await _resolve(txn, owner.key, document.needs, True, time)
+    more = [need for need in needs if need[:2] not in listed]
+    for kind, needed, length in more:
+        await claims.link(txn, owner, needed, length, NEED_KINDS[kind], time)
+        listed.append((kind, needed))
+    if more:
+        prefix = layout.NEEDS + owner.key + sha
+        await delete_long(txn, prefix)
+        await put_long(txn, prefix, b"".join(kind + needed for kind, needed in listed))
+
+
+async def _resolve(
+    txn: Transaction, image_key: bytes, needs: Sequence[Need], sparse: bool, now: int
+) -> list[tuple[bytes, bytes, int]]:
+    """What to link for the needs of a document. Raises MissingContent naming all that lack."""
+    found: dict[tuple[bytes, bytes], int] = {}
+    missing = []
+    for need in needs:
+        kind = CHILD if need.kind == "child" else CONTENT
+        try:
+            sha = await blobs.canonical(txn, Digest.parse(need.digest).key)
+        except InvalidDigest:
+            sha = None
+        claim = None if sha is None else await claims.get(txn, image_key, sha)
+        good = claim is not None and claim.size == need.size and (claim.needed or claim.hold > now)
+        if good and kind == CHILD and sha is not None:
+            good = await present(txn, image_key, sha)
+        if good and sha is not None:
+            found[kind, sha] = need.size
+        elif not (need.foreign or (sparse and kind == CHILD)):
+            missing.append(need.digest)
+    if missing:
+        raise MissingContent(missing)
+    return [(kind, sha, size) for (kind, sha), size in found.items()]

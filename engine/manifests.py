@@ -1,0 +1,305 @@
+"""Manifests: accepted only with all they need, linked in the transaction that stores them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from . import (
+    blobs,
+    documents,
+    identity,
+    images,
+    layout,
+    manifest_put,
+    manifest_rows,
+    namespaces,
+    trash,
+)
+from . import tags as tag_rows
+from .blobs import Arrival, Outcome
+from .core import SECOND, Core, entropy
+from .digest import Digest, Hasher
+from .documents import Document
+from .errors import Corrupt, DigestMismatch, NotFound
+from .intake import Intake
+from .ledger import Transaction, after
+from .manifest_put import Push
+from .models import Manifest, Pushed, Referrer, Repository
+from .names import check_tag_name
+from .reading import BlobReader
+from .records import INLINE, Blob, load
+from .records import Referrer as ReferrerRow
+
+TAGS_STEP: Final = 1000
+"""Tags removed with a manifest in one transaction."""
+
+_PARSED_INLINE: Final = 64 * 1024
+"""A document of this size takes less than a millisecond; a longer one goes to a thread."""
+
+
+async def delete(
+    txn: Transaction,
+    repository: Repository,
+    digest: Digest,
+    now: int,
+    hold_until: int,
+    trash_until: int,
+) -> bool:
+    """Remove a manifest with every tag that points to it; says whether that is all done.
+
+    With very many tags, a first call removes some of them only. Raises NotFound, Immutable,
+    Locked.
+    """
+    image, namespace = await images.current_listed(txn, repository)
+    namespaces.check_unlocked(namespace)
+    sha, row = await manifest_rows.require(txn, image.key, digest)
+    names = await manifest_rows.tags_of(txn, image.key, sha, TAGS_STEP)
+    for name in names:
+        tag_rows.check_movable(namespace, name)
+    gone = ((sha, row.media_type),)
+    for name in names:
+        tag = await tag_rows.by_name(txn, image.key, name)
+        assert tag is not None, "an index row names a tag that is not there"
+        await tag_rows.remove(txn, image.key, tag)
+        await trash.throw_tag(txn, image.key, tag, gone, trash_until)
+    done = len(names) < TAGS_STEP
+    if done:
+        await manifest_rows.remove(
+            txn, images.owner_of(image, namespace), sha, row, now, hold_until
+        )
+    await images.touch(txn, image, await identity.tick(txn, now))
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A manifest as the ledger has it; ``body`` is None where it lies in a file."""
+
+    digest: Digest
+    sha: bytes
+    media_type: str
+    blob: Blob
+    body: bytes | None
+    tag: str | None
+
+
+async def find(txn: Transaction, repository: Repository, reference: str) -> Found:
+    """The manifest under a tag or a digest. Raises NotFound, InvalidDigest, Invalid, Corrupt."""
+    image, _ = await images.current_listed(txn, repository)
+    if ":" in reference:
+        digest = Digest.parse(reference)
+        tag_name = None
+    else:
+        tag_name = check_tag_name(reference)
+        tag = await tag_rows.by_name(txn, image.key, tag_name)
+        if tag is None:
+            raise NotFound("manifest", reference)
+        digest = Digest.from_key(tag.digest)
+    sha, row = await manifest_rows.require(txn, image.key, digest)
+    blob = await blobs.require(txn, sha)
+    if blob.damaged:
+        raise Corrupt("manifest", str(digest), "it is in quarantine; push it again")
+    body = await blobs.inline_content(txn, sha) if blob.place == INLINE else None
+    if blob.place == INLINE and (body is None or len(body) != blob.size):
+        raise Corrupt("manifest", str(digest), "its content is missing; push it again")
+    return Found(digest, sha, row.media_type, blob, body, tag_name)
+
+
+async def list_referrers(
+    txn: Transaction,
+    repository: Repository,
+    subject: Digest,
+    artifact_types: tuple[str, ...],
+    last: bytes,
+    limit: int,
+) -> list[tuple[Digest, ReferrerRow]]:
+    """Referrers of a digest in byte order of their own, after ``last``. None is no error."""
+    try:
+        image, _ = await images.current_listed(txn, repository)
+    except NotFound:
+        return []
+    keys = {subject.key}
+    sha = await blobs.canonical(txn, subject.key)
+    if sha is not None:
+        keys.update(await manifest_rows.names_of(txn, sha))
+    found: dict[bytes, ReferrerRow] = {}
+    for key in keys:
+        prefix = layout.referrers_of(image.key, key)
+        start = prefix + last + b"\0" if last else prefix
+        kept = 0
+        while kept < limit and (rows := await txn.scan(start, after(prefix), limit=limit)):
+            for row_key, _ in rows:
+                row = await load(txn, ReferrerRow, row_key)
+                if row and (not artifact_types or row.artifact_type in artifact_types):
+                    found[row_key[-layout.SHA_BYTES :]] = row
+                    kept += 1
+            start = rows[-1][0] + b"\0"
+    return [(Digest.sha256(key), found[key]) for key in sorted(found)[:limit]]
+
+
+class Manifests:
+    """The manifests of a store."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def put(
+        self,
+        repository: Repository,
+        body: bytes,
+        *,
+        media_type: str | None,
+        reference: str | None = None,
+        tags: Sequence[str] = (),
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> Pushed:
+        """Store a manifest or index under a tag or its digest, and under more ``tags``.
+
+        ``media_type`` is the Content-Type it came with, without parameters. ``if_match`` asks
+        that the reference is at that digest now (``*``: at any); ``if_absent`` that it is not
+        there. Implements OCI distribution-spec, "Pushing Manifests". Raises InvalidManifest,
+        TooLarge, InvalidDigest, DigestMismatch, Invalid (``tag``), MissingContent, Immutable,
+        PreconditionFailed, QuotaExceeded, Locked, NotFound (``namespace``), StorageFull.
+        """
+        document = await self._parse(body, media_type)
+        digest, tag = self._name(body, reference)
+        names = dict.fromkeys(check_tag_name(name) for name in tags)
+        if tag is not None:
+            names[tag] = None
+        push = Push(
+            digest=digest,
+            document=document,
+            tags=tuple(names),
+            sparse=self._core.config.sparse_indexes,
+            if_match=if_match,
+            if_absent=if_absent,
+            guarded=tag,
+        )
+        intake = Intake(
+            self._core, hasher=Hasher((digest.algorithm,)), algorithms=(digest.algorithm,)
+        )
+        random = entropy() + entropy()
+        pushed: list[Pushed] = []
+
+        async def commit(arrival: Arrival) -> Outcome:
+            outcome, done = await self._core.ledger.transact(
+                manifest_put.put, repository, push, arrival, self._core.now(), random
+            )
+            if done is not None:
+                pushed.append(done)
+            return outcome
+
+        try:
+            await intake.write(body)
+            await intake.publish(digest, commit)
+        except BaseException:
+            await intake.abandon()
+            raise
+        return pushed[0]
+
+    async def _parse(self, body: bytes, media_type: str | None) -> Document:
+        limit = self._core.config.manifest_bytes_max
+        if len(body) <= _PARSED_INLINE:
+            return documents.parse(body, media_type, limit=limit)
+        return await self._core.threads.run(documents.parse, body, media_type, limit=limit)
+
+    @staticmethod
+    def _name(body: bytes, reference: str | None) -> tuple[Digest, str | None]:
+        """The digest that the body must have, and the tag that it was put under."""
+        if reference is None:
+            return Digest.of(body), None
+        if ":" not in reference:
+            return Digest.of(body), check_tag_name(reference)
+        digest = Digest.parse(reference)
+        actual = Digest.of(body, digest.algorithm)
+        if actual != digest:
+            raise DigestMismatch(str(digest), str(actual))
+        return digest, None
+
+    async def get(self, repository: Repository, reference: str) -> Manifest:
+        """The manifest under a tag or a digest, bytes as pushed.
+
+        Raises NotFound (``image``, ``manifest``), InvalidDigest, Invalid (``tag``), Corrupt.
+        """
+        found = await self._core.ledger.read(find, repository, reference)
+        body = found.body
+        if body is None:
+            body = await self._read_file(found)
+        return Manifest(found.digest, found.media_type, body, found.tag)
+
+    async def at_hand(self, repository: Repository, reference: str) -> Manifest | None:
+        """As ``get``, without ever opening a file: None where the bytes lie in one."""
+        found = await self._core.ledger.read(find, repository, reference)
+        if found.body is None:
+            return None
+        return Manifest(found.digest, found.media_type, found.body, found.tag)
+
+    async def _read_file(self, found: Found) -> bytes:
+        """A body that lies in a file, which may move meanwhile. Raises NotFound, Corrupt."""
+        sha = Digest.sha256(found.sha)
+        reader = BlobReader(self._core, sha, owner=None, offset=0, length=None, verify=False)
+        try:
+            async with reader:
+                body = await reader.read()
+        except NotFound:
+            raise NotFound("manifest", str(found.digest)) from None
+        except Corrupt as error:
+            raise Corrupt("manifest", str(found.digest), error.reason) from error
+        if hashlib.sha256(body).digest() != found.sha:
+            await self._core.ledger.transact(
+                blobs.quarantine, found.sha, found.blob.file_id, self._core.now()
+            )
+            raise Corrupt("manifest", str(found.digest), "the checksum differs; push it again")
+        return body
+
+    async def delete(self, repository: Repository, digest: str | Digest) -> None:
+        """Remove a manifest and the tags that point to it; children of an index stay.
+
+        OCI distribution-spec, "Deleting Manifests". Raises NotFound, Immutable, Locked,
+        InvalidDigest.
+        """
+        digest = Digest.parse(digest)
+        now = self._core.now()
+        until = now + int(self._core.config.trash_seconds * SECOND)
+        holds = max(until, self._core.hold_until(now))
+        while not await self._core.ledger.transact(delete, repository, digest, now, holds, until):
+            continue
+
+    async def referrers(
+        self,
+        repository: Repository,
+        subject: str | Digest,
+        *,
+        artifact_types: Sequence[str] = (),
+        after: str | Digest | None = None,
+        limit: int = 100,
+    ) -> list[Referrer]:
+        """Manifests of the image that name ``subject``, in order of their digests.
+
+        An unknown subject, or image, has none. OCI distribution-spec, "Listing Referrers".
+        """
+        last = b"" if after is None else Digest.parse(after).raw
+        rows = await self._core.ledger.read(
+            list_referrers, repository, Digest.parse(subject), tuple(artifact_types), last, limit
+        )
+        found = []
+        for digest, row in rows:
+            try:
+                manifest = await self.get(repository, str(digest))
+            except NotFound:
+                continue  # It was deleted since.
+            document = await self._parse(manifest.body, row.media_type)
+            found.append(
+                Referrer(
+                    digest=digest,
+                    media_type=row.media_type,
+                    size=row.size,
+                    artifact_type=row.artifact_type or None,
+                    annotations=document.annotations,
+                )
+            )
+        return found

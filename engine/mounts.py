@@ -1,0 +1,48 @@
+"""Giving an image the right to a blob of another one, and taking a right away."""
+
+from __future__ import annotations
+
+from . import blobs, claims, images, namespaces
+from .digest import Digest
+from .errors import InUse, NotFound
+from .ledger import Transaction
+from .models import Blob, Repository
+
+
+async def remove(txn: Transaction, repository: Repository, digest: Digest, now: int) -> None:
+    """End an image's hold on a blob. Raises NotFound, Locked, InUse where a manifest needs it."""
+    image, namespace = await images.current(txn, repository)
+    namespaces.check_unlocked(namespace)
+    sha = await blobs.readable(txn, digest.key, image.key, now)
+    claim = await claims.get(txn, image.key, sha)
+    assert claim is not None
+    if users := claim.content + claim.bodies + claim.children:
+        raise InUse("blob", str(digest), users)
+    await claims.drop_hold(txn, images.owner_of(image, namespace), sha, now)
+    await images.drop_draft(txn, image.key)
+
+
+async def mount(
+    txn: Transaction,
+    repository: Repository,
+    digest: Digest,
+    source: Repository,
+    now: int,
+    hold_until: int,
+    random: bytes,
+) -> Blob | None:
+    """Let an image hold a blob that another one has a right to; None where that has none."""
+    try:
+        origin, _ = await images.current(txn, source)
+        sha = await blobs.readable(txn, digest.key, origin.key, now)
+    except NotFound:
+        return None
+    row = await blobs.require(txn, sha)
+    if row.damaged:
+        return None
+    image, namespace = await images.enter(
+        txn, repository.namespace_id.bytes, repository.name, random, now
+    )
+    owner = images.owner_of(image, namespace)
+    await claims.hold(txn, owner, sha, row.size, hold_until, now)
+    return Blob(digest, row.size)

@@ -1,0 +1,175 @@
+"""Grammars of every name that comes from outside: anchored, bounded, each raising Invalid.
+
+A repository's full name is ``namespace/image``: the first component is the namespace, all the
+rest is the image's name (OCI distribution-spec, "Pulling manifests", ``<name>``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from .errors import Invalid
+
+FULL_NAME_CHARS_MAX: Final = 255
+"""Many clients cap host, slash and name together at 255 characters, so no name may be longer."""
+
+NAMESPACE_CHARS_MIN: Final = 2
+NAMESPACE_CHARS_MAX: Final = 63
+
+IMAGE_CHARS_MAX: Final = FULL_NAME_CHARS_MAX - NAMESPACE_CHARS_MIN - 1
+"""What the shortest namespace leaves for the image."""
+
+TAG_CHARS_MAX: Final = 128
+
+ROOT_CHARS_MAX: Final = 128
+ROOT_BYTES_MAX: Final = 200
+"""A root's name is part of ledger keys, which have 500 bytes at most."""
+
+PATTERNS_MAX: Final = 32
+"""Immutable-tag patterns of a namespace: all are tried in the transaction that moves a tag."""
+
+_COMPONENT: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*", re.ASCII)
+_NAMESPACE: Final = re.compile(r"[a-z0-9][a-z0-9-]*[a-z0-9]", re.ASCII)
+_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+_REGION: Final = re.compile(r"[a-z]{2}-[a-z]{3,7}", re.ASCII)
+_PATTERN: Final = re.compile(r"[A-Za-z0-9._*?-]+", re.ASCII)
+
+
+def check_namespace_name(name: str) -> str:
+    """The name of a namespace, as it is. Raises Invalid("name").
+
+    2 to 63 characters: lower-case letters and digits, and hyphens inside.
+    """
+    if not NAMESPACE_CHARS_MIN <= len(name) <= NAMESPACE_CHARS_MAX:
+        raise Invalid(
+            "name",
+            f"a namespace has {NAMESPACE_CHARS_MIN} to {NAMESPACE_CHARS_MAX} characters",
+        )
+    if not _NAMESPACE.fullmatch(name):
+        raise Invalid(
+            "name", "a namespace has lower-case letters, digits, and hyphens between them"
+        )
+    return name
+
+
+def check_image_name(name: str) -> str:
+    """The name of an image: what follows ``namespace/``. Raises Invalid("name").
+
+    Components joined by ``/`` (OCI distribution-spec, ``<name>``), at most 252 characters.
+    """
+    if len(name) > IMAGE_CHARS_MAX:
+        raise Invalid("name", f"an image has at most {IMAGE_CHARS_MAX} characters")
+    if not _IMAGE.fullmatch(name):
+        raise Invalid(
+            "name",
+            "an image has components of lower-case letters and digits, joined by '/', with"
+            " single '.', '_', '__' or hyphens between them",
+        )
+    return name
+
+
+def split_full_name(full: str) -> tuple[str, str]:
+    """Namespace and image of ``namespace/image``. Raises Invalid("name").
+
+    At most 255 characters in all (OCI distribution-spec, the note on ``<name>``).
+    """
+    if len(full) > FULL_NAME_CHARS_MAX:
+        raise Invalid("name", f"a full name has at most {FULL_NAME_CHARS_MAX} characters")
+    namespace, slash, image = full.partition("/")
+    if not slash:
+        raise Invalid("name", "a name of one component has no namespace: namespace/image is needed")
+    return check_namespace_name(namespace), check_image_name(image)
+
+
+def check_tag_name(name: str) -> str:
+    """The name of a tag, as it is. Raises Invalid("tag").
+
+    1 to 128 characters (OCI distribution-spec, ``<reference>`` as a tag).
+    """
+    if not 1 <= len(name) <= TAG_CHARS_MAX:
+        raise Invalid("tag", f"a tag has 1 to {TAG_CHARS_MAX} characters")
+    if not _TAG.fullmatch(name):
+        raise Invalid(
+            "tag", "a tag has letters, digits, '_', '.' and '-', and begins with none of '.', '-'"
+        )
+    return name
+
+
+def check_region(name: str) -> str:
+    """The name of a region, such as ``fr-par``. Raises Invalid("region")."""
+    if not _REGION.fullmatch(name):
+        raise Invalid("region", "a region has the form of fr-par: two letters, '-', 3 to 7 letters")
+    return name
+
+
+def check_root_name(name: str) -> str:
+    """The name of an embedder's root: 1 to 128 printable characters. Raises Invalid("root").
+
+    At most 200 bytes in UTF-8. Names are compared as they are, without normalization.
+    """
+    if not 1 <= len(name) <= ROOT_CHARS_MAX:
+        raise Invalid("root", f"a root has 1 to {ROOT_CHARS_MAX} characters")
+    # isprintable refuses lone surrogates too, so what passes can be encoded.
+    if not name.isprintable():
+        raise Invalid("root", "a root has printable characters only")
+    if len(name.encode()) > ROOT_BYTES_MAX:
+        raise Invalid("root", f"a root has at most {ROOT_BYTES_MAX} bytes in UTF-8")
+    return name
+
+
+def check_patterns(
+    patterns: Iterable[str], argument: str = "immutable_tags", *, slashes: bool = False
+) -> tuple[str, ...]:
+    """Patterns of tags (with ``slashes``: of image names), in order. Raises Invalid(argument).
+
+    Each is 1 to 128 characters of names, ``*`` (any characters, or none) and ``?`` (any one);
+    at most 32 patterns.
+    """
+    if isinstance(patterns, str):
+        raise Invalid(argument, "a list of patterns is needed, not one pattern")
+    checked: list[str] = []
+    for pattern in patterns:
+        if len(checked) == PATTERNS_MAX:
+            raise Invalid(argument, f"at most {PATTERNS_MAX} patterns")
+        if len(pattern) > TAG_CHARS_MAX or not _PATTERN.fullmatch(
+            pattern.replace("/", "-") if slashes else pattern
+        ):
+            raise Invalid(
+                argument,
+                f"a pattern has 1 to {TAG_CHARS_MAX} letters, digits, '_', '.', '-', '*' and '?'",
+            )
+        checked.append(pattern)
+    return tuple(checked)
+
+
+def first_match(patterns: Iterable[str], tag: str) -> str | None:
+    """The first of the (checked) patterns that covers the whole tag, or None. Case matters."""
+    return next((pattern for pattern in patterns if _matches(pattern, tag)), None)
+
+
+def _matches(pattern: str, tag: str) -> bool:
+    """Run the pattern as an automaton, all states at once as bits of one integer.
+
+    One step a character: linear in pattern plus tag, where a regular expression or backtracking
+    is not, and nothing to compile or cache for each tenant's patterns.
+    """
+    literals: dict[str, int] = {}
+    any_one = loops = 0
+    state = 1
+    for character in pattern:
+        if character == "*":
+            loops |= state
+            continue
+        if character == "?":
+            any_one |= state
+        else:
+            literals[character] = literals.get(character, 0) | state
+        state <<= 1
+    accepted, states = state, 1
+    for character in tag:
+        steps = states & (literals.get(character, 0) | any_one)
+        states = steps << 1 | states & loops
+    return bool(states & accepted)

@@ -1,0 +1,306 @@
+"""Namespaces: names of a region that belong to a project, with exact numbers."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from . import freeing, identity, layout, listings, trash
+from .config import DESCRIPTION_CHARS_MAX
+from .core import SECOND, Core, entropy
+from .errors import AlreadyExists, Invalid, Locked, NotFound
+from .ledger import Transaction, after
+from .listings import Entry, Query
+from .models import Namespace, Order, Page, Status, Usage, moment
+from .names import check_namespace_name, check_patterns, check_region
+from .records import Namespace as Row
+from .records import load, save
+
+KIND: Final = b"n"
+
+
+class Unset(Enum):
+    """Tells "leave it" from None in updates."""
+
+    UNSET = 0
+
+
+UNSET: Final = Unset.UNSET
+
+
+def scopes(row: Row) -> tuple[bytes, ...]:
+    """Listings that a namespace appears in."""
+    return in_region(row.region), in_project(row.region, row.project)
+
+
+def in_region(region: str) -> bytes:
+    """Scope of everything in a region."""
+    return b"r" + region.encode() + b"\0"
+
+
+def in_project(region: str, project: bytes) -> bytes:
+    """Scope of everything of one project in a region."""
+    return b"p" + region.encode() + b"\0" + project
+
+
+def entry(row: Row) -> Entry:
+    """What the namespace is sorted by."""
+    return Entry(row.id, row.name, row.description)
+
+
+async def require(txn: Transaction, namespace_id: bytes) -> Row:
+    """The living namespace with that id. Raises NotFound."""
+    row = await load(txn, Row, layout.NAMESPACE + namespace_id)
+    if row is None or row.deleted:
+        raise NotFound("namespace", str(UUID(bytes=namespace_id)))
+    return row
+
+
+def check_unlocked(row: Row) -> None:
+    """Raises Locked where an operator locked the namespace."""
+    if row.locked:
+        raise Locked("namespace", row.name)
+
+
+async def view(txn: Transaction, row: Row) -> Namespace:
+    """The namespace as callers see it."""
+    status: Status = "deleting" if row.deleted else "locked" if row.locked else "ready"
+    return Namespace(
+        id=UUID(bytes=row.id),
+        region=row.region,
+        name=row.name,
+        project_id=UUID(bytes=row.project),
+        organization_id=UUID(bytes=row.organization),
+        description=row.description,
+        is_public=row.is_public,
+        status=status,
+        size=await txn.counter(layout.counter(layout.NAMESPACE_SIZE, row.id)),
+        image_count=await txn.counter(layout.counter(layout.NAMESPACE_IMAGES, row.id)),
+        created_at=moment(row.created),
+        updated_at=moment(row.updated),
+        immutable_tags=row.immutable,
+        quota=None if row.quota < 0 else row.quota,
+    )
+
+
+async def create(txn: Transaction, draft: Row, now: int, random: bytes) -> Namespace:
+    """Add a namespace under a free name. Raises AlreadyExists."""
+    name = layout.NAMESPACE_NAME + layout.name_key(draft.region, draft.name)
+    if await txn.get(name) is not None:
+        raise AlreadyExists("namespace", draft.name)
+    new, created = await identity.mint(txn, now, random)
+    row = msgspec.structs.replace(draft, id=new, created=created, updated=created)
+    await enlist(txn, row)
+    return await view(txn, row)
+
+
+async def enlist(txn: Transaction, row: Row) -> None:
+    """Put a namespace under its (free) name and into the listings."""
+    await save(txn, layout.NAMESPACE + row.id, row)
+    await txn.put(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name), row.id)
+    await listings.insert(txn, KIND, scopes(row), entry(row))
+    await txn.add(layout.counter(layout.NAMESPACES), 1)
+
+
+async def get(txn: Transaction, namespace_id: bytes) -> Namespace:
+    """The namespace with that id. Raises NotFound."""
+    return await view(txn, await require(txn, namespace_id))
+
+
+async def find(txn: Transaction, region: str, name: str) -> Row:
+    """The namespace of that name. Raises NotFound."""
+    found = await txn.get(layout.NAMESPACE_NAME + layout.name_key(region, name))
+    if found is None:
+        raise NotFound("namespace", name)
+    return await require(txn, found)
+
+
+async def get_named(txn: Transaction, region: str, name: str) -> Namespace:
+    """As ``find``, for callers."""
+    return await view(txn, await find(txn, region, name))
+
+
+async def page_of(txn: Transaction, asked: Query) -> Page[Namespace]:
+    """One page of a listing."""
+    ids, total = await listings.ids(txn, asked)
+    return Page([await get(txn, namespace_id) for namespace_id in ids], total)
+
+
+async def update(
+    txn: Transaction, namespace_id: bytes, changes: dict[str, object], now: int
+) -> Namespace:
+    """Change some fields; ``updated_at`` moves in any case. Raises NotFound, Locked."""
+    row = await require(txn, namespace_id)
+    if changes.get("locked") is not False:
+        check_unlocked(row)
+    moved = msgspec.structs.replace(row, updated=await identity.tick(txn, now), **changes)
+    if moved.description != row.description:
+        await listings.remove(txn, KIND, scopes(row), entry(row))
+        await listings.insert(txn, KIND, scopes(moved), entry(moved))
+    await save(txn, layout.NAMESPACE + namespace_id, moved)
+    return await view(txn, moved)
+
+
+async def touch(txn: Transaction, namespace_id: bytes, time: int) -> None:
+    """Move ``updated_at``."""
+    row = await require(txn, namespace_id)
+    await save(txn, layout.NAMESPACE + namespace_id, msgspec.structs.replace(row, updated=time))
+
+
+async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: int) -> Namespace:
+    """Take a namespace out of sight, with all that is in it; its name is free at once.
+
+    Constant in what it holds. Raises NotFound, Locked.
+    """
+    row = await require(txn, namespace_id)
+    check_unlocked(row)
+    time = await identity.tick(txn, now)
+    gone = msgspec.structs.replace(row, deleted=time, updated=time)
+    await save(txn, layout.NAMESPACE + row.id, gone)
+    await txn.delete(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name))
+    await txn.put(layout.DEAD + row.id, row.region.encode())
+    await listings.remove(txn, KIND, scopes(row), entry(row))
+    await txn.add(layout.counter(layout.NAMESPACES), -1)
+    await trash.throw_namespace(txn, gone, trash_until)
+    return await view(txn, gone)
+
+
+async def dead(txn: Transaction, region: str) -> frozenset[bytes]:
+    """Ids of deleted namespaces of a region whose images still have listing rows."""
+    rows = await txn.scan(layout.DEAD, after(layout.DEAD), limit=1_000_000)
+    return frozenset(key[1:] for key, value in rows if value == region.encode())
+
+
+async def usage(txn: Transaction, namespace_id: bytes) -> Usage:
+    """Five counters. Raises NotFound."""
+    await require(txn, namespace_id)
+
+    async def of(name: bytes) -> int:
+        return await txn.counter(layout.counter(name, namespace_id))
+
+    return Usage(
+        size=await of(layout.NAMESPACE_SIZE),
+        image_count=await of(layout.NAMESPACE_IMAGES),
+        unique_size=await of(layout.NAMESPACE_UNIQUE),
+        exclusive_size=await of(layout.NAMESPACE_EXCLUSIVE),
+        project_exclusive_size=await of(layout.NAMESPACE_PROJECT_EXCLUSIVE),
+    )
+
+
+def _check_description(text: str) -> str:
+    if len(text) > DESCRIPTION_CHARS_MAX:
+        raise Invalid("description", f"over {DESCRIPTION_CHARS_MAX} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid("description", "not valid Unicode") from None
+    return text
+
+
+class Namespaces:
+    """The namespaces of a store."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def create(
+        self,
+        region: str,
+        name: str,
+        *,
+        project_id: UUID,
+        organization_id: UUID,
+        description: str = "",
+        is_public: bool = False,
+    ) -> Namespace:
+        """Add a namespace. Names are unique in a region, over all projects.
+
+        Raises Invalid (``name``, ``region``, ``description``), AlreadyExists.
+        """
+        draft = Row(
+            id=b"",
+            region=check_region(region),
+            name=check_namespace_name(name),
+            project=project_id.bytes,
+            organization=organization_id.bytes,
+            description=_check_description(description),
+            is_public=is_public,
+            locked=False,
+            created=0,
+            updated=0,
+        )
+        return await self._core.ledger.transact(create, draft, self._core.now(), entropy())
+
+    async def get(self, namespace_id: UUID) -> Namespace:
+        """The namespace with that id. Raises NotFound."""
+        return await self._core.ledger.read(get, namespace_id.bytes)
+
+    async def find(self, region: str, name: str) -> Namespace:
+        """The namespace of that name in the region. Raises NotFound."""
+        return await self._core.ledger.read(get_named, region, name)
+
+    async def list(
+        self,
+        region: str,
+        *,
+        order: Order = "created_at_asc",
+        page: int = 1,
+        page_size: int = 20,
+        project_id: UUID | None = None,
+        name: str | None = None,
+    ) -> Page[Namespace]:
+        """One page of the region's namespaces, of one project or all. Raises Invalid."""
+        scope = in_project(region, project_id.bytes) if project_id else in_region(region)
+        asked = listings.query(KIND, scope, order, page, page_size, name)
+        return await self._core.ledger.read(page_of, asked)
+
+    async def update(
+        self,
+        namespace_id: UUID,
+        *,
+        description: str | None = None,
+        is_public: bool | None = None,
+        immutable_tags: tuple[str, ...] | None = None,
+        quota: int | Unset | None = UNSET,
+        locked: bool | None = None,
+    ) -> Namespace:
+        """Change what is given; ``quota=None`` removes the quota (bytes).
+
+        Raises NotFound, Locked (unless the call unlocks), Invalid.
+        """
+        changes: dict[str, object] = {}
+        if description is not None:
+            changes["description"] = _check_description(description)
+        if is_public is not None:
+            changes["is_public"] = is_public
+        if immutable_tags is not None:
+            changes["immutable"] = check_patterns(immutable_tags)
+        if not isinstance(quota, Unset):
+            if quota is not None and not 0 <= quota < 1 << 62:
+                raise Invalid("quota", "must be 0 to 2^62 bytes")
+            changes["quota"] = -1 if quota is None else quota
+        if locked is not None:
+            changes["locked"] = locked
+        return await self._core.ledger.transact(
+            update, namespace_id.bytes, changes, self._core.now()
+        )
+
+    async def delete(self, namespace_id: UUID) -> Namespace:
+        """Delete a namespace and all that is in it; the answer says ``deleting``.
+
+        Its id and name answer NotFound from now on. Raises NotFound, Locked.
+        """
+        now = self._core.now()
+        until = now + int(self._core.config.trash_seconds * SECOND)
+        return await self._core.ledger.transact(delete, namespace_id.bytes, now, until)
+
+    async def usage(self, namespace_id: UUID) -> Usage:
+        """Its five numbers, in constant time. Raises NotFound."""
+        return await self._core.ledger.read(usage, namespace_id.bytes)
+
+    async def would_free(self, namespace_id: UUID) -> int:
+        """Bytes on disk that deleting it would free, once the trash is emptied."""
+        return await self._core.ledger.read_aside(freeing.by_namespace, namespace_id.bytes)

@@ -1,0 +1,111 @@
+"""Pull counts: gathered in memory, and written now and then, so that a pull is never a write.
+
+By tag: HEAD or GET of a manifest counts for that tag. By digest: GET counts for the image and for
+the tags on the manifest. A process that is killed loses what it gathered since the last time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from . import blobs, images, layout, manifest_rows, tags
+from .background import Background
+from .core import Core
+from .digest import Digest
+from .ledger import Transaction
+from .models import Repository
+from .records import save
+
+REST: Final = 10.0
+"""Seconds between two writes."""
+
+GATHERED_MAX: Final = 10_000
+"""Different references gathered before counts of further ones are dropped until the next write."""
+
+STEP: Final = 200
+"""References written in one transaction."""
+
+TAGS_MAX: Final = 100
+"""Tags on one manifest whose counts move with a pull by digest."""
+
+
+@dataclass(slots=True)
+class Pull:
+    """Pulls of one reference since the last write."""
+
+    count: int
+    last: int
+
+
+Gathered = tuple[tuple[bytes, str, int, int], ...]
+"""Image key, tag or digest, how many pulls, when the last one was."""
+
+
+async def write(txn: Transaction, gathered: Gathered) -> None:
+    """Add what was gathered to the rows of tags and images that are still there."""
+    for image_key, reference, count, last in gathered:
+        if ":" not in reference:
+            await _count_tag(txn, image_key, reference, count, last)
+            continue
+        sha = await blobs.canonical(txn, Digest.parse(reference).key)
+        image = await images.by_key(txn, image_key)
+        if sha is None or image is None:
+            continue
+        if not await manifest_rows.present(txn, image_key, sha):
+            continue
+        row = msgspec.structs.replace(
+            image, pulls=image.pulls + count, pulled=max(image.pulled, last)
+        )
+        await save(txn, layout.IMAGE + image_key, row)
+        for name in await manifest_rows.tags_of(txn, image_key, sha, TAGS_MAX):
+            await _count_tag(txn, image_key, name, count, last)
+
+
+async def _count_tag(txn: Transaction, image_key: bytes, name: str, count: int, last: int) -> None:
+    tag = await tags.by_name(txn, image_key, name)
+    if tag is not None:
+        row = msgspec.structs.replace(tag, pulls=tag.pulls + count, pulled=max(tag.pulled, last))
+        await save(txn, tags.tag_row(image_key, name), row)
+
+
+class Pulls:
+    """The pulls that this process served."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._gathered: dict[tuple[bytes, str], Pull] = {}
+        self.background = Background("pulls", self._turn)
+
+    def count(self, repository: Repository, reference: str) -> None:
+        """Note one pull of a manifest by a tag or a digest that was found. Never waits."""
+        if repository.key is None:
+            return
+        key = (repository.key, reference)
+        pull = self._gathered.get(key)
+        now = self._core.now()
+        if pull is not None:
+            pull.count += 1
+            pull.last = now
+        elif len(self._gathered) < GATHERED_MAX:
+            self._gathered[key] = Pull(1, now)
+
+    async def flush(self) -> None:
+        """Write what was gathered."""
+        gathered, self._gathered = self._gathered, {}
+        rows = [(*key, pull.count, pull.last) for key, pull in gathered.items()]
+        for start in range(0, len(rows), STEP):
+            await self._core.ledger.transact(write, tuple(rows[start : start + STEP]))
+
+    async def _turn(self) -> float:
+        await self.flush()
+        return REST
+
+    async def close(self) -> None:
+        """Write what is left, and end the background."""
+        try:
+            await self.background.stop()
+        finally:
+            await self.flush()

@@ -1,0 +1,168 @@
+"""Reading a blob: what ``Store.get`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from . import blobs, content, images
+from .content import Original
+from .core import Core
+from .digest import Digest
+from .errors import Corrupt, Invalid, NotFound
+from .ledger import Transaction
+from .records import INLINE, Blob
+
+CHUNK_BYTES: Final = 256 * 1024
+"""Longest piece that iteration yields."""
+
+
+async def locate(
+    txn: Transaction, digest_key: bytes, owner: bytes | None, now: int
+) -> tuple[bytes, Blob, bytes | None]:
+    """The sha256, the row and (if small) the content behind a digest that the owner may read.
+
+    Raises NotFound, Corrupt.
+    """
+    sha = await blobs.readable(txn, digest_key, owner, now)
+    blob = await blobs.require(txn, sha)
+    if blob.damaged:
+        raise Corrupt("blob", str(Digest.sha256(sha)), "it is in quarantine; push it again")
+    if blob.place != INLINE:
+        return sha, blob, None
+    data = await blobs.inline_content(txn, sha)
+    if data is None or len(data) != blob.size:
+        raise Corrupt("blob", str(Digest.sha256(sha)), "its content is missing; push it again")
+    return sha, blob, data
+
+
+async def locate_living(
+    txn: Transaction, digest_key: bytes, owner: bytes | None, now: int
+) -> tuple[bytes, Blob, bytes | None]:
+    """As ``locate``, for an owner that may have been deleted since the caller looked it up."""
+    if owner is not None and not await images.living(txn, owner):
+        raise NotFound("blob", str(Digest.from_key(digest_key)))
+    return await locate(txn, digest_key, owner, now)
+
+
+class BlobReader:
+    """A blob, or a part of it: an async context manager, then an async iterable of bytes.
+
+    Entering raises NotFound, Corrupt (the damage is remembered, and a push of the same digest
+    heals it), Invalid where ``offset`` lies behind the end, StorageFailed.
+    """
+
+    digest: Digest
+    size: int
+    """Bytes of the whole blob."""
+    offset: int
+    length: int
+    """Bytes that iteration yields."""
+    data: bytes | None
+    """All that iteration yields, where it is at hand without reading a file."""
+
+    def __init__(
+        self,
+        core: Core,
+        digest: Digest,
+        *,
+        owner: bytes | None,
+        offset: int,
+        length: int | None,
+        verify: bool,
+    ) -> None:
+        self._core = core
+        self._owner = owner
+        self._asked = length
+        self._verify = verify
+        self._original: Original | None = None
+        self.digest = digest
+        self.offset = offset
+        self.size = self.length = 0
+        self.data = None
+
+    async def __aenter__(self) -> BlobReader:
+        blob, data = await self._open()
+        self.size = blob.size
+        if not 0 <= self.offset <= blob.size:
+            await self.close()
+            raise Invalid("offset", f"{self.offset} is outside of a blob of {blob.size} bytes")
+        rest = blob.size - self.offset
+        self.length = rest if self._asked is None else max(0, min(self._asked, rest))
+        if data is not None:
+            self.data = data[self.offset : self.offset + self.length]
+        return self
+
+    async def _open(self) -> tuple[Blob, bytes | None]:
+        """Look the blob up and open its file, following it if it moved in between."""
+        tried = 0
+        while True:
+            sha, blob, data = await self._core.ledger.read(
+                locate_living, self.digest.key, self._owner, self._core.now()
+            )
+            if data is not None:
+                return blob, data
+            reason = await self._try(blob)
+            if reason is None:
+                return blob, None
+            if blob.file_id == tried:
+                await self._core.ledger.transact(
+                    blobs.quarantine, sha, blob.file_id, self._core.now()
+                )
+                raise Corrupt("blob", str(self.digest), reason)
+            tried = blob.file_id
+
+    async def _try(self, blob: Blob) -> str | None:
+        """Open the file; says why not, if it cannot be served."""
+        try:
+            original = await self._core.threads.acquire(
+                content.open_original, self._core.depot, blob
+            )
+        except (NotFound, Corrupt) as error:
+            return str(error)
+        self._original = original
+        if self._verify:
+            reason = await self._core.threads.run(content.differs, original, blob)
+            if reason is not None:
+                await self.close()
+                return reason
+        return None
+
+    def file(self) -> tuple[int, int, int] | None:
+        """Descriptor, offset and count for sendfile, where the file is the blob as it stands.
+
+        The descriptor belongs to this reader.
+        """
+        if self._original is None or not self._original.plain:
+            return None
+        descriptor = self._original.reader.fileno()
+        return None if descriptor is None else (descriptor, self.offset, self.length)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.data is not None:
+            if self.data:
+                yield self.data
+            return
+        offset, stop = self.offset, self.offset + self.length
+        while offset < stop:
+            if self._original is None:
+                raise Invalid("reader", "it is closed")
+            want = min(CHUNK_BYTES, stop - offset)
+            piece = await self._core.threads.run(self._original.read, offset, want)
+            if not piece:
+                raise Corrupt("blob", str(self.digest), "the file ends early")
+            offset += len(piece)
+            yield piece
+
+    async def read(self) -> bytes:
+        """All of it at once: for content that is known to be small."""
+        return self.data if self.data is not None else b"".join([piece async for piece in self])
+
+    async def close(self) -> None:
+        """Let go of the file. Leaving the context does the same."""
+        original, self._original = self._original, None
+        if original is not None:
+            await self._core.threads.run(original.close)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

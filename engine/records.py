@@ -1,0 +1,292 @@
+"""The rows of the ledger as typed records, and their stored form.
+
+A value is: version (1 byte), the record as msgpack, crc32 over key and payload. So a row that
+was damaged, or that ended up under another key, is found the moment it is read. Fields are only
+ever added at the end, with a default. Times are microseconds since 1970, sizes bytes, ids the
+16 bytes of a UUID.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final, TypeVar
+
+import msgspec
+
+from .errors import Corrupt
+from .ledger import Transaction, after
+
+_VERSION: Final = b"\x01"
+_PART_BYTES: Final = 33 * 1900
+"""One part of a long value: under 64 KiB, and a whole number of needs (33 bytes each)."""
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all records."""
+
+
+class Blob(Record, frozen=True):
+    """Where the bytes of a sha256 lie."""
+
+    size: int
+    checksum: bytes
+    place: int
+    file_id: int
+    stored: int
+    created: int
+    queued: int = 0
+    """Time of its row in the garbage queue, or 0."""
+    aliases: tuple[bytes, ...] = ()
+    damaged: int = 0
+    """When it was quarantined, or 0."""
+    probed: int = 0
+    """When it was found not worth compressing, or 0."""
+
+
+INLINE, PLAIN, FRAMES = 0, 1, 2
+"""Places of a blob: in the ledger, in a file as it is, in a file of zstd frames."""
+
+
+class FileOwner(Record, frozen=True):
+    """Whose a file is: a blob's (sha256), or an upload session's (id)."""
+
+    kind: str
+    key: bytes
+
+
+class Claim(Record, frozen=True):
+    """An owner's right to a blob: how often its manifests need it, and until when it is held."""
+
+    size: int
+    content: int = 0
+    """Manifests that list it as config or layer: counted in ``size``."""
+    bodies: int = 0
+    """1 where it is the body of a manifest of this image (or is kept by a root)."""
+    children: int = 0
+    """Indexes that list it as a manifest."""
+    hold: int = 0
+    """Held until then, or 0."""
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything of the owner needs the blob."""
+        return bool(self.content or self.bodies or self.children)
+
+
+class Namespace(Record, frozen=True):
+    """A namespace; its numbers are counters beside it."""
+
+    id: bytes
+    region: str
+    name: str
+    project: bytes
+    organization: bytes
+    description: str
+    is_public: bool
+    locked: bool
+    created: int
+    updated: int
+    immutable: tuple[str, ...] = ()
+    quota: int = -1
+    deleted: int = 0
+
+
+class Image(Record, frozen=True):
+    """An image. It is a draft, seen by nobody, until its first manifest gives it an id."""
+
+    key: bytes
+    id: bytes
+    namespace: bytes
+    name: str
+    visibility: str
+    created: int
+    updated: int
+    deleted: int = 0
+    pulled: int = 0
+    pulls: int = 0
+
+    @property
+    def listed(self) -> bool:
+        """Whether it has an id, and is one of the namespace's images."""
+        return bool(self.id)
+
+
+class Tag(Record, frozen=True):
+    """A tag. ``digest`` is a digest key in the algorithm it was pushed with."""
+
+    id: bytes
+    name: str
+    digest: bytes
+    sha: bytes
+    created: int
+    updated: int
+    pulled: int = 0
+    pulls: int = 0
+
+
+class Manifest(Record, frozen=True):
+    """A manifest of an image; its body is the blob of the same sha256."""
+
+    media_type: str
+    size: int
+    subject: bytes
+    artifact_type: str
+    created: int
+
+
+class Referrer(Record, frozen=True):
+    """A manifest that names another as its subject."""
+
+    media_type: str
+    size: int
+    artifact_type: str
+
+
+class Session(Record, frozen=True):
+    """An open upload."""
+
+    image: bytes
+    namespace: bytes
+    algorithm: str
+    declared: int
+    file_id: int
+    synced: int
+    """Bytes that are durable in the file: what is left of it after a power failure."""
+    boot: str
+    created: int
+    expires: int
+
+
+class Trash(Record, frozen=True):
+    """Something deleted that can be brought back."""
+
+    kind: str
+    id: bytes
+    name: str
+    parent: bytes
+    """Namespace and project (16 bytes each) of an image, the image key of a tag."""
+    digest: bytes = b""
+    digests: tuple[tuple[bytes, str], ...] = ()
+    """Manifests that went with a tag: sha256 and media type."""
+    created: int = 0
+    purging: bool = False
+
+
+class Key(Record, frozen=True):
+    """A credential; the secret is kept only as a hash."""
+
+    access_key: str
+    secret: bytes
+    project: bytes
+    default_project: bytes
+    organization: bytes
+    permission: str
+    description: str
+    created: int
+    expires: int = 0
+
+
+class RetentionRule(Record, frozen=True):
+    """One rule; -1 where it does not look at something. Ages are in days."""
+
+    images: tuple[str, ...]
+    tags: tuple[str, ...]
+    keep_last: int
+    older_days: int
+    unused_days: int
+    untagged_days: int
+
+    @property
+    def removes_tags(self) -> bool:
+        """Whether it is about tags at all."""
+        return max(self.keep_last, self.older_days, self.unused_days) >= 0
+
+
+class Retention(Record, frozen=True):
+    """The retention rules of a namespace."""
+
+    rules: tuple[RetentionRule, ...]
+
+
+R = TypeVar("R", bound=Record)
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decoders: Final[dict[type[Record], msgspec.msgpack.Decoder[Record]]] = {
+    kind: msgspec.msgpack.Decoder(kind)
+    for kind in (
+        Blob, FileOwner, Claim, Namespace, Image, Tag, Manifest, Referrer, Session, Trash, Key,
+        Retention,
+    )
+}  # fmt: skip
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    """A payload as stored under ``key``: with version and checksum."""
+    return b"".join((_VERSION, payload, zlib.crc32(payload, zlib.crc32(key)).to_bytes(4, "little")))
+
+
+def unseal(key: bytes, value: bytes) -> bytes:
+    """The payload of a stored value. Raises Corrupt where version or checksum is wrong."""
+    payload = value[1:-4]
+    if value[:1] != _VERSION or value[-4:] != zlib.crc32(payload, zlib.crc32(key)).to_bytes(
+        4, "little"
+    ):
+        raise Corrupt("record", key.hex(), "wrong version or checksum")
+    return payload
+
+
+def decode(kind: type[R], key: bytes, value: bytes) -> R:
+    """The record of that kind stored under ``key``. Raises Corrupt."""
+    try:
+        record = _decoders[kind].decode(unseal(key, value))
+    except msgspec.MsgspecError as error:
+        raise Corrupt("record", key.hex(), str(error)) from None
+    assert isinstance(record, kind)
+    return record
+
+
+def encode(key: bytes, record: Record) -> bytes:
+    """The stored form of a record."""
+    return seal(key, _encode(record))
+
+
+async def load(txn: Transaction, kind: type[R], key: bytes) -> R | None:
+    """The record under ``key``, or None. Raises Corrupt."""
+    value = await txn.get(key)
+    return None if value is None else decode(kind, key, value)
+
+
+async def save(txn: Transaction, key: bytes, record: Record) -> None:
+    """Store a record."""
+    await txn.put(key, encode(key, record))
+
+
+async def put_payload(txn: Transaction, key: bytes, payload: bytes) -> None:
+    """Store raw bytes with version and checksum."""
+    await txn.put(key, seal(key, payload))
+
+
+async def get_payload(txn: Transaction, key: bytes) -> bytes | None:
+    """The raw bytes under ``key``, or None. Raises Corrupt."""
+    value = await txn.get(key)
+    return None if value is None else unseal(key, value)
+
+
+async def put_long(txn: Transaction, prefix: bytes, payload: bytes) -> None:
+    """Store bytes of any length in parts under ``prefix``; nothing must be there before."""
+    for part, start in enumerate(range(0, len(payload), _PART_BYTES)):
+        await put_payload(
+            txn, prefix + part.to_bytes(2, "big"), payload[start : start + _PART_BYTES]
+        )
+
+
+async def get_long(txn: Transaction, prefix: bytes) -> bytes:
+    """The bytes stored by ``put_long``; empty where there are none. Raises Corrupt."""
+    rows = await txn.scan(prefix, after(prefix), limit=65536)
+    return b"".join(unseal(key, value) for key, value in rows)
+
+
+async def delete_long(txn: Transaction, prefix: bytes) -> None:
+    """Remove the parts stored by ``put_long``."""
+    for key, _ in await txn.scan(prefix, after(prefix), limit=65536):
+        await txn.delete(key)

@@ -1,0 +1,287 @@
+"""Retention: rules of a namespace that say which tags and untagged manifests go by themselves.
+
+A tag goes when some rule covers it (image and tag patterns), when it is not among the newest
+that the rule keeps, and when every age that the rule names is reached. Immutable tags stay. The
+plan of a run and the run itself are made by the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from . import closure, freeing, identity, images, layout, manifest_rows, namespaces, tags
+from .background import Background
+from .config import DAY
+from .core import SECOND, Core
+from .digest import Digest
+from .errors import Immutable, Invalid, Locked, NotFound, TooLarge
+from .ledger import Transaction, after
+from .models import RetentionRule
+from .names import check_patterns, first_match
+from .records import Image as ImageRow
+from .records import Manifest, Retention, decode, load, save
+from .records import RetentionRule as RuleRow
+from .records import Tag as TagRow
+
+RULES_MAX: Final = 32
+DAYS_MAX: Final = 36_500
+KEEP_MAX: Final = 1_000_000
+PLANNED_MAX: Final = 10_000
+"""Tags and manifests in one plan; the next run goes on."""
+
+REST: Final = 3600.0
+"""Seconds between two runs over all namespaces."""
+
+_STEP: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """One thing that a plan removes: a tag, or (``tag`` is None) an untagged manifest."""
+
+    image_id: UUID
+    image: str
+    tag_id: UUID | None
+    tag: str | None
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do now, exactly, and the bytes at rest that it frees, holds being over."""
+
+    expired: tuple[Expired, ...]
+    freed_bytes: int
+    project_freed_bytes: int
+    """As if there were no other project: what may be told to whoever has a key of this one."""
+
+
+def row_of(namespace_id: bytes) -> bytes:
+    """Key of the rules of a namespace."""
+    return layout.RETENTION + namespace_id
+
+
+async def put(txn: Transaction, namespace_id: bytes, rules: tuple[RuleRow, ...]) -> None:
+    """Replace the rules. Raises NotFound, Locked."""
+    namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
+    if rules:
+        await save(txn, row_of(namespace_id), Retention(rules))
+    else:
+        await txn.delete(row_of(namespace_id))
+
+
+async def get(txn: Transaction, namespace_id: bytes) -> tuple[RuleRow, ...]:
+    """The rules. Raises NotFound."""
+    await namespaces.require(txn, namespace_id)
+    row = await load(txn, Retention, row_of(namespace_id))
+    return () if row is None else row.rules
+
+
+async def ruled(txn: Transaction) -> list[bytes]:
+    """Namespaces that have rules."""
+    rows = await txn.scan(layout.RETENTION, after(layout.RETENTION), limit=1_000_000)
+    return [key[1:] for key, _ in rows]
+
+
+async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
+    """What the rules remove now. Raises NotFound."""
+    namespace = await namespaces.require(txn, namespace_id)
+    rules = await get(txn, namespace_id)
+    expired: list[Expired] = []
+    losers: dict[bytes, set[bytes]] = {}
+    prefix = layout.IMAGE_NAME + namespace_id
+    start = prefix
+    while rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
+        for _, image_key in rows:
+            image = await images.by_key(txn, image_key)
+            if image is None or not image.listed or len(expired) >= PLANNED_MAX:
+                continue
+            here = [rule for rule in rules if first_match(rule.images, image.name)]
+            old = await _old_tags(txn, image, here, namespace.immutable, now)
+            bare = await _old_untagged(txn, image, here, now)
+            expired += [_expired(image, tag, tag.digest) for tag in old]
+            expired += [_expired(image, None, Digest.sha256(sha).key) for sha in bare]
+            gone = {tag.name: tag.sha for tag in old}
+            for sha in await freeing.losses(txn, image_key, gone, bare):
+                losers.setdefault(sha, set()).add(image_key)
+        start = rows[-1][0] + b"\0"
+    freed = in_project = 0
+    for sha, owners in losers.items():
+        whole, part = await freeing.if_all_lose(txn, sha, namespace.project, owners)
+        freed += whole
+        in_project += part
+    return Plan(tuple(expired), freed, in_project)
+
+
+def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:
+    return Expired(
+        image_id=UUID(bytes=image.id),
+        image=image.name,
+        tag_id=UUID(bytes=tag.id) if tag else None,
+        tag=tag.name if tag else None,
+        digest=Digest.from_key(digest),
+    )
+
+
+async def _old_tags(
+    txn: Transaction,
+    image: ImageRow,
+    rules: Sequence[RuleRow],
+    immutable: tuple[str, ...],
+    now: int,
+) -> list[TagRow]:
+    """Tags of the image that some rule removes, in order of their names."""
+    rules = [rule for rule in rules if rule.removes_tags]
+    if not rules:
+        return []
+    every = await _rows(txn, layout.TAG + image.key)
+    found = [decode(TagRow, key, value) for key, value in every]
+    old: dict[str, TagRow] = {}
+    for rule in rules:
+        covered = [tag for tag in found if first_match(rule.tags, tag.name)]
+        covered.sort(key=lambda tag: (tag.updated, tag.id), reverse=True)
+        for tag in covered[max(rule.keep_last, 0) :]:
+            if first_match(immutable, tag.name) is None and _is_old(tag, rule, now):
+                old[tag.name] = tag
+    return [old[name] for name in sorted(old)]
+
+
+def _is_old(tag: TagRow, rule: RuleRow, now: int) -> bool:
+    if rule.older_days >= 0 and tag.updated > now - rule.older_days * DAY * SECOND:
+        return False
+    used = max(tag.pulled, tag.updated)
+    return rule.unused_days < 0 or used <= now - rule.unused_days * DAY * SECOND
+
+
+async def _old_untagged(
+    txn: Transaction, image: ImageRow, rules: Sequence[RuleRow], now: int
+) -> list[bytes]:
+    """Manifests that no tag, no index and no subject keeps, and that are old enough."""
+    days = [rule.untagged_days for rule in rules if rule.untagged_days >= 0]
+    if not days:
+        return []
+    before = now - min(days) * DAY * SECOND
+    old = []
+    for key, value in await _rows(txn, layout.MANIFEST + image.key):
+        sha = key[-layout.SHA_BYTES :]
+        if decode(Manifest, key, value).created > before:
+            continue
+        if await closure.is_needed(txn, image.key, sha):
+            continue
+        if not await manifest_rows.has_subject(txn, image.key, sha, ()):
+            old.append(sha)
+    return old
+
+
+async def _rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return await txn.scan(prefix, after(prefix), limit=1_000_000)
+
+
+async def remove_untagged(
+    txn: Transaction, image_id: bytes, sha: bytes, now: int, hold_until: int
+) -> None:
+    """Remove an untagged manifest if it still is one. Raises NotFound."""
+    image, namespace = await images.require(txn, image_id)
+    owner = images.owner_of(image, namespace)
+    await closure.prune_unneeded(txn, owner, (sha,), now, hold_until, _STEP, untagged=sha)
+    await images.touch(txn, image, await identity.tick(txn, now))
+
+
+class Retentions:
+    """The retention rules of a store's namespaces."""
+
+    def __init__(self, core: Core, tag_noun: tags.Tags) -> None:
+        self._core = core
+        self._tags = tag_noun
+        self.background = Background("retention", self._turn)
+
+    async def set(self, namespace_id: UUID, rules: Sequence[RetentionRule]) -> None:
+        """Replace the rules of a namespace; none ends its retention.
+
+        Raises NotFound, Locked, Invalid (``rules``), TooLarge.
+        """
+        if len(rules) > RULES_MAX:
+            raise TooLarge("rules", RULES_MAX, "rules")
+        rows = tuple(_checked(rule) for rule in rules)
+        await self._core.ledger.transact(put, namespace_id.bytes, rows)
+
+    async def get(self, namespace_id: UUID) -> list[RetentionRule]:
+        """The rules of a namespace. Raises NotFound."""
+        rows = await self._core.ledger.read(get, namespace_id.bytes)
+        return [_view(row) for row in rows]
+
+    async def plan(self, namespace_id: UUID) -> Plan:
+        """What ``apply`` would remove now, and free: a dry run. Raises NotFound."""
+        now = self._core.now()
+        return await self._core.ledger.read_aside(plan, namespace_id.bytes, now)
+
+    async def apply(self, namespace_id: UUID) -> Plan:
+        """Remove what the rules say. Tags that moved or went meanwhile are left alone.
+
+        Removed tags lie in the trash, as after ``Tags.delete``. Raises NotFound.
+        """
+        planned = await self.plan(namespace_id)
+        for item in planned.expired:
+            try:
+                await self._remove(item)
+            except (NotFound, Immutable, Locked):
+                continue
+        return planned
+
+    async def _remove(self, item: Expired) -> None:
+        if item.tag_id is not None:
+            tag = await self._tags.get(item.tag_id)
+            if tag.digest == item.digest:
+                await self._tags.delete(item.tag_id)
+            return
+        now = self._core.now()
+        until = self._core.hold_until(now)
+        await self._core.ledger.transact(
+            remove_untagged, item.image_id.bytes, item.digest.raw, now, until
+        )
+
+    async def _turn(self) -> float:
+        for namespace_id in await self._core.ledger.read(ruled):
+            try:
+                await self.apply(UUID(bytes=namespace_id))
+            except NotFound:
+                continue
+        return REST
+
+
+def _checked(rule: RetentionRule) -> RuleRow:
+    for name, value, most in (
+        ("keep_last", rule.keep_last, KEEP_MAX),
+        ("older_than_days", rule.older_than_days, DAYS_MAX),
+        ("not_pulled_for_days", rule.not_pulled_for_days, DAYS_MAX),
+        ("untagged_older_than_days", rule.untagged_older_than_days, DAYS_MAX),
+    ):
+        if value is not None and not 0 <= value <= most:
+            raise Invalid("rules", f"{name} must be 0 to {most}")
+    row = RuleRow(
+        images=check_patterns(rule.images, "rules", slashes=True),
+        tags=check_patterns(rule.tags, "rules"),
+        keep_last=-1 if rule.keep_last is None else rule.keep_last,
+        older_days=-1 if rule.older_than_days is None else rule.older_than_days,
+        unused_days=-1 if rule.not_pulled_for_days is None else rule.not_pulled_for_days,
+        untagged_days=(
+            -1 if rule.untagged_older_than_days is None else rule.untagged_older_than_days
+        ),
+    )
+    if not row.removes_tags and row.untagged_days < 0:
+        raise Invalid("rules", "a rule has to say what goes")
+    return row
+
+
+def _view(row: RuleRow) -> RetentionRule:
+    return RetentionRule(
+        images=row.images,
+        tags=row.tags,
+        keep_last=None if row.keep_last < 0 else row.keep_last,
+        older_than_days=None if row.older_days < 0 else row.older_days,
+        not_pulled_for_days=None if row.unused_days < 0 else row.unused_days,
+        untagged_older_than_days=None if row.untagged_days < 0 else row.untagged_days,
+    )

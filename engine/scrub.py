@@ -1,0 +1,349 @@
+"""Scrubbing: all bytes at rest are read again now and then, and what went bad is quarantined.
+
+The walk goes in order of sha256, remembers in the ledger where it stopped, and begins anew at
+the end. A blob in quarantine is served to nobody; a push of the same digest replaces its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from blake3 import blake3
+
+from . import blobs, content, layout
+from .content import Original
+from .core import SECOND, Core, entropy
+from .digest import Digest, checksum
+from .errors import Corrupt, EngineError, NotFound, StorageFailed
+from .layout import number
+from .ledger import Transaction, after
+from .records import INLINE, Blob, decode, get_payload, load, put_payload
+
+_log: Final = logging.getLogger(__name__)
+
+_CURSOR: Final = layout.SETTING + b"scrub"
+_HOLDER: Final = layout.SETTING + b"scrubber"
+_STEP: Final = 100
+"""Blobs looked at between two reads of the ledger: at most 6.4 MiB of inline content."""
+
+_MARK_BYTES: Final = 64 * 1024 * 1024
+"""Read between two marks of the place: what a restart reads again, and the blob it was at."""
+
+SPAN_BYTES: Final = 8 * 1024 * 1024
+"""Read between two rests, and before a stop or a pause is heeded."""
+
+BYTES_PER_SECOND: Final = 16 * 1024 * 1024
+"""Read in the background: 1.4 TB a day, a small part of what any disk gives."""
+
+WALK_SECONDS: Final = 7 * 24 * 3600
+"""The background begins a walk this long after the last one ended, or the store was made."""
+
+_TURN_SECONDS: Final = 600
+"""How long a process that scrubs in the background may be silent before another one does."""
+
+_IDLE: Final = 60.0
+"""Seconds between looks at whether the next walk is due."""
+
+_AFTER_FAILURE: Final = 60.0
+"""Seconds of rest after the disk or the ledger refused a read."""
+
+DAMAGED_SHOWN: Final = 1000
+"""Digests remembered in a Scrubbed; ``damaged_count`` goes on."""
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """What a scrub did so far."""
+
+    blobs: int = 0
+    bytes: int = 0
+    """As they lie at rest."""
+    damaged: list[str] = field(default_factory=list)
+    """Digests of blobs that were found bad now, the first ``DAMAGED_SHOWN`` of them."""
+    damaged_count: int = 0
+    finished: bool = False
+    """Whether every blob was looked at, and not only what the budget allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the walk stands: behind this sha256; and when the last one ended (microseconds)."""
+
+    finished: int = 0
+    last: bytes = b""
+
+
+async def place(txn: Transaction) -> Place | None:
+    """Where the walk stands; None where there was none yet."""
+    packed = await _setting(txn, _CURSOR)
+    return None if packed is None else Place(layout.at(packed, 0), packed[8:])
+
+
+async def _setting(txn: Transaction, key: bytes) -> bytes | None:
+    """The setting; None also where it cannot be read, which ``check`` tells of."""
+    try:
+        return await get_payload(txn, key)
+    except Corrupt:
+        return None
+
+
+async def mark(txn: Transaction, last: bytes, now: int) -> None:
+    """Remember where the walk stands; at its end (``last`` is empty) also when that was."""
+    finished = now
+    if last:
+        finished = (await place(txn) or Place(now)).finished
+    await put_payload(txn, _CURSOR, number(finished) + last)
+
+
+async def take(txn: Transaction, holder: bytes, now: int, until: int) -> bool:
+    """Be the one that scrubs in the background until then; False where another one is."""
+    packed = await _setting(txn, _HOLDER)
+    if packed is not None and packed[8:] != holder and layout.at(packed, 0) > now:
+        return False
+    await put_payload(txn, _HOLDER, number(until) + holder)
+    return True
+
+
+async def give_up(txn: Transaction, holder: bytes) -> None:
+    """Let another one scrub."""
+    packed = await _setting(txn, _HOLDER)
+    if packed is not None and packed[8:] == holder:
+        await txn.delete(_HOLDER)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A blob to look at; without a row where that cannot be read."""
+
+    sha: bytes
+    blob: Blob | None
+    inline_is_good: bool = True
+
+
+async def candidates(txn: Transaction, last: bytes, limit: int) -> list[Candidate]:
+    """The next blobs behind ``last``, the small ones already verified."""
+    found = []
+    rows = await txn.scan(layout.BLOB + last + b"\0", after(layout.BLOB), limit=limit)
+    for key, value in rows:
+        try:
+            blob = decode(Blob, key, value)
+        except Corrupt:
+            found.append(Candidate(key[1:], None))
+            continue
+        good = blob.place != INLINE or await _inline_is_good(txn, key[1:], blob)
+        found.append(Candidate(key[1:], blob, good))
+    return found
+
+
+async def _inline_is_good(txn: Transaction, sha: bytes, blob: Blob) -> bool:
+    try:
+        data = await get_payload(txn, layout.INLINE + sha)
+    except Corrupt:
+        return False
+    return data is not None and checksum(data) == blob.checksum
+
+
+async def quarantine_inline(txn: Transaction, sha: bytes, now: int) -> bool:
+    """Quarantine a blob in the ledger if its content is bad still; says whether it was."""
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is None or blob.place != INLINE or await _inline_is_good(txn, sha, blob):
+        return False
+    return await blobs.quarantine(txn, sha, 0, now)
+
+
+class Scrubber:
+    """Reads the blobs of a store again.
+
+    Of the processes that have one store open, one at a time scrubs in the background. Any number
+    may ``run``; what they look at at the same time is read twice.
+    """
+
+    def __init__(self, core: Core, *, bytes_per_second: float = BYTES_PER_SECOND) -> None:
+        self._core = core
+        self._rate = bytes_per_second
+        self._name = entropy()
+        self._holds = False
+        self._task: asyncio.Task[None] | None = None
+        self._running = asyncio.Event()
+        self._running.set()
+        self.total = Scrubbed()
+        """What the background did since the store was opened."""
+
+    async def run(self, budget_bytes: int | None = None) -> Scrubbed:
+        """Go on where the last scrub stopped, over every blob once, without rest.
+
+        ``budget_bytes`` ends it before it reads more; only a single blob larger than all of it
+        is read in spite of it, or the walk would never pass it. Raises StorageFailed where a
+        file cannot be opened for other reasons than damage.
+        """
+        done = Scrubbed()
+        start = (await self._core.ledger.read(place) or Place()).last
+        if not await self._walk(start, b"", done, budget_bytes, 0):
+            return done
+        done.finished = not start or await self._walk(b"", start, done, budget_bytes, 0)
+        return done
+
+    async def _walk(
+        self, last: bytes, stop: bytes, done: Scrubbed, budget: int | None, rate: float
+    ) -> bool:
+        """Look at the blobs behind ``last``, up to ``stop`` or (empty) to the end of the store.
+
+        Says whether it came so far within the budget, and (with a ``rate``: in the background)
+        before another process took its turn.
+        """
+        marked = done.bytes
+        while True:
+            found = await self._core.ledger.read_aside(candidates, last, _STEP)
+            for candidate in found:
+                if stop and candidate.sha > stop:
+                    return await self._mark(last, rate)
+                size = candidate.blob.stored if candidate.blob else 0
+                if budget is not None and done.blobs and done.bytes + size > budget:
+                    await self._mark(last, rate)
+                    return False
+                await self._one(candidate, done, rate)
+                last = candidate.sha
+                if done.bytes - marked >= _MARK_BYTES:
+                    marked = done.bytes
+                    if not await self._mark(last, rate):
+                        return False
+            if not await self._mark(last if found else b"", rate):
+                return False
+            if not found:
+                return True
+
+    async def _mark(self, last: bytes, rate: float) -> bool:
+        """Remember the place; says whether to go on from there."""
+        if rate and not await self._take():
+            return False
+        await self._core.ledger.transact(mark, last, self._core.now())
+        return True
+
+    async def _take(self) -> bool:
+        now = self._core.now()
+        until = now + _TURN_SECONDS * SECOND
+        self._holds = await self._core.ledger.transact(take, self._name, now, until)
+        return self._holds
+
+    async def _one(self, candidate: Candidate, done: Scrubbed, rate: float) -> None:
+        done.blobs += 1
+        sha, blob = candidate.sha, candidate.blob
+        if blob is None:
+            # Nobody can serve it either: reading it raises Corrupt.
+            self._found(done, sha, "its row cannot be read")
+            return
+        if blob.damaged:
+            return
+        transact = self._core.ledger.transact
+        if blob.place == INLINE:
+            done.bytes += blob.stored
+            if not candidate.inline_is_good and await transact(
+                quarantine_inline, sha, self._core.now()
+            ):
+                self._found(done, sha, "its content in the ledger is bad")
+            await self._rest(blob.stored, rate)
+            return
+        reason = await self._damage(blob, done, rate)
+        # A blob that was removed, healed or recompressed meanwhile is not where it was read.
+        if reason is not None and await transact(
+            blobs.quarantine, sha, blob.file_id, self._core.now()
+        ):
+            self._found(done, sha, reason)
+
+    @staticmethod
+    def _found(done: Scrubbed, sha: bytes, reason: str) -> None:
+        digest = str(Digest.sha256(sha))
+        _log.error("blob %s is damaged: %s; push it again", digest, reason)
+        done.damaged_count += 1
+        if len(done.damaged) < DAMAGED_SHOWN:
+            done.damaged.append(digest)
+
+    async def _damage(self, blob: Blob, done: Scrubbed, rate: float) -> str | None:
+        """As ``content.damage``, in spans; but a file that cannot be opened is not yet bad."""
+        threads = self._core.threads
+        try:
+            original = await threads.acquire(content.open_original, self._core.depot, blob)
+        except (NotFound, Corrupt) as error:
+            return str(error)
+        try:
+            hasher = blake3()
+            offset = counted = 0
+            while offset < blob.size:
+                read = await threads.run(_hash_span, original, hasher, offset)
+                if not read:
+                    return "the file ends early"
+                offset += read
+                at_rest = blob.stored * offset // blob.size
+                done.bytes += at_rest - counted
+                await self._rest(at_rest - counted, rate)
+                counted = at_rest
+            return None if hasher.digest() == blob.checksum else "the checksum differs"
+        except (Corrupt, StorageFailed) as error:
+            return str(error)
+        finally:
+            await threads.run(original.close)
+
+    async def _rest(self, size: int, rate: float) -> None:
+        if rate:
+            await asyncio.sleep(size / rate)
+            await self._running.wait()
+
+    def start(self) -> None:
+        """Scrub in the background until ``stop``, a walk every ``WALK_SECONDS`` at most."""
+        self._task = asyncio.create_task(self._forever(), name="scrub")
+
+    def pause(self) -> None:
+        """Let the background rest after what it reads now."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """Go on in the background."""
+        self._running.set()
+
+    async def _forever(self) -> None:
+        while True:
+            await self._running.wait()
+            try:
+                pause = await self._turn()
+            except EngineError:
+                _log.exception("the scrub failed, and goes on in a while")
+                pause = _AFTER_FAILURE
+            await asyncio.sleep(pause)
+
+    async def _turn(self) -> float:
+        """Go on with the walk, or begin one that is due; says how long to rest, in seconds."""
+        stands = await self._core.ledger.read(place)
+        if stands is None:
+            await self._core.ledger.transact(mark, b"", self._core.now())
+            return _IDLE
+        due = stands.finished + WALK_SECONDS * SECOND
+        if not stands.last and self._core.now() < due:
+            return _IDLE
+        if not await self._take():
+            return _IDLE
+        await self._walk(stands.last, b"", self.total, None, self._rate)
+        return _IDLE
+
+    async def stop(self) -> None:
+        """End the background task; the place of the walk is kept."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if self._holds:
+            await self._core.ledger.transact(give_up, self._name)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+def _hash_span(original: Original, hasher: blake3, offset: int) -> int:
+    """Hash up to ``SPAN_BYTES`` from ``offset``; says how many there were."""
+    read = 0
+    while read < SPAN_BYTES and (piece := original.read(offset + read, content.PIECE_BYTES)):
+        hasher.update(piece)
+        read += len(piece)
+    return read

@@ -1,0 +1,28 @@
+"""The numbers of the whole store, each one counter."""
+
+from __future__ import annotations
+
+from . import layout
+from .ledger import Transaction, after
+from .models import Stats, moment
+
+
+async def stats(txn: Transaction) -> Stats:
+    """All of them, from one state."""
+
+    async def of(name: bytes) -> int:
+        return await txn.counter(layout.counter(name))
+
+    oldest = await txn.scan(layout.GARBAGE, after(layout.GARBAGE), limit=1)
+    return Stats(
+        blobs=await of(layout.BLOBS),
+        blob_bytes=await of(layout.BLOB_BYTES),
+        stored_bytes=await of(layout.STORED_BYTES),
+        namespaces=await of(layout.NAMESPACES),
+        images=await of(layout.IMAGES),
+        uploads=await of(layout.UPLOADS),
+        garbage=await of(layout.GARBAGE_LENGTH),
+        oldest_garbage=moment(layout.at(oldest[0][0], 1)) if oldest else None,
+        freed_bytes=await of(layout.FREED_BYTES),
+        trash=await of(layout.TRASH_LENGTH),
+    )

@@ -1,0 +1,361 @@
+"""The store: blobs under roots and in images, and the way to everything else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from . import datadir, lookup, mounts, restore, roots, snapshot, sources, statistics
+from .accounts import Keys
+from .blobs import Arrival, Outcome
+from .check import check_directory, check_open
+from .config import StoreConfig
+from .core import Core, entropy
+from .datadir import Opened
+from .digest import Digest, Hasher
+from .errors import Closed, InvalidDigest
+from .images import Images
+from .intake import Intake
+from .ledger import Prompt
+from .manifests import Manifests
+from .models import Blob, Repository, Stats
+from .names import check_root_name
+from .namespaces import Namespaces
+from .problem import Problem
+from .pulls import Pulls
+from .reading import BlobReader
+from .recompress import Recompressor
+from .retention import Retentions
+from .scrub import Scrubber
+from .snapshot import Copied
+from .sweep import Sweeper
+from .tags import Tags
+from .undelete import Trash
+from .uploads import Uploads
+
+Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | AsyncIterable[bytes]
+"""What ``put`` takes: bytes, a path, an open binary file, or an async iterable of bytes."""
+
+LIST_MAX = 10_000
+"""Most blobs in one answer of ``blobs``, and digests in one question of ``exists``."""
+
+
+class Store:
+    """An open store. ``async with Store.open(path) as store`` is the way to one.
+
+    The parts: ``namespaces``, ``images``, ``tags``, ``manifests``, ``uploads``, ``keys``,
+    ``trash``, ``sweeper``, ``scrubber`` and ``recompressor``. Several processes may have one
+    directory open at once. Any call may raise Closed, Corrupt (of the ledger's rows it meets),
+    StorageFailed; calls that write may raise StorageFull.
+    """
+
+    namespaces: Namespaces
+    images: Images
+    tags: Tags
+    manifests: Manifests
+    uploads: Uploads
+    keys: Keys
+    trash: Trash
+    sweeper: Sweeper
+    pulls: Pulls
+    retention: Retentions
+    recompressor: Recompressor
+    scrubber: Scrubber
+
+    def __init__(self, opener: Callable[[], Opened], config: StoreConfig) -> None:
+        """A store over what ``opener`` assembles (``datadir.assemble``) each time it is started.
+
+        For seams of another kind; ``open`` and ``memory`` have theirs.
+        """
+        self.config = config
+        self._opener = opener
+        self._path: Path | None = None
+        self._opened: Opened | None = None
+        self._prompt: Prompt | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: StoreConfig | None = None,
+        *,
+        create: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """A store in a directory, made where there is none (unless ``create`` is False).
+
+        Nothing is touched before it is entered; that raises NotAStore for a directory that is
+        something else or of a newer format, Corrupt where the ledger is damaged, StorageFailed.
+        """
+        config = config or StoreConfig()
+        where = Path(path)
+        store = cls(lambda: datadir.open_directory(where, config, create, clock), config)
+        store._path = where
+        return store
+
+    @classmethod
+    def memory(
+        cls, config: StoreConfig | None = None, *, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """A store that is gone when it is closed: for tests."""
+        config = config or StoreConfig()
+        return cls(lambda: datadir.open_memory(config, clock), config)
+
+    async def start(self) -> None:
+        """Open it: what entering the context does."""
+        self._opened = self._opener()
+        core = self._opened.core
+        self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
+        self.namespaces = Namespaces(core)
+        self.images = Images(core)
+        self.tags = Tags(core)
+        self.manifests = Manifests(core)
+        self.uploads = Uploads(core)
+        self.keys = Keys(core)
+        self.trash = Trash(core)
+        self.sweeper = Sweeper(core)
+        self.recompressor = Recompressor(core)
+        self.scrubber = Scrubber(core)
+        self.pulls = Pulls(core)
+        self.retention = Retentions(core, self.tags)
+        self.pulls.background.start()
+        if self.config.background:
+            self.sweeper.start()
+            self.scrubber.start()
+            self.retention.background.start()
+            if self.config.compression == "auto":
+                self.recompressor.start()
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the directory. May be called twice."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(opened.close)
+            stack.push_async_callback(self.pulls.close)
+            stack.push_async_callback(self.retention.background.stop)
+            stack.push_async_callback(self.recompressor.stop)
+            stack.push_async_callback(self.scrubber.stop)
+            stack.push_async_callback(self.sweeper.stop)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def core(self) -> Core:
+        """The seams and limits: for the engine's own tools. Raises Closed."""
+        if self._opened is None:
+            raise Closed
+        return self._opened.core
+
+    async def put(
+        self, source: Source, *, root: str = "default", digest: str | Digest | None = None
+    ) -> Blob:
+        """Store bytes and keep them under ``root`` until ``delete``; durable when this returns.
+
+        ``digest`` is what they must have. Raises DigestMismatch, TooLarge, Invalid (``root``),
+        InvalidDigest, StorageFull, and what reading the source raises.
+        """
+        core = self.core
+        check_root_name(root)
+        wanted = None if digest is None else Digest.parse(digest)
+        algorithms = (wanted.algorithm,) if wanted else ()
+        intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms)
+
+        async def commit(arrival: Arrival) -> Outcome:
+            return await core.ledger.transact(roots.keep, root, arrival, core.now())
+
+        try:
+            async for piece in sources.pieces(source):
+                await intake.write(piece)
+            arrival = await intake.publish(wanted, commit)
+        except BaseException:
+            await intake.abandon()
+            raise
+        return Blob(wanted or Digest.sha256(arrival.sha256), arrival.size)
+
+    def get(
+        self,
+        digest: str | Digest,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        verify: bool = False,
+        repository: Repository | None = None,
+    ) -> BlobReader:
+        """Read a blob, or ``length`` bytes of it from ``offset``: see BlobReader.
+
+        ``verify`` reads it whole first and compares its checksum. With a ``repository``, only
+        what that image links or holds is found.
+        """
+        return BlobReader(
+            self.core,
+            Digest.parse(digest),
+            owner=None if repository is None else repository.key or b"",
+            offset=offset,
+            length=length,
+            verify=verify,
+        )
+
+    async def stat(self, digest: str | Digest, *, repository: Repository | None = None) -> Blob:
+        """The blob, without its bytes. Raises NotFound, Corrupt, InvalidDigest.
+
+        Through a ``repository``, a hold counts only while at least half of it is left: whoever
+        is told that the blob is there has time to push a manifest.
+        """
+        floor = self.core.hold_floor(self.core.now())
+        return await self.core.ledger.read(lookup.stat, Digest.parse(digest), repository, floor)
+
+    async def small(
+        self, digest: str | Digest, *, repository: Repository
+    ) -> tuple[Blob, bytes | None]:
+        """A blob that may be read through the image; its bytes too if they lie in the ledger.
+
+        Raises NotFound, Corrupt, InvalidDigest.
+        """
+        core = self.core
+        return await core.ledger.read(lookup.small, Digest.parse(digest), repository, core.now())
+
+    async def exists(
+        self, digests: Iterable[str | Digest], *, repository: Repository | None = None
+    ) -> set[str]:
+        """Those of the digests that ``stat`` would find, in one consistent look.
+
+        Raises InvalidDigest, also for over ``LIST_MAX`` of them.
+        """
+        asked = tuple(Digest.parse(digest) for digest in digests)
+        if len(asked) > LIST_MAX:
+            raise InvalidDigest("", f"over {LIST_MAX} digests at once")
+        floor = self.core.hold_floor(self.core.now())
+        return await self.core.ledger.read(lookup.present, asked, repository, floor)
+
+    async def delete(self, digest: str | Digest, *, root: str = "default") -> None:
+        """Take a blob from a root; its bytes go when nobody else needs them.
+
+        Raises NotFound where the root does not keep it.
+        """
+        check_root_name(root)
+        core = self.core
+        await core.ledger.transact(roots.unroot, root, Digest.parse(digest), core.now())
+
+    async def roots(self) -> list[str]:
+        """Names of the roots that keep something, in byte order."""
+        return await self.core.ledger.read_aside(roots.names, LIST_MAX)
+
+    async def blobs(self, *, after: str | Digest | None = None, limit: int = 1000) -> list[Blob]:
+        """All blobs in order of their sha256, after one that need not exist."""
+        last = b"" if after is None else Digest.parse(after).raw
+        return await self.core.ledger.read(lookup.listing, last, min(limit, LIST_MAX))
+
+    async def remove_blob(self, repository: Repository, digest: str | Digest) -> None:
+        """Take a blob from an image that holds it (OCI distribution-spec, "Deleting Blobs").
+
+        Raises NotFound, Locked; InUse where manifests of the image need it.
+        """
+        core = self.core
+        await core.ledger.transact(mounts.remove, repository, Digest.parse(digest), core.now())
+
+    async def mount(
+        self, repository: Repository, digest: str | Digest, source: Repository
+    ) -> Blob | None:
+        """Let one image hold a blob of another; None where ``source`` may not read it.
+
+        OCI distribution-spec, "Mounting a blob from another repository". Whether the caller may
+        read from ``source`` is for the caller's own caller to know. Raises NotFound, Locked.
+        """
+        core = self.core
+        now = core.now()
+        return await core.ledger.transact(
+            mounts.mount,
+            repository,
+            Digest.parse(digest),
+            source,
+            now,
+            core.hold_until(now),
+            entropy(),
+        )
+
+    async def holders(
+        self, region: str, digest: str | Digest, *, limit: int = 100
+    ) -> list[Repository]:
+        """Images of a region that link or hold a blob: at most ``limit``, in no order."""
+        core = self.core
+        return await core.ledger.read(
+            lookup.holders, region, Digest.parse(digest), core.now(), limit
+        )
+
+    async def locate(self, region: str, full_name: str) -> Repository:
+        """Where ``namespace/image`` leads. Raises Invalid (``name``), NotFound."""
+        return await self.images.locate(region, full_name)
+
+    async def repositories(
+        self, region: str, *, after: str = "", limit: int = 100
+    ) -> list[Repository]:
+        """Images of the region in byte order of their full names."""
+        return await self.images.catalog(region, after=after, limit=limit)
+
+    def version(self) -> int | None:
+        """A number that grows with every change of the store, by whichever process.
+
+        Reads begun after this call see at least that state. None where the ledger cannot tell
+        without waiting; where it can, reads of rows (``locate``, ``stat``, ``manifests.get`` of
+        inline ones) do not wait either.
+        """
+        return None if self._prompt is None else self._prompt.last_txn()
+
+    async def stats(self) -> Stats:
+        """The numbers of the whole store, in constant time."""
+        return await self.core.ledger.read(statistics.stats)
+
+    def check(self, *, deep: bool = False) -> AsyncGenerator[Problem, None]:
+        """Verify the promises of the store and yield every problem: see ``check``.
+
+        ``deep`` reads and hashes all bytes at rest. A directory is checked by a process of its
+        own. Raises Closed, StorageFailed.
+        """
+        core = self.core
+        if self._path is not None:
+            return check_directory(self._path, deep=deep, config=self.config)
+        return check_open(core.ledger, core.depot, core.threads.run, deep=deep)
+
+    def snapshot(
+        self, path: str | os.PathLike[str], *, copy: bool = False
+    ) -> AsyncGenerator[Copied, None]:
+        """Write a consistent copy of the store into a new directory, while it is in use.
+
+        Iterate to make it; it is done, and appears, when the iteration ends. Files are linked
+        unless ``copy``: see ``snapshot.make``, also for what it raises.
+        """
+        return snapshot.make(self.core, Path(path), copy=copy)
+
+    @staticmethod
+    def restore(
+        snapshot: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        copy: bool = True,
+        salvage: bool = False,
+        config: StoreConfig | None = None,
+    ) -> AsyncGenerator[Copied, None]:
+        """Make a store in ``target`` of a snapshot, checked whole before it appears.
+
+        Iterate to do it. ``salvage`` accepts a damaged snapshot: see ``restore.restore``.
+        """
+        return restore.restore(
+            Path(snapshot), Path(target), copy=copy, salvage=salvage, config=config
+        )

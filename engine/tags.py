@@ -1,0 +1,256 @@
+"""Tags: names in an image that point to one manifest each, moved atomically."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from . import (
+    closure,
+    freeing,
+    identity,
+    images,
+    layout,
+    listings,
+    manifest_rows,
+    namespaces,
+    trash,
+)
+from .core import SECOND, Core
+from .digest import Digest
+from .errors import Immutable, Invalid, NotFound
+from .ledger import Transaction, after
+from .listings import Entry, Query
+from .models import Order, Page, Repository, Tag, moment
+from .names import check_tag_name, first_match
+from .records import Image as ImageRow
+from .records import Namespace as NamespaceRow
+from .records import Tag as Row
+from .records import load, save
+
+KIND: Final = b"t"
+CLOSURE_STEP: Final = 256
+"""Manifests removed with a tag in one transaction; the rest follows in the next."""
+
+
+def tag_row(image_key: bytes, name: str) -> bytes:
+    """Key of a tag."""
+    return layout.TAG + image_key + name.encode()
+
+
+async def by_name(txn: Transaction, image_key: bytes, name: str) -> Row | None:
+    """The tag of that name, or None."""
+    return await load(txn, Row, tag_row(image_key, name))
+
+
+def check_movable(namespace: NamespaceRow, name: str) -> None:
+    """Raises Immutable where a rule of the namespace forbids to move or delete the tag."""
+    pattern = first_match(namespace.immutable, name)
+    if pattern is not None:
+        raise Immutable(name, pattern)
+
+
+async def point(
+    txn: Transaction,
+    place: tuple[ImageRow, NamespaceRow],
+    name: str,
+    digest: Digest,
+    sha: bytes,
+    time: int,
+    random: bytes,
+) -> None:
+    """Let a tag point to a manifest of the image. Raises Immutable.
+
+    A tag that existed keeps its id and ``created_at``.
+    """
+    image, namespace = place
+    old = await by_name(txn, image.key, name)
+    if old is None:
+        new, created = await identity.mint(txn, time, random)
+        row = Row(new, name, digest.key, sha, created, created)
+        await insert(txn, image, row)
+        return
+    if old.sha != sha:
+        check_movable(namespace, name)
+        await txn.delete(manifest_rows.tagged_row(image.key, old.sha, name))
+        await txn.put(manifest_rows.tagged_row(image.key, sha, name), b"")
+    row = msgspec.structs.replace(old, digest=digest.key, sha=sha, updated=time)
+    await save(txn, tag_row(image.key, name), row)
+
+
+async def insert(txn: Transaction, image: ImageRow, row: Row) -> None:
+    """Add a tag with its index rows."""
+    await save(txn, tag_row(image.key, row.name), row)
+    await txn.put(manifest_rows.tagged_row(image.key, row.sha, row.name), b"")
+    await txn.put(layout.TAG_ID + row.id, image.key + row.name.encode())
+    await listings.insert(txn, KIND, (image.key,), Entry(row.id, row.name))
+    await txn.add(layout.counter(layout.IMAGE_TAGS, image.key), 1)
+
+
+async def remove(txn: Transaction, image_key: bytes, row: Row) -> None:
+    """Remove a tag with its index rows."""
+    await txn.delete(tag_row(image_key, row.name))
+    await txn.delete(manifest_rows.tagged_row(image_key, row.sha, row.name))
+    await txn.delete(layout.TAG_ID + row.id)
+    await listings.remove(txn, KIND, (image_key,), Entry(row.id, row.name))
+    await txn.add(layout.counter(layout.IMAGE_TAGS, image_key), -1)
+
+
+def view(row: Row, image: ImageRow, *, deleting: bool = False) -> Tag:
+    """The tag as callers see it."""
+    return Tag(
+        id=UUID(bytes=row.id),
+        image_id=UUID(bytes=image.id),
+        name=row.name,
+        status="deleting" if deleting else "ready",
+        digest=Digest.from_key(row.digest),
+        created_at=moment(row.created),
+        updated_at=moment(row.updated),
+        pull_count=row.pulls,
+        pulled_at=moment(row.pulled) if row.pulled else None,
+    )
+
+
+async def require(txn: Transaction, tag_id: bytes) -> tuple[Row, ImageRow, NamespaceRow]:
+    """The living tag with that id, its image and its namespace. Raises NotFound."""
+    pointer = await txn.get(layout.TAG_ID + tag_id)
+    if pointer is not None:
+        key, name = pointer[: layout.ID_BYTES], pointer[layout.ID_BYTES :].decode()
+        row = await by_name(txn, key, name)
+        image = await images.by_key(txn, key)
+        if row is not None and image is not None and not image.deleted:
+            namespace = await load(txn, NamespaceRow, layout.NAMESPACE + image.namespace)
+            if namespace is not None and not namespace.deleted:
+                return row, image, namespace
+    raise NotFound("tag", str(UUID(bytes=tag_id)))
+
+
+async def get(txn: Transaction, tag_id: bytes) -> Tag:
+    """The tag with that id. Raises NotFound."""
+    row, image, _ = await require(txn, tag_id)
+    return view(row, image)
+
+
+async def page_of(txn: Transaction, image_id: bytes, asked: Query) -> Page[Tag]:
+    """One page of an image's tags. Raises NotFound."""
+    image, _ = await images.require(txn, image_id)
+    asked = replace(asked, scope=image.key)
+    ids, total = await listings.ids(txn, asked)
+    return Page([await get(txn, tag_id) for tag_id in ids], total)
+
+
+async def names(txn: Transaction, repository: Repository, last: str, limit: int) -> list[str]:
+    """Tag names in byte order after ``last``. Raises NotFound."""
+    image, _ = await images.current_listed(txn, repository)
+    prefix = layout.TAG + image.key
+    start = prefix + last.encode() + b"\0" if last else prefix
+    rows = await txn.scan(start, after(prefix), limit=limit)
+    return [key[len(prefix) :].decode() for key, _ in rows]
+
+
+async def untag(
+    txn: Transaction, repository: Repository, name: str, now: int, trash_until: int
+) -> None:
+    """Remove a tag and nothing else. Raises NotFound, Immutable, Locked."""
+    image, namespace = await images.current_listed(txn, repository)
+    namespaces.check_unlocked(namespace)
+    row = await by_name(txn, image.key, name)
+    if row is None:
+        raise NotFound("tag", name)
+    check_movable(namespace, name)
+    await remove(txn, image.key, row)
+    await trash.throw_tag(txn, image.key, row, (), trash_until)
+    await images.touch(txn, image, await identity.tick(txn, now))
+
+
+async def delete(
+    txn: Transaction, tag_id: bytes, now: int, hold_until: int, trash_until: int
+) -> tuple[Tag, tuple[bytes, ...]]:
+    """Remove a tag, and its manifest where nothing else needs that.
+
+    Second part of the answer: manifests left for ``manifests.prune`` when there are very many.
+    Raises NotFound, Immutable, Locked.
+    """
+    row, image, namespace = await require(txn, tag_id)
+    namespaces.check_unlocked(namespace)
+    check_movable(namespace, row.name)
+    await remove(txn, image.key, row)
+    owner = images.owner_of(image, namespace)
+    gone, rest = await closure.prune_unneeded(
+        txn, owner, (row.sha,), now, hold_until, CLOSURE_STEP, untagged=row.sha
+    )
+    await trash.throw_tag(txn, image.key, row, gone, trash_until)
+    time = await identity.tick(txn, now)
+    await images.touch(txn, image, time)
+    return view(msgspec.structs.replace(row, updated=time), image, deleting=True), rest
+
+
+class Tags:
+    """The tags of a store."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def get(self, tag_id: UUID) -> Tag:
+        """The tag with that id. Raises NotFound."""
+        return await self._core.ledger.read(get, tag_id.bytes)
+
+    async def names(
+        self, repository: Repository, *, after: str = "", limit: int = 100
+    ) -> list[str]:
+        """Tag names in byte order, after a name (which need not exist). Raises NotFound."""
+        return await self._core.ledger.read(names, repository, after, limit)
+
+    async def list(
+        self,
+        image_id: UUID,
+        *,
+        order: Order = "created_at_asc",
+        page: int = 1,
+        page_size: int = 20,
+        name: str | None = None,
+    ) -> Page[Tag]:
+        """One page of an image's tags. Raises NotFound, Invalid."""
+        if order.startswith("description"):
+            raise Invalid("order_by", f"tags are not ordered by {order}")
+        asked = listings.query(KIND, b"", order, page, page_size, name)
+        return await self._core.ledger.read(page_of, image_id.bytes, asked)
+
+    async def untag(self, repository: Repository, name: str) -> None:
+        """Remove one tag; its manifest stays (OCI distribution-spec, "Deleting tags").
+
+        Raises NotFound, Immutable, Locked, Invalid.
+        """
+        check_tag_name(name)
+        now = self._core.now()
+        until = now + int(self._core.config.trash_seconds * SECOND)
+        await self._core.ledger.transact(untag, repository, name, now, until)
+
+    async def delete(self, tag_id: UUID) -> Tag:
+        """Remove a tag, never a sibling; the answer says ``deleting``.
+
+        Its manifest goes too when no other tag and no index needs it, and with it untagged
+        children and referrers that nothing else needs. Raises NotFound, Immutable, Locked.
+        """
+        now = self._core.now()
+        until = now + int(self._core.config.trash_seconds * SECOND)
+        holds = max(until, self._core.hold_until(now))
+        tag, rest = await self._core.ledger.transact(delete, tag_id.bytes, now, holds, until)
+        while rest:
+            rest = await self._core.ledger.transact(
+                closure.prune,
+                tag.image_id.bytes,
+                tag_id.bytes,
+                rest,
+                now,
+                holds,
+                CLOSURE_STEP,
+            )
+        return tag
+
+    async def would_free(self, tag_id: UUID) -> int:
+        """Bytes on disk that deleting it would free, once holds and trash are over."""
+        return await self._core.ledger.read_aside(freeing.by_tag, tag_id.bytes)
