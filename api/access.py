@@ -1,0 +1,281 @@
+"""Who is asking, and whether they may: the credentials of a request against the ledger.
+
+Basic (the secret decides, the user name is ignored) and Bearer (a token of ``/token``). Nothing
+is remembered between requests: a revoked key, a deleted and re-created name and a changed
+visibility take effect at once. RFC 7617, RFC 6750, the Docker token specification.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from aiohttp import web
+
+from holdfast.engine import AlreadyExists, Key, NotFound, Repository, Store
+
+from . import rights, tokens
+from .context import AppSettings
+from .oci_errors import OciError
+from .origin import Origin, token_url
+from .rights import Action
+from .trail import note_failed_login
+
+SECRET_CHARS_MAX: Final = 512
+"""Longer secrets are refused without hashing them."""
+
+FULL_NAME_CHARS_MAX: Final = 255
+"""Many clients cut host, slash and name together at this length."""
+
+_SCOPE_ACTIONS: Final[Mapping[Action, str]] = {
+    "pull": "pull",
+    "push": "pull,push",
+    "delete": "delete",
+}
+
+
+class Unauthenticated(Exception):
+    """Credentials that lead to no valid key, and why."""
+
+    def __init__(self, reason: Literal["malformed", "not_found", "expired"]) -> None:
+        super().__init__(
+            {
+                "malformed": "the credentials are malformed",
+                "not_found": "the secret belongs to no key",
+                "expired": "the key has expired",
+            }[reason]
+        )
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: a key, or nobody in particular."""
+
+    key: Key | None
+    presented: bool
+    """Whether valid credentials came along; an anonymous token is one."""
+    scopes: tokens.Scopes | None
+    """What a token narrows the caller to; None without a token."""
+
+    def within(self, name: str, action: Action) -> bool:
+        """Whether the token, if there is one, covers that action on that repository."""
+        return self.scopes is None or action in self.scopes.get(("repository", name), ())
+
+
+async def key_of_secret(store: Store, secret: str) -> Key:
+    """The key with that secret, in its time. Raises Unauthenticated."""
+    if not secret or len(secret) > SECRET_CHARS_MAX or not secret.isascii():
+        raise Unauthenticated("malformed")
+    key = await store.keys.authenticate(secret)
+    if key is None:
+        note_failed_login()
+        raise Unauthenticated("not_found")
+    return _in_time(key)
+
+
+async def key_of_claims(store: Store, claims: tokens.Claims, region: str) -> Key | None:
+    """The living key that a token names, or None for an anonymous one. Raises Unauthenticated."""
+    if claims.region != region:
+        raise Unauthenticated("malformed")
+    if claims.access_key is None:
+        return None
+    try:
+        key = await store.keys.get(claims.access_key)
+    except NotFound:
+        raise Unauthenticated("not_found") from None
+    # A key made anew under the same access key is another one.
+    if claims.issued_at + tokens.LEEWAY_SECONDS < int(key.created_at.timestamp()):
+        raise Unauthenticated("not_found")
+    return _in_time(key)
+
+
+def _in_time(key: Key) -> Key:
+    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+        raise Unauthenticated("expired")
+    return key
+
+
+def basic_secret(value: str) -> str:
+    """The password of Basic credentials (the part after the scheme). Raises Unauthenticated."""
+    try:
+        pair = base64.b64decode(value.strip(), validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        raise Unauthenticated("malformed") from None
+    _, colon, secret = pair.partition(":")
+    if not colon:
+        raise Unauthenticated("malformed")
+    return secret
+
+
+async def identify(request: web.Request, store: Store, region: str) -> Caller:
+    """The caller of a request. Raises Unauthenticated for credentials that are not valid.
+
+    Without an Authorization header, and with an empty secret as some clients send it, the caller
+    is nobody in particular.
+    """
+    header = request.headers.get("Authorization")
+    if header is None:
+        return Caller(None, presented=False, scopes=None)
+    scheme, _, value = header.strip().partition(" ")
+    if scheme.lower() == "basic":
+        secret = basic_secret(value)
+        if not secret:
+            return Caller(None, presented=False, scopes=None)
+        return Caller(await key_of_secret(store, secret), presented=True, scopes=None)
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("malformed")
+    try:
+        claims = tokens.read(await store.keys.signing_key(), value.strip(), "access")
+    except tokens.BadToken:
+        raise Unauthenticated("malformed") from None
+    return await caller_of(store, claims, region)
+
+
+async def caller_of(store: Store, claims: tokens.Claims | None, region: str) -> Caller:
+    """The caller that a valid token names; without one, nobody. Raises Unauthenticated."""
+    if claims is None:
+        return Caller(None, presented=False, scopes=None)
+    key = await key_of_claims(store, claims, region)
+    return Caller(key, presented=True, scopes=claims.scopes)
+
+
+def may(caller: Caller, repository: Repository, action: Action) -> bool:
+    """Whether the caller may do that in a repository, without saying why not.
+
+    Nobody needs a token for what anyone may do, so no token narrows it.
+    """
+    if not rights.verdict(caller.key, repository, action).allowed:
+        return False
+    return caller.within(repository.full_name, action) or _open_to_all(repository, action)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The rights of one request's caller, and the challenges that refuse it."""
+
+    store: Store
+    settings: AppSettings
+    origin: Origin
+    prefix: str
+    """Where the application is mounted, such as ``/registry``; empty at the root."""
+
+    def challenge(self, scope: str = "", error: str = "") -> dict[str, str]:
+        """The WWW-Authenticate header (RFC 6750 section 3), every value quoted."""
+        parts = [
+            f'Bearer realm="{token_url(self.origin, self.settings, self.prefix)}"',
+            f'service="{tokens.SERVICE}"',
+        ]
+        if scope:
+            parts.append(f'scope="{scope}"')
+        if error:
+            parts.append(f'error="{error}"')
+        return {"WWW-Authenticate": ",".join(parts)}
+
+    def unauthorized(
+        self, message: str | None = None, *, scope: str = "", error: str = ""
+    ) -> OciError:
+        """401 with a challenge."""
+        return OciError("UNAUTHORIZED", message, headers=self.challenge(scope, error))
+
+    async def repository(
+        self,
+        caller: Caller,
+        name: str,
+        action: Action,
+        *,
+        hint: Action | None = None,
+        also: str = "",
+    ) -> Repository:
+        """Where ``name`` leads, for a caller who may do ``action`` there.
+
+        The challenge names the scope of ``action``, or of ``hint`` where more is likely to follow,
+        and that of ``also``. Raises OciError as the table in ``rights`` says, and Invalid("name").
+        """
+        scope = f"repository:{name}:{_SCOPE_ACTIONS[hint or action]}"
+        if also:
+            scope += f" {also}"
+        repository = await self.find(name)
+        if repository is None and self._creates(caller, action):
+            if not caller.within(name, action):
+                raise self.unauthorized(scope=scope, error="insufficient_scope")
+            repository = await self._create(caller, name)
+        verdict = rights.verdict(caller.key, repository, action)
+        if repository is None or not verdict.allowed:
+            raise self._refusal(caller, verdict, name, action, scope)
+        # Nobody needs a token for what anyone may do, so no token narrows it.
+        if not caller.within(name, action) and not _open_to_all(repository, action):
+            raise self.unauthorized(scope=scope, error="insufficient_scope")
+        return repository
+
+    async def find(self, name: str) -> Repository | None:
+        """Where a name leads; None where there is no such namespace. Raises Invalid("name")."""
+        try:
+            return await self.store.locate(self.origin.region, name)
+        except NotFound:
+            return None
+
+    def may_pull(self, caller: Caller, repository: Repository) -> bool:
+        """Whether the caller may pull from it, without saying why not."""
+        return may(caller, repository, "pull")
+
+    def _refusal(
+        self, caller: Caller, verdict: rights.Verdict, name: str, action: Action, scope: str
+    ) -> OciError:
+        if verdict.status == 401:
+            error = "insufficient_scope" if caller.presented else ""
+            return self.unauthorized(scope=scope, error=error)
+        if verdict.status == 404:
+            return OciError("NAME_UNKNOWN", _unknown(name, action, self.origin.region))
+        return OciError(
+            "DENIED",
+            f"this key may not {action} in {name}: that needs permission full in its project",
+        )
+
+    def _creates(self, caller: Caller, action: Action) -> bool:
+        return (
+            self.settings.create_namespaces
+            and action == "push"
+            and caller.key is not None
+            and caller.key.permission == "full"
+        )
+
+    async def _create(self, caller: Caller, name: str) -> Repository | None:
+        """Make the missing namespace in the key's default project (``create_namespaces``)."""
+        assert caller.key is not None
+        # Another push may have made it at the same moment; the table decides then.
+        with suppress(AlreadyExists):
+            await self.store.namespaces.create(
+                self.origin.region,
+                name.partition("/")[0],
+                project_id=caller.key.default_project_id,
+                organization_id=self.settings.organization_id or caller.key.organization_id,
+            )
+        return await self.find(name)
+
+
+def _open_to_all(repository: Repository, action: Action) -> bool:
+    return rights.verdict(None, repository, action).allowed
+
+
+def _unknown(name: str, action: Action, region: str) -> str:
+    """The same words whether the name is absent or belongs to strangers."""
+    namespace = name.partition("/")[0]
+    if action == "push":
+        return (
+            f"no namespace {namespace} that this key may push to; create it with POST"
+            f" /registry/v1/regions/{region}/namespaces and the body"
+            f' {{"name": "{namespace}"}}, then push again'
+        )
+    return f"no repository {name} that this key may read"
+
+
+def unix_now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())

@@ -1,0 +1,107 @@
+"""Blobs: read, probed and unlinked by digest (OCI distribution-spec, end-2 and end-10)."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.engine import Blob, Repository, Store
+
+from .exchange import Exchange, content_headers, read_digest
+from .oci_errors import OciError
+from .ranges import Unsatisfiable, parse_range
+from .rights import Action
+from .transfer import OCTETS, send, send_parts, whole
+
+
+def _headers(blob: Blob) -> dict[str, str]:
+    return {**content_headers(blob.digest, fixed=True), "Accept-Ranges": "bytes"}
+
+
+async def _stat(exchange: Exchange, hint: Action = "pull") -> tuple[Repository, Blob]:
+    """The blob of the path, if this repository links or holds it."""
+    repository = await exchange.repository("pull", hint=hint)
+    digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
+    return repository, await exchange.store.stat(digest, repository=repository)
+
+
+async def head(exchange: Exchange) -> web.StreamResponse:
+    """HEAD of a blob: its size, without opening it."""
+    # Who asks is about to push: some clients keep the first token that they get for everything.
+    repository = await exchange.repository("pull", hint="push")
+    response, _ = await summary(exchange.store, repository, exchange.target.item)
+    if exchange.not_modified(response.headers["Docker-Content-Digest"]):
+        for name in ("Content-Length", "Content-Type"):
+            del response.headers[name]
+        return web.Response(status=304, headers=response.headers)
+    return response
+
+
+async def summary(store: Store, repository: Repository, item: str) -> tuple[web.Response, bool]:
+    """The answer to HEAD of a blob, and whether it stays the same until the store changes.
+
+    (A hold may run out before.) Raises OciError, EngineError.
+    """
+    blob = await store.stat(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
+    headers = _headers(blob)
+    headers |= {"Content-Length": str(blob.size), "Content-Type": OCTETS}
+    return web.Response(headers=headers), blob.held_until is None
+
+
+async def at_hand(
+    store: Store, repository: Repository, item: str
+) -> tuple[web.Response | None, bool]:
+    """The answer to GET of a small blob, or None for one that lies in a file.
+
+    The second part is as in ``summary``. Raises OciError, EngineError.
+    """
+    blob, data = await store.small(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
+    lasting = blob.held_until is None
+    if data is None:
+        return None, lasting
+    return whole(data, 200, _headers(blob)), lasting
+
+
+async def fetch(exchange: Exchange) -> web.StreamResponse:
+    """GET of a blob, or of parts of it (RFC 9110 section 14)."""
+    headers = exchange.request.headers
+    if "Range" in headers or "If-None-Match" in headers:
+        return await _fetch_conditionally(exchange)
+    repository = await exchange.repository("pull")
+    digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
+    async with exchange.store.get(digest, repository=repository) as reader:
+        return await send(exchange.request, reader, 200, _headers(Blob(digest, reader.size)))
+
+
+async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
+    """GET with a Range or a condition: the size is needed before anything is opened."""
+    repository, blob = await _stat(exchange)
+    headers = _headers(blob)
+    if exchange.not_modified(str(blob.digest)):
+        return web.Response(status=304, headers=headers)
+    # If-Range wants a strong match, and only this one can match.
+    condition = exchange.request.headers.get("If-Range", headers["ETag"])
+    asked = exchange.request.headers.get("Range") if condition == headers["ETag"] else None
+    try:
+        spans = parse_range(asked, blob.size)
+    except Unsatisfiable:
+        unsatisfied = {"Content-Range": f"bytes */{blob.size}"}
+        raise OciError("RANGE_INVALID", headers=unsatisfied) from None
+    request, store = exchange.request, exchange.store
+    if len(spans) > 1:
+        return await send_parts(request, store, repository, blob.digest, blob.size, spans, headers)
+    if not spans:
+        async with store.get(blob.digest, repository=repository) as reader:
+            return await send(request, reader, 200, headers)
+    span = spans[0]
+    headers["Content-Range"] = span.content_range(blob.size)
+    part = store.get(blob.digest, offset=span.offset, length=span.length, repository=repository)
+    async with part as reader:
+        return await send(request, reader, 206, headers)
+
+
+async def delete(exchange: Exchange) -> web.StreamResponse:
+    """DELETE of a blob: this repository's right to it ends. Refused while a manifest needs it."""
+    repository = await exchange.repository("delete")
+    digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
+    await exchange.store.remove_blob(repository, digest)
+    return web.Response(status=202)

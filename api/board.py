@@ -1,0 +1,170 @@
+"""The board: counters of all workers, in memory that they and their supervisor share.
+
+Every process writes to a slot of its own, so nothing is locked; whoever answers a scrape sums the
+slots. A worker that is started again goes on in the slot of its predecessor, so that no counter
+ever falls while the server runs. Nothing is kept on disk.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+SLOT_BYTES: Final = 128 * 1024
+"""More than twice what all counters need; untouched pages take no memory."""
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OTHER")
+CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
+"""Of statuses; ``gone`` is a client that left before its answer."""
+
+GONE: Final = 5
+BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+"""Upper ends of the latency buckets, in seconds; one more bucket is for the rest."""
+
+_BUCKETS: Final = len(BOUNDS) + 1
+_METHOD_CELLS: Final = len(CLASSES)
+_RECEIVED: Final = len(METHODS) * _METHOD_CELLS
+_SENT: Final = _RECEIVED + 1
+_NANOSECONDS: Final = _SENT + 1
+_BUCKET: Final = _NANOSECONDS + 1
+_ROW: Final = _BUCKET + _BUCKETS
+_METHOD_AT: Final = MappingProxyType({name: at * _METHOD_CELLS for at, name in enumerate(METHODS)})
+_OTHER_AT: Final = _METHOD_AT["OTHER"]
+
+TALLIES: Final = (
+    "commits",
+    "members",
+    "swept_entries",
+    "swept_files",
+    "scrubbed_blobs",
+    "scrubbed_bytes",
+    "scrub_damaged",
+    "limited_address",
+    "limited_key",
+    "limited_login",
+    "failed_logins",
+    "audit_failed",
+)
+"""Counters that belong to no route."""
+
+GAUGES: Final = ("connections",)
+"""What holds now, in each process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The numbers of one route over all workers."""
+
+    requests: Mapping[tuple[str, str], int]
+    """By method and class of status; those that are not zero."""
+
+    received: int
+    sent: int
+    seconds: float
+    buckets: Sequence[int]
+
+
+class Layout:
+    """Which cell of a slot counts what. Cell 0 has a mark of the layout itself."""
+
+    def __init__(self, routes: Sequence[str]) -> None:
+        self.routes = {route: 1 + index * _ROW for index, route in enumerate(dict.fromkeys(routes))}
+        start = 1 + len(self.routes) * _ROW
+        self.tallies = {name: start + at for at, name in enumerate((*TALLIES, *GAUGES))}
+        self.cells = start + len(self.tallies)
+        if self.cells * 8 > SLOT_BYTES:
+            raise ValueError("too many routes for a slot")
+        parts = (*self.routes, "", *METHODS, *CLASSES, *map(str, BOUNDS), *self.tallies)
+        self.mark = 1 + zlib.crc32("\n".join(parts).encode())
+
+
+def create(slots: int) -> int:
+    """Shared memory for that many slots; its file descriptor."""
+    descriptor = os.memfd_create("holdfast-board", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, slots * SLOT_BYTES)
+    return descriptor
+
+
+class Slot:
+    """One process's own counters."""
+
+    __slots__ = ("_cells", "_layout", "_routes")
+
+    def __init__(self, descriptor: int, slot: int, layout: Layout) -> None:
+        """Take a slot. One that a process with other counters left (an upgrade) starts anew."""
+        memory = mmap.mmap(descriptor, SLOT_BYTES, offset=slot * SLOT_BYTES)
+        self._cells = memoryview(memory).cast("q")
+        self._layout = layout
+        self._routes = layout.routes
+        if self._cells[0] != layout.mark:
+            memory[:] = bytes(SLOT_BYTES)
+            self._cells[0] = layout.mark
+        for name in GAUGES:
+            self.set(name, 0)
+
+    def count(
+        self, route: str, method: str, status: int, received: int, sent: int, seconds: float
+    ) -> None:
+        """One request. ``status`` is the class, 1 to 5, or 6 for a client that left."""
+        cells = self._cells
+        base = self._routes[route]
+        cells[base + _METHOD_AT.get(method, _OTHER_AT) + status - 1] += 1
+        if received:
+            cells[base + _RECEIVED] += received
+        cells[base + _SENT] += sent
+        cells[base + _NANOSECONDS] += int(seconds * 1e9)
+        cells[base + _BUCKET + bisect_left(BOUNDS, seconds)] += 1
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count something else."""
+        self._cells[self._layout.tallies[name]] += count
+
+    def set(self, name: str, value: int) -> None:
+        """Set a gauge."""
+        self._cells[self._layout.tallies[name]] = value
+
+
+class Board:
+    """All slots, summed."""
+
+    def __init__(self, descriptor: int, layout: Layout) -> None:
+        self._layout = layout
+        size = os.fstat(descriptor).st_size
+        memory = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)).cast("q")
+        step = SLOT_BYTES // 8
+        self._slots = [memory[at : at + step] for at in range(0, size // 8, step)]
+
+    def sums(self) -> list[int]:
+        """Every cell's sum. Slots that a process with other counters left do not count."""
+        live = [slot[: self._layout.cells] for slot in self._slots if slot[0] == self._layout.mark]
+        return [sum(cells) for cells in zip(*live, strict=True)] or [0] * self._layout.cells
+
+    def rows(self, sums: Sequence[int]) -> dict[str, Row]:
+        """Route to its numbers, of those that were ever asked for."""
+        rows = {}
+        for route, base in self._layout.routes.items():
+            requests = {
+                (method, name): count
+                for method, at in _METHOD_AT.items()
+                for index, name in enumerate(CLASSES)
+                if (count := sums[base + at + index])
+            }
+            if requests:
+                rows[route] = Row(
+                    requests,
+                    sums[base + _RECEIVED],
+                    sums[base + _SENT],
+                    sums[base + _NANOSECONDS] / 1e9,
+                    sums[base + _BUCKET : base + _ROW],
+                )
+        return rows
+
+    def tallies(self, sums: Sequence[int]) -> dict[str, int]:
+        """The other counters and the gauges."""
+        return {name: sums[at] for name, at in self._layout.tallies.items()}

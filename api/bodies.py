@@ -1,0 +1,122 @@
+"""Bodies of requests: streamed in bounded pieces, and got rid of when nobody reads them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from .oci_errors import OciError
+
+DRAIN_BYTES_MAX: Final = 1 << 20
+"""Unread bytes that are taken in so that the connection can go on; with more it is closed."""
+
+LINGER_BYTES_MAX: Final = 16 << 20
+"""Unread bytes taken in after a last answer: closing at once would reset the connection, and
+with it the answer that the client may not have read yet."""
+
+DRAIN_SECONDS: Final = 1.0
+"""Longest time for either."""
+
+IDLE_SECONDS = 60.0
+"""A body of which nothing comes for so long is given up: 408. What came before it is kept."""
+
+
+class BrokenBody(OciError):
+    """The client vanished, or broke the framing, before its body was complete."""
+
+
+def _awaits_go_ahead(request: web.Request) -> bool:
+    return request.headers.get("Expect", "").lower() == "100-continue"
+
+
+async def expect(request: web.Request) -> None:
+    """The routes' handler of Expect (RFC 9110 section 10.1.1): 100 is sent by the first read.
+
+    So a request that is refused on its headers alone never has to send its body.
+    """
+    if "Expect" in request.headers and not _awaits_go_ahead(request):
+        raise OciError("UNSUPPORTED", "only 100-continue can be expected", status=417)
+
+
+async def chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """The body as it arrives, in pieces of at most the read buffer (128 KiB).
+
+    Raises BrokenBody, and 415 for an encoded body: digests are of the bytes as sent.
+    """
+    content = request.content
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise OciError("UNSUPPORTED", "content encodings are not supported", status=415)
+    if _awaits_go_ahead(request):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The interim answer is not part of the response that follows.
+        request.writer.output_size = 0
+    try:
+        while not content.at_eof():
+            async with asyncio.timeout(IDLE_SECONDS):
+                data = await content.readany()
+            if data:
+                yield data
+    except TimeoutError as error:
+        raise BrokenBody(
+            "BLOB_UPLOAD_INVALID", "nothing of the body came for too long", status=408
+        ) from error
+    except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
+        raise BrokenBody("BLOB_UPLOAD_INVALID", "the body ended early") from error
+
+
+async def read_bounded(request: web.Request, limit: int, code: str) -> bytes:
+    """The whole body, of at most ``limit`` bytes. Raises 413 with ``code``, and BrokenBody."""
+    too_large = OciError(code, f"the body is over the limit of {limit} bytes", status=413)
+    if (request.content_length or 0) > limit:
+        raise too_large
+    body = bytearray()
+    async for data in chunks(request):
+        body += data
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+async def settle(request: web.Request, response: web.StreamResponse) -> None:
+    """Deal with what is left of a body that the answer did not wait for.
+
+    Little is taken in, so that the connection can be used again. Otherwise the answer is sent at
+    once as the last one, and the connection closed after a bounded linger.
+    """
+    if request.content.is_eof() or not request.body_exists or response.prepared:
+        return
+    length = request.content_length
+    # Where the body is not coming, there is nothing to wait for.
+    stopped = response.keep_alive is False
+    waiting = "Expect" in request.headers and request.content.total_bytes == 0
+    lingering = not (stopped or waiting)
+    small = length is None or length <= DRAIN_BYTES_MAX
+    if lingering and small and await _discard(request, DRAIN_BYTES_MAX):
+        return
+    response.force_close()
+    with suppress(ConnectionError):  # the client is gone: nobody waits for the answer
+        await response.prepare(request)
+        await response.write_eof()
+    if lingering:
+        await _discard(request, LINGER_BYTES_MAX)
+    if request.protocol is not None:
+        request.protocol.force_close()
+
+
+async def _discard(request: web.Request, limit: int) -> bool:
+    """Read and forget up to ``limit`` bytes. True when that was all of the body."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while not request.content.at_eof() and limit > 0:
+                limit -= len(await request.content.readany())
+    except TimeoutError:
+        return False
+    except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
+        # The connection is broken; the answer has nowhere to go, or is the last one.
+        return False
+    return request.content.at_eof()

@@ -1,0 +1,161 @@
+"""The ``holdfast`` command.
+
+Commands of other nouns live in modules of their own, which COMMANDS names: a module is imported
+when its command is used, so that ``holdfast env`` does not pay for the HTTP server.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import shlex
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from .cli_errors import EXIT_CODES, INTERRUPTED
+from .cli_options import data_option, example
+
+COMMANDS: Final[dict[str, str]] = {
+    "bench": "cli_bench:bench",
+    "check": "cli_check:check",
+    "completion": "cli_completion:completion",
+    "config": "cli_serve:config",
+    "export": "cli_layout:export",
+    "image": "cli_image:image",
+    "import": "cli_layout:import_",
+    "key": "cli_key:key",
+    "namespace": "cli_namespace:namespace",
+    "restore": "cli_snapshot:restore",
+    "scrub": "cli_scrub:scrub",
+    "serve": "cli_serve:serve",
+    "snapshot": "cli_snapshot:snapshot",
+    "sweep": "cli_sweep:sweep",
+    "tag": "cli_tag:tag",
+    "undelete": "cli_undelete:undelete",
+    "usage": "cli_usage:usage",
+}
+"""Command to ``module:attribute`` in this package, for example ``"gc": "cli_gc:gc"``."""
+
+HEALTH_SECONDS: Final = 5.0
+
+
+class _Commands(click.Group):
+    """A group that finds the commands of COMMANDS by importing their modules when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None or cmd_name not in COMMANDS:
+            return found
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+@click.version_option(package_name="holdfast", prog_name="holdfast", message="%(prog)s %(version)s")
+def holdfast() -> None:
+    """A container registry over an embedded blob engine.
+
+    Options of serve can also be given as HOLDFAST_<NAME> in the environment, and in a file
+    (--config); options win over the environment, which wins over the file. The other commands
+    work on a running server (--server, or the SCW_ variables that holdfast env
+    prints) or on a data directory (--data).
+    """
+
+
+@holdfast.command(epilog=example("env --data data"))
+@data_option
+def env(data: str) -> None:
+    """Print what clients need, for ``eval "$(holdfast env)"``.
+
+    These are the variables of the Scaleway clients, with the owner key, and HOLDFAST_REGISTRY,
+    which is what docker calls the registry.
+    """
+    from .datadir import read_note
+    from .owner import OwnerError, load_owner
+
+    directory = Path(data)
+    try:
+        owner = load_owner(directory)
+    except OwnerError as error:
+        raise click.ClickException(str(error)) from error
+    note = read_note(directory)
+    if owner is None or note is None:
+        raise click.ClickException(f"no server has run on {directory} yet: holdfast serve does it")
+    variables = {
+        "SCW_ACCESS_KEY": owner.access_key,
+        "SCW_SECRET_KEY": owner.secret_key,
+        "SCW_DEFAULT_PROJECT_ID": owner.project_id,
+        "SCW_PROJECT_ID": owner.project_id,
+        "SCW_DEFAULT_ORGANIZATION_ID": owner.organization_id,
+        "SCW_ORGANIZATION_ID": owner.organization_id,
+        "SCW_DEFAULT_REGION": note.region,
+        "SCW_REGION": note.region,
+        "SCW_API_URL": note.url,
+        "HOLDFAST_REGISTRY": note.registry,
+    }
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@holdfast.command(epilog=example("health --data data && echo ready"))
+@data_option
+def health(data: str) -> None:
+    """Ask the running server whether it is ready. Exit code 0 means yes."""
+    from .datadir import read_note
+
+    note = read_note(Path(data))
+    if note is None:
+        raise click.ClickException(f"no server has run on {data} yet")
+    connection = http.client.HTTPConnection(note.listen, timeout=HEALTH_SECONDS)
+    if note.tls:
+        from .tls import loopback_context
+
+        connection = http.client.HTTPSConnection(
+            note.listen, timeout=HEALTH_SECONDS, context=loopback_context()
+        )
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        text = answer.read(1000).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        raise click.ClickException(f"{note.listen} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise click.ClickException(f"{note.listen} is not ready: {text}")
+    click.echo(text)
+
+
+def main() -> None:
+    """Run the command line. What went wrong is one line on standard error."""
+    try:
+        code = holdfast.main(prog_name="holdfast", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        click.echo(f"holdfast: {error.format_message()}{hint}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"holdfast: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

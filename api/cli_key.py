@@ -1,0 +1,108 @@
+"""``holdfast key``: create, list, revoke."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import click
+
+from .cli_options import confirm, example, yes_option
+from .cli_output import Table, moment
+from .cli_session import Session, managing
+
+_SPAN: Final = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+
+_COLUMNS: Final[Table] = {
+    "access key": lambda item: item.access_key,
+    "project": lambda item: item.project_id or "all",
+    "permission": lambda item: item.permission,
+    "expires": lambda item: moment(item.expires_at),
+    "description": lambda item: item.description,
+}
+_FIELDS: Final[Table] = {**_COLUMNS, "created": lambda item: moment(item.created_at)}
+_NEW_FIELDS: Final[Table] = {
+    "access key": lambda item: item.access_key,
+    "secret key": lambda item: item.secret_key,
+    **_FIELDS,
+}
+
+
+def parse_when(text: str) -> datetime:
+    """So much from now (``90d``, ``12h``, ``30m``), or a date and time with a zone."""
+    span = _SPAN.fullmatch(text)
+    try:
+        if span is not None:
+            return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
+        when = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        when = None
+    if when is None or when.tzinfo is None:
+        raise click.BadParameter(f"{text!r} is no moment such as 90d or 2030-01-31T12:00:00Z")
+    return when
+
+
+@click.group()
+def key() -> None:
+    """Keys: who may push, pull and manage."""
+
+
+@key.command(
+    epilog=example(
+        "key create --read-only --expires 90d --description 'the cluster pulls'",
+    )
+)
+@click.option(
+    "--project-id",
+    type=click.UUID,
+    help="The one project it is for.  [env: SCW_DEFAULT_PROJECT_ID]",
+)
+@click.option("--all-projects", is_flag=True, help="For all projects, as far as your own key.")
+@click.option("--read-only", is_flag=True, help="It may pull and look, and change nothing.")
+@click.option("--expires", type=parse_when, metavar="WHEN", help="Such as 90d, 12h, or a date.")
+@click.option("--description", default="", metavar="TEXT", help="For people.")
+@managing
+async def create(
+    session: Session,
+    *,
+    project_id: UUID | None,
+    all_projects: bool,
+    read_only: bool,
+    expires: datetime | None,
+    description: str,
+) -> None:
+    """Create a key. Its secret is printed now and never again."""
+    if all_projects and project_id is not None:
+        raise click.UsageError("--project-id and --all-projects exclude each other")
+    if not all_projects:
+        project_id = project_id or session.place.project_id
+        if project_id is None:
+            raise click.UsageError("which project? --project-id, or --all-projects")
+    fields = {
+        "project_id": project_id,
+        "permission": "read" if read_only else "full",
+        "expires_at": expires,
+        "description": description,
+    }
+    session.show(await session.management.create_key(fields), _NEW_FIELDS)
+
+
+@key.command("list", epilog=example("key list"))
+@click.option("--project-id", type=click.UUID, help="Only those of this project.")
+@managing
+async def list_(session: Session, *, project_id: UUID | None) -> None:
+    """List keys, without their secrets."""
+    session.show_all(await session.management.keys(project_id=project_id), _COLUMNS)
+
+
+@key.command(epilog=example("key revoke SCWXXXXXXXXXXXXXXXXX --yes"))
+@click.argument("access_key")
+@yes_option
+@managing
+async def revoke(session: Session, *, access_key: str, yes: bool) -> None:
+    """Revoke a key: it is refused from now on."""
+    confirm(f"Revoke key {access_key}?", yes=yes)
+    session.show(await session.management.revoke_key(access_key), _FIELDS)

@@ -1,0 +1,174 @@
+"""``holdfast namespace``: create, list, get, update, settings, delete."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import click
+
+from .cli_options import confirm, example, parse_size, yes_option
+from .cli_output import Table, exact_size, moment, size
+from .cli_session import Session, managing
+from .management_views import NamespaceAnswer, SettingsAnswer
+
+_COLUMNS: Final[Table] = {
+    "name": lambda item: item.name,
+    "images": lambda item: item.image_count,
+    "size": lambda item: size(item.size),
+    "public": lambda item: item.is_public,
+    "status": lambda item: item.status,
+    "id": lambda item: item.id_,
+}
+_FIELDS: Final[Table] = {
+    "name": lambda item: item.name,
+    "id": lambda item: item.id_,
+    "endpoint": lambda item: item.endpoint,
+    "description": lambda item: item.description,
+    "region": lambda item: item.region,
+    "project": lambda item: item.project_id,
+    "public": lambda item: item.is_public,
+    "status": lambda item: item.status,
+    "images": lambda item: item.image_count,
+    "size": lambda item: exact_size(item.size),
+    "created": lambda item: moment(item.created_at),
+    "updated": lambda item: moment(item.updated_at),
+}
+_SETTINGS: Final[Table] = {
+    "quota": lambda item: "none" if item.quota is None else exact_size(item.quota),
+    "immutable tags": lambda item: " ".join(item.immutable_tags),
+    "locked": lambda item: item.locked,
+}
+
+_visibility = click.option("--public/--private", "is_public", default=None, help="Who may pull.")
+_description = click.option("--description", metavar="TEXT", help="For people.")
+
+
+@click.group()
+def namespace() -> None:
+    """Namespaces: what images are grouped in.
+
+    NAMESPACE is a name or an id.
+    """
+
+
+@namespace.command(epilog=example("namespace create team --description 'images of the team'"))
+@click.argument("name")
+@_description
+@_visibility
+@click.option("--project-id", type=click.UUID, help="Whose it is.  [env: SCW_DEFAULT_PROJECT_ID]")
+@managing
+async def create(
+    session: Session,
+    *,
+    name: str,
+    description: str | None,
+    is_public: bool | None,
+    project_id: UUID | None,
+) -> None:
+    """Create a namespace."""
+    fields = {
+        "name": name,
+        "description": description,
+        "is_public": is_public,
+        "project_id": project_id or session.place.project_id,
+    }
+    session.show(await session.management.create_namespace(fields), _FIELDS)
+
+
+@namespace.command("list", epilog=example("namespace list --json"))
+@click.option("--project-id", type=click.UUID, help="Only those of this project.")
+@managing
+async def list_(session: Session, *, project_id: UUID | None) -> None:
+    """List the namespaces of a region."""
+    session.show_all(await session.management.namespaces(project_id=project_id), _COLUMNS)
+
+
+@namespace.command(epilog=example("namespace get team"))
+@click.argument("namespace")
+@managing
+async def get(session: Session, *, namespace: str) -> None:
+    """Show a namespace with its exact numbers."""
+    session.show(await session.management.namespace(namespace), _FIELDS)
+
+
+@namespace.command(epilog=example("namespace update team --public"))
+@click.argument("namespace")
+@_description
+@_visibility
+@managing
+async def update(
+    session: Session, *, namespace: str, description: str | None, is_public: bool | None
+) -> None:
+    """Change the description or the visibility."""
+    if description is None and is_public is None:
+        raise click.UsageError("nothing to change: --description, --public or --private")
+    found = await session.management.namespace(namespace)
+    fields = {"description": description, "is_public": is_public}
+    session.show(await session.management.update_namespace(found.id_, fields), _FIELDS)
+
+
+@namespace.command(
+    epilog=example(
+        "namespace settings team",
+        "namespace settings team --quota 50GiB --immutable-tag 'v*'",
+    )
+)
+@click.argument("namespace")
+@click.option("--quota", type=parse_size, metavar="SIZE", help="Upper bound of its size.")
+@click.option("--no-quota", is_flag=True, help="Remove the bound.")
+@click.option(
+    "--immutable-tag",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Tags that are neither moved nor deleted, repeatable; replaces the patterns there were.",
+)
+@click.option("--no-immutable-tags", is_flag=True, help="Remove the patterns.")
+@click.option("--lock/--unlock", "locked", default=None, help="Refuse pushes, updates, deletes.")
+@managing
+async def settings(
+    session: Session,
+    *,
+    namespace: str,
+    quota: int | None,
+    no_quota: bool,
+    patterns: tuple[str, ...],
+    no_immutable_tags: bool,
+    locked: bool | None,
+) -> None:
+    """Show quota, immutable tags and lock; change those that are given."""
+    if (no_quota and quota is not None) or (no_immutable_tags and patterns):
+        raise click.UsageError("an option and its opposite are given")
+    fields: dict[str, object] = {}
+    if quota is not None or no_quota:
+        fields["quota"] = quota
+    if patterns or no_immutable_tags:
+        fields["immutable_tags"] = list(patterns)
+    if locked is not None:
+        fields["locked"] = locked
+    found = await session.management.namespace(namespace)
+    session.show(await _settings(session, found, fields), _SETTINGS)
+
+
+async def _settings(
+    session: Session, found: NamespaceAnswer, fields: dict[str, object]
+) -> SettingsAnswer:
+    if fields:
+        return await session.management.update_settings(found.id_, fields)
+    return await session.management.settings(found.id_)
+
+
+@namespace.command(epilog=example("namespace delete team --yes"))
+@click.argument("namespace")
+@yes_option
+@managing
+async def delete(session: Session, *, namespace: str, yes: bool) -> None:
+    """Delete a namespace and all that is in it.
+
+    It can be brought back for a while: see holdfast undelete.
+    """
+    found = await session.management.namespace(namespace)
+    told = f"{found.image_count} images, {size(found.size)}"
+    confirm(f"Delete namespace {found.name} ({told})?", yes=yes)
+    session.show(await session.management.delete_namespace(found.id_), _FIELDS)

@@ -1,0 +1,48 @@
+"""The address of a client, seen through proxies that are believed."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from aiohttp import web
+
+from .context import AppSettings
+from .origin import from_proxy, is_trusted
+
+HOPS_MAX: Final = 32
+"""Entries of X-Forwarded-For that are looked at, from the nearest on."""
+
+
+def client_address(request: web.Request, settings: AppSettings) -> str:
+    """The nearest address that is no trusted proxy; empty on a unix socket.
+
+    Each proxy adds whom it was asked by at the end of X-Forwarded-For, so the list is read from
+    there, and only as far as proxies are trusted: what a client wrote itself is never believed.
+    """
+    nearest = request.remote or ""
+    if not from_proxy(request, settings):
+        return nearest
+    header = ",".join(request.headers.getall("X-Forwarded-For", ()))
+    for text in reversed(header.rsplit(",", HOPS_MAX)[-HOPS_MAX:]):
+        try:
+            address = ip_address(text.strip())
+        except ValueError:
+            return nearest
+        nearest = str(address)
+        if not is_trusted(nearest, settings):
+            break
+    return nearest
+
+
+def neighbourhood(address: str) -> str:
+    """What one client can have: an IPv4 address, or the /64 of an IPv6 one."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(IPv6Network((parsed, 64), strict=False))
+    return address

@@ -1,0 +1,260 @@
+"""One client's connection: aiohttp's, with bounds on what comes before a request is understood.
+
+What is no HTTP is answered in OCI form and noted in one line, never with a traceback; a body whose
+framing breaks ends at once; a request head has limits in size and time, and a client that takes
+nothing of its answers is given up. RFC 9112.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+from uuid import uuid4
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_server import Server
+
+from . import sendfile
+from .oci_errors import OciError
+from .transfer import API_VERSION
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""Of one request head that comes in pieces. A piece is at most what is read at once, 256 KiB."""
+
+HEAD_SECONDS = 30.0
+"""Longest time from the first byte of a head to its last."""
+
+LINGER_SECONDS: Final = 1.0
+"""How long a refused client may go on sending: closing at once could destroy the answer that it
+has not read yet."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Connection(RequestHandler):
+    """aiohttp's connection with limits of ours."""
+
+    __slots__ = ("_body", "_broken", "_connections_max", "_head_bytes", "_left", "_stall")
+
+    def __init__(self, manager: Server, *, connections_max: int, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._connections_max = connections_max
+        self._body: StreamReader = EMPTY_PAYLOAD
+        """Of the newest request that was understood."""
+        self._head_bytes = 0
+        """Of a head that is not complete."""
+        self._broken = False
+        """Whether the parser gave up: nothing that comes has a meaning any more."""
+        self._left: asyncio.Event | None = None
+        self._stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve it, or say that there are too many."""
+        super().connection_made(transport)
+        manager = self._manager
+        assert manager is not None
+        if len(manager._connections) > self._connections_max:
+            _log.warning("over %d connections: one is refused", self._connections_max)
+            cast(asyncio.Transport, transport).write(_FULL)
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop what waits for the client."""
+        if self._stall is not None:
+            self._stall.cancel()
+        if self._left is not None:
+            self._left.set()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Nothing more comes."""
+        if self._left is not None:
+            self._left.set()
+        super().eof_received()
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        super().pause_writing()
+        self._stall = self._loop.call_later(sendfile.STALL_SECONDS, self._give_up)
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        if self._stall is not None:
+            self._stall.cancel()
+        super().resume_writing()
+
+    def _give_up(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and watch over what is not understood yet."""
+        if self._broken:
+            return
+        inside = not self._body.is_eof()
+        count = self._request_count
+        super().data_received(data)
+        if self._request_count == count:
+            if data and not inside:
+                self._head_grew(len(data))
+            return
+        self._head_bytes = 0
+        newest, body = self._messages[-1]
+        if isinstance(newest, _ErrInfo):
+            self._break(newest.exc)
+        else:
+            self._body = body
+
+    def _head_grew(self, count: int) -> None:
+        begun = self._head_bytes > 0
+        self._head_bytes += count
+        waiter, timer = self._waiter, self._keepalive_handle
+        if self._head_bytes > HEAD_BYTES_MAX:
+            error = LineTooLong(b"", HEAD_BYTES_MAX)
+            self._messages.append((_ErrInfo(431, error, error.message), EMPTY_PAYLOAD))
+            self._break(error)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        elif not begun and timer is not None:
+            # The timer of idle connections closes this one too if nothing is understood by then.
+            timer.cancel()
+            self._next_keepalive_close_time = self._loop.time() + HEAD_SECONDS
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
+
+    def _break(self, error: BaseException) -> None:
+        """The parser gave up. It does not tell whoever reads a body, who would wait for more."""
+        self._broken = True
+        if not self._body.is_eof():
+            self._body.set_exception(web.RequestPayloadError(str(error)))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no request, or to a mistake of ours. The connection closes."""
+        name = str(uuid4())
+        if isinstance(exc, HttpProcessingError):
+            status = self._status(status, exc)
+            _log.info("%s %s: %d, %s", name, request.remote, status, _reason(exc))
+            error = OciError("UNSUPPORTED", _MESSAGES[status], status=status)
+        else:
+            self.logger.error("%s: unexpected error, status %d", name, status, exc_info=exc)
+            error = OciError("UNKNOWN", status=status)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        response = error.response()
+        response.headers.update(API_VERSION)
+        response.headers["X-Request-Id"] = name
+        response.force_close()
+        return response
+
+    def _status(self, status: int, error: HttpProcessingError) -> int:
+        if isinstance(error, LineTooLong) and status == 400:
+            return 414 if error.args[1] == self.max_line_size else 431
+        return status
+
+    def _make_error_handler(
+        self, err_info: _ErrInfo
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            response = self.handle_error(request, err_info.status, err_info.exc)
+            await response.prepare(request)
+            await response.write_eof()
+            await self._linger()
+            return response
+
+        return handler
+
+    async def _linger(self) -> None:
+        """End our side, and wait a moment for the client to end its own."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or not transport.can_write_eof():
+            return
+        left = self._left = asyncio.Event()
+        transport.write_eof()
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await left.wait()
+        except TimeoutError:
+            # It had its time.
+            return
+
+
+def _reason(error: HttpProcessingError) -> str:
+    """What the parser says, without the bytes that it goes on to show: they may be secrets."""
+    kind = type(error).__name__
+    if isinstance(error, InvalidURLError):
+        return kind
+    said = re.split(r"[:\n]", error.message, maxsplit=1)[0]
+    return f"{kind}: {said}"
+
+
+_MESSAGES: Final = {
+    400: "this is not a valid HTTP request",
+    414: "the request target is too long",
+    431: "the request headers are too long",
+}
+
+
+def _refusal(error: OciError) -> bytes:
+    body = error.body()
+    lines = (
+        f"HTTP/1.1 {error.status} Service Unavailable",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Retry-After: 1",
+        "Connection: close",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+_FULL: Final = _refusal(OciError("UNAVAILABLE", "too many connections"))
+
+
+class Site(web.SockSite):
+    """A listening socket whose connections are of the kind above."""
+
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        sock: Any,
+        *,
+        backlog: int,
+        connections_max: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(runner, sock, backlog=backlog, ssl_context=tls)
+        self._connections_max = connections_max
+
+    async def start(self) -> None:
+        """As SockSite, with connections of our own."""
+        await web.BaseSite.start(self)
+        server = self._runner.server
+        assert isinstance(server, Server)
+        loop = asyncio.get_running_loop()
+        options = {**server._kwargs, "connections_max": self._connections_max, "loop": loop}
+        unix = self._sock.family == socket.AF_UNIX
+        make: Callable[..., Awaitable[asyncio.Server]]
+        make = loop.create_unix_server if unix else loop.create_server
+        self._server = await make(
+            lambda: self._connection(server, options),
+            sock=self._sock,
+            backlog=self._backlog,
+            ssl=self._ssl_context,
+        )
+
+    def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
+        return Connection(server, **options)

@@ -1,0 +1,101 @@
+"""The server's own files in a data directory, beside those of the store.
+
+``server.lock`` is held by the running server, ``server.json`` says where it was last reached,
+``owner.json`` has the owner key.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+LOCK_FILE: Final = "server.lock"
+NOTE_FILE: Final = "server.json"
+OWNER_FILE: Final = "owner.json"
+
+
+class DirectoryInUse(Exception):
+    """Another server runs on the data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"{directory} is in use by another server")
+
+
+class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server of a data directory listens, for commands that run beside it."""
+
+    listen: str
+    """``host:port`` as a client on this machine reaches it."""
+
+    url: str
+    """Base URL of both APIs."""
+
+    region: str
+    """The default region."""
+
+    registry: str
+    """``host[:port]`` of the default region, as ``docker push`` takes it."""
+
+    tls: bool = False
+    """Whether ``listen`` speaks TLS."""
+
+
+def lock(directory: Path) -> int:
+    """Take the server lock and return its file descriptor; closing it gives the lock back.
+
+    Raises DirectoryInUse, and OSError when the directory cannot be written.
+    """
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DirectoryInUse(directory) from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def replace_file(path: Path, content: bytes, mode: int) -> None:
+    """Write a whole file so that a crash leaves the old content or the new, never a mixture.
+
+    It is durable on return. Only one process at a time may write a path: the one with the lock.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    with suppress(FileNotFoundError):
+        temporary.unlink()  # of a process that died here; made anew for its mode
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    temporary.replace(path)
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def write_note(directory: Path, note: ServerNote) -> None:
+    """Record where the server is reached."""
+    content = msgspec.json.format(msgspec.json.encode(note)) + b"\n"
+    replace_file(directory / NOTE_FILE, content, 0o644)
+
+
+def read_note(directory: Path) -> ServerNote | None:
+    """Where the server was last reached; None when no server ran here, or the file is damaged."""
+    try:
+        content = (directory / NOTE_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(content, type=ServerNote)
+    except msgspec.MsgspecError:
+        return None

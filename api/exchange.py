@@ -1,0 +1,164 @@
+"""One request of the distribution API, parsed and authenticated: what its handler is given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from holdfast.engine import Digest, InvalidDigest, Key, Repository, Store
+
+from .access import FULL_NAME_CHARS_MAX, Caller, Gate
+from .oci_errors import JSON, OciError
+from .queries import Query, parse_query
+from .rights import Action
+from .v2_paths import Target
+
+RESULTS_MAX: Final = 1000
+"""Results on one page; a larger ``n`` is cut to it, and answered with a Link."""
+
+EXPIRY_WARNING: Final = timedelta(days=7)
+"""How long before a key's end a push is answered with a Warning."""
+
+_NUMBER: Final = re.compile(r"\d{1,9}", re.ASCII)
+_DIGEST: Final = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):[A-Za-z0-9=_-]+", re.ASCII)
+_DIGEST_CHARS_MAX: Final = 256
+_KEPT_ALGORITHMS: Final = ("sha256", "sha512")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request with its caller; ``target`` holds the repository's name as it was asked for."""
+
+    request: web.Request
+    gate: Gate
+    caller: Caller
+    target: Target
+
+    @property
+    def store(self) -> Store:
+        """The store that this application serves."""
+        return self.gate.store
+
+    @property
+    def query(self) -> Query:
+        """The parameters of the query string."""
+        return parse_query(self.request.rel_url.raw_query_string)
+
+    async def repository(
+        self, action: Action, *, hint: Action | None = None, also: str = ""
+    ) -> Repository:
+        """The repository of the path, for a caller who may do that there.
+
+        ``hint`` and ``also`` are for the challenge, as in ``Gate.repository``. Raises OciError as
+        ``rights.TABLE`` says, and NAME_INVALID.
+        """
+        name = self.target.name
+        if len(self.gate.origin.host) + 1 + len(name) > FULL_NAME_CHARS_MAX:
+            raise OciError("NAME_INVALID", "host and name have over 255 characters together")
+        return await self.gate.repository(self.caller, name, action, hint=hint, also=also)
+
+    def location(self, *parts: str) -> str:
+        """The path of something in this repository, relative to the host."""
+        return "/".join((f"{self.gate.prefix}/v2/{self.target.name}", *parts))
+
+    def not_modified(self, digest: str) -> bool:
+        """Whether If-None-Match names this digest, quoted, weak or bare (RFC 9110 13.1.2)."""
+        header = self.request.headers.get("If-None-Match")
+        if header is None:
+            return False
+        return header.strip() == "*" or digest in etags(header)
+
+
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+def etags(header: str) -> list[str]:
+    """The entity tags of a conditional header, without quotes and weakness marks."""
+    return [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
+
+
+def content_headers(digest: Digest | str, *, fixed: bool) -> dict[str, str]:
+    """The headers of content under a digest. ``fixed``: it was asked for by that digest."""
+    headers = {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
+    if fixed:
+        headers["Cache-Control"] = "max-age=31536000, immutable"
+    return headers
+
+
+def json_response(document: Any, headers: dict[str, str] | None = None) -> web.Response:
+    """200 with a JSON document and the exact type ``application/json``."""
+    response = web.Response(body=msgspec.json.encode(document), headers=headers)
+    response.headers["Content-Type"] = JSON
+    return response
+
+
+def read_digest(text: str, unknown: str) -> Digest:
+    """The digest that something is asked by.
+
+    Raises DIGEST_INVALID for a malformed one, and the code ``unknown`` for one of an algorithm
+    that is not kept: nothing can be there under it.
+    """
+    try:
+        return Digest.parse(text)
+    except InvalidDigest:
+        match = _DIGEST.fullmatch(text) if len(text) <= _DIGEST_CHARS_MAX else None
+        if match is None or match.group(1) in _KEPT_ALGORITHMS:
+            raise
+        raise OciError(unknown) from None
+
+
+def page_size(query: Query) -> int | None:
+    """The parameter ``n``, cut to what a page holds; None where it is not given.
+
+    Raises PAGINATION_NUMBER_INVALID for what is not a natural number.
+    """
+    text = query.first("n")
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise OciError("PAGINATION_NUMBER_INVALID")
+    return min(int(text), RESULTS_MAX)
+
+
+def last_name(query: Query, chars_max: int) -> str:
+    """The parameter ``last`` for a listing of names of ASCII characters, at most that many.
+
+    Cut to what still sorts the same among such names, whatever a client sends.
+    """
+    text = query.first("last") or ""
+    for index, character in enumerate(text):
+        if not " " <= character <= "~":
+            # Sorts before every name that goes on here, or after all of them.
+            text = text[:index] + ("~" * 2 if character > "~" else "")
+            break
+    return text[: chars_max + 1]
+
+
+def next_link(path: str, query: Query, **values: str | None) -> dict[str, str]:
+    """The Link header to the next page (RFC 8288), other parameters kept."""
+    return {"Link": f'<{path}?{query.with_values(**values)}>; rel="next"'}
+
+
+def expiry_warning(key: Key | None) -> dict[str, str]:
+    """A Warning header (OCI distribution-spec, "Warnings") for a key that is about to expire."""
+    if key is None or key.expires_at is None:
+        return {}
+    if key.expires_at - datetime.now(UTC) > EXPIRY_WARNING:
+        return {}
+    return warning(f"the key expires at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def warning(text: str) -> dict[str, str]:
+    """A Warning header with a text that clients show (OCI distribution-spec, "Warnings").
+
+    The agent is a bare hyphen, and there is no date. Other than printable ASCII becomes ``?``.
+    """
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:1024])
+    quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return {"Warning": f'299 - "{quoted}"'}

@@ -1,0 +1,97 @@
+"""What a worker measures, limits and records besides serving: made of its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from holdfast.engine import Store
+
+from .audit import Audit
+from .board import Board, Layout, Slot
+from .context import AppSettings
+from .fast_answers import Lane
+from .limits import Limits
+from .metered_lane import MeteredLane
+from .metrics import Metrics, Reporter
+from .settings import Settings
+from .watch import ROUTES, Watch
+
+
+class Instruments:
+    """Board, limits, audit log and metrics of one worker.
+
+    ``board`` and ``limits`` are descriptors of what all workers share; there is a board only where
+    there are metrics.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        app_settings: AppSettings,
+        store: Store,
+        *,
+        board: int | None,
+        slot: int,
+        limits: int,
+    ) -> None:
+        """Raises OSError where the audit log cannot be opened."""
+        self._settings = settings
+        self._app_settings = app_settings
+        self._store = store
+        layout = Layout(ROUTES)
+        self._board = None if board is None else Board(board, layout)
+        self._slot = None if board is None else Slot(board, slot, layout)
+        self._reporter = None if self._slot is None else Reporter(store, self._slot)
+        self._limits = Limits(limits, settings.rates)
+        self._audit = None if settings.audit_log is None else Audit(settings.audit_log)
+        self._task: asyncio.Task[None] | None = None
+        self._scrapes: web.AppRunner | None = None
+
+    def install(self, app: web.Application) -> None:
+        """Watch an application. Call it before the application runs."""
+        Watch(self._app_settings, slot=self._slot, limits=self._limits, audit=self._audit).install(
+            app
+        )
+
+    async def lane(self) -> Lane | None:
+        """The fast lane, unless every request has to be looked at as a whole."""
+        settings = self._settings
+        if not settings.fast_path or self._limits.asks or settings.tls_cert is not None:
+            return None
+        signing_key = await self._store.keys.signing_key()
+        if self._slot is None:
+            return Lane(self._store, self._app_settings, signing_key)
+        return MeteredLane(self._store, self._app_settings, signing_key, self._slot)
+
+    async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
+        """Begin to count what ``runner`` serves; answer scrapes on these sockets."""
+        if self._reporter is None or self._board is None:
+            return
+        self._reporter.server = runner.server
+        self._task = asyncio.create_task(self._reporter.forever(), name="metrics")
+        if sockets:
+            regions = self._settings.regions
+            metrics = Metrics(self._store, regions, self._board, self._reporter)
+            self._scrapes = web.AppRunner(metrics.application(), access_log=None)
+            await self._scrapes.setup()
+            for sock in sockets:
+                await web.SockSite(self._scrapes, sock).start()
+
+    async def stop(self) -> None:
+        """Put the last numbers on the board and let go of everything. May be called twice."""
+        if self._scrapes is not None:
+            await self._scrapes.cleanup()
+            self._scrapes = None
+        task, self._task = self._task, None
+        if task is not None and self._reporter is not None and self._slot is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            self._reporter.sync()
+            self._slot.set("connections", 0)
+        if self._audit is not None:
+            self._audit.close()
+            self._audit = None

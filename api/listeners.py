@@ -1,0 +1,216 @@
+"""The listening sockets of a server: for every address one socket for each worker.
+
+They share the port (SO_REUSEPORT), so the kernel spreads connections over the workers. The
+supervisor keeps them open: a connection that comes while a worker restarts waits in its queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from .settings import Address
+
+BACKLOG: Final = 1024
+"""Connections that wait to be accepted, for each socket. The kernel's own bound is 4096."""
+
+
+UNIX_MODE: Final = 0o660
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on. The text is one line; ``errno`` is the system's."""
+
+    def __init__(self, address: Address | Path, error: OSError) -> None:
+        reason = {
+            errno.EADDRINUSE: "the port is in use by another program",
+            errno.EADDRNOTAVAIL: "it is no address of this machine",
+            errno.EACCES: "the port needs more rights",
+        }.get(error.errno or 0, error.strerror or str(error))
+        super().__init__(f"cannot listen on {address}: {reason}")
+        self.errno = error.errno
+
+
+class Listeners:
+    """All sockets of one server. ``address`` is the main one, with its real port."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._groups: list[list[socket.socket]] = []
+        self._metrics: list[socket.socket] = []
+        self._unix: socket.socket | None = None
+        self._unix_path: Path | None = None
+        self.address: Address | None = None
+
+    def listen(self, address: Address) -> Address:
+        """Listen on every IP address of a host, and return the address with the real port.
+
+        Raises CannotListen; then nothing of it stays open.
+        """
+        try:
+            places = _resolve(address)
+        except OSError as error:
+            raise CannotListen(address, error) from None
+        groups: list[list[socket.socket]] = []
+        port = address.port or 0
+        try:
+            for family, host in places:
+                group = _group(family, host, port, self._workers)
+                groups.append(group)
+                port = group[0].getsockname()[1]
+        except OSError as error:
+            _close(groups)
+            raise CannotListen(address, error) from None
+        self._groups.extend(groups)
+        real = Address(address.host, port)
+        self.address = self.address or real
+        return real
+
+    def listen_too(self, endpoint: Address) -> bool:
+        """Listen on a region's endpoint if it names a free port of this machine.
+
+        False when it does not: then something else, such as a proxy, is expected to answer there.
+        """
+        if endpoint.port is None or self.address is None:
+            return False
+        if endpoint.port in self.ports():
+            return False
+        wildcard = self.address.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        if wildcard and not _is_local(endpoint):
+            return False
+        try:
+            self.listen(Address(self.address.host, endpoint.port) if wildcard else endpoint)
+        except CannotListen as error:
+            if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL} or (error.errno or 0) < 0:
+                return False
+            raise
+        return True
+
+    def listen_unix(self, path: Path) -> None:
+        """Listen on a unix socket, which all workers share (mode 0660). Raises CannotListen.
+
+        A socket that a killed server left is replaced; a living one, and any other file, is not.
+        """
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _clear(path)
+            listener.bind(os.fspath(path))
+            path.chmod(UNIX_MODE)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise CannotListen(path, error) from None
+        self._unix, self._unix_path = listener, path.absolute()
+
+    def listen_metrics(self, address: Address) -> Address:
+        """Listen for scrapes, which worker 0 answers; the real address. Raises CannotListen."""
+        try:
+            port = address.port or 0
+            for family, host in _resolve(address):
+                self._metrics += _group(family, host, port, 1)
+                port = self._metrics[0].getsockname()[1]
+        except OSError as error:
+            raise CannotListen(address, error) from None
+        return Address(address.host, port)
+
+    def of_metrics(self) -> list[socket.socket]:
+        """The sockets for scrapes."""
+        return list(self._metrics)
+
+    def ports(self) -> set[int]:
+        """The ports listened on."""
+        return {group[0].getsockname()[1] for group in self._groups}
+
+    def of_worker(self, index: int) -> list[socket.socket]:
+        """The sockets of one worker."""
+        shared = [] if self._unix is None else [self._unix]
+        return [*(group[index] for group in self._groups), *shared]
+
+    def close(self) -> None:
+        """Close this process's copies. The workers' own stay open."""
+        _close((*self._groups, self._metrics))
+        self._groups, self._metrics = [], []
+        if self._unix is not None and self._unix_path is not None:
+            self._unix_path.unlink(missing_ok=True)
+            self._unix.close()
+            self._unix = None
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that nobody listens on any more. Raises OSError (EADDRINUSE)."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "another program listens there")
+
+
+def _close(groups: Iterable[Iterable[socket.socket]]) -> None:
+    for group in groups:
+        for listener in group:
+            listener.close()
+
+
+def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
+    """The IP addresses of a host, each once. Raises OSError (negative errno: unknown name)."""
+    found = socket.getaddrinfo(
+        address.host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    )
+    return list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
+
+
+def _is_local(address: Address) -> bool:
+    """Whether a host is this machine: whether one of its IP addresses can be bound here."""
+    try:
+        places = _resolve(address)
+    except OSError:
+        return False
+    for family, host in places:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((host, 0))
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def _group(family: socket.AddressFamily, host: str, port: int, workers: int) -> list[socket.socket]:
+    """Listen once for each worker.
+
+    The first one listens alone before it shares: with SO_REUSEPORT from the start, a second
+    server would quietly take half of the connections instead of being told that the port is used.
+    """
+    group: list[socket.socket] = []
+    try:
+        for _ in range(workers):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            group.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            first = len(group) == 1
+            if not first:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+            if first:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                port = listener.getsockname()[1]
+    except OSError:
+        _close([group])
+        raise
+    return group

@@ -1,0 +1,321 @@
+"""The error bodies of the management API, and the one table from engine errors to them.
+
+Clients dispatch on ``type`` and drop to a generic error when a field is missing or of another
+type, so each body is a struct with all the fields that the official SDKs require. Every answer
+that is no success carries one of these, as ``application/json`` without parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast import engine
+
+Reason = Literal["unknown", "required", "format", "constraint"]
+AuthReason = Literal["unknown_reason", "invalid_argument", "not_found", "expired"]
+Precondition = Literal["unknown_precondition", "resource_still_in_use", "protected_resource"]
+
+RESOURCES: Final[Mapping[str, str]] = {
+    "namespace": "registry_namespace",
+    "image": "registry_image",
+    "tag": "registry_tag",
+    "key": "registry_key",
+}
+"""Kinds of the engine under the names that Scaleway's permissions use; others stay as they are."""
+
+
+class ArgumentDetail(msgspec.Struct):
+    """One argument that is wrong, and how."""
+
+    argument_name: str
+    reason: Reason
+    help_message: str
+
+
+class PermissionDetail(msgspec.Struct):
+    """One right that is missing."""
+
+    resource: str
+    action: str
+
+
+class QuotaDetail(msgspec.Struct):
+    """One limit that was met; both numbers in units of ``resource``."""
+
+    resource: str
+    quota: Annotated[int, Meta(ge=0)]
+    current: Annotated[int, Meta(ge=0)]
+
+
+class InvalidArguments(msgspec.Struct, kw_only=True):
+    """Arguments are missing, malformed or out of bounds (400; 413 for a body over the limit)."""
+
+    message: str = "invalid argument(s)"
+    type: Literal["invalid_arguments"] = "invalid_arguments"
+    details: list[ArgumentDetail]
+
+
+class DeniedAuthentication(msgspec.Struct, kw_only=True):
+    """No key, an unknown key, or an expired one."""
+
+    message: str = "authentication is denied"
+    type: Literal["denied_authentication"] = "denied_authentication"
+    reason: AuthReason
+    method: Literal["unknown_method", "jwt", "api_key"] = "api_key"
+
+
+class PermissionsDenied(msgspec.Struct, kw_only=True):
+    """The key may not do this."""
+
+    message: str = "insufficient permissions"
+    type: Literal["permissions_denied"] = "permissions_denied"
+    details: list[PermissionDetail]
+
+
+class QuotasExceeded(msgspec.Struct, kw_only=True):
+    """A limit that somebody set is met."""
+
+    message: str = "quota exceeded"
+    type: Literal["quotas_exceeded"] = "quotas_exceeded"
+    details: list[QuotaDetail]
+
+
+class NotFoundBody(msgspec.Struct, kw_only=True):
+    """Nothing there: absent, or private to strangers (the two are byte-equal)."""
+
+    message: str
+    type: Literal["not_found"] = "not_found"
+    resource: str
+    resource_id: str
+
+
+class AlreadyExistsBody(msgspec.Struct, kw_only=True):
+    """The name is taken."""
+
+    message: str = "resource already exists"
+    type: Literal["already_exists"] = "already_exists"
+    resource: str
+    resource_id: str
+    help_message: str
+
+
+class TransientState(msgspec.Struct, kw_only=True):
+    """Another writer is at the object now."""
+
+    message: str = "resource is in a transient state"
+    type: Literal["transient_state"] = "transient_state"
+    resource: str
+    resource_id: str
+    current_state: str
+
+
+class PreconditionFailedBody(msgspec.Struct, kw_only=True):
+    """The object's state does not allow the step."""
+
+    message: str = "precondition is not respected"
+    type: Literal["precondition_failed"] = "precondition_failed"
+    precondition: Precondition
+    help_message: str
+
+
+class LockedBody(msgspec.Struct, kw_only=True):
+    """An operator locked the namespace."""
+
+    message: str = "resource is locked"
+    type: Literal["locked"] = "locked"
+    resource: str
+    resource_id: str
+
+
+class MethodNotAllowed(msgspec.Struct, kw_only=True):
+    """The path exists, but not with this method; ``Allow`` says with which."""
+
+    message: str = "method not allowed"
+    type: Literal["method_not_allowed"] = "method_not_allowed"
+
+
+class TooManyRequests(msgspec.Struct, kw_only=True):
+    """A key or an address asks too often; ``Retry-After`` says the same number of seconds."""
+
+    message: str
+    type: Literal["too_many_requests"] = "too_many_requests"
+    retry_after: Annotated[int, Meta(ge=1)]
+
+
+class InternalError(msgspec.Struct, kw_only=True):
+    """The server failed; its log says why."""
+
+    message: str = "internal error"
+    type: Literal["internal_error"] = "internal_error"
+
+
+class Unavailable(msgspec.Struct, kw_only=True):
+    """The store cannot serve this now: it is full or closing."""
+
+    message: str
+    type: Literal["unavailable"] = "unavailable"
+
+
+Body: TypeAlias = (
+    InvalidArguments
+    | DeniedAuthentication
+    | PermissionsDenied
+    | QuotasExceeded
+    | NotFoundBody
+    | AlreadyExistsBody
+    | TransientState
+    | PreconditionFailedBody
+    | LockedBody
+    | TooManyRequests
+    | MethodNotAllowed
+    | InternalError
+    | Unavailable
+)
+
+STATUS: Final[Mapping[type[Body], int]] = {
+    InvalidArguments: 400,
+    DeniedAuthentication: 401,
+    PermissionsDenied: 403,
+    QuotasExceeded: 403,
+    NotFoundBody: 404,
+    MethodNotAllowed: 405,
+    AlreadyExistsBody: 409,
+    TransientState: 409,
+    PreconditionFailedBody: 412,
+    LockedBody: 423,
+    TooManyRequests: 429,
+    InternalError: 500,
+    Unavailable: 503,
+}
+
+
+class ApiError(Exception):
+    """An answer that is no success: raised anywhere below a route, rendered at its top."""
+
+    def __init__(self, body: Body, status: int | None = None) -> None:
+        super().__init__(body.message)
+        self.body = body
+        self.status = STATUS[type(body)] if status is None else status
+
+
+def invalid(argument: str, reason: Reason, help_message: str) -> ApiError:
+    """400 for one argument."""
+    return ApiError(InvalidArguments(details=[ArgumentDetail(argument, reason, help_message)]))
+
+
+def denied(resource: str, action: str) -> ApiError:
+    """403: the key lacks the right to do ``action`` on that kind of object."""
+    detail = PermissionDetail(_resource(resource), action)
+    return ApiError(PermissionsDenied(details=[detail]))
+
+
+def not_found(kind: str, name: str | UUID) -> ApiError:
+    """404 in the form that all clients understand; ``name`` is the id as it was asked for."""
+    message = f"{kind.capitalize()} was not found"
+    return ApiError(NotFoundBody(message=message, resource=_resource(kind), resource_id=str(name)))
+
+
+def precondition_failed(precondition: Precondition, help_message: str) -> ApiError:
+    """412: the state of the object does not allow the step."""
+    return ApiError(PreconditionFailedBody(precondition=precondition, help_message=help_message))
+
+
+def _resource(kind: str) -> str:
+    return RESOURCES.get(kind, kind)
+
+
+def too_large(limit: int) -> ApiError:
+    """413 for a request body over ``limit`` bytes."""
+    detail = ArgumentDetail("body", "constraint", f"over the limit of {limit} bytes")
+    return ApiError(InvalidArguments(details=[detail]), 413)
+
+
+def too_slow(limit: float) -> ApiError:
+    """408 for a request body that took longer than ``limit`` seconds."""
+    detail = ArgumentDetail("body", "constraint", f"did not arrive within {limit:g} seconds")
+    return ApiError(InvalidArguments(details=[detail]), 408)
+
+
+def _quota(error: engine.QuotaExceeded) -> ApiError:
+    detail = QuotaDetail(error.resource, error.quota, error.current)
+    return ApiError(QuotasExceeded(details=[detail]))
+
+
+def _already_exists(error: engine.AlreadyExists) -> ApiError:
+    # The id of the other object stays unsaid: it may be a stranger's.
+    return ApiError(
+        AlreadyExistsBody(
+            resource=_resource(error.kind),
+            resource_id=error.name,
+            help_message=f"the {error.kind}'s name is taken",
+        )
+    )
+
+
+def _busy(error: engine.Busy) -> ApiError:
+    return ApiError(
+        TransientState(resource=_resource(error.kind), resource_id=error.name, current_state="busy")
+    )
+
+
+def _locked(error: engine.Locked) -> ApiError:
+    return ApiError(LockedBody(resource=_resource(error.kind), resource_id=error.name))
+
+
+def _protected(error: engine.Immutable) -> ApiError:
+    return precondition_failed("protected_resource", str(error))
+
+
+def _in_use(error: engine.InUse) -> ApiError:
+    return precondition_failed("resource_still_in_use", str(error))
+
+
+def _conflict(error: engine.EngineError) -> ApiError:
+    return precondition_failed("unknown_precondition", str(error))
+
+
+def _unavailable(error: engine.EngineError) -> ApiError:
+    return ApiError(Unavailable(message=str(error)))
+
+
+def _internal(_: engine.EngineError) -> ApiError:
+    return ApiError(InternalError())
+
+
+# One row a class; a class without a row takes its nearest base's.
+_TABLE: Final[Mapping[type[engine.EngineError], Callable[[Any], ApiError]]] = {
+    engine.NotFound: lambda error: not_found(error.kind, error.name),
+    engine.AlreadyExists: _already_exists,
+    engine.Invalid: lambda error: invalid(error.argument, "constraint", error.reason),
+    engine.MissingContent: _conflict,
+    engine.OffsetMismatch: _conflict,
+    engine.Conflict: _conflict,
+    engine.Busy: _busy,
+    engine.Locked: _locked,
+    engine.InUse: _in_use,
+    engine.Immutable: _protected,
+    engine.QuotaExceeded: _quota,
+    engine.Unusable: _internal,
+    engine.StorageFull: _unavailable,
+    engine.Closed: _unavailable,
+    engine.EngineError: _internal,
+}
+
+
+def error_of(error: engine.EngineError) -> ApiError:
+    """The answer to an engine error, by its class or the nearest base that the table knows."""
+    for cls in type(error).__mro__:
+        make = _TABLE.get(cls)
+        if make is not None:
+            return make(error)
+    return ApiError(InternalError())
+
+
+def raise_invalid(details: Sequence[ArgumentDetail]) -> NoReturn:
+    """400 for several arguments at once."""
+    raise ApiError(InvalidArguments(details=list(details)))

@@ -1,0 +1,163 @@
+"""Keys: create, list, get, revoke. Beyond Scaleway's API, where another service keeps them.
+
+A key of one project manages that project's keys; a key of all projects manages all. No key can
+make one that reaches further, or lives longer, than itself.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.engine import Key, Permission
+
+from .management_errors import (
+    PreconditionFailedBody,
+    denied,
+    invalid,
+    not_found,
+    precondition_failed,
+)
+from .management_views import KeyAnswer, KeysAnswer, NewKeyAnswer, key_answer, new_key_answer
+from .operation import BEYOND, Call, Nothing, Operation
+
+
+class ListKeys(msgspec.Struct, kw_only=True):
+    """A filter."""
+
+    project_id: UUID | None = None
+
+
+class CreateKey(msgspec.Struct, kw_only=True):
+    """Without ``project_id`` the key is of the project of the key that makes it, or of all."""
+
+    project_id: UUID | None = None
+    default_project_id: Annotated[
+        UUID | None,
+        Meta(
+            description="Where its namespaces go when nothing says otherwise; of keys of all "
+            "projects only, which take the maker's by default"
+        ),
+    ] = None
+    permission: Permission = "full"
+    description: Annotated[str, Meta(max_length=200)] = ""
+    expires_at: (
+        Annotated[
+            datetime, Meta(tz=True, description="At the latest when the key that makes it expires")
+        ]
+        | None
+    ) = None
+
+
+def _expiry(maker: Key, asked: datetime | None) -> datetime | None:
+    if asked is not None and asked <= datetime.now(UTC):
+        raise invalid("expires_at", "constraint", "must be in the future")
+    if maker.expires_at is None:
+        return asked
+    if asked is not None and asked > maker.expires_at:
+        raise invalid("expires_at", "constraint", "is after this key itself expires")
+    return asked or maker.expires_at
+
+
+async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
+    """A new key with its secret, which is never shown again."""
+    body, maker = call.body, call.key
+    project_id = body.project_id or maker.project_id
+    if project_id is not None and not maker.covers(project_id):
+        raise denied("key", "create")
+    default_project_id = project_id or body.default_project_id or maker.default_project_id
+    key, secret = await call.store.keys.create(
+        project_id=project_id,
+        default_project_id=default_project_id,
+        organization_id=call.organization_id,
+        permission=body.permission,
+        description=body.description,
+        expires_at=_expiry(maker, body.expires_at),
+    )
+    return new_key_answer(key, secret)
+
+
+async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
+    """The keys that this one manages, without their secrets."""
+    asked = call.query.project_id
+    if not call.lists(asked, None):
+        return KeysAnswer([], 0)
+    keys = await call.store.keys.list(project_id=asked or call.project_id)
+    return KeysAnswer([key_answer(key) for key in keys], len(keys))
+
+
+async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
+    """One key, without its secret."""
+    return key_answer(await _key_of(call))
+
+
+async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
+    """The key that was; requests with it are refused from now on."""
+    key = await _key_of(call)
+    if key.access_key == call.key.access_key and key.project_id is None:
+        # Else the last key of all projects could go, and with it all access to its project's keys.
+        raise precondition_failed(
+            "protected_resource", "a key of all projects is revoked with another such key"
+        )
+    await call.store.keys.revoke(key.access_key)
+    return key_answer(key)
+
+
+async def _key_of(call: Call[Any, Any]) -> Key:
+    """The key of the path; a stranger's answers as an absent one."""
+    access_key = call.names["access_key"]
+    key = await call.store.keys.get(access_key)
+    covered = call.project_id is None or key.project_id == call.project_id
+    if not covered:
+        raise not_found("key", access_key)
+    return key
+
+
+_ALL: Final = BEYOND + "/keys"
+_ONE: Final = _ALL + "/{access_key}"
+
+OPERATIONS: Final = (
+    Operation(
+        id="ListKeys",
+        method="GET",
+        path=_ALL,
+        summary="List keys",
+        handler=list_keys,
+        answer=KeysAnswer,
+        query=ListKeys,
+        writes=True,
+    ),
+    Operation(
+        id="CreateKey",
+        method="POST",
+        path=_ALL,
+        summary="Create a key",
+        handler=create_key,
+        answer=NewKeyAnswer,
+        body=CreateKey,
+        writes=True,
+    ),
+    Operation(
+        id="GetKey",
+        method="GET",
+        path=_ONE,
+        summary="Get a key",
+        handler=get_key,
+        answer=KeyAnswer,
+        writes=True,
+    ),
+    Operation(
+        id="RevokeKey",
+        method="DELETE",
+        path=_ONE,
+        summary="Revoke a key",
+        handler=revoke_key,
+        answer=KeyAnswer,
+        writes=True,
+        errors=(PreconditionFailedBody,),
+    ),
+)

@@ -1,0 +1,197 @@
+"""Retention of a namespace: its rules, what they would remove now, and doing it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.engine import Plan, RetentionRule
+
+from .management_auth import namespace_of
+from .management_errors import LockedBody
+from .operation import BEYOND_REGION, Call, Nothing, Operation
+
+Pattern = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._*?/-]+$")]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
+
+
+class Rule(msgspec.Struct, kw_only=True):
+    """What may go by itself; null where the rule does not look at something."""
+
+    images: Annotated[list[Pattern], Meta(min_length=1, max_length=32)] = msgspec.field(
+        default_factory=lambda: ["*"]
+    )
+    tags: Annotated[list[Pattern], Meta(min_length=1, max_length=32)] = msgspec.field(
+        default_factory=lambda: ["*"]
+    )
+    keep_last: (
+        Annotated[
+            int, Meta(ge=0, le=1_000_000, description="The newest tags that match always stay")
+        ]
+        | None
+    ) = None
+    older_than_days: Annotated[Days, Meta(description="Since the last push of the tag")] | None = (
+        None
+    )
+    not_pulled_for_days: (
+        Annotated[Days, Meta(description="Since the last pull or push of the tag")] | None
+    ) = None
+    untagged_older_than_days: (
+        Annotated[
+            Days, Meta(description="Of manifests that no tag, index or subject keeps: since pushed")
+        ]
+        | None
+    ) = None
+
+
+class Rules(msgspec.Struct, kw_only=True):
+    """All rules of a namespace; they replace the ones there were."""
+
+    rules: Annotated[list[Rule], Meta(max_length=32)]
+
+
+class RulesAnswer(msgspec.Struct, kw_only=True):
+    """The rules of a namespace."""
+
+    namespace_id: UUID
+    rules: list[Rule]
+
+
+class ExpiredAnswer(msgspec.Struct, kw_only=True):
+    """A tag that goes, or (``tag`` is null) a manifest without one."""
+
+    image_id: UUID
+    image: str
+    tag_id: UUID | None
+    tag: str | None
+    digest: str
+
+
+class PlanAnswer(msgspec.Struct, kw_only=True):
+    """What the rules remove, exactly."""
+
+    namespace_id: UUID
+    expired: list[ExpiredAnswer]
+    freed_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes on disk that it gives back when holds and trash are over: of the "
+            "whole store for a key of all projects, else as if there were no other project",
+        ),
+    ]
+
+
+def _plan_answer(call: Call[Nothing, Nothing], namespace_id: UUID, plan: Plan) -> PlanAnswer:
+    return PlanAnswer(
+        namespace_id=namespace_id,
+        expired=[
+            ExpiredAnswer(
+                image_id=item.image_id,
+                image=item.image,
+                tag_id=item.tag_id,
+                tag=item.tag,
+                digest=str(item.digest),
+            )
+            for item in plan.expired
+        ],
+        freed_bytes=plan.freed_bytes if call.project_id is None else plan.project_freed_bytes,
+    )
+
+
+async def _rules_answer(call: Call[Any, Any], namespace_id: UUID) -> RulesAnswer:
+    return RulesAnswer(
+        namespace_id=namespace_id,
+        rules=[
+            Rule(
+                images=list(rule.images),
+                tags=list(rule.tags),
+                keep_last=rule.keep_last,
+                older_than_days=rule.older_than_days,
+                not_pulled_for_days=rule.not_pulled_for_days,
+                untagged_older_than_days=rule.untagged_older_than_days,
+            )
+            for rule in await call.store.retention.get(namespace_id)
+        ],
+    )
+
+
+async def get_retention(call: Call[Nothing, Nothing]) -> RulesAnswer:
+    """The rules as they are."""
+    return await _rules_answer(call, (await namespace_of(call, "read")).id)
+
+
+async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
+    """The rules as they are now."""
+    namespace = await namespace_of(call, "write")
+    rules = [
+        RetentionRule(
+            images=tuple(rule.images),
+            tags=tuple(rule.tags),
+            keep_last=rule.keep_last,
+            older_than_days=rule.older_than_days,
+            not_pulled_for_days=rule.not_pulled_for_days,
+            untagged_older_than_days=rule.untagged_older_than_days,
+        )
+        for rule in call.body.rules
+    ]
+    await call.store.retention.set(namespace.id, rules)
+    return await _rules_answer(call, namespace.id)
+
+
+async def plan_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
+    """What the rules would remove now."""
+    namespace = await namespace_of(call, "read")
+    return _plan_answer(call, namespace.id, await call.store.retention.plan(namespace.id))
+
+
+async def apply_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
+    """What the rules removed."""
+    namespace = await namespace_of(call, "write")
+    return _plan_answer(call, namespace.id, await call.store.retention.apply(namespace.id))
+
+
+_PATH: Final = BEYOND_REGION + "/namespaces/{namespace_id}/retention"
+
+OPERATIONS: Final = (
+    Operation(
+        id="GetRetention",
+        method="GET",
+        path=_PATH,
+        summary="Get the retention rules of a namespace",
+        handler=get_retention,
+        answer=RulesAnswer,
+    ),
+    Operation(
+        id="UpdateRetention",
+        method="PATCH",
+        path=_PATH,
+        summary="Replace the retention rules of a namespace",
+        handler=update_retention,
+        answer=RulesAnswer,
+        body=Rules,
+        writes=True,
+        errors=(LockedBody,),
+    ),
+    Operation(
+        id="PlanRetention",
+        method="GET",
+        path=_PATH + "/plan",
+        summary="What the retention rules would remove now: a dry run",
+        handler=plan_retention,
+        answer=PlanAnswer,
+    ),
+    Operation(
+        id="ApplyRetention",
+        method="POST",
+        path=_PATH + "/apply",
+        summary="Remove now what the retention rules say",
+        handler=apply_retention,
+        answer=PlanAnswer,
+        writes=True,
+        errors=(LockedBody,),
+    ),
+)

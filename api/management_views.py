@@ -1,0 +1,365 @@
+"""What the management API answers: one struct per object, and how the engine's values become it.
+
+The structs are the answers' schemas too: the OpenAPI document is made from them. Every field is
+always present, arrays are never null, sizes are integers, times are UTC with six digits and ``Z``
+(clients in the wild parse no other form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.engine import Image, Key, Namespace, Page, Permission, Stats, Tag, TrashItem, Usage
+
+Timestamp = Annotated[
+    str,
+    Meta(
+        description="RFC 3339 in UTC with six fractional digits",
+        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+Bytes = Annotated[int, Meta(ge=0, description="Bytes")]
+Count = Annotated[int, Meta(ge=0)]
+ObjectStatus = Literal["unknown", "ready", "deleting", "error", "locked"]
+ImageVisibility = Literal["visibility_unknown", "inherit", "public", "private"]
+
+
+def timestamp(value: datetime) -> str:
+    """``2026-01-02T03:04:05.000006Z``: always six digits, always UTC."""
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+class NamespaceAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
+    """A namespace (Scaleway registry API, ``Namespace``)."""
+
+    id_: UUID
+    name: str
+    description: str
+    organization_id: UUID
+    project_id: UUID
+    status: ObjectStatus
+    status_message: str
+    endpoint: Annotated[
+        str, Meta(description="What `docker push` takes in front of `/image:tag`; no scheme")
+    ]
+    is_public: bool
+    size: Annotated[int, Meta(ge=0, description="Bytes: the sum of the sizes of its images")]
+    image_count: Count
+    region: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ImageAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
+    """An image (Scaleway registry API, ``Image``): what OCI calls a repository."""
+
+    id_: UUID
+    name: str
+    namespace_id: UUID
+    status: ObjectStatus
+    status_message: str
+    visibility: ImageVisibility
+    size: Annotated[int, Meta(ge=0, description="Bytes of its distinct configs and layers")]
+    tags: Annotated[list[str], Meta(description="The first 1000 tag names, in byte order")]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class TagAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
+    """A tag (Scaleway registry API, ``Tag``)."""
+
+    id_: UUID
+    name: str
+    image_id: UUID
+    status: ObjectStatus
+    digest: Annotated[str, Meta(description="Digest of the manifest, `sha256:<hex>`")]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class NamespacesAnswer(msgspec.Struct):
+    """A page of namespaces."""
+
+    namespaces: list[NamespaceAnswer]
+    total_count: Count
+
+
+class ImagesAnswer(msgspec.Struct):
+    """A page of images."""
+
+    images: list[ImageAnswer]
+    total_count: Count
+
+
+class TagsAnswer(msgspec.Struct):
+    """A page of tags."""
+
+    tags: list[TagAnswer]
+    total_count: Count
+
+
+class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
+    """Five numbers of a namespace, and what its deletion would free."""
+
+    namespace_id: UUID
+    size: Bytes
+    image_count: Count
+    unique_size: Annotated[int, Meta(ge=0, description="Bytes of its distinct blobs, once each")]
+    exclusive_size: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes of these that no other namespace links: of the whole store for a "
+            "key of all projects, else of the same project",
+        ),
+    ]
+    project_exclusive_size: Annotated[
+        int,
+        Meta(ge=0, description="Bytes that no other namespace of the same project links"),
+    ]
+    would_free: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Bytes that deleting it gives back, counted as exclusive_size is; null "
+            "where it was not asked for"
+        ),
+    ]
+
+
+class ImageUsageAnswer(msgspec.Struct, kw_only=True):
+    """What an image takes, and what its deletion would free."""
+
+    image_id: UUID
+    size: Bytes
+    tag_count: Count
+    would_free: Bytes
+
+
+class TagUsageAnswer(msgspec.Struct, kw_only=True):
+    """What the deletion of a tag would free."""
+
+    tag_id: UUID
+    would_free: Bytes
+
+
+class SettingsAnswer(msgspec.Struct, kw_only=True):
+    """What a namespace has beyond Scaleway's fields."""
+
+    namespace_id: UUID
+    immutable_tags: Annotated[
+        list[str],
+        Meta(description="Shell-style patterns: a matching tag is neither moved nor deleted"),
+    ]
+    quota: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Upper bound of the namespace's `size` in bytes; null for none"),
+    ]
+    locked: Annotated[
+        bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
+    ]
+
+
+class KeyAnswer(msgspec.Struct, kw_only=True):
+    """A key, without its secret."""
+
+    access_key: str
+    project_id: Annotated[UUID | None, Meta(description="null: a key of all projects")]
+    default_project_id: UUID
+    organization_id: UUID
+    permission: Permission
+    description: str
+    created_at: Timestamp
+    expires_at: Timestamp | None
+
+
+class NewKeyAnswer(KeyAnswer, kw_only=True):
+    """A new key: the only answer that ever carries its secret."""
+
+    secret_key: str
+
+
+class KeysAnswer(msgspec.Struct):
+    """Keys, all on one page."""
+
+    keys: list[KeyAnswer]
+    total_count: Count
+
+
+class StatsAnswer(msgspec.Struct, kw_only=True):
+    """Numbers of the whole store, for its operator."""
+
+    blobs: Count
+    blob_bytes: Annotated[int, Meta(ge=0, description="Bytes of all blobs, once each")]
+    stored_bytes: Annotated[int, Meta(ge=0, description="Bytes on disk")]
+    namespaces: Count
+    images: Count
+    uploads: Annotated[int, Meta(ge=0, description="Open upload sessions")]
+    garbage: Annotated[int, Meta(ge=0, description="Entries of the garbage queue")]
+    oldest_garbage: Timestamp | None
+    freed_bytes: Annotated[int, Meta(ge=0, description="Bytes given back since the store was made")]
+    trash: Annotated[int, Meta(ge=0, description="Deleted things that can still be brought back")]
+
+
+class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
+    """Something deleted that can be brought back until ``purge_at``."""
+
+    id_: UUID
+    kind: Literal["namespace", "image", "tag"]
+    name: str
+    namespace_id: UUID
+    purge_at: Timestamp
+
+
+class TrashAnswer(msgspec.Struct):
+    """What can be brought back, what goes next first."""
+
+    items: list[TrashItemAnswer]
+
+
+class RestoredAnswer(msgspec.Struct, rename={"id_": "id"}):
+    """What was brought back: the id it has, as before."""
+
+    id_: UUID
+
+
+def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:
+    """``endpoint`` is the host (and port) of the namespace's region, without a scheme."""
+    return NamespaceAnswer(
+        id_=value.id,
+        name=value.name,
+        description=value.description,
+        organization_id=value.organization_id,
+        project_id=value.project_id,
+        status=value.status,
+        status_message="",
+        endpoint=f"{endpoint}/{value.name}",
+        is_public=value.is_public,
+        size=value.size,
+        image_count=value.image_count,
+        region=value.region,
+        created_at=timestamp(value.created_at),
+        updated_at=timestamp(value.updated_at),
+    )
+
+
+def image_answer(value: Image) -> ImageAnswer:
+    """The engine's image in Scaleway's form; ``inherit`` is answered as it is."""
+    return ImageAnswer(
+        id_=value.id,
+        name=value.name,
+        namespace_id=value.namespace_id,
+        status=value.status,
+        status_message="",
+        visibility=value.visibility,
+        size=value.size,
+        tags=list(value.tags),
+        created_at=timestamp(value.created_at),
+        updated_at=timestamp(value.updated_at),
+    )
+
+
+def tag_answer(value: Tag) -> TagAnswer:
+    """The engine's tag in Scaleway's form."""
+    return TagAnswer(
+        id_=value.id,
+        name=value.name,
+        image_id=value.image_id,
+        status=value.status,
+        digest=str(value.digest),
+        created_at=timestamp(value.created_at),
+        updated_at=timestamp(value.updated_at),
+    )
+
+
+def images_answer(page: Page[Image]) -> ImagesAnswer:
+    """A page of images with the number of all."""
+    return ImagesAnswer([image_answer(item) for item in page.items], page.total)
+
+
+def tags_answer(page: Page[Tag]) -> TagsAnswer:
+    """A page of tags with the number of all."""
+    return TagsAnswer([tag_answer(item) for item in page.items], page.total)
+
+
+def namespace_usage_answer(
+    namespace_id: UUID, value: Usage, *, whole_store: bool, would_free: int | None
+) -> NamespaceUsageAnswer:
+    """``whole_store`` is for keys of all projects only: it tells what strangers store."""
+    return NamespaceUsageAnswer(
+        namespace_id=namespace_id,
+        size=value.size,
+        image_count=value.image_count,
+        unique_size=value.unique_size,
+        exclusive_size=value.exclusive_size if whole_store else value.project_exclusive_size,
+        project_exclusive_size=value.project_exclusive_size,
+        would_free=would_free,
+    )
+
+
+def settings_answer(value: Namespace) -> SettingsAnswer:
+    """The settings of a namespace."""
+    return SettingsAnswer(
+        namespace_id=value.id,
+        immutable_tags=list(value.immutable_tags),
+        quota=value.quota,
+        locked=value.status == "locked",
+    )
+
+
+def key_answer(value: Key) -> KeyAnswer:
+    """A key for listings."""
+    return KeyAnswer(
+        access_key=value.access_key,
+        project_id=value.project_id,
+        default_project_id=value.default_project_id,
+        organization_id=value.organization_id,
+        permission=value.permission,
+        description=value.description,
+        created_at=timestamp(value.created_at),
+        expires_at=None if value.expires_at is None else timestamp(value.expires_at),
+    )
+
+
+def new_key_answer(value: Key, secret: str) -> NewKeyAnswer:
+    """The answer to the creation of a key."""
+    return NewKeyAnswer(secret_key=secret, **msgspec.structs.asdict(key_answer(value)))
+
+
+def stats_answer(value: Stats) -> StatsAnswer:
+    """The numbers of the store."""
+    oldest = value.oldest_garbage
+    return StatsAnswer(
+        blobs=value.blobs,
+        blob_bytes=value.blob_bytes,
+        stored_bytes=value.stored_bytes,
+        namespaces=value.namespaces,
+        images=value.images,
+        uploads=value.uploads,
+        garbage=value.garbage,
+        oldest_garbage=None if oldest is None else timestamp(oldest),
+        freed_bytes=value.freed_bytes,
+        trash=value.trash,
+    )
+
+
+def trash_answer(items: Sequence[TrashItem]) -> TrashAnswer:
+    """The content of the trash."""
+    return TrashAnswer(
+        [
+            TrashItemAnswer(
+                id_=item.id,
+                kind=item.kind,
+                name=item.name,
+                namespace_id=item.namespace_id,
+                purge_at=timestamp(item.purge_at),
+            )
+            for item in items
+        ]
+    )

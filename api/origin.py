@@ -1,0 +1,92 @@
+"""Under which scheme, host and region a client reached us.
+
+Forwarded headers are believed only from configured proxies (``AppSettings.trusted_proxies``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from .context import AppSettings
+
+HOST_CHARS_MAX: Final = 255
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the client sees: ``host`` is ``host[:port]``, safe to put into a header."""
+
+    scheme: str
+    host: str
+    region: str
+
+
+def from_proxy(request: web.Request, settings: AppSettings) -> bool:
+    """Whether whoever connected is a proxy that is believed."""
+    if request.remote:
+        return is_trusted(request.remote, settings)
+    return settings.trust_unix and request.transport is not None
+
+
+def is_trusted(text: str, settings: AppSettings) -> bool:
+    """Whether an address is that of a trusted proxy."""
+    if not settings.trusted_proxies:
+        return False
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return any(address in network for network in settings.trusted_proxies)
+
+
+def _first(value: str | None) -> str:
+    """The first of a comma list: what the outermost proxy was asked."""
+    return (value or "").partition(",")[0].strip()
+
+
+def origin_of(request: web.Request, settings: AppSettings) -> Origin:
+    """Scheme, host and region of a request. A malformed Host counts as the default endpoint."""
+    scheme, host = request.scheme, request.headers.get("Host", "")
+    if from_proxy(request, settings):
+        scheme = _first(request.headers.get("X-Forwarded-Proto")).lower() or scheme
+        host = _first(request.headers.get("X-Forwarded-Host")) or host
+    if scheme not in ("http", "https"):
+        scheme = request.scheme
+    return origin_from(scheme, host, settings)
+
+
+def origin_from(scheme: str, host: str, settings: AppSettings) -> Origin:
+    """As ``origin_of``, from scheme and Host alone."""
+    if len(host) > HOST_CHARS_MAX or not _HOST.fullmatch(host):
+        host = settings.default_endpoint or "localhost"
+    return Origin(scheme, host, _region(scheme, host, settings))
+
+
+def _region(scheme: str, host: str, settings: AppSettings) -> str:
+    """The region whose endpoint the host is; the port may be left out where it is the scheme's."""
+    default_port = ":443" if scheme == "https" else ":80"
+    asked = host.lower().removesuffix(default_port)
+    for region, endpoint in settings.endpoints.items():
+        if endpoint.lower().removesuffix(default_port) == asked:
+            return region
+    return settings.default_region
+
+
+def token_url(origin: Origin, settings: AppSettings, prefix: str) -> str:
+    """The absolute URL of the token service as this client can reach it, on its region's host.
+
+    ``prefix`` is where the application is mounted; a configured public URL has its own.
+    """
+    if settings.public_url is None:
+        return f"{origin.scheme}://{origin.host}{prefix}/token"
+    if origin.region == settings.default_region:
+        return f"{settings.public_url}/token"
+    public = urlsplit(settings.public_url)
+    return f"{public.scheme}://{origin.host}{public.path}/token"

@@ -1,0 +1,93 @@
+"""What is known of the request that runs: for log lines, metrics, limits and the audit log.
+
+The server's middleware (``watch``) lays a trail; handlers write on it what they learn, wherever
+they are, without knowing who reads it. In an application without it nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import uuid4
+
+from holdfast.engine import Key
+
+OTHER: Final = "other"
+"""The route of what reaches no endpoint."""
+
+
+@dataclass(slots=True)
+class Trail:
+    """One request."""
+
+    request_id: str = field(default_factory=lambda: str(uuid4()))
+    address: str = ""
+    """The client's, as far as proxies may say so; empty on a unix socket."""
+
+    route: str = OTHER
+    """An endpoint or a path pattern: one of a fixed set."""
+
+    action: str = ""
+    """The operation of the management API, where it is one."""
+
+    actor: str = ""
+    """The access key; empty for nobody in particular."""
+
+    kind: str = ""
+    """Of the object: namespace, image, tag, key; manifest, blob, upload."""
+
+    id: str = ""
+    """The object's id or access key; of content its tag or digest."""
+
+    name: str = ""
+    """The object's name; of content its repository."""
+
+    region: str = ""
+    login_failed: bool = False
+    """Whether it came with a secret that belongs to no key."""
+
+    charge: Callable[[str], int] | None = None
+    """Counts a request of an access key; says how many seconds over its limit it is."""
+
+
+CURRENT: Final[ContextVar[Trail | None]] = ContextVar("holdfast.trail", default=None)
+
+
+def note_key(key: Key | None) -> int:
+    """The request is made with this key. 0, or after how many seconds it may be made."""
+    trail = CURRENT.get()
+    if trail is None or key is None:
+        return 0
+    trail.actor = key.access_key
+    return trail.charge(key.access_key) if trail.charge is not None else 0
+
+
+def note_failed_login() -> None:
+    """The request came with a secret that belongs to no key."""
+    trail = CURRENT.get()
+    if trail is not None:
+        trail.login_failed = True
+
+
+def note_target(route: str, kind: str, *, action: str = "", name: str = "", id: str = "") -> None:  # noqa: A002 - as the field
+    """What the request is about."""
+    trail = CURRENT.get()
+    if trail is not None:
+        trail.route, trail.action = route, action
+        trail.kind, trail.name, trail.id = kind, name, id
+
+
+def note_region(region: str) -> None:
+    """The region it belongs to."""
+    trail = CURRENT.get()
+    if trail is not None:
+        trail.region = region
+
+
+def note_object(id: str, name: str) -> None:  # noqa: A002 - as the field
+    """The object that it made or changed, which only the answer tells."""
+    trail = CURRENT.get()
+    if trail is not None:
+        trail.id, trail.name = id or trail.id, name or trail.name

@@ -1,0 +1,209 @@
+"""Upload sessions and mounts (OCI distribution-spec, end-4, 5, 6, 11, 13 and 14).
+
+The Location of a session is the same for its whole life: superseded ones are still valid.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from uuid import UUID
+
+from aiohttp import web
+
+from holdfast.engine import (
+    Blob,
+    Digest,
+    Invalid,
+    InvalidDigest,
+    NotFound,
+    OffsetMismatch,
+    Repository,
+    Upload,
+)
+
+from .bodies import chunks
+from .exchange import Exchange
+from .oci_errors import OciError, oci_error
+from .ranges import Span, parse_content_range
+
+SOURCES_MAX: Final = 100
+"""Repositories looked at for a mount that names none."""
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,254}", re.ASCII)
+
+
+def _session_headers(exchange: Exchange, upload_id: UUID, offset: int) -> dict[str, str]:
+    """Where the session is and what it has; clients parse ``0-0`` even before the first byte."""
+    return {
+        "Location": exchange.location("blobs/uploads", str(upload_id)),
+        "Range": f"0-{max(offset - 1, 0)}",
+        "Docker-Upload-UUID": str(upload_id),
+    }
+
+
+def _created(exchange: Exchange, digest: Digest) -> web.Response:
+    headers = {
+        "Location": exchange.location("blobs", str(digest)),
+        "Docker-Content-Digest": str(digest),
+    }
+    return web.Response(status=201, headers=headers)
+
+
+def _upload_id(exchange: Exchange) -> UUID:
+    text = exchange.target.item
+    try:
+        upload_id = UUID(text)
+    except ValueError:
+        raise OciError("BLOB_UPLOAD_UNKNOWN") from None
+    # UUID() takes braces and a urn prefix too; a Location never has them.
+    if str(upload_id) != text:
+        raise OciError("BLOB_UPLOAD_UNKNOWN")
+    return upload_id
+
+
+def _digest_parameter(exchange: Exchange) -> Digest:
+    text = exchange.query.first("digest")
+    if text is None:
+        raise OciError("DIGEST_INVALID", "the parameter digest is missing")
+    return Digest.parse(text)
+
+
+async def begin(exchange: Exchange) -> web.StreamResponse:
+    """POST: mount a blob, take one whole, or open a session."""
+    query = exchange.query
+    source = query.first("from")
+    # A client that takes scopes from the challenge needs the source in it.
+    also = f"repository:{source}:pull" if source and _NAME.fullmatch(source) else ""
+    repository = await exchange.repository("push", also=also)
+    mount = query.first("mount")
+    if mount is not None:
+        blob = await _mount(exchange, repository, mount, source)
+        if blob is not None:
+            return _created(exchange, Digest.parse(mount))
+    elif query.first("digest") is not None:
+        digest = _digest_parameter(exchange)
+        request = exchange.request
+        source_bytes = chunks(request)
+        await exchange.store.uploads.put(
+            repository, digest, source_bytes, length=request.content_length
+        )
+        return _created(exchange, digest)
+    algorithm = query.first("digest-algorithm") or "sha256"
+    upload = await exchange.store.uploads.begin(repository, algorithm=algorithm)
+    headers = _session_headers(exchange, upload.id, upload.offset)
+    return web.Response(status=202, headers=headers)
+
+
+async def _mount(
+    exchange: Exchange, repository: Repository, text: str, source: str | None
+) -> Blob | None:
+    """Mount from a repository that the caller may pull from; None opens a session instead.
+
+    Nothing about the source is ever an error: clients take one for a failed push.
+    """
+    try:
+        digest = Digest.parse(text)
+    except InvalidDigest:
+        return None
+    store, gate = exchange.store, exchange.gate
+    if source is None:
+        candidates = await store.holders(gate.origin.region, digest, limit=SOURCES_MAX)
+    else:
+        try:
+            found = await gate.find(source)
+        except Invalid:
+            return None
+        candidates = [] if found is None else [found]
+    for candidate in candidates:
+        if not gate.may_pull(exchange.caller, candidate):
+            continue
+        try:
+            blob = await store.mount(repository, digest, candidate)
+        except NotFound:
+            continue
+        if blob is not None:
+            return blob
+    return None
+
+
+async def status(exchange: Exchange) -> web.StreamResponse:
+    """GET of a session: how much of it is kept."""
+    repository = await exchange.repository("push")
+    upload = await exchange.store.uploads.get(repository, _upload_id(exchange))
+    headers = _session_headers(exchange, upload.id, upload.offset)
+    return web.Response(status=204, headers=headers)
+
+
+async def append(exchange: Exchange) -> web.StreamResponse:
+    """PATCH: the next chunk, or a stream of unknown length."""
+    repository = await exchange.repository("push")
+    upload_id = _upload_id(exchange)
+    upload = await _append(exchange, repository, upload_id)
+    headers = _session_headers(exchange, upload.id, upload.offset)
+    return web.Response(status=202, headers=headers)
+
+
+async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -> Upload:
+    offset, length = _chunk(exchange.request)
+    try:
+        return await exchange.store.uploads.append(
+            repository, upload_id, chunks(exchange.request), offset=offset, length=length
+        )
+    except OffsetMismatch as error:
+        raise _out_of_order(exchange, upload_id, error) from error
+
+
+async def finish(exchange: Exchange) -> web.StreamResponse:
+    """PUT: the last chunk, the whole blob or nothing, and the digest that it all must have."""
+    repository = await exchange.repository("push")
+    upload_id = _upload_id(exchange)
+    digest = _digest_parameter(exchange)
+    request = exchange.request
+    has_body = request.body_exists and request.content_length != 0
+    offset, length = _chunk(request) if has_body else (None, None)
+    try:
+        await exchange.store.uploads.finish(
+            repository,
+            upload_id,
+            digest,
+            chunks(request) if has_body else None,
+            offset=offset,
+            length=length,
+        )
+    except OffsetMismatch as error:
+        raise _out_of_order(exchange, upload_id, error) from error
+    return _created(exchange, digest)
+
+
+async def cancel(exchange: Exchange) -> web.StreamResponse:
+    """DELETE of a session. The right to push is enough: whoever began it may end it."""
+    repository = await exchange.repository("push")
+    await exchange.store.uploads.abort(repository, _upload_id(exchange))
+    return web.Response(status=204)
+
+
+def _chunk(request: web.Request) -> tuple[int | None, int | None]:
+    """Where the body goes and how long it is, as far as its headers say.
+
+    Raises SIZE_INVALID for a Content-Range that is malformed or contradicts Content-Length.
+    """
+    header = request.headers.get("Content-Range")
+    length = request.content_length
+    if header is None:
+        return None, length
+    span: Span | None = parse_content_range(header)
+    if span is None:
+        raise OciError("SIZE_INVALID", "Content-Range is not <first>-<last>")
+    if length is not None and length != span.length:
+        raise OciError(
+            "SIZE_INVALID", f"Content-Range is of {span.length} bytes, Content-Length of {length}"
+        )
+    return span.offset, span.length
+
+
+def _out_of_order(exchange: Exchange, upload_id: UUID, error: OffsetMismatch) -> OciError:
+    """416 with where the session stands; it goes on from there."""
+    answer = oci_error(error)
+    answer.headers.update(_session_headers(exchange, upload_id, error.offset))
+    return answer

@@ -1,0 +1,186 @@
+"""The server's middleware: lays the trail of each request, applies limits, counts, and audits."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Final, get_args
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from .audit import Audit
+from .board import GONE, Slot
+from .bodies import settle
+from .client_address import client_address, neighbourhood
+from .context import AppSettings
+from .limits import Kind, Limits
+from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
+from .management_auth import AUTH_HEADER
+from .management_errors import TooManyRequests
+from .oci_errors import too_many
+from .trail import CURRENT, OTHER, Trail
+from .v2_paths import Endpoint
+
+ROUTES: Final = (
+    OTHER,
+    *get_args(Endpoint),
+    "/token",
+    "/healthz",
+    "/readyz",
+    DOCUMENT_PATH,
+    *(operation.path for operation in OPERATIONS),
+)
+"""What requests are counted under: never what a client writes."""
+
+_KNOWN: Final = frozenset(ROUTES)
+_READS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+_NO_CHANGES: Final = frozenset(("/token", "exists"))
+"""Routes whose POST changes nothing."""
+
+_EXEMPT: Final = frozenset(("/healthz", "/readyz"))
+_MANAGEMENT: Final = ("/registry", "/holdfast")
+_DIGEST_CHARS_MAX: Final = 256
+
+
+class Watch:
+    """Everything that happens around the requests of one worker."""
+
+    def __init__(
+        self,
+        settings: AppSettings,
+        *,
+        slot: Slot | None = None,
+        limits: Limits | None = None,
+        audit: Audit | None = None,
+    ) -> None:
+        self._settings = settings
+        self._slot = slot
+        self._limits = limits
+        self._audit = audit
+
+    def install(self, app: web.Application) -> None:
+        """Watch an application. Call it before the application runs."""
+
+        @web.middleware
+        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._around(request, handler)
+
+        app.middlewares.insert(0, around)
+
+    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        trail = self._lay(request)
+        begun = perf_counter()
+        status = GONE + 1
+        response: web.StreamResponse | None = None
+        try:
+            response = self._refusal(request, trail)
+            if response is None:
+                response = await handler(request)
+            else:
+                await settle(request, response)
+            if request.transport is not None:
+                status = response.status // 100
+            return response
+        except web.HTTPException as error:
+            response = error
+            status = error.status // 100
+            raise
+        except ConnectionError:
+            raise
+        except Exception:
+            status = 5
+            raise
+        finally:
+            self._after(request, trail, response, status, perf_counter() - begun)
+
+    def _lay(self, request: web.Request) -> Trail:
+        trail = Trail(address=client_address(request, self._settings))
+        resource = request.match_info.route.resource
+        if resource is not None and resource.canonical in _KNOWN:
+            trail.route = resource.canonical
+        limits = self._limits
+        if limits is not None:
+            trail.charge = lambda access_key: self._take(limits, "key", access_key)
+        # Each request runs in a context of its own, so that this ends with it.
+        CURRENT.set(trail)
+        request["holdfast.trail"] = trail
+        return trail
+
+    def _take(self, limits: Limits, kind: Kind, who: str) -> int:
+        wait = limits.take(kind, who)
+        if wait and self._slot is not None:
+            self._slot.add(f"limited_{kind}")
+        return wait
+
+    def _refusal(self, request: web.Request, trail: Trail) -> web.Response | None:
+        limits = self._limits
+        if limits is None or not trail.address or trail.route in _EXEMPT:
+            return None
+        who = neighbourhood(trail.address)
+        if wait := self._take(limits, "address", who):
+            return _too_many(request, wait, "too many requests from this address")
+        if _logs_in(request) and (wait := limits.wait("login", who)):
+            if self._slot is not None:
+                self._slot.add("limited_login")
+            return _too_many(request, wait, "too many failed logins from this address")
+        return None
+
+    def _after(
+        self,
+        request: web.Request,
+        trail: Trail,
+        response: web.StreamResponse | None,
+        status: int,
+        seconds: float,
+    ) -> None:
+        slot = self._slot
+        if trail.login_failed:
+            if self._limits is not None and trail.address:
+                self._limits.take("login", neighbourhood(trail.address))
+            if slot is not None:
+                slot.add("failed_logins")
+        if slot is not None:
+            received = request.content.total_bytes
+            sent = 0 if status > GONE else _body_bytes(request, response)
+            slot.count(trail.route, request.method, status, received, sent, seconds)
+        if self._audit is not None and _changes(request, trail):
+            answered = response.status if response is not None else 0
+            if not self._audit.write(_complete(request, trail), request, answered) and slot:
+                slot.add("audit_failed")
+
+
+def _body_bytes(request: web.Request, response: web.StreamResponse | None) -> int:
+    if response is None or request.method == "HEAD" or response.status in (204, 304):
+        return 0
+    return response.content_length or response.body_length
+
+
+def _logs_in(request: web.Request) -> bool:
+    """Whether a request has a secret that will be looked up."""
+    if AUTH_HEADER in request.headers:
+        return True
+    if request.path == "/token" and request.method == "POST":
+        return True
+    return request.headers.get("Authorization", "")[:6].lower() == "basic "
+
+
+def _changes(request: web.Request, trail: Trail) -> bool:
+    return request.method not in _READS and trail.route not in _NO_CHANGES
+
+
+def _complete(request: web.Request, trail: Trail) -> Trail:
+    """The trail, with the digest that an upload names only in its query."""
+    if trail.route in ("upload", "uploads"):
+        named = request.query.get("digest") or request.query.get("mount")
+        if named:
+            trail.kind, trail.id = "blob", named[:_DIGEST_CHARS_MAX]
+    return trail
+
+
+def _too_many(request: web.Request, wait: int, message: str) -> web.Response:
+    """429 in the form of the API that was asked (RFC 6585 section 4)."""
+    if not request.path.startswith(_MANAGEMENT):
+        return too_many(wait, message).response()
+    body = msgspec.json.encode(TooManyRequests(message=message, retry_after=wait))
+    return web.Response(status=429, body=body, headers={**HEADERS, "Retry-After": str(wait)})

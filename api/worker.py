@@ -1,0 +1,201 @@
+"""One worker process: a store, the application, and the sockets the supervisor made.
+
+Started by the supervisor only, as ``python -m holdfast.api.worker``. It reads its WorkerConfig as
+one line of JSON from standard input, and stops when that pipe ends: the supervisor is gone then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from holdfast.engine import EngineError, Store, StoreConfig
+
+from .app import create_app
+from .connection import Site
+from .drain import Drain
+from .fast_answers import Lane
+from .fast_lane import LaneSite
+from .instruments import Instruments
+from .listeners import BACKLOG
+from .logs import ACCESS, AccessLogger, set_up
+from .settings import Settings
+from .tls import server_context
+
+CONFIG_BYTES_MAX: Final = 1 << 20
+READY: Final = b"R"
+KEEPALIVE_SECONDS: Final = 75.0
+"""Idle connections close after this; longer than the idle time of usual proxies, which is 60."""
+LINE_BYTES_MAX: Final = 16 * 1024
+"""Of a request line: a PUT of a manifest may carry a hundred tags of 128 characters."""
+FIELD_BYTES_MAX: Final = 32 * 1024
+"""Of a header: a token of many long scopes (``tokens.SCOPES_MAX``) is one."""
+DRAIN_SHARE: Final = 0.8
+"""Of the grace period, how much running requests get."""
+CANCEL_SHARE: Final = 0.05
+"""How much cancelled requests get, twice; the rest is for closing the store."""
+SWITCH_SECONDS: Final = 0.0005
+"""How long a hashing or committing thread may keep the interpreter from the event loop. With the
+default of 5 ms, small requests beside a busy thread take ten times as long."""
+
+log = logging.getLogger("holdfast.worker")
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is told. It has no secret: the store has what is needed of those."""
+
+    index: int
+    """Worker 0 also does the store's background work."""
+
+    sockets: tuple[int, ...]
+    """Inherited file descriptors, listening."""
+
+    ready: int
+    """Inherited descriptor of a pipe that gets READY once requests are served."""
+
+    organization_id: str
+    settings: Settings
+
+    slot: int
+    """This process's slot of the board."""
+
+    limits: int
+    """Inherited descriptor of the buckets that all workers share."""
+
+    board: int | None = None
+    """Inherited descriptor of the board; None where there are no metrics."""
+
+    metrics: tuple[int, ...] = ()
+    """Inherited file descriptors, listening for scrapes: of worker 0."""
+
+
+def encode_config(config: WorkerConfig) -> bytes:
+    """The line that a worker reads."""
+    return msgspec.json.encode(config, enc_hook=os.fspath) + b"\n"
+
+
+def decode_config(line: bytes) -> WorkerConfig:
+    """The inverse of ``encode_config``."""
+    return msgspec.json.decode(
+        line, type=WorkerConfig, dec_hook=lambda wanted, value: wanted(value)
+    )
+
+
+async def serve(config: WorkerConfig) -> None:
+    """Serve until SIGTERM, or until the supervisor is gone."""
+    settings = config.settings
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(sys.stdin.fileno(), _supervisor_gone, loop, stop)
+    async with Store.open(
+        settings.data, StoreConfig(background=config.index == 0), create=False
+    ) as store:
+        app_settings = settings.for_app(msgspec.convert(config.organization_id, UUID))
+        app = create_app(store, app_settings)
+        instruments = Instruments(
+            settings,
+            app_settings,
+            store,
+            board=config.board,
+            slot=config.slot,
+            limits=config.limits,
+        )
+        instruments.install(app)
+        drain = Drain()
+        drain.install(app)
+        runner = web.AppRunner(
+            app,
+            access_log=logging.getLogger(ACCESS) if settings.access_log else None,
+            access_log_class=AccessLogger,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=FIELD_BYTES_MAX,
+            shutdown_timeout=settings.grace_seconds * CANCEL_SHARE,
+        )
+        await runner.setup()
+        lane = await instruments.lane()
+        tls = _tls(settings)
+        try:
+            for descriptor in config.sockets:
+                sock = socket.socket(fileno=descriptor)
+                await _site(runner, sock, lane, settings.max_connections, tls).start()
+            await instruments.start(runner, [socket.socket(fileno=one) for one in config.metrics])
+            # What start-up made lives as long as the process: the collector need not look at it.
+            gc.collect()
+            gc.freeze()
+            os.write(config.ready, READY)
+            os.close(config.ready)
+            await stop.wait()
+            if lane is not None:
+                lane.close()
+            for site in list(runner.sites):
+                await site.stop()
+            if not await drain.wait(settings.grace_seconds * DRAIN_SHARE):
+                log.warning("stopping with requests that did not end")
+        finally:
+            await runner.cleanup()
+            await instruments.stop()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return server_context(settings.tls_cert, settings.tls_key)
+
+
+def _site(
+    runner: web.AppRunner,
+    sock: socket.socket,
+    lane: Lane | None,
+    connections_max: int,
+    tls: ssl.SSLContext | None,
+) -> Site:
+    """The unix socket has no TLS: its peer is a program of this machine."""
+    if sock.family == socket.AF_UNIX:
+        tls = None
+    if lane is None:
+        return Site(runner, sock, backlog=BACKLOG, connections_max=connections_max, tls=tls)
+    return LaneSite(runner, sock, lane, backlog=BACKLOG, connections_max=connections_max)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, which serves about twice as many small requests; asyncio's where it is missing."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _supervisor_gone(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    loop.remove_reader(sys.stdin.fileno())
+    stop.set()
+
+
+def main() -> None:
+    """Run one worker. Exit code 0 after a stop, 1 when it cannot serve."""
+    config = decode_config(sys.stdin.buffer.readline(CONFIG_BYTES_MAX))
+    set_up(config.settings.log_format, config.settings.log_level)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+            runner.run(serve(config))
+    except (EngineError, OSError, ValueError) as error:
+        log.critical("worker %d cannot serve: %s", config.index, error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
