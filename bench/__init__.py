@@ -1,0 +1,1 @@
+"""Load generators, and side-by-side reports of Holdfast and its peers."""
