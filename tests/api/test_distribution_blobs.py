@@ -1,0 +1,192 @@
+"""Reading and unlinking blobs (contract 2 and 10)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from distribution_support import Registry, digest_of, manifest, registry
+
+from holdfast.engine import Store, StoreConfig
+
+NAME = "team/app"
+LARGE = bytes(range(256)) * 2048
+SMALL = b"0123456789"
+
+
+@pytest.fixture(params=["memory", "disk"])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
+    config = StoreConfig(map_bytes=64 << 20, background=False)
+    disk = request.param == "disk"
+    opened = Store.open(tmp_path / "data", config) if disk else Store.memory(config)
+    async with registry(opened) as running:
+        await running.namespace("team")
+        yield running
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE, b""])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_get_and_head_agree(server: Registry, data: bytes, algorithm: str) -> None:
+    await server.blob(NAME, data)
+    digest = digest_of(data, algorithm)
+    if algorithm == "sha512":
+        path = f"/v2/{NAME}/blobs/uploads/?digest={digest}"
+        assert (await server.call("POST", path, data=data)).status == 201
+    got = await server.call("GET", f"/v2/{NAME}/blobs/{digest}")
+    head = await server.call("HEAD", f"/v2/{NAME}/blobs/{digest}")
+    assert got.status == head.status == 200
+    assert got.body == data
+    for answer in (got, head):
+        assert answer.headers["Content-Length"] == str(len(data))
+        assert answer.headers["Docker-Content-Digest"] == digest
+        assert answer.headers["ETag"] == f'"{digest}"'
+        assert answer.headers["Accept-Ranges"] == "bytes"
+        assert answer.headers["Cache-Control"] == "max-age=31536000, immutable"
+        if data:
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+async def test_ranges(server: Registry, data: bytes) -> None:
+    path = f"/v2/{NAME}/blobs/{await server.blob(NAME, data)}"
+    size = len(data)
+    for asked, first, last in (
+        ("0-1", 0, 1),
+        ("3-", 3, size - 1),
+        ("-4", size - 4, size - 1),
+        (f"2-{size * 2}", 2, size - 1),
+        (f"-{size * 2}", 0, size - 1),
+    ):
+        answer = await server.call("GET", path, headers={"Range": f"bytes={asked}"})
+        assert answer.status == 206, asked
+        assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{size}"
+        assert answer.headers["Content-Length"] == str(last - first + 1)
+        assert answer.body == data[first : last + 1]
+    for asked in (f"{size}-", f"{size}-{size + 1}", "5-0"):
+        answer = await server.call("GET", path, headers={"Range": f"bytes={asked}"})
+        assert (answer.status, answer.code) == (416, "RANGE_INVALID")
+        assert answer.headers["Content-Range"] == f"bytes */{size}"
+    for asked in ("lines=0-1", "bytes=x", "bytes=" + "0-0," * 30):
+        answer = await server.call("GET", path, headers={"Range": asked})
+        assert (answer.status, answer.body) == (200, data)
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+async def test_several_ranges_come_as_parts(server: Registry, data: bytes) -> None:
+    digest = await server.blob(NAME, data)
+    answer = await server.call(
+        "GET", f"/v2/{NAME}/blobs/{digest}", headers={"Range": "bytes=0-1,4-5,-2"}
+    )
+    assert answer.status == 206
+    kind, _, boundary = answer.headers["Content-Type"].partition("; boundary=")
+    assert kind == "multipart/byteranges"
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    first, *parts, last = answer.body.split(f"\r\n--{boundary}".encode())
+    assert (first, last) == (b"", b"--\r\n")
+    size = len(data)
+    for part, start in zip(parts, (0, 4, size - 2), strict=True):
+        head, _, body = part.partition(b"\r\n\r\n")
+        assert body == data[start : start + 2]
+        assert f"Content-Range: bytes {start}-{start + 1}/{size}".encode() in head
+
+
+async def test_a_range_of_an_empty_blob_is_all_of_it(server: Registry) -> None:
+    digest = await server.blob(NAME, b"")
+    answer = await server.call("GET", f"/v2/{NAME}/blobs/{digest}", headers={"Range": "bytes=0-"})
+    assert (answer.status, answer.body) == (200, b"")
+
+
+async def test_conditions(server: Registry) -> None:
+    digest = await server.blob(NAME, LARGE)
+    path = f"/v2/{NAME}/blobs/{digest}"
+    for method in ("GET", "HEAD"):
+        for tag in (f'"{digest}"', digest, f'W/"{digest}"', f'"x", "{digest}"', "*"):
+            answer = await server.call(method, path, headers={"If-None-Match": tag})
+            assert (answer.status, answer.body) == (304, b"")
+            assert answer.headers["ETag"] == f'"{digest}"'
+        answer = await server.call(method, path, headers={"If-None-Match": '"other"'})
+        assert answer.status == 200
+    ranged = {"Range": "bytes=0-1"}
+    answer = await server.call("GET", path, headers={**ranged, "If-Range": f'"{digest}"'})
+    assert answer.status == 206
+    answer = await server.call("GET", path, headers={**ranged, "If-Range": '"old"'})
+    assert (answer.status, answer.body) == (200, LARGE)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_blobs_that_are_not_there(server: Registry, method: str) -> None:
+    await server.blob(NAME, SMALL)
+    for digest, status, code in (
+        (digest_of(b"absent"), 404, "BLOB_UNKNOWN"),
+        (digest_of(SMALL, "sha512"), 404, "BLOB_UNKNOWN"),
+        ("blake3:" + "a" * 64, 404, "BLOB_UNKNOWN"),
+        ("sha256:short", 400, "DIGEST_INVALID"),
+        ("sha256:" + "A" * 64, 400, "DIGEST_INVALID"),
+        ("latest", 400, "DIGEST_INVALID"),
+        ("%zz", 400, "DIGEST_INVALID"),
+    ):
+        answer = await server.call(method, f"/v2/{NAME}/blobs/{digest}")
+        assert answer.status == status, digest
+        if method != "HEAD":
+            assert answer.code == code
+
+
+async def test_a_blob_is_readable_only_through_an_image_that_has_it(server: Registry) -> None:
+    digest = await server.blob(NAME, SMALL)
+    await server.blob("team/other", LARGE)
+    for name in ("team/other", "team/nothing"):
+        for method in ("GET", "HEAD"):
+            answer = await server.call(method, f"/v2/{name}/blobs/{digest}")
+            assert answer.status == 404
+    answer = await server.call("GET", f"/v2/team/other/blobs/{digest}")
+    assert answer.code == "BLOB_UNKNOWN"
+
+
+async def test_a_deleted_blob_is_gone_here_and_can_come_back(server: Registry) -> None:
+    digest = await server.blob(NAME, LARGE)
+    await server.blob(NAME, SMALL)
+    await server.blob("team/other", LARGE)
+    path = f"/v2/{NAME}/blobs/{digest}"
+    assert (await server.call("DELETE", path)).status == 202
+    assert (await server.call("HEAD", path)).status == 404
+    assert (await server.call("DELETE", path)).code == "BLOB_UNKNOWN"
+    assert (await server.call("GET", f"/v2/team/other/blobs/{digest}")).body == LARGE
+    await server.blob(NAME, LARGE)
+    assert (await server.call("GET", path)).body == LARGE
+
+
+async def test_a_blob_that_a_manifest_needs_stays(server: Registry) -> None:
+    config = await server.blob(NAME, b"{}")
+    answer = await server.put_manifest(NAME, "v1", manifest(config))
+    assert answer.status == 201
+    pushed = answer.headers["Docker-Content-Digest"]
+    answer = await server.call("DELETE", f"/v2/{NAME}/blobs/{config}")
+    assert (answer.status, answer.code) == (405, "UNSUPPORTED")
+    assert (await server.call("HEAD", f"/v2/{NAME}/blobs/{config}")).status == 200
+    # Without its tag the manifest still needs it; without the manifest nothing does.
+    assert (await server.call("DELETE", f"/v2/{NAME}/manifests/v1")).status == 202
+    assert (await server.call("DELETE", f"/v2/{NAME}/blobs/{config}")).status == 405
+    assert (await server.call("DELETE", f"/v2/{NAME}/manifests/{pushed}")).status == 202
+    assert (await server.call("DELETE", f"/v2/{NAME}/blobs/{config}")).status == 202
+    assert (await server.call("HEAD", f"/v2/{NAME}/blobs/{config}")).status == 404
+
+
+async def test_damage_is_not_served_and_a_push_heals_it(tmp_path: Path) -> None:
+    config = StoreConfig(map_bytes=64 << 20, background=False)
+    async with registry(Store.open(tmp_path / "data", config)) as server:
+        await server.namespace("team")
+        path = f"/v2/{NAME}/blobs/{await server.blob(NAME, LARGE)}"
+        files = [
+            file
+            for file in (tmp_path / "data").rglob("*")
+            if file.is_file() and file.stat().st_size == len(LARGE)
+        ]
+        assert len(files) == 1
+        with files[0].open("r+b") as file:
+            file.truncate(len(LARGE) - 1)
+        answer = await server.call("GET", path)
+        assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
+        assert str(tmp_path).encode() not in answer.body
+        await server.blob(NAME, LARGE)
+        assert (await server.call("GET", path)).body == LARGE

@@ -1,0 +1,105 @@
+"""Hosts, regions, proxies, prefixes: under which name a registry is reached (design, regions)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+
+import pytest
+from distribution_support import (
+    Registry,
+    digest_of,
+    registry,
+)
+
+from holdfast.api import AppSettings
+
+NAME = "team/app"
+
+
+PULL_PUSH = f"repository:{NAME}:pull,push"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Registry]:
+    async with registry() as running:
+        await running.namespace("team")
+        yield running
+
+
+async def test_regions_are_told_apart_by_host() -> None:
+    settings = AppSettings(endpoints={"nl-ams": "nl.example:5001", "pl-waw": "pl.example"})
+    async with registry(settings=settings) as server:
+        for region in ("fr-par", "nl-ams"):
+            await server.namespace("team", region=region)
+        nl = {"Host": "NL.example:5001"}
+        digest = digest_of(b"x")
+        path = f"/v2/{NAME}/blobs"
+        answer = await server.call(
+            "POST", f"{path}/uploads/?digest={digest}", data=b"x", headers=nl
+        )
+        assert answer.status == 201
+        assert (await server.call("HEAD", f"{path}/{digest}")).status == 404
+        assert (await server.call("HEAD", f"{path}/{digest}", headers=nl)).status == 200
+        assert (
+            await server.call("GET", "/v2/team/x/tags/list", headers={"Host": "pl.example:80"})
+        ).json["errors"][0]["message"] == "no repository team/x that this key may read"
+        # Tokens are of one region.
+        token = await server.token()
+        assert (await server.call("GET", "/v2/", token=token)).status == 200
+        assert (await server.call("GET", "/v2/", token=token, headers=nl)).status == 401
+        answer = await server.call("GET", "/v2/", secret=None, headers=nl)
+        assert 'realm="http://NL.example:5001/token"' in answer.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("host", ['a"b', "a b", "a\\b", "x" * 300, "a/b", "a:99999999", "é"])
+async def test_a_strange_host_does_not_get_into_the_challenge(server: Registry, host: str) -> None:
+    answer = await server.raw(
+        f"GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert b" 401 " in answer[:20] or b" 400 " in answer[:20]
+    if b" 401 " in answer[:20]:
+        assert b'realm="http://localhost/token"' in answer
+
+
+async def test_forwarded_headers_count_only_from_trusted_proxies() -> None:
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "hub.example"}
+    for proxies, realm in (
+        ((ip_network("127.0.0.0/8"),), "https://hub.example/token"),
+        ((ip_network("10.0.0.0/8"), ip_network("::1/128")), None),
+        ((), None),
+    ):
+        settings = AppSettings(trusted_proxies=proxies)
+        async with registry(settings=settings) as server:
+            answer = await server.call("GET", "/v2/", secret=None, headers=forwarded)
+            wanted = realm or f"{server.url}/token"
+            assert f'realm="{wanted}"' in answer.headers["WWW-Authenticate"]
+
+
+async def test_a_public_url_is_the_realm() -> None:
+    settings = AppSettings(public_url="https://hub.example/r", endpoints={"nl-ams": "nl.example"})
+    async with registry(settings=settings) as server:
+        answer = await server.call("GET", "/v2/", secret=None)
+        assert 'realm="https://hub.example/r/token"' in answer.headers["WWW-Authenticate"]
+        answer = await server.call("GET", "/v2/", secret=None, headers={"Host": "nl.example"})
+        assert 'realm="https://nl.example/r/token"' in answer.headers["WWW-Authenticate"]
+
+
+async def test_everything_works_below_a_prefix() -> None:
+    async with registry(prefix="/some/where") as server:
+        await server.namespace("team")
+        answer = await server.call("GET", "/some/where/v2/", secret=None)
+        realm = f'realm="{server.url}/some/where/token"'
+        assert realm in answer.headers["WWW-Authenticate"]
+        token = (await server.call("GET", f"/some/where/token?scope={PULL_PUSH}")).json["token"]
+        base = f"/some/where/v2/{NAME}"
+        answer = await server.call("POST", f"{base}/blobs/uploads/", token=token)
+        assert answer.location.startswith(f"{base}/blobs/uploads/")
+        digest = digest_of(b"x")
+        answer = await server.call(
+            "PUT", f"{answer.location}?digest={digest}", data=b"x", token=token
+        )
+        assert (answer.status, answer.location) == (201, f"{base}/blobs/{digest}")
+        assert (await server.call("GET", answer.location, token=token)).body == b"x"
+        assert (await server.call("GET", "/some/where/v2", secret=None)).status == 401
+        assert (await server.call("GET", "/some/where/v2/x/y")).status == 404

@@ -1,0 +1,348 @@
+"""What is hardly HTTP, or too much of it: a short answer in API form, one line in the log, and the
+connection closes. With the fast lane and without, in both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+from distribution_support import ORGANIZATION, OWNER_SECRET, PROJECT, basic, digest_of
+from wire_support import LAST, LOOPS, Client, CountingLane, connected, exchange, request, serving
+
+from holdfast.api import AppSettings, connection
+from holdfast.api.settings import BadSetting, Settings
+from holdfast.engine import Store, StoreConfig
+
+OWNER: Final = f"Authorization: {basic(OWNER_SECRET)}"
+LIMITS: Final[dict[str, Any]] = {"max_line_size": 16 * 1024, "max_field_size": 32 * 1024}
+"""As a worker has them."""
+
+
+@dataclass
+class Edge:
+    """How the servers of a test are made, and where they run."""
+
+    path: Path
+    loop: str
+    fast: bool
+
+    def run(self, story: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=LOOPS[self.loop]) as runner:
+            runner.run(story)
+
+    @asynccontextmanager
+    async def server(self, **options: Any) -> AsyncIterator[int]:
+        async with Store.open(self.path / "store", StoreConfig(background=False)) as store:
+            await store.keys.create(
+                project_id=None,
+                default_project_id=PROJECT,
+                organization_id=ORGANIZATION,
+                secret=OWNER_SECRET,
+            )
+            await store.namespaces.create(
+                "fr-par", "app", project_id=PROJECT, organization_id=ORGANIZATION
+            )
+            lane = None
+            if self.fast:
+                lane = CountingLane(store, AppSettings(), await store.keys.signing_key())
+            async with serving(store, lane=lane, **LIMITS, **options) as port:
+                yield port
+
+
+async def trickle(client: Client) -> None:
+    """Send a byte now and then, until the other side has had enough."""
+    while True:
+        await client.send(b"x")
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "uvloop-lane"])
+def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
+    loop, _, lane = request.param.partition("-")
+    return Edge(tmp_path, loop, bool(lane))
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What is logged of the requests."""
+    with caplog.at_level(logging.INFO):
+        yield caplog
+
+
+def quiet(lines: pytest.LogCaptureFixture) -> list[str]:
+    """The lines, none of which is an error or has a traceback."""
+    found = [line for line in lines.records if line.name.startswith(("holdfast", "aiohttp"))]
+    assert all(line.levelno <= logging.INFO and not line.exc_info for line in found), found
+    return [line.getMessage() for line in found]
+
+
+UPLOAD: Final = "POST /v2/app/web/blobs/uploads/ HTTP/1.1"
+BROKEN: Final[dict[str, tuple[int, bytes]]] = {
+    "noise": (400, b"\x00\xff\x01 what is this\r\n\r\n"),
+    "unknown method": (400, request("BREW /v2/ HTTP/1.1")),
+    "unknown version": (400, request("GET /v2/ HTTP/3.7")),
+    "another protocol": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "no host": (400, b"GET /v2/ HTTP/1.1\r\n\r\n"),
+    "two hosts": (400, request("GET /v2/ HTTP/1.1", "Host: a", "Host: b")),
+    "bare line feeds": (400, b"GET /v2/ HTTP/1.1\nHost: a\n\n"),
+    "bad target": (400, request("GET v2 HTTP/1.1")),
+    "null in the target": (400, b"GET /v2/\0 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "null in a header": (400, b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n"),
+    "folded header": (400, request("GET /v2/ HTTP/1.1", "X: a", " b")),
+    "blank before the colon": (400, request("GET /v2/ HTTP/1.1", "X : a")),
+    "no colon": (400, request("GET /v2/ HTTP/1.1", "X")),
+    "both lengths": (
+        400,
+        request(UPLOAD, OWNER, "Content-Length: 3", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    ),
+    "two lengths": (400, request(UPLOAD, OWNER, "Content-Length: 3", "Content-Length: 4")),
+    "signed length": (400, request(UPLOAD, OWNER, "Content-Length: +3")),
+    "negative length": (400, request(UPLOAD, OWNER, "Content-Length: -3")),
+    "huge length": (400, request(UPLOAD, OWNER, "Content-Length: " + "9" * 40)),
+    "unknown coding": (400, request(UPLOAD, OWNER, "Transfer-Encoding: chunked, gzip")),
+    "hidden coding": (400, request(UPLOAD, OWNER, "Transfer-Encoding: xchunked")),
+    "twice chunked": (
+        400,
+        request(UPLOAD, OWNER, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+    ),
+    "long target": (414, request(f"GET /v2/{'a' * 16_500} HTTP/1.1")),
+    "long header": (431, request("GET /v2/ HTTP/1.1", "X: " + "a" * 33_000)),
+    "long name": (431, request("GET /v2/ HTTP/1.1", "X" * 33_000 + ": a")),
+    "many headers": (400, request("GET /v2/ HTTP/1.1", *(f"X{n}: a" for n in range(200)))),
+    "endless headers": (
+        431,
+        request("GET /v2/ HTTP/1.1", *(f"X{n}: {'a' * 20_000}" for n in range(100))),
+    ),
+    "blank lines": (431, b"\r\n" * 40_000),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_requests(edge: Edge, name: str, lines: pytest.LogCaptureFixture) -> None:
+    status, sent = BROKEN[name]
+
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as client:
+            # In pieces, as a network would: what comes after the answer counts for nothing.
+            pieces = [sent[n : n + 30_000] for n in range(0, len(sent), 30_000)]
+            try:
+                await client.send(*pieces)
+            except ConnectionError:
+                assert len(pieces) > 1
+            answer = await client.rest()
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert int(head[9:12]) == status
+            assert head.count(b"HTTP/1.") == 1
+            assert b"Content-Type: application/json" in head
+            (error,) = msgspec.json.decode(body)["errors"]
+            assert error["code"] == "UNSUPPORTED"
+            assert b"X-Request-Id: " in head
+            request_id = head.partition(b"X-Request-Id: ")[2][:36].decode()
+            (line,) = quiet(lines)
+            assert line.startswith(f"{request_id} 127.0.0.1: {status}, ")
+            assert len(line) < 200
+            assert "\n" not in line
+
+    edge.run(story())
+
+
+def test_a_tls_client_gets_an_answer_that_it_recognizes(
+    edge: Edge, lines: pytest.LogCaptureFixture
+) -> None:
+    """Clients that try TLS first tell by it that the port is a plain one."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    session = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as client:
+            await client.send(outgoing.read())
+            assert (await client.rest()).startswith(b"HTTP/1.0 400 ")
+
+    edge.run(story())
+    assert len(quiet(lines)) == 1
+
+
+def test_no_secret_gets_into_the_log(edge: Edge, lines: pytest.LogCaptureFixture) -> None:
+    secret = "very-secret-thing"
+    broken = (
+        request("GET /v2/ HTTP/1.1", f"Authorization: {secret * 3000}"),
+        request("GET /v2/ HTTP/1.1", f"Authorization: {secret}\0"),
+        request("GET /v2/ HTTP/1.1", f"Authorization : {secret}"),
+        request(f"GET /v2/?{secret}\0 HTTP/1.1"),
+        request(f"GET {secret} HTTP/1.1"),
+        request(f"GET {secret}://? HTTP/1.1"),
+        request("GET /v2/ HTTP/1.1", f"Content-Length: {secret}"),
+        request(f"{secret} / HTTP/1.1"),
+    )
+
+    async def story() -> None:
+        async with edge.server() as port:
+            for sent in broken:
+                async with connected(port) as client:
+                    try:
+                        await client.send(sent)
+                    except ConnectionError:
+                        assert len(sent) > 30_000
+                    answer = await client.rest()
+                    assert answer.startswith(b"HTTP/1.0 4")
+                    assert secret.encode() not in answer
+
+    edge.run(story())
+    written = quiet(lines)
+    assert len(written) == len(broken)
+    assert not any("secret" in line for line in written)
+
+
+def test_what_was_asked_before_the_noise_is_answered(
+    edge: Edge, lines: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as client:
+            await client.send(request("GET /healthz HTTP/1.1"))
+            assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+            await client.send(b"noise\r\n\r\n")
+            assert (await client.rest()).startswith(b"HTTP/1.0 400 ")
+
+    edge.run(story())
+    assert len(quiet(lines)) == 1
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"zz\r\nabc\r\n",
+        b"-3\r\nabc\r\n",
+        b"3\r\nabcdef\r\n",
+        b"3 3\r\nabc\r\n",
+        b"f" * 40 + b"\r\n",
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_broken_chunks_end_an_upload_at_once(
+    edge: Edge, noise: bytes, method: str, lines: pytest.LogCaptureFixture
+) -> None:
+    """Long before the limit for bodies of which nothing comes."""
+
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as client:
+            path = f"/v2/app/web/blobs/uploads/?digest={digest_of(b'abcabc')}"
+            if method == "PATCH":
+                await client.send(request(UPLOAD, OWNER, "Content-Length: 0"))
+                head = await client.answer()
+                path = head.partition(b"\r\nLocation: ")[2].partition(b"\r\n")[0].decode()
+            start = request(f"{method} {path} HTTP/1.1", OWNER, "Transfer-Encoding: chunked")
+            await client.send(start, b"3\r\nabc\r\n")
+            await client.send(noise, b"0\r\n\r\n")
+            answer = await client.rest()
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert head.count(b"HTTP/1.") == 1
+            assert msgspec.json.decode(body)["errors"][0]["code"] == "BLOB_UPLOAD_INVALID"
+
+    edge.run(story())
+    quiet(lines)
+
+
+def test_trailing_noise_after_the_last_chunk_is_no_part_of_the_upload(
+    edge: Edge, lines: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as client:
+            path = f"/v2/app/web/blobs/uploads/?digest={digest_of(b'abc')}"
+            start = request(f"POST {path} HTTP/1.1", OWNER, "Transfer-Encoding: chunked")
+            await client.send(start, b"3\r\nabc\r\n0\r\n\r\n")
+            assert (await client.answer()).startswith(b"HTTP/1.1 201 ")
+            await client.send(b"noise\r\n\r\n")
+            assert (await client.rest()).startswith(b"HTTP/1.0 400 ")
+
+    edge.run(story())
+    assert len(quiet(lines)) == 1
+
+
+def test_smuggled_requests_are_not_answered(edge: Edge) -> None:
+    """A second request that one reader of the bytes could see, and another could not."""
+    inner = request("GET /healthz HTTP/1.1")
+    chunked = b"0\r\n\r\n" + inner
+    attempts = (
+        request(UPLOAD, OWNER, "Transfer-Encoding: chunked", "Content-Length: 5") + chunked,
+        request(UPLOAD, OWNER, "Content-Length: 5", "Transfer-Encoding : chunked") + chunked,
+        request(UPLOAD, OWNER, "Transfer-Encoding: identity, chunked2") + chunked,
+        request(UPLOAD, OWNER, "Content-Length: 0, 5") + inner,
+        request(UPLOAD, OWNER, "X: a\n\nGET /healthz HTTP/1.1"),
+        request("GET /v2/app/web/manifests/v1 HTTP/1.1", "X: a\rContent-Length: 9") + inner,
+    )
+
+    async def story() -> None:
+        async with edge.server() as port:
+            for attempt in attempts:
+                async with connected(port) as client:
+                    await client.send(attempt)
+                    answer = await client.rest()
+                    assert answer.startswith(b"HTTP/1.0 400 ")
+                    assert answer.count(b"HTTP/1.") == 1
+
+    edge.run(story())
+
+
+def test_a_slow_head_is_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is that of the whole head, however often a byte of it comes; others are left."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as idle, connected(port) as upload:
+            digest = digest_of(b"abc")
+            head = request(
+                f"POST /v2/app/web/blobs/uploads/?digest={digest} HTTP/1.1",
+                OWNER,
+                "Content-Length: 3",
+            )
+            await upload.send(head[:20], head[20:], b"a")
+            async with connected(port) as slow:
+                await slow.send(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: ")
+                with pytest.raises(ConnectionError):
+                    await trickle(slow)
+            # By now the time of a head has passed for all of them.
+            await idle.send(LAST)
+            assert (await idle.rest()).startswith(b"HTTP/1.1 401 ")
+            await upload.send(b"bc")
+            assert (await upload.answer()).startswith(b"HTTP/1.1 201 ")
+
+    edge.run(story())
+
+
+def test_too_many_connections(edge: Edge) -> None:
+    async def story() -> None:
+        async with edge.server(connections_max=2) as port:
+            async with connected(port) as first, connected(port) as second:
+                for client in (first, second):
+                    await client.send(request("GET /healthz HTTP/1.1"))
+                    assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+                async with connected(port) as third:
+                    head, _, body = (await third.rest()).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nRetry-After: 1" in head
+                assert msgspec.json.decode(body)["errors"][0]["code"] == "UNAVAILABLE"
+                await first.send(LAST)
+                assert (await first.rest()).startswith(b"HTTP/1.1 401 ")
+            statuses = [(await exchange(port, [], []))[0][9:12] for _ in range(4)]
+            assert statuses[-1] == b"401", "there is room again"
+
+    edge.run(story())
+
+
+@pytest.mark.parametrize("value", [0, -1, 1_000_001])
+def test_the_option(value: int) -> None:
+    with pytest.raises(BadSetting, match="--max-connections"):
+        Settings.parse(max_connections=value)
+    assert Settings.parse(max_connections=7).max_connections == 7

@@ -1,0 +1,215 @@
+"""Log lines, access log and audit log of a real server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operating_support import (
+    NAMESPACES,
+    OWNER,
+    SECRET,
+    WRONG,
+    basic,
+    call,
+    digest_of,
+    make_namespace,
+    operated,
+    push,
+)
+
+from holdfast.api.audit import result_of
+from holdfast.api.logs import JsonFormatter, PlainFormatter, timestamp
+from holdfast.api.trail import CURRENT, Trail
+
+_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def record(message: str, *arguments: object) -> logging.LogRecord:
+    return logging.LogRecord("holdfast.x", logging.WARNING, "", 1, message, arguments, None)
+
+
+def test_a_client_cannot_begin_a_line() -> None:
+    said = PlainFormatter().format(record("%s", "a\r\nERROR b\x1b[31m\u2028c\x85"))
+    assert "\n" not in said
+    assert said.endswith(r"holdfast.x: a\u000d\u000aERROR b\u001b[31m\u2028c\u0085")
+    said = JsonFormatter().format(record("%s", "a\nb\udcff"))
+    assert "\n" not in said
+    assert json.loads(said)["message"] == "a\nb?"
+
+
+def test_lines_carry_the_request() -> None:
+    token = CURRENT.set(Trail(request_id="the-id"))
+    try:
+        assert PlainFormatter().format(record("hello")).endswith("hello (the-id)")
+        assert json.loads(JsonFormatter().format(record("hello")))["request_id"] == "the-id"
+    finally:
+        CURRENT.reset(token)
+    assert PlainFormatter().format(record("hello")).endswith("hello")
+    assert "request_id" not in json.loads(JsonFormatter().format(record("hello")))
+
+
+def test_a_traceback_stays_recognizable() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError as error:
+        failure = record("it failed")
+        failure.exc_info = (ValueError, error, error.__traceback__)
+    assert "\nValueError: first\nsecond" in PlainFormatter().format(failure)
+    assert "ValueError: first\nsecond" in json.loads(JsonFormatter().format(failure))["exception"]
+    assert timestamp(1.0005) == "1970-01-01T00:00:01.000Z"
+
+
+def test_the_access_log_as_json(tmp_path: Path) -> None:
+    with operated(tmp_path / "data", "--access-log", "--log-format=json") as server:
+        reply = call(server, "GET", "/v2/?secret=hunter2", Authorization=basic(SECRET))
+        call(server, "GET", "/healthz", User_Agent='quote" agent')
+        server.stop()
+        first, second = map(json.loads, server.errors().splitlines())
+    assert re.fullmatch(_TIME, first.pop("time"))
+    assert first.pop("seconds") >= 0
+    assert first.pop("bytes") > 0
+    assert first.pop("pid") > 0
+    assert first.pop("agent") == "-"
+    assert "GET /v2/ HTTP/1.1" in first.pop("message")
+    assert first == {
+        "level": "info",
+        "logger": "holdfast.access",
+        "address": "127.0.0.1",
+        "method": "GET",
+        "path": "/v2/",
+        "status": 200,
+        "actor": OWNER["HOLDFAST_ACCESS_KEY"],
+        "request_id": reply.headers["X-Request-Id"],
+    }
+    assert second["agent"] == 'quote" agent'
+
+
+@pytest.mark.parametrize("kind", ["plain", "json"])
+def test_log_lines_name_the_request_they_belong_to(tmp_path: Path, kind: str) -> None:
+    """A file that vanished is told in the log, under the id that the client was given."""
+    data = tmp_path / "data"
+    layer = b"x" * 200_000
+    with operated(data, f"--log-format={kind}") as server:
+        make_namespace(server, "team")
+        push(server, "team/app", layer)
+        for path in data.rglob("*"):
+            if path.is_file() and path.stat().st_size == len(layer):
+                path.unlink()
+        reply = call(
+            server, "GET", f"/v2/team/app/blobs/{digest_of(layer)}", Authorization=basic(SECRET)
+        )
+        assert reply.status == 404
+        server.stop()
+        said = [line for line in server.errors().splitlines() if "GET /v2/team/app/" in line]
+    assert said
+    for line in said:
+        if kind == "json":
+            assert json.loads(line)["request_id"] == reply.headers["X-Request-Id"]
+        else:
+            assert line.endswith(f"({reply.headers['X-Request-Id']})")
+
+
+def test_a_level_leaves_lines_out(tmp_path: Path) -> None:
+    said = {}
+    for level in ("info", "error"):
+        with operated(tmp_path / level, f"--log-level={level}") as server:
+            host, port = server.address.split(":")
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(b"nonsense\r\n\r\n")
+                assert b" 400 " in connection.recv(1000)
+            server.stop()
+            said[level] = server.errors()
+    assert " INFO holdfast.api.connection: " in said["info"]
+    assert said["error"] == ""
+
+
+def test_every_change_is_audited(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    with operated(tmp_path / "data", f"--audit-log={log}", workers=2) as server:
+        namespace = make_namespace(server, "team").json
+        push(server, "team/app", b"the layer")
+        key = call(
+            server, "POST", "/holdfast/v1/keys", b'{"permission": "read"}', X_Auth_Token=SECRET
+        ).json
+        refused = call(
+            server,
+            "DELETE",
+            f"{NAMESPACES}/{namespace['id']}",
+            X_Auth_Token=key["secret_key"],
+        )
+        assert refused.status == 403
+        assert call(server, "DELETE", "/v2/team/app/manifests/v1").status == 401
+        assert call(server, "POST", NAMESPACES, b"{}", X_Auth_Token=WRONG).status == 401
+        deleted = call(server, "DELETE", f"{NAMESPACES}/{namespace['id']}", X_Auth_Token=SECRET)
+        assert deleted.status == 200
+        # Reads, logins and questions are no changes.
+        call(server, "GET", NAMESPACES, X_Auth_Token=SECRET)
+        call(server, "GET", "/v2/team/app/manifests/v1", Authorization=basic(SECRET))
+        call(server, "POST", "/token", b"grant_type=password&password=" + SECRET.encode())
+    lines = lines_of(log)
+    owner = OWNER["HOLDFAST_ACCESS_KEY"]
+    told = [
+        (line["actor"], line["action"], line["kind"], line["id"], line["name"], line["result"])
+        for line in lines
+    ]
+    assert told[0] == (owner, "CreateNamespace", "namespace", namespace["id"], "team", "done")
+    assert told[1] == (
+        owner,
+        "POST uploads",
+        "blob",
+        digest_of(b"{}"),
+        "team/app",
+        "done",
+    )
+    assert told[3] == (owner, "PUT manifest", "manifest", "v1", "team/app", "done")
+    assert told[4] == (owner, "CreateKey", "key", key["access_key"], "", "done")
+    reader = key["access_key"]
+    assert told[5] == (reader, "DeleteNamespace", "namespace", namespace["id"], "", "refused")
+    assert told[6] == (
+        "anonymous",
+        "DELETE manifest",
+        "manifest",
+        "v1",
+        "team/app",
+        "refused",
+    )
+    assert told[7][:3] == ("anonymous", "CreateNamespace", "namespace")
+    assert told[8] == (owner, "DeleteNamespace", "namespace", namespace["id"], "team", "done")
+    assert len(told) == 9
+    last = lines[-1]
+    assert re.fullmatch(_TIME, last["time"])
+    assert last["address"] == "127.0.0.1"
+    assert last["region"] == "fr-par"
+    assert last["status"] == 200
+    assert last["path"] == f"{NAMESPACES}/{namespace['id']}"
+    assert last["request_id"] == deleted.headers["X-Request-Id"]
+    text = log.read_text()
+    for secret in (SECRET, WRONG, key["secret_key"], basic(SECRET)):
+        assert secret not in text
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_the_audit_log_on_standard_output(tmp_path: Path) -> None:
+    with operated(tmp_path / "data", "--audit-log=-") as server:
+        make_namespace(server, "team")
+        server.stop()
+        assert server.process.stdout is not None
+        (line,) = map(json.loads, server.process.stdout)
+    assert line["action"] == "CreateNamespace"
+
+
+def test_results() -> None:
+    assert [result_of(status) for status in (0, 201, 304, 403, 429, 500, 507)] == [
+        "left", "done", "done", "refused", "refused", "failed", "failed",
+    ]  # fmt: skip

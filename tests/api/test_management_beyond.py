@@ -1,0 +1,234 @@
+"""What the management API has beyond Scaleway's: usage, settings, keys, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from management_support import (
+    ABSENT,
+    BEYOND,
+    OTHER_PROJECT,
+    OWNER_SECRET,
+    PROJECT,
+    REGISTRY,
+    TIMESTAMP,
+    Server,
+    memory_store,
+    serving,
+)
+
+KEYS = "/holdfast/v1/keys"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(memory_store()) as running:
+        yield running
+
+
+async def usage(server: Server, namespace: Any, secret: str = OWNER_SECRET) -> dict[str, int]:
+    answer: dict[str, int] = await server.ok(
+        "GET", f"{BEYOND}/namespaces/{namespace['id']}/usage", secret=secret
+    )
+    return answer
+
+
+async def test_usage_tells_sizes_unique_and_exclusive(server: Server) -> None:
+    first = await server.create("n1")
+    second = await server.create("n2")
+    await server.push("n1/a", "latest", b"s" * 100, b"1" * 10)
+    await server.push("n1/b", "latest", b"s" * 100)
+    assert await usage(server, first) == {
+        "namespace_id": first["id"],
+        "size": 2 + 110 + 2 + 100,
+        "image_count": 2,
+        "unique_size": 112,
+        "exclusive_size": 112,
+        "project_exclusive_size": 112,
+        "would_free": None,
+    }
+    path = f"{BEYOND}/namespaces/{first['id']}/usage?would_free=true"
+    assert (await server.ok("GET", path))["would_free"] >= 112
+    await server.push("n2/a", "latest", b"s" * 100)
+    both = await usage(server, first)
+    assert (both["unique_size"], both["exclusive_size"]) == (112, 10)
+    assert (await usage(server, second))["exclusive_size"] == 0
+
+
+async def test_usage_tells_nobody_what_strangers_store(server: Server) -> None:
+    _, secret = await server.key(OTHER_PROJECT)
+    mine = await server.create("n1", project_id=str(OTHER_PROJECT))
+    await server.push("n1/a", "latest", b"s" * 100)
+    before = await usage(server, mine, secret)
+    assert before["exclusive_size"] == 102
+    await server.create("n2")
+    await server.push("n2/a", "latest", b"s" * 100)
+    assert await usage(server, mine, secret) == before
+    owners = await usage(server, mine)
+    assert (owners["exclusive_size"], owners["project_exclusive_size"]) == (0, 102)
+    image = (await server.ok("GET", REGISTRY + "/images", secret=secret))["images"][0]
+    path = f"{BEYOND}/images/{image['id']}/usage"
+    assert (await server.call("GET", path, secret=secret)).status == 403
+
+
+async def test_what_deleting_an_image_or_a_tag_would_free(server: Server) -> None:
+    await server.create("n1")
+    await server.push("n1/a", "1", b"s" * 100, b"1" * 10)
+    await server.push("n1/a", "2", b"s" * 100, b"2" * 20)
+    image = (await server.ok("GET", REGISTRY + "/images"))["images"][0]
+    of_image = await server.ok("GET", f"{BEYOND}/images/{image['id']}/usage")
+    assert (of_image["size"], of_image["tag_count"]) == (132, 2)
+    assert of_image["would_free"] >= 132
+    tags = await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags?name=2")
+    of_tag = await server.ok("GET", f"{BEYOND}/tags/{tags['tags'][0]['id']}/usage")
+    assert 20 <= of_tag["would_free"] < of_image["would_free"]
+
+
+async def test_settings_are_kept_and_enforced(server: Server) -> None:
+    made = await server.create("n1")
+    path = f"{BEYOND}/namespaces/{made['id']}/settings"
+    assert await server.ok("GET", path) == {
+        "namespace_id": made["id"],
+        "immutable_tags": [],
+        "quota": None,
+        "locked": False,
+    }
+    changed = await server.ok("PATCH", path, payload={"immutable_tags": ["v*"], "quota": 10**6})
+    assert (changed["immutable_tags"], changed["quota"]) == (["v*"], 10**6)
+    assert await server.ok("PATCH", path, payload={}) == changed
+    assert await server.ok("PATCH", path, payload={"immutable_tags": None}) == changed
+    freed = await server.ok("PATCH", path, payload={"quota": None, "immutable_tags": []})
+    assert (freed["quota"], freed["immutable_tags"]) == (None, [])
+
+
+async def test_only_the_operator_locks_and_unlocks(server: Server) -> None:
+    made = await server.create("n1")
+    path = f"{BEYOND}/namespaces/{made['id']}/settings"
+    _, secret = await server.key(PROJECT)
+    for locked in (True, False):
+        answer = await server.call("PATCH", path, payload={"locked": locked}, secret=secret)
+        assert answer.status == 403
+    assert (await server.ok("PATCH", path, payload={"locked": True}))["locked"] is True
+    assert (await server.call("PATCH", path, payload={"quota": 1}, secret=secret)).status == 423
+    assert (await server.ok("PATCH", path, payload={"locked": "false"}))["locked"] is False
+    await server.ok("PATCH", path, payload={"quota": 1}, secret=secret)
+
+
+async def test_a_key_is_shown_once_works_and_is_revoked(server: Server) -> None:
+    later = datetime.now(UTC) + timedelta(days=1)
+    made = await server.ok(
+        "POST",
+        KEYS,
+        payload={
+            "project_id": str(OTHER_PROJECT),
+            "permission": "read",
+            "description": "ci",
+            "expires_at": later.isoformat(),
+        },
+    )
+    secret = made.pop("secret_key")
+    assert TIMESTAMP.fullmatch(made["created_at"])
+    assert made == {
+        "access_key": made["access_key"],
+        "project_id": str(OTHER_PROJECT),
+        "default_project_id": str(OTHER_PROJECT),
+        "organization_id": str(PROJECT),
+        "permission": "read",
+        "description": "ci",
+        "created_at": made["created_at"],
+        "expires_at": later.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    }
+    assert len(made["access_key"]) == 20
+    await server.ok("GET", REGISTRY + "/namespaces", secret=secret)
+    listed = await server.ok("GET", KEYS)
+    assert listed["total_count"] == 2
+    assert made in listed["keys"]
+    assert secret not in str(listed)
+    one = f"{KEYS}/{made['access_key']}"
+    assert await server.ok("GET", one) == made
+    assert await server.ok("DELETE", one) == made
+    assert (await server.call("GET", REGISTRY + "/namespaces", secret=secret)).status == 401
+    assert (await server.call("DELETE", one)).status == 404
+
+
+async def test_a_projects_key_manages_its_projects_keys_only(server: Server) -> None:
+    owner = (await server.ok("GET", KEYS))["keys"][0]
+    key, secret = await server.key(OTHER_PROJECT)
+    _, reader = await server.key(OTHER_PROJECT, "read")
+    for method, path in (("GET", KEYS), ("POST", KEYS), ("GET", f"{KEYS}/{key.access_key}")):
+        assert (await server.call(method, path, secret=reader)).status == 403
+    for project in (str(PROJECT), ABSENT):
+        answer = await server.call("POST", KEYS, payload={"project_id": project}, secret=secret)
+        assert answer.status == 403
+    mine = await server.ok("POST", KEYS, payload={}, secret=secret)
+    assert mine["project_id"] == mine["default_project_id"] == str(OTHER_PROJECT)
+    listed = await server.ok("GET", KEYS, secret=secret)
+    assert {item["project_id"] for item in listed["keys"]} == {str(OTHER_PROJECT)}
+    assert listed["total_count"] == 3
+    other = await server.ok("GET", KEYS, secret=secret, params={"project_id": str(PROJECT)})
+    assert other == {"keys": [], "total_count": 0}
+    for method in ("GET", "DELETE"):
+        hidden = await server.call(method, f"{KEYS}/{owner['access_key']}", secret=secret)
+        absent = await server.call(method, f"{KEYS}/SCW00000000000000000", secret=secret)
+        assert hidden.status == absent.status == 404
+        assert (
+            hidden.body.replace(owner["access_key"].encode(), b"SCW00000000000000000")
+            == absent.body
+        )
+
+
+async def test_no_key_makes_one_that_outlives_it(server: Server) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    key, secret = await server.key(OTHER_PROJECT, expires_at=soon)
+    assert key.expires_at is not None
+    made = await server.ok("POST", KEYS, payload={}, secret=secret)
+    assert made["expires_at"] == key.expires_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    late = (soon + timedelta(hours=1)).isoformat()
+    answer = await server.call("POST", KEYS, payload={"expires_at": late}, secret=secret)
+    assert answer.status == 400
+    assert answer.json["details"][0]["argument_name"] == "expires_at"
+
+
+async def test_a_key_of_all_projects_does_not_revoke_itself(server: Server) -> None:
+    owner = (await server.ok("GET", KEYS))["keys"][0]
+    answer = await server.call("DELETE", f"{KEYS}/{owner['access_key']}")
+    assert answer.status == 412
+    second = await server.ok("POST", KEYS, payload={})
+    assert second["project_id"] is None
+    assert second["default_project_id"] == str(PROJECT)
+    await server.ok("DELETE", f"{KEYS}/{owner['access_key']}", secret=second["secret_key"])
+    assert (await server.call("GET", KEYS)).status == 401
+
+
+async def test_statistics_are_for_keys_of_all_projects(server: Server) -> None:
+    await server.create("n1")
+    await server.push("n1/a", "latest", b"x" * 100)
+    stats = await server.ok("GET", "/holdfast/v1/stats")
+    assert (stats["namespaces"], stats["images"]) == (1, 1)
+    assert stats["blob_bytes"] >= 102
+    _, secret = await server.key(PROJECT)
+    answer = await server.call("GET", "/holdfast/v1/stats", secret=secret)
+    assert (answer.status, answer.json["type"]) == (403, "permissions_denied")
+
+
+async def test_what_was_deleted_comes_back_from_the_trash(server: Server) -> None:
+    made = await server.create("n1")
+    await server.push("n1/a", "latest", b"x" * 100)
+    before = await server.ok("GET", f"{REGISTRY}/namespaces/{made['id']}")
+    await server.ok("DELETE", f"{REGISTRY}/namespaces/{made['id']}")
+    item = (await server.ok("GET", "/holdfast/v1/trash"))["items"][0]
+    assert TIMESTAMP.fullmatch(item["purge_at"])
+    assert (item["id"], item["kind"], item["name"]) == (made["id"], "namespace", "n1")
+    path = f"/holdfast/v1/trash/{made['id']}/restore"
+    second = await server.create("n1")
+    assert (await server.call("POST", path)).status == 409
+    await server.ok("DELETE", f"{REGISTRY}/namespaces/{second['id']}")
+    assert await server.ok("POST", path) == {"id": made["id"]}
+    back = await server.ok("GET", f"{REGISTRY}/namespaces/{made['id']}")
+    assert back == {**before, "updated_at": back["updated_at"]}
+    assert (await server.call("POST", path)).status == 404
+    _, secret = await server.key(PROJECT)
+    assert (await server.call("GET", "/holdfast/v1/trash", secret=secret)).status == 403

@@ -1,0 +1,182 @@
+"""The OpenAPI document: valid, complete, and kept by every answer to generated requests."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import schemathesis
+from aiohttp import web
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from management_support import OWNER_SECRET, REGISTRY, Server, memory_store, serving
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from holdfast.api import create_app
+from holdfast.api.management import OPERATIONS
+
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(memory_store()) as running:
+        yield running
+
+
+async def test_the_document_is_served_to_anyone(server: Server) -> None:
+    served = await server.ok("GET", "/openapi.json", secret=None)
+    assert served == server.contract.document
+    assert served["openapi"] == "3.1.0"
+    assert len([path for path in served["paths"] if path.startswith("/registry/v1/")]) == 6
+
+
+async def test_a_mounted_application_says_where_it_is(server: Server) -> None:
+    parent = web.Application()
+    parent.add_subapp("/reg", create_app(server.store))
+    runner = web.AppRunner(parent)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base = "http://{}:{}/reg".format(*runner.addresses[0])
+    try:
+        async with server.http.get(base + "/openapi.json") as response:
+            served = await response.json()
+        assert served == {**server.contract.document, "servers": [{"url": "/reg"}]}
+        async with server.http.get(
+            f"{base}{REGISTRY}/namespaces", headers={"X-Auth-Token": OWNER_SECRET}
+        ) as response:
+            assert await response.json() == {"namespaces": [], "total_count": 0}
+        async with server.http.get(base + "/registry/nothing") as response:
+            assert (response.status, (await response.json())["type"]) == (404, "not_found")
+    finally:
+        await runner.cleanup()
+
+
+async def test_all_twelve_endpoints_of_the_contract_are_there(server: Server) -> None:
+    base = "/registry/v1/regions/{region}"
+    expected = {
+        ("GET", base + "/namespaces"),
+        ("POST", base + "/namespaces"),
+        ("GET", base + "/namespaces/{namespace_id}"),
+        ("PATCH", base + "/namespaces/{namespace_id}"),
+        ("DELETE", base + "/namespaces/{namespace_id}"),
+        ("GET", base + "/images"),
+        ("GET", base + "/images/{image_id}"),
+        ("PATCH", base + "/images/{image_id}"),
+        ("DELETE", base + "/images/{image_id}"),
+        ("GET", base + "/images/{image_id}/tags"),
+        ("GET", base + "/tags/{tag_id}"),
+        ("DELETE", base + "/tags/{tag_id}"),
+    }
+    documented = {
+        (method.upper(), path)
+        for path, methods in server.contract.document["paths"].items()
+        for method in methods
+        if path.startswith(base)
+    }
+    assert documented == expected
+
+
+async def test_the_document_is_whole(server: Server) -> None:
+    document = server.contract.document
+    schemathesis.openapi.from_dict(document).validate()
+    text = str(document)
+    for name in re.findall(r"#/components/schemas/(\w+)", text):
+        assert name in document["components"]["schemas"]
+    ids = [operation.id for operation in OPERATIONS]
+    assert len(set(ids)) == len(ids)
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            named = {item["name"] for item in operation["parameters"] if item["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
+
+
+async def known_ids(server: Server, name: str) -> dict[str, str]:
+    """Things that generated requests can meet: their ids, by path parameter."""
+    namespace = await server.create(name)
+    trashed = await server.create(name + "-trash")
+    await server.ok("DELETE", f"{REGISTRY}/namespaces/{trashed['id']}")
+    await server.push(f"{name}/app", "latest", b"1")
+    images = await server.ok("GET", f"{REGISTRY}/images?namespace_id={namespace['id']}")
+    image = images["images"][0]
+    tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
+    key, _ = await server.key()
+    return {
+        "region": "fr-par",
+        "namespace_id": namespace["id"],
+        "image_id": image["id"],
+        "tag_id": tag["id"],
+        "item_id": trashed["id"],
+        "access_key": key.access_key,
+    }
+
+
+def bombard(
+    server: Server, operation: Any, mode: schemathesis.GenerationMode, known: dict[str, str]
+) -> set[int]:
+    """Send generated requests to one operation: with generated ids, and with known ones.
+
+    The statuses that it answered with. Raises when an answer breaks the document.
+    """
+    names = re.findall(r"{(\w+)}", operation.path)
+    fixed = {name: known[name] for name in names}
+    strategies = [
+        operation.as_strategy(generation_mode=mode),
+        operation.as_strategy(generation_mode=mode, path_parameters=fixed),
+    ]
+    statuses: set[int] = set()
+
+    @settings(
+        max_examples=15,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=st.one_of(strategies))
+    def send(case: schemathesis.Case[Any]) -> None:
+        response = case.call(base_url=server.url, headers={"X-Auth-Token": OWNER_SECRET})
+        case.validate_response(response, checks=list(CHECKS))
+        statuses.add(response.status_code)
+
+    send()
+    return statuses
+
+
+@pytest.mark.parametrize(
+    ("mode", "met"),
+    [
+        (schemathesis.GenerationMode.POSITIVE, 200),
+        (schemathesis.GenerationMode.NEGATIVE, 400),
+    ],
+)
+async def test_answers_to_generated_requests_keep_to_the_document(
+    server: Server, mode: schemathesis.GenerationMode, met: int
+) -> None:
+    schema = schemathesis.openapi.from_dict(server.contract.document)
+    operations: list[Any] = [
+        result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)
+    ]
+    assert len(operations) == len(OPERATIONS)
+    answered: dict[int, int] = {}
+    for number, operation in enumerate(operations):
+        known = await known_ids(server, f"n{number}")
+        for status in await asyncio.to_thread(bombard, server, operation, mode, known):
+            answered[status] = answered.get(status, 0) + 1
+    # That many operations of all were answered so: the requests did not fail at the door.
+    assert answered[met] >= len(operations) // 2

@@ -1,0 +1,93 @@
+"""Retention and pull counts through the management API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from management_support import (
+    BEYOND,
+    OTHER_PROJECT,
+    PROJECT,
+    REGISTRY,
+    Server,
+    memory_store,
+    serving,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(memory_store()) as running:
+        yield running
+
+
+def path(namespace: Any, *parts: str) -> str:
+    return "/".join((f"{BEYOND}/namespaces/{namespace['id']}/retention", *parts))
+
+
+async def test_rules_plan_and_apply(server: Server) -> None:
+    space = await server.create("n1")
+    for number in range(3):
+        await server.push("n1/a", f"v{number}", bytes(100 + number))
+    assert await server.ok("GET", path(space)) == {"namespace_id": space["id"], "rules": []}
+    rule = {
+        "images": ["a"],
+        "tags": ["v*"],
+        "keep_last": 1,
+        "older_than_days": None,
+        "not_pulled_for_days": None,
+        "untagged_older_than_days": None,
+    }
+    asked = {"rules": [{"images": ["a"], "tags": ["v*"], "keep_last": 1}]}
+    answer = await server.ok("PATCH", path(space), payload=asked)
+    assert answer == {"namespace_id": space["id"], "rules": [rule]}
+    plan = await server.ok("GET", path(space, "plan"))
+    assert [item["tag"] for item in plan["expired"]] == ["v0", "v1"]
+    assert plan["freed_bytes"] >= 201
+    images = (await server.ok("GET", REGISTRY + "/images"))["images"]
+    assert images[0]["tags"] == ["v0", "v1", "v2"]
+    assert await server.ok("POST", path(space, "apply"), payload={}) == plan
+    images = (await server.ok("GET", REGISTRY + "/images"))["images"]
+    assert images[0]["tags"] == ["v2"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [[{}], [{"keep_last": -1}], [{"tags": ["a b"], "keep_last": 1}], [{"keep_last": "x"}], "no"],
+)
+async def test_bad_rules_name_the_argument(server: Server, rules: object) -> None:
+    space = await server.create("n1")
+    answer = await server.call("PATCH", path(space), payload={"rules": rules})
+    assert answer.status == 400
+    assert answer.json["type"] == "invalid_arguments"
+    assert answer.json["details"][0]["argument_name"].startswith("rules")
+
+
+async def test_strangers_and_read_only_keys(server: Server) -> None:
+    space = await server.create("n1")
+    _, stranger = await server.key(OTHER_PROJECT)
+    for method, where in (("GET", path(space)), ("GET", path(space, "plan"))):
+        assert (await server.call(method, where, secret=stranger)).status == 404
+    _, reader = await server.key(PROJECT, permission="read")
+    assert (await server.call("GET", path(space), secret=reader)).status == 200
+    answer = await server.call("POST", path(space, "apply"), secret=reader, payload={})
+    assert answer.status == 403
+
+
+async def test_pull_counts(server: Server) -> None:
+    await server.create("n1")
+    await server.push("n1/a", "v1", b"x" * 10)
+    image = (await server.ok("GET", REGISTRY + "/images"))["images"][0]
+    tags = await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags")
+    tag = f"{BEYOND}/tags/{tags['tags'][0]['id']}/pulls"
+    assert (await server.ok("GET", tag))["pulled_at"] is None
+    repository = await server.store.locate("fr-par", "n1/a")
+    server.store.pulls.count(repository, "v1")
+    server.store.pulls.count(repository, tags["tags"][0]["digest"])
+    await server.store.pulls.flush()
+    answer = await server.ok("GET", tag)
+    assert answer["pull_count"] == 2
+    assert answer["pulled_at"].endswith("Z")
+    assert (await server.ok("GET", f"{BEYOND}/images/{image['id']}/pulls"))["pull_count"] == 1

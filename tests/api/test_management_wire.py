@@ -1,0 +1,273 @@
+"""Bytes on the wire: requests as each official client sends them, and what they need back."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from management_support import ABSENT, OWNER_SECRET, REGISTRY, Server, memory_store, serving
+from yarl import URL
+
+JSON_UTF8 = "application/json; charset=utf-8"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(memory_store()) as running:
+        yield running
+
+
+async def exchange(server: Server, *lines: str, body: bytes = b"") -> tuple[int, list[str], bytes]:
+    """Send exactly these bytes; status, header lines and body of the answer."""
+    url = URL(server.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = [*lines, f"Host: {url.host}:{url.port}", "Connection: close", "", ""]
+    writer.write("\r\n".join(head).encode("latin-1") + body)
+    received = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    top, _, rest = received.partition(b"\r\n\r\n")
+    status, *headers = top.decode("latin-1").split("\r\n")
+    return int(status.split()[1]), headers, rest
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (["Content-Length: 2"], b"{}"),
+        (["Content-Length: 2", f"Content-Type: {JSON_UTF8}"], b"{}"),
+        (["Content-Length: 9"], b"not \xff json"[:9]),
+        (["Content-Length: 0"], b""),
+        (["Transfer-Encoding: chunked"], b"2\r\n{}\r\n0\r\n\r\n"),
+        ([], b""),
+    ],
+)
+async def test_bodies_on_get_and_delete_are_ignored(
+    server: Server, method: str, headers: list[str], body: bytes
+) -> None:
+    made = await server.create("n1")
+    status, _, answer = await exchange(
+        server,
+        f"{method} {REGISTRY}/namespaces/{made['id']} HTTP/1.1",
+        f"x-auth-token: {OWNER_SECRET}",
+        *headers,
+        body=body,
+    )
+    assert status == 200
+    assert json.loads(answer)["id"] == made["id"]
+
+
+async def test_success_is_json_without_parameters_and_without_a_count_header(
+    server: Server,
+) -> None:
+    status, headers, body = await exchange(
+        server, f"GET {REGISTRY}/namespaces HTTP/1.1", f"X-Auth-Token: {OWNER_SECRET}"
+    )
+    assert status == 200
+    assert "Content-Type: application/json" in headers
+    assert "X-Content-Type-Options: nosniff" in headers
+    assert not [line for line in headers if line.lower().startswith("x-total-count")]
+    assert body == b'{"namespaces":[],"total_count":0}'
+
+
+async def test_as_go_and_terraform_send_them(server: Server) -> None:
+    auth = ["User-Agent: scaleway-sdk-go/v1", f"X-Auth-Token: {OWNER_SECRET}"]
+
+    async def send(method: str, path: str, payload: object = None) -> Any:
+        body = b"" if payload is None else json.dumps(payload).encode()
+        sent = [f"Content-Length: {len(body)}", "Content-Type: application/json"] if body else []
+        line = f"{method} {path} HTTP/1.1"
+        status, headers, answer = await exchange(server, line, *auth, *sent, body=body)
+        assert status == 200, answer
+        assert "Content-Type: application/json" in headers
+        return json.loads(answer)
+
+    made = await send(
+        "POST",
+        REGISTRY + "/namespaces",
+        {"name": "tf", "description": "", "project_id": ABSENT, "is_public": False},
+    )
+    assert (made["description"], made["project_id"]) == ("", ABSENT)
+    listed = await send("GET", REGISTRY + "/namespaces?order_by=created_at_asc&page=1")
+    assert [item["id"] for item in listed["namespaces"]] == [made["id"]]
+    path = f"{REGISTRY}/namespaces/{made['id']}"
+    changed = await send("PATCH", path, {"description": "d", "is_public": True})
+    assert changed["is_public"] is True
+    await server.push("tf/app", "latest", b"1")
+    image = (await send("GET", f"{REGISTRY}/images?name=app&namespace_id={made['id']}"))["images"][
+        0
+    ]
+    kept = await send(
+        "PATCH", f"{REGISTRY}/images/{image['id']}", {"visibility": "visibility_unknown"}
+    )
+    assert kept["visibility"] == "inherit"
+    assert (await send("DELETE", path))["status"] == "deleting"
+    # Terraform reads once after the delete, and takes a typed not_found for success.
+    status, _, answer = await exchange(server, f"GET {path} HTTP/1.1", *auth)
+    assert (status, json.loads(answer)["type"]) == (404, "not_found")
+    again = await send("POST", REGISTRY + "/namespaces", {"name": "tf", "description": ""})
+    assert again["status"] == "ready"
+
+
+async def test_as_javascript_sends_them(server: Server) -> None:
+    headers = {"content-type": JSON_UTF8, "user-agent": "scaleway-sdk-js/1"}
+    made = await server.ok(
+        "POST", REGISTRY + "/namespaces", payload={"name": "js"}, headers=headers
+    )
+    assert made["description"] == ""
+    for tag in ("a", "b", "c"):
+        await server.push("js/sebp/lighttpd", tag, b"1")
+    listed = await server.ok("GET", REGISTRY + "/images?name=sebp%2Flighttpd")
+    image = listed["images"][0]
+    pages = await asyncio.gather(
+        *(
+            server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags?page={page}&page_size=1")
+            for page in (1, 2, 3)
+        )
+    )
+    assert [page["tags"][0]["name"] for page in pages] == ["a", "b", "c"]
+    tag = pages[0]["tags"][0]
+    gone = await server.ok("DELETE", f"{REGISTRY}/tags/{tag['id']}?force=true")
+    assert gone["status"] == "deleting"
+
+
+async def test_the_published_quick_start_sends_a_string_for_is_public(server: Server) -> None:
+    made = await server.ok(
+        "POST",
+        REGISTRY + "/namespaces",
+        body=b'{"name": "namespace1", "is_public": "true", "x": {"y": [1]}}',
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert made["is_public"] is True
+    path = f"{REGISTRY}/namespaces/{made['id']}"
+    assert (await server.ok("PATCH", path, payload={"is_public": "False"}))["is_public"] is False
+
+
+async def test_routes_and_methods_that_do_not_exist_are_typed_json(server: Server) -> None:
+    for path in (
+        "/registry",
+        "/registry/",
+        "/holdfast",
+        "/registry/v1/regions/fr-par",
+        "/registry/v1/regions/fr-par/namespaces/",
+        f"{REGISTRY}/namespaces/{ABSENT}/images",
+        "/registry/v2/regions/fr-par/namespaces",
+        "/holdfast/v1/nothing",
+    ):
+        for method in ("GET", "POST", "PUT"):
+            answer = await server.call(method, path)
+            assert (answer.status, answer.json["type"]) == (404, "not_found"), path
+    for method, path, allowed in (
+        ("PUT", f"{REGISTRY}/namespaces/{ABSENT}", "DELETE, GET, HEAD, PATCH"),
+        ("DELETE", f"{REGISTRY}/namespaces", "GET, HEAD, POST"),
+        ("POST", f"{REGISTRY}/tags/{ABSENT}", "DELETE, GET, HEAD"),
+        ("OPTIONS", f"{REGISTRY}/images", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
+    ):
+        answer = await server.call(method, path)
+        assert answer.status == 405
+        assert answer.json["type"] == "method_not_allowed"
+        assert answer.headers["Allow"] == allowed
+
+
+async def test_head_is_get_without_the_body(server: Server) -> None:
+    got = await server.call("GET", REGISTRY + "/namespaces")
+    head = await server.call("HEAD", REGISTRY + "/namespaces")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(got.body))
+
+
+async def test_a_body_over_the_limit_is_refused_and_not_asked_for(server: Server) -> None:
+    url = URL(server.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = (
+        f"POST {REGISTRY}/namespaces HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {OWNER_SECRET}\r\n"
+        "Content-Length: 10000000\r\nExpect: 100-continue\r\n\r\n"
+    )
+    writer.write(head.encode())
+    received = await reader.readuntil(b"\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 413 ")
+    assert b'"argument_name":"body"' in await reader.readuntil(b"]}")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_client_that_waits_for_100_continue_gets_it(server: Server) -> None:
+    body = b'{"name": "n1"}'
+    for expectation, first in (("100-continue", 100), ("something", 409)):
+        status, _, answer = await exchange(
+            server,
+            f"POST {REGISTRY}/namespaces HTTP/1.1",
+            f"X-Auth-Token: {OWNER_SECRET}",
+            f"Content-Length: {len(body)}",
+            f"Expect: {expectation}",
+            body=body,
+        )
+        assert status == first
+        assert b'"n1"' in answer
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        (["Content-Encoding: gzip"], gzip.compress(b'{"name": "n1"}'), 200),
+        (["Content-Encoding: gzip"], b"no gzip", 400),
+        (["Content-Encoding: gzip"], gzip.compress(b"x" * 20_000_000), 413),
+        (["Content-Encoding: deflate"], zlib.compress(b"[" * 100), 400),
+    ],
+)
+async def test_encoded_bodies_are_bounded_and_checked(
+    server: Server, headers: list[str], body: bytes, status: int
+) -> None:
+    got, _, answer = await exchange(
+        server,
+        f"POST {REGISTRY}/namespaces HTTP/1.1",
+        f"X-Auth-Token: {OWNER_SECRET}",
+        f"Content-Length: {len(body)}",
+        *headers,
+        body=body,
+    )
+    assert got == status
+    if status != 200:
+        assert json.loads(answer)["details"][0]["argument_name"] == "body"
+
+
+async def test_a_body_that_never_comes_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.api.parameters.BODY_SECONDS_MAX", 0.05)
+    url = URL(server.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = (
+        f"POST {REGISTRY}/namespaces HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {OWNER_SECRET}\r\n"
+        "Content-Length: 20\r\n\r\n{"
+    )
+    writer.write(head.encode())
+    received = await reader.readuntil(b"\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    await writer.wait_closed()
+    assert (await server.ok("GET", REGISTRY + "/namespaces"))["total_count"] == 0
+
+
+async def test_a_client_that_goes_away_leaves_nothing_behind(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = URL(server.url)
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    head = (
+        f"POST {REGISTRY}/namespaces HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {OWNER_SECRET}\r\n"
+        'Content-Length: 20\r\n\r\n{"name": "n1"'
+    )
+    writer.write(head.encode())
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    assert (await server.ok("GET", REGISTRY + "/namespaces"))["total_count"] == 0
+    assert "failed" not in caplog.text

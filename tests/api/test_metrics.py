@@ -1,0 +1,203 @@
+"""``/metrics`` of a real server with two workers, and the board below it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from operating_support import (
+    SECRET,
+    WRONG,
+    ask,
+    basic,
+    call,
+    connect,
+    eventually,
+    make_namespace,
+    metrics_address,
+    operated,
+    push,
+)
+from server_support import ServerProcess, command
+
+from holdfast.api.board import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
+
+_SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"]*",?)*)\})? (\S+)')
+
+
+def scrape(server: ServerProcess) -> dict[str, float]:
+    """Every sample, by name and labels as written."""
+    reply = call(metrics_address(server), "GET", "/metrics")
+    assert reply.status == 200
+    assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    samples: dict[str, float] = {}
+    typed: set[str] = set()
+    for line in reply.body.decode().splitlines():
+        if line.startswith("# TYPE "):
+            assert line.split()[2] not in typed
+            typed.add(line.split()[2])
+        elif not line.startswith("#"):
+            match = _SAMPLE.fullmatch(line)
+            assert match is not None, line
+            assert re.sub("_(?:bucket|sum|count)$", "", match[1]) in typed or match[1] in typed
+            key = f"{match[1]}{{{match[2]}}}" if match[2] else match[1]
+            assert key not in samples
+            samples[key] = float(match[3])
+    return samples
+
+
+def requests(samples: dict[str, float], route: str, method: str, status: str) -> float:
+    labels = f'route="{route}",method="{method}",status="{status}"'
+    return samples.get(f"holdfast_requests_total{{{labels}}}", 0)
+
+
+def one_connection_each(server: ServerProcess, count: int) -> list[HTTPConnection]:
+    """So many connections: with SO_REUSEPORT some go to each worker."""
+    return [connect(server.address) for _ in range(count)]
+
+
+def test_requests_of_all_workers_are_counted(tmp_path: Path) -> None:
+    with operated(tmp_path / "data", "--metrics=127.0.0.1:0", workers=2) as server:
+        assert make_namespace(server, "team", is_public=True).status == 200
+        layer = os.urandom(100_000)
+        push(server, "team/one", layer)
+        push(server, "team/two", layer)
+        size = 0
+        for connection in one_connection_each(server, 32):
+            reply = ask(connection, "GET", "/v2/team/one/manifests/v1")
+            assert reply.status == 200
+            size = len(reply.body)
+            assert ask(connection, "HEAD", "/v2/team/one/manifests/v1").status == 200
+            assert ask(connection, "GET", "/v2/team/one/manifests/none").status == 404
+            connection.close()
+        assert call(server, "GET", "/v2/", Authorization=basic(WRONG)).status == 401
+        assert call(server, "GET", "/nowhere").status == 404
+        samples = scrape(server)
+        assert requests(samples, "manifest", "GET", "2xx") == 32
+        assert requests(samples, "manifest", "HEAD", "2xx") == 32
+        assert requests(samples, "manifest", "GET", "4xx") == 32
+        assert requests(samples, "manifest", "PUT", "2xx") == 2
+        assert requests(samples, "uploads", "POST", "2xx") == 4
+        assert requests(samples, "ping", "GET", "4xx") == 1
+        assert requests(samples, "other", "GET", "4xx") == 1
+        path = "/registry/v1/regions/{region}/namespaces"
+        assert requests(samples, path, "POST", "2xx") == 1
+        assert samples['holdfast_sent_bytes_total{route="manifest"}'] > 32 * size
+        assert samples['holdfast_received_bytes_total{route="uploads"}'] == 2 * (len(layer) + 2)
+        assert samples['holdfast_request_seconds_count{route="manifest"}'] == 98
+        assert samples['holdfast_request_seconds_bucket{route="manifest",le="+Inf"}'] == 98
+        assert samples['holdfast_request_seconds_sum{route="manifest"}'] > 0
+        assert samples["holdfast_failed_logins_total"] == 1
+        assert samples["holdfast_namespaces"] == 1
+        assert samples["holdfast_images"] == 2
+        assert samples["holdfast_namespace_bytes"] == 2 * (len(layer) + 2)
+        assert len(layer) < samples["holdfast_blob_bytes"] < 1.1 * len(layer)
+        assert 1.8 < samples["holdfast_dedupe_ratio"] < 2
+        assert samples["holdfast_garbage_entries"] == 0
+        assert samples["holdfast_ledger_used_bytes"] > 0
+        for name in ("scrub_blobs_total", "sweep_entries_total", "open_uploads", "connections"):
+            assert f"holdfast_{name}" in samples
+        # What the other worker committed comes within a second or so.
+        eventually(lambda: scrape(server)["holdfast_ledger_members_total"] >= 7)
+        assert "team" not in " ".join(samples)
+
+
+def test_counters_survive_a_worker(tmp_path: Path) -> None:
+    with operated(tmp_path / "data", "--metrics=127.0.0.1:0") as server:
+        for _ in range(5):
+            call(server, "GET", "/healthz")
+        before = requests(scrape(server), "/healthz", "GET", "2xx")
+        assert before == 5
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        assert call(server, "GET", "/healthz").status == 200
+        assert requests(scrape(server), "/healthz", "GET", "2xx") == 6
+        (worker,) = server.workers()
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: worker not in server.workers())
+        assert call(server, "GET", "/healthz").status == 200
+        assert requests(scrape(server), "/healthz", "GET", "2xx") == 7
+
+
+def test_metrics_are_nowhere_else(tmp_path: Path) -> None:
+    with operated(tmp_path / "data") as server:
+        assert call(server, "GET", "/metrics").status == 404
+        assert call(server, "GET", "/metrics", X_Auth_Token=SECRET).status == 404
+    done = command("serve", f"--data={tmp_path / 'data'}", "--metrics=127.0.0.1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--metrics" in done.stderr
+
+
+def test_the_plain_path_and_the_lane_count_alike(tmp_path: Path) -> None:
+    counts = []
+    size = 0
+    for option in ("--fast-path", "--no-fast-path"):
+        data = tmp_path / option
+        with operated(data, "--metrics=127.0.0.1:0", option) as server:
+            make_namespace(server, "team", is_public=True)
+            push(server, "team/app", b"layer")
+            for _ in range(3):
+                reply = call(server, "GET", "/v2/team/app/manifests/v1")
+                assert reply.status == 200
+                size = len(reply.body)
+                call(server, "HEAD", "/v2/team/app/manifests/v1")
+            samples = scrape(server)
+            counts.append(
+                (
+                    requests(samples, "manifest", "GET", "2xx"),
+                    requests(samples, "manifest", "HEAD", "2xx"),
+                    samples['holdfast_sent_bytes_total{route="manifest"}'],
+                )
+            )
+    assert counts[0] == counts[1]
+    assert counts[0][2] == 3 * size
+
+
+def test_the_board_sums_its_slots() -> None:
+    layout = Layout(("a", "b", "a"))
+    descriptor = create(3)
+    try:
+        first, second = Slot(descriptor, 0, layout), Slot(descriptor, 2, layout)
+        first.count("a", "GET", 2, 1, 10, 0.0001)
+        second.count("a", "GET", 2, 2, 20, 0.3)
+        second.count("a", "BREW", 4, 0, 0, 1000.0)
+        second.add("commits", 7)
+        first.set("connections", 3)
+        board = Board(descriptor, layout)
+        sums = board.sums()
+        row = board.rows(sums)["a"]
+        assert row.requests == {("GET", "2xx"): 2, ("OTHER", "4xx"): 1}
+        assert (row.received, row.sent) == (3, 30)
+        assert row.seconds == pytest.approx(1000.3001)
+        assert row.buckets[0] == 1
+        assert row.buckets[BOUNDS.index(0.5)] == 1
+        assert row.buckets[-1] == 1
+        assert board.rows(sums).keys() == {"a"}
+        assert board.tallies(sums)["commits"] == 7
+        # The one that follows goes on, but has no connections yet.
+        Slot(descriptor, 0, layout).count("a", "GET", 2, 0, 0, 0.0)
+        sums = board.sums()
+        assert board.rows(sums)["a"].requests["GET", "2xx"] == 3
+        assert board.tallies(sums)["connections"] == 0
+    finally:
+        os.close(descriptor)
+
+
+def test_a_slot_of_another_version_is_no_number() -> None:
+    """An upgrade by reload may change what is counted; cells never change their meaning."""
+    descriptor = create(2)
+    try:
+        old, new = Layout(("a",)), Layout(("b", "a"))
+        Slot(descriptor, 0, old).count("a", "GET", 2, 0, 5, 0.1)
+        assert Board(descriptor, new).rows(Board(descriptor, new).sums()) == {}
+        Slot(descriptor, 0, new).count("b", "GET", 2, 0, 1, 0.1)
+        board = Board(descriptor, new)
+        assert board.rows(board.sums()).keys() == {"b"}
+    finally:
+        os.close(descriptor)
+    with pytest.raises(ValueError, match="too many"):
+        Layout([str(number) for number in range(SLOT_BYTES // 8)])

@@ -1,0 +1,23 @@
+"""Fixtures for all areas. Plain helpers are in support.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from support import require_tool as _require_tool
+
+
+@pytest.fixture
+def require_tool() -> Callable[[str], str]:
+    """``require_tool("skopeo")``: its path, or a skip (a failure where HOLDFAST_CI is set)."""
+    return _require_tool
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server started by a test sees only what the test gives it."""
+    for name in list(os.environ):
+        if name.startswith("HOLDFAST_") and name != "HOLDFAST_CI" and "SOAK" not in name:
+            monkeypatch.delenv(name)

@@ -1,0 +1,139 @@
+"""Ways into the rows of a furnished store's ledger, to damage them. Import it as
+``damage_support``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from check_support import found, furnish, matches, told
+from engine_support import Clock, Place
+
+from holdfast.engine import Digest, Store, layout
+from holdfast.engine.ledger import Transaction, after
+from holdfast.engine.records import Blob, Claim, Image, Namespace, Record, decode, load, save
+
+R = TypeVar("R", bound=Record)
+
+Damage = Callable[[Transaction], Coroutine[Any, Any, None]]
+
+
+class Cases(dict[str, tuple[Damage, list[str]]]):
+    """Ways to damage a furnished store, and all that the check must say about each.
+
+    Each text is ``kind: part of the reason``; the check must find as many problems as texts.
+    """
+
+    def __call__(self, *expected: str) -> Callable[[Damage], Damage]:
+        """Note a damage under its name."""
+
+        def note(damage: Damage) -> Damage:
+            self[damage.__name__] = damage, list(expected)
+            return damage
+
+        return note
+
+    async def verify(self, name: str, path: Path) -> None:
+        """Do that damage to a store in memory, and check it."""
+        damage, expected = self[name]
+        async with Place("memory", path, Clock()).store() as store:
+            await furnish(store)
+            await store.core.ledger.transact(damage)
+            problems = await found(store)
+            assert matches(problems, expected), "\n".join(told(problems))
+
+
+def sha(data: bytes) -> bytes:
+    return Digest.of(data).raw
+
+
+async def rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    found = await txn.scan(prefix, after(prefix), limit=10_000)
+    assert found, f"no row under {prefix!r}"
+    return found
+
+
+async def records(txn: Transaction, kind: type[R], prefix: bytes) -> list[tuple[bytes, R]]:
+    return [(key, decode(kind, key, value)) for key, value in await rows(txn, prefix)]
+
+
+async def image_of(txn: Transaction, name: str) -> Image:
+    """The living image of that name in namespace ``app``."""
+    for _, image in await records(txn, Image, layout.IMAGE):
+        namespace = await load(txn, Namespace, layout.NAMESPACE + image.namespace)
+        if namespace and namespace.name == "app" and image.name == name and not image.deleted:
+            return image
+    raise AssertionError(name)
+
+
+async def claim_of(txn: Transaction, name: str, data: bytes) -> tuple[bytes, Claim]:
+    key = layout.CLAIM + (await image_of(txn, name)).key + sha(data)
+    claim = await load(txn, Claim, key)
+    assert claim is not None
+    return key, claim
+
+
+async def blob_of(txn: Transaction, data: bytes) -> tuple[bytes, Blob]:
+    key = layout.BLOB + sha(data)
+    blob = await load(txn, Blob, key)
+    assert blob is not None
+    return key, blob
+
+
+async def change(txn: Transaction, key: bytes, record: Record, **fields: object) -> None:
+    await save(txn, key, msgspec.structs.replace(record, **fields))
+
+
+async def cut(txn: Transaction, key: bytes) -> None:
+    assert await txn.delete(key), "the test removes what is not there"
+
+
+async def flip(txn: Transaction, key: bytes) -> None:
+    """Turn one bit of a value."""
+    value = bytearray(await txn.get(key) or b"")
+    value[len(value) // 2] ^= 1
+    await txn.put(key, bytes(value))
+
+
+def place_of(reference: bytes) -> tuple[bytes, bytes]:
+    """Kind and owner of a reference."""
+    return reference[33:34], reference[-16:]
+
+
+async def file_of(store: Store, data: bytes) -> int:
+    """The id of the file that a blob lies in."""
+    _, blob = await store.core.ledger.read(blob_of, data)
+    return blob.file_id
+
+
+async def vanish(store: Store, file_id: int) -> None:
+    """Remove a file behind the store's back."""
+    assert store.core.depot.delete(file_id)
+
+
+async def flip_file(store: Store, data: bytes, at: int = -1) -> None:
+    """Turn one bit of the file of a blob: in its middle, or at a byte."""
+    writer = store.core.depot.reopen(await file_of(store, data))
+    content = bytearray(writer.read(0, writer.size))
+    content[at if at >= 0 else len(content) // 2] ^= 1
+    writer.truncate(0)
+    writer.append(content)
+    writer.close()
+
+
+async def flip_inline(store: Store, data: bytes) -> None:
+    """Turn one bit of a blob's content in the ledger."""
+    await store.core.ledger.transact(flip, layout.INLINE + sha(data))
+
+
+async def lose_file(store: Store, data: bytes) -> None:
+    """Remove the file of a blob."""
+    await vanish(store, await file_of(store, data))
+
+
+async def lose_inline(store: Store, data: bytes) -> None:
+    """Remove a blob's content from the ledger."""
+    await store.core.ledger.transact(cut, layout.INLINE + sha(data))

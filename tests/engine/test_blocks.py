@@ -1,0 +1,137 @@
+"""Files without a row are found by the open blocks of the dead, so these must name them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from depot_support import python
+from engine_support import noise, read, sha256
+from seams_support import Seams, check, orphan
+
+from holdfast.engine import Store, StoreConfig
+from holdfast.engine.depot import BLOCK_FILES
+from holdfast.engine.files import open_blocks
+from holdfast.engine.incarnation import LockedIncarnations
+from holdfast.engine.snapshot import Lease
+
+
+@pytest.fixture
+def seams(tmp_path: Path) -> Seams:
+    (tmp_path / "ledger").mkdir()
+    config = StoreConfig(background=False, inline_bytes=0, map_bytes=256 << 20, threads=2)
+    return Seams(tmp_path / "ledger", config=config)
+
+
+class Stopped:
+    """A source that gives a file its first batch, and stands still."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield noise(600_000)
+        # The next piece is only asked for when the first is on its way to the file.
+        self.begun.set()
+        await asyncio.Event().wait()
+
+
+async def stopped(store: Store) -> asyncio.Task[object]:
+    source = Stopped()
+    task: asyncio.Task[object] = asyncio.ensure_future(store.put(source))
+    await source.begun.wait()
+    return task
+
+
+@pytest.mark.parametrize("then", ["used up", "closed"])
+async def test_a_block_stays_open_while_a_file_in_it_is_without_a_row(
+    seams: Seams, then: str
+) -> None:
+    store = seams.store()
+    await store.start()
+    task = await stopped(store)
+    if then == "used up":
+        for number in range(BLOCK_FILES + 1):
+            await store.put(noise(20, number))
+        await seams.kill(store)
+    else:
+        await store.close()
+    # It hears of the end too late to do anything about its file.
+    task.cancel()
+    await asyncio.wait([task])
+    async with seams.store() as other:
+        assert (await other.sweeper.run()).files == 1
+        assert await check(other) == []
+    assert await seams.leaks() == ""
+
+
+async def test_used_blocks_are_forgotten(seams: Seams) -> None:
+    """So a start lists a few directories, however many files there are."""
+    store = seams.store()
+    await store.start()
+    for number in range(2 * BLOCK_FILES + 1):
+        await store.put(noise(20, number))
+    assert len(await store.core.ledger.read(open_blocks)) == 1
+    await orphan(store, b"in the third block")
+    await seams.kill(store)
+    async with seams.store() as other:
+        assert (await other.sweeper.run()).files == 1
+        assert await check(other) == []
+    assert await seams.leaks() == ""
+
+
+async def test_recovery_leaves_what_a_snapshot_needs(seams: Seams) -> None:
+    store = seams.store()
+    await store.start()
+    await store.put(noise(20))
+    async with seams.store() as other, Lease(other.core):
+        await store.delete(sha256(noise(20)))
+        await store.sweeper.run()
+        await seams.kill(store)
+        file_ids = [each for block in seams.depot.blocks() for each in seams.depot.files(block)]
+        async with seams.store() as third:
+            await third.sweeper.run()
+        assert [each for block in seams.depot.blocks() for each in seams.depot.files(block)] == (
+            file_ids
+        )
+    async with seams.store() as other:
+        await other.sweeper.run()
+    assert await seams.leaks() == ""
+
+
+def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import os, pathlib, sys\n"
+        "from holdfast.engine.incarnation import LockedIncarnations\n"
+        "print(LockedIncarnations(pathlib.Path(sys.argv[1])).name.hex(), flush=True)\n"
+        "os._exit(0)\n"
+    )
+    living = LockedIncarnations(tmp_path)
+    dead = bytes.fromhex(python(script, str(tmp_path)).strip())
+    assert living.dead(dead)
+    assert len(list(tmp_path.iterdir())) == 2
+    another = LockedIncarnations(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
+        f"{each.name.hex()}.lock" for each in (living, another)
+    )
+    assert another.dead(dead)
+    assert not another.dead(living.name)
+    assert not living.dead(another.name)
+    another.close()
+    assert living.dead(another.name)
+    living.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_upload_that_is_given_up_leaves_no_file(seams: Seams) -> None:
+    async with seams.store() as store:
+        await store.put(noise(50))
+        task = await stopped(store)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await seams.leaks() == ""
+        assert await read(store, sha256(noise(50))) == noise(50)

@@ -1,0 +1,246 @@
+"""The check of claims and blobs: exact about what was damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from check_support import BASE, GARBAGE, HELD, SIGNED, SMALL, TEXT
+from damage_support import (
+    Cases,
+    blob_of,
+    change,
+    claim_of,
+    cut,
+    image_of,
+    place_of,
+    records,
+    rows,
+    sha,
+)
+
+from holdfast.engine import Digest, layout
+from holdfast.engine.ledger import Transaction
+from holdfast.engine.records import Claim, FileOwner, load, put_payload, save, unseal
+
+CASES = Cases()
+
+
+# Claims, references, holds
+
+
+@CASES("claim: content is 3, a recount gives 2")
+async def a_claim_counts_one_need_too_many(txn: Transaction) -> None:
+    key, claim = await claim_of(txn, "web", BASE)
+    await change(txn, key, claim, content=claim.content + 1)
+
+
+@CASES(
+    "claim: children is 0, a recount gives 1",
+    "claim: bodies is 0, a recount gives 1",
+    "claim: a reference (kept) that does not belong",
+    "claim: it claims nothing",
+)
+async def a_claim_forgets_its_needs(txn: Transaction) -> None:
+    image = await image_of(txn, "multi")
+    for key, claim in await records(txn, Claim, layout.CLAIM + image.key):
+        if claim.children:
+            await change(txn, key, claim, children=0, bodies=0)
+            return
+
+
+@CASES(
+    "claim: a manifest needs it (content)",
+    "claim: a reference without a claim",
+    "counter: size of image",
+    "counter: size of namespace",
+    "counter: unique size",
+    "counter: exclusive size of",
+    "counter: exclusive size in its project",
+)
+async def a_claim_is_gone(txn: Transaction) -> None:
+    await cut(txn, (await claim_of(txn, "web", TEXT))[0])
+
+
+@CASES("claim: its reference (content) is missing")
+async def a_reference_is_gone(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    for key, _ in await rows(txn, layout.REFERENCE + sha(BASE)):
+        # Another image of the namespace links it too, so no number of the namespace changes.
+        if place_of(key) == (layout.CONTENT, image.key):
+            await cut(txn, key)
+
+
+@CASES("claim: a reference (kept) that does not belong")
+async def a_reference_too_many(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    for key, _ in await rows(txn, layout.REFERENCE + sha(BASE)):
+        if place_of(key) == (layout.CONTENT, image.key):
+            await txn.put(key[:33] + layout.KEPT + key[34:], b"")
+
+
+@CASES("claim: a reference without a claim")
+async def a_reference_of_nobody(txn: Transaction) -> None:
+    row = layout.reference(sha(BASE), layout.HELD, bytes(16), bytes(16), b"n" * 16)
+    await txn.put(row, b"")
+
+
+@CASES(
+    "claim: a reference (content) that does not belong",
+    "claim: its reference (content) is missing",
+    "counter: unique",
+    "counter: exclusive size of",
+    "counter: exclusive size in its project",
+)
+async def a_reference_of_another_namespace(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    for key, _ in await rows(txn, layout.REFERENCE + sha(TEXT)):
+        if place_of(key) == (layout.CONTENT, image.key):
+            await cut(txn, key)
+            await txn.put(key[:50] + b"n" * 16 + key[66:], b"")
+
+
+@CASES("hold: the row that ends it is missing")
+async def a_hold_without_an_end(txn: Transaction) -> None:
+    key, claim = await claim_of(txn, "web", HELD)
+    await cut(txn, layout.expiry(claim.hold, key[1:17], key[17:]))
+
+
+@CASES("hold: at a time that it does not have")
+async def an_end_without_a_hold(txn: Transaction) -> None:
+    key, _ = await claim_of(txn, "web", BASE)
+    await txn.put(layout.expiry(77, key[1:17], key[17:]), bytes(32))
+
+
+@CASES("hold: the row that ends it leads elsewhere")
+async def an_end_of_another_namespaces_hold(txn: Transaction) -> None:
+    key, claim = await claim_of(txn, "web", HELD)
+    await txn.put(layout.expiry(claim.hold, key[1:17], key[17:]), b"n" * 32)
+
+
+@CASES("claim: there is no such blob", "claim: its owner does not exist")
+async def a_claim_of_nobody_on_nothing(txn: Transaction) -> None:
+    await save(txn, layout.CLAIM + b"n" * 16 + b"s" * 32, Claim(5, bodies=1))
+
+
+@CASES("claim: it says 50001 bytes, the blob has 50000")
+async def a_claim_of_another_size(txn: Transaction) -> None:
+    key, claim = await claim_of(txn, "db", BASE)
+    await change(txn, key, claim, size=claim.size + 1)
+    for name, scope in await numbers_of(txn, "db"):
+        await txn.add(layout.counter(name, scope), 1)
+
+
+async def numbers_of(txn: Transaction, name: str) -> list[tuple[bytes, bytes]]:
+    image = await image_of(txn, name)
+    return [(layout.IMAGE_SIZE, image.key), (layout.NAMESPACE_SIZE, image.namespace)]
+
+
+@CASES("root: it keeps nothing")
+async def a_root_that_keeps_nothing(txn: Transaction) -> None:
+    await put_payload(txn, layout.ROOT + layout.root_owner("bare"), b"bare")
+
+
+@CASES("root: under the key of another")
+async def a_root_under_a_wrong_name(txn: Transaction) -> None:
+    await put_payload(txn, layout.ROOT + layout.root_owner("signed"), b"other")
+
+
+# Blobs and what belongs to them
+
+
+@CASES("blob: its content is missing")
+async def inline_content_is_gone(txn: Transaction) -> None:
+    await cut(txn, layout.INLINE + sha(SMALL))
+
+
+@CASES("blob: has not the 3000 bytes")
+async def inline_content_is_cut_off(txn: Transaction) -> None:
+    key = layout.INLINE + sha(SMALL)
+    await put_payload(txn, key, unseal(key, await txn.get(key) or b"")[:-1])
+
+
+@CASES("blob: content without a blob")
+async def inline_content_of_nothing(txn: Transaction) -> None:
+    await put_payload(txn, layout.INLINE + bytes(32), b"lost")
+
+
+@CASES("blob: its alias sha512:")
+async def an_alias_is_gone(txn: Transaction) -> None:
+    await cut(txn, layout.ALIAS + Digest.of(SIGNED, "sha512").key)
+
+
+@CASES("blob: is not one of its aliases")
+async def an_alias_too_many(txn: Transaction) -> None:
+    await put_payload(txn, layout.ALIAS + Digest.of(BASE, "sha512").key, sha(BASE))
+
+
+@CASES("blob: its file 0 has no row", "file: does not name it", "blob: file 0 was not found")
+async def a_blob_without_a_file(txn: Transaction) -> None:
+    key, blob = await blob_of(txn, BASE)
+    await change(txn, key, blob, file_id=0)
+
+
+@CASES("file: does not name it")
+async def a_file_row_that_nothing_names(txn: Transaction) -> None:
+    key, _ = (await rows(txn, layout.FILE))[0]
+    other = key[:-1] + b"\xf0"
+    owner = await load(txn, FileOwner, key)
+    assert owner is not None
+    await save(txn, other, owner)
+
+
+@CASES("blob: has no row")
+async def a_file_row_is_gone(txn: Transaction) -> None:
+    _, blob = await blob_of(txn, BASE)
+    await cut(txn, layout.FILE + layout.number(blob.file_id))
+
+
+@CASES("file: it has an owner, and is doomed")
+async def a_file_in_use_is_doomed(txn: Transaction) -> None:
+    _, blob = await blob_of(txn, BASE)
+    await txn.put(layout.DOOMED + layout.number(blob.file_id), b"")
+
+
+@CASES("counter: blocks of file ids")
+async def file_ids_would_be_given_out_again(txn: Transaction) -> None:
+    await cut(txn, layout.counter(b"fb"))
+
+
+@CASES("blob: it is in quarantine; push it again")
+async def a_blob_is_in_quarantine(txn: Transaction) -> None:
+    key, blob = await blob_of(txn, BASE)
+    await change(txn, key, blob, damaged=5)
+    await txn.put(layout.DAMAGED + sha(BASE), b"")
+
+
+@CASES("blob: the list of the damaged disagree")
+async def a_good_blob_among_the_damaged(txn: Transaction) -> None:
+    await txn.put(layout.DAMAGED + sha(BASE), b"")
+
+
+@CASES("blob: in quarantine, and does not exist")
+async def nothing_in_quarantine(txn: Transaction) -> None:
+    await txn.put(layout.DAMAGED + bytes(32), b"")
+
+
+@CASES("blob: its place in the garbage queue is missing", "counter: a recount 0")
+async def garbage_is_not_in_the_queue(txn: Transaction) -> None:
+    _, blob = await blob_of(txn, GARBAGE)
+    await cut(txn, layout.GARBAGE + layout.number(blob.queued) + sha(GARBAGE))
+
+
+@CASES("blob: not in the garbage queue", "blob: at a time it does not know of")
+async def garbage_does_not_know_that_it_is_queued(txn: Transaction) -> None:
+    key, blob = await blob_of(txn, GARBAGE)
+    await change(txn, key, blob, queued=0)
+
+
+@CASES("blob: at a time it does not know of", "counter: it says 1, a recount 2")
+async def a_stray_place_in_the_garbage_queue(txn: Transaction) -> None:
+    await txn.put(layout.GARBAGE + layout.number(5) + sha(BASE), b"")
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_was_damaged_is_told_and_no_more(name: str, tmp_path: Path) -> None:
+    await CASES.verify(name, tmp_path)

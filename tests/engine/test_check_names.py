@@ -1,0 +1,237 @@
+"""The check of names, tags, manifests and listings: exact about what was damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from damage_support import Cases, change, cut, image_of, records, rows
+from engine_support import REGION
+
+from holdfast.engine import Digest, layout
+from holdfast.engine.ledger import Transaction
+from holdfast.engine.records import (
+    Image,
+    Manifest,
+    Referrer,
+    Retention,
+    Tag,
+    load,
+    put_payload,
+    save,
+    unseal,
+)
+
+CASES = Cases()
+
+
+# Names
+
+
+@CASES("namespace: the row of its name is missing")
+async def a_namespace_name_is_gone(txn: Transaction) -> None:
+    await cut(txn, layout.NAMESPACE_NAME + layout.name_key(REGION, "app"))
+
+
+@CASES("namespace: the row of its name leads elsewhere", "namespace: which is not so named")
+async def two_names_lead_to_one_namespace(txn: Transaction) -> None:
+    other = await txn.get(layout.NAMESPACE_NAME + layout.name_key(REGION, "other"))
+    assert other is not None
+    await txn.put(layout.NAMESPACE_NAME + layout.name_key(REGION, "app"), other)
+
+
+@CASES("namespace: which is not so named")
+async def a_name_leads_to_no_namespace(txn: Transaction) -> None:
+    await txn.put(layout.NAMESPACE_NAME + layout.name_key(REGION, "ghost"), bytes(16))
+
+
+@CASES("namespace: its place among the dead is missing")
+async def a_deleted_namespace_is_not_among_the_dead(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.DEAD))[0][0])
+
+
+@CASES("namespace: it lives, and is among the dead")
+async def a_living_namespace_among_the_dead(txn: Transaction) -> None:
+    await txn.put(layout.DEAD + (await image_of(txn, "web")).namespace, REGION.encode())
+
+
+@CASES("namespace: it has retention rules, and does not exist")
+async def rules_of_no_namespace(txn: Transaction) -> None:
+    await save(txn, layout.RETENTION + b"n" * 16, Retention(()))
+
+
+@CASES("image: the row of its name is missing")
+async def an_image_name_is_gone(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    await cut(txn, layout.IMAGE_NAME + image.namespace + b"web")
+
+
+@CASES("image: a name leads to it that is not its own")
+async def two_names_lead_to_one_image(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    await txn.put(layout.IMAGE_NAME + image.namespace + b"alias", image.key)
+
+
+@CASES("image: a name leads to an image that does not exist")
+async def a_name_leads_to_no_image(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    await txn.put(layout.IMAGE_NAME + image.namespace + b"ghost", bytes(16))
+
+
+@CASES("image: the row of its id is missing", *["listing: does not exist"] * 6)
+async def an_image_id_is_gone(txn: Transaction) -> None:
+    await cut(txn, layout.IMAGE_ID + (await image_of(txn, "web")).id)
+
+
+@CASES("image: leads to it")
+async def two_ids_lead_to_one_image(txn: Transaction) -> None:
+    await txn.put(layout.IMAGE_ID + b"n" * 16, (await image_of(txn, "web")).key)
+
+
+@CASES("image: its row in the catalog is missing")
+async def a_row_of_the_catalog_is_gone(txn: Transaction) -> None:
+    for key, value in await rows(txn, layout.CATALOG):
+        if value == (await image_of(txn, "web")).key:
+            await cut(txn, key)
+
+
+@CASES("image: a row of the catalog leads to it that should not")
+async def a_row_too_many_in_the_catalog(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    row = layout.CATALOG + layout.name_key(REGION, "app/ghost") + b"\0" + image.namespace
+    await txn.put(row, image.key)
+
+
+@CASES("image: a draft that nothing belongs to")
+async def a_draft_is_left(txn: Transaction) -> None:
+    home = (await image_of(txn, "web")).namespace
+    draft = Image(b"n" * 16, b"", home, "left", "inherit", 1, 1)
+    await save(txn, layout.IMAGE + draft.key, draft)
+    await txn.put(layout.IMAGE_NAME + home + b"left", draft.key)
+
+
+# Manifests, tags, referrers
+
+
+@CASES("tag: its manifest sha256:", "manifest: it has needs, and does not exist")
+async def a_manifest_is_gone(txn: Transaction) -> None:
+    image = await image_of(txn, "db")
+    await cut(txn, (await rows(txn, layout.MANIFEST + image.key))[0][0])
+
+
+@CASES("manifest: begin with itself", *["claim: a recount gives 0"] * 3)
+async def a_list_of_needs_is_gone(txn: Transaction) -> None:
+    image = await image_of(txn, "db")
+    await cut(txn, (await rows(txn, layout.NEEDS + image.key))[0][0])
+
+
+@CASES("manifest: a part of its list of needs is missing")
+async def the_first_part_of_a_list_of_needs_is_gone(txn: Transaction) -> None:
+    image = await image_of(txn, "db")
+    key, value = (await rows(txn, layout.NEEDS + image.key))[0]
+    await cut(txn, key)
+    await put_payload(txn, key[:-1] + b"\1", unseal(key, value))
+
+
+@CASES("manifest: bytes, its blob has")
+async def a_manifest_of_another_size(txn: Transaction) -> None:
+    image = await image_of(txn, "db")
+    key, manifest = (await records(txn, Manifest, layout.MANIFEST + image.key))[0]
+    await change(txn, key, manifest, size=1)
+
+
+@CASES("manifest: missing among the referrers")
+async def a_referrer_is_gone(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.REFERRER))[0][0])
+
+
+@CASES("manifest: stands differently among the referrers")
+async def a_referrer_of_another_type(txn: Transaction) -> None:
+    key, row = (await records(txn, Referrer, layout.REFERRER))[0]
+    await change(txn, key, row, artifact_type="other")
+
+
+@CASES("manifest: something that is not its subject")
+async def a_referrer_too_many(txn: Transaction) -> None:
+    key, row = (await records(txn, Referrer, layout.REFERRER))[0]
+    await save(txn, key[:20] + b"n" * 30 + key[50:], row)
+
+
+@CASES("tag: its row under its manifest is missing")
+async def a_tag_is_not_with_its_manifest(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.TAGGED))[0][0])
+
+
+@CASES("tag: which is not its manifest")
+async def a_tag_with_two_manifests(txn: Transaction) -> None:
+    key = (await rows(txn, layout.TAGGED))[0][0]
+    await txn.put(key[:17] + b"n" * 32 + key[49:], b"")
+
+
+@CASES("tag: the row of its id is missing", *["listing: does not exist"] * 2)
+async def a_tag_id_is_gone(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.TAG_ID))[0][0])
+
+
+@CASES("tag: the id leads to a tag that does not exist")
+async def an_id_leads_to_no_tag(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    await txn.put(layout.TAG_ID + b"n" * 16, image.key + b"ghost")
+
+
+@CASES("tag: leads to it")
+async def two_ids_lead_to_one_tag(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    await txn.put(layout.TAG_ID + b"n" * 16, image.key + b"v1")
+
+
+@CASES("tag: its digest sha256:")
+async def a_tag_says_another_digest(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    key = layout.TAG + image.key + b"v1"
+    tag = await load(txn, Tag, key)
+    assert tag is not None
+    await change(txn, key, tag, digest=Digest.of(b"other").key)
+
+
+# Listings
+
+
+@CASES("image: its place in the listing", "counter: it says")
+async def a_row_of_a_listing_is_gone(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    keys = [key for key, _ in await rows(txn, layout.LISTING + b"i") if key.endswith(image.id)]
+    await cut(txn, next(key for key in keys if key[2:3] == b"r" and b"cweb" not in key))
+
+
+@CASES(
+    "listing: does not exist",
+    "listing: does not exist",
+    "counter: it says 2, a recount 3",
+    "counter: it says 0, a recount 1",
+)
+async def a_row_too_many_in_a_listing(txn: Transaction) -> None:
+    await txn.put(layout.LISTING + b"nr" + REGION.encode() + b"\0c" + b"n" * 16, b"")
+    await txn.put(layout.LISTING + b"nr" + REGION.encode() + b"\0nzzz\0" + b"n" * 16, b"")
+
+
+@CASES("listing: does not belong there", "counter: it says 0, a recount 1")
+async def an_image_in_the_listing_of_another_namespace(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    row = layout.LISTING + b"in" + b"n" * 16 + b"c" + image.id
+    await txn.put(row, image.namespace)
+
+
+@CASES("listing: no known kind")
+async def a_listing_of_nothing(txn: Transaction) -> None:
+    await txn.put(layout.LISTING + b"?" * 40, b"")
+
+
+@CASES("counter: a recount 0")
+async def a_total_of_a_listing_without_rows(txn: Transaction) -> None:
+    await txn.add(layout.counter(layout.LISTED, b"t" + b"n" * 16), 3)
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_was_damaged_is_told_and_no_more(name: str, tmp_path: Path) -> None:
+    await CASES.verify(name, tmp_path)

@@ -1,0 +1,159 @@
+"""The check of uploads, trash, keys and counters: exact about what was damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from check_support import found, furnish, matches
+from damage_support import Cases, change, cut, flip, image_of, records, rows
+from engine_support import Clock, Place
+
+from holdfast.engine import layout
+from holdfast.engine.ledger import Transaction, pack_counter
+from holdfast.engine.records import Session, Tag, Trash, load, put_payload, save
+
+CASES = Cases()
+
+
+# Uploads, trash, keys
+
+
+@CASES("upload: the row that ends it is missing")
+async def an_upload_without_an_end(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.SESSION_EXPIRY))[0][0])
+
+
+@CASES("upload: at a time that it does not have")
+async def an_upload_with_two_ends(txn: Transaction) -> None:
+    key = (await rows(txn, layout.SESSION_EXPIRY))[0][0]
+    await txn.put(layout.SESSION_EXPIRY + layout.number(7) + key[9:], b"")
+
+
+@CASES("upload: its row in its image is missing")
+async def an_upload_is_not_in_its_image(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.SESSION_IMAGE))[0][0])
+
+
+@CASES("upload: in an image that is not its own")
+async def an_upload_in_two_images(txn: Transaction) -> None:
+    key = (await rows(txn, layout.SESSION_IMAGE))[0][0]
+    await txn.put(layout.SESSION_IMAGE + b"n" * 16 + key[17:], b"")
+
+
+@CASES("upload: content without a session")
+async def content_of_no_upload(txn: Transaction) -> None:
+    await put_payload(txn, layout.SESSION_DATA + b"n" * 16, b"lost")
+
+
+@CASES("upload: has no row", "file: does not name it")
+async def an_upload_names_a_file_that_is_not_its_own(txn: Transaction) -> None:
+    for key, session in await records(txn, Session, layout.SESSION):
+        if session.file_id:
+            await change(txn, key, session, file_id=session.file_id + 77)
+
+
+@CASES("trash: the row of its id is missing", "image: it is deleted, and not in the trash")
+async def a_deleted_image_is_not_found_in_the_trash(txn: Transaction) -> None:
+    for _, entry in await records(txn, Trash, layout.TRASH):
+        if entry.kind == "image":
+            await cut(txn, layout.TRASH_ID + entry.id)
+
+
+@CASES("trash: leads to no entry", "counter: entries of the trash")
+async def a_trash_entry_is_gone(txn: Transaction) -> None:
+    for key, entry in await records(txn, Trash, layout.TRASH):
+        if entry.kind == "namespace":
+            await cut(txn, key)
+
+
+@CASES("trash: it would bring back is not deleted", "counter: entries of the trash")
+async def a_living_image_in_the_trash(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    entry = Trash("image", image.id, "web", image.namespace + bytes(16), digest=image.key)
+    await save(txn, layout.TRASH + layout.number(9) + image.id, entry)
+    await txn.put(layout.TRASH_ID + image.id, layout.number(9))
+
+
+@CASES("trash: the tag is there as well", "counter: entries of the trash")
+async def a_living_tag_in_the_trash(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    tag = await load(txn, Tag, layout.TAG + image.key + b"v1")
+    assert tag is not None
+    entry = Trash("tag", tag.id, "v1", image.key, digest=tag.digest)
+    await save(txn, layout.TRASH + layout.number(9) + tag.id, entry)
+    await txn.put(layout.TRASH_ID + tag.id, layout.number(9))
+
+
+@CASES("key: the row of its secret is missing")
+async def a_secret_is_gone(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.KEY_SECRET))[0][0])
+
+
+@CASES("key: a secret leads to it that is not its own")
+async def a_secret_too_many(txn: Transaction) -> None:
+    key, _ = (await rows(txn, layout.KEY))[0]
+    await put_payload(txn, layout.KEY_SECRET + b"n" * 32, key[1:])
+
+
+# Counters
+
+
+@CASES("counter: size of image")
+async def an_image_size_is_wrong(txn: Transaction) -> None:
+    await txn.add(layout.counter(layout.IMAGE_SIZE, (await image_of(txn, "web")).key), 1)
+
+
+@CASES("counter: tags of image")
+async def a_count_of_tags_is_wrong(txn: Transaction) -> None:
+    await txn.add(layout.counter(layout.IMAGE_TAGS, (await image_of(txn, "web")).key), -1)
+
+
+@CASES(
+    "counter: size of namespace",
+    "counter: images of namespace",
+    "counter: unique size of namespace",
+    "counter: exclusive size of namespace",
+    "counter: exclusive size in its project",
+    "counter: uploads of namespace",
+    "counter: bytes of uploads of namespace",
+)
+async def all_numbers_of_a_namespace_are_wrong(txn: Transaction) -> None:
+    home = (await image_of(txn, "web")).namespace
+    for name in (b"ns", b"ni", b"nu", b"ne", b"np", b"nq", b"nb"):
+        await txn.add(layout.counter(name, home), 5)
+
+
+@CASES(*["counter: it says"] * 8)
+async def all_numbers_of_the_store_are_wrong(txn: Transaction) -> None:
+    for name in (b"sb", b"sB", b"ss", b"sq", b"st", b"sn", b"si", b"su"):
+        await txn.add(layout.counter(name), -1)
+
+
+@CASES("counter: size of namespace", "counter: the image does not exist", "counter: of nothing")
+async def counters_are_left_over(txn: Transaction) -> None:
+    for name in (layout.NAMESPACE_SIZE, layout.IMAGE_SIZE, b"zz"):
+        key = layout.counter(name, b"n" * 16)
+        await txn.put(key, pack_counter(key, 3))
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_was_damaged_is_told_and_no_more(name: str, tmp_path: Path) -> None:
+    await CASES.verify(name, tmp_path)
+
+
+async def test_one_bad_record_does_not_hide_another_problem(tmp_path: Path) -> None:
+    async def damage(txn: Transaction) -> None:
+        await flip(txn, (await rows(txn, layout.TAG))[0][0])
+        await flip(txn, (await rows(txn, layout.CLAIM))[0][0])
+        await cut(txn, (await rows(txn, layout.REFERRER))[0][0])
+
+    names = ["an_upload_with_two_ends", "a_secret_too_many", "a_living_image_in_the_trash"]
+    expected = ["record: checksum", "record: checksum", "manifest: missing among the referrers"]
+    async with Place("memory", tmp_path, Clock()).store() as store:
+        await furnish(store)
+        for name in names:
+            await store.core.ledger.transact(CASES[name][0])
+            expected += CASES[name][1]
+        await store.core.ledger.transact(damage)
+        assert matches(await found(store), expected)

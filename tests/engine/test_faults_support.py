@@ -1,0 +1,290 @@
+"""The faults that other tests rely on happen as they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults_support import FailingDepot, FailingLedger, LossyDepot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.engine.depot import BLOCK_FILES, Depot, Writer
+from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.errors import NotFound, StorageFailed, StorageFull
+from holdfast.engine.ledger import Ledger, Transaction
+from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.memory_ledger import MemoryLedger
+
+SEEDS = range(60)
+
+
+def content(depot: Depot, file_id: int) -> bytes | None:
+    try:
+        reader = depot.open(file_id)
+    except NotFound:
+        return None
+    data = reader.read(0, reader.size)
+    reader.close()
+    return data
+
+
+def outcomes(depot: LossyDepot, file_id: int) -> set[bytes | None]:
+    return {content(depot.crash(seed), file_id) for seed in SEEDS}
+
+
+def test_what_was_synced_is_never_lost() -> None:
+    depot = LossyDepot()
+    writer = depot.create(1)
+    writer.append(b"synced")
+    writer.sync()
+    assert outcomes(depot, 1) == {b"synced"}
+    assert depot.durable() == {1: b"synced"}
+    writer.append(b"+")
+    assert outcomes(depot, 1) >= {b"synced", b"synced+"}
+    assert depot.durable() == {1: b"synced"}
+
+
+def test_what_was_not_synced_may_be_lost_torn_or_shortened() -> None:
+    depot = LossyDepot()
+    writer = depot.create(1)
+    data = bytes(range(1, 251)) * 20
+    writer.append(data)
+    writer.close()
+    seen = outcomes(depot, 1)
+    assert {None, data} <= seen
+    left = {each for each in seen if each is not None}
+    assert any(len(each) < len(data) for each in left)
+    assert any(not data.startswith(each) for each in left), "none was torn"
+    assert depot.durable() == {}
+
+
+def test_a_cut_file_may_be_its_old_or_its_new_self() -> None:
+    depot = LossyDepot()
+    writer = depot.create(1)
+    writer.append(b"a" * 2000)
+    writer.sync()
+    writer.truncate(600)
+    writer.append(b"b" * 1000)
+    seen = outcomes(depot, 1)
+    assert {b"a" * 2000, b"a" * 600 + b"b" * 1000} <= seen
+    assert depot.durable() == {1: b"a" * 600}
+    assert all(each is not None and each.startswith(b"a" * 600) for each in seen)
+    writer.sync()
+    assert outcomes(depot, 1) == {b"a" * 600 + b"b" * 1000}
+
+
+def test_a_deleted_file_may_come_back() -> None:
+    depot = LossyDepot()
+    for file_id, synced in ((1, True), (2, False)):
+        writer = depot.create(file_id)
+        writer.append(b"x")
+        if synced:
+            writer.sync()
+        writer.close()
+        assert depot.delete(file_id)
+    assert outcomes(depot, 1) == {None, b"x"}
+    assert outcomes(depot, 2) == {None}
+    writer = depot.create(1)
+    writer.append(b"second")
+    assert {None, b"x", b"second"} <= outcomes(depot, 1)
+    writer.sync()
+    assert outcomes(depot, 1) == {b"second"}
+
+
+def test_a_delete_is_durable_once_its_block_is_synced() -> None:
+    depot = LossyDepot()
+    for file_id in (1, BLOCK_FILES + 1):
+        writer = depot.create(file_id)
+        writer.append(b"x")
+        writer.sync()
+        writer.close()
+        assert depot.delete(file_id)
+    depot.sync_block(0)
+    assert outcomes(depot, 1) == {None}
+    assert outcomes(depot, BLOCK_FILES + 1) == {None, b"x"}
+    # A sync of the directory is no sync of the files in it that are still written.
+    writer = depot.create(2)
+    writer.append(b"y")
+    depot.sync_block(0)
+    assert {None, b"y"} <= outcomes(depot, 2)
+
+
+def test_a_crash_depends_on_its_seed_only_and_leaves_the_depot_alone() -> None:
+    depot = LossyDepot()
+    for file_id in range(30):
+        writer = depot.create(file_id)
+        writer.append(bytes([file_id]) * 3000)
+        if file_id % 3 == 0:
+            writer.sync()
+    first, second = depot.crash(7), depot.crash(7)
+    assert sorted(first.files(0)) == sorted(second.files(0))
+    assert all(content(first, each) == content(second, each) for each in first.files(0))
+    assert len(list(depot.files(0))) == 30
+    assert content(depot, 29) == bytes([29]) * 3000
+    assert len({len(list(depot.crash(seed).files(0))) for seed in SEEDS}) > 5
+    after = first.reopen(0)
+    after.append(b"the locks are gone")
+    after.close()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["create", "append", "append", "truncate", "sync", "reopen", "delete"]),
+        st.integers(0, 2),
+        st.integers(0, 1500),
+    ),
+    max_size=30,
+)
+
+
+@settings(deadline=None)
+@given(steps=STEPS, seed=st.integers(0, 1 << 30))
+def test_every_crash_keeps_what_is_durable(steps: list[tuple[str, int, int]], seed: int) -> None:
+    depot = LossyDepot()
+    writers: dict[int, Writer] = {}
+    synced: dict[int, bytes] = {}
+    for step, file_id, number in steps:
+        writer = writers.get(file_id)
+        if step == "create" and writer is None:
+            writers[file_id] = depot.create(file_id)
+        elif writer is None:
+            continue
+        elif step == "append":
+            writer.append(bytes([number % 255 + 1]) * number)
+        elif step == "truncate":
+            writer.truncate(min(number, writer.size))
+            synced[file_id] = synced.get(file_id, b"")[: writer.size]
+        elif step == "sync":
+            writer.sync()
+            synced[file_id] = writer.read(0, writer.size)
+        elif step == "reopen":
+            writer.close()
+            writers[file_id] = depot.reopen(file_id)
+        elif step == "delete":
+            writers.pop(file_id).close()
+            assert depot.delete(file_id)
+            synced.pop(file_id, None)
+    left = depot.crash(seed)
+    for file_id, data in depot.durable().items():
+        assert (content(left, file_id) or b"").startswith(data)
+    for file_id, data in synced.items():
+        if data:
+            assert (content(left, file_id) or b"").startswith(data)
+
+
+def test_a_lossy_depot_is_a_depot(tmp_path: Path) -> None:
+    depot = LossyDepot(10)
+    writer = depot.create(300)
+    with pytest.raises(StorageFull):
+        writer.append(b"x" * 11)
+    writer.append(b"12345")
+    assert (writer.size, writer.read(1, 2)) == (5, b"23")
+    writer.close()
+    assert depot.free_bytes() == 5
+    assert list(depot.blocks()) == [1]
+    depot.link(300, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_bytes() == b"12345"
+    depot.close()
+
+
+def story(depot: Depot, folder: Path) -> None:
+    """Every call that is counted, once."""
+    writer = depot.create(1)
+    writer.append(b"abcdef")
+    writer.truncate(3)
+    assert writer.size == 3
+    writer.read(0, 3)
+    writer.sync()
+    writer.close()
+    depot.reopen(1).close()
+    reader = depot.open(1)
+    reader.read(0, reader.size)
+    reader.fileno()
+    reader.close()
+    list(depot.files(0))
+    list(depot.blocks())
+    depot.free_bytes()
+    depot.link(1, str(folder / "linked"))
+    depot.delete(1)
+    depot.sync_block(0)
+    depot.close()
+
+
+CALLS = [
+    *("create", "append", "truncate", "read", "sync", "close"),
+    *("reopen", "close"),
+    *("open", "read", "close"),
+    *("files", "blocks", "free_bytes", "link", "delete", "sync_block", "close"),
+]
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_calls_are_counted_and_go_through(kind: str, tmp_path: Path) -> None:
+    depot = FailingDepot(DiskDepot(tmp_path / "files") if kind == "disk" else MemoryDepot())
+    story(depot, tmp_path)
+    assert depot.log == CALLS
+    assert (depot.count, depot.fired) == (len(CALLS), False)
+    assert (tmp_path / "linked").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("number", range(1, len(CALLS) + 1))
+def test_the_chosen_call_fails(number: int, tmp_path: Path) -> None:
+    depot = FailingDepot(MemoryDepot(), number)
+    with pytest.raises(StorageFailed) as caught:
+        story(depot, tmp_path)
+    assert (caught.value.what, caught.value.reason) == ("injected", CALLS[number - 1])
+    assert depot.fired
+    assert depot.log == CALLS[:number]
+
+
+def test_after_the_fault_all_goes_on() -> None:
+    depot = FailingDepot(MemoryDepot(), 3)
+    writer = depot.create(1)
+    writer.append(b"one")
+    with pytest.raises(StorageFailed):
+        writer.append(b"lost")
+    writer.append(b"two")
+    assert writer.read(0, 10) == b"onetwo"
+
+
+def test_a_close_that_fails_lets_go() -> None:
+    depot = FailingDepot(MemoryDepot(), 2)
+    writer = depot.create(1)
+    with pytest.raises(StorageFailed):
+        writer.close()
+    depot.reopen(1).close()
+
+
+async def bump(txn: Transaction, by: int) -> int:
+    await txn.add(b"n", by)
+    return await txn.counter(b"n")
+
+
+async def look(txn: Transaction) -> int:
+    return await txn.counter(b"n")
+
+
+async def test_a_ledger_fails_before_or_after() -> None:
+    ledger: Ledger = MemoryLedger()
+    counting = FailingLedger(ledger)
+    assert await counting.transact(bump, 1) == 1
+    assert await counting.read(look) == 1
+    assert await counting.read_aside(look) == 1
+    assert (counting.count, counting.fired) == (3, False)
+    assert counting.log == ["transact", "read", "read_aside"]
+
+    before = FailingLedger(ledger, 1, "before")
+    with pytest.raises(StorageFailed) as caught:
+        await before.transact(bump, 10)
+    assert (caught.value.what, caught.value.reason) == ("injected", "transact")
+    assert before.fired
+    assert await before.read(look) == 1
+
+    after = FailingLedger(ledger, 2, "after")
+    assert await after.read(look) == 1
+    with pytest.raises(StorageFailed):
+        await after.transact(bump, by=100)
+    assert after.fired
+    assert await after.read(look) == 101
+    await after.close()

@@ -1,0 +1,109 @@
+"""Keys: made once, found by their secret, revoked at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from engine_support import ORGANIZATION, OTHER_PROJECT, PROJECT, Clock, Place
+
+from holdfast.engine import AlreadyExists, Invalid, Key, NotFound, Store
+
+ACCESS_KEY = "SCW" + "A" * 17
+
+
+async def make(store: Store, **more: Any) -> tuple[Key, str]:
+    given = {"project_id": PROJECT, "default_project_id": PROJECT, "organization_id": ORGANIZATION}
+    return await store.keys.create(**{**given, **more})
+
+
+async def test_a_key_is_found_by_its_secret(store: Store, clock: Clock) -> None:
+    key, secret = await make(store, description="for ci")
+    assert (key.project_id, key.permission, key.description) == (PROJECT, "full", "for ci")
+    assert key.created_at.timestamp() == pytest.approx(clock.now)
+    assert key.expires_at is None
+    assert await store.keys.authenticate(secret) == key
+    assert await store.keys.get(key.access_key) == key
+    for wrong in ("", secret[:-1], secret + "x", "x" * 1000, key.access_key, "\udc80" * 20):
+        assert await store.keys.authenticate(wrong) is None
+
+
+async def test_what_a_key_covers(store: Store) -> None:
+    one, _ = await make(store)
+    every, _ = await make(store, project_id=None)
+    assert (one.covers(PROJECT), one.covers(OTHER_PROJECT)) == (True, False)
+    assert (every.covers(PROJECT), every.covers(OTHER_PROJECT)) == (True, True)
+
+
+async def test_expired_keys_are_found_and_say_so(store: Store) -> None:
+    past = datetime.now(UTC) - timedelta(days=1)
+    key, secret = await make(store, expires_at=past, permission="read")
+    found = await store.keys.authenticate(secret)
+    assert found == key
+    assert found.expires_at == past
+    assert found.permission == "read"
+
+
+async def test_a_key_of_ones_own_choice(store: Store) -> None:
+    secret = "s" * 16
+    key, given = await make(store, access_key=ACCESS_KEY, secret=secret)
+    assert (key.access_key, given) == (ACCESS_KEY, secret)
+    for again in ({"access_key": ACCESS_KEY}, {"secret": secret}):
+        with pytest.raises(AlreadyExists) as taken:
+            await make(store, **again)
+        assert taken.value.kind == "key"
+    assert len(await store.keys.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("access_key", "SCW"),
+        ("access_key", "scw" + "A" * 17),
+        ("secret", "short"),
+        ("secret", "x" * 257),
+        ("permission", "all"),
+        ("description", "x" * 201),
+        ("expires_at", datetime(2030, 1, 1)),  # noqa: DTZ001 - what is refused
+    ],
+)
+async def test_arguments_that_are_wrong(store: Store, argument: str, value: object) -> None:
+    with pytest.raises(Invalid) as wrong:
+        await make(store, **{argument: value})
+    assert wrong.value.argument == argument
+    assert await store.keys.list() == []
+
+
+async def test_listing(store: Store) -> None:
+    keys = [
+        (await make(store, project_id=project))[0] for project in (PROJECT, OTHER_PROJECT, None)
+    ]
+    assert await store.keys.list() == sorted(keys, key=lambda key: key.access_key)
+    assert await store.keys.list(project_id=OTHER_PROJECT) == [keys[1]]
+    assert await store.keys.list(project_id=uuid4()) == []
+
+
+async def test_revoke(store: Store) -> None:
+    key, secret = await make(store)
+    await store.keys.revoke(key.access_key)
+    assert await store.keys.authenticate(secret) is None
+    for wrong in (key.access_key, "nonsense", ""):
+        for call in (store.keys.get(wrong), store.keys.revoke(wrong)):
+            with pytest.raises(NotFound) as missing:
+                await call
+            assert missing.value.kind == "key"
+    await make(store, access_key=key.access_key, secret=secret)
+
+
+async def test_keys_and_the_signing_key_outlive_the_opening(place: Place) -> None:
+    async with place.store() as one, place.store() as other:
+        key, secret = await make(one)
+        signing = await one.keys.signing_key()
+        assert len(signing) == 32
+        assert await other.keys.signing_key() == signing
+        await other.keys.revoke(key.access_key)
+        assert await one.keys.authenticate(secret) is None
+    async with place.store() as store:
+        assert await store.keys.signing_key() == signing

@@ -1,0 +1,125 @@
+"""What a manifest is refused for though its content is there: preconditions and rules."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from engine_support import (
+    REGION,
+    make_namespace,
+    manifest,
+    noise,
+    put,
+    sha256,
+    upload,
+)
+
+from holdfast.engine import (
+    Immutable,
+    Locked,
+    PreconditionFailed,
+    Pushed,
+    QuotaExceeded,
+    Store,
+)
+
+CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
+BODY = manifest(CONFIG, [LAYER, OTHER])
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+async def store(store: Store) -> Store:
+    """A store where ``app/web`` holds what the manifests of these tests need."""
+    await make_namespace(store)
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
+    return store
+
+
+async def test_preconditions(store: Store) -> None:
+    other = manifest(CONFIG)
+    await put(store, "app/web", BODY, reference="v1", if_absent=True)
+    with pytest.raises(PreconditionFailed) as failed:
+        await put(store, "app/web", other, reference="v1", if_absent=True)
+    assert (failed.value.kind, failed.value.name) == ("tag", "v1")
+    assert failed.value.current == sha256(BODY)
+    for expected in (sha256(other), "nonsense"):
+        with pytest.raises(PreconditionFailed):
+            await put(store, "app/web", other, reference="v1", if_match=expected)
+    with pytest.raises(PreconditionFailed) as failed:
+        await put(store, "app/web", other, reference="v2", if_match="*")
+    assert failed.value.current is None
+    await put(store, "app/web", other, reference="v1", if_match=sha256(BODY))
+    await put(store, "app/web", BODY, reference="v1", if_match="*")
+    with pytest.raises(PreconditionFailed) as failed:
+        await put(store, "app/web", BODY, reference=sha256(BODY), if_absent=True)
+    assert failed.value.kind == "manifest"
+
+
+async def test_of_many_conditional_puts_exactly_one_wins(store: Store) -> None:
+    bodies = [manifest(CONFIG, annotations={"number": str(number)}) for number in range(8)]
+    guard: dict[str, object] = {"if_absent": True}
+    for _ in range(2):
+        puts = [put(store, "app/web", body, reference="v1", **guard) for body in bodies]
+        done = await asyncio.gather(*puts, return_exceptions=True)
+        winners = [result for result in done if isinstance(result, Pushed)]
+        losers = [result for result in done if isinstance(result, PreconditionFailed)]
+        assert (len(winners), len(losers)) == (1, len(bodies) - 1)
+        where = await store.locate(REGION, "app/web")
+        current = await store.manifests.get(where, "v1")
+        assert current.digest == winners[0].digest
+        guard = {"if_match": str(current.digest)}
+        bodies = [body for body in bodies if body != current.body]
+
+
+async def test_immutable_tags(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, immutable_tags=("v*",))
+    done = await put(store, "app/web", BODY, "v1", "latest")
+    await put(store, "app/web", BODY, "v1")
+    other = manifest(CONFIG)
+    with pytest.raises(Immutable) as immutable:
+        await put(store, "app/web", other, "latest", "v1")
+    assert (immutable.value.name, immutable.value.pattern) == ("v1", "v*")
+    where = await store.locate(REGION, "app/web")
+    assert (await store.manifests.get(where, "latest")).body == BODY
+    await put(store, "app/web", other, "latest")
+    (v1,) = (await store.tags.list(done.image_id, name="v1")).items
+    for call in (
+        store.tags.untag(where, "v1"),
+        store.tags.delete(v1.id),
+        store.manifests.delete(where, sha256(BODY)),
+    ):
+        with pytest.raises(Immutable):
+            await call
+    await store.tags.untag(where, "latest")
+
+
+async def test_a_quota_holds_where_a_manifest_links(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    size = len(CONFIG + LAYER + OTHER)
+    await store.namespaces.update(space.id, quota=size - 1)
+    with pytest.raises(QuotaExceeded) as over:
+        await put(store, "app/web", BODY, "v1")
+    assert (over.value.resource, over.value.quota, over.value.current) == ("size", size - 1, size)
+    assert (await store.namespaces.get(space.id)).image_count == 0
+    await store.namespaces.update(space.id, quota=size)
+    await put(store, "app/web", BODY, "v1")
+    # A blob that two images link counts in both.
+    where, source = await store.locate(REGION, "app/b"), await store.locate(REGION, "app/web")
+    await store.mount(where, sha256(CONFIG), source)
+    with pytest.raises(QuotaExceeded):
+        await put(store, "app/b", manifest(CONFIG), "v1")
+
+
+async def test_a_locked_namespace(store: Store) -> None:
+    await put(store, "app/web", BODY, "v1")
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, locked=True)
+    where = await store.locate(REGION, "app/web")
+    for call in (put(store, "app/web", BODY), store.manifests.delete(where, sha256(BODY))):
+        with pytest.raises(Locked) as locked:
+            await call
+        assert (locked.value.kind, locked.value.name) == ("namespace", "app")
+    assert (await store.manifests.get(where, "v1")).body == BODY

@@ -1,0 +1,340 @@
+"""Manifests: accepted only with all they need, found by tag and by digest, listed by subject."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from engine_support import (
+    LAYER_TYPE,
+    REGION,
+    Clock,
+    Place,
+    descriptor,
+    index,
+    make_namespace,
+    manifest,
+    noise,
+    push,
+    put,
+    read,
+    sha256,
+    sha512,
+    upload,
+)
+
+from holdfast.engine import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Corrupt,
+    DigestMismatch,
+    Invalid,
+    InvalidDigest,
+    InvalidManifest,
+    MissingContent,
+    NotFound,
+    Store,
+    TooLarge,
+)
+
+CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
+BODY = manifest(CONFIG, [LAYER, OTHER])
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+async def store(store: Store) -> Store:
+    """A store where ``app/web`` holds what the manifests of these tests need."""
+    await make_namespace(store)
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
+    return store
+
+
+async def test_by_tag_and_by_digest(store: Store) -> None:
+    where = await store.locate(REGION, "app/web")
+    assert where.image_id is None
+    done = await store.manifests.put(where, BODY, media_type=OCI_MANIFEST, reference="v1")
+    where = await store.locate(REGION, "app/web")
+    assert (str(done.digest), done.tags, done.subject) == (sha256(BODY), ("v1",), None)
+    assert done.image_id == where.image_id
+    for reference, tag in (("v1", "v1"), (sha256(BODY), None)):
+        found = await store.manifests.get(where, reference)
+        assert (found.body, found.media_type, found.tag) == (BODY, OCI_MANIFEST, tag)
+        assert str(found.digest) == sha256(BODY)
+
+
+async def test_what_is_not_there(store: Store) -> None:
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(NotFound) as missing:
+        await store.manifests.get(where, "v1")
+    assert missing.value.kind == "image"
+    await put(store, "app/web", BODY, "v1")
+    where = await store.locate(REGION, "app/web")
+    for reference in ("v2", sha256(b"other"), sha512(BODY)):
+        with pytest.raises(NotFound) as missing:
+            await store.manifests.get(where, reference)
+        assert (missing.value.kind, missing.value.name) == ("manifest", reference)
+    with pytest.raises(Invalid):
+        await store.manifests.get(where, "-")
+    with pytest.raises(InvalidDigest):
+        await store.manifests.get(where, "md5:00")
+
+
+@pytest.mark.parametrize(
+    ("media_type", "said"),
+    [
+        (OCI_MANIFEST, OCI_MANIFEST),
+        (OCI_MANIFEST, None),
+        (None, OCI_MANIFEST),
+        (None, None),
+        (DOCKER_MANIFEST, DOCKER_MANIFEST),
+    ],
+)
+async def test_media_types(store: Store, media_type: str | None, said: str | None) -> None:
+    body = json.loads(BODY)
+    del body["mediaType"]
+    if said:
+        body["mediaType"] = said
+    where = await store.locate(REGION, "app/web")
+    text = json.dumps(body).encode()
+    done = await store.manifests.put(where, text, media_type=media_type)
+    where = await store.locate(REGION, "app/web")
+    found = await store.manifests.get(where, str(done.digest))
+    assert (found.media_type, found.body) == (media_type or said or OCI_MANIFEST, text)
+
+
+async def test_what_is_missing_is_named_all_of_it(store: Store) -> None:
+    absent, elsewhere = noise(10), noise(20)
+    await upload(store, await store.locate(REGION, "app/other"), elsewhere)
+    body = manifest(CONFIG, [LAYER, absent, elsewhere])
+    with pytest.raises(MissingContent) as missing:
+        await put(store, "app/web", body, "v1")
+    assert missing.value.digests == (sha256(absent), sha256(elsewhere))
+    assert (await store.locate(REGION, "app/web")).image_id is None
+    assert (await store.stats()).images == 0
+
+
+async def test_a_size_that_is_wrong_is_missing_content(store: Store) -> None:
+    body = json.loads(BODY)
+    body["layers"][0]["size"] += 1
+    with pytest.raises(MissingContent) as missing:
+        await put(store, "app/web", json.dumps(body).encode())
+    assert missing.value.digests == (sha256(LAYER),)
+
+
+async def test_content_whose_hold_is_over_is_missing(store: Store, clock: Clock) -> None:
+    clock.advance(DAY)
+    with pytest.raises(MissingContent) as missing:
+        await put(store, "app/web", BODY)
+    assert set(missing.value.digests) == {sha256(CONFIG), sha256(LAYER), sha256(OTHER)}
+
+
+async def test_an_algorithm_that_is_not_kept_is_missing(store: Store) -> None:
+    layer = {"mediaType": LAYER_TYPE, "digest": "sha384:" + "0" * 96, "size": 1}
+    body = {**json.loads(BODY), "layers": [layer]}
+    with pytest.raises(MissingContent) as missing:
+        await put(store, "app/web", json.dumps(body).encode())
+    assert missing.value.digests == (layer["digest"],)
+
+
+async def test_foreign_layers_may_be_absent_and_are_linked_if_not(store: Store) -> None:
+    absent = noise(10)
+    layers = [
+        descriptor(absent, "application/vnd.oci.image.layer.nondistributable.v1.tar"),
+        descriptor(LAYER, LAYER_TYPE, urls=["https://example.com/layer"]),
+        descriptor(noise(11), LAYER_TYPE, urls=["https://example.com/other"]),
+    ]
+    body = json.dumps({**json.loads(BODY), "layers": layers}).encode()
+    done = await put(store, "app/web", body, "v1")
+    assert (await store.images.get(done.image_id)).size == len(CONFIG + LAYER)
+
+
+async def test_an_index_needs_its_children_as_manifests_of_the_image(store: Store) -> None:
+    body = index([BODY])
+    with pytest.raises(MissingContent) as missing:
+        await put(store, "app/web", body, "v1")
+    assert missing.value.digests == (sha256(BODY),)
+    # The bytes alone do not make a manifest.
+    await upload(store, await store.locate(REGION, "app/web"), BODY)
+    with pytest.raises(MissingContent):
+        await put(store, "app/web", body, "v1")
+    await put(store, "app/web", BODY)
+    done = await put(store, "app/web", body, "v1")
+    nested = await put(store, "app/web", index([BODY, body]), "v2")
+    where = await store.locate(REGION, "app/web")
+    assert (await store.manifests.get(where, "v1")).media_type == OCI_INDEX
+    assert nested.image_id == done.image_id
+    assert (await store.images.get(done.image_id)).size == len(CONFIG + LAYER + OTHER)
+
+
+async def test_an_index_of_plain_content(store: Store) -> None:
+    """BuildKit's caches are such."""
+    body = index({LAYER: LAYER_TYPE})
+    done = await put(store, "app/web", body, "cache")
+    assert (await store.images.get(done.image_id)).size == len(LAYER)
+
+
+async def test_docker_lists(store: Store) -> None:
+    body = manifest(CONFIG, [LAYER], media_type=DOCKER_MANIFEST)
+    await put(store, "app/web", body)
+    await put(store, "app/web", index({body: DOCKER_MANIFEST}, media_type=DOCKER_LIST), "v1")
+    where = await store.locate(REGION, "app/web")
+    assert (await store.manifests.get(where, "v1")).media_type == DOCKER_LIST
+
+
+async def test_sparse_indexes_are_an_option(place: Place) -> None:
+    async with place.store(sparse_indexes=True) as store:
+        await make_namespace(store)
+        absent = manifest(noise(1))
+        await put(store, "app/web", index([absent]), "v1")
+        where = await store.locate(REGION, "app/web")
+        with pytest.raises(NotFound):
+            await store.manifests.get(where, sha256(absent))
+        with pytest.raises(MissingContent):
+            await put(store, "app/web", manifest(noise(1)), "v2")
+
+
+async def test_a_child_that_came_after_its_sparse_index(place: Place) -> None:
+    async with place.store(sparse_indexes=True) as store:
+        await make_namespace(store)
+        await upload(store, await store.locate(REGION, "app/web"), CONFIG)
+        child = manifest(CONFIG)
+        await put(store, "app/web", index([child]), "all")
+        done = await put(store, "app/web", child, "one")
+        await put(store, "app/web", index([child]), "all")
+        (tag,) = (await store.tags.list(done.image_id, name="one")).items
+        await store.tags.delete(tag.id)
+        where = await store.locate(REGION, "app/web")
+        assert (await store.manifests.get(where, sha256(child))).body == child
+
+
+async def test_nobody_gets_bytes_by_knowing_their_digest(store: Store) -> None:
+    secret = noise(5000)
+    await push(store, "app/private", "v1", [secret])
+    await make_namespace(store, "thief")
+    with pytest.raises(MissingContent):
+        await put(store, "thief/web", manifest(secret, [secret]), "v1")
+    where = await store.locate(REGION, "thief/web")
+    with pytest.raises(NotFound):
+        await read(store, sha256(secret), repository=where)
+    assert await store.exists([sha256(secret)], repository=where) == set()
+
+
+async def test_under_sha512(store: Store) -> None:
+    done = await put(store, "app/web", BODY, "v1", reference=sha512(BODY))
+    assert str(done.digest) == sha512(BODY)
+    where = await store.locate(REGION, "app/web")
+    for reference in ("v1", sha512(BODY)):
+        assert str((await store.manifests.get(where, reference)).digest) == sha512(BODY)
+    assert str((await store.manifests.get(where, sha256(BODY))).digest) == sha256(BODY)
+    # The same manifest under its other name is the same manifest.
+    await put(store, "app/web", BODY, "v2")
+    await store.manifests.delete(where, sha512(BODY))
+    assert await store.tags.names(where) == []
+    with pytest.raises(NotFound):
+        await store.manifests.get(where, sha256(BODY))
+
+
+async def test_a_digest_that_the_body_has_not(store: Store) -> None:
+    for reference in (sha256(b"other"), sha512(b"other")):
+        with pytest.raises(DigestMismatch) as wrong:
+            await put(store, "app/web", BODY, reference=reference)
+        assert wrong.value.expected == reference
+
+
+async def test_many_tags_at_once_or_none(store: Store) -> None:
+    done = await put(store, "app/web", BODY, "b", "a", "b", reference="c")
+    assert set(done.tags) == {"a", "b", "c"}
+    assert (await store.images.get(done.image_id)).tags == ("a", "b", "c")
+    with pytest.raises(Invalid) as wrong:
+        await put(store, "app/web", manifest(CONFIG), "d", ".wrong")
+    assert wrong.value.argument == "tag"
+    assert (await store.images.get(done.image_id)).tags == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"schemaVersion": 1}'])
+async def test_what_is_no_manifest(store: Store, body: bytes) -> None:
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(InvalidManifest):
+        await store.manifests.put(where, body, media_type=OCI_MANIFEST)
+    with pytest.raises(InvalidManifest):
+        await store.manifests.put(where, BODY, media_type=DOCKER_MANIFEST)
+
+
+async def test_the_largest_manifest(place: Place) -> None:
+    async with place.store(manifest_bytes_max=len(BODY)) as store:
+        await make_namespace(store)
+        await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
+        await put(store, "app/web", BODY)
+        with pytest.raises(TooLarge) as large:
+            await put(store, "app/web", BODY + b" ")
+        assert large.value.limit == len(BODY)
+
+
+async def test_a_manifest_too_large_for_the_ledger(store: Store, place: Place) -> None:
+    body = manifest(CONFIG, [LAYER], annotations={"filler": "x" * 100_000})
+    before = len(place.files())
+    await put(store, "app/web", body, "v1")
+    assert len(place.files()) == before + 1
+    where = await store.locate(REGION, "app/web")
+    assert (await store.manifests.get(where, "v1")).body == body
+    place.damage(len(body))
+    with pytest.raises(Corrupt) as damage:
+        await store.manifests.get(where, "v1")
+    assert damage.value.kind == "manifest"
+    await put(store, "app/web", body, "v1")
+    assert (await store.manifests.get(where, "v1")).body == body
+    await store.sweeper.run()
+    place.remove(len(body))
+    with pytest.raises(Corrupt):
+        await store.manifests.get(where, "v1")
+    await put(store, "app/web", body, "v1")
+    assert (await store.manifests.get(where, "v1")).body == body
+
+
+async def test_delete_takes_the_tags_and_leaves_the_children(store: Store) -> None:
+    await put(store, "app/web", BODY)
+    body = index([BODY])
+    done = await put(store, "app/web", body, "v1", "v2")
+    await put(store, "app/web", BODY, "v3")
+    where = await store.locate(REGION, "app/web")
+    await store.manifests.delete(where, sha256(body))
+    assert (await store.images.get(done.image_id)).tags == ("v3",)
+    assert (await store.manifests.get(where, sha256(BODY))).body == BODY
+    with pytest.raises(NotFound):
+        await store.manifests.get(where, sha256(body))
+    with pytest.raises(NotFound):
+        await store.manifests.delete(where, sha256(body))
+
+
+async def test_delete_of_a_manifest_with_very_many_tags(store: Store) -> None:
+    names = [f"t{number}" for number in range(1100)]
+    done = await put(store, "app/web", BODY, *names)
+    image = await store.images.get(done.image_id)
+    assert (image.tag_count, len(image.tags)) == (1100, 1000)
+    where = await store.locate(REGION, "app/web")
+    await store.manifests.delete(where, sha256(BODY))
+    image = await store.images.get(done.image_id)
+    assert (image.tag_count, image.tags, image.size) == (0, (), 0)
+
+
+async def test_untagged_manifests_stay_and_count(store: Store, clock: Clock) -> None:
+    await put(store, "app/web", BODY, "v1")
+    done = await put(store, "app/web", manifest(CONFIG), "v1")
+    clock.advance(100 * DAY)
+    await store.sweeper.run()
+    where = await store.locate(REGION, "app/web")
+    assert (await store.manifests.get(where, sha256(BODY))).body == BODY
+    assert (await store.images.get(done.image_id)).size == len(CONFIG + LAYER + OTHER)
+
+
+async def test_a_clock_that_jumped_ahead_and_back(store: Store, clock: Clock) -> None:
+    """Times of the ledger never go back, but rights are judged by the clock as it is."""
+    clock.advance(30 * 24 * 3600)
+    await push(store, "app/web", "ahead", [noise(10)])
+    clock.advance(-30 * 24 * 3600)
+    await push(store, "app/web", "back", [noise(20)])
+    where = await store.locate(REGION, "app/web")
+    assert await store.tags.names(where) == ["ahead", "back"]

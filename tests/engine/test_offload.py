@@ -1,0 +1,296 @@
+"""Calls in threads, and what becomes of them when their callers are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from holdfast.engine.errors import Closed, StorageFailed
+from holdfast.engine.offload import Threads
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads(2, "leaf")
+    yield threads
+    threads.close()
+
+
+class Gate:
+    """A call that says when it has begun, and ends when it may."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+        self.ended = False
+        self.error = error
+
+    def __call__(self) -> str:
+        self.begun.set()
+        self.may_end.wait()
+        self.ended = True
+        if self.error is not None:
+            raise self.error
+        return "done"
+
+
+class Handle:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.closed = 0
+        self.error = error
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.error is not None:
+            raise self.error
+
+
+async def turns(count: int = 20) -> None:
+    """Let everything run that is ready to."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def begun(gate: Gate) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, gate.begun.wait)
+
+
+async def test_a_call_runs_in_a_named_thread(threads: Threads) -> None:
+    def call(first: int, *, second: int) -> tuple[int, str]:
+        return first + second, threading.current_thread().name
+
+    total, name = await threads.run(call, 1, second=2)
+    assert total == 3
+    assert name.startswith("leaf")
+
+
+async def test_errors_come_out(threads: Threads) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(divmod, 1, 0)
+
+
+async def test_the_end_of_an_iterator_is_an_error(threads: Threads) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await threads.run(next, iter(()))
+
+
+async def test_no_more_calls_at_once_than_threads(threads: Threads) -> None:
+    both = threading.Barrier(2)
+    await asyncio.gather(threads.run(both.wait), threads.run(both.wait))
+    gates = [Gate() for _ in range(3)]
+    tasks = [asyncio.create_task(threads.run(gate)) for gate in gates]
+    await begun(gates[0])
+    await begun(gates[1])
+    assert not gates[2].begun.is_set()
+    gates[0].may_end.set()
+    await begun(gates[2])
+    for gate in gates:
+        gate.may_end.set()
+    assert await asyncio.gather(*tasks) == ["done"] * 3
+
+
+async def test_after_close_nothing_runs() -> None:
+    threads = Threads(1, "leaf")
+    assert await threads.run(len, "abc") == 3
+    threads.close()
+    threads.close()
+    with pytest.raises(Closed):
+        await threads.run(len, "abc")
+
+
+async def test_close_waits_for_what_was_submitted() -> None:
+    threads = Threads(1, "leaf")
+    gate = Gate()
+    task = asyncio.create_task(threads.run(gate))
+    await begun(gate)
+    closing = asyncio.get_running_loop().run_in_executor(None, threads.close)
+    await turns()
+    assert not closing.done()
+    gate.may_end.set()
+    await closing
+    assert gate.ended
+    assert await task == "done"
+
+
+@pytest.mark.parametrize("cancels", [1, 2, 5])
+async def test_a_cancelled_caller_waits_for_its_call(threads: Threads, cancels: int) -> None:
+    gate = Gate()
+    ended_first: list[bool] = []
+
+    async def caller() -> None:
+        try:
+            await threads.run(gate)
+        finally:
+            ended_first.append(gate.ended)
+
+    task = asyncio.create_task(caller())
+    await begun(gate)
+    for number in range(cancels):
+        task.cancel(f"reason {number}")
+        await turns()
+        assert not task.done()
+    assert ended_first == []
+    gate.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    assert ended_first == [True]
+
+
+async def test_cancelling_twice_in_one_turn(threads: Threads) -> None:
+    gate = Gate()
+    task = asyncio.create_task(threads.run(gate))
+    await begun(gate)
+    task.cancel()
+    task.cancel()
+    await turns()
+    assert not task.done()
+    gate.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gate.ended
+
+
+async def test_the_error_of_a_cancelled_call_is_the_cause(threads: Threads) -> None:
+    gate = Gate(StorageFailed("file", "refused"))
+    caught: list[BaseException] = []
+
+    async def caller() -> None:
+        try:
+            await threads.run(gate)
+        except asyncio.CancelledError as error:
+            caught.append(error)
+            raise
+
+    task = asyncio.create_task(caller())
+    await begun(gate)
+    task.cancel()
+    await turns()
+    gate.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert caught[0].__cause__ is gate.error
+
+
+async def test_a_call_that_has_not_begun_never_does() -> None:
+    threads = Threads(1, "leaf")
+    first, second = Gate(), Gate()
+    running = asyncio.create_task(threads.run(first))
+    await begun(first)
+    queued = asyncio.create_task(threads.run(second))
+    await turns()
+    queued.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    assert not first.ended
+    first.may_end.set()
+    assert await running == "done"
+    threads.close()
+    assert not second.begun.is_set()
+
+
+async def test_a_timeout_is_told_as_one(threads: Threads) -> None:
+    gate = Gate()
+
+    async def caller() -> None:
+        async with asyncio.timeout(0.01):
+            await threads.run(gate)
+
+    task = asyncio.create_task(caller())
+    await begun(gate)
+    asyncio.get_running_loop().call_later(0.05, gate.may_end.set)
+    with pytest.raises(TimeoutError):
+        await task
+    assert gate.ended
+
+
+async def test_acquired_things_are_the_callers(threads: Threads) -> None:
+    handle = Handle()
+    assert await threads.acquire(lambda: handle) is handle
+    assert handle.closed == 0
+    with pytest.raises(ZeroDivisionError):
+        await threads.acquire(lambda: [handle][1 // 0])
+
+
+@pytest.mark.parametrize("error", [None, StorageFailed("file", "refused")])
+async def test_what_a_cancelled_caller_acquired_is_closed(
+    threads: Threads, error: StorageFailed | None
+) -> None:
+    gate = Gate()
+    handle = Handle(error)
+    caught: list[BaseException] = []
+
+    def obtain() -> Handle:
+        gate()
+        return handle
+
+    async def caller() -> None:
+        try:
+            await threads.acquire(obtain)
+        except asyncio.CancelledError as cancelled:
+            caught.append(cancelled)
+            raise
+
+    task = asyncio.create_task(caller())
+    await begun(gate)
+    task.cancel()
+    await turns()
+    assert not task.done()
+    gate.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert handle.closed == 1
+    assert caught[0].__cause__ is error
+
+
+async def test_a_cancelled_acquire_that_failed_or_never_began(threads: Threads) -> None:
+    gates = [Gate(StorageFailed("file", "refused")), Gate()]
+    tasks = [asyncio.create_task(threads.run(gate)) for gate in gates]
+    for gate in gates:
+        await begun(gate)
+    made: list[Handle] = []
+
+    def obtain() -> Handle:
+        made.append(Handle())
+        return made[-1]
+
+    queued = asyncio.create_task(threads.acquire(obtain))
+    await turns()
+    queued.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    for gate in gates:
+        gate.may_end.set()
+    assert [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        StorageFailed,
+        str,
+    ]
+    assert made == []
+
+
+async def test_an_error_leaves_no_circle_behind(threads: Threads) -> None:
+    class Big:
+        pass
+
+    def fail(big: Big) -> None:
+        raise StorageFailed("file", "refused")
+
+    async def caller() -> weakref.ref[Big]:
+        big = Big()
+        with pytest.raises(StorageFailed):
+            await threads.run(fail, big)
+        return weakref.ref(big)
+
+    gc.disable()
+    try:
+        left = await caller()
+        # The worker lets go of its last call when it takes the next.
+        await asyncio.gather(threads.run(len, ""), threads.run(len, ""))
+        assert left() is None
+    finally:
+        gc.enable()

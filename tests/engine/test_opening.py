@@ -1,0 +1,195 @@
+"""Opening a store: the example for embedders, several openers, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+import uvloop
+from engine_support import (
+    REGION,
+    Clock,
+    Place,
+    make_namespace,
+    noise,
+    once,
+    problems,
+    push,
+    read,
+    sha256,
+)
+
+from holdfast.engine import Closed, Invalid, NotAStore, NotFound, Store, StoreConfig
+
+EXAMPLE = """
+import asyncio
+from holdfast.engine import Store
+
+async def main() -> None:
+    async with Store.open("data") as store:
+        blob = await store.put(b"hello")                 # bytes, a path, a file, or an iterable
+        print(blob.digest, blob.size)
+        async with store.get(blob.digest) as reader:     # also: offset=, length=, verify=
+            async for chunk in reader:
+                print(chunk)
+        print(await store.stat(blob.digest))
+"""
+
+
+@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
+async def test_the_example_for_embedders(tmp_path: Path, runner: str) -> None:
+    run = "asyncio.run(main())" if runner == "asyncio" else "import uvloop; uvloop.run(main())"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        EXAMPLE + run,
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )
+    out, errors = await process.communicate()
+    assert (process.returncode, errors.decode()) == (0, "")
+    lines = out.decode().splitlines()
+    assert lines[:2] == [f"{sha256(b'hello')} 5", repr(b"hello")]
+    assert "Blob(" in lines[2]
+    async with Store.open(tmp_path / "data", create=False) as store:
+        assert await read(store, sha256(b"hello")) == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_all_of_it_under_uvloop(tmp_path: Path, kind: str) -> None:
+    place = Place(kind, tmp_path, Clock())
+
+    async def story() -> None:
+        async with place.store(background=True) as store:
+            space = await make_namespace(store)
+            done = await push(store, "app/web", "v1", [noise(1000), noise(2_000_000)])
+            where = await store.locate(REGION, "app/web")
+            assert (await store.manifests.get(where, "v1")).digest == done.digest
+            assert len(await read(store, sha256(noise(2_000_000)), repository=where)) == 2_000_000
+            await store.namespaces.delete(space.id)
+            await store.sweeper.run(early=True)
+            assert await store.blobs() == []
+            assert await problems(store) == []
+
+    uvloop.run(story())
+
+
+async def test_several_openers_see_each_other_at_once(place: Place) -> None:
+    async with place.store() as one, place.store() as other:
+        space = await make_namespace(one)
+        assert await other.namespaces.find(REGION, "app") == space
+        done = await push(other, "app/web", "v1", [noise(100_000)])
+        assert (await one.images.get(done.image_id)).tags == ("v1",)
+        await one.close()
+        await other.namespaces.delete(space.id)
+    async with place.store() as store:
+        with pytest.raises(NotFound):
+            await store.namespaces.get(space.id)
+
+
+async def test_many_openers_write_at_once(place: Place) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(place.store()) for _ in range(4)]
+        await make_namespace(stores[0])
+        pushes = [
+            push(store, f"app/i{number}", "v1", [noise(40_000, number), noise(1000, repeat)])
+            for repeat in range(3)
+            for number, store in enumerate(stores)
+        ]
+        await asyncio.gather(*pushes)
+        assert [w.full_name for w in await stores[0].repositories(REGION)] == [
+            f"app/i{number}" for number in range(4)
+        ]
+        assert await problems(stores[-1]) == []
+
+
+async def test_a_store_can_be_entered_again(place: Place) -> None:
+    store = place.store()
+    for _ in range(2):
+        async with store:
+            await store.put(b"hello")
+        await store.close()
+    with pytest.raises(Closed):
+        await store.stats()
+
+
+async def test_a_memory_store_is_gone_when_it_is_closed() -> None:
+    async with Store.memory() as store:
+        await store.put(b"hello")
+        assert len(await store.blobs()) == 1
+    async with Store.memory() as store:
+        assert await store.blobs() == []
+
+
+def names(path: Path) -> list[str]:
+    return [entry.name for entry in path.iterdir()]
+
+
+async def test_where_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(NotAStore) as absent:
+        await Store.open(tmp_path / "none", create=False).start()
+    assert absent.value.path == str(tmp_path / "none")
+    with pytest.raises(NotAStore):
+        await Store.open(tmp_path, create=False).start()
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "file", tmp_path):
+        with pytest.raises(NotAStore):
+            await Store.open(path).start()
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mark", [b"holdfast 2\n", b"holdfast\n", b"", b"\xff", b"other 1\n"])
+async def test_a_directory_of_another_version(tmp_path: Path, mark: bytes) -> None:
+    async with Store.open(tmp_path / "data") as store:
+        await store.put(b"hello")
+    (tmp_path / "data" / "FORMAT").write_bytes(mark)
+    with pytest.raises(NotAStore) as wrong:
+        await Store.open(tmp_path / "data").start()
+    assert str(tmp_path / "data") in str(wrong.value)
+
+
+def test_the_path_is_not_touched_before_it_is_entered(tmp_path: Path) -> None:
+    Store.open(tmp_path / "data")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("inline_bytes", 60 * 1024 + 1),
+        ("hold_seconds", -1),
+        ("trash_seconds", 1e12),
+        ("threads", 0),
+        ("map_bytes", 1),
+        ("manifest_bytes_max", 0),
+    ],
+)
+def test_limits_out_of_bounds(argument: str, value: float) -> None:
+    with pytest.raises(Invalid) as wrong:
+        StoreConfig(**{argument: value})  # type: ignore[arg-type]  # wrong
+    assert wrong.value.argument == argument
+
+
+async def test_openers_may_have_other_inline_limits(place: Place) -> None:
+    data = noise(1000)
+    async with place.store(inline_bytes=2000) as wide, place.store(inline_bytes=10) as narrow:
+        await wide.put(data)
+        assert place.files() == []
+        await narrow.put(data, root="b")
+        assert await read(narrow, sha256(data)) == data
+        await make_namespace(wide)
+        where = await wide.locate(REGION, "app/web")
+        session = await wide.uploads.begin(where)
+        where = await wide.locate(REGION, "app/web")
+        other = noise(1500)
+        await wide.uploads.append(where, session.id, once(other))
+        await narrow.uploads.finish(where, session.id, sha256(other))
+        assert place.files() == [1500]
+        assert await read(wide, sha256(other), repository=where) == other

@@ -1,0 +1,271 @@
+"""Several processes work on one directory at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_support import REGION, Gate, make_namespace, noise, once, read, sha256
+from faults_support import FailingDepot, Interruption
+from seams_support import Seams, check, see
+from share_child import CONFIG, PARTS, PUSHES, shared
+from support import ROOT
+
+from holdfast.engine import Busy, NotFound, OffsetMismatch, Store
+from holdfast.engine.depot import Writer
+from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.lmdb_ledger import LmdbLedger
+
+
+class Child:
+    """One process, and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def heard(self) -> str:
+        assert self._process.stdout is not None
+        return (await self._process.stdout.readline()).decode().strip()
+
+    async def told(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        await self._process.stdin.drain()
+
+    async def result(self) -> int:
+        word, number = (await self.heard()).split()
+        assert word == "done"
+        assert await self._process.wait() == 0
+        return int(number)
+
+
+@contextlib.asynccontextmanager
+async def child(path: Path, *arguments: str) -> AsyncIterator[Child]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", str(ROOT / "tests" / "share_child.py"), str(path), *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        started = Child(process)
+        assert await started.heard() == "ready"
+        yield started
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_pushing_sweeping_and_reading_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    async with Store.open(path, CONFIG) as store:
+        await make_namespace(store)
+    async with contextlib.AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(child(path, role)) for role in ("sweep", "read")]
+        pushers = [
+            await stack.enter_async_context(child(path, "push", str(number))) for number in range(3)
+        ]
+        for pusher in pushers:
+            await pusher.told()
+        assert [await pusher.result() for pusher in pushers] == [PUSHES] * 3
+        for worker in workers:
+            await worker.told()
+        assert all([await worker.result() > 0 for worker in workers])
+    async with Store.open(path, CONFIG) as store:
+        await store.sweeper.run(early=True)
+        sight = await see(store)
+        last = {sha256(layer) for layer in shared(PUSHES - 1)}
+        assert last <= sight.blobs
+        assert not sight.damaged
+        assert {fact[1:3] for fact in sight.facts if fact[0] == "tag"} == {
+            (f"app/i{number}", f"v{tag}") for number in range(3) for tag in range(4)
+        }
+        # The sizes of what three images have are those of what one has.
+        sizes = {fact[3] for fact in sight.facts if fact[0] == "image"}
+        assert len(sizes) == 1
+        # One copy of each, whoever pushed it: layers, the manifests, and "{}".
+        layers = {layer for turn in range(PUSHES) for layer in shared(turn)}
+        assert {sha256(layer) for layer in layers} <= sight.blobs
+        assert len(sight.blobs) == len(layers) + PUSHES + 1
+        assert await check(store) == []
+    assert await Seams(path / "ledger", DiskDepot(path / "files")).leaks() == ""
+    assert list((path / "run").iterdir()) == []
+
+
+async def test_an_upload_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    path, whole = tmp_path / "data", b"".join(PARTS)
+    async with Store.open(path, CONFIG) as store:
+        await make_namespace(store)
+        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.append(where, session.id, once(PARTS[0]))
+        async with child(path, "append", str(session.id)) as other:
+            assert await other.heard() == "holding"
+            with pytest.raises(Busy):
+                await store.uploads.append(where, session.id, once(b"mixed in"))
+            with pytest.raises(Busy):
+                await store.uploads.finish(where, session.id, sha256(PARTS[0]))
+            await other.told()
+            assert await other.result() == len(PARTS[0]) + len(PARTS[1])
+        with pytest.raises(OffsetMismatch):
+            await store.uploads.append(where, session.id, once(b"x"), offset=len(PARTS[0]))
+        await store.uploads.finish(where, session.id, sha256(whole), once(PARTS[2]))
+        assert await read(store, sha256(whole), repository=where) == whole
+        assert await check(store) == []
+
+
+async def test_a_killed_process_lets_go_of_its_upload(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    async with Store.open(path, CONFIG) as store:
+        await make_namespace(store)
+        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.append(where, session.id, once(PARTS[0]))
+        async with child(path, "append", str(session.id)) as other:
+            assert await other.heard() == "holding"
+        whole = PARTS[0] + PARTS[1]
+        upload = await store.uploads.get(where, session.id)
+        rest = once(whole[upload.offset :])
+        await store.uploads.finish(where, session.id, sha256(whole), rest, offset=upload.offset)
+        assert await read(store, sha256(whole), repository=where) == whole
+
+
+class Pausing(FailingDepot):
+    """A depot that stops before it opens a file to go on writing it."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner, Interruption(0, lambda: None))
+        self.reached = threading.Event()
+        self.go = threading.Event()
+
+    def reopen(self, file_id: int) -> Writer:
+        self.reached.set()
+        assert self.go.wait(60)
+        return super().reopen(file_id)
+
+
+class Slow:
+    """A store that stands between reading an upload's row and locking its file."""
+
+    def __init__(self, seams: Seams) -> None:
+        self.depots: list[Pausing] = []
+
+        def pausing(inner: Any) -> Pausing:
+            self.depots.append(Pausing(inner))
+            return self.depots[-1]
+
+        self.store = seams.store(depot=pausing)
+
+    async def during(
+        self, begin: Callable[[], Any], meanwhile: Callable[[], Any]
+    ) -> asyncio.Task[Any]:
+        """Begin something, let it come to the file, do something else, let it go on."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(begin())
+        await asyncio.to_thread(self.depots[0].reached.wait, 60)
+        try:
+            await meanwhile()
+        finally:
+            self.depots[0].go.set()
+        await asyncio.wait([task])
+        return task
+
+
+@pytest.fixture
+def seams(tmp_path: Path) -> Seams:
+    (tmp_path / "ledger").mkdir()
+    return Seams(tmp_path / "ledger")
+
+
+async def test_an_append_does_not_reach_what_was_finished_meanwhile(seams: Seams) -> None:
+    slow = Slow(seams)
+    async with seams.store() as store, slow.store:
+        await make_namespace(store)
+        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.append(where, session.id, once(PARTS[0]))
+        task = await slow.during(
+            lambda: slow.store.uploads.append(where, session.id, once(b"too late")),
+            lambda: store.uploads.finish(where, session.id, sha256(PARTS[0])),
+        )
+        assert isinstance(task.exception(), NotFound)
+        assert await read(store, sha256(PARTS[0]), verify=True) == PARTS[0]
+        assert await check(store) == []
+
+
+async def test_an_append_leaves_no_file_of_a_session_that_ended_meanwhile(seams: Seams) -> None:
+    async with seams.store() as store:
+        await make_namespace(store)
+        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.append(where, session.id, once(PARTS[0]))
+    seams.boot = "second"
+    slow = Slow(seams)
+
+    async with seams.store() as store, slow.store:
+
+        async def end() -> None:
+            await store.uploads.abort(where, session.id)
+            await store.sweeper.run()
+
+        task = await slow.during(
+            lambda: slow.store.uploads.append(where, session.id, once(b"too late")), end
+        )
+        assert isinstance(task.exception(), NotFound)
+        assert await seams.leaks() == ""
+
+
+async def test_after_a_restart_two_processes_go_on_with_one_upload(seams: Seams) -> None:
+    whole = noise(640_000, "anew")
+    async with seams.store() as store:
+        await make_namespace(store)
+        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.append(where, session.id, once(PARTS[0]))
+    seams.boot = "second"
+    slow = Slow(seams)
+    async with seams.store() as store, slow.store:
+        assert (await store.uploads.get(where, session.id)).offset == 0
+        task = await slow.during(
+            lambda: slow.store.uploads.append(
+                where, session.id, once(whole[600_000:620_000]), offset=600_000
+            ),
+            lambda: store.uploads.append(where, session.id, once(whole[:600_000]), offset=0),
+        )
+        assert task.result().offset == 620_000
+        rest = once(whole[620_000:])
+        await store.uploads.finish(where, session.id, sha256(whole), rest, offset=620_000)
+        assert await read(store, sha256(whole), repository=where) == whole
+
+
+async def test_a_copy_that_was_verified_may_be_swept_before_it_is_claimed(seams: Seams) -> None:
+    """The bytes that came are stored after all: nothing else has them any more."""
+    gates: list[Gate] = []
+    swept: list[int] = []
+
+    def gated(rows: LmdbLedger) -> Gate:
+        gates.append(Gate(rows, owned=True))
+        return gates[0]
+
+    async def sweep(transaction: str) -> None:
+        if transaction == "roots.keep":
+            gates[0].before = None
+            await store.delete(sha256(PARTS[0]), root="first")
+            swept.append((await store.sweeper.run()).files)
+
+    async with seams.store() as store, seams.store(ledger=gated) as late:
+        await store.put(PARTS[0], root="first")
+        gates[0].before = sweep
+        await late.put(PARTS[0], root="second")
+        assert swept == [1]
+        assert await read(store, sha256(PARTS[0]), verify=True) == PARTS[0]
+        assert await check(store) == []
+        assert await seams.leaks() == ""

@@ -1,0 +1,275 @@
+"""The races of the design, forced step by step: sweeps, heals, deletes and holds under pushes."""
+
+from __future__ import annotations
+
+import pytest
+from engine_support import (
+    REGION,
+    Clock,
+    Place,
+    make_namespace,
+    manifest,
+    noise,
+    once,
+    problems,
+    push,
+    put,
+    read,
+    sha256,
+    upload,
+)
+from race_support import gaps, hold_after, hold_before, meanwhile
+
+from holdfast.engine import Corrupt, MissingContent, NotFound, Store
+
+SMALL, BIG = noise(1000), noise(200_000)
+BOTH = pytest.mark.parametrize("data", [SMALL, BIG], ids=["inline", "file"])
+GAPS_MAX = 100
+DAY = 24 * 3600.0
+
+
+async def clean(store: Store) -> None:
+    """Nothing is wrong, and all that nobody needs goes."""
+    await store.sweeper.run(early=True)
+    assert await problems(store) == []
+
+
+# --- a push of a digest while it is swept
+
+
+@BOTH
+async def test_swept_between_the_row_and_the_file(place: Place, data: bytes) -> None:
+    sweeping, gate = place.gated()
+    async with sweeping, place.store() as store:
+        await store.put(data)
+        await store.delete(sha256(data))
+        held = hold_after(gate(), "purge.collect")
+        async with meanwhile(held, sweeping.sweeper.run()):
+            with pytest.raises(NotFound):
+                await store.stat(sha256(data))
+            await store.put(data)
+        assert await read(store, sha256(data)) == data
+        await clean(store)
+        assert await read(store, sha256(data)) == data
+
+
+@BOTH
+async def test_swept_after_the_push_found_the_copy_good(place: Place, data: bytes) -> None:
+    store, gate = place.gated()
+    async with store, place.store() as sweeping:
+        await store.put(data)
+        await store.delete(sha256(data))
+        held = hold_before(gate(), "roots.keep")
+        async with meanwhile(held, store.put(data)) as pushing:
+            await sweeping.sweeper.run()
+            assert await sweeping.blobs() == []
+        assert pushing.exception() is None
+        assert await read(store, sha256(data), verify=True) == data
+        await clean(store)
+        assert await read(store, sha256(data), verify=True) == data
+
+
+@BOTH
+async def test_pushed_after_the_sweep_chose_it(place: Place, data: bytes) -> None:
+    sweeping, gate = place.gated()
+    async with sweeping, place.store() as store:
+        await store.put(data)
+        await store.delete(sha256(data))
+        held = hold_before(gate(), "purge.collect")
+        async with meanwhile(held, sweeping.sweeper.run()):
+            await store.put(data)
+        assert await read(store, sha256(data)) == data
+        assert (await store.stats()).garbage == 0
+        await clean(store)
+
+
+@BOTH
+@pytest.mark.parametrize("session", [False, True])
+async def test_a_push_with_a_sweep_in_every_gap(
+    place: Place, clock: Clock, data: bytes, session: bool
+) -> None:
+    pushing, gate = place.gated()
+    async with pushing, place.store() as other:
+        await make_namespace(pushing)
+
+        async def sweep() -> None:
+            await other.sweeper.run(early=True)
+
+        async def push_image() -> None:
+            if session:
+                where = await pushing.locate(REGION, "app/web")
+                upload_ = await pushing.uploads.begin(where)
+                where = await pushing.locate(REGION, "app/web")
+                await pushing.uploads.append(where, upload_.id, once(data))
+                await pushing.uploads.finish(where, upload_.id, sha256(data))
+            await push(pushing, "app/web", "v1", [data])
+
+        for gap in range(GAPS_MAX):
+            # The same digests lie in the garbage queue, unneeded.
+            await other.put(data)
+            await other.delete(sha256(data))
+            intruded, error = await gaps(gate(), gap, push_image, sweep)
+            assert error is None
+            where = await other.locate(REGION, "app/web")
+            assert where.image_id is not None
+            assert await read(other, sha256(data), repository=where, verify=True) == data
+            assert (await other.images.get(where.image_id)).size == len(data) + 2
+            await other.images.delete(where.image_id)
+            await clean(other)
+            assert await other.blobs() == []
+            assert place.files() == []
+            if not intruded:
+                break
+        assert 3 <= gap < GAPS_MAX - 1
+
+
+@BOTH
+async def test_a_sweep_with_a_push_in_every_gap(place: Place, data: bytes) -> None:
+    sweeping, gate = place.gated()
+    async with sweeping, place.store() as store:
+        await make_namespace(store)
+
+        async def push_image() -> None:
+            await push(store, "app/web", "v1", [data])
+
+        for gap in range(GAPS_MAX):
+            await push_image()
+            where = await store.locate(REGION, "app/web")
+            assert where.image_id is not None
+            await store.images.delete(where.image_id)
+            intruded, error = await gaps(
+                gate(), gap, lambda: sweeping.sweeper.run(early=True), push_image
+            )
+            assert error is None
+            if not intruded:
+                break
+            where = await store.locate(REGION, "app/web")
+            assert await read(store, sha256(data), repository=where, verify=True) == data
+            assert where.image_id is not None
+            await store.images.delete(where.image_id)
+            await clean(store)
+            assert await store.blobs() == []
+            assert place.files() == []
+        assert 3 <= gap < GAPS_MAX - 1
+
+
+async def test_a_reader_reads_on_while_its_blob_is_swept(store: Store, place: Place) -> None:
+    data = noise(2_000_000)
+    await store.put(data)
+    async with store.get(sha256(data)) as reader:
+        pieces = aiter(reader)
+        first = await anext(pieces)
+        await store.delete(sha256(data))
+        await store.sweeper.run()
+        assert place.files() == []
+        assert first + b"".join([piece async for piece in pieces]) == data
+
+
+# --- a push of a digest while it is healed
+
+
+async def test_healed_while_a_reader_finds_the_damage(place: Place) -> None:
+    reading, gate = place.gated()
+    async with reading, place.store() as store:
+        await store.put(BIG)
+        place.damage(len(BIG))
+        held = hold_before(gate(), "blobs.quarantine")
+        async with meanwhile(held, read(reading, sha256(BIG), verify=True)) as late:
+            await store.put(BIG)
+            assert await read(store, sha256(BIG), verify=True) == BIG
+        assert isinstance(late.exception(), Corrupt)
+        # What the late reader saw was the copy that is gone.
+        assert await read(store, sha256(BIG), verify=True) == BIG
+        await clean(store)
+        assert place.files() == [len(BIG)]
+
+
+async def test_two_heal_at_once(place: Place) -> None:
+    one, gate = place.gated()
+    async with one, place.store() as other:
+        await one.put(BIG, root="a")
+        place.damage(len(BIG))
+        held = hold_before(gate(), "roots.keep")
+        async with meanwhile(held, one.put(BIG, root="b")):
+            await other.put(BIG, root="c")
+        assert await read(other, sha256(BIG), verify=True) == BIG
+        assert await other.roots() == ["a", "b", "c"]
+        await clean(other)
+        assert place.files() == [len(BIG)]
+
+
+async def test_read_while_the_file_is_replaced(place: Place) -> None:
+    """Who looked the row up before the heal finds the new file when it opens."""
+    reading, gate = place.gated()
+    async with reading, place.store() as store:
+        await store.put(BIG)
+
+        async def heal(name: str) -> None:
+            if name == "reading.locate_living":
+                gate().after_read = None
+                place.damage(len(BIG))
+                await store.put(BIG)
+                await store.sweeper.run()
+
+        gate().after_read = heal
+        assert await read(reading, sha256(BIG), verify=True) == BIG
+
+
+# --- a manifest at the end of a hold
+
+
+@BOTH
+async def test_a_manifest_after_the_end_of_a_hold(place: Place, clock: Clock, data: bytes) -> None:
+    store, gate = place.gated()
+    async with store, place.store() as sweeping:
+        await make_namespace(store)
+        await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
+        body = manifest(b"{}", [data])
+        held = hold_before(gate(), "manifest_put.put")
+        async with meanwhile(held, put(store, "app/web", body, "v1")) as late:
+            clock.advance(DAY + 1)
+            await sweeping.sweeper.run()
+        missing = late.exception()
+        assert isinstance(missing, MissingContent)
+        assert set(missing.digests) == {sha256(b"{}"), sha256(data)}
+        assert (await store.stats()).images == 0
+        await clean(store)
+        assert await store.blobs() == []
+        assert place.files() == []
+
+
+@BOTH
+async def test_a_manifest_just_before_the_end_of_a_hold(
+    place: Place, clock: Clock, data: bytes
+) -> None:
+    sweeping, gate = place.gated()
+    async with sweeping, place.store() as store:
+        await make_namespace(store)
+        await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
+        clock.advance(DAY + 1)
+        held = hold_before(gate(), "purge.expire_holds")
+        async with meanwhile(held, sweeping.sweeper.run()):
+            clock.advance(-2)
+            await put(store, "app/web", manifest(b"{}", [data]), "v1")
+        where = await store.locate(REGION, "app/web")
+        assert await read(store, sha256(data), repository=where) == data
+        await clean(store)
+        assert await read(store, sha256(data), repository=where) == data
+
+
+@BOTH
+async def test_a_pusher_who_was_told_has_half_a_hold_left(
+    place: Place, clock: Clock, data: bytes
+) -> None:
+    async with place.store() as store:
+        await make_namespace(store)
+        await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
+        where = await store.locate(REGION, "app/web")
+        clock.advance(DAY / 2 - 1)
+        asked = {sha256(b"{}"), sha256(data)}
+        assert await store.exists(asked, repository=where) == asked
+        for _ in range(4):
+            clock.advance(DAY / 8)
+            await store.sweeper.run()
+        await put(store, "app/web", manifest(b"{}", [data]), "v1")
+        assert await read(store, sha256(data), repository=where) == data

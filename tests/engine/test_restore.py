@@ -1,0 +1,170 @@
+"""Restoring a store from a snapshot, whole or damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from copies_support import (
+    BIG,
+    LAYER,
+    QUIET,
+    file_of,
+    fill,
+    finish,
+    flip,
+    inodes,
+    names,
+    verify,
+)
+from engine_support import (
+    Clock,
+    Place,
+    make_namespace,
+    noise,
+    push,
+    read,
+    sha256,
+)
+
+from holdfast.engine import (
+    AlreadyExists,
+    Busy,
+    Corrupt,
+    NotAStore,
+    NotFound,
+    Store,
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path, clock: Clock) -> Place:
+    return Place("disk", tmp_path, clock)
+
+
+@pytest.fixture
+async def filled(place: Place) -> AsyncIterator[Store]:
+    async with place.store() as store:
+        await fill(store)
+        yield store
+
+
+@pytest.fixture
+async def snapshot(filled: Store, tmp_path: Path) -> Path:
+    await finish(filled.snapshot(tmp_path / "copy", copy=True))
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("copy", [True, False])
+async def test_restoring_gives_the_store_back(
+    snapshot: Path, tmp_path: Path, clock: Clock, copy: bool
+) -> None:
+    done = await finish(Store.restore(snapshot, tmp_path / "restored", copy=copy))
+    assert (done.files, done.total, done.damaged) == (3, 3, 0)
+    assert bool(inodes(snapshot) & inodes(tmp_path / "restored")) is not copy
+    assert await verify(tmp_path / "restored") == []
+    async with Store.open(tmp_path / "restored", QUIET, create=False, clock=clock) as store:
+        assert await read(store, sha256(LAYER)) == LAYER
+        assert await read(store, sha256(b"kept by a root")) == b"kept by a root"
+        await push(store, "app/web", "v3", [noise(90_000, "new")])
+    assert await verify(tmp_path / "restored") == []
+
+
+async def test_a_closed_store_can_be_restored_too(place: Place, tmp_path: Path) -> None:
+    async with place.store() as store:
+        await make_namespace(store)
+        await push(store, "app/web", "v1", [BIG])
+        with pytest.raises(Busy):
+            await finish(Store.restore(tmp_path / "data", tmp_path / "restored"))
+    await finish(Store.restore(tmp_path / "data", tmp_path / "restored"))
+    assert await verify(tmp_path / "restored") == []
+
+
+async def test_a_store_is_not_restored_over_another(snapshot: Path, tmp_path: Path) -> None:
+    with pytest.raises(AlreadyExists):
+        await finish(Store.restore(snapshot, tmp_path / "data"))
+    with pytest.raises(NotAStore):
+        await finish(Store.restore(tmp_path / "nowhere", tmp_path / "restored"))
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "letter").write_text("mine")
+    with pytest.raises(NotAStore):
+        await finish(Store.restore(tmp_path / "strange", tmp_path / "restored"))
+    assert not (tmp_path / "restored").exists()
+
+
+async def test_a_flipped_bit_is_found(snapshot: Path, tmp_path: Path) -> None:
+    flip(file_of(snapshot, len(BIG)), 5000)
+    with pytest.raises(Corrupt, match=sha256(BIG)):
+        await finish(Store.restore(snapshot, tmp_path / "restored"))
+    assert not (tmp_path / "restored").exists()
+    assert not (tmp_path / "restored.partial").exists()
+    done = await finish(Store.restore(snapshot, tmp_path / "restored", salvage=True))
+    assert done.damaged == 1
+    async with Store.open(tmp_path / "restored", QUIET) as store:
+        with pytest.raises(Corrupt):
+            await read(store, sha256(BIG))
+        assert await read(store, sha256(LAYER)) == LAYER
+        await store.put(BIG)
+        assert await read(store, sha256(BIG)) == BIG
+    assert await verify(tmp_path / "restored") == []
+
+
+async def test_a_lost_file_is_found(snapshot: Path, tmp_path: Path) -> None:
+    file_of(snapshot, len(BIG)).unlink()
+    with pytest.raises(Corrupt, match=sha256(BIG)):
+        await finish(Store.restore(snapshot, tmp_path / "restored"))
+    done = await finish(Store.restore(snapshot, tmp_path / "restored", salvage=True))
+    assert (done.files, done.total, done.damaged) == (2, 3, 1)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.4])
+async def test_a_ledger_that_was_cut_off(snapshot: Path, tmp_path: Path, share: float) -> None:
+    ledger = snapshot / "ledger" / "data.mdb"
+    os.truncate(ledger, int(ledger.stat().st_size * share))
+    for salvage in (False, True):
+        with pytest.raises(Corrupt, match=r"data\.mdb"):
+            await finish(Store.restore(snapshot, tmp_path / "restored", salvage=salvage))
+    assert not (tmp_path / "restored").exists()
+    assert not (tmp_path / "restored.partial").exists()
+
+
+async def test_a_damaged_record_is_found(snapshot: Path, tmp_path: Path) -> None:
+    ledger = snapshot / "ledger" / "data.mdb"
+    # A page that was freed since may have the row too.
+    ledger.write_bytes(ledger.read_bytes().replace(b"kept by a root", b"kept by a rook"))
+    with pytest.raises(Corrupt, match="checksum"):
+        await finish(Store.restore(snapshot, tmp_path / "restored"))
+    await finish(Store.restore(snapshot, tmp_path / "restored", salvage=True))
+    async with Store.open(tmp_path / "restored", QUIET) as store:
+        with pytest.raises(Corrupt):
+            await read(store, sha256(b"kept by a root"))
+        assert await read(store, sha256(LAYER)) == LAYER
+
+
+async def test_a_restore_that_was_given_up_leaves_nothing(snapshot: Path, tmp_path: Path) -> None:
+    steps = Store.restore(snapshot, tmp_path / "restored")
+    await anext(steps)
+    assert not (tmp_path / "restored").exists()
+    await steps.aclose()
+    assert names(tmp_path) == ["copy", "data"]
+
+
+async def test_nothing_is_written_to_the_snapshot(snapshot: Path, tmp_path: Path) -> None:
+    def listing() -> dict[str, tuple[int, int]]:
+        return {
+            str(path): (path.stat().st_mtime_ns, path.stat().st_size)
+            for path in [snapshot, *snapshot.rglob("*")]
+        }
+
+    before = listing()
+    await finish(Store.restore(snapshot, tmp_path / "restored"))
+    assert listing() == before
+
+
+async def test_unknown_blobs_stay_unknown(snapshot: Path, tmp_path: Path) -> None:
+    await finish(Store.restore(snapshot, tmp_path / "restored"))
+    async with Store.open(tmp_path / "restored", QUIET) as store:
+        with pytest.raises(NotFound):
+            await read(store, sha256(noise(700_000, "on its way")))

@@ -1,0 +1,191 @@
+"""Retention rules: what goes, what stays, and that a plan is what happens."""
+
+from __future__ import annotations
+
+import pytest
+from engine_support import (
+    OTHER_PROJECT,
+    REGION,
+    Clock,
+    index,
+    make_namespace,
+    manifest,
+    noise,
+    problems,
+    push,
+    put,
+    sha256,
+)
+
+from holdfast.engine import Invalid, Namespace, NotFound, Plan, RetentionRule, Store, TooLarge
+
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+async def space(store: Store) -> Namespace:
+    return await make_namespace(store)
+
+
+def names(plan: Plan) -> list[tuple[str, str | None]]:
+    return [(item.image, item.tag) for item in plan.expired]
+
+
+async def tags(store: Store, name: str = "app/web") -> list[str]:
+    return await store.tags.names(await store.locate(REGION, name))
+
+
+async def push_daily(store: Store, clock: Clock, count: int, name: str = "app/web") -> None:
+    for number in range(count):
+        await push(store, name, f"v{number}", [noise(50_000, (name, number))])
+        clock.advance(DAY)
+
+
+async def freed_by(store: Store, clock: Clock, plan: Plan) -> None:
+    """Check the promise of a plan that has been applied."""
+    clock.advance(3 * DAY)
+    before = (await store.stats()).stored_bytes
+    await store.sweeper.run()
+    assert before - (await store.stats()).stored_bytes == plan.freed_bytes
+    assert await problems(store) == []
+
+
+async def test_keeps_the_newest(store: Store, clock: Clock, space: Namespace) -> None:
+    await push_daily(store, clock, 5)
+    await store.retention.set(space.id, [RetentionRule(keep_last=2)])
+    plan = await store.retention.plan(space.id)
+    assert names(plan) == [("web", "v0"), ("web", "v1"), ("web", "v2")]
+    assert plan.freed_bytes > 150_000
+    assert await tags(store) == ["v0", "v1", "v2", "v3", "v4"], "a plan changes nothing"
+    assert await store.retention.apply(space.id) == plan
+    assert await tags(store) == ["v3", "v4"]
+    assert names(await store.retention.plan(space.id)) == []
+    await freed_by(store, clock, plan)
+
+
+async def test_ages_and_the_newest_together(store: Store, clock: Clock, space: Namespace) -> None:
+    await push_daily(store, clock, 5)
+    clock.advance(1)
+    await store.retention.set(space.id, [RetentionRule(keep_last=1, older_than_days=3)])
+    assert names(await store.retention.plan(space.id)) == [
+        ("web", "v0"),
+        ("web", "v1"),
+        ("web", "v2"),
+    ]
+
+
+async def test_patterns_and_immutable_tags(store: Store, clock: Clock, space: Namespace) -> None:
+    await push_daily(store, clock, 2, "app/web")
+    await push_daily(store, clock, 2, "app/tools/cli")
+    await push(store, "app/web", "release-1", [noise(10)])
+    await store.namespaces.update(space.id, immutable_tags=("release-*",))
+    rule = RetentionRule(images=("tools/*",), tags=("v*",), keep_last=0)
+    await store.retention.set(space.id, [rule])
+    assert await store.retention.get(space.id) == [rule]
+    assert names(await store.retention.plan(space.id)) == [
+        ("tools/cli", "v0"),
+        ("tools/cli", "v1"),
+    ]
+    await store.retention.set(space.id, [RetentionRule(keep_last=0)])
+    assert ("web", "release-1") not in names(await store.retention.plan(space.id))
+
+
+async def test_what_is_pulled_stays(store: Store, clock: Clock, space: Namespace) -> None:
+    await push_daily(store, clock, 3)
+    clock.advance(10 * DAY)
+    store.pulls.count(await store.locate(REGION, "app/web"), "v1")
+    await store.pulls.flush()
+    await store.retention.set(space.id, [RetentionRule(not_pulled_for_days=5)])
+    await store.retention.apply(space.id)
+    assert await tags(store) == ["v1"]
+
+
+async def test_untagged_manifests(store: Store, clock: Clock, space: Namespace) -> None:
+    child = manifest(b"{}", [noise(40_000, "child")])
+    lone = manifest(b"{}", [noise(40_000, "lone")])
+    await push(store, "app/web", None, [noise(40_000, "child")])
+    await push(store, "app/web", None, [noise(40_000, "lone")])
+    await put(store, "app/web", index([child]), "multi")
+    await put(store, "app/web", manifest(b"{}", subject=child))
+    await store.retention.set(space.id, [RetentionRule(untagged_older_than_days=2)])
+    assert names(await store.retention.plan(space.id)) == []
+    clock.advance(2 * DAY + 1)
+    plan = await store.retention.plan(space.id)
+    assert [(item.tag, item.image) for item in plan.expired] == [(None, "web")]
+    assert plan.expired[0].digest.raw.hex() in sha256(lone)
+    await store.retention.apply(space.id)
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(NotFound):
+        await store.manifests.get(where, sha256(lone))
+    assert (await store.manifests.get(where, sha256(child))).body == child
+    await freed_by(store, clock, plan)
+
+
+async def test_a_layer_that_another_image_has_is_not_freed(
+    store: Store, clock: Clock, space: Namespace
+) -> None:
+    shared = noise(70_000, "shared")
+    await push(store, "app/web", "v1", [shared, noise(30_000, "own")])
+    await push(store, "app/api", "v1", [shared])
+    await store.retention.set(space.id, [RetentionRule(images=("web",), keep_last=0)])
+    plan = await store.retention.apply(space.id)
+    assert 30_000 < plan.freed_bytes < 40_000
+    await freed_by(store, clock, plan)
+
+
+async def test_both_images_of_a_layer_go(store: Store, clock: Clock, space: Namespace) -> None:
+    shared = noise(70_000, "shared")
+    for image in ("web", "api"):
+        await push(store, f"app/{image}", "v1", [shared])
+    await store.retention.set(space.id, [RetentionRule(keep_last=0)])
+    plan = await store.retention.apply(space.id)
+    assert plan.freed_bytes > 70_000
+    await freed_by(store, clock, plan)
+
+
+async def test_strangers_do_not_show_in_the_projects_number(
+    store: Store, clock: Clock, space: Namespace
+) -> None:
+    shared = noise(70_000, "shared")
+    await make_namespace(store, "stranger", project=OTHER_PROJECT)
+    await push(store, "app/web", "v1", [shared])
+    await push(store, "stranger/web", "v1", [shared])
+    await store.retention.set(space.id, [RetentionRule(keep_last=0)])
+    plan = await store.retention.apply(space.id)
+    assert plan.freed_bytes < 1000
+    assert plan.project_freed_bytes > 70_000
+    await freed_by(store, clock, plan)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RetentionRule(),
+        RetentionRule(keep_last=-1),
+        RetentionRule(older_than_days=40_000),
+        RetentionRule(tags=("a b",), keep_last=1),
+        RetentionRule(images=("",), keep_last=1),
+    ],
+)
+async def test_bad_rules(store: Store, space: Namespace, rule: RetentionRule) -> None:
+    with pytest.raises(Invalid) as raised:
+        await store.retention.set(space.id, [rule])
+    assert raised.value.argument == "rules"
+    assert await store.retention.get(space.id) == []
+
+
+async def test_too_many_rules(store: Store, space: Namespace) -> None:
+    with pytest.raises(TooLarge):
+        await store.retention.set(space.id, [RetentionRule(keep_last=1)] * 33)
+
+
+async def test_rules_end_with_their_namespace(store: Store, clock: Clock, space: Namespace) -> None:
+    await store.retention.set(space.id, [RetentionRule(keep_last=1)])
+    await store.retention.set(space.id, [])
+    assert await store.retention.get(space.id) == []
+    await store.retention.set(space.id, [RetentionRule(keep_last=1)])
+    await store.namespaces.delete(space.id)
+    with pytest.raises(NotFound):
+        await store.retention.plan(space.id)
+    await store.sweeper.run(early=True)
+    assert await problems(store) == []

@@ -1,0 +1,301 @@
+"""Tags: names that point to one manifest, moved atomically, deleted one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+from engine_support import (
+    REGION,
+    Clock,
+    index,
+    make_namespace,
+    manifest,
+    noise,
+    put,
+    sha256,
+    upload,
+)
+
+from holdfast.engine import Invalid, Locked, NotFound, Store, Tag
+
+CONFIG, LAYER = b"{}", noise(1000)
+BODY, OTHER = manifest(CONFIG, [LAYER]), manifest(CONFIG)
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+async def store(store: Store) -> Store:
+    """A store where ``app/web`` holds what the manifests of these tests need."""
+    await make_namespace(store)
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER)
+    return store
+
+
+async def tag(store: Store, name: str) -> Tag:
+    where = await store.locate(REGION, "app/web")
+    assert where.image_id is not None
+    (found,) = (await store.tags.list(where.image_id, name=name)).items
+    return found
+
+
+async def manifests(store: Store, *bodies: bytes) -> list[bool]:
+    """Which of them the image has."""
+    where = await store.locate(REGION, "app/web")
+    there = []
+    for body in bodies:
+        try:
+            await store.manifests.get(where, sha256(body))
+            there.append(True)
+        except NotFound:
+            there.append(False)
+    return there
+
+
+async def test_a_tag_that_moves_stays_the_same_tag(store: Store, clock: Clock) -> None:
+    await put(store, "app/web", BODY, "v1")
+    first = await tag(store, "v1")
+    assert (first.name, first.status, str(first.digest)) == ("v1", "ready", sha256(BODY))
+    clock.advance(10)
+    await put(store, "app/web", OTHER, "v1")
+    second = await store.tags.get(first.id)
+    assert (second.id, second.created_at) == (first.id, first.created_at)
+    assert second.updated_at.timestamp() == pytest.approx(first.updated_at.timestamp() + 10)
+    assert str(second.digest) == sha256(OTHER)
+    assert await store.tags.names(await store.locate(REGION, "app/web")) == ["v1"]
+
+
+async def test_readers_see_the_old_or_the_new(store: Store) -> None:
+    await put(store, "app/web", BODY, "v1")
+    where = await store.locate(REGION, "app/web")
+    stop = asyncio.Event()
+
+    async def look() -> set[bytes]:
+        seen = set()
+        while not stop.is_set():
+            seen.add((await store.manifests.get(where, "v1")).body)
+            await asyncio.sleep(0)
+        return seen
+
+    readers = [asyncio.create_task(look()) for _ in range(4)]
+    for body in (OTHER, BODY) * 20:
+        await put(store, "app/web", body, "v1")
+    stop.set()
+    assert set.union(*await asyncio.gather(*readers)) <= {BODY, OTHER}
+
+
+async def test_orders_pages_and_totals(store: Store, clock: Clock) -> None:
+    created = ["m", "b", "z", "a", "Z", "0"]
+    for name in created:
+        clock.advance(1)
+        await put(store, "app/web", BODY, name)
+    image = (await store.locate(REGION, "app/web")).image_id
+    assert image is not None
+    for order, expected in (
+        ("created_at_asc", created),
+        ("created_at_desc", created[::-1]),
+        ("name_asc", sorted(created)),
+        ("name_desc", sorted(created, reverse=True)),
+    ):
+        seen = []
+        for page in range(1, 5):
+            part = await store.tags.list(image, order=order, page=page, page_size=2)  # type: ignore[arg-type]  # one of them
+            assert part.total == len(created)
+            seen += [found.name for found in part.items]
+        assert seen == expected
+    one = await store.tags.list(image, name="z")
+    assert ([found.name for found in one.items], one.total) == (["z"], 1)
+    none = await store.tags.list(image, name="zz")
+    assert (none.items, none.total) == ([], 0)
+
+
+async def test_a_walk_by_creation_skips_and_repeats_nothing_while_tags_come(store: Store) -> None:
+    await put(store, "app/web", BODY, *[f"t{number}" for number in range(5)])
+    image = (await store.locate(REGION, "app/web")).image_id
+    assert image is not None
+    seen: list[UUID] = []
+    page = 1
+    while part := (await store.tags.list(image, page=page, page_size=2)).items:
+        seen += [found.id for found in part]
+        if page < 4:
+            await put(store, "app/web", OTHER, f"a{page}", "t1")
+        page += 1
+    assert len(seen) == len(set(seen)) == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("page", 0),
+        ("page_size", 0),
+        ("page_size", 1001),
+        ("order", "size"),
+        ("order", "description_asc"),
+    ],
+)
+async def test_parameters_of_a_listing(store: Store, argument: str, value: object) -> None:
+    done = await put(store, "app/web", BODY, "v1")
+    with pytest.raises(Invalid) as wrong:
+        await store.tags.list(done.image_id, **{argument: value})  # type: ignore[arg-type]  # wrong
+    assert wrong.value.argument == ("order_by" if argument == "order" else argument)
+
+
+async def test_names_in_byte_order_with_a_start(store: Store) -> None:
+    names = ["a", "B", "_", "a.b", "a-b", "aa", "1"]
+    await put(store, "app/web", BODY, *names)
+    where = await store.locate(REGION, "app/web")
+    assert await store.tags.names(where) == sorted(names)
+    assert await store.tags.names(where, after="a", limit=2) == ["a-b", "a.b"]
+    assert await store.tags.names(where, after="a0") == ["aa"]
+    assert await store.tags.names(where, after="zz") == []
+    with pytest.raises(NotFound) as missing:
+        await store.tags.names(await store.locate(REGION, "app/none"))
+    assert missing.value.kind == "image"
+
+
+async def test_untag_leaves_the_manifest(store: Store) -> None:
+    done = await put(store, "app/web", BODY, "v1", "v2")
+    where = await store.locate(REGION, "app/web")
+    await store.tags.untag(where, "v1")
+    with pytest.raises(NotFound) as missing:
+        await store.tags.untag(where, "v1")
+    assert (missing.value.kind, missing.value.name) == ("tag", "v1")
+    with pytest.raises(Invalid):
+        await store.tags.untag(where, "/")
+    await store.tags.untag(where, "v2")
+    assert await manifests(store, BODY) == [True]
+    assert (await store.images.get(done.image_id)).size == len(CONFIG + LAYER)
+
+
+async def test_delete_takes_what_nothing_else_needs(store: Store) -> None:
+    done = await put(store, "app/web", BODY, "v1", "v2")
+    first, second = await tag(store, "v1"), await tag(store, "v2")
+    assert await store.tags.would_free(first.id) == 0
+    deleted = await store.tags.delete(first.id)
+    assert (deleted.id, deleted.name, deleted.status) == (first.id, "v1", "deleting")
+    for call in (store.tags.get(first.id), store.tags.delete(first.id)):
+        with pytest.raises(NotFound) as missing:
+            await call
+        assert missing.value.kind == "tag"
+    # A sibling of the same digest stays, and so does the manifest.
+    assert (await store.tags.get(second.id)).name == "v2"
+    assert await manifests(store, BODY) == [True]
+    await store.tags.delete(second.id)
+    assert await manifests(store, BODY) == [False]
+    assert (await store.images.get(done.image_id)).size == 0
+
+
+async def test_delete_takes_untagged_children_and_referrers_along(store: Store) -> None:
+    children = [manifest(CONFIG, annotations={"n": str(n)}) for n in range(4)]
+    for child in children:
+        await put(store, "app/web", child)
+    top, inner = index(children[:2]), index(children[1:])
+    signature = manifest(CONFIG, subject=top)
+    about_signature = manifest(CONFIG, subject=signature)
+    about_child = manifest(CONFIG, subject=children[0])
+    await put(store, "app/web", inner)
+    everything = index([children[0], inner], annotations={"top": "yes"})
+    await put(store, "app/web", everything, "all")
+    await put(store, "app/web", top, "top")
+    await put(store, "app/web", children[3], "child")
+    for body in (signature, about_signature, about_child):
+        await put(store, "app/web", body)
+    tagged_signature = manifest(CONFIG, subject=top, annotations={"tagged": "yes"})
+    await put(store, "app/web", tagged_signature, "signature")
+    kept_by_both = [True, True]
+    await store.tags.delete((await tag(store, "top")).id)
+    # Both children of ``top`` are children of others too, so they stay.
+    assert await manifests(store, top, signature, about_signature) == [False] * 3
+    assert await manifests(store, *children[:2]) == kept_by_both
+    assert await manifests(store, about_child, tagged_signature) == [True, True]
+    await store.tags.delete((await tag(store, "all")).id)
+    assert await manifests(store, everything, inner, *children[:3]) == [False] * 5
+    assert await manifests(store, about_child) == [False]
+    assert await manifests(store, children[3], tagged_signature) == [True, True]
+
+
+async def test_a_child_stays_while_its_subject_does(store: Store) -> None:
+    child = manifest(CONFIG, subject=BODY)
+    await put(store, "app/web", BODY, "subject")
+    await put(store, "app/web", child)
+    await put(store, "app/web", index([child]), "all")
+    found = await tag(store, "all")
+    assert await store.tags.would_free(found.id) == len(index([child]))
+    await store.tags.delete(found.id)
+    assert await manifests(store, index([child]), child) == [False, True]
+    await store.tags.delete((await tag(store, "subject")).id)
+    assert await manifests(store, BODY, child) == [False, False]
+
+
+async def test_a_child_stays_though_its_own_tag_goes(store: Store) -> None:
+    await put(store, "app/web", BODY, "child")
+    await put(store, "app/web", index([BODY]), "all")
+    child = await tag(store, "child")
+    assert await store.tags.would_free(child.id) == 0
+    await store.tags.delete(child.id)
+    assert await manifests(store, BODY) == [True]
+
+
+async def test_delete_of_an_index_with_very_many_children(store: Store, clock: Clock) -> None:
+    children = [manifest(CONFIG, annotations={"n": str(n)}) for n in range(300)]
+    for child in children:
+        await put(store, "app/web", child)
+    await put(store, "app/web", index(children), "all")
+    await store.tags.delete((await tag(store, "all")).id)
+    assert not any(await manifests(store, *children))
+    clock.advance(2 * DAY)
+    await store.sweeper.run()
+    assert await store.blobs() == []
+
+
+async def test_would_free_is_what_is_freed(store: Store, clock: Clock) -> None:
+    only = noise(3000)
+    await upload(store, await store.locate(REGION, "app/web"), only)
+    body = manifest(CONFIG, [LAYER, only])
+    await put(store, "app/web", body, "v1")
+    await put(store, "app/web", BODY, "v2")
+    found = await tag(store, "v1")
+    clock.advance(2 * DAY)
+    await store.sweeper.run()
+    foretold = await store.tags.would_free(found.id)
+    assert foretold == len(only) + len(body)
+    before = (await store.stats()).stored_bytes
+    await store.tags.delete(found.id)
+    clock.advance(2 * DAY)
+    await store.sweeper.run()
+    assert before - (await store.stats()).stored_bytes == foretold
+
+
+async def test_ids_that_are_none(store: Store) -> None:
+    done = await put(store, "app/web", BODY, "v1")
+    for wrong in (uuid4(), done.image_id):
+        for call in (store.tags.get(wrong), store.tags.delete(wrong), store.tags.would_free(wrong)):
+            with pytest.raises(NotFound) as missing:
+                await call
+            assert (missing.value.kind, missing.value.name) == ("tag", str(wrong))
+    with pytest.raises(NotFound) as missing:
+        await store.tags.list(uuid4())
+    assert missing.value.kind == "image"
+
+
+async def test_tags_go_and_come_with_what_they_are_in(store: Store) -> None:
+    done = await put(store, "app/web", BODY, "v1")
+    found = await tag(store, "v1")
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, locked=True)
+    where = await store.locate(REGION, "app/web")
+    for call in (store.tags.delete(found.id), store.tags.untag(where, "v1")):
+        with pytest.raises(Locked):
+            await call
+    await store.namespaces.update(space.id, locked=False)
+    await store.images.delete(done.image_id)
+    with pytest.raises(NotFound):
+        await store.tags.get(found.id)
+    await store.trash.restore(done.image_id)
+    assert await store.tags.get(found.id) == found
+    await store.namespaces.delete(space.id)
+    with pytest.raises(NotFound):
+        await store.tags.get(found.id)
+    with pytest.raises(NotFound):
+        await store.tags.list(done.image_id)

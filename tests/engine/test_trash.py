@@ -1,0 +1,341 @@
+"""The trash: what was deleted comes back whole, until its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from engine_support import (
+    REGION,
+    Clock,
+    Place,
+    index,
+    make_namespace,
+    manifest,
+    noise,
+    push,
+    put,
+    read,
+    sha256,
+    sha512,
+    upload,
+)
+
+from holdfast.engine import (
+    AlreadyExists,
+    Image,
+    Locked,
+    MissingContent,
+    NotFound,
+    QuotaExceeded,
+    Store,
+    Tag,
+)
+
+CONFIG, LAYER = b"{}", noise(1000)
+BODY = manifest(CONFIG, [LAYER])
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+async def store(store: Store) -> Store:
+    """A store where ``app/web`` has one image under two tags."""
+    await make_namespace(store)
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER)
+    await put(store, "app/web", BODY, "v1", "v2")
+    return store
+
+
+async def image(store: Store) -> Image:
+    where = await store.locate(REGION, "app/web")
+    assert where.image_id is not None
+    return await store.images.get(where.image_id)
+
+
+async def tag(store: Store, name: str) -> Tag:
+    (found,) = (await store.tags.list((await image(store)).id, name=name)).items
+    return found
+
+
+async def test_what_lies_in_it(store: Store, clock: Clock) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    v1, web = await tag(store, "v1"), await image(store)
+    await store.tags.delete(v1.id)
+    clock.advance(1)
+    await store.images.delete(web.id)
+    clock.advance(1)
+    await store.namespaces.delete(space.id)
+    items = await store.trash.list()
+    assert [(item.kind, item.id, item.name) for item in items] == [
+        ("tag", v1.id, "v1"),
+        ("image", web.id, "web"),
+        ("namespace", space.id, "app"),
+    ]
+    assert {item.namespace_id for item in items} == {space.id}
+    assert items[-1].purge_at.timestamp() == pytest.approx(clock.now + DAY)
+    assert len(await store.trash.list(limit=2)) == 2
+    assert (await store.stats()).trash == 3
+
+
+async def test_a_namespace_comes_back_whole(store: Store, clock: Clock) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    web, usage = await image(store), await store.namespaces.usage(space.id)
+    await store.namespaces.delete(space.id)
+    clock.advance(DAY - 1)
+    await store.sweeper.run()
+    await store.trash.restore(space.id)
+    back = await store.namespaces.get(space.id)
+    assert (back.status, back.size, back.created_at) == ("ready", space.size, space.created_at)
+    assert await image(store) == web
+    assert await store.namespaces.usage(space.id) == usage
+    assert (await store.images.list(REGION)).items == [web]
+    assert await store.trash.list() == []
+    with pytest.raises(NotFound):
+        await store.trash.restore(space.id)
+
+
+async def test_an_image_comes_back_whole(store: Store, clock: Clock) -> None:
+    space, web = await store.namespaces.find(REGION, "app"), await image(store)
+    usage = await store.namespaces.usage(space.id)
+    await store.images.delete(web.id)
+    clock.advance(DAY - 1)
+    await store.sweeper.run()
+    await store.trash.restore(web.id)
+    back = await image(store)
+    assert (back.id, back.tags, back.size, back.created_at) == (
+        web.id,
+        web.tags,
+        web.size,
+        web.created_at,
+    )
+    assert await store.namespaces.usage(space.id) == usage
+    where = await store.locate(REGION, "app/web")
+    assert (await store.manifests.get(where, "v1")).body == BODY
+    assert await read(store, sha256(LAYER), repository=where) == LAYER
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_a_tag_comes_back_with_its_manifests(
+    store: Store, clock: Clock, large: bool, algorithm: str
+) -> None:
+    filler = {"filler": "x" * 100_000 if large else ""}
+    child = manifest(CONFIG, [LAYER], artifactType="a/b", annotations=filler)
+    await put(store, "app/web", child)
+    inner = index([child])
+    top = index([inner, child])
+    signature = manifest(CONFIG, subject=top)
+    await put(store, "app/web", inner)
+    name = sha256(top) if algorithm == "sha256" else sha512(top)
+    await put(store, "app/web", top, "top", reference=name)
+    await put(store, "app/web", signature)
+    before, found = await image(store), await tag(store, "top")
+    await store.tags.delete(found.id)
+    assert (await image(store)).tags == ("v1", "v2")
+    clock.advance(DAY - 1)
+    await store.sweeper.run()
+    await store.trash.restore(found.id)
+    back = await tag(store, "top")
+    assert (back.id, back.digest, back.created_at) == (found.id, found.digest, found.created_at)
+    assert (await image(store)).size == before.size
+    where = await store.locate(REGION, "app/web")
+    for body in (top, inner, child, signature):
+        assert (await store.manifests.get(where, sha256(body))).body == body
+    assert len(await store.manifests.referrers(where, sha256(top))) == 1
+
+
+async def test_tags_of_a_deleted_manifest_come_back_one_by_one(store: Store) -> None:
+    where = await store.locate(REGION, "app/web")
+    first, second = await tag(store, "v1"), await tag(store, "v2")
+    await store.manifests.delete(where, sha256(BODY))
+    for found in (second, first):
+        await store.trash.restore(found.id)
+        assert (await store.manifests.get(where, found.name)).body == BODY
+    assert (await image(store)).tags == ("v1", "v2")
+
+
+async def test_an_untagged_tag_comes_back_while_its_manifest_is_there(store: Store) -> None:
+    where = await store.locate(REGION, "app/web")
+    first, second = await tag(store, "v1"), await tag(store, "v2")
+    await store.tags.untag(where, "v1")
+    await store.tags.untag(where, "v2")
+    await store.trash.restore(first.id)
+    await store.manifests.delete(where, sha256(BODY))
+    with pytest.raises(NotFound) as missing:
+        await store.trash.restore(second.id)
+    assert (missing.value.kind, missing.value.name) == ("manifest", sha256(BODY))
+
+
+async def test_a_name_that_is_taken(store: Store) -> None:
+    space, web, v1 = (
+        await store.namespaces.find(REGION, "app"),
+        await image(store),
+        await tag(store, "v1"),
+    )
+    await store.tags.delete((await tag(store, "v2")).id)
+    await store.tags.delete(v1.id)
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG)
+    await put(store, "app/web", manifest(CONFIG), "v1")
+    with pytest.raises(AlreadyExists) as taken:
+        await store.trash.restore(v1.id)
+    assert (taken.value.kind, taken.value.name) == ("tag", "v1")
+    # Nothing of it came back.
+    with pytest.raises(NotFound):
+        await store.manifests.get(await store.locate(REGION, "app/web"), sha256(BODY))
+    await store.images.delete(web.id)
+    await push(store, "app/web", "v1", [])
+    with pytest.raises(AlreadyExists) as taken:
+        await store.trash.restore(web.id)
+    assert (taken.value.kind, taken.value.name) == ("image", "web")
+    await store.namespaces.delete(space.id)
+    other = await make_namespace(store)
+    with pytest.raises(AlreadyExists) as taken:
+        await store.trash.restore(space.id)
+    assert (taken.value.kind, taken.value.name) == ("namespace", "app")
+    await store.namespaces.delete(other.id)
+    await store.trash.restore(space.id)
+
+
+async def test_what_it_belonged_to_has_to_be_there(store: Store) -> None:
+    space, web, v1 = (
+        await store.namespaces.find(REGION, "app"),
+        await image(store),
+        await tag(store, "v1"),
+    )
+    await store.tags.delete(v1.id)
+    await store.images.delete(web.id)
+    with pytest.raises(NotFound) as missing:
+        await store.trash.restore(v1.id)
+    assert missing.value.kind == "image"
+    await store.namespaces.delete(space.id)
+    for item in (v1.id, web.id):
+        with pytest.raises(NotFound):
+            await store.trash.restore(item)
+    await store.trash.restore(space.id)
+    await store.trash.restore(web.id)
+    await store.trash.restore(v1.id)
+    assert (await image(store)).tags == ("v1", "v2")
+
+
+async def test_a_locked_namespace(store: Store) -> None:
+    space, web = await store.namespaces.find(REGION, "app"), await image(store)
+    v1 = await tag(store, "v1")
+    await store.tags.delete(v1.id)
+    await store.namespaces.update(space.id, locked=True)
+    with pytest.raises(Locked):
+        await store.trash.restore(v1.id)
+    await store.namespaces.update(space.id, locked=False)
+    await store.images.delete(web.id)
+    await store.namespaces.update(space.id, locked=True)
+    with pytest.raises(Locked):
+        await store.trash.restore(web.id)
+
+
+async def test_when_its_time_is_over_swept_or_not(store: Store, clock: Clock) -> None:
+    space, web, v1 = (
+        await store.namespaces.find(REGION, "app"),
+        await image(store),
+        await tag(store, "v1"),
+    )
+    await store.tags.delete(v1.id)
+    await store.images.delete(web.id)
+    await store.namespaces.delete(space.id)
+    clock.advance(DAY)
+    assert await store.trash.list() == []
+    for swept in (False, True):
+        for item in (space.id, web.id, v1.id):
+            with pytest.raises(NotFound) as missing:
+                await store.trash.restore(item)
+            assert (missing.value.kind, missing.value.name) == ("trash", str(item))
+        if not swept:
+            await store.sweeper.run()
+    assert (await store.stats()).trash == 0
+    assert await store.blobs() == []
+
+
+async def test_an_early_sweep_empties_it(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.delete(space.id)
+    await store.sweeper.run()
+    assert len(await store.trash.list()) == 1
+    await store.sweeper.run(early=True)
+    assert await store.trash.list() == []
+    with pytest.raises(NotFound):
+        await store.trash.restore(space.id)
+
+
+async def test_a_purge_that_has_begun_is_not_undone(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.delete(space.id)
+    await store.sweeper.step(early=True)
+    with pytest.raises(NotFound) as missing:
+        await store.trash.restore(space.id)
+    assert missing.value.kind == "trash"
+    assert await store.trash.list() == []
+
+
+async def test_content_that_went_since(store: Store) -> None:
+    first, second = await tag(store, "v1"), await tag(store, "v2")
+    await store.tags.delete(first.id)
+    await store.tags.delete(second.id)
+    where = await store.locate(REGION, "app/web")
+    await store.remove_blob(where, sha256(LAYER))
+    with pytest.raises(MissingContent) as missing:
+        await store.trash.restore(second.id)
+    assert missing.value.digests == (sha256(LAYER),)
+    await store.remove_blob(where, sha256(BODY))
+    with pytest.raises(NotFound) as gone:
+        await store.trash.restore(second.id)
+    assert (gone.value.kind, gone.value.name) == ("manifest", sha256(BODY))
+    assert (await image(store)).tags == ()
+
+
+async def test_a_quota_that_came_since(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.tags.delete((await tag(store, "v1")).id)
+    deleted = await store.tags.delete((await tag(store, "v2")).id)
+    await store.namespaces.update(space.id, quota=100)
+    with pytest.raises(QuotaExceeded):
+        await store.trash.restore(deleted.id)
+    assert (await store.namespaces.get(space.id)).size == 0
+
+
+async def test_an_index_with_very_many_children_comes_back(store: Store) -> None:
+    children = [manifest(CONFIG, annotations={"n": str(n)}) for n in range(300)]
+    for child in children:
+        await put(store, "app/web", child)
+    await put(store, "app/web", index(children), "all")
+    found = await tag(store, "all")
+    await store.tags.delete(found.id)
+    await store.trash.restore(found.id)
+    where = await store.locate(REGION, "app/web")
+    for child in children:
+        assert (await store.manifests.get(where, sha256(child))).body == child
+
+
+async def test_of_many_restores_one_wins(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.delete(space.id)
+    restores = [store.trash.restore(space.id) for _ in range(5)]
+    done = await asyncio.gather(*restores, return_exceptions=True)
+    assert sum(result is None for result in done) == 1
+    assert all(result is None or isinstance(result, NotFound) for result in done)
+
+
+async def test_without_a_grace_period_nothing_comes_back(place: Place) -> None:
+    async with place.store(trash_seconds=0) as store:
+        space = await make_namespace(store)
+        await push(store, "app/web", "v1", [LAYER])
+        await store.namespaces.delete(space.id)
+        with pytest.raises(NotFound):
+            await store.trash.restore(space.id)
+        await store.sweeper.run()
+        assert await store.blobs() == []
+
+
+async def test_ids_that_are_none(store: Store) -> None:
+    for item in (uuid4(), (await image(store)).id):
+        with pytest.raises(NotFound) as missing:
+            await store.trash.restore(item)
+        assert missing.value.kind == "trash"

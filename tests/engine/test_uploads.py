@@ -1,0 +1,330 @@
+"""Upload sessions: what they keep, what they refuse, what they survive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from engine_support import (
+    REGION,
+    Place,
+    Vanished,
+    make_namespace,
+    noise,
+    once,
+    read,
+    sha256,
+    sha512,
+    shown,
+    vanishing,
+)
+
+from holdfast.engine import (
+    Busy,
+    DigestMismatch,
+    NotFound,
+    OffsetMismatch,
+    Repository,
+    SizeMismatch,
+    Store,
+    Upload,
+)
+
+SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
+DAY = 24 * 3600.0
+
+
+async def begin(store: Store, **more: object) -> tuple[Repository, Upload]:
+    """A session, and the repository as it is located from then on."""
+    where = await store.locate(REGION, "app/web")
+    upload = await store.uploads.begin(where, **more)  # type: ignore[arg-type]  # passed on
+    return await store.locate(REGION, "app/web"), upload
+
+
+@pytest.fixture
+async def store(store: Store) -> Store:
+    """A store with a namespace to push to."""
+    await make_namespace(store)
+    return store
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, MIDDLE, BIG], ids=shown)
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_in_pieces(store: Store, place: Place, data: bytes, algorithm: str) -> None:
+    where, upload = await begin(store, algorithm=algorithm)
+    assert upload.offset == 0
+    third = len(data) // 3
+    for start, stop in ((0, third), (third, 2 * third)):
+        view = await store.uploads.append(where, upload.id, once(data[start:stop]), offset=start)
+        assert view.offset == stop
+        assert await store.uploads.get(where, upload.id) == view
+    digest = sha256(data) if algorithm == "sha256" else sha512(data)
+    blob = await store.uploads.finish(where, upload.id, digest, once(data[2 * third :]))
+    assert (str(blob.digest), blob.size) == (digest, len(data))
+    assert await read(store, digest, repository=where) == data
+    assert await read(store, sha256(data), repository=where) == data
+    with pytest.raises(NotFound):
+        await store.uploads.get(where, upload.id)
+    assert len(place.files()) == (len(data) > 32 * 1024)
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, BIG], ids=shown)
+async def test_in_one_request(store: Store, data: bytes) -> None:
+    where = await store.locate(REGION, "app/web")
+    blob = await store.uploads.put(where, sha512(data), once(data), length=len(data))
+    assert (str(blob.digest), blob.size) == (sha512(data), len(data))
+    where = await store.locate(REGION, "app/web")
+    assert await read(store, sha256(data), repository=where) == data
+
+
+async def test_a_digest_of_another_algorithm_than_announced(store: Store) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(BIG))
+    blob = await store.uploads.finish(where, upload.id, sha512(BIG))
+    assert str(blob.digest) == sha512(BIG)
+
+
+@pytest.mark.parametrize("data", [SMALL, BIG], ids=shown)
+async def test_a_wrong_digest_ends_the_session(store: Store, place: Place, data: bytes) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(data))
+    with pytest.raises(DigestMismatch) as wrong:
+        await store.uploads.finish(where, upload.id, sha256(b"other"))
+    assert (wrong.value.expected, wrong.value.actual) == (sha256(b"other"), sha256(data))
+    with pytest.raises(NotFound):
+        await store.uploads.get(where, upload.id)
+    with pytest.raises(DigestMismatch):
+        await store.uploads.put(where, sha256(b"other"), once(data))
+    await store.sweeper.run()
+    assert (await store.stats()).blobs == 0
+    assert (await store.stats()).uploads == 0
+    assert place.files() == []
+
+
+@pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
+async def test_a_wrong_offset_keeps_the_session(store: Store, first: bytes) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(first))
+    for offset in (0, len(first) - 1, len(first) + 1):
+        with pytest.raises(OffsetMismatch) as wrong:
+            await store.uploads.append(where, upload.id, once(b"more"), offset=offset)
+        assert (wrong.value.offset, wrong.value.asked) == (len(first), offset)
+        finish = store.uploads.finish(where, upload.id, sha256(first), once(b""), offset=offset)
+        with pytest.raises(OffsetMismatch):
+            await finish
+    more = once(b"more")
+    await store.uploads.finish(where, upload.id, sha256(first + b"more"), more, offset=len(first))
+    assert await read(store, sha256(first + b"more"), repository=where) == first + b"more"
+
+
+@pytest.mark.parametrize("first", [b"", SMALL, BIG], ids=shown)
+@pytest.mark.parametrize(
+    ("sent", "announced"), [(BIG, len(BIG) + 1), (BIG, len(BIG) - 1), (SMALL, 1)], ids=shown
+)
+async def test_a_body_of_another_length_is_undone(
+    store: Store, first: bytes, sent: bytes, announced: int
+) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(first))
+    with pytest.raises(SizeMismatch) as wrong:
+        await store.uploads.append(where, upload.id, once(sent), length=announced)
+    assert wrong.value.expected == announced
+    assert (await store.uploads.get(where, upload.id)).offset == len(first)
+    await store.uploads.append(where, upload.id, once(SMALL))
+    blob = await store.uploads.finish(where, upload.id, sha256(first + SMALL))
+    assert blob.size == len(first + SMALL)
+    with pytest.raises(SizeMismatch):
+        await store.uploads.put(where, sha256(sent), once(sent), length=announced)
+
+
+@pytest.mark.parametrize("came", [SMALL, BIG], ids=shown)
+async def test_what_came_from_a_client_that_vanished_is_kept(store: Store, came: bytes) -> None:
+    where, upload = await begin(store)
+    with pytest.raises(Vanished):
+        await store.uploads.append(where, upload.id, vanishing(came, SMALL))
+    view = await store.uploads.get(where, upload.id)
+    assert view.offset == len(came + SMALL)
+    data = came + SMALL + MIDDLE
+    await store.uploads.finish(where, upload.id, sha256(data), once(MIDDLE), offset=view.offset)
+    assert await read(store, sha256(data), repository=where) == data
+
+
+async def test_a_one_request_upload_that_breaks_off_leaves_nothing(
+    store: Store, place: Place
+) -> None:
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(Vanished):
+        await store.uploads.put(where, sha256(BIG), vanishing(BIG))
+    await store.sweeper.run()
+    assert place.files() == []
+
+
+@pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
+async def test_concurrent_appends_are_refused_not_mixed(store: Store, first: bytes) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(first))
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        started.set()
+        yield MIDDLE
+        await go_on.wait()
+
+    append = asyncio.create_task(store.uploads.append(where, upload.id, slow()))
+    await started.wait()
+    for call in (
+        store.uploads.append(where, upload.id, once(b"mixed")),
+        store.uploads.finish(where, upload.id, sha256(first)),
+    ):
+        with pytest.raises(Busy) as busy:
+            await call
+        assert (busy.value.kind, busy.value.name) == ("upload", str(upload.id))
+    go_on.set()
+    assert (await append).offset == len(first + MIDDLE)
+    await store.uploads.finish(where, upload.id, sha256(first + MIDDLE))
+
+
+@pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
+async def test_appends_of_two_openers_are_refused_not_mixed(place: Place, first: bytes) -> None:
+    async with place.store() as one, place.store() as other:
+        await make_namespace(one)
+        where, upload = await begin(one)
+        await one.uploads.append(where, upload.id, once(first))
+        started, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            started.set()
+            yield SMALL
+            await go_on.wait()
+
+        append = asyncio.create_task(one.uploads.append(where, upload.id, slow()))
+        await started.wait()
+        if len(first) > len(SMALL):
+            with pytest.raises(Busy):
+                await other.uploads.append(where, upload.id, once(b"mixed"))
+            go_on.set()
+            await append
+            data = first + SMALL
+        else:
+            # Small ones lie in the ledger: whoever is done first wins.
+            await other.uploads.append(where, upload.id, once(b"other"))
+            go_on.set()
+            with pytest.raises(Busy):
+                await append
+            data = first + b"other"
+        await other.uploads.finish(where, upload.id, sha256(data))
+        assert await read(one, sha256(data), repository=where) == data
+
+
+@pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
+@pytest.mark.parametrize("second", [SMALL, BIG], ids=shown)
+async def test_sessions_survive_a_restart(place: Place, first: bytes, second: bytes) -> None:
+    async with place.store() as store:
+        await make_namespace(store)
+        where, upload = await begin(store)
+        await store.uploads.append(where, upload.id, once(first))
+    async with place.store() as store:
+        assert (await store.uploads.get(where, upload.id)).offset == len(first)
+        await store.sweeper.run()
+        await store.uploads.append(where, upload.id, once(second), offset=len(first))
+    async with place.store() as store:
+        await store.uploads.finish(where, upload.id, sha256(first + second))
+        assert await read(store, sha256(first + second), repository=where) == first + second
+
+
+async def test_after_a_power_failure_only_synced_bytes_count(place: Place) -> None:
+    place.boot = "one"
+    async with place.store() as store:
+        await make_namespace(store)
+        where, upload = await begin(store)
+        where, small = await begin(store)
+        await store.uploads.append(where, upload.id, once(BIG))
+        await store.uploads.append(where, small.id, once(SMALL))
+    place.boot = "two"
+    async with place.store() as store:
+        # A file's bytes may be lost though its size is there; the ledger's are durable.
+        assert (await store.uploads.get(where, upload.id)).offset == 0
+        assert (await store.uploads.get(where, small.id)).offset == len(SMALL)
+        with pytest.raises(OffsetMismatch) as wrong:
+            await store.uploads.append(where, upload.id, once(b""), offset=len(BIG))
+        assert wrong.value.offset == 0
+        await store.uploads.append(where, upload.id, once(MIDDLE), offset=0)
+        assert (await store.uploads.get(where, upload.id)).offset == len(MIDDLE)
+        await store.uploads.append(where, upload.id, once(SMALL), offset=len(MIDDLE))
+        await store.uploads.finish(where, upload.id, sha256(MIDDLE + SMALL))
+        assert await read(store, sha256(MIDDLE + SMALL), repository=where) == MIDDLE + SMALL
+
+
+async def test_abort(store: Store, place: Place) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(BIG))
+    await store.uploads.abort(where, upload.id)
+    assert place.files() == []
+    for call in (
+        store.uploads.abort(where, upload.id),
+        store.uploads.get(where, upload.id),
+        store.uploads.append(where, upload.id, once(b"")),
+        store.uploads.finish(where, upload.id, sha256(BIG)),
+    ):
+        with pytest.raises(NotFound) as missing:
+            await call
+        assert (missing.value.kind, missing.value.name) == ("upload", str(upload.id))
+
+
+async def test_a_session_belongs_to_its_image(store: Store) -> None:
+    _, upload = await begin(store)
+    await begin(store)
+    other = await store.locate(REGION, "app/other")
+    await store.uploads.begin(other)
+    other = await store.locate(REGION, "app/other")
+    for where in (other, await store.locate(REGION, "app/none")):
+        with pytest.raises(NotFound):
+            await store.uploads.get(where, upload.id)
+        with pytest.raises(NotFound):
+            await store.uploads.append(where, upload.id, once(SMALL))
+    with pytest.raises(NotFound):
+        await store.uploads.get(other, uuid4())
+
+
+async def test_equal_uploads_share_one_file(store: Store, place: Place) -> None:
+    await make_namespace(store, "other")
+    for name in ("app/web", "other/web", "other/more"):
+        where = await store.locate(REGION, name)
+        await store.uploads.put(where, sha256(BIG), once(BIG))
+        where = await store.locate(REGION, name)
+        assert await read(store, sha256(BIG), repository=where) == BIG
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(BIG))
+    await store.uploads.finish(where, upload.id, sha256(BIG))
+    assert place.files() == [len(BIG)]
+
+
+async def test_an_upload_heals_a_damaged_copy(store: Store, place: Place) -> None:
+    where, upload = await begin(store)
+    await store.uploads.put(where, sha256(BIG), once(BIG))
+    place.damage(len(BIG))
+    await store.uploads.append(where, upload.id, once(BIG))
+    await store.uploads.finish(where, upload.id, sha256(BIG))
+    assert await read(store, sha256(BIG), repository=where, verify=True) == BIG
+    await store.sweeper.run()
+    assert place.files() == [len(BIG)]
+
+
+async def test_a_cancelled_append_keeps_what_came(store: Store) -> None:
+    where, upload = await begin(store)
+    taken = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield MIDDLE
+        taken.set()
+        await asyncio.Event().wait()
+
+    append = asyncio.create_task(store.uploads.append(where, upload.id, endless()))
+    await taken.wait()
+    append.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await append
+    assert (await store.uploads.get(where, upload.id)).offset == len(MIDDLE)
+    await store.uploads.finish(where, upload.id, sha256(MIDDLE))

@@ -1,0 +1,359 @@
+"""A model of the store for the state machine: sets and dicts, numbers by definition.
+
+Import it as ``engine_model``. It shares no code with the engine, and keeps no counter: every
+number is computed from what is there. A method that changes something either does so or
+returns the name of the error that the store has to raise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from uuid import UUID
+
+HOLD, TRASH, UPLOAD = 60.0, 100.0, 1000.0
+"""Seconds, as the store under test is configured."""
+
+UPLOADS_MAX = 3
+
+Outcome = str | None
+"""The error that must come, or None."""
+
+
+@cache
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(eq=False)
+class Document:
+    """A manifest or an index to push: what it needs, as its test made it."""
+
+    body: bytes
+    media_type: str
+    content: tuple[bytes, ...] = ()
+    children: tuple[bytes, ...] = ()
+    subject: bytes | None = None
+    artifact_type: str | None = None
+
+    @cached_property
+    def needs(self) -> set[str]:
+        return {sha(self.body), *map(sha, self.content), *map(sha, self.children)}
+
+
+@dataclass(eq=False)
+class Tag:
+    name: str
+    digest: str
+    """As text, in the algorithm it was pushed with."""
+    sha: str
+    id: UUID | None = None
+    order: int = 0
+
+
+@dataclass(eq=False)
+class Image:
+    namespace: Namespace
+    name: str
+    id: UUID | None = None
+    order: int = 0
+    visibility: str = "inherit"
+    manifests: dict[str, Document] = field(default_factory=dict)
+    tags: dict[str, Tag] = field(default_factory=dict)
+    holds: dict[str, float] = field(default_factory=dict)
+    deleted: bool = False
+
+    @property
+    def living(self) -> bool:
+        return not self.deleted and not self.namespace.deleted
+
+    def linked(self) -> set[str]:
+        return {need for document in self.manifests.values() for need in document.needs}
+
+    def content(self) -> set[str]:
+        return {sha(part) for found in self.manifests.values() for part in found.content}
+
+    def has(self, digest: str, now: float) -> bool:
+        """Whether it may read the blob, for the coming ``now`` seconds since 1970."""
+        return digest in self.linked() or self.holds.get(digest, 0) > now
+
+    def is_child(self, digest: str, gone: set[str]) -> bool:
+        return any(
+            digest in map(sha, document.children)
+            for name, document in self.manifests.items()
+            if name not in gone
+        )
+
+    def closure(self, tag: Tag) -> set[str]:
+        """Manifests that go with a tag, as the least set that follows from the rule."""
+
+        def needed(digest: str, gone: set[str]) -> bool:
+            if any(other.sha == digest for other in self.tags.values() if other is not tag):
+                return True
+            return self.is_child(digest, gone)
+
+        gone: set[str] = set()
+        if tag.sha not in self.manifests or needed(tag.sha, gone):
+            return gone
+        gone.add(tag.sha)
+        while True:
+            lost_parent = {sha(c) for name in gone for c in self.manifests[name].children}
+            more = set()
+            for digest, document in self.manifests.items():
+                if digest in gone or needed(digest, gone):
+                    continue
+                subject = None if document.subject is None else sha(document.subject)
+                if subject in self.manifests and subject not in gone:
+                    continue
+                if digest in lost_parent or subject in gone:
+                    more.add(digest)
+            if not more:
+                return gone
+            gone |= more
+
+    def drop(self, manifests: set[str], until: float) -> None:
+        """Take manifests away; what nothing needs any more stays held."""
+        before = self.linked()
+        for digest in manifests:
+            del self.manifests[digest]
+        for digest in before - self.linked():
+            self.holds[digest] = max(self.holds.get(digest, 0), until)
+
+
+@dataclass(eq=False)
+class Namespace:
+    region: str
+    name: str
+    project: UUID
+    id: UUID
+    order: int
+    description: str = ""
+    is_public: bool = False
+    locked: bool = False
+    immutable: tuple[str, ...] = ()
+    quota: int | None = None
+    deleted: bool = False
+
+    def covers(self, tag: str) -> bool:
+        """Only patterns of the form ``x*`` are used here."""
+        return any(tag.startswith(pattern[:-1]) for pattern in self.immutable)
+
+
+@dataclass(eq=False)
+class Session:
+    id: UUID
+    image: Image
+    declared: int
+    used: float
+    data: bytes = b""
+
+
+@dataclass(eq=False)
+class Entry:
+    """Something in the trash."""
+
+    kind: str
+    id: UUID
+    name: str
+    until: float
+    namespace: Namespace
+    image: Image | None = None
+    tag: Tag | None = None
+    documents: tuple[Document, ...] = ()
+
+
+class Model:
+    """Everything that the store has to know."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.order = 0
+        self.namespaces: list[Namespace] = []
+        self.images: list[Image] = []
+        self.sessions: list[Session] = []
+        self.roots: dict[str, set[str]] = {}
+        self.trash: list[Entry] = []
+        self.blobs: dict[str, bytes] = {}
+        """What is in the store: needed, or not swept yet."""
+        self.aliases: set[str] = set()
+        """Those whose sha512 was used in a push."""
+
+    # --- looking
+
+    def next(self) -> int:
+        self.order += 1
+        return self.order
+
+    def living(self) -> list[Namespace]:
+        return [namespace for namespace in self.namespaces if not namespace.deleted]
+
+    def listed(self, namespace: Namespace | None = None) -> list[Image]:
+        return [
+            image
+            for image in self.images
+            if image.living and image.id and (namespace is None or image.namespace is namespace)
+        ]
+
+    def draft(self, image: Image) -> bool:
+        """Whether an image that no manifest was pushed to is there all the same."""
+        return bool(image.holds) or any(s.image is image for s in self.sessions)
+
+    def image(self, namespace: Namespace, name: str) -> Image | None:
+        """The one that has the name now."""
+        for image in self.images:
+            named = image.namespace is namespace and image.name == name
+            if named and not image.deleted and (image.id or self.draft(image)):
+                return image
+        return None
+
+    def enter(self, namespace: Namespace, name: str) -> Image:
+        found = self.image(namespace, name)
+        if found is None:
+            found = Image(namespace, name)
+            self.images.append(found)
+        return found
+
+    def claims(self, image: Image) -> set[str]:
+        return image.linked() | set(image.holds)
+
+    def needed(self) -> set[str]:
+        found: set[str] = set().union(*self.roots.values()) if self.roots else set()
+        for image in self.images:
+            found |= self.claims(image)
+        return found
+
+    def readable(self, image: Image | None) -> set[str]:
+        if image is None or not image.living:
+            return set()
+        return {digest for digest in self.blobs if image.has(digest, self.now)}
+
+    def told(self, image: Image | None) -> set[str]:
+        """What HEAD finds: links, and holds with half of their time left."""
+        if image is None or not image.living:
+            return set()
+        return {digest for digest in self.blobs if image.has(digest, self.now + HOLD / 2)}
+
+    # --- numbers, by definition
+
+    def image_size(self, image: Image) -> int:
+        return sum(len(self.blobs[digest]) for digest in image.content())
+
+    def size(self, namespace: Namespace) -> int:
+        return sum(self.image_size(image) for image in self.listed(namespace))
+
+    def links(self, namespace: Namespace) -> set[str]:
+        """Content of the namespace, of its images in the trash too."""
+        found: set[str] = set()
+        for image in self.images:
+            if image.namespace is namespace:
+                found |= image.content()
+        return found
+
+    def exclusive(self, namespace: Namespace, *, project: bool) -> int:
+        alone = self.links(namespace)
+        for other in self.namespaces:
+            if other is not namespace and (not project or other.project == namespace.project):
+                alone -= self.links(other)
+        return sum(len(self.blobs[digest]) for digest in alone)
+
+    def freed(self, lost: set[str], who: list[Image]) -> int:
+        """Bytes of those of ``lost`` that nobody but these images has any right to."""
+        others: set[str] = set().union(*self.roots.values()) if self.roots else set()
+        for image in self.images:
+            if not any(image is one for one in who):
+                others |= self.claims(image)
+        return sum(len(self.blobs[digest]) for digest in lost - others)
+
+    def freed_by_tag(self, image: Image, tag: Tag) -> int:
+        gone = image.closure(tag)
+        rest = {
+            need
+            for digest, document in image.manifests.items()
+            if digest not in gone
+            for need in document.needs
+        }
+        lost = {need for digest in gone for need in image.manifests[digest].needs}
+        return self.freed(lost - rest, [image])
+
+    def freed_by_image(self, image: Image) -> int:
+        return self.freed(self.claims(image), [image])
+
+    def freed_by_namespace(self, namespace: Namespace) -> int:
+        inside = [image for image in self.images if image.namespace is namespace]
+        lost: set[str] = set()
+        for image in inside:
+            if not image.deleted:
+                lost |= self.claims(image)
+        return self.freed(lost, inside)
+
+    # --- changing
+
+    def arrive(self, data: bytes, algorithm: str = "sha256") -> str:
+        self.blobs[sha(data)] = data
+        if algorithm == "sha512":
+            self.aliases.add(sha(data))
+        return sha(data)
+
+    def room(self, namespace: Namespace, more: int) -> bool:
+        coming = sum(s.declared for s in self.sessions if s.image.namespace is namespace)
+        if namespace.quota is None:
+            return True
+        return self.size(namespace) + coming + more <= namespace.quota
+
+    def deliver(self, namespace: Namespace, name: str, data: bytes, algorithm: str) -> Outcome:
+        if namespace.locked:
+            return "Locked"
+        if not self.room(namespace, len(data)):
+            return "QuotaExceeded"
+        image = self.enter(namespace, name)
+        self.hold(image, self.arrive(data, algorithm))
+        return None
+
+    def hold(self, image: Image, digest: str) -> None:
+        image.holds[digest] = max(image.holds.get(digest, 0), self.now + HOLD)
+
+    def mount(self, source: Image | None, target: Namespace, name: str, data: bytes) -> Outcome:
+        if sha(data) not in self.readable(source):
+            return "None"
+        if target.locked:
+            return "Locked"
+        self.hold(self.enter(target, name), sha(data))
+        return None
+
+    def keep(self, image: Image, document: Document) -> set[str]:
+        """Link a manifest; or the digests that are missing."""
+        if sha(document.body) in image.manifests:
+            return set()
+        missing = {sha(part) for part in document.content if not image.has(sha(part), self.now)}
+        missing |= {sha(c) for c in document.children if sha(c) not in image.manifests}
+        if not missing:
+            image.manifests[sha(document.body)] = document
+            for need in document.needs:
+                image.holds.pop(need, None)
+        return missing
+
+    def due(self, entry: Entry) -> bool:
+        return entry.until <= self.now
+
+    def throw(self, entry: Entry) -> None:
+        self.trash.append(entry)
+
+    def sweep(self, *, early: bool, expired: list[Session]) -> None:
+        for image in self.images:
+            image.holds = {d: until for d, until in image.holds.items() if until >= self.now}
+        for entry in [e for e in self.trash if early or self.due(e)]:
+            self.trash.remove(entry)
+            if entry.kind == "image":
+                self.images = [image for image in self.images if image is not entry.image]
+            if entry.kind == "namespace":
+                self.namespaces.remove(entry.namespace)
+                self.images = [i for i in self.images if i.namespace is not entry.namespace]
+        self.sessions = [
+            s
+            for s in self.sessions
+            if s not in expired and any(s.image is image for image in self.images)
+        ]
+        needed = self.needed()
+        self.blobs = {digest: data for digest, data in self.blobs.items() if digest in needed}
+        self.aliases &= needed

@@ -1,0 +1,208 @@
+"""The disk is full: by what was pushed, and by somebody else. The server goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from depot_support import python
+from load_support import (
+    TEAM,
+    Memory,
+    Picture,
+    Wire,
+    delete_image,
+    digest_of,
+    loaded,
+    make_namespace,
+    manifest_of,
+    noise,
+    problems,
+    put_manifest,
+    small_disk,
+    wired,
+)
+from server_support import ServerProcess
+
+from holdfast.engine import Store, StoreConfig
+
+MEGABYTES: Final = 40
+LAYER_BYTES: Final = 3_000_000
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk, MEGABYTES):
+        yield disk / "data"
+
+
+@pytest.fixture
+async def server(data: Path) -> AsyncIterator[ServerProcess]:
+    """It has one image, and at the end the workers that it started with."""
+    with loaded(data) as running:
+        workers = running.workers()
+        await make_namespace(running.address)
+        yield running
+        assert running.workers() == workers
+    assert await problems(data) == []
+
+
+def ballast(data: Path) -> Path:
+    """A file of somebody else's that takes all the space there is."""
+    path = data.parent / "ballast"
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+    assert os.statvfs(data).f_bavail == 0
+    return path
+
+
+async def fill(wire: Wire, image: str) -> list[bytes]:
+    """Push layers until one is refused."""
+    layers: list[bytes] = []
+    while True:
+        content = noise(f"layer {len(layers)}", LAYER_BYTES)
+        path = f"/v2/{image}/blobs/uploads/?digest={digest_of(content)}"
+        reply = await wire.ask("POST", path, content)
+        if reply.status != 201:
+            assert (reply.status, reply.code) == (507, "UNAVAILABLE")
+            assert reply.json["errors"][0]["message"] == "no space is left"
+            return layers
+        layers.append(content)
+
+
+async def takes_uploads(wire: Wire) -> bool:
+    reply = await wire.ask("POST", f"/v2/{TEAM}/probe/blobs/uploads/")
+    assert reply.status in {202, 507}, reply
+    if reply.status == 202:
+        assert (await wire.ask("DELETE", reply.headers["location"])).status == 204
+    return reply.status == 202
+
+
+async def until_it_takes_uploads(wire: Wire) -> None:
+    async with asyncio.timeout(30):
+        while not await takes_uploads(wire):  # noqa: ASYNC110 - the sweep tells nobody
+            await asyncio.sleep(0.1)
+
+
+async def test_a_disk_that_pushes_filled(server: ServerProcess) -> None:
+    memory = Memory()
+    async with wired(server.address) as wire:
+        kept = Picture(f"{TEAM}/kept", 1)
+        await memory.push(wire, kept, "v1")
+        session = await wire.ask("POST", f"/v2/{TEAM}/kept/blobs/uploads/")
+        place = session.headers["location"]
+        filling = await fill(wire, f"{TEAM}/filling")
+        assert len(filling) * LAYER_BYTES > MEGABYTES / 2 * 1_000_000
+        # An upload that runs may go on for a while, and stands where it was when it is refused.
+        content = noise("session", 2 * LAYER_BYTES)
+        offset = 0
+        while (
+            reply := await wire.ask("PATCH", place, content[offset : offset + 200_000])
+        ).status == 202:
+            offset += 200_000
+        assert (reply.status, reply.code) == (507, "UNAVAILABLE")
+        stands = await wire.ask("GET", place)
+        assert stands.headers["range"] == f"0-{max(offset - 1, 0)}"
+        assert not await takes_uploads(wire)
+        # What needs the ledger only goes on: manifests of what is there, pulls, and deletes.
+        document = manifest_of(b"{}", filling)
+        assert (await push_inline(wire, f"{TEAM}/filling")) == 507
+        document = manifest_of(filling[0], filling[1:])
+        assert (await put_manifest(wire, f"{TEAM}/filling", "v1", document)).status == 201
+        await memory.verify(server.address)
+        await delete_image(wire, "filling")
+        await until_it_takes_uploads(wire)
+        # The space is used again, by the upload that was refused too.
+        reply = await wire.ask("PATCH", place, content[offset:])
+        assert reply.status == 202, reply
+        reply = await wire.ask("PUT", f"{place}?digest={digest_of(content)}")
+        assert reply.status == 201, reply
+        got = await wire.ask("GET", f"/v2/{TEAM}/kept/blobs/{digest_of(content)}")
+        assert got.body == content
+        again = await fill(wire, f"{TEAM}/again")
+        assert len(again) >= len(filling) - 3
+    assert await memory.verify(server.address) == 1
+
+
+async def push_inline(wire: Wire, image: str) -> int:
+    """The status of an upload of two bytes."""
+    path = f"/v2/{image}/blobs/uploads/?digest={digest_of(b'{}')}"
+    return (await wire.ask("POST", path, b"{}")).status
+
+
+async def test_a_disk_that_somebody_else_filled(server: ServerProcess) -> None:
+    """Not even the ledger can grow."""
+    memory = Memory()
+    image = f"{TEAM}/kept"
+    async with wired(server.address) as wire:
+        for version in (1, 2, 3):
+            await memory.push(wire, Picture(image, version), f"v{version}")
+        kept = Picture(image, 1)
+        path = ballast(server.data)
+        assert not await takes_uploads(wire)
+        documents = {}
+        for number in range(1000):
+            tag = f"more{number}"
+            document = manifest_of(kept.config, kept.layers, note=f"{number} " * 5000)
+            reply = await put_manifest(wire, image, tag, document)
+            if reply.status != 201:
+                break
+            documents[tag] = document
+        else:
+            raise AssertionError("the ledger grows on a full disk")
+        assert (reply.status, reply.code) in {(507, "UNAVAILABLE"), (503, "UNAVAILABLE")}
+        # A delete writes rows too. What it is refused for is not done.
+        deleted = await wire.ask("DELETE", f"/v2/{image}/manifests/v3")
+        if deleted.status == 202:
+            memory.tags[image, "v3"] = {None}
+        else:
+            assert (deleted.status, deleted.code) == (507, "UNAVAILABLE")
+        assert await memory.verify(server.address) >= 2
+        path.unlink()
+        await until_it_takes_uploads(wire)
+        await memory.push(wire, Picture(image, 4), "v4")
+        reply = await wire.ask("DELETE", f"/v2/{image}/manifests/v2")
+        assert reply.status == 202, reply
+        memory.tags[image, "v2"] = {None}
+        for tag, document in documents.items():
+            found = await wire.ask("GET", f"/v2/{image}/manifests/{tag}")
+            assert found.body == document
+    assert await memory.verify(server.address) >= 2
+
+
+MANY_READERS: Final = """
+import sys
+from pathlib import Path
+from holdfast.engine.lmdb_ledger import LmdbLedger
+
+ledger = LmdbLedger.open(Path(sys.argv[1]), map_bytes=1 << 30, create=False)
+
+async def nothing(txn):
+    return None
+
+def nested(depth):
+    async def inside(txn):
+        return nested(depth - 1)
+    return ledger.read_now(inside if depth else nothing)
+
+nested(150)
+"""
+
+
+async def test_readers_need_no_space(data: Path) -> None:
+    """Slots of readers that were never used lie in pages that LMDB only promised itself."""
+    async with Store.open(data, StoreConfig(background=False)):
+        pass
+    ballast(data)
+    python(MANY_READERS, str(data / "ledger"))

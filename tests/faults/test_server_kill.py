@@ -1,0 +1,152 @@
+"""kill -9 of a worker, of the supervisor, of all, at random moments under mixed load.
+
+``make soak`` does it a hundred times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+from crash_support import kill_all
+from load_support import (
+    TEAM,
+    Load,
+    Memory,
+    Wire,
+    digest_of,
+    eventually,
+    gone,
+    kill,
+    loaded,
+    make_namespace,
+    noise,
+    owners,
+    problems,
+    push_blob,
+    read_reply,
+    wired,
+)
+from server_support import ServerProcess
+
+KINDS: Final = ("worker", "supervisor", "all")
+ROUNDS: Final = 6
+SOAK_ROUNDS: Final = 100
+ACKNOWLEDGED_MIN: Final = 5
+"""What a round has done, at least, before it is disturbed."""
+
+
+async def kill_worker(server: ServerProcess, load: Load, chance: random.Random) -> None:
+    """End one; those who talk to the other ones do not notice."""
+    before = server.workers()
+    victim = chance.choice(before)
+    whose = owners(server, {wire.port for wire in load.wires if wire.port})
+    others = [
+        (wire, wire.port, wire.lost)
+        for wire in load.wires
+        if wire.port and whose.get(wire.port, victim) != victim
+    ]
+    kill(victim)
+    await eventually(lambda: victim not in server.workers() and len(server.workers()) == 2)
+    await asyncio.sleep(chance.uniform(0.0, 0.3))
+    await load.stop()
+    assert [(wire, wire.lost) for wire, _, _ in others] == [(w, lost) for w, _, lost in others]
+    assert set(before) - {victim} < set(server.workers())
+
+
+async def disturbed(server: ServerProcess, memory: Memory, kind: str, seed: int) -> None:
+    """Load for a moment, and a kill in the middle of it."""
+    chance = random.Random(seed)
+    load = Load(server.address, memory, seed)
+    done = memory.acknowledged + ACKNOWLEDGED_MIN
+    load.start()
+    await eventually(lambda: memory.acknowledged >= done)
+    await asyncio.sleep(chance.uniform(0.0, 0.5))
+    if kind == "worker":
+        await kill_worker(server, load, chance)
+        return
+    workers = server.workers()
+    if kind == "supervisor":
+        server.kill()
+    else:
+        kill_all(server)
+    await eventually(lambda: all(map(gone, workers)))
+    await load.stop()
+
+
+async def rounds(data: Path, count: int, seed: int) -> None:
+    memory = Memory()
+    order = [KINDS[number % len(KINDS)] for number in range(count)]
+    random.Random(seed).shuffle(order)
+    with ExitStack() as stack:
+        server = None
+        for number, kind in enumerate(order, seed):
+            if server is None:
+                server = stack.enter_context(loaded(data))
+                if number == seed:
+                    await make_namespace(server.address)
+                # What was acknowledged before the kill, and by the server before this one.
+                await memory.verify(server.address)
+            await disturbed(server, memory, kind, number)
+            assert await problems(data) == []
+            if kind == "worker":
+                await memory.verify(server.address)
+            else:
+                stack.pop_all().close()
+                server = None
+    with loaded(data) as last:
+        assert await memory.verify(last.address) > 0
+    assert await problems(data) == []
+
+
+async def test_what_was_acknowledged_survives_any_kill(tmp_path: Path) -> None:
+    await rounds(tmp_path / "data", ROUNDS, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+async def test_what_was_acknowledged_survives_a_hundred_kills(tmp_path: Path) -> None:
+    await rounds(tmp_path / "data", SOAK_ROUNDS, 1000)
+
+
+async def test_requests_in_the_middle_of_a_worker_that_lives_end_well(tmp_path: Path) -> None:
+    """An upload and a download that are half done go on while the other worker dies."""
+    content = noise("half", 8_000_000)
+    path = f"/v2/{TEAM}/half/blobs"
+    with loaded(tmp_path / "data") as server:
+        await make_namespace(server.address)
+        async with wired(server.address) as wire:
+            await push_blob(wire, f"{TEAM}/half", content)
+        wires = [Wire(server.address) for _ in range(16)]
+        streams = [await wire.open() for wire in wires]
+        for wire in wires:
+            assert (await wire.ask("GET", "/v2/")).status == 200
+        whose = owners(server, {wire.port for wire in wires})
+        assert set(whose.values()) == set(server.workers())
+        victim = server.workers()[0]
+        living = [at for at, wire in enumerate(wires) if whose[wire.port] != victim]
+        pulling, pushing = living[0], living[1]
+        other = noise("other half", 1_000_000)
+        head = wires[pushing].head("POST", f"{path}/uploads/?digest={digest_of(other)}", len(other))
+        streams[pushing][1].write(head + other[:500_000])
+        await streams[pushing][1].drain()
+        streams[pulling][1].write(wires[pulling].head("GET", f"{path}/{digest_of(content)}", 0))
+        first = await streams[pulling][0].readexactly(100)
+        kill(victim)
+        await eventually(lambda: victim not in server.workers() and len(server.workers()) == 2)
+        streams[pushing][1].write(other[500_000:])
+        assert (await read_reply(streams[pushing][0])).status == 201
+        rest = await streams[pulling][0].readexactly(len(content))
+        body = (first + rest).partition(b"\r\n\r\n")[2]
+        body += await streams[pulling][0].readexactly(len(content) - len(body))
+        assert body == content
+        for wire in wires:
+            await wire.close()
+        async with wired(server.address) as wire:
+            got = await wire.ask("GET", f"{path}/{digest_of(other)}")
+            assert (got.status, got.body) == (200, other)
+    assert await problems(tmp_path / "data") == []

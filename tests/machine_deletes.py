@@ -1,0 +1,237 @@
+"""The state machine's deletes, and what comes back. Import it as ``machine_deletes``."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from engine_model import (
+    HOLD,
+    TRASH,
+    UPLOAD,
+    Document,
+    Entry,
+    Image,
+    Tag,
+    sha,
+)
+from engine_support import (
+    sha256,
+)
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+from machine_driver import (
+    ALGORITHM,
+    PICK,
+    named,
+)
+from machine_pushes import Pushing
+
+
+class Deleting(Pushing):
+    """Tags, manifests and images go; what lies in the trash may come back."""
+
+    def listed(self, pick: int) -> Image | None:
+        images = self.model.listed()
+        return images[pick % len(images)] if images else None
+
+    def tag(self, pick: int) -> tuple[Image, Tag] | None:
+        tags = [(image, tag) for image in self.model.listed() for tag in image.tags.values()]
+        return tags[pick % len(tags)] if tags else None
+
+    def _tag_refusal(self, image: Image, tag: Tag) -> str | None:
+        if image.namespace.locked:
+            return "Locked"
+        return "Immutable" if image.namespace.covers(tag.name) else None
+
+    def _throw_tag(self, image: Image, tag: Tag, documents: tuple[Document, ...]) -> None:
+        del image.tags[tag.name]
+        assert tag.id is not None
+        until = self.model.now + TRASH
+        self.model.throw(
+            Entry("tag", tag.id, tag.name, until, image.namespace, image, tag, documents)
+        )
+
+    @rule(pick=PICK)
+    def untag(self, pick: int) -> None:
+        found = self.tag(pick)
+        if found is None:
+            return
+        image, tag = found
+        outcome = self._tag_refusal(image, tag)
+        self.expect(self.store.tags.untag(self._where(image), tag.name), outcome)
+        if outcome is None:
+            self._throw_tag(image, tag, ())
+
+    @rule(pick=PICK)
+    def delete_tag(self, pick: int) -> None:
+        found = self.tag(pick)
+        if found is None:
+            return
+        image, tag = found
+        assert tag.id is not None
+        outcome = self._tag_refusal(image, tag)
+        deleted = self.expect(self.store.tags.delete(tag.id), outcome)
+        if deleted is not None:
+            assert (deleted.status, deleted.name) == ("deleting", tag.name)
+            gone = image.closure(tag)
+            documents = tuple(image.manifests[digest] for digest in gone)
+            self._throw_tag(image, tag, documents)
+            image.drop(gone, self.model.now + max(TRASH, HOLD))
+
+    @rule(pick=PICK, which=PICK, algorithm=ALGORITHM)
+    def delete_manifest(self, pick: int, which: int, algorithm: str) -> None:
+        image = self.listed(pick)
+        if image is None:
+            return
+        if not image.manifests:
+            delete = self.store.manifests.delete(self._where(image), sha256(b"no manifest"))
+            self.expect(delete, "Locked" if image.namespace.locked else "NotFound")
+            return
+        digest = list(image.manifests)[which % len(image.manifests)]
+        document = image.manifests[digest]
+        tags = [tag for tag in image.tags.values() if tag.sha == digest]
+        outcome = None
+        if image.namespace.locked:
+            outcome = "Locked"
+        elif algorithm == "sha512" and digest not in self.model.aliases:
+            outcome = "NotFound"
+        elif any(image.namespace.covers(tag.name) for tag in tags):
+            outcome = "Immutable"
+        delete = self.store.manifests.delete(self._where(image), named(document.body, algorithm))
+        self.expect(delete, outcome)
+        if outcome is None:
+            for tag in tags:
+                self._throw_tag(image, tag, (document,))
+            image.drop({digest}, self.model.now + max(TRASH, HOLD))
+
+    @rule(pick=PICK)
+    def delete_image(self, pick: int) -> None:
+        image = self.listed(pick)
+        if image is None or image.id is None:
+            self.expect(self.store.images.delete(uuid4()), "NotFound")
+            return
+        outcome = "Locked" if image.namespace.locked else None
+        deleted = self.expect(self.store.images.delete(image.id), outcome)
+        if deleted is not None:
+            assert deleted.status == "deleting"
+            image.deleted = True
+            until = self.model.now + TRASH
+            entry = Entry("image", image.id, image.name, until, image.namespace, image)
+            self.model.throw(entry)
+
+    @rule(pick=PICK, visibility=st.sampled_from(["inherit", "public", "private", None]))
+    def update_image(self, pick: int, visibility: Any) -> None:
+        image = self.listed(pick)
+        if image is None or image.id is None:
+            return
+        outcome = "Locked" if image.namespace.locked else None
+        self.expect(self.store.images.update(image.id, visibility=visibility), outcome)
+        if outcome is None and visibility is not None:
+            image.visibility = visibility
+
+    # --- trash
+
+    @precondition(lambda self: self.model.trash)
+    @rule(pick=PICK)
+    def restore(self, pick: int) -> None:
+        entry = self.model.trash[pick % len(self.model.trash)]
+        outcome = self._restore(entry)
+        self.expect(self.store.trash.restore(entry.id), outcome)
+
+    def _restore(self, entry: Entry) -> str | None:
+        model = self.model
+        if model.due(entry):
+            return "NotFound"
+        if entry.kind == "namespace":
+            same = [
+                n
+                for n in model.living()
+                if (n.region, n.name) == (entry.namespace.region, entry.namespace.name)
+            ]
+            if same:
+                return "AlreadyExists"
+            entry.namespace.deleted = False
+        else:
+            assert entry.image is not None
+            if entry.namespace.deleted:
+                return "NotFound"
+            if entry.kind == "image":
+                if entry.namespace.locked:
+                    return "Locked"
+                if model.image(entry.namespace, entry.image.name) is not None:
+                    return "AlreadyExists"
+                entry.image.deleted = False
+            else:
+                refused = self._restore_tag(entry, entry.image)
+                if refused is not None:
+                    return refused
+        model.trash.remove(entry)
+        return None
+
+    def _restore_tag(self, entry: Entry, image: Image) -> str | None:
+        assert entry.tag is not None
+        if image.deleted or not any(image is known for known in self.model.images):
+            return "NotFound"
+        if entry.namespace.locked:
+            return "Locked"
+        if entry.name in image.tags:
+            return "AlreadyExists"
+        saved = dict(image.manifests), dict(image.holds)
+        refused = self._bring_back(image, list(entry.documents))
+        quota = entry.namespace.quota
+        over = quota is not None and self.model.size(entry.namespace) > quota
+        if refused is None and entry.documents and over:
+            refused = "QuotaExceeded"
+        if refused is None and entry.tag.sha not in image.manifests:
+            refused = "NotFound"
+        if refused is not None:
+            image.manifests, image.holds = saved
+            return refused
+        image.tags[entry.name] = entry.tag
+        return None
+
+    def _bring_back(self, image: Image, documents: list[Document]) -> str | None:
+        """Children come before what lists them, whatever order they went in."""
+        if not all(image.has(sha(d.body), self.model.now) for d in documents):
+            return "NotFound"
+        while documents:
+            ready = [d for d in documents if not self.model.keep(image, d)]
+            if not ready:
+                return "MissingContent"
+            documents = [d for d in documents if d not in ready]
+        return None
+
+    @rule(kind=st.sampled_from(["tag", "image", "namespace"]), pick=PICK)
+    def predict_and_delete(self, kind: str, pick: int) -> None:
+        """What a delete frees is what was foretold, once nothing else waits to go."""
+        self._settle()
+        before = self.run(self.store.stats()).stored_bytes
+        if kind == "tag":
+            found = self.tag(pick)
+            if found is None or found[1].id is None:
+                return
+            foretold = self.run(self.store.tags.would_free(found[1].id))
+            self.delete_tag(pick)
+            refused = self._tag_refusal(*found) is not None
+        elif kind == "image":
+            image = self.listed(pick)
+            if image is None or image.id is None:
+                return
+            foretold = self.run(self.store.images.would_free(image.id))
+            self.delete_image(pick)
+            refused = image.namespace.locked
+        else:
+            namespace = self.namespace(pick)
+            if namespace is None:
+                return
+            foretold = self.run(self.store.namespaces.would_free(namespace.id))
+            self.delete_namespace(pick)
+            refused = namespace.locked
+        self._settle()
+        after = self.run(self.store.stats()).stored_bytes
+        assert before - after == (0 if refused else foretold)
+
+    def _settle(self) -> None:
+        self.wait(UPLOAD * 2)
+        self.sweep(early=False)

@@ -1,0 +1,143 @@
+"""A real server in a process of its own. Import it as ``server_support``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+WAIT_SECONDS: Final = 60
+"""Until a test gives up on a process. Nothing takes this long unless it hangs."""
+
+HOLDFAST: Final = (sys.executable, "-m", "holdfast.api.cli")
+_READY: Final = re.compile(r"holdfast is ready on https?://(\S+) \(")
+
+
+def command(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``holdfast`` to its end."""
+    return subprocess.run(
+        [*HOLDFAST, *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+
+
+class ServerProcess:
+    """A running ``holdfast serve``. ``address`` is its ``host:port``."""
+
+    def __init__(self, process: subprocess.Popen[str], data: Path) -> None:
+        self.process = process
+        self.data = data
+        self.lines: list[str] = []
+        """Standard output, up to and with the line that says it is ready."""
+        self.address = ""
+        self._errors: list[str] = []
+        self._collector = threading.Thread(target=self._collect, daemon=True)
+        self._collector.start()
+
+    def _collect(self) -> None:
+        assert self.process.stderr is not None
+        self._errors.extend(self.process.stderr)
+
+    def wait_until_ready(self) -> None:
+        assert self.process.stdout is not None
+        guard = threading.Timer(WAIT_SECONDS, self.process.kill)
+        guard.start()
+        try:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+                if match := _READY.match(line):
+                    self.address = match[1]
+                    return
+        finally:
+            guard.cancel()
+        raise AssertionError(f"the server did not start: {self.errors()}")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def errors(self) -> str:
+        """Standard error of the server and its workers; call it when they have ended."""
+        self.process.wait(WAIT_SECONDS)
+        self._collector.join(WAIT_SECONDS)
+        return "".join(self._errors)
+
+    def variables(self) -> dict[str, str]:
+        """What ``holdfast env`` exports."""
+        done = command("env", "--data", str(self.data))
+        assert done.returncode == 0, done.stderr
+        pairs = (line.removeprefix("export ") for line in done.stdout.splitlines())
+        return dict(shlex.split(pair)[0].split("=", 1) for pair in pairs)
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def kill(self) -> None:
+        """End the supervisor as a crash would."""
+        self.process.kill()
+        self.process.wait(WAIT_SECONDS)
+
+    def stop(self) -> int:
+        """Stop it as an operator does; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT_SECONDS)
+
+
+@contextmanager
+def running(
+    data: Path,
+    *options: str,
+    workers: int = 1,
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+) -> Iterator[ServerProcess]:
+    """A server on a free port of 127.0.0.1 (``--listen`` in ``options`` overrides that)."""
+    process = subprocess.Popen(
+        [
+            *prefix,
+            *HOLDFAST,
+            "serve",
+            f"--data={data}",
+            "--listen=127.0.0.1:0",
+            f"--workers={workers}",
+            *options,
+        ],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server = ServerProcess(process, data)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        server.errors()
+        process.stdout.close()
+        process.stderr.close()

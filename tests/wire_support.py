@@ -1,0 +1,167 @@
+"""A registry behind a socket of its own, with and without the fast lane, and requests sent to it
+byte for byte. Import it as ``wire_support``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import uvloop
+from aiohttp import web
+
+from holdfast.api import AppSettings, create_app
+from holdfast.api.connection import Site
+from holdfast.api.fast_answers import Lane
+from holdfast.api.fast_lane import LaneSite
+from holdfast.engine import Store
+
+SECONDS: Final = 20
+"""Until a test gives up on an answer."""
+
+LAST: Final = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+"""A request that the fast lane leaves to others, after which the connection ends."""
+
+LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+_PASSING: Final = re.compile(rb"(?<=\r\nDate: )[^\r]*|(?<=\r\nX-Request-Id: )[0-9a-f-]{36}(?=\r\n)")
+
+
+class CountingLane(Lane):
+    """A fast lane that says how often it answered, and how often it did not."""
+
+    answered = 0
+    declined = 0
+
+    def answer(self, head: bytes) -> bytes | None:
+        answer = super().answer(head)
+        if answer is None:
+            self.declined += 1
+        else:
+            self.answered += 1
+        return answer
+
+
+@asynccontextmanager
+async def serving(
+    store: Store,
+    *,
+    lane: Lane | None = None,
+    settings: AppSettings | None = None,
+    connections_max: int = 1000,
+    **options: Any,
+) -> AsyncIterator[int]:
+    """Serve a store on a port of loopback, as a worker does."""
+    options.setdefault("access_log", None)
+    app = create_app(store, settings)
+    runner = web.AppRunner(app, shutdown_timeout=1, keepalive_timeout=75, **options)
+    await runner.setup()
+    sock = socket.create_server(("127.0.0.1", 0))
+    limits: dict[str, Any] = {"backlog": 128, "connections_max": connections_max}
+    site = LaneSite(runner, sock, lane, **limits) if lane else Site(runner, sock, **limits)
+    await site.start()
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        await runner.cleanup()
+
+
+class Client:
+    """One connection, on which everything that was sent and received counts.
+
+    A bare socket: a stream would forget what it received when the server resets the connection.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self.step = 1 << 18
+        """How much is received at once."""
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send, with a chance for the server between the pieces to read them one by one.
+
+        Raises ConnectionError where the server has ended the connection.
+        """
+        for piece in pieces:
+            await self._loop.sock_sendall(self.sock, piece)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def answer(self, *, head: bool = False) -> bytes:
+        """One answer; what there is of it when the server ends the connection."""
+        end = -1
+        while (end := self._received.find(b"\r\n\r\n")) < 0:
+            if not await self.more():
+                return self._take(len(self._received))
+        lines = bytes(self._received[: end + 4])
+        length = re.search(rb"\r\ncontent-length: (\d+)\r\n", lines.lower())
+        bare = length is None or head or lines[9:12] in (b"304", b"204", b"100")
+        whole = len(lines) + (0 if bare or length is None else int(length[1]))
+        while len(self._received) < whole and await self.more():
+            pass
+        return self._take(whole)
+
+    async def rest(self) -> bytes:
+        """All that comes until the server ends the connection."""
+        while await self.more():
+            pass
+        return self._take(len(self._received))
+
+    async def more(self) -> bool:
+        """Receive something. False when the server has ended the connection."""
+        try:
+            data = await self._loop.sock_recv(self.sock, self.step)
+        except ConnectionError:
+            data = b""
+        self._received += data
+        return bool(data)
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Client]:
+    """A connection; what is done with it must not take longer than SECONDS."""
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        async with asyncio.timeout(SECONDS):
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+            yield Client(sock)
+
+
+async def exchange(port: int, pieces: Sequence[bytes], heads: Sequence[bool]) -> list[bytes]:
+    """The answers to what the pieces hold, as many as ``heads`` (whether each is to a HEAD); then
+    all that follows LAST, which shows that the connection is where it should be. Passing things
+    are masked."""
+    async with connected(port) as client:
+        answers = []
+        try:
+            await client.send(*pieces)
+            answers = [await client.answer(head=head) for head in heads]
+            await client.send(LAST)
+        except ConnectionError:
+            # The server ended the connection, and said so before.
+            pass
+        answers.append(await client.rest())
+    return [masked(answer) for answer in answers]
+
+
+def masked(answer: bytes) -> bytes:
+    """An answer without the time and the name of the request."""
+    return _PASSING.sub(b"-", answer)
+
+
+def request(line: str, *headers: str) -> bytes:
+    """A request without a body; ``Host: localhost`` comes first unless a host is given."""
+    lines = list(headers)
+    if not any(header.lower().startswith("host:") for header in headers):
+        lines.insert(0, "Host: localhost")
+    return "\r\n".join((line, *lines, "", "")).encode("latin-1")
