@@ -1,0 +1,34 @@
+# The image serves on port 5000 and keeps everything under /data.
+#   docker build -t holdfast .
+#   docker run -p 5000:5000 -v holdfast:/data holdfast
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY engine engine
+COPY api api
+COPY bench bench
+RUN python -m venv /opt/holdfast \
+    && /opt/holdfast/bin/pip install --no-cache-dir -c constraints.txt .
+
+FROM ${BASE}
+ARG UID=10001
+RUN groupadd --gid "${UID}" holdfast \
+    && useradd --uid "${UID}" --gid "${UID}" --no-create-home --home-dir /data \
+        --shell /usr/sbin/nologin holdfast \
+    && install -d -o holdfast -g holdfast -m 0700 /data
+COPY --from=build /opt/holdfast /opt/holdfast
+ENV PATH=/opt/holdfast/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOLDFAST_DATA=/data \
+    HOLDFAST_LISTEN=0.0.0.0:5000
+USER holdfast
+VOLUME /data
+EXPOSE 5000
+# SIGTERM lets running requests finish, for 30 seconds at most.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["holdfast", "health"]
+ENTRYPOINT ["holdfast"]
+CMD ["serve"]
