@@ -42,7 +42,15 @@ _log: Final = logging.getLogger(__name__)
 class Connection(RequestHandler):
     """aiohttp's connection with limits of ours."""
 
-    __slots__ = ("_body", "_broken", "_connections_max", "_head_bytes", "_left", "_stall")
+    __slots__ = (
+        "_body",
+        "_broken",
+        "_connections_max",
+        "_head_bytes",
+        "_left",
+        "_lost",
+        "_stall",
+    )
 
     def __init__(self, manager: Server, *, connections_max: int, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -54,6 +62,9 @@ class Connection(RequestHandler):
         self._broken = False
         """Whether the parser gave up: nothing that comes has a meaning any more."""
         self._left: asyncio.Event | None = None
+        """Set when the client has ended its side."""
+        self._lost: asyncio.Event | None = None
+        """Set when the connection has ended."""
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,9 +81,22 @@ class Connection(RequestHandler):
         """Stop what waits for the client."""
         if self._stall is not None:
             self._stall.cancel()
-        if self._left is not None:
-            self._left.set()
+        for ended in (self._left, self._lost):
+            if ended is not None:
+                ended.set()
         super().connection_lost(exc)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether a request is to come, or came and was not begun: who connects has one to send,
+        who stays connected may not."""
+        return self._request_count == 0 or bool(self._messages)
+
+    async def lost(self) -> None:
+        """Wait until the connection has ended. For one waiter."""
+        self._lost = asyncio.Event()
+        if self.transport is not None:
+            await self._lost.wait()
 
     def eof_received(self) -> None:
         """Nothing more comes."""

@@ -142,7 +142,10 @@ async def serve(config: WorkerConfig) -> None:
                 lane.close()
             for site in list(runner.sites):
                 await site.stop()
-            if not await drain.wait(settings.grace_seconds * DRAIN_SHARE):
+            server = runner.server
+            assert server is not None
+            patience = settings.grace_seconds * DRAIN_SHARE
+            if not await drain.wait(patience, lambda: server.connections):
                 log.warning("stopping with requests that did not end")
         finally:
             await runner.cleanup()

@@ -136,6 +136,37 @@ def test_a_request_that_never_ends_does_not_keep_it(tmp_path: Path, second_signa
             assert server.process.wait(WAIT_SECONDS) == 0
 
 
+def test_a_connection_from_before_the_stop_is_answered(tmp_path: Path) -> None:
+    """It was accepted and has not asked yet; beside it is one that never will."""
+    with running(tmp_path / "data") as server:
+        host, port = server.address.split(":")
+        address = (host, int(port))
+        with (
+            socket.create_connection(address, timeout=WAIT_SECONDS) as silent,
+            socket.create_connection(address, timeout=WAIT_SECONDS) as late,
+        ):
+            # An answer on a third one says that both were accepted.
+            assert fetch(server, "/healthz")[0] == 200
+            server.process.terminate()
+            eventually(lambda: closed(address))
+            late.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b"".join(iter(lambda: late.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nConnection: close\r\n" in answer
+            assert silent.recv(1) == b""
+        assert server.stop() == 0
+        assert server.errors() == ""
+
+
+def closed(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        socket.create_connection(address, timeout=WAIT_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_the_owner_key_is_made_once(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data) as server:
