@@ -107,18 +107,15 @@ def running(
     workers: int = 1,
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    bare: bool = False,
 ) -> Iterator[ServerProcess]:
-    """A server on a free port of 127.0.0.1 (``--listen`` in ``options`` overrides that)."""
+    """A server on a free port of 127.0.0.1 (``--listen`` in ``options`` overrides that).
+
+    A ``bare`` one gets no options but ``options``: something else names ``data`` and the port.
+    """
+    usual = (f"--data={data}", "--listen=127.0.0.1:0", f"--workers={workers}")
     process = subprocess.Popen(
-        [
-            *prefix,
-            *HOLDFAST,
-            "serve",
-            f"--data={data}",
-            "--listen=127.0.0.1:0",
-            f"--workers={workers}",
-            *options,
-        ],
+        [*prefix, *HOLDFAST, "serve", *(() if bare else usual), *options],
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

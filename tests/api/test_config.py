@@ -248,9 +248,13 @@ def test_options_are_what_the_settings_say() -> None:
 
 
 def test_the_file_may_name_everything_else(tmp_path: Path) -> None:
+    data = tmp_path / "data"
     file = written(
         tmp_path / "holdfast.toml",
-        f'data = "{tmp_path / "data"}"\nlisten = "127.0.0.1:0"\nworkers = 1\nregion = "nl-ams"\n',
+        f'data = "{data}"\nlisten = "127.0.0.1:0"\nworkers = 2\nregion = "nl-ams"\n',
     )
-    with running(Path("unused"), prefix=("env", f"HOLDFAST_CONFIG={file}")) as server:
+    with running(data, bare=True, environment={"HOLDFAST_CONFIG": file}) as server:
         assert call(server, "GET", "/readyz").status == 200
+        assert len(server.workers()) == 2
+        assert (data / "FORMAT").is_file()
+        assert server.variables()["SCW_DEFAULT_REGION"] == "nl-ams"

@@ -178,5 +178,7 @@ async def test_answers_to_generated_requests_keep_to_the_document(
         known = await known_ids(server, f"n{number}")
         for status in await asyncio.to_thread(bombard, server, operation, mode, known):
             answered[status] = answered.get(status, 0) + 1
-    # That many operations of all were answered so: the requests did not fail at the door.
-    assert answered[met] >= len(operations) // 2
+    # A good part of all operations were answered so: the requests did not fail at the door. How
+    # many depends on what is generated: a wrong id in the path is a 404, a wrong type in an
+    # argument that does not exist is ignored.
+    assert answered[met] >= len(operations) // 4

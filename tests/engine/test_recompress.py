@@ -102,9 +102,8 @@ async def test_any_range_is_the_same(store: Store, recompressor: Recompressor) -
         assert got == TAR[offset : offset + length], (offset, length)
 
 
+@pytest.mark.parametrize("place", ["disk"], indirect=True)
 async def test_what_lies_there_is_a_zst_file(place: Place, tmp_path: Path) -> None:
-    if place.kind == "memory":
-        pytest.skip("it lies nowhere")
     async with place.store() as store:
         await store.put(TAR)
         await store.recompressor.run()

@@ -145,10 +145,9 @@ async def test_a_pull_that_looked_it_up_before_the_swap(
         assert tried
 
 
+@pytest.mark.parametrize("place", ["disk"], indirect=True)
 async def test_killed_between_the_file_and_the_swap(place: Place, tmp_path: Path) -> None:
     """A file of frames is left that no row names: whoever sweeps next removes it."""
-    if place.kind == "memory":
-        pytest.skip("it dies with its process")
     async with place.store() as store:
         await store.put(TAR)
     script = (
