@@ -22,10 +22,10 @@ from holdfast.engine import AlreadyExists, Key, NotFound, Repository, Store
 
 from . import rights, tokens
 from .context import AppSettings
-from .oci_errors import OciError
+from .oci_errors import OciError, too_many
 from .origin import Origin, token_url
 from .rights import Action
-from .trail import note_failed_login
+from .trail import login_wait, note_failed_login
 
 SECRET_CHARS_MAX: Final = 512
 """Longer secrets are refused without hashing them."""
@@ -70,9 +70,11 @@ class Caller:
 
 
 async def key_of_secret(store: Store, secret: str) -> Key:
-    """The key with that secret, in its time. Raises Unauthenticated."""
+    """The key with that secret, in its time. Raises Unauthenticated, and 429."""
     if not secret or len(secret) > SECRET_CHARS_MAX or not secret.isascii():
         raise Unauthenticated("malformed")
+    if wait := login_wait():
+        raise too_many(wait, "too many failed logins from this address")
     key = await store.keys.authenticate(secret)
     if key is None:
         note_failed_login()
@@ -102,10 +104,22 @@ def _in_time(key: Key) -> Key:
     return key
 
 
+def credentials_of(request: web.Request) -> tuple[str, str] | None:
+    """Scheme, in lower case, and credentials of a request (RFC 9110 section 11.4).
+
+    None without an Authorization header. Only blanks and tabs are taken for white space.
+    """
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, value = header.strip(" \t").partition(" ")
+    return scheme.lower(), value.strip(" \t")
+
+
 def basic_secret(value: str) -> str:
     """The password of Basic credentials (the part after the scheme). Raises Unauthenticated."""
     try:
-        pair = base64.b64decode(value.strip(), validate=True).decode("utf-8")
+        pair = base64.b64decode(value, validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
         raise Unauthenticated("malformed") from None
     _, colon, secret = pair.partition(":")
@@ -115,24 +129,24 @@ def basic_secret(value: str) -> str:
 
 
 async def identify(request: web.Request, store: Store, region: str) -> Caller:
-    """The caller of a request. Raises Unauthenticated for credentials that are not valid.
+    """The caller of a request. Raises Unauthenticated for credentials that are not valid, and 429.
 
     Without an Authorization header, and with an empty secret as some clients send it, the caller
     is nobody in particular.
     """
-    header = request.headers.get("Authorization")
-    if header is None:
+    credentials = credentials_of(request)
+    if credentials is None:
         return Caller(None, presented=False, scopes=None)
-    scheme, _, value = header.strip().partition(" ")
-    if scheme.lower() == "basic":
+    scheme, value = credentials
+    if scheme == "basic":
         secret = basic_secret(value)
         if not secret:
             return Caller(None, presented=False, scopes=None)
         return Caller(await key_of_secret(store, secret), presented=True, scopes=None)
-    if scheme.lower() != "bearer":
+    if scheme != "bearer":
         raise Unauthenticated("malformed")
     try:
-        claims = tokens.read(await store.keys.signing_key(), value.strip(), "access")
+        claims = tokens.read(await store.keys.signing_key(), value, "access")
     except tokens.BadToken:
         raise Unauthenticated("malformed") from None
     return await caller_of(store, claims, region)

@@ -10,6 +10,9 @@ from aiohttp import web
 from .context import AppSettings
 from .origin import from_proxy, is_trusted
 
+UNIX: Final = "unix"
+"""The neighbourhood of the unix socket."""
+
 HOPS_MAX: Final = 32
 """Entries of X-Forwarded-For that are looked at, from the nearest on."""
 
@@ -25,18 +28,38 @@ def client_address(request: web.Request, settings: AppSettings) -> str:
         return nearest
     header = ",".join(request.headers.getall("X-Forwarded-For", ()))
     for text in reversed(header.rsplit(",", HOPS_MAX)[-HOPS_MAX:]):
-        try:
-            address = ip_address(text.strip())
-        except ValueError:
+        address = _address_of(text)
+        if address is None:
             return nearest
-        nearest = str(address)
+        nearest = address
         if not is_trusted(nearest, settings):
             break
     return nearest
 
 
+def _address_of(entry: str) -> str | None:
+    """The address of an entry of X-Forwarded-For, which some proxies write with the port."""
+    host, port = entry.strip(), ""
+    if host.startswith("["):
+        host, _, port = host[1:].partition("]")
+        port = port.removeprefix(":")
+    elif host.count(":") == 1:
+        host, _, port = host.partition(":")
+    if port and not (port.isascii() and port.isdigit()):
+        return None
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
+
+
 def neighbourhood(address: str) -> str:
-    """What one client can have: an IPv4 address, or the /64 of an IPv6 one."""
+    """What one client can have: an IPv4 address, or the /64 of an IPv6 one.
+
+    All who come through the unix socket, and bring no address, are one.
+    """
+    if not address:
+        return UNIX
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -1,9 +1,10 @@
 """Requests per second by address and by key, and failed logins by address, over all workers.
 
-Every limit is a bucket that holds one second's worth of requests (but at least BURST_MIN) and is
-filled at its rate. A bucket is one number, the time at which it will be full again (the generic
-cell rate algorithm), in memory that all workers share. They take no lock: of two requests that
-two workers count in the same microsecond one may go uncounted.
+Every limit is a bucket, filled at its rate: one of requests holds one second's worth of them (but
+at least BURST_MIN), one of failed logins holds a minute's. A bucket is one number, the time at
+which it will be full again (the generic cell rate algorithm), in memory that all workers share.
+They take no lock: of two requests that two workers count in the same microsecond one may go
+uncounted.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ class Limits:
         self._cells = memoryview(memory).cast("q")
         self._salt = os.pread(descriptor, _SALT_BYTES, _BYTES)
         self._pace: dict[Kind, tuple[int, int]] = {}
-        per_second = {"address": rates.address, "key": rates.key, "login": rates.login / 60}
-        for kind in ("address", "key", "login"):
-            rate = per_second[kind]
-            if rate > 0:
-                step = max(1, int(_SECOND / rate))
-                whole = rates.login if kind == "login" else rate
-                self._pace[kind] = (step, step * max(BURST_MIN, math.ceil(whole)))
+        self._set("address", rates.address, max(BURST_MIN, rates.address))
+        self._set("key", rates.key, max(BURST_MIN, rates.key))
+        self._set("login", rates.login / 60, max(1, rates.login))
+
+    def _set(self, kind: Kind, rate: float, burst: float) -> None:
+        if rate > 0:
+            step = max(1, int(_SECOND / rate))
+            self._pace[kind] = (step, step * math.ceil(burst))
 
     @property
     def asks(self) -> bool:

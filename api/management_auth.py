@@ -13,9 +13,16 @@ from uuid import UUID
 
 from holdfast.engine import Image, Key, Namespace, NotFound, Store, Tag
 
-from .management_errors import ApiError, AuthReason, DeniedAuthentication, denied, not_found
+from .management_errors import (
+    ApiError,
+    AuthReason,
+    DeniedAuthentication,
+    TooManyRequests,
+    denied,
+    not_found,
+)
 from .operation import Call
-from .trail import note_failed_login
+from .trail import login_wait, note_failed_login
 
 AUTH_HEADER: Final = "X-Auth-Token"
 SECRET_CHARS_MAX: Final = 256
@@ -26,9 +33,13 @@ def _unauthenticated(reason: AuthReason) -> ApiError:
 
 
 async def authenticate(store: Store, token: str | None) -> Key:
-    """The key that a request carries. Raises 401 ``denied_authentication`` without a valid one."""
+    """The key that a request carries. Raises 401 ``denied_authentication`` without a valid one,
+    429 after too many failures."""
     if not token or len(token) > SECRET_CHARS_MAX or not token.isascii():
         raise _unauthenticated("invalid_argument")
+    if wait := login_wait():
+        message = "too many failed logins from this address"
+        raise ApiError(TooManyRequests(message=message, retry_after=wait))
     key = await store.keys.authenticate(token)
     if key is None:
         note_failed_login()

@@ -17,7 +17,15 @@ from aiohttp import web
 from holdfast.engine import Invalid, Key, Store
 
 from . import rights, tokens
-from .access import Gate, Unauthenticated, basic_secret, key_of_claims, key_of_secret, unix_now
+from .access import (
+    Gate,
+    Unauthenticated,
+    basic_secret,
+    credentials_of,
+    key_of_claims,
+    key_of_secret,
+    unix_now,
+)
 from .bodies import read_bounded
 from .context import SETTINGS, STORE
 from .oci_errors import JSON, OciError, too_many
@@ -32,11 +40,11 @@ FORM_BYTES_MAX: Final = 64 * 1024
 async def answer_get(request: web.Request, gate: Gate) -> web.Response:
     """The GET form: query ``service``, ``scope`` (repeated), ``offline_token``; Basic optional."""
     query = parse_query(request.rel_url.raw_query_string, form=True)
-    header = request.headers.get("Authorization")
+    credentials = credentials_of(request)
     secret = ""
-    if header is not None:
-        scheme, _, value = header.strip().partition(" ")
-        if scheme.lower() != "basic":
+    if credentials is not None:
+        scheme, value = credentials
+        if scheme != "basic":
             raise Unauthenticated("malformed")
         secret = basic_secret(value)
     key = await key_of_secret(gate.store, secret) if secret else None

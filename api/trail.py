@@ -6,16 +6,31 @@ they are, without knowing who reads it. In an application without it nothing hap
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 from holdfast.engine import Key
 
 OTHER: Final = "other"
 """The route of what reaches no endpoint."""
+
+
+class Guard(Protocol):
+    """Limits that are looked at where it is known what they are of."""
+
+    def arrive(self) -> int:
+        """Count a request of its address; 0, or after how many seconds it may be made."""
+
+    def charge(self, access_key: str) -> int:
+        """Count a request of a key; 0, or after how many seconds it may be made."""
+
+    def login_wait(self) -> int:
+        """After how many seconds a secret may be looked up; 0 is now."""
+
+    def login_failed(self) -> None:
+        """A secret was looked up, and belongs to no key."""
 
 
 @dataclass(slots=True)
@@ -45,11 +60,7 @@ class Trail:
     """The object's name; of content its repository."""
 
     region: str = ""
-    login_failed: bool = False
-    """Whether it came with a secret that belongs to no key."""
-
-    charge: Callable[[str], int] | None = None
-    """Counts a request of an access key; says how many seconds over its limit it is."""
+    guard: Guard | None = None
 
 
 CURRENT: Final[ContextVar[Trail | None]] = ContextVar("holdfast.trail", default=None)
@@ -61,14 +72,23 @@ def note_key(key: Key | None) -> int:
     if trail is None or key is None:
         return 0
     trail.actor = key.access_key
-    return trail.charge(key.access_key) if trail.charge is not None else 0
+    return trail.guard.charge(key.access_key) if trail.guard is not None else 0
+
+
+def login_wait() -> int:
+    """After how many seconds the secret of this request may be looked up; 0 is now.
+
+    To be asked right before every look-up: there is no other way to a key by its secret.
+    """
+    trail = CURRENT.get()
+    return 0 if trail is None or trail.guard is None else trail.guard.login_wait()
 
 
 def note_failed_login() -> None:
     """The request came with a secret that belongs to no key."""
     trail = CURRENT.get()
-    if trail is not None:
-        trail.login_failed = True
+    if trail is not None and trail.guard is not None:
+        trail.guard.login_failed()
 
 
 def note_target(route: str, kind: str, *, action: str = "", name: str = "", id: str = "") -> None:  # noqa: A002 - as the field

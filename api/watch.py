@@ -16,7 +16,6 @@ from .client_address import client_address, neighbourhood
 from .context import AppSettings
 from .limits import Kind, Limits
 from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
-from .management_auth import AUTH_HEADER
 from .management_errors import TooManyRequests
 from .oci_errors import too_many
 from .trail import CURRENT, OTHER, Trail
@@ -33,6 +32,8 @@ ROUTES: Final = (
 )
 """What requests are counted under: never what a client writes."""
 
+_TOO_MANY: Final = "too many requests from this address"
+
 _KNOWN: Final = frozenset(ROUTES)
 _READS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _NO_CHANGES: Final = frozenset(("/token", "exists"))
@@ -41,6 +42,40 @@ _NO_CHANGES: Final = frozenset(("/token", "exists"))
 _EXEMPT: Final = frozenset(("/healthz", "/readyz"))
 _MANAGEMENT: Final = ("/registry", "/holdfast")
 _DIGEST_CHARS_MAX: Final = 256
+
+
+class _Guard:
+    """The limits of one request, each counted where it is known what it is of."""
+
+    __slots__ = ("_limits", "_slot", "_who")
+
+    def __init__(self, limits: Limits, slot: Slot | None, who: str) -> None:
+        self._limits = limits
+        self._slot = slot
+        self._who = who
+
+    def arrive(self) -> int:
+        """As ``trail.Guard``."""
+        return self._counted("address", self._limits.take("address", self._who))
+
+    def charge(self, access_key: str) -> int:
+        """As ``trail.Guard``."""
+        return self._counted("key", self._limits.take("key", access_key))
+
+    def login_wait(self) -> int:
+        """As ``trail.Guard``."""
+        return self._counted("login", self._limits.wait("login", self._who))
+
+    def login_failed(self) -> None:
+        """As ``trail.Guard``."""
+        self._limits.take("login", self._who)
+        if self._slot is not None:
+            self._slot.add("failed_logins")
+
+    def _counted(self, kind: Kind, wait: int) -> int:
+        if wait and self._slot is not None:
+            self._slot.add(f"limited_{kind}")
+        return wait
 
 
 class Watch:
@@ -99,32 +134,22 @@ class Watch:
         resource = request.match_info.route.resource
         if resource is not None and resource.canonical in _KNOWN:
             trail.route = resource.canonical
-        limits = self._limits
-        if limits is not None:
-            trail.charge = lambda access_key: self._take(limits, "key", access_key)
+        if self._limits is not None:
+            trail.guard = _Guard(self._limits, self._slot, neighbourhood(trail.address))
         # Each request runs in a context of its own, so that this ends with it.
         CURRENT.set(trail)
         request["holdfast.trail"] = trail
         return trail
 
-    def _take(self, limits: Limits, kind: Kind, who: str) -> int:
-        wait = limits.take(kind, who)
-        if wait and self._slot is not None:
-            self._slot.add(f"limited_{kind}")
-        return wait
-
     def _refusal(self, request: web.Request, trail: Trail) -> web.Response | None:
-        limits = self._limits
-        if limits is None or not trail.address or trail.route in _EXEMPT:
+        guard = trail.guard
+        if guard is None or trail.route in _EXEMPT or not (wait := guard.arrive()):
             return None
-        who = neighbourhood(trail.address)
-        if wait := self._take(limits, "address", who):
-            return _too_many(request, wait, "too many requests from this address")
-        if _logs_in(request) and (wait := limits.wait("login", who)):
-            if self._slot is not None:
-                self._slot.add("limited_login")
-            return _too_many(request, wait, "too many failed logins from this address")
-        return None
+        # In the form of the API that was asked (RFC 6585 section 4).
+        if not request.path.startswith(_MANAGEMENT):
+            return too_many(wait, _TOO_MANY).response()
+        body = msgspec.json.encode(TooManyRequests(message=_TOO_MANY, retry_after=wait))
+        return web.Response(status=429, body=body, headers={**HEADERS, "Retry-After": str(wait)})
 
     def _after(
         self,
@@ -135,11 +160,6 @@ class Watch:
         seconds: float,
     ) -> None:
         slot = self._slot
-        if trail.login_failed:
-            if self._limits is not None and trail.address:
-                self._limits.take("login", neighbourhood(trail.address))
-            if slot is not None:
-                slot.add("failed_logins")
         if slot is not None:
             received = request.content.total_bytes
             sent = 0 if status > GONE else _body_bytes(request, response)
@@ -156,15 +176,6 @@ def _body_bytes(request: web.Request, response: web.StreamResponse | None) -> in
     return response.content_length or response.body_length
 
 
-def _logs_in(request: web.Request) -> bool:
-    """Whether a request has a secret that will be looked up."""
-    if AUTH_HEADER in request.headers:
-        return True
-    if request.path == "/token" and request.method == "POST":
-        return True
-    return request.headers.get("Authorization", "")[:6].lower() == "basic "
-
-
 def _changes(request: web.Request, trail: Trail) -> bool:
     return request.method not in _READS and trail.route not in _NO_CHANGES
 
@@ -176,11 +187,3 @@ def _complete(request: web.Request, trail: Trail) -> Trail:
         if named:
             trail.kind, trail.id = "blob", named[:_DIGEST_CHARS_MAX]
     return trail
-
-
-def _too_many(request: web.Request, wait: int, message: str) -> web.Response:
-    """429 in the form of the API that was asked (RFC 6585 section 4)."""
-    if not request.path.startswith(_MANAGEMENT):
-        return too_many(wait, message).response()
-    body = msgspec.json.encode(TooManyRequests(message=message, retry_after=wait))
-    return web.Response(status=429, body=body, headers={**HEADERS, "Retry-After": str(wait)})

@@ -98,6 +98,22 @@ def call(
         connection.close()
 
 
+def raw(server: ServerProcess | Path, data: bytes) -> bytes:
+    """All that is answered to bytes on a connection of their own, until the server ends it."""
+    if isinstance(server, Path):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        place: Any = str(server)
+    else:
+        sock = socket.socket()
+        host, port = server.address.split(":")
+        place = (host, int(port))
+    with sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.connect(place)
+        sock.sendall(data)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
 def make_namespace(server: ServerProcess, name: str, **more: object) -> Reply:
     body = json.dumps({"name": name, **more}).encode()
     return call(server, "POST", NAMESPACES, body, X_Auth_Token=SECRET)

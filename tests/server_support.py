@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,15 @@ class ServerProcess:
         """Process ids of the workers."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
+
+    def kill_worker(self, pid: int) -> None:
+        """End a worker as a crash would, and wait until it is replaced."""
+        count = len(self.workers())
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while pid in self.workers() or len(self.workers()) < count:
+            assert time.monotonic() < deadline, "no worker took its place"
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End the supervisor as a crash would."""
