@@ -33,7 +33,7 @@ Exit codes:
   1    failed: refused, in conflict, unreachable, no space
   2    an option or an argument is wrong, or --yes is missing
   3    what was named does not exist
-  4    check, scrub, snapshot or restore found damage
+  4    check, scrub, snapshot or restore found damage; import left something out
   130  interrupted
 """
 """For the help of the whole command."""

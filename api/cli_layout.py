@@ -1,50 +1,133 @@
-"""``holdfast import`` and ``holdfast export``: images from and to OCI image layouts."""
+"""``holdfast import`` and ``holdfast export``: images from and to directories."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
+from uuid import UUID
 
 import click
 
-from holdfast.engine import Transferred, export_layout, import_layout
+from holdfast.engine import Invalid, Renames, Transferred, export_layout, import_layout
 
 from .cli_options import data_option, example, json_option
 from .cli_output import Bar, last_of, print_json, progress, size
 from .cli_session import data_directory, opened, place_of, run
+
+LAYOUT_FILE: Final = "oci-layout"
+"""What tells a layout from the storage of a registry (OCI image-spec, "Image Layout")."""
 
 _region = click.option(
     "--region", metavar="REGION", help="[default: what the directory's server served last]"
 )
 
 
-@click.command("import", epilog=example("import layout team/web --data data"))
+@click.command(
+    "import",
+    epilog=example(
+        "import layout team/web --data data",
+        "import /var/lib/docker-registry --namespace library --dry-run",
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.argument("image", metavar="NAMESPACE/IMAGE")
+@click.argument("image", metavar="[NAMESPACE/IMAGE]", required=False)
 @click.option(
     "--reference",
     "references",
     multiple=True,
     metavar="NAME",
-    help="A name or a digest in the layout, repeatable.  [default: all]",
+    help="Of a layout: a name or a digest in it, repeatable.  [default: all]",
 )
+@click.option(
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Of a registry: where images go whose name has one component, or whose first one is no "
+    "name of a namespace.",
+)
+@click.option(
+    "--rename",
+    "renames",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Of a registry: what stands here for a name, or for the components that it begins with, "
+    "repeatable; the longest one counts.",
+)
+@click.option(
+    "--project-id",
+    type=click.UUID,
+    help="Of a registry: whose the namespaces are that it makes.  [default: the owner's project]",
+)
+@click.option("--tagged-only", is_flag=True, help="Of a registry: leave out untagged manifests.")
+@click.option("--dry-run", is_flag=True, help="Of a registry: only say what would be imported.")
 @data_option
 @_region
 @json_option
 def import_(
     path: Path,
-    image: str,
+    image: str | None,
+    *,
     references: tuple[str, ...],
+    namespace: str | None,
+    renames: tuple[str, ...],
+    project_id: UUID | None,
+    tagged_only: bool,
+    dry_run: bool,
     data: str,
     region: str | None,
     as_json: bool,
 ) -> None:
-    """Bring the images of an OCI image layout, bit by bit as they are.
+    """Bring images of an OCI image layout, or all of a docker-registry, bit by bit as they are.
 
-    PATH is a directory. The names in its index become tags. The namespace has to exist.
+    With NAMESPACE/IMAGE, PATH is a layout: a directory whose names become tags. The namespace has
+    to exist.
+
+    Without it, PATH is the storage directory of a docker-registry (CNCF distribution). The first
+    component of each name becomes the namespace, made where it is missing. What was imported
+    before is not read again: after an interruption, or to catch up, do it once more.
     """
-    done = run(_import(path, image, references, data, region))
-    _tell("imported", done, as_json=as_json)
+    of_registry = {
+        "--namespace": namespace,
+        "--rename": renames,
+        "--project-id": project_id,
+        "--tagged-only": tagged_only,
+        "--dry-run": dry_run,
+    }
+    if image is not None:
+        _refuse(of_registry, "needs an import without NAMESPACE/IMAGE")
+        done = run(_import(path, image, references, data, region))
+        _tell("imported", done, as_json=as_json)
+        return
+    _refuse({"--reference": references}, "needs an import into NAMESPACE/IMAGE")
+    if (path / LAYOUT_FILE).is_file():
+        raise click.UsageError(f"{path} is an OCI layout: say into which NAMESPACE/IMAGE")
+    from .cli_registry import bring_registry, show_registry
+
+    try:
+        rules = Renames.parse(renames, namespace)
+    except Invalid as error:
+        raise click.UsageError(str(error)) from error
+    if dry_run:
+        run(show_registry(path, rules, as_json=as_json))
+        return
+    place = place_of({}, data=data, region=region)
+    run(
+        bring_registry(
+            path,
+            place,
+            rules,
+            project_id=project_id,
+            untagged=not tagged_only,
+            as_json=as_json,
+        )
+    )
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options of the other kind of directory. Raises UsageError."""
+    for option, value in options.items():
+        if value:
+            raise click.UsageError(f"{option} {why}")
 
 
 async def _import(

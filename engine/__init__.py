@@ -82,7 +82,8 @@ from .oci_layout import import_layout
 from .problem import Problem
 from .reading import BlobReader
 from .recompress import Recompressed
-from .registry_import import Migrated, import_registry
+from .registry_import import FoundRepository, Migrated, import_registry, list_registry
+from .registry_names import Renames
 from .retention import Expired, Plan
 from .scrub import Scrubbed
 from .snapshot import Copied
@@ -112,6 +113,7 @@ __all__ = [
     "Digest",
     "DigestMismatch",
     "EngineError",
+    "FoundRepository",
     "Image",
     "Immutable",
     "InUse",
@@ -137,6 +139,7 @@ __all__ = [
     "QuotaExceeded",
     "Recompressed",
     "Referrer",
+    "Renames",
     "Repository",
     "RetentionRule",
     "Expired",
@@ -167,5 +170,6 @@ __all__ = [
     "import_layout",
     "import_registry",
     "is_digest",
+    "list_registry",
     "split_full_name",
 ]

@@ -6,12 +6,14 @@
     docker/registry/v2/repositories/NAME/_layers/ALG/HEX/link
 
 A ``link`` holds a digest. That registry may run meanwhile; what is pushed to it then may be
-missed, and comes with another import. What was imported before is not read again.
+missed, and comes with another import. What was imported before is not read again, so an import
+that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,21 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from .digest import ALGORITHMS, Digest
-from .errors import AlreadyExists, Conflict, EngineError, Invalid, MissingContent, NotFound
+from .errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    EngineError,
+    Invalid,
+    MissingContent,
+    NotFound,
+    TooLarge,
+)
 from .foreign_files import ForeignFiles, Names
 from .image_import import Entry, Transferred, import_images
 from .models import Repository
 from .names import FULL_NAME_CHARS_MAX, check_tag_name
+from .registry_names import Renames
 
 if TYPE_CHECKING:
     from .store import Store
@@ -31,7 +43,10 @@ if TYPE_CHECKING:
 _TOP: Final = ("docker", "registry", "v2")
 _LINK_BYTES_MAX: Final = 256
 _ENTRIES_MAX: Final = 1_000_000
-"""Tags or revisions of one repository, or repositories side by side."""
+"""Tags or revisions of one repository, or repositories: some 300 bytes of memory each."""
+
+_NO_RENAMES: Final = Renames()
+_NOTHING: Final = Transferred(0, 0, 0, 0, 0)
 
 _REFUSALS: Final = (Invalid, MissingContent, NotFound, Conflict)
 """What is wrong with one manifest or name, and not with the store."""
@@ -43,12 +58,43 @@ class Migrated:
 
     repository: str
     """Its name there."""
+    name: str
+    """Its full name here; empty where it can have none."""
     digest: str
     """Empty where a tag leads to none, or the whole repository (no tags) was refused."""
     tags: tuple[str, ...]
     done: Transferred | None
+    """Of no manifests where this one was here already, with its tags."""
     error: EngineError | None
     """Why it was left out; the rest goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRepository:
+    """A repository of the old registry, and what an import would make of it."""
+
+    repository: str
+    """Its name there."""
+    name: str
+    """Its full name here; empty where it can have none."""
+    tags: int
+    manifests: int
+    """With and without tags."""
+    error: EngineError | None
+    """Why an import leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A repository, and where it goes."""
+
+    there: str
+    name: str
+    error: EngineError | None
+
+    @property
+    def names(self) -> Names:
+        return tuple(self.there.split("/"))
 
 
 class _RepositoryFiles:
@@ -124,6 +170,27 @@ class _RepositoryFiles:
             return []
 
 
+async def list_registry(
+    path: Path, *, renames: Renames = _NO_RENAMES
+) -> AsyncGenerator[FoundRepository, None]:
+    """What ``import_registry`` would bring, in its order; nothing is changed, no content is read.
+
+    Raises NotFound where there is no registry's storage; TooLarge, StorageFailed.
+    """
+    files = ForeignFiles(path)
+    top = await _find(files)
+    for planned in await _plan(files, top, renames):
+        source = _RepositoryFiles(files, top, planned.names)
+        try:
+            tags, bad = await source.tags()
+            manifests = sum([1 async for _ in source.revisions()])
+        except _REFUSALS as error:
+            yield FoundRepository(planned.there, planned.name, 0, 0, error)
+            continue
+        count = len(bad) + sum(len(names) for names in tags.values())
+        yield FoundRepository(planned.there, planned.name, count, manifests, planned.error)
+
+
 async def import_registry(
     store: Store,
     path: Path,
@@ -131,38 +198,70 @@ async def import_registry(
     region: str,
     project_id: UUID,
     organization_id: UUID,
-    default_namespace: str | None = None,
+    renames: Renames = _NO_RENAMES,
     untagged: bool = True,
 ) -> AsyncGenerator[Migrated, None]:
     """Bring all images of another registry's storage into a store; iterate to do it.
 
-    The first component of a name is the namespace, made in that project where it is missing;
-    images whose name has one component go to ``default_namespace``. With ``untagged``, manifests
-    without a tag come too. What is refused (a name, a manifest of Docker's schema 1, one whose
-    content is gone) is told of in what is yielded. Raises NotFound where there is no registry's
-    storage; StorageFull, StorageFailed.
+    The first component of a name, after ``renames``, is the namespace, made in that project
+    where it is missing; one that is there is used, whatever its project. Tags lead to what they
+    lead to there, even where they were moved here since. With ``untagged``, manifests without a
+    tag come too. What is refused (a name, two names that would become one, a manifest of
+    Docker's schema 1, one whose content is gone) is told of in what is yielded. Raises NotFound
+    where there is no registry's storage; TooLarge, StorageFull, StorageFailed.
     """
     files = ForeignFiles(path)
     top = await _find(files)
-    async for name in _repositories(files, top):
-        full_name = "/".join(name)
-        source = _RepositoryFiles(files, top, name)
-        try:
-            if len(name) == 1 and default_namespace is not None:
-                full_name = f"{default_namespace}/{full_name}"
-            here = await _locate(store, region, full_name, project_id, organization_id)
-            tags, bad = await source.tags()
-        except _REFUSALS as error:
-            yield Migrated("/".join(name), "", (), None, error)
+    for planned in await _plan(files, top, renames):
+        if planned.error is not None:
+            yield Migrated(planned.there, planned.name, "", (), None, planned.error)
             continue
-        for tag, refusal in bad:
-            yield Migrated("/".join(name), "", (tag,), None, refusal)
-        for digest, names in tags.items():
-            yield await _manifest(store, here, source, name, Entry(digest, tuple(names)))
-        if untagged:
-            async for digest in source.revisions():
-                if digest not in tags:
-                    yield await _manifest(store, here, source, name, Entry(digest))
+        source = _RepositoryFiles(files, top, planned.names)
+        here: Repository | None = None
+        try:
+            tags, bad = await source.tags()
+            for tag, refusal in bad:
+                yield Migrated(planned.there, planned.name, "", (tag,), None, refusal)
+            async for entry in _entries(source, tags, untagged=untagged):
+                if here is None:
+                    here = await _locate(store, region, planned.name, project_id, organization_id)
+                yield await _manifest(store, here, source, planned, entry)
+        except _REFUSALS as error:
+            yield Migrated(planned.there, planned.name, "", (), None, error)
+
+
+async def _entries(
+    source: _RepositoryFiles, tags: dict[str, list[str]], *, untagged: bool
+) -> AsyncIterator[Entry]:
+    """What is to be imported of a repository."""
+    for digest, names in tags.items():
+        yield Entry(digest, tuple(names))
+    if untagged:
+        async for digest in source.revisions():
+            if digest not in tags:
+                yield Entry(digest)
+
+
+async def _plan(files: ForeignFiles, top: Names, renames: Renames) -> list[_Planned]:
+    """All repositories, and where they go: no two to one place. Raises TooLarge."""
+    found: list[_Planned] = []
+    async for names in _repositories(files, top):
+        there = "/".join(names)
+        try:
+            found.append(_Planned(there, renames.apply(there), None))
+        except Invalid as error:
+            found.append(_Planned(there, "", error))
+        if len(found) > _ENTRIES_MAX:
+            raise TooLarge("repositories", _ENTRIES_MAX, "repositories")
+    counts = Counter(planned.name for planned in found if planned.name)
+    return [
+        planned
+        if counts[planned.name] < 2
+        else _Planned(
+            planned.there, planned.name, Invalid("name", f"others would be {planned.name} too")
+        )
+        for planned in found
+    ]
 
 
 async def _find(files: ForeignFiles) -> Names:
@@ -209,10 +308,26 @@ async def _locate(
 
 
 async def _manifest(
-    store: Store, here: Repository, source: _RepositoryFiles, name: Names, entry: Entry
+    store: Store, here: Repository, source: _RepositoryFiles, planned: _Planned, entry: Entry
 ) -> Migrated:
+    where = planned.there, planned.name, entry.digest, entry.tags
     try:
+        if await _is_here(store, here, entry):
+            return Migrated(*where, _NOTHING, None)
         steps = [step async for step in import_images(store, here, source, [entry])]
     except _REFUSALS as error:
-        return Migrated("/".join(name), entry.digest, entry.tags, None, error)
-    return Migrated("/".join(name), entry.digest, entry.tags, steps[-1], None)
+        return Migrated(*where, None, error)
+    return Migrated(*where, steps[-1], None)
+
+
+async def _is_here(store: Store, here: Repository, entry: Entry) -> bool:
+    """Whether the manifest was imported before, and all its tags lead to it."""
+    try:
+        here = await store.locate(here.region, here.full_name)
+        for reference in entry.tags or (entry.digest,):
+            manifest = await store.manifests.get(here, reference)
+            if str(manifest.digest) != entry.digest:
+                return False
+    except (NotFound, Corrupt):
+        return False
+    return True

@@ -26,6 +26,9 @@ from support import require_tool
 from holdfast.engine import Problem, check_directory
 
 REGION: Final = "fr-par"
+PLAIN_COPY: Final = ("copy", "--src-tls-verify=false", "--dest-tls-verify=false")
+"""A copy of skopeo's without TLS."""
+
 _COMPLAINT: Final = re.compile(r"^Traceback|\] (WARNING|ERROR|CRITICAL) ", re.MULTILINE)
 ABSENT_SECRET: Final = "77777777-7777-4777-8777-777777777777"
 """A secret that no key has."""

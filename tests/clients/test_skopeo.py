@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from clients_support import ABSENT_SECRET, Program, Registry, skopeo_in
+from clients_support import PLAIN_COPY as COPY
 from images_support import INDEX_TYPE, Layout, content_size, docker_archive, layers
 
 PLAIN = ("--tls-verify=false",)
-COPY = ("copy", "--src-tls-verify=false", "--dest-tls-verify=false")
 INDEXED = ("amd64", "arm64", "s390x")
 
 
