@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from . import lmdb_file
 from .config import RESERVE_BYTES, RESERVE_SHARE, StoreConfig
 from .core import Core
 from .depot import Depot
 from .disk_depot import DiskDepot
-from .errors import NotAStore, StorageFailed
+from .disk_file import refused
+from .errors import Corrupt, NotAStore
 from .files import Files
 from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
 from .ledger import Ledger
@@ -60,15 +62,22 @@ class Opened:
 def open_directory(
     path: Path, config: StoreConfig, create: bool, clock: Callable[[], float]
 ) -> Opened:
-    """Open the store in a directory. Raises NotAStore, Corrupt, StorageFailed."""
+    """Open the store in a directory. Raises NotAStore, Corrupt, StorageFull, StorageFailed.
+
+    Where it fails, nothing stays open.
+    """
     try:
         prepare(path, create=create)
-        ledger = LmdbLedger.open(path / "ledger", map_bytes=config.map_bytes, create=create)
         depot = DiskDepot(path / "files")
         disk = os.statvfs(path / "files")
         incarnations = LockedIncarnations(path / "run")
+        try:
+            ledger = LmdbLedger.open(path / "ledger", map_bytes=config.map_bytes, create=False)
+        except BaseException:
+            incarnations.close()
+            raise
     except OSError as error:
-        raise StorageFailed(str(path), error.strerror or str(error)) from error
+        raise refused(error, str(error.filename or path)) from error
     reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
     return assemble(ledger, depot, incarnations, config, clock, boot_id(), reserve_default=reserve)
 
@@ -102,7 +111,8 @@ def assemble(
 def prepare(path: Path, *, create: bool) -> None:
     """Check that the directory is a store of this version; make it one if it is new.
 
-    Raises NotAStore, OSError.
+    A part that is missing from a store that was made is damage: a new one in its place would
+    pass for an empty store. Raises NotAStore, Corrupt, StorageFull, StorageFailed, OSError.
     """
     if not path.exists():
         if not create:
@@ -127,12 +137,17 @@ def prepare(path: Path, *, create: bool) -> None:
             str(path),
             f"its format is {version}, and this holdfast knows up to {FORMAT}: use a newer one",
         )
+    if not os.path.lexists(path / "ledger" / lmdb_file.NAME):
+        raise lmdb_file.damaged("it is missing")
+    if not os.path.lexists(path / "files"):
+        raise Corrupt("file", "files", f"the directory is missing; {lmdb_file.ADVICE}")
 
 
 def _make(path: Path, *, create: bool) -> None:
     """Turn a directory without a store into one, if nothing in it speaks against that.
 
-    The mark is written last, so a directory that was half made is made again.
+    The mark is written last, so a directory that was half made is made again. It has no files
+    then: those of a store that lost its mark and its ledger are left alone.
     """
     strange = sorted(
         entry.name
@@ -145,9 +160,14 @@ def _make(path: Path, *, create: bool) -> None:
         raise NotAStore(str(path), f"it is not empty ({strange[0]}), and no data directory")
     if not create:
         raise NotAStore(str(path), "it holds no data")
+    # In this order: another process that makes it too has a ledger before it has files.
+    has_files = (path / "files").is_dir() and any((path / "files").iterdir())
+    if has_files and not os.path.lexists(path / "ledger" / lmdb_file.NAME):
+        raise lmdb_file.damaged("it is missing, and there are files")
     path.chmod(0o700)
     for name in _OURS:
         (path / name).mkdir(mode=0o700, exist_ok=True)
+    LmdbLedger.create(path / "ledger")
     mark_made(path)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from . import layout
 from .depot import BLOCK_FILES, Depot, Writer
-from .errors import Corrupt, EngineError
+from .errors import AlreadyExists, Closed, Corrupt, EngineError
 from .incarnation import NAME_BYTES, Incarnations
 from .ledger import Ledger, Transaction, after
 from .offload import Threads
@@ -28,13 +28,25 @@ _LEASES_MAX: Final = 10_000
 """Far more snapshots than are ever made at once."""
 
 
-async def open_block(txn: Transaction, incarnation: bytes, closed: tuple[int, ...]) -> int:
-    """Take the next block of file ids, and let go of blocks that are done."""
+async def last_block(txn: Transaction) -> int:
+    """The last block that was ever opened, or 0."""
+    return await txn.counter(_NEXT_BLOCK)
+
+
+async def open_block(
+    txn: Transaction, incarnation: bytes, block: int, closed: tuple[int, ...]
+) -> bool:
+    """Take a block of file ids, and let go of blocks that are done.
+
+    False where another process took that block or a later one; nothing is changed then.
+    """
+    last = await txn.counter(_NEXT_BLOCK)
+    if block <= last:
+        return False
     await close_blocks(txn, incarnation, closed)
-    await txn.add(_NEXT_BLOCK, 1)
-    block = await txn.counter(_NEXT_BLOCK)
+    await txn.add(_NEXT_BLOCK, block - last)
     await txn.put(layout.BLOCK + incarnation + layout.number(block), b"")
-    return block
+    return True
 
 
 async def close_blocks(txn: Transaction, incarnation: bytes, blocks: tuple[int, ...]) -> None:
@@ -128,34 +140,54 @@ class Files:
         self._ledger = ledger
         self._incarnations = incarnations
         self._ids: Iterator[int] = iter(())
-        self._block = 0
         self._unsettled: dict[int, set[int]] = {}
         self._given_up: set[int] = set()
         self._taking = asyncio.Lock()
+        self._closed = False
 
     async def create(self) -> tuple[int, Writer]:
-        """A new file, ours until ``settle``. Raises StorageFull, StorageFailed."""
-        file_id = await self._take()
-        try:
-            return file_id, await self.threads.acquire(self.depot.create, file_id)
-        except BaseException:
-            await self.discard(file_id)
-            raise
+        """A new file, ours until ``settle``. Raises StorageFull, StorageFailed, Closed."""
+        while True:
+            file_id = await self._take()
+            try:
+                return file_id, await self.threads.acquire(self.depot.create, file_id)
+            except AlreadyExists:
+                # Whoever's it is, it is not ours to remove. The check tells of it.
+                _log.error("file %x is there already, and no row names it", file_id)
+                self.settle(file_id)
+            except BaseException:
+                await self.discard(file_id)
+                raise
 
     async def _take(self) -> int:
         async with self._taking:
+            if self._closed:
+                raise Closed
             file_id = next(self._ids, None)
             if file_id is None:
-                done = await self._finished_blocks()
-                block = await self._ledger.transact(open_block, self._incarnations.name, done)
-                for closed in done:
-                    del self._unsettled[closed]
+                block = await self._open_block()
                 self._ids = iter(range(block * BLOCK_FILES, (block + 1) * BLOCK_FILES))
-                self._block = block
-                self._unsettled[block] = set()
                 file_id = next(self._ids)
-        self._unsettled[file_id // BLOCK_FILES].add(file_id)
+            self._unsettled[file_id // BLOCK_FILES].add(file_id)
         return file_id
+
+    async def _open_block(self) -> int:
+        """Take the next block that has no files.
+
+        Only a ledger that is older than the depot leads to one that has: recovery must not
+        take those files for ours.
+        """
+        done = await self._finished_blocks()
+        while True:
+            block = await self._ledger.read(last_block) + 1
+            while await self.threads.run(_any_file, self.depot, block):
+                block += 1
+            if await self._ledger.transact(open_block, self._incarnations.name, block, done):
+                break
+        for closed in done:
+            del self._unsettled[closed]
+        self._unsettled[block] = set()
+        return block
 
     async def _finished_blocks(self) -> tuple[int, ...]:
         """Blocks with nothing unsettled; what was deleted from them is gone for good."""
@@ -238,7 +270,16 @@ class Files:
         return len(file_ids)
 
     async def close(self) -> None:
-        """Give back the blocks. What is unsettled stays named, for the next recovery."""
-        done = await self._finished_blocks()
-        if done:
-            await self._ledger.transact(close_blocks, self._incarnations.name, done)
+        """Give back the blocks. What is unsettled stays named, for the next recovery.
+
+        No file is created any more: it would lie in a block that nobody looks into.
+        """
+        self._closed = True
+        async with self._taking:
+            done = await self._finished_blocks()
+            if done:
+                await self._ledger.transact(close_blocks, self._incarnations.name, done)
+
+
+def _any_file(depot: Depot, block: int) -> bool:
+    return next(depot.files(block), None) is not None

@@ -167,6 +167,17 @@ class LmdbLedger:
         # Forgetting ``close`` leaks no thread. (A ledger that never wrote stays open then.)
         weakref.finalize(self, self._commits.abandon, environment.release).atexit = False
 
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make an empty ledger in directory ``path``, durably, unless one is there.
+
+        Raises StorageFull, StorageFailed.
+        """
+        try:
+            lmdb_file.create(path, _empty)
+        except (OSError, lmdb.Error) as error:
+            raise _failure(error) from error
+
     @classmethod
     def open(cls, path: Path, *, map_bytes: int, create: bool) -> LmdbLedger:
         """Open the ledger in directory ``path``; with ``create``, make it if there is none.
@@ -176,9 +187,9 @@ class LmdbLedger:
 
         Raises NotAStore, Corrupt (damaged or cut off), StorageFull, StorageFailed.
         """
+        if create and not (path / lmdb_file.NAME).exists():
+            cls.create(path)
         try:
-            if create and not (path / lmdb_file.NAME).exists():
-                lmdb_file.create(path, _empty)
             lmdb_file.check_header(path / lmdb_file.NAME)
             lmdb_file.make_lock(path, _READERS_MAX)
             return cls(_Environment.of(path, map_bytes))

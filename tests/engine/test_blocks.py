@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from depot_support import python
+from depot_support import python, write
+from depot_support import read as contents
 from engine_support import noise, read, sha256
+from race_support import Held
 from seams_support import Seams, check, orphan
 
-from holdfast.engine import Store, StoreConfig
+from holdfast.engine import Closed, Store, StoreConfig
 from holdfast.engine.depot import BLOCK_FILES
 from holdfast.engine.files import open_blocks
 from holdfast.engine.incarnation import LockedIncarnations
@@ -79,6 +81,65 @@ async def test_used_blocks_are_forgotten(seams: Seams) -> None:
     async with seams.store() as other:
         assert (await other.sweeper.run()).files == 1
         assert await check(other) == []
+    assert await seams.leaks() == ""
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_files_that_an_older_ledger_does_not_know_stay(seams: Seams, dies: bool) -> None:
+    """Somebody brought yesterday's ledger back: its next block of ids was taken already."""
+    async with seams.store() as store:
+        await store.put(noise(50))
+    old = (seams.path / "data.mdb").read_bytes()
+    for number in range(2):
+        async with seams.store() as store:
+            await store.put(noise(60, number))
+    (seams.path / "data.mdb").write_bytes(old)
+    store = seams.store()
+    await store.start()
+    await store.put(noise(70))
+    await orphan(store, b"left behind")
+    if dies:
+        await seams.kill(store)
+    else:
+        await store.close()
+    async with seams.store() as other:
+        assert (await other.sweeper.run()).files == 1
+        assert await read(other, sha256(noise(70))) == noise(70)
+        assert [problem.kind for problem in await check(other)] == ["file"] * 2
+    there = [
+        seams.depot.open(file_id).read(0, 60)
+        for block in seams.depot.blocks()
+        for file_id in seams.depot.files(block)
+        if seams.depot.open(file_id).size == 60
+    ]
+    assert sorted(there) == sorted(noise(60, number) for number in range(2))
+
+
+async def test_a_file_that_is_there_already_is_not_removed(seams: Seams) -> None:
+    async with seams.store() as store:
+        await store.put(noise(50))
+        (block,) = seams.depot.blocks()
+        write(seams.depot, block * BLOCK_FILES + 1, b"somebody's")
+        await store.put(noise(60))
+        assert await read(store, sha256(noise(60))) == noise(60)
+        assert contents(seams.depot, block * BLOCK_FILES + 1) == b"somebody's"
+
+
+async def test_no_file_is_begun_once_the_store_is_closing(seams: Seams) -> None:
+    """Its block may be closed already, and nobody would ever look for it there."""
+    closing = Held()
+    store = seams.store()
+    await store.start()
+    await store.put(noise(50))
+    core = store.core
+    core.ledger.close, close = closing.hold, core.ledger.close  # type: ignore[method-assign]  # hook
+    end = asyncio.ensure_future(store.close())
+    await closing.reached()
+    with pytest.raises(Closed):
+        await core.files.create()
+    closing.go_on()
+    await end
+    await close()
     assert await seams.leaks() == ""
 
 

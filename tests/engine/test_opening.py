@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from depot_support import descriptors
 from engine_support import (
     REGION,
     Clock,
@@ -22,7 +23,17 @@ from engine_support import (
     sha256,
 )
 
-from holdfast.engine import Closed, Invalid, NotAStore, NotFound, Store, StoreConfig
+from holdfast.engine import (
+    Closed,
+    Corrupt,
+    Invalid,
+    NotAStore,
+    NotFound,
+    Store,
+    StoreConfig,
+    Unusable,
+    check_directory,
+)
 
 EXAMPLE = """
 import asyncio
@@ -153,6 +164,73 @@ async def test_a_directory_of_another_version(tmp_path: Path, mark: bytes) -> No
     with pytest.raises(NotAStore) as wrong:
         await Store.open(tmp_path / "data").start()
     assert str(tmp_path / "data") in str(wrong.value)
+
+
+@pytest.mark.parametrize("lost", ["ledger/data.mdb", "ledger", "files"])
+async def test_a_part_that_is_missing_is_not_made_anew(tmp_path: Path, lost: str) -> None:
+    """An empty store in its place would take the ids, and then the files, of what is there."""
+    data = tmp_path / "data"
+    async with Store.open(data) as store:
+        await store.put(noise(100_000))
+    gone = data / lost
+    gone.rename(tmp_path / "aside")
+    left = sorted(data.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(Corrupt, match=r"missing.*holdfast restore") as damaged:
+            await Store.open(data).start()
+        assert damaged.value.name == ("files" if lost == "files" else "ledger/data.mdb")
+        assert [problem.kind async for problem in check_directory(data)] == ["ledger"]
+    assert sorted(data.rglob("*")) == left
+    (tmp_path / "aside").rename(gone)
+    async with Store.open(data) as store:
+        assert await read(store, sha256(noise(100_000))) == noise(100_000)
+
+
+async def test_files_without_a_ledger_are_no_new_store(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with Store.open(data) as store:
+        await store.put(noise(100_000))
+    (data / "FORMAT").unlink()
+    (data / "ledger" / "data.mdb").unlink()
+    with pytest.raises(Corrupt):
+        await Store.open(data).start()
+    assert not (data / "FORMAT").exists()
+
+
+async def test_a_directory_that_was_half_made_is_made(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with Store.open(data):
+        pass
+    (data / "FORMAT").unlink()
+    async with Store.open(data) as store:
+        await store.put(b"hello")
+    (data / "FORMAT").unlink()
+    for part in ("ledger", "files"):
+        for path in (data / part).iterdir():
+            path.unlink()
+        (data / part).rmdir()
+    async with Store.open(data) as store:
+        assert await store.blobs() == []
+
+
+@pytest.mark.parametrize("wrong", ["files", "run", "ledger"])
+async def test_an_opening_that_fails_leaves_nothing_open(tmp_path: Path, wrong: str) -> None:
+    data = tmp_path / "data"
+    async with Store.open(data):
+        pass
+    (data / wrong).rename(tmp_path / "aside")
+    (data / wrong).write_bytes(b"a file in the place of a directory")
+    before = descriptors()
+    for _ in range(3):
+        with pytest.raises(Unusable) as refused:
+            await Store.open(data).start()
+        assert wrong in str(refused.value)
+    assert descriptors() == before
+    (data / wrong).unlink()
+    (tmp_path / "aside").rename(data / wrong)
+    async with Store.open(data) as store:
+        await store.put(b"hello")
+    assert names(data / "run") == []
 
 
 def test_the_path_is_not_touched_before_it_is_entered(tmp_path: Path) -> None:
