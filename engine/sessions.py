@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
@@ -74,18 +75,39 @@ async def inspect(
     return session, await get_payload(txn, layout.SESSION_DATA + session_id) or b""
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where a caller has read a session's content."""
+
+    file_id: int
+    """The file, which the caller has locked, or 0."""
+    held: int
+    """Bytes in the ledger. Content is only ever added to, so that their number tells."""
+
+
+async def _unchanged(
+    txn: Transaction, repository: Repository, session_id: bytes, seen: Seen
+) -> Session:
+    """The session, if its content is what the caller has read.
+
+    Raises NotFound, Busy where another one went on with it meanwhile.
+    """
+    session, content = await inspect(txn, repository, session_id)
+    if seen != Seen(session.file_id, len(content)):
+        raise Busy("upload", str(UUID(bytes=session_id)))
+    return session
+
+
 async def remember(
     txn: Transaction,
     repository: Repository,
     session_id: bytes,
-    expected: int,
+    seen: Seen,
     content: bytes,
     expires: int,
 ) -> None:
     """Keep the content of a small session in the ledger. Raises NotFound, Busy."""
-    session, old = await inspect(txn, repository, session_id)
-    if session.file_id or len(old) != expected:
-        raise Busy("upload", str(UUID(bytes=session_id)))
+    session = await _unchanged(txn, repository, session_id, seen)
     await put_payload(txn, layout.SESSION_DATA + session_id, content)
     await _prolong(txn, session_id, session, expires)
 
@@ -94,15 +116,13 @@ async def move_to_file(
     txn: Transaction,
     repository: Repository,
     session_id: bytes,
-    expected: int,
+    seen: Seen,
     file_id: int,
     boot: str,
     expires: int,
 ) -> None:
     """From now on the session's content lies in a file. Raises NotFound, Busy."""
-    session, old = await inspect(txn, repository, session_id)
-    if session.file_id or len(old) != expected:
-        raise Busy("upload", str(UUID(bytes=session_id)))
+    session = await _unchanged(txn, repository, session_id, seen)
     await txn.delete(layout.SESSION_DATA + session_id)
     await save(txn, layout.FILE + number(file_id), FileOwner("session", session_id))
     session = msgspec.structs.replace(session, file_id=file_id, boot=boot)
@@ -141,6 +161,12 @@ async def end(txn: Transaction, session_id: bytes, session: Session) -> None:
     await _count(txn, session, -1)
 
 
+async def refuse(txn: Transaction, repository: Repository, session_id: bytes, seen: Seen) -> int:
+    """As ``abort``, of a session whose content was read and is wrong. Raises NotFound, Busy."""
+    await _unchanged(txn, repository, session_id, seen)
+    return await abort(txn, repository, session_id)
+
+
 async def abort(txn: Transaction, repository: Repository | None, session_id: bytes) -> int:
     """End a session and doom its file, whose id is the answer. Raises NotFound."""
     if repository is not None:
@@ -160,12 +186,16 @@ async def complete(
     txn: Transaction,
     repository: Repository,
     session_id: bytes,
+    seen: Seen,
     arrival: Arrival,
     now: int,
     hold_until: int,
 ) -> Outcome:
-    """Publish what a session received, held by its image, and end the session."""
-    session = await require(txn, repository, session_id)
+    """Publish what a session received, held by its image, and end the session.
+
+    Raises NotFound, Busy.
+    """
+    session = await _unchanged(txn, repository, session_id, seen)
     outcome = await blobs.publish(txn, arrival, now)
     if outcome != "recheck":
         row, namespace = await images.current(txn, repository)

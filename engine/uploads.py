@@ -29,8 +29,10 @@ from .errors import (
     TooLarge,
 )
 from .intake import Intake
+from .ledger import P, Work
 from .models import Blob, Repository, Upload, moment
 from .records import Session
+from .sessions import Seen
 
 HASHERS_MAX: Final = 4096
 """Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
@@ -132,11 +134,11 @@ class Uploads:
         self._busy.add(upload_id.bytes)
         try:
             session, intake = await self._resume(repository, upload_id)
-            start = intake.size
+            seen = Seen(session.file_id, len(intake.held))
             try:
                 await _receive(intake, source, offset, length)
             finally:
-                expires = await self._keep(repository, upload_id, session, intake, start)
+                expires = await self._keep(repository, upload_id, session, intake, seen)
             session = msgspec.structs.replace(session, expires=expires)
             return self._view(upload_id.bytes, session, intake.size)
         finally:
@@ -203,7 +205,7 @@ class Uploads:
         upload_id: UUID,
         session: Session,
         intake: Intake,
-        start: int,
+        seen: Seen,
     ) -> int:
         """Make what was received survive this process, and let go of it.
 
@@ -218,15 +220,15 @@ class Uploads:
                     sessions.move_to_file,
                     repository,
                     upload_id.bytes,
-                    start,
+                    seen,
                     intake.file_id,
                     self._core.boot,
                     expires,
                 )
                 self._core.files.settle(intake.file_id)
-            elif not session.file_id and intake.size != start:
+            elif not session.file_id and intake.size != seen.held:
                 await self._core.ledger.transact(
-                    sessions.remember, repository, upload_id.bytes, start, intake.held, expires
+                    sessions.remember, repository, upload_id.bytes, seen, intake.held, expires
                 )
             elif expires - session.expires > self._core.config.upload_seconds * SECOND / 4:
                 await self._core.ledger.transact(
@@ -271,19 +273,26 @@ class Uploads:
         self._busy.add(upload_id.bytes)
         try:
             session, intake = await self._resume(repository, upload_id)
+            seen = Seen(session.file_id, len(intake.held))
 
             async def commit(arrival: Arrival) -> Outcome:
                 now = self._core.now()
                 until = self._core.hold_until(now)
                 return await self._core.ledger.transact(
-                    sessions.complete, repository, upload_id.bytes, arrival, now, until
+                    sessions.complete,
+                    repository,
+                    upload_id.bytes,
+                    seen,
+                    arrival,
+                    now,
+                    until,
                 )
 
             try:
                 arrival = await intake.publish(digest, commit)
             except DigestMismatch:
-                await intake.close()
-                await self.abort(repository, upload_id)
+                # While the file is locked: nobody may go on with it in between.
+                await self._end(sessions.refuse, repository, upload_id.bytes, seen)
                 raise
             except BaseException:
                 if not session.file_id:
@@ -298,7 +307,11 @@ class Uploads:
     async def abort(self, repository: Repository, upload_id: UUID) -> None:
         """End a session and forget its bytes. Raises NotFound."""
         self._hashers.pop(upload_id.bytes, None)
-        file_id = await self._core.ledger.transact(sessions.abort, repository, upload_id.bytes)
+        await self._end(sessions.abort, repository, upload_id.bytes)
+
+    async def _end(self, work: Work[P, int], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run a transaction that ends a session and names its file, which goes."""
+        file_id = await self._core.ledger.transact(work, *args, **kwargs)
         if file_id:
             await self._core.files.reap(file_id, self._core.now())
 
