@@ -43,19 +43,32 @@ class Arrival:
 
 
 async def find(txn: Transaction, digest_key: bytes) -> tuple[bytes, Blob] | None:
-    """The sha256 and the row behind a digest of any algorithm."""
-    sha = await canonical(txn, digest_key)
+    """The sha256 and the row behind a digest of any algorithm, for the operator."""
+    sha = await canonical(txn, digest_key, None)
     if sha is None:
         return None
     blob = await load(txn, Blob, layout.BLOB + sha)
     return None if blob is None else (sha, blob)
 
 
-async def canonical(txn: Transaction, digest_key: bytes) -> bytes | None:
-    """The sha256 of the blob with that digest; for other algorithms only if it is known."""
+async def canonical(txn: Transaction, digest_key: bytes, owner: bytes | None) -> bytes | None:
+    """The sha256 of the blob with that digest; in another algorithm only if the owner named it.
+
+    One row for the whole store leads from an alias to its blob. What an owner is told must not
+    depend on the pushes of others, so the alias has to stand in its own claim too (design §3.6).
+    None stands for the operator, who may know all. Raises Corrupt, to the operator alone.
+    """
     if digest_key[0] == 1:
         return digest_key[1:]
-    return await get_payload(txn, layout.ALIAS + digest_key)
+    if owner is None:
+        return await get_payload(txn, layout.ALIAS + digest_key)
+    try:
+        sha = await get_payload(txn, layout.ALIAS + digest_key)
+    except Corrupt:
+        # As unknown to whoever has it as to whoever has not. A push of that digest heals it.
+        return None
+    claim = None if sha is None else await claims.get(txn, owner, sha)
+    return sha if claim is not None and digest_key in claim.aliases else None
 
 
 async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
@@ -76,7 +89,7 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
         else:
             return "recheck"
         if good:
-            await _alias(txn, arrival, old)
+            await alias(txn, arrival.sha256, old, arrival.alias)
             await doom(txn, arrival.file_id)
             return "kept"
     if arrival.content is None and not arrival.durable:
@@ -93,12 +106,15 @@ async def inline_content(txn: Transaction, sha: bytes) -> bytes | None:
         return None
 
 
-async def _alias(txn: Transaction, arrival: Arrival, blob: Blob) -> None:
-    if not arrival.alias or arrival.alias in blob.aliases:
+async def alias(txn: Transaction, sha: bytes, blob: Blob, digest_key: bytes) -> None:
+    """Let a digest key in another algorithm lead to the blob; nothing for an empty one."""
+    if not digest_key:
         return
-    await put_payload(txn, layout.ALIAS + arrival.alias, arrival.sha256)
-    aliases = (*blob.aliases, arrival.alias)
-    await save(txn, layout.BLOB + arrival.sha256, msgspec.structs.replace(blob, aliases=aliases))
+    # Also where the blob knows of it: this is what heals a row that was damaged.
+    await put_payload(txn, layout.ALIAS + digest_key, sha)
+    if digest_key not in blob.aliases:
+        aliases = (*blob.aliases, digest_key)
+        await save(txn, layout.BLOB + sha, msgspec.structs.replace(blob, aliases=aliases))
 
 
 async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int) -> None:
@@ -114,7 +130,7 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
         aliases=old.aliases if old else (),
     )
     await save(txn, layout.BLOB + arrival.sha256, blob)
-    await _alias(txn, arrival, blob)
+    await alias(txn, arrival.sha256, blob, arrival.alias)
     if arrival.content is not None:
         await put_payload(txn, layout.INLINE + arrival.sha256, arrival.content)
     else:
@@ -193,7 +209,7 @@ async def readable(txn: Transaction, digest_key: bytes, owner: bytes | None, now
     An owner may read what it links, and what it holds as long as the hold lasts. None stands for
     the operator, who may read all.
     """
-    sha = await canonical(txn, digest_key)
+    sha = await canonical(txn, digest_key, owner)
     if sha is not None:
         if owner is None:
             if await txn.get(layout.BLOB + sha) is not None:

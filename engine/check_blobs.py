@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from . import layout
-from .check_look import Look, blob_name, id_name
+from .check_look import Look, blob_name, digest_name, id_name
 from .depot import BLOCK_FILES
-from .digest import Digest
 from .layout import SHA_BYTES, number
 from .records import FRAMES, INLINE, Blob, FileOwner, Session, unseal
 
@@ -25,7 +24,7 @@ async def blobs(look: Look) -> None:
         for alias in blob.aliases:
             row = layout.ALIAS + alias
             if await look.lacks(row):
-                look.say("blob", name, f"its alias {_digest_name(alias)} is missing")
+                look.say("blob", name, f"its alias {digest_name(alias)} is missing")
         needed = await look.any(layout.REFERENCE + sha)
         if needed and blob.damaged:
             look.say("blob", name, "it is in quarantine; push it again")
@@ -72,7 +71,7 @@ async def belongings(look: Look) -> None:
         if blob is None and not await look.lacks(layout.BLOB + sha):
             continue
         if blob is None or key[1:] not in blob.aliases:
-            look.say("blob", blob_name(sha), f"{_digest_name(key[1:])} is not one of its aliases")
+            look.say("blob", blob_name(sha), f"{digest_name(key[1:])} is not one of its aliases")
     async for key, _ in look.rows(layout.DAMAGED):
         if await look.lacks(layout.BLOB + key[1:]):
             look.say("blob", blob_name(key[1:]), "it is in quarantine, and does not exist")
@@ -114,10 +113,3 @@ async def file_rows(look: Look) -> None:
             last = max(last, layout.at(key, 1))
         if last // BLOCK_FILES > given:
             look.say("counter", "blocks of file ids", f"it says {given}, and file {last:x} exists")
-
-
-def _digest_name(key: bytes) -> str:
-    try:
-        return str(Digest.from_key(key))
-    except ValueError:
-        return key.hex()

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Final
 
 from . import layout
-from .check_look import Look, blob_name, id_name, image_name
+from .check_look import Look, blob_name, digest_name, id_name, image_name
 from .check_rows import NEED_BYTES
 from .claims import Owner
 from .layout import ID_BYTES, SHA_BYTES
@@ -76,6 +76,9 @@ async def claims(look: Look) -> None:
             look.say("claim", name, "there is no such blob")
         if not (claim.content or claim.bodies or claim.children or claim.hold):
             look.say("claim", name, "it claims nothing")
+        for alias in claim.aliases:
+            if blob is not None and alias not in blob.aliases:
+                look.say("claim", name, f"it names {digest_name(alias)}, which is no alias of it")
         owner = await look.owner(owner_key)
         if owner is None:
             if not look.lost(owner_key):

@@ -87,7 +87,7 @@ async def differences(txn: Transaction, key: bytes, document: Document) -> list[
     listed = set(await manifest_rows.needs_of(txn, image_key, sha))
     named = {(BODY, sha)}
     for need in document.needs:
-        needed = await _canonical(txn, need.digest)
+        needed = await _canonical(txn, need.digest, image_key)
         kind = CHILD if need.kind == "child" else CONTENT
         if needed is not None:
             named.add((kind, needed))
@@ -100,9 +100,9 @@ async def differences(txn: Transaction, key: bytes, document: Document) -> list[
     return found
 
 
-async def _canonical(txn: Transaction, digest: str) -> bytes | None:
+async def _canonical(txn: Transaction, digest: str, image_key: bytes) -> bytes | None:
     try:
-        return await blobs.canonical(txn, Digest.parse(digest).key)
+        return await blobs.canonical(txn, Digest.parse(digest).key, image_key)
     except InvalidDigest:
         return None
 

@@ -157,6 +157,14 @@ def blob_name(sha: bytes) -> str:
     return str(Digest.sha256(sha))
 
 
+def digest_name(key: bytes) -> str:
+    """A digest key as clients see it; hex for what is none."""
+    try:
+        return str(Digest.from_key(key))
+    except ValueError:
+        return key.hex()
+
+
 def id_name(value: bytes) -> str:
     """An id as clients see it; hex for what is none."""
     return str(UUID(bytes=value)) if len(value) == ID_BYTES else value.hex()

@@ -9,7 +9,7 @@ from .digest import Digest
 from .layout import ID_BYTES, SHA_BYTES
 from .ledger import after
 from .manifest_rows import BODY
-from .records import Blob, Image, Manifest, Referrer, Tag, unseal
+from .records import Blob, Claim, Image, Manifest, Referrer, Tag, unseal
 
 _SHA_AT = 1 + ID_BYTES
 
@@ -96,8 +96,8 @@ async def tag_rows(look: Look) -> None:
         if digest.algorithm == "sha256":
             agrees = digest.raw == tag.sha
         else:
-            blob = await look.load(Blob, layout.BLOB + tag.sha)
-            agrees = blob is None or tag.digest in blob.aliases
+            claim = await look.load(Claim, layout.CLAIM + image_key + tag.sha)
+            agrees = claim is None or tag.digest in claim.aliases
         if not agrees:
             look.say("tag", name, f"its digest {digest} is not that of {blob_name(tag.sha)}")
         row = manifest_rows.tagged_row(image_key, tag.sha, tag.name)

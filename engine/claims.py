@@ -74,6 +74,18 @@ async def drop_hold(txn: Transaction, owner: Owner, sha: bytes, now: int) -> Non
         await change(txn, owner, sha, before, msgspec.structs.replace(before, hold=0), now)
 
 
+async def name(txn: Transaction, owner: bytes, sha: bytes, alias: bytes) -> None:
+    """From now on the owner knows the blob that it claims by this digest key as well.
+
+    An owner knows a blob by its sha256 and by what it named it itself (a push, a mount, a
+    manifest), never by what others did: else the answer would tell what they store.
+    """
+    claim = await get(txn, owner, sha)
+    if alias and claim is not None and alias not in claim.aliases:
+        named = msgspec.structs.replace(claim, aliases=(*claim.aliases, alias))
+        await save(txn, layout.CLAIM + owner + sha, named)
+
+
 async def release(txn: Transaction, owner: Owner, sha: bytes, before: Claim, now: int) -> None:
     """End the claim whole, hold and all: for owners that go away."""
     await change(txn, owner, sha, before, NOTHING, now)

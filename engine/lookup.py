@@ -80,7 +80,7 @@ async def holders(
     txn: Transaction, region: str, digest: Digest, now: int, limit: int
 ) -> list[Repository]:
     """Images of a region that may read the blob."""
-    sha = await blobs.canonical(txn, digest.key)
+    sha = await blobs.canonical(txn, digest.key, None)
     if sha is None:
         return []
     prefix = layout.REFERENCE + sha
@@ -91,6 +91,8 @@ async def holders(
     for owner in seen:
         row = await images.by_key(txn, owner)
         if row is None or row.deleted or not await blobs.claimed(txn, owner, sha, now):
+            continue
+        if await blobs.canonical(txn, digest.key, owner) is None:
             continue
         try:
             namespace = await namespaces.require(txn, row.namespace)

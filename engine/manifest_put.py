@@ -62,6 +62,7 @@ async def put(
         image = await images.enlist(txn, image, namespace, time, random[16:24])
     owner = images.owner_of(image, namespace)
     await keep(txn, owner, push.document, arrival.sha256, arrival.size, now, sparse=push.sparse)
+    await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     await check_quota(txn, namespace)
     for place, name in enumerate(push.tags):
         own = hashlib.sha256(random + place.to_bytes(2, "big")).digest()
@@ -166,7 +167,7 @@ async def _resolve(
     for need in needs:
         kind = CHILD if need.kind == "child" else CONTENT
         try:
-            sha = await blobs.canonical(txn, Digest.parse(need.digest).key)
+            sha = await blobs.canonical(txn, Digest.parse(need.digest).key, image_key)
         except InvalidDigest:
             sha = None
         claim = None if sha is None else await claims.get(txn, image_key, sha)

@@ -10,8 +10,8 @@ from .claims import Owner
 from .digest import Digest
 from .errors import NotFound
 from .ledger import Transaction, after
-from .records import Blob, delete_long, get_long, load
 from .records import Manifest as Row
+from .records import delete_long, get_long, load
 
 CONTENT, CHILD, BODY = b"c", b"k", b"b"
 NEED_KINDS: Final = {CONTENT: "content", CHILD: "children", BODY: "bodies"}
@@ -39,7 +39,7 @@ async def tags_of(txn: Transaction, image_key: bytes, sha: bytes, limit: int) ->
 
 async def require(txn: Transaction, image_key: bytes, digest: Digest) -> tuple[bytes, Row]:
     """The sha256 and the row of a manifest of the image. Raises NotFound."""
-    sha = await blobs.canonical(txn, digest.key)
+    sha = await blobs.canonical(txn, digest.key, image_key)
     row = None if sha is None else await load(txn, Row, manifest_row(image_key, sha))
     if sha is None or row is None:
         raise NotFound("manifest", str(digest))
@@ -86,7 +86,7 @@ async def has_subject(
     row = await load(txn, Row, manifest_row(image_key, sha))
     if row is None or not row.subject:
         return False
-    subject = await blobs.canonical(txn, row.subject)
+    subject = await blobs.canonical(txn, row.subject, image_key)
     if subject is None or subject in gone:
         return False
     return await present(txn, image_key, subject)
@@ -95,14 +95,14 @@ async def has_subject(
 async def referrers_of(txn: Transaction, image_key: bytes, sha: bytes) -> list[bytes]:
     """All manifests that name this one as their subject, in either algorithm."""
     found = []
-    for key in await names_of(txn, sha):
+    for key in await names_of(txn, image_key, sha):
         prefix = layout.referrers_of(image_key, key)
         rows = await txn.scan(prefix, after(prefix), limit=1_000_000)
         found += [row[-layout.SHA_BYTES :] for row, _ in rows]
     return found
 
 
-async def names_of(txn: Transaction, sha: bytes) -> list[bytes]:
-    """The digest keys of a blob: sha256 first."""
-    blob = await load(txn, Blob, layout.BLOB + sha)
-    return [Digest.sha256(sha).key, *(blob.aliases if blob else ())]
+async def names_of(txn: Transaction, image_key: bytes, sha: bytes) -> list[bytes]:
+    """The digest keys by which an image knows a blob: sha256 first."""
+    claim = await claims.get(txn, image_key, sha)
+    return [Digest.sha256(sha).key, *(claim.aliases if claim else ())]

@@ -90,15 +90,15 @@ async def find(txn: Transaction, repository: Repository, reference: str) -> Foun
     """The manifest under a tag or a digest. Raises NotFound, InvalidDigest, Invalid, Corrupt."""
     image, _ = await images.current_listed(txn, repository)
     if ":" in reference:
-        digest = Digest.parse(reference)
+        digest = named = Digest.parse(reference)
         tag_name = None
     else:
         tag_name = check_tag_name(reference)
         tag = await tag_rows.by_name(txn, image.key, tag_name)
         if tag is None:
             raise NotFound("manifest", reference)
-        digest = Digest.from_key(tag.digest)
-    sha, row = await manifest_rows.require(txn, image.key, digest)
+        digest, named = Digest.from_key(tag.digest), Digest.sha256(tag.sha)
+    sha, row = await manifest_rows.require(txn, image.key, named)
     blob = await blobs.require(txn, sha)
     if blob.damaged:
         raise Corrupt("manifest", str(digest), "it is in quarantine; push it again")
@@ -122,9 +122,9 @@ async def list_referrers(
     except NotFound:
         return []
     keys = {subject.key}
-    sha = await blobs.canonical(txn, subject.key)
+    sha = await blobs.canonical(txn, subject.key, image.key)
     if sha is not None:
-        keys.update(await manifest_rows.names_of(txn, sha))
+        keys.update(await manifest_rows.names_of(txn, image.key, sha))
     found: dict[bytes, ReferrerRow] = {}
     for key in keys:
         prefix = layout.referrers_of(image.key, key)

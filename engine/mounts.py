@@ -45,4 +45,6 @@ async def mount(
     )
     owner = images.owner_of(image, namespace)
     await claims.hold(txn, owner, sha, row.size, hold_until, now)
+    if digest.algorithm != "sha256":
+        await claims.name(txn, owner.key, sha, digest.key)
     return Blob(digest, row.size)

@@ -50,7 +50,7 @@ async def write(txn: Transaction, gathered: Gathered) -> None:
         if ":" not in reference:
             await _count_tag(txn, image_key, reference, count, last)
             continue
-        sha = await blobs.canonical(txn, Digest.parse(reference).key)
+        sha = await blobs.canonical(txn, Digest.parse(reference).key, image_key)
         image = await images.by_key(txn, image_key)
         if sha is None or image is None:
             continue

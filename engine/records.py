@@ -66,6 +66,8 @@ class Claim(Record, frozen=True):
     """Indexes that list it as a manifest."""
     hold: int = 0
     """Held until then, or 0."""
+    aliases: tuple[bytes, ...] = ()
+    """Digest keys in other algorithms that the owner itself has named the blob by."""
 
     @property
     def needed(self) -> bool:
@@ -170,6 +172,8 @@ class Trash(Record, frozen=True):
     """Manifests that went with a tag: sha256 and media type."""
     created: int = 0
     purging: bool = False
+    sha: bytes = b""
+    """Of a tag: its manifest."""
 
 
 class Key(Record, frozen=True):

@@ -21,13 +21,14 @@ async def keep(txn: Transaction, root: str, arrival: Arrival, now: int) -> Outco
             if await txn.get(layout.ROOT + owner.key) is None:
                 await put_payload(txn, layout.ROOT + owner.key, root.encode())
             await claims.link(txn, owner, arrival.sha256, arrival.size, "bodies", now)
+        await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     return outcome
 
 
 async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
     """Take a blob from a root. Raises NotFound."""
     owner = Owner(layout.root_owner(root))
-    sha = await blobs.canonical(txn, digest.key)
+    sha = await blobs.canonical(txn, digest.key, owner.key)
     claim = None if sha is None else await claims.get(txn, owner.key, sha)
     if sha is None or claim is None:
         raise NotFound("blob", str(digest))

@@ -202,6 +202,7 @@ async def complete(
         await end(txn, session_id, session)
         owner = images.owner_of(row, namespace)
         await claims.hold(txn, owner, arrival.sha256, arrival.size, hold_until, now)
+        await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     return outcome
 
 
@@ -223,4 +224,5 @@ async def deliver(
     if outcome != "recheck":
         owner = images.owner_of(row, namespace)
         await claims.hold(txn, owner, arrival.sha256, arrival.size, hold_until, now)
+        await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     return outcome

@@ -41,7 +41,14 @@ async def throw_tag(
 ) -> None:
     """A tag was deleted, and these manifests (parents first) with it."""
     entry = Trash(
-        "tag", row.id, row.name, image_key, row.digest, digests[:DIGESTS_MAX], row.created
+        "tag",
+        row.id,
+        row.name,
+        image_key,
+        row.digest,
+        digests[:DIGESTS_MAX],
+        row.created,
+        sha=row.sha,
     )
     await throw(txn, entry, until)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from . import (
     blobs,
+    claims,
     documents,
     identity,
     images,
@@ -119,10 +120,13 @@ async def _tag(
         )
     if lost:
         await manifest_put.check_quota(txn, namespace)
-    digest = Digest.from_key(entry.digest)
-    sha = await blobs.canonical(txn, digest.key)
-    if sha is None or not await manifest_rows.present(txn, image.key, sha):
+    digest, sha = Digest.from_key(entry.digest), entry.sha
+    if not await manifest_rows.present(txn, image.key, sha):
         raise NotFound("manifest", str(digest))
+    if digest.algorithm != "sha256":
+        # The manifest may have gone meanwhile, and come back under its sha256 only.
+        await blobs.alias(txn, sha, await blobs.require(txn, sha), digest.key)
+        await claims.name(txn, image.key, sha, digest.key)
     time = await identity.tick(txn, now)
     row = TagRow(entry.id, entry.name, entry.digest, sha, entry.created, time)
     await tags.insert(txn, image, row)

@@ -62,6 +62,8 @@ class Image:
     manifests: dict[str, Document] = field(default_factory=dict)
     tags: dict[str, Tag] = field(default_factory=dict)
     holds: dict[str, float] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    """Blobs that were named by their sha512 here, in a push or a mount."""
     deleted: bool = False
 
     @property
@@ -176,8 +178,6 @@ class Model:
         self.trash: list[Entry] = []
         self.blobs: dict[str, bytes] = {}
         """What is in the store: needed, or not swept yet."""
-        self.aliases: set[str] = set()
-        """Those whose sha512 was used in a push."""
 
     # --- looking
 
@@ -223,16 +223,16 @@ class Model:
             found |= self.claims(image)
         return found
 
-    def readable(self, image: Image | None) -> set[str]:
+    def readable(self, image: Image | None, algorithm: str = "sha256") -> set[str]:
         if image is None or not image.living:
             return set()
-        return {digest for digest in self.blobs if image.has(digest, self.now)}
+        named = self.blobs if algorithm == "sha256" else image.named
+        return {digest for digest in self.blobs if digest in named and image.has(digest, self.now)}
 
-    def told(self, image: Image | None) -> set[str]:
+    def told(self, image: Image | None, algorithm: str = "sha256") -> set[str]:
         """What HEAD finds: links, and holds with half of their time left."""
-        if image is None or not image.living:
-            return set()
-        return {digest for digest in self.blobs if image.has(digest, self.now + HOLD / 2)}
+        known = self.readable(image, algorithm)
+        return {d for d in known if image is not None and image.has(d, self.now + HOLD / 2)}
 
     # --- numbers, by definition
 
@@ -289,11 +289,14 @@ class Model:
 
     # --- changing
 
-    def arrive(self, data: bytes, algorithm: str = "sha256") -> str:
+    def arrive(self, data: bytes) -> str:
         self.blobs[sha(data)] = data
-        if algorithm == "sha512":
-            self.aliases.add(sha(data))
         return sha(data)
+
+    def forget(self) -> None:
+        """An image knows a blob by its sha512 for as long as it has any right to it."""
+        for image in self.images:
+            image.named &= self.claims(image)
 
     def room(self, namespace: Namespace, more: int) -> bool:
         coming = sum(s.declared for s in self.sessions if s.image.namespace is namespace)
@@ -307,18 +310,22 @@ class Model:
         if not self.room(namespace, len(data)):
             return "QuotaExceeded"
         image = self.enter(namespace, name)
-        self.hold(image, self.arrive(data, algorithm))
+        self.hold(image, self.arrive(data), algorithm)
         return None
 
-    def hold(self, image: Image, digest: str) -> None:
+    def hold(self, image: Image, digest: str, algorithm: str) -> None:
         image.holds[digest] = max(image.holds.get(digest, 0), self.now + HOLD)
+        if algorithm == "sha512":
+            image.named.add(digest)
 
-    def mount(self, source: Image | None, target: Namespace, name: str, data: bytes) -> Outcome:
-        if sha(data) not in self.readable(source):
+    def mount(
+        self, source: Image | None, target: Namespace, name: str, data: bytes, algorithm: str
+    ) -> Outcome:
+        if sha(data) not in self.readable(source, algorithm):
             return "None"
         if target.locked:
             return "Locked"
-        self.hold(self.enter(target, name), sha(data))
+        self.hold(self.enter(target, name), sha(data), algorithm)
         return None
 
     def keep(self, image: Image, document: Document) -> set[str]:
@@ -356,4 +363,3 @@ class Model:
         ]
         needed = self.needed()
         self.blobs = {digest: data for digest, data in self.blobs.items() if digest in needed}
-        self.aliases &= needed

@@ -94,7 +94,7 @@ class Deleting(Pushing):
         outcome = None
         if image.namespace.locked:
             outcome = "Locked"
-        elif algorithm == "sha512" and digest not in self.model.aliases:
+        elif algorithm == "sha512" and digest not in image.named:
             outcome = "NotFound"
         elif any(image.namespace.covers(tag.name) for tag in tags):
             outcome = "Immutable"
@@ -189,6 +189,8 @@ class Deleting(Pushing):
             image.manifests, image.holds = saved
             return refused
         image.tags[entry.name] = entry.tag
+        if entry.tag.digest.startswith("sha512:"):
+            image.named.add(entry.tag.sha)
         return None
 
     def _bring_back(self, image: Image, documents: list[Document]) -> str | None:

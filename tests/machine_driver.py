@@ -184,7 +184,7 @@ class Driver(RuleBasedStateMachine):
         digest = named(data, algorithm)
         blob = self.run(self.store.put(data, root=root, digest=digest))
         assert (str(blob.digest), blob.size) == (digest, len(data))
-        self.model.roots.setdefault(root, set()).add(self.model.arrive(data, algorithm))
+        self.model.roots.setdefault(root, set()).add(self.model.arrive(data))
 
     @rule(pick=PICK, root=st.sampled_from(ROOTS))
     def take_from_root(self, pick: int, root: str) -> None:

@@ -132,7 +132,7 @@ class Uploading(Driver):
         self.expect(finish, "DigestMismatch" if wrong else None)
         self.model.sessions.remove(session)
         if not wrong:
-            self.model.hold(session.image, self.model.arrive(whole, algorithm))
+            self.model.hold(session.image, self.model.arrive(whole), algorithm)
 
     @rule(pick=PICK)
     def abort_upload(self, pick: int) -> None:
@@ -143,14 +143,16 @@ class Uploading(Driver):
             self.expect(self.store.uploads.get(where, session.id), "NotFound")
             self.model.sessions.remove(session)
 
-    @rule(giving=PICK, given=IMAGE, taking=PICK, taken=IMAGE, data=BLOB)
-    def mount(self, giving: int, given: str, taking: int, taken: str, data: bytes) -> None:
+    @rule(giving=PICK, given=IMAGE, taking=PICK, taken=IMAGE, data=BLOB, algorithm=ALGORITHM)
+    def mount(
+        self, giving: int, given: str, taking: int, taken: str, data: bytes, algorithm: str
+    ) -> None:
         origin, place = self.namespace(giving), self.namespace(taking)
         if origin is None or place is None:
             return
         where, source = self._locate(place, taken), self._locate(origin, given)
-        outcome = self.model.mount(self.model.image(origin, given), place, taken, data)
-        mount = self.store.mount(where, sha256(data), source)
+        outcome = self.model.mount(self.model.image(origin, given), place, taken, data, algorithm)
+        mount = self.store.mount(where, named(data, algorithm), source)
         if outcome == "None":
             assert self.run(mount) is None
         else:
@@ -327,7 +329,8 @@ class Pushing(Uploading):
             assert set(self.raised.digests) == {f"sha256:{digest}" for digest in missing}
         if pushed is None:
             return
-        model.arrive(document.body, algorithm)
+        if algorithm == "sha512":
+            image.named.add(model.arrive(document.body))
         if known is None:
             model.images.append(image)
         if image.id is None:

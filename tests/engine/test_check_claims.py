@@ -165,6 +165,12 @@ async def inline_content_of_nothing(txn: Transaction) -> None:
     await put_payload(txn, layout.INLINE + bytes(32), b"lost")
 
 
+@CASES("claim: no alias of it")
+async def an_owner_names_a_blob_by_a_digest_of_another(txn: Transaction) -> None:
+    key, claim = await claim_of(txn, "web", BASE)
+    await change(txn, key, claim, aliases=(Digest.of(SMALL, "sha512").key,))
+
+
 @CASES("blob: its alias sha512:")
 async def an_alias_is_gone(txn: Transaction) -> None:
     await cut(txn, layout.ALIAS + Digest.of(SIGNED, "sha512").key)

@@ -33,9 +33,11 @@ from machine_driver import (
     PROJECTS,
     REGIONS,
     TAGS,
+    named,
 )
 
 from holdfast.engine import (
+    ALGORITHMS,
     NotFound,
     Order,
 )
@@ -73,6 +75,7 @@ class StoreMachine(Deleting):
         self.run(self._compare())
 
     async def _compare(self) -> None:
+        self.model.forget()
         for region in REGIONS:
             await self._compare_region(region)
         for namespace in self.model.living():
@@ -129,10 +132,14 @@ class StoreMachine(Deleting):
             where = await self._find(namespace, name)
             image = model.image(namespace, name)
             assert where.image_id == (image.id if image else None)
-            asked = [sha256(data) for data in BLOBS] + [sha256(d.body) for d in self.documents]
-            told = {f"sha256:{digest}" for digest in model.told(image)}
-            found = await self.store.exists(asked, repository=where)
-            assert found == told & set(asked)
+            contents = [*BLOBS, *(document.body for document in self.documents)]
+            asked = [named(data, algorithm) for data in contents for algorithm in ALGORITHMS]
+            assert await self.store.exists(asked, repository=where) == {
+                named(data, algorithm)
+                for algorithm in ALGORITHMS
+                for data in contents
+                if sha(data) in model.told(image, algorithm)
+            }
 
     async def _compare_image(self, image: Image) -> None:
         model, store = self.model, self.store
@@ -201,13 +208,15 @@ class StoreMachine(Deleting):
     async def _read_all(self) -> None:
         for image in self.model.listed():
             where = await self._find(image.namespace, image.name)
-            allowed = self.model.readable(image)
-            for digest, data in self.model.blobs.items():
-                if digest in allowed:
-                    assert await read(self.store, f"sha256:{digest}", repository=where) == data
-                else:
-                    with pytest.raises(NotFound):
-                        await read(self.store, f"sha256:{digest}", repository=where)
+            for algorithm in ALGORITHMS:
+                allowed = self.model.readable(image, algorithm)
+                for digest, data in self.model.blobs.items():
+                    if digest in allowed:
+                        got = await read(self.store, named(data, algorithm), repository=where)
+                        assert got == data
+                    else:
+                        with pytest.raises(NotFound):
+                            await read(self.store, named(data, algorithm), repository=where)
 
     def teardown(self) -> None:
         try:
