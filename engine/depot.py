@@ -36,7 +36,11 @@ class Writer(Protocol):
         """Bytes from ``offset``: fewer than ``length`` only at the end of the file."""
 
     def sync(self) -> None:
-        """Make the data, the size and the directory entry durable."""
+        """Make the data, the size and the directory entry durable.
+
+        Raises StorageFull, StorageFailed; then the file is empty, also for whoever opens it
+        next, and this writer takes no more: of what it had, nothing is certain.
+        """
 
     def close(self) -> None:
         """Let go of the file; what was not synced may be lost in a power failure."""

@@ -6,6 +6,7 @@ by their path below the depot's root, here called ``what``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import warnings
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .depot import Data
-from .errors import Invalid, StorageFailed, StorageFull
+from .errors import EngineError, Invalid, StorageFailed, StorageFull
 
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
@@ -24,7 +25,8 @@ class Writer:
     """A file being written, locked against every other writer (see ``depot.Writer``).
 
     One thread at a time may use it. After a failed ``sync`` the kernel may have dropped data
-    that it could not write, so the file takes no more and has to be thrown away.
+    that it could not write, and it tells of that once: whoever opens the file next would sync
+    what is left, and hear of no error. So the file is emptied, and takes no more from us.
     """
 
     __slots__ = ("_broken", "_entry_synced", "_fd", "_size", "_sync_entry", "_what")
@@ -76,17 +78,27 @@ class Writer:
     def sync(self) -> None:
         """Make the data, the size and all directory entries up to the root durable.
 
-        Raises StorageFull, StorageFailed; then nothing is certain about the file.
+        Raises StorageFull, StorageFailed; then the file is empty, and of no more use.
         """
         self._check()
         try:
             _sync_data(self._fd)
+            if not self._entry_synced:
+                self._sync_entry()
         except OSError as error:
-            self._broken = True
+            self._give_up()
             raise refused(error, self._what) from error
-        if not self._entry_synced:
-            self._sync_entry()
-            self._entry_synced = True
+        except EngineError:
+            self._give_up()
+            raise
+        self._entry_synced = True
+
+    def _give_up(self) -> None:
+        self._broken = True
+        # A disk that refuses this too acknowledges no later sync either.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            self._size = 0
 
     def close(self) -> None:
         """Let go of the file and its lock. May be called twice."""

@@ -18,7 +18,7 @@ from .blobs import Arrival, Outcome
 from .core import Core
 from .depot import Data, Writer
 from .digest import Digest, Hasher, Hashes
-from .errors import DigestMismatch, TooLarge
+from .errors import DigestMismatch, EngineError, StorageFailed, TooLarge
 
 BATCH_BYTES: Final = 512 * 1024
 """Handed to a thread at a time: long enough to make the hop cheap, short enough for 64 uploads
@@ -63,6 +63,8 @@ class Intake:
         self._syncing_from = 0
         self._writer = writer
         self.file_id = file_id
+        self.lost = False
+        """Whether a sync failed, and the file with it: it is of no more use to anybody."""
         self.size = len(held) + (writer.size if writer else 0)
 
     @property
@@ -100,7 +102,7 @@ class Intake:
         self._running = asyncio.ensure_future(self._files.threads.run(self._take, batch))
         if self._syncing is None and self._writer.size - self._syncing_from >= WRITE_BACK_BYTES:
             self._syncing_from = self._writer.size
-            self._syncing = asyncio.ensure_future(self._files.threads.run(self._writer.sync))
+            self._syncing = asyncio.ensure_future(self._files.threads.run(self._sync, self._writer))
         elif self._syncing is not None and self._syncing.done():
             await self._finish_syncing()
 
@@ -131,13 +133,18 @@ class Intake:
             raise
 
     async def drain(self) -> None:
-        """Bring what was taken to where it survives this process: to the file, if one is due."""
+        """Bring what was taken to where it survives this process: to the file, if one is due.
+
+        Raises StorageFull, StorageFailed; always, once a sync failed.
+        """
         if self._held and (self._writer is not None or self._held_bytes > self._inline_bytes):
             await self._flush()
         try:
             await self._finish_running()
         finally:
             await self._finish_syncing()
+        if self.lost:
+            raise StorageFailed("depot", "an earlier sync of the file failed")
 
     async def cut(self, size: int) -> None:
         """Forget everything after the first ``size`` bytes of a drained stream."""
@@ -238,11 +245,18 @@ class Intake:
             self._held_bytes = 0
             await self._finish_running()
         else:
-            await self._files.threads.run(self._writer.sync)
+            await self._files.threads.run(self._sync, self._writer)
 
     def _write_all(self, writer: Writer, data: bytes) -> None:
         self._append(writer, data)
-        writer.sync()
+        self._sync(writer)
+
+    def _sync(self, writer: Writer) -> None:
+        try:
+            writer.sync()
+        except EngineError:
+            self.lost = True
+            raise
 
     def _append(self, writer: Writer, data: Data) -> None:
         self._core.require_room(len(data), self._core.reserve_bytes // 2)

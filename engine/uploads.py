@@ -7,6 +7,7 @@ is the lock on the file (between processes) and a set of busy sessions (within o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final
 from uuid import UUID
@@ -242,11 +243,22 @@ class Uploads:
                     self._hashers.pop(next(iter(self._hashers)))
             return expires
         except BaseException:
-            if not session.file_id:
-                await intake.abandon()
+            await self._undo(repository, upload_id, session, intake)
             raise
         finally:
             await intake.close()
+
+    async def _undo(
+        self, repository: Repository, upload_id: UUID, session: Session, intake: Intake
+    ) -> None:
+        """After a failure: a file that the session does not have goes, and so does a session
+        whose file was lost."""
+        if not session.file_id:
+            await intake.abandon()
+        elif intake.lost:
+            # Another one may have ended it; should this fail, its file is empty all the same.
+            with contextlib.suppress(NotFound):
+                await self.abort(repository, upload_id)
 
     async def finish(
         self,
@@ -295,8 +307,7 @@ class Uploads:
                 await self._end(sessions.refuse, repository, upload_id.bytes, seen)
                 raise
             except BaseException:
-                if not session.file_id:
-                    await intake.abandon()
+                await self._undo(repository, upload_id, session, intake)
                 raise
             finally:
                 await intake.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, ParamSpec, TypeVar
 
 from holdfast.engine.depot import BLOCK_FILES, Data, Depot, Reader, Writer
@@ -38,11 +38,19 @@ class _Record:
     entry: bool = False
     """Whether its directory entry is durable."""
 
+    dropped: slice = field(default_factory=lambda: slice(0, 0))
+    """Bytes that a failed sync dropped: no later one makes them durable."""
+
 
 class LossyDepot:
-    """A depot in memory that knows what a power failure could take from it, and bring back."""
+    """A depot in memory that knows what a power failure could take from it, and bring back.
 
-    def __init__(self, capacity: int | None = None) -> None:
+    ``syncs`` says which sync fails. The kernel drops what it could not write, and the file is
+    emptied, as the contract says.
+    """
+
+    def __init__(self, capacity: int | None = None, *, syncs: Countdown | None = None) -> None:
+        self.syncs = syncs or Countdown(0)
         self._live = MemoryDepot(capacity)
         self._records: dict[int, _Record] = {}
         self._ghosts: dict[int, _Record] = {}
@@ -138,10 +146,19 @@ class LossyDepot:
         """A file has been cut to ``size``, or has grown to it."""
         with self._lock:
             record.floor = min(record.floor, size)
+            start, stop = record.dropped.start, min(record.dropped.stop, size)
+            record.dropped = slice(min(start, stop), stop)
+
+    def dropped(self, record: _Record, size: int) -> None:
+        """A sync of this file, which has that size, is about to fail."""
+        with self._lock:
+            record.dropped = slice(record.floor, size)
 
     def synced(self, file_id: int, record: _Record, data: bytes) -> None:
         """A sync of this file, which holds ``data``, is about to return."""
         with self._lock:
+            hole = bytes(record.dropped.stop - record.dropped.start)
+            data = data[: record.dropped.start] + hole + data[record.dropped.stop :]
             record.data, record.floor, record.entry = data, len(data), True
             if self._records.get(file_id) is record:
                 self._ghosts.pop(file_id, None)
@@ -187,6 +204,10 @@ class _LossyWriter:
         return self._inner.read(offset, length)
 
     def sync(self) -> None:
+        if self._depot.syncs.step("sync"):
+            self._depot.dropped(self._record, self.size)
+            self.truncate(0)
+            raise StorageFailed("injected", "sync")
         self._inner.sync()
         self._depot.synced(self._file_id, self._record, self._inner.read(0, self._inner.size))
 
@@ -246,7 +267,8 @@ class FailingDepot:
     """A depot whose N-th call fails with StorageFailed before it does anything.
 
     Counted are the calls of the depot and of its writers and readers, ``size`` and ``fileno``
-    excepted. A failing ``close`` closes all the same, as close(2) does.
+    excepted. A failing ``close`` closes all the same, as close(2) does; a failing ``sync`` loses
+    what the file had, but for one of a process that is dead.
     """
 
     def __init__(self, inner: Depot, fail_at: int | Countdown = 0) -> None:
@@ -330,7 +352,10 @@ class _FailingWriter:
         return self._inner.read(offset, length)
 
     def sync(self) -> None:
-        self._calls.check("sync")
+        if self._calls.step("sync"):
+            if not isinstance(self._calls, Death):
+                self._inner.truncate(0)
+            raise StorageFailed("injected", "sync")
         self._inner.sync()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from depot_support import descriptors, python, write
+from depot_support import descriptors, python, read, write
 
 from holdfast.engine import disk_file
 from holdfast.engine.disk_depot import DiskDepot
@@ -213,10 +213,10 @@ def test_a_directory_that_could_not_be_synced_is_synced_later(
     writer = depot.create(1)
     with pytest.raises(StorageFailed):
         writer.sync()
+    writer.close()
     failing = False
     synced.clear()
-    writer.sync()
-    writer.close()
+    write(depot, 2, b"x")
     block = root / "0000/000"
     assert synced == {block, block.parent, root, root.parent}
 
@@ -225,19 +225,27 @@ def test_a_directory_that_could_not_be_synced_is_synced_later(
     ("number", "expected"),
     [(errno.EIO, StorageFailed), (errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull)],
 )
+@pytest.mark.parametrize("part", ["data", "entry"])
 def test_after_a_failed_sync_the_file_is_lost(
-    depot: DiskDepot, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
+    depot: DiskDepot,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    expected: type[Exception],
+    part: str,
 ) -> None:
     # The kernel reports a failed write-back once and then forgets the data.
     failing = True
 
-    def sync_data(_fd: int) -> None:
+    def sync(_fd: int) -> None:
         if failing:
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(disk_file, "_sync_data", sync_data)
     writer = depot.create(1)
     writer.append(b"x")
+    if part == "data":
+        monkeypatch.setattr(disk_file, "_sync_data", sync)
+    else:
+        monkeypatch.setattr(os, "fsync", sync)
     with pytest.raises(expected):
         writer.sync()
     failing = False
@@ -245,7 +253,12 @@ def test_after_a_failed_sync_the_file_is_lost(
         with pytest.raises(StorageFailed, match="earlier sync"):
             call()
     writer.close()
-    assert depot.delete(1)
+    again = depot.reopen(1)
+    assert again.size == 0, "to sync the rest of it would be no error"
+    again.append(b"y")
+    again.sync()
+    again.close()
+    assert read(depot, 1) == b"y"
 
 
 def test_a_failed_read_says_so(depot: DiskDepot, monkeypatch: pytest.MonkeyPatch) -> None:

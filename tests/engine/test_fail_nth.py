@@ -24,8 +24,10 @@ from holdfast.engine import (
     OCI_MANIFEST,
     Locked,
     NotFound,
+    Repository,
     StorageFailed,
     Store,
+    Upload,
 )
 
 Known = dict[str, Any]
@@ -74,13 +76,24 @@ def appended(name: str, content: bytes, until: int) -> Step:
 
     async def step(store: Store, known: Known) -> None:
         where = await store.locate(REGION, "app/web")
-        upload = await store.uploads.get(where, known[name])
+        upload = await standing(store, where, known, name)
         assert upload.offset <= until
         rest = content[upload.offset : until]
         done = await store.uploads.append(where, upload.id, pieces(rest), offset=upload.offset)
         assert done.offset == until
 
     return step
+
+
+async def standing(store: Store, where: Repository, known: Known, name: str) -> Upload:
+    """The session as it stands; a new one only where the disk lost its file."""
+    try:
+        return await store.uploads.get(where, known[name])
+    except NotFound:
+        if not known.get("lost"):
+            raise
+    known[name] = (await store.uploads.begin(where)).id
+    return await store.uploads.get(where, known[name])
 
 
 def begun(name: str) -> Step:
@@ -97,8 +110,9 @@ def finished(name: str, content: bytes) -> Step:
         try:
             upload = await store.uploads.get(where, known[name])
         except NotFound:
-            await store.stat(sha256(content), repository=where)
-            return
+            if await store.exists([sha256(content)], repository=where):
+                return
+            upload = await standing(store, where, known, name)
         rest = pieces(content[upload.offset :])
         await store.uploads.finish(where, upload.id, sha256(content), rest, offset=upload.offset)
 
@@ -389,6 +403,7 @@ class Trial:
         if dies:
             store = seams.store()
             await store.start()
+        known["lost"] = fault == "depot" and calls.log[number - 1] == "sync"
         await self._judge(seams, done)
         for step in self.scenario.steps[done:]:
             await step(store, known)

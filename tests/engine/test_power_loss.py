@@ -23,13 +23,14 @@ from engine_support import (
     manifest,
     noise,
     once,
+    read,
     sha256,
     upload,
 )
-from faults_support import LossyDepot
+from faults_support import Countdown, LossyDepot
 from seams_support import MAP_BYTES, Seams, Sight, check, orphan, recompress, see, swift
 
-from holdfast.engine import OCI_MANIFEST, Locked, NotFound, Store, StoreConfig
+from holdfast.engine import OCI_MANIFEST, Locked, NotFound, StorageFailed, Store, StoreConfig
 from holdfast.engine.depot import Data, Depot, Reader, Writer
 from holdfast.engine.ledger import Ledger, P, T, Work
 from holdfast.engine.lmdb_ledger import LmdbLedger
@@ -399,3 +400,63 @@ async def test_what_was_acknowledged_survives_a_power_failure(seed: int, tmp_pat
         await history.store.close()
         assert await history.seams.leaks() == ""
     assert history.checked > 100
+
+
+async def push_stubbornly(store: Store, content: bytes) -> None:
+    """As a client does that begins again, until it is told that all is kept."""
+    where = await store.locate(REGION, "app/web")
+    session = None
+    for _ in range(9):
+        try:
+            if session is None:
+                session = (await store.uploads.begin(where)).id
+                where = await store.locate(REGION, "app/web")
+            offset = (await store.uploads.get(where, session)).offset
+            half = (offset + len(content)) // 2
+            await store.uploads.append(where, session, pieces(content[offset:half]), offset=offset)
+            assert (await store.uploads.get(where, session)).offset == half
+            await store.uploads.finish(
+                where, session, sha256(content), pieces(content[half:]), offset=half
+            )
+        except StorageFailed:
+            continue
+        except NotFound:
+            session = None
+            continue
+        return
+    raise AssertionError("nothing helped")
+
+
+async def pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 300_000):
+        yield content[start : start + 300_000]
+
+
+async def test_a_sync_that_succeeds_does_not_make_up_for_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a large upload, which is synced on its way.
+    monkeypatch.setattr("holdfast.engine.intake.WRITE_BACK_BYTES", 600_000)
+    content = noise(3_000_000)
+    with swift(tmp_path) as path:
+        number, fired = 0, True
+        while fired:
+            number += 1
+            syncs = Countdown(number)
+            depot = LossyDepot(syncs=syncs)
+            rows = path / f"{number}"
+            rows.mkdir()
+            seams = Seams(rows, depot)
+            async with seams.store() as store:
+                await make_namespace(store)
+                await push_stubbornly(store, content)
+                fired = syncs.fired
+                for seed in SEEDS:
+                    left = path / f"{number}.{seed}"
+                    left.mkdir()
+                    shutil.copyfile(rows / "data.mdb", left / "data.mdb")
+                    after = Seams(left, depot.crash(seed), boot="second")
+                    async with after.store() as other:
+                        assert await read(other, sha256(content), verify=True) == content
+                        assert await check(other) == []
+    assert number >= 4

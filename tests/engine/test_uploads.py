@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from engine_support import (
     REGION,
+    Clock,
     Place,
     Vanished,
     make_namespace,
     noise,
     once,
+    problems,
     read,
     sha256,
     sha512,
@@ -28,8 +34,10 @@ from holdfast.engine import (
     OffsetMismatch,
     Repository,
     SizeMismatch,
+    StorageFailed,
     Store,
     Upload,
+    disk_file,
 )
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
@@ -328,3 +336,34 @@ async def test_a_cancelled_append_keeps_what_came(store: Store) -> None:
         await append
     assert (await store.uploads.get(where, upload.id)).offset == len(MIDDLE)
     await store.uploads.finish(where, upload.id, sha256(MIDDLE))
+
+
+@pytest.mark.parametrize("append", [False, True], ids=["finish", "append"])
+async def test_a_session_ends_when_its_file_cannot_be_synced(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, append: bool
+) -> None:
+    """The bytes may be lost, and the kernel says so only once: they are never acknowledged."""
+    place = Place("disk", tmp_path, clock)
+    monkeypatch.setattr("holdfast.engine.intake.WRITE_BACK_BYTES", 600_000)
+    async with place.store() as store, place.store() as other:
+        await make_namespace(store)
+        where, upload = await begin(store)
+        await store.uploads.append(where, upload.id, once(MIDDLE))
+
+        def refuse(_fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        call: Callable[[], Awaitable[object]]
+        call = partial(store.uploads.finish, where, upload.id, sha256(MIDDLE))
+        if append:
+            call = partial(store.uploads.append, where, upload.id, once(*[MIDDLE] * 10))
+        with monkeypatch.context() as patched:
+            patched.setattr(disk_file, "_sync_data", refuse)
+            with pytest.raises(StorageFailed):
+                await call()
+        for opener in (store, other):
+            with pytest.raises(NotFound):
+                await opener.uploads.finish(where, upload.id, sha256(MIDDLE))
+        assert (await store.stats()).uploads == 0
+        assert place.files() == []
+        assert await problems(store) == []
