@@ -1,4 +1,4 @@
-"""``holdfast key``: create, list, revoke."""
+"""``holdfast key``: create, list, revoke, end-tokens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from uuid import UUID
 
 import click
 
-from .cli_options import confirm, example, yes_option
+from .cli_options import confirm, data_option, example, yes_option
 from .cli_output import Table, moment
-from .cli_session import Session, managing
+from .cli_session import Session, data_directory, managing, opened, run
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
@@ -106,3 +106,23 @@ async def revoke(session: Session, *, access_key: str, yes: bool) -> None:
     """Revoke a key: it is refused from now on."""
     confirm(f"Revoke key {access_key}?", yes=yes)
     session.show(await session.management.revoke_key(access_key), _FIELDS)
+
+
+@key.command("end-tokens", epilog=example("key end-tokens --data data --yes"))
+@data_option
+@yes_option
+def end_tokens(data: str, yes: bool) -> None:
+    """End every token of a data directory, whoever has it and whoever signed it.
+
+    For when somebody may have read the directory or a snapshot of it, which hold what tokens are
+    signed with. A running server knows it after a reload (SIGHUP). Clients log in again by
+    themselves; their keys stay.
+    """
+    confirm("End every token?", yes=yes)
+    run(_end_tokens(data))
+    click.echo("all tokens have ended; a running server needs a reload (SIGHUP)")
+
+
+async def _end_tokens(data: str) -> None:
+    async with opened(data_directory(data)) as store:
+        await store.keys.renew_signing_key()

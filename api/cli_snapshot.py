@@ -87,7 +87,7 @@ def _copy_owner(source: Path, target: Path) -> None:
     A directory that never had a server has none.
     """
     with suppress(FileNotFoundError):
-        replace_file(target / OWNER_FILE, (source / OWNER_FILE).read_bytes(), 0o600)
+        replace_file(target / OWNER_FILE, (source / OWNER_FILE).read_bytes())
 
 
 def _tell(what: str, where: Path, done: Copied, *, as_json: bool) -> None:

@@ -62,15 +62,16 @@ def lock(directory: Path) -> int:
     return descriptor
 
 
-def replace_file(path: Path, content: bytes, mode: int) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write a whole file so that a crash leaves the old content or the new, never a mixture.
 
-    It is durable on return. Only one process at a time may write a path: the one with the lock.
+    It has mode 0600, and is durable on return. Only one process at a time may write a path: the
+    one with the lock.
     """
     temporary = path.with_name(f"{path.name}.new")
     with suppress(FileNotFoundError):
         temporary.unlink()  # of a process that died here; made anew for its mode
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
@@ -86,7 +87,7 @@ def replace_file(path: Path, content: bytes, mode: int) -> None:
 def write_note(directory: Path, note: ServerNote) -> None:
     """Record where the server is reached."""
     content = msgspec.json.format(msgspec.json.encode(note)) + b"\n"
-    replace_file(directory / NOTE_FILE, content, 0o644)
+    replace_file(directory / NOTE_FILE, content)
 
 
 def read_note(directory: Path) -> ServerNote | None:

@@ -136,7 +136,7 @@ def _save(directory: Path, owner: Owner) -> None:
     if not owner.pending:
         del record["pending"]
     content = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
-    replace_file(directory / OWNER_FILE, content, 0o600)
+    replace_file(directory / OWNER_FILE, content)
 
 
 def _refuse_other(directory: Path, owner: Owner, given: Mapping[str, str]) -> None:

@@ -90,6 +90,12 @@ async def signing_key(txn: Transaction, candidate: bytes) -> bytes:
     return found
 
 
+async def renew_signing_key(txn: Transaction, candidate: bytes) -> bytes:
+    """Another key to sign tokens with, instead of the one there is."""
+    await put_payload(txn, _SIGNING, candidate)
+    return candidate
+
+
 def permission_of(row: Row) -> Permission:
     """The row's permission, as one of the two."""
     return "full" if row.permission == "full" else "read"
@@ -184,3 +190,10 @@ class Keys:
         if self._signing is None:
             self._signing = await self._core.ledger.transact(signing_key, os.urandom(32))
         return self._signing
+
+    async def renew_signing_key(self) -> None:
+        """Sign with another key from now on, so that no token that was given out is valid.
+
+        Another opening of the store goes on with the old one until it is opened again.
+        """
+        self._signing = await self._core.ledger.transact(renew_signing_key, os.urandom(32))

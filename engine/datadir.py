@@ -174,7 +174,8 @@ def _make(path: Path, *, create: bool) -> None:
 def mark_made(path: Path) -> None:
     """Say that the directory is complete, durably: the last step of making one."""
     draft = path / f".{_MARK}.{os.getpid()}"
-    with draft.open("wb") as file:
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
         file.write(f"holdfast {FORMAT}\n".encode())
         file.flush()
         os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from operating_support import holds
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
 
 OWNER = {
@@ -209,22 +210,6 @@ def test_the_secret_is_only_in_the_owner_file(tmp_path: Path) -> None:
     for path in data.rglob("*"):
         if path.is_file() and path.name != "owner.json":
             assert not holds(path, secret), path
-
-
-def holds(path: Path, text: str) -> bool:
-    """Whether a file (the ledger's is sparse, and a terabyte long) has a text in its data."""
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        at = 0
-        while at < end:
-            try:
-                begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:  # only a hole is left
-                return False
-            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
-            if text.encode() in os.pread(file.fileno(), at - begin, begin):
-                return True
-    return False
 
 
 def test_the_owner_key_of_the_environment(tmp_path: Path) -> None:

@@ -107,3 +107,14 @@ async def test_keys_and_the_signing_key_outlive_the_opening(place: Place) -> Non
         assert await one.keys.authenticate(secret) is None
     async with place.store() as store:
         assert await store.keys.signing_key() == signing
+
+
+async def test_another_signing_key(place: Place) -> None:
+    async with place.store() as one:
+        signing = await one.keys.signing_key()
+        await one.keys.renew_signing_key()
+        renewed = await one.keys.signing_key()
+        assert len(renewed) == 32
+        assert renewed != signing
+    async with place.store() as store:
+        assert await store.keys.signing_key() == renewed

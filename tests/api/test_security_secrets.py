@@ -1,0 +1,160 @@
+"""Secrets and tokens stay where they belong: with their clients, and in the owner's file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from urllib.parse import urlencode
+
+from operating_support import (
+    NAMESPACES,
+    SECRET,
+    WRONG,
+    basic,
+    call,
+    eventually,
+    holds,
+    make_namespace,
+    metrics_address,
+    operated,
+    push,
+)
+from server_support import ServerProcess, command
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def exercise(server: ServerProcess) -> list[str]:
+    """Send secrets every way there is, and some ways that are none; all secrets and tokens."""
+    make_namespace(server, "team")
+    push(server, "team/app", b"layer" * 20_000)
+    made = call(
+        server, "POST", "/holdfast/v1/keys", b'{"permission": "read"}', X_Auth_Token=SECRET
+    ).json
+    secrets = [SECRET, WRONG, made["secret_key"]]
+    scope = "scope=repository:team/app:pull&service=holdfast"
+    for secret in list(secrets):
+        call(server, "GET", NAMESPACES, X_Auth_Token=secret)
+        call(server, "POST", NAMESPACES, b'{"name": "other"}', X_Auth_Token=secret)
+        call(server, "GET", "/v2/", Authorization=basic(secret))
+        call(server, "DELETE", "/v2/team/app/manifests/absent", Authorization=basic(secret))
+        form = {"grant_type": "password", "username": "x", "password": secret}
+        for reply in (
+            call(server, "GET", f"/token?{scope}&offline_token=true", Authorization=basic(secret)),
+            call(server, "POST", "/token", urlencode(form).encode(), Content_Type=FORM),
+        ):
+            if reply.status == 200:
+                tokens = reply.json
+                secrets += [tokens["token"], tokens.get("refresh_token", tokens["token"])]
+                bearer = f"Bearer {tokens['token']}"
+                call(server, "GET", "/v2/team/app/manifests/v1", Authorization=bearer)
+                call(server, "PUT", "/v2/team/app/manifests/v1", b"{}", Authorization=bearer)
+        # Where secrets do not belong, and people put them all the same.
+        call(server, "GET", f"/v2/team/app/tags/list?password={secret}")
+        call(server, "GET", f"/token?{scope}&password={secret}")
+        call(server, "GET", f"{NAMESPACES}?secret_key={secret}", X_Auth_Token=SECRET)
+        call(server, "GET", "/v2/", Authorization=f"Bearer {secret}")
+        call(server, "GET", "/v2/", Authorization=f"Digest {secret}")
+        call(server, "GET", NAMESPACES, X_Auth_Token=f"{secret} {secret}")
+    return secrets
+
+
+def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(tmp_path: Path) -> None:
+    data, audit = tmp_path / "data", tmp_path / "audit.log"
+    with operated(
+        data,
+        "--access-log",
+        "--log-format=json",
+        "--log-level=debug",
+        f"--audit-log={audit}",
+        "--metrics=127.0.0.1:0",
+        workers=2,
+    ) as server:
+        secrets = exercise(server)
+        assert len(secrets) == 3 + 2 * 2 * 2
+        texts = {"metrics": call(metrics_address(server), "GET", "/metrics").body.decode()}
+        for pid in (server.process.pid, *server.workers()):
+            for name in ("cmdline", "comm"):
+                texts[f"{name} {pid}"] = Path(f"/proc/{pid}/{name}").read_bytes().decode()
+        assert server.stop() == 0
+        texts["output"] = "".join(server.lines)
+        texts["errors"] = server.errors()
+    texts["audit"] = audit.read_text()
+    assert texts["errors"].count("holdfast.access") > 40
+    assert texts["audit"].count("\n") > 3
+    for name, text in texts.items():
+        for secret in secrets:
+            assert secret not in text, name
+    for path in data.rglob("*"):
+        if path.is_file() and path.name != "owner.json":
+            for secret in secrets:
+                assert not holds(path, secret), path
+
+
+def test_no_answer_repeats_a_credential(tmp_path: Path) -> None:
+    """But those whose purpose it is: a new key, and the token service."""
+    with operated(tmp_path / "data") as server:
+        make_namespace(server, "team")
+        for secret in (SECRET, WRONG):
+            for reply in (
+                call(server, "GET", "/v2/", Authorization=f"Bearer {secret}"),
+                call(server, "GET", "/v2/", Authorization=basic(secret)),
+                call(server, "GET", f"/v2/team/app/tags/list?n={secret}"),
+                call(server, "GET", NAMESPACES, X_Auth_Token=secret),
+                call(server, "GET", "/holdfast/v1/keys", X_Auth_Token=secret),
+            ):
+                text = reply.body.decode() + json.dumps(dict(reply.headers))
+                assert secret not in text
+                assert basic(secret) not in text
+
+
+def test_only_the_servers_user_can_read_what_it_writes(tmp_path: Path) -> None:
+    """Whatever the umask: directories 0700, files 0600."""
+    data, audit = tmp_path / "data", tmp_path / "audit.log"
+    umask = os.umask(0)
+    try:
+        with operated(data, f"--audit-log={audit}", workers=2) as server:
+            make_namespace(server, "team")
+            push(server, "team/app", b"layer" * 20_000)
+            assert len(server.workers()) == 2
+            seen = {path: path.lstat().st_mode for path in (data, audit, *data.rglob("*"))}
+    finally:
+        os.umask(umask)
+    assert any(path.parent.name != "files" and "files" in path.parts for path in seen)
+    for path, mode in seen.items():
+        wanted = 0o700 if stat.S_ISDIR(mode) else 0o600
+        assert stat.S_IMODE(mode) == wanted, (path, oct(mode))
+
+
+def test_all_tokens_end_when_the_operator_says_so(tmp_path: Path) -> None:
+    """Whoever read the ledger can sign tokens for any key until then."""
+    scope = "/token?service=holdfast&offline_token=true&scope=repository:team/app:pull"
+    with operated(tmp_path / "data", workers=2) as server:
+        make_namespace(server, "team")
+        push(server, "team/app", b"layer")
+        tokens = call(server, "GET", scope, Authorization=basic(SECRET)).json
+        form = urlencode(
+            {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+        ).encode()
+
+        def pull(token: str) -> int:
+            path = "/v2/team/app/manifests/v1"
+            return call(server, "GET", path, Authorization=f"Bearer {token}").status
+
+        def statuses() -> set[int]:
+            refreshed = call(server, "POST", "/token", form, Content_Type=FORM)
+            return {pull(tokens["token"]), refreshed.status}
+
+        assert statuses() == {200}
+        done = command("key", "end-tokens", "--yes", "--data", str(server.data))
+        assert done.returncode == 0, done.stderr
+        before = set(server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: not before & set(server.workers()))
+        for _ in range(10):
+            assert statuses() == {401}
+        again = call(server, "GET", scope, Authorization=basic(SECRET)).json
+        assert pull(again["token"]) == 200
