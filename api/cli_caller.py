@@ -15,6 +15,7 @@ from uuid import UUID
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from holdfast.engine import Key, Store
 
@@ -143,8 +144,8 @@ class Remote:
     ) -> msgspec.Struct:
         """See Caller."""
         operation = OPERATIONS[operation_id]
-        parts = {name: quote(str(item), safe="") for name, item in path.items()}
-        place = operation.path.format(region=quote(self._region, safe=""), **parts)
+        parts = {name: _segment(str(item)) for name, item in path.items()}
+        place = operation.path.format(region=_segment(self._region), **parts)
         status, content = await self._send(operation.method, place, query, body)
         if status == 200:
             try:
@@ -163,8 +164,7 @@ class Remote:
         try:
             async with self._session.request(
                 method,
-                self._url + place,
-                params=query,
+                URL(self._url + place, encoded=True).update_query(query),
                 data=msgspec.json.encode(body) if method in ("POST", "PATCH") else None,
                 headers={AUTH_HEADER: self._secret, "Content-Type": "application/json"},
                 # The secret goes to the server that was named, and to no other.
@@ -191,6 +191,12 @@ class Remote:
 
     def _strange(self, reason: str) -> Failure:
         return Failure(f"{self._url} does not answer as holdfast does: {reason}")
+
+
+def _segment(text: str) -> str:
+    """A text as one segment of a path, which no dots in it lead out of (RFC 3986, 5.2.4)."""
+    escaped = quote(text, safe="")
+    return escaped if escaped.strip(".") else escaped.replace(".", "%2E")
 
 
 def _reason(error: Exception) -> str:

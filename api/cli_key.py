@@ -1,4 +1,4 @@
-"""``holdfast key``: create, list, revoke, end-tokens."""
+"""``holdfast key``: create, list, get, expire, revoke, end-tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from .cli_options import confirm, data_option, example, yes_option
 from .cli_output import Table, moment
 from .cli_session import Session, data_directory, managing, opened, run
+from .owner import ACCESS_KEY
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
@@ -31,6 +32,13 @@ _NEW_FIELDS: Final[Table] = {
 }
 
 
+def parse_access_key(text: str) -> str:
+    """The public half of a key. For ``type=``."""
+    if not ACCESS_KEY.fullmatch(text):
+        raise click.BadParameter(f"{text!r} is no access key: SCW and 17 capital letters or digits")
+    return text
+
+
 def parse_when(text: str) -> datetime:
     """So much from now (``90d``, ``12h``, ``30m``), or a date and time with a zone."""
     span = _SPAN.fullmatch(text)
@@ -45,7 +53,14 @@ def parse_when(text: str) -> datetime:
     return when
 
 
-@click.group()
+def _parse_end(text: str) -> datetime | None:
+    """As ``parse_when``; ``now`` too, and ``never`` (None)."""
+    if text in ("now", "never"):
+        return datetime.now(UTC) if text == "now" else None
+    return parse_when(text)
+
+
+@click.group(epilog=example("key create --read-only --expires 90d"))
 def key() -> None:
     """Keys: who may push, pull and manage."""
 
@@ -98,8 +113,36 @@ async def list_(session: Session, *, project_id: UUID | None) -> None:
     session.show_all(await session.management.keys(project_id=project_id), _COLUMNS)
 
 
+@key.command(epilog=example("key get SCWXXXXXXXXXXXXXXXXX"))
+@click.argument("access_key", type=parse_access_key)
+@managing
+async def get(session: Session, *, access_key: str) -> None:
+    """Show a key, without its secret."""
+    session.show(await session.management.key(access_key), _FIELDS)
+
+
+@key.command(
+    epilog=example(
+        "key expire SCWXXXXXXXXXXXXXXXXX --at 30d", "key expire SCWXXXXXXXXXXXXXXXXX --at never"
+    )
+)
+@click.argument("access_key", type=parse_access_key)
+@click.option(
+    "--at",
+    "text",
+    required=True,
+    metavar="WHEN",
+    help="Such as 30d, 12h or a date; now, or never.",
+)
+@managing
+async def expire(session: Session, *, access_key: str, text: str) -> None:
+    """Change when a key ends. It is kept, and can be given more time again."""
+    fields = {"expires_at": _parse_end(text)}
+    session.show(await session.management.update_key(access_key, fields), _FIELDS)
+
+
 @key.command(epilog=example("key revoke SCWXXXXXXXXXXXXXXXXX --yes"))
-@click.argument("access_key")
+@click.argument("access_key", type=parse_access_key)
 @yes_option
 @managing
 async def revoke(session: Session, *, access_key: str, yes: bool) -> None:

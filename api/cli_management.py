@@ -51,12 +51,39 @@ class Named:
 
     @classmethod
     def parse(cls, text: str) -> Named:
-        """Take a name apart; the grammar of the parts is for whoever looks them up."""
+        """Take a name apart; the grammar of the parts is for whoever looks them up.
+
+        No part may be empty: as a filter of the API, an empty name would match everything. Raises
+        UsageError.
+        """
         namespace, slash, rest = text.partition("/")
-        if not slash:
-            return cls(namespace)
-        image, colon, tag = rest.rpartition(":")
-        return cls(namespace, image, tag) if colon else cls(namespace, rest)
+        parts: list[str] = [namespace]
+        if slash:
+            image, colon, tag = rest.rpartition(":")
+            parts += [image, tag] if colon else [rest]
+        if not all(part.strip() for part in parts):
+            raise click.UsageError(f"{text!r} is no name such as NAMESPACE/IMAGE:TAG")
+        return cls(*parts)
+
+    @property
+    def full_image(self) -> str:
+        """``NAMESPACE/IMAGE``."""
+        return f"{self.namespace}/{self.image}"
+
+    def __str__(self) -> str:
+        place = self.namespace if self.image is None else self.full_image
+        return place if self.tag is None else f"{place}:{self.tag}"
+
+
+N = TypeVar("N", NamespaceAnswer, ImageAnswer, TagAnswer)
+
+
+def _named(found: Sequence[N], name: str, kind: str, told: str) -> N:
+    """The one that really has the name: what is deleted next must not rest on a filter alone."""
+    for item in found:
+        if item.name == name:
+            return item
+    raise not_found(kind, told)
 
 
 def id_of(text: str) -> UUID | None:
@@ -115,13 +142,18 @@ class Management:
     async def namespace(self, text: str) -> NamespaceAnswer:
         """The namespace of that name or id."""
         namespace_id = id_of(text)
-        if namespace_id is None:
-            found = await self.namespaces(name=text)
-            if not found:
-                raise not_found("namespace", text)
-            return found[0]
-        path = {"namespace_id": namespace_id}
-        return await self.ask(NamespaceAnswer, "GetNamespace", path=path)
+        if namespace_id is not None:
+            path = {"namespace_id": namespace_id}
+            return await self.ask(NamespaceAnswer, "GetNamespace", path=path)
+        name = Named.parse(text)
+        if name.image is not None:
+            raise click.UsageError(f"{text!r} is no namespace: a name or an id is needed")
+        return await self.namespace_named(name)
+
+    async def namespace_named(self, name: Named) -> NamespaceAnswer:
+        """The namespace of a name in its parts."""
+        found = await self.namespaces(name=name.namespace)
+        return _named(found, name.namespace, "namespace", name.namespace)
 
     async def create_namespace(self, fields: Mapping[str, object]) -> NamespaceAnswer:
         """A new one; ``fields`` as in the API."""
@@ -165,17 +197,16 @@ class Management:
         if image_id is not None:
             return await self.ask(ImageAnswer, "GetImage", path={"image_id": image_id})
         name = Named.parse(text)
-        if not name.image or name.tag is not None:
+        if name.image is None or name.tag is not None:
             raise click.UsageError(f"{text!r} is no image: NAMESPACE/IMAGE or an id is needed")
         return await self.image_named(name)
 
     async def image_named(self, name: Named) -> ImageAnswer:
         """The image of a name in its parts."""
-        namespace = await self.namespace(name.namespace)
+        assert name.image is not None, name
+        namespace = await self.namespace_named(name)
         found = await self.images(namespace_id=namespace.id_, name=name.image)
-        if not found:
-            raise not_found("image", f"{name.namespace}/{name.image}")
-        return found[0]
+        return _named(found, name.image, "image", name.full_image)
 
     async def update_image(self, image_id: UUID, fields: Mapping[str, object]) -> ImageAnswer:
         """Change what ``fields`` names."""
@@ -196,30 +227,38 @@ class Management:
         if tag_id is not None:
             return await self.ask(TagAnswer, "GetTag", path={"tag_id": tag_id})
         name = Named.parse(text)
-        if not name.image or not name.tag:
+        if name.tag is None:
             raise click.UsageError(f"{text!r} is no tag: NAMESPACE/IMAGE:TAG or an id is needed")
         return await self.tag_named(name)
 
     async def tag_named(self, name: Named) -> TagAnswer:
         """The tag of a name in its parts."""
+        assert name.tag is not None, name
         image = await self.image_named(name)
         found = await self.tags(image.id_, name=name.tag)
-        if not found:
-            raise not_found("tag", f"{name.namespace}/{name.image}:{name.tag}")
-        return found[0]
+        return _named(found, name.tag, "tag", str(name))
 
     async def delete_tag(self, tag_id: UUID) -> TagAnswer:
         """Delete it, and its manifest where nothing else needs that."""
         return await self.ask(TagAnswer, "DeleteTag", path={"tag_id": tag_id})
 
-    async def keys(self, *, project_id: UUID | None = None) -> Sequence[KeyAnswer]:
+    async def keys(self, *, project_id: UUID | None = None) -> list[KeyAnswer]:
         """The keys that the caller manages."""
         project = None if project_id is None else str(project_id)
-        return (await self.ask(KeysAnswer, "ListKeys", query={"project_id": project})).keys
+        pages = self._pages(KeysAnswer, "ListKeys", project_id=project)
+        return [item async for page in pages for item in page.keys]
 
     async def create_key(self, fields: Mapping[str, object]) -> NewKeyAnswer:
         """A new key with its secret."""
         return await self.ask(NewKeyAnswer, "CreateKey", body=fields)
+
+    async def key(self, access_key: str) -> KeyAnswer:
+        """A key, without its secret."""
+        return await self.ask(KeyAnswer, "GetKey", path={"access_key": access_key})
+
+    async def update_key(self, access_key: str, fields: Mapping[str, object]) -> KeyAnswer:
+        """Change what ``fields`` names."""
+        return await self.ask(KeyAnswer, "UpdateKey", path={"access_key": access_key}, body=fields)
 
     async def revoke_key(self, access_key: str) -> KeyAnswer:
         """Refuse the key from now on."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from .cli_management import Named, id_of
+from .cli_management import Named
 from .cli_options import example
 from .cli_output import Table, exact_size, moment
 from .cli_session import Session, managing
@@ -60,7 +60,7 @@ async def usage(session: Session, *, name: str | None, would_free: bool) -> None
     if name is None:
         session.show(await management.stats(), _STORE)
         return
-    named = Named(name) if id_of(name) else Named.parse(name)
+    named = Named.parse(name)
     if named.tag is not None:
         tag = await management.tag_named(named)
         session.show(await management.tag_usage(tag.id_), _TAG)
@@ -68,6 +68,6 @@ async def usage(session: Session, *, name: str | None, would_free: bool) -> None
         image = await management.image_named(named)
         session.show(await management.image_usage(image.id_), _IMAGE)
     else:
-        namespace = await management.namespace(named.namespace)
+        namespace = await management.namespace(name)
         numbers = await management.namespace_usage(namespace.id_, would_free=would_free)
         session.show(numbers, _NAMESPACE)

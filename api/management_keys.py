@@ -1,4 +1,4 @@
-"""Keys: create, list, get, revoke. Beyond Scaleway's API, where another service keeps them.
+"""Keys: create, list, get, update, revoke. Beyond Scaleway's API, where another service keeps them.
 
 A key of one project manages that project's keys; a key of all projects manages all. No key can
 make one that reaches further, or lives longer, than itself.
@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from holdfast import engine
 from holdfast.engine import Key, Permission
 
 from .management_errors import (
@@ -24,11 +25,14 @@ from .management_errors import (
 )
 from .management_views import KeyAnswer, KeysAnswer, NewKeyAnswer, key_answer, new_key_answer
 from .operation import BEYOND, Call, Nothing, Operation
+from .paging import PageNumber, PageSize
 
 
 class ListKeys(msgspec.Struct, kw_only=True):
     """A filter."""
 
+    page: PageNumber = 1
+    page_size: PageSize = 20
     project_id: UUID | None = None
 
 
@@ -51,6 +55,24 @@ class CreateKey(msgspec.Struct, kw_only=True):
         ]
         | None
     ) = None
+
+
+class UpdateKey(msgspec.Struct, kw_only=True):
+    """Absent fields stay as they are."""
+
+    description: Annotated[str, Meta(max_length=200)] | None = None
+    expires_at: (
+        Annotated[
+            datetime,
+            Meta(
+                tz=True,
+                description="null: never. A moment that is over ends the key now. At the latest "
+                "when the key that asks for it expires",
+            ),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
 
 
 def _expiry(maker: Key, asked: datetime | None) -> datetime | None:
@@ -86,8 +108,10 @@ async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
     asked = call.query.project_id
     if not call.lists(asked, None):
         return KeysAnswer([], 0)
-    keys = await call.store.keys.list(project_id=asked or call.project_id)
-    return KeysAnswer([key_answer(key) for key in keys], len(keys))
+    page = await call.store.keys.list(
+        project_id=asked or call.project_id, page=call.query.page, page_size=call.query.page_size
+    )
+    return KeysAnswer([key_answer(key) for key in page.items], page.total)
 
 
 async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
@@ -95,16 +119,38 @@ async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
     return key_answer(await _key_of(call))
 
 
+async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
+    """The key as it is now. No key can make one last longer than itself."""
+    key, maker, body = await _key_of(call), call.key, call.body
+    expires_at: datetime | engine.Unset | None = engine.UNSET
+    if not isinstance(body.expires_at, UnsetType):
+        expires_at = body.expires_at
+        _refuse_own(call, key, "gets another expiry")
+        if maker.expires_at is not None and (expires_at is None or expires_at > maker.expires_at):
+            raise invalid("expires_at", "constraint", "is after this key itself expires")
+    changed = await call.store.keys.update(
+        key.access_key, description=body.description, expires_at=expires_at
+    )
+    return key_answer(changed)
+
+
 async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
     """The key that was; requests with it are refused from now on."""
     key = await _key_of(call)
-    if key.access_key == call.key.access_key and key.project_id is None:
-        # Else the last key of all projects could go, and with it all access to its project's keys.
-        raise precondition_failed(
-            "protected_resource", "a key of all projects is revoked with another such key"
-        )
+    _refuse_own(call, key, "is revoked")
     await call.store.keys.revoke(key.access_key)
     return key_answer(key)
+
+
+def _refuse_own(call: Call[Any, Any], key: Key, what: str) -> None:
+    """Raises 412 for the caller's own key, if it is one of all projects.
+
+    Else the last one of those could go, and with it all access to the other projects' keys.
+    """
+    if key.access_key == call.key.access_key and key.project_id is None:
+        raise precondition_failed(
+            "protected_resource", f"a key of all projects {what} with another such key"
+        )
 
 
 async def _key_of(call: Call[Any, Any]) -> Key:
@@ -149,6 +195,17 @@ OPERATIONS: Final = (
         handler=get_key,
         answer=KeyAnswer,
         writes=True,
+    ),
+    Operation(
+        id="UpdateKey",
+        method="PATCH",
+        path=_ONE,
+        summary="Update a key",
+        handler=update_key,
+        answer=KeyAnswer,
+        body=UpdateKey,
+        writes=True,
+        errors=(PreconditionFailedBody,),
     ),
     Operation(
         id="RevokeKey",

@@ -186,7 +186,7 @@ class NewKeyAnswer(KeyAnswer, kw_only=True):
 
 
 class KeysAnswer(msgspec.Struct):
-    """Keys, all on one page."""
+    """A page of keys, in order of their access keys."""
 
     keys: list[KeyAnswer]
     total_count: Count

@@ -49,6 +49,7 @@ from .errors import (
 from .image_import import Transferred
 from .models import (
     TAGS_SHOWN,
+    UNSET,
     Blob,
     Image,
     Key,
@@ -65,6 +66,7 @@ from .models import (
     Status,
     Tag,
     TrashItem,
+    Unset,
     Upload,
     Usage,
     Visibility,
@@ -76,7 +78,6 @@ from .names import (
     check_tag_name,
     split_full_name,
 )
-from .namespaces import UNSET, Unset
 from .oci_export import export_layout
 from .oci_layout import import_layout
 from .problem import Problem

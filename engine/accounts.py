@@ -15,20 +15,25 @@ from datetime import datetime
 from typing import Final, get_args
 from uuid import UUID, uuid4
 
+import msgspec
+
 from . import layout
-from .core import SECOND, Core
+from .core import Core
 from .errors import AlreadyExists, Invalid, NotFound
 from .ledger import Transaction, after
-from .models import Key, Permission, moment
+from .models import MOMENT_MAX, UNSET, Key, Page, Permission, Unset, microseconds, moment
 from .records import Key as Row
-from .records import get_payload, load, put_payload, save
+from .records import decode, get_payload, load, put_payload, save
 
 _ACCESS_KEY: Final = re.compile(r"SCW[A-Z0-9]{17}", re.ASCII)
 _ALPHABET: Final = string.ascii_uppercase + string.digits
 _SIGNING: Final = layout.SETTING + b"signing-key"
 _SECRET_CHARS_MAX: Final = 256
-KEYS_MAX: Final = 10_000
-"""Keys in one listing."""
+DESCRIPTION_CHARS_MAX: Final = 200
+PAGE_MAX: Final = 1000
+"""Most keys of a page."""
+
+_STEP: Final = 1000
 
 
 def _hash(secret: str) -> bytes:
@@ -71,14 +76,37 @@ async def revoke(txn: Transaction, access_key: str) -> None:
     await txn.delete(layout.KEY_SECRET + row.secret)
 
 
-async def everything(txn: Transaction, project: bytes | None) -> list[Key]:
-    """All keys, or those of one project, in order of their access keys."""
-    found = []
-    for key, _ in await txn.scan(layout.KEY, after(layout.KEY), limit=KEYS_MAX):
-        row = await load(txn, Row, key)
-        if row is not None and (project is None or row.project == project):
-            found.append(view(row))
-    return found
+async def page_of(txn: Transaction, project: bytes | None, skip: int, limit: int) -> Page[Key]:
+    """Some of all keys, or of those of one project, in order of their access keys.
+
+    Linear in the number of all keys: they are made by hand, and few.
+    """
+    found: list[Key] = []
+    total = 0
+    start = layout.KEY
+    while rows := await txn.scan(start, after(layout.KEY), limit=_STEP):
+        for key, value in rows:
+            row = decode(Row, key, value)
+            if project is None or row.project == project:
+                total += 1
+                if skip < total <= skip + limit:
+                    found.append(view(row))
+        start = rows[-1][0] + b"\0"
+    return Page(found, total)
+
+
+async def update(
+    txn: Transaction, access_key: str, description: str | None, expires: int | None
+) -> Key:
+    """Change what is not None; 0 is never to expire. Raises NotFound."""
+    row = await _require(txn, access_key)
+    row = msgspec.structs.replace(
+        row,
+        description=row.description if description is None else description,
+        expires=row.expires if expires is None else expires,
+    )
+    await save(txn, layout.KEY + access_key.encode(), row)
+    return view(row)
 
 
 async def signing_key(txn: Transaction, candidate: bytes) -> bytes:
@@ -113,6 +141,24 @@ def view(row: Row) -> Key:
         created_at=moment(row.created),
         expires_at=moment(row.expires) if row.expires else None,
     )
+
+
+def _check_description(text: str) -> None:
+    """Raises Invalid."""
+    if len(text) > DESCRIPTION_CHARS_MAX:
+        raise Invalid("description", f"over {DESCRIPTION_CHARS_MAX} characters")
+
+
+def _expiry(when: datetime | None) -> int:
+    """A moment as a row has it, 0 for never. Raises Invalid."""
+    if when is None:
+        return 0
+    if when.tzinfo is None:
+        raise Invalid("expires_at", "must say its time zone")
+    told = microseconds(when)
+    if not 0 < told <= MOMENT_MAX:
+        raise Invalid("expires_at", "must be between the years 1970 and 9999 in UTC")
+    return told
 
 
 class Keys:
@@ -158,10 +204,7 @@ class Keys:
             raise Invalid("secret", f"must be 16 to {_SECRET_CHARS_MAX} characters")
         if permission not in get_args(Permission):
             raise Invalid("permission", "must be full or read")
-        if len(description) > 200:
-            raise Invalid("description", "over 200 characters")
-        if expires_at is not None and expires_at.tzinfo is None:
-            raise Invalid("expires_at", "must say its time zone")
+        _check_description(description)
         row = Row(
             access_key=access_key,
             secret=_hash(secret),
@@ -171,14 +214,41 @@ class Keys:
             permission=permission,
             description=description,
             created=self._core.now(),
-            expires=int(expires_at.timestamp() * SECOND) if expires_at else 0,
+            expires=_expiry(expires_at),
         )
         return await self._core.ledger.transact(create, row), secret
 
-    async def list(self, *, project_id: UUID | None = None) -> list[Key]:
-        """All keys, or those of one project; at most ``KEYS_MAX``."""
+    async def list(
+        self, *, project_id: UUID | None = None, page: int = 1, page_size: int = 100
+    ) -> Page[Key]:
+        """One page of all keys, or of those of one project, in order of access keys.
+
+        Raises Invalid.
+        """
+        if page < 1:
+            raise Invalid("page", "must be at least 1")
+        if not 1 <= page_size <= PAGE_MAX:
+            raise Invalid("page_size", f"must be 1 to {PAGE_MAX}")
         project = project_id.bytes if project_id else None
-        return await self._core.ledger.read(everything, project)
+        skip = (page - 1) * page_size
+        return await self._core.ledger.read_aside(page_of, project, skip, page_size)
+
+    async def update(
+        self,
+        access_key: str,
+        *,
+        description: str | None = None,
+        expires_at: datetime | Unset | None = UNSET,
+    ) -> Key:
+        """Change what is given; None lets it never expire, a moment that is over ends it.
+
+        Raises NotFound, Invalid.
+        """
+        await self.get(access_key)
+        if description is not None:
+            _check_description(description)
+        expires = None if isinstance(expires_at, Unset) else _expiry(expires_at)
+        return await self._core.ledger.transact(update, access_key, description, expires)
 
     async def revoke(self, access_key: str) -> None:
         """Remove a key: it is refused from now on. Raises NotFound."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Final, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -32,9 +33,30 @@ T = TypeVar("T")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def moment(microseconds: int) -> datetime:
+class Unset(Enum):
+    """Tells "leave it" from None in updates."""
+
+    UNSET = 0
+
+
+UNSET: Final = Unset.UNSET
+
+
+def moment(count: int) -> datetime:
     """The instant that many microseconds after 1970, in UTC."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(microseconds=count)
+
+
+def microseconds(value: datetime) -> int:
+    """How many microseconds after 1970 an aware datetime is: the inverse of ``moment``.
+
+    The end of year 9999 in another zone may lie behind what ``moment`` can tell.
+    """
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+MOMENT_MAX: Final = microseconds(datetime.max.replace(tzinfo=UTC))
+"""The last one that ``moment`` takes."""
 
 
 @dataclass(frozen=True, slots=True)

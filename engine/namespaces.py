@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 from uuid import UUID
 
@@ -14,21 +13,12 @@ from .core import SECOND, Core, entropy
 from .errors import AlreadyExists, Invalid, Locked, NotFound
 from .ledger import Transaction, after
 from .listings import Entry, Query
-from .models import Namespace, Order, Page, Status, Usage, moment
+from .models import UNSET, Namespace, Order, Page, Status, Unset, Usage, moment
 from .names import check_namespace_name, check_patterns, check_region
 from .records import Namespace as Row
 from .records import load, save
 
 KIND: Final = b"n"
-
-
-class Unset(Enum):
-    """Tells "leave it" from None in updates."""
-
-    UNSET = 0
-
-
-UNSET: Final = Unset.UNSET
 
 
 def scopes(row: Row) -> tuple[bytes, ...]:

@@ -203,6 +203,61 @@ async def test_a_key_of_all_projects_does_not_revoke_itself(server: Server) -> N
     assert (await server.call("GET", KEYS)).status == 401
 
 
+async def test_keys_come_in_pages(server: Server) -> None:
+    for _ in range(4):
+        await server.key(OTHER_PROJECT)
+    listed = await server.ok("GET", KEYS)
+    names = [key["access_key"] for key in listed["keys"]]
+    assert names == sorted(names)
+    pages = [await server.ok("GET", f"{KEYS}?page={page}&page_size=2") for page in (1, 2, 3, 4)]
+    assert [key["access_key"] for page in pages for key in page["keys"]] == names
+    assert {page["total_count"] for page in pages} == {5}
+    project = {"project_id": str(OTHER_PROJECT), "page_size": "1", "page": "4"}
+    theirs = await server.ok("GET", KEYS, params=project)
+    assert (len(theirs["keys"]), theirs["total_count"]) == (1, 4)
+
+
+async def test_a_key_is_given_another_end(server: Server) -> None:
+    made = await server.ok("POST", KEYS, payload={"project_id": str(OTHER_PROJECT)})
+    secret = made.pop("secret_key")
+    path = f"{KEYS}/{made['access_key']}"
+    later = {"expires_at": "2999-01-01T02:00:00+02:00"}
+    changed = await server.ok("PATCH", path, payload={**later, "description": "ci"})
+    assert changed == {**made, "expires_at": "2999-01-01T00:00:00.000000Z", "description": "ci"}
+    assert await server.ok("PATCH", path, payload={}) == changed
+    await server.ok("PATCH", path, payload={"expires_at": "2001-01-01T00:00:00Z"})
+    answer = await server.call("GET", KEYS, secret=secret)
+    assert (answer.status, answer.json["reason"]) == (401, "expired")
+    assert (await server.ok("PATCH", path, payload={"expires_at": None}))["expires_at"] is None
+    await server.ok("GET", KEYS, secret=secret)
+
+
+async def test_nobody_gives_a_key_more_than_he_has(server: Server) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    key, secret = await server.key(OTHER_PROJECT, expires_at=soon)
+    stranger, _ = await server.key(PROJECT)
+    own = f"{KEYS}/{key.access_key}"
+    for more in (None, (soon + timedelta(hours=1)).isoformat()):
+        answer = await server.call("PATCH", own, payload={"expires_at": more}, secret=secret)
+        assert answer.status == 400
+        assert answer.json["details"][0]["argument_name"] == "expires_at"
+    path = f"{KEYS}/{stranger.access_key}"
+    assert (await server.call("PATCH", path, payload={}, secret=secret)).status == 404
+    owner = [key for key in (await server.ok("GET", KEYS))["keys"] if key["project_id"] is None]
+    itself = f"{KEYS}/{owner[0]['access_key']}"
+    assert (await server.call("PATCH", itself, payload={"expires_at": None})).status == 412
+    await server.ok("PATCH", itself, payload={"description": "the operator's"})
+
+
+async def test_an_end_beyond_all_clocks_is_an_argument_that_is_wrong(server: Server) -> None:
+    made = await server.ok("POST", KEYS, payload={})
+    far = {"expires_at": "9999-12-31T23:59:59-12:00"}
+    for method, path in (("POST", KEYS), ("PATCH", f"{KEYS}/{made['access_key']}")):
+        answer = await server.call(method, path, payload=far)
+        assert answer.status == 400
+        assert answer.json["details"][0]["argument_name"] == "expires_at"
+
+
 async def test_statistics_are_for_keys_of_all_projects(server: Server) -> None:
     await server.create("n1")
     await server.push("n1/a", "latest", b"x" * 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -117,11 +118,34 @@ async def test_the_life_of_a_key(shell: Shell) -> None:
     assert made["secret_key"] not in listed
     every = shell.json("key", "create", "--all-projects")
     assert every["project_id"] is None
+    access_key = made["access_key"]
+    ended = shell.json("key", "expire", access_key, "--at", "now")
+    assert datetime.fromisoformat(ended["expires_at"]) <= datetime.now(UTC)
+    assert shell.json("key", "expire", access_key, "--at", "never")["expires_at"] is None
+    assert shell.json("key", "get", access_key)["expires_at"] is None
+    assert "no moment" in shell.refused(2, "key", "expire", access_key, "--at", "soon")
+    for wrong in ("", ".", "..", "SCW"):
+        assert "no access key" in shell.refused(2, "key", "revoke", wrong, "--yes")
     revoked = shell.ok("key", "revoke", made["access_key"], "--yes")
     assert made["secret_key"] not in revoked
     assert made["access_key"] not in shell.ok("key", "list")
     assert shell.refused(3, "key", "revoke", made["access_key"], "--yes").endswith("was not found")
     assert "no moment" in shell.refused(2, "key", "create", "--expires", "2030-01-01")
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "/", "/web", "left/", "left/:v1", "left/web:", "/web:v1"]
+)
+async def test_a_name_with_an_empty_part_is_nobodys(tmp_path: Path, name: str) -> None:
+    """As a filter an empty name matches everything, and what comes first must not be deleted."""
+    data = tmp_path / "data"
+    await add_namespace(data, "left", await make_directory(data))
+    await push(data, "left/web", "v1")
+    shell = Shell(tmp_path, {"HOLDFAST_DATA": "data"})
+    for noun in ("namespace", "image", "tag"):
+        assert name in shell.refused(2, noun, "delete", name, "--yes")
+    assert name in shell.refused(2, "usage", name)
+    assert shell.json("tag", "get", "left/web:v1")["name"] == "v1"
 
 
 async def test_wrong_names_are_told(shell: Shell) -> None:

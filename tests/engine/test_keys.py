@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from engine_support import ORGANIZATION, OTHER_PROJECT, PROJECT, Clock, Place
 
-from holdfast.engine import AlreadyExists, Invalid, Key, NotFound, Store
+from holdfast.engine import AlreadyExists, Invalid, Key, NotFound, Page, Store
 
 ACCESS_KEY = "SCW" + "A" * 17
 
@@ -54,7 +55,7 @@ async def test_a_key_of_ones_own_choice(store: Store) -> None:
         with pytest.raises(AlreadyExists) as taken:
             await make(store, **again)
         assert taken.value.kind == "key"
-    assert len(await store.keys.list()) == 1
+    assert (await store.keys.list()).total == 1
 
 
 @pytest.mark.parametrize(
@@ -73,16 +74,55 @@ async def test_arguments_that_are_wrong(store: Store, argument: str, value: obje
     with pytest.raises(Invalid) as wrong:
         await make(store, **{argument: value})
     assert wrong.value.argument == argument
-    assert await store.keys.list() == []
+    assert (await store.keys.list()).items == []
 
 
 async def test_listing(store: Store) -> None:
     keys = [
         (await make(store, project_id=project))[0] for project in (PROJECT, OTHER_PROJECT, None)
     ]
-    assert await store.keys.list() == sorted(keys, key=lambda key: key.access_key)
-    assert await store.keys.list(project_id=OTHER_PROJECT) == [keys[1]]
-    assert await store.keys.list(project_id=uuid4()) == []
+    ordered = sorted(keys, key=lambda key: key.access_key)
+    assert await store.keys.list() == Page(ordered, 3)
+    assert await store.keys.list(page=2, page_size=2) == Page(ordered[2:], 3)
+    assert await store.keys.list(page=9) == Page([], 3)
+    assert await store.keys.list(project_id=OTHER_PROJECT, page_size=1) == Page([keys[1]], 1)
+    assert await store.keys.list(project_id=uuid4()) == Page([], 0)
+    for page, page_size in ((0, 10), (1, 0), (1, 1001)):
+        with pytest.raises(Invalid):
+            await store.keys.list(page=page, page_size=page_size)
+
+
+async def test_a_key_gets_another_end(store: Store) -> None:
+    key, secret = await make(store, description="ci")
+    past = datetime.now(UTC) - timedelta(days=1)
+    ended = await store.keys.update(key.access_key, expires_at=past)
+    assert ended == replace(key, expires_at=past)
+    assert await store.keys.authenticate(secret) == ended
+    told = await store.keys.update(key.access_key, description="the cluster")
+    assert told == replace(ended, description="the cluster")
+    again = await store.keys.update(key.access_key, expires_at=None)
+    assert again == replace(told, expires_at=None)
+    assert await store.keys.get(key.access_key) == again
+    with pytest.raises(NotFound):
+        await store.keys.update("SCW" + "B" * 17, description="")
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=12))),
+    ],
+)
+async def test_an_end_that_no_clock_can_tell(store: Store, when: datetime) -> None:
+    key, _ = await make(store)
+    for call in (make(store, expires_at=when), store.keys.update(key.access_key, expires_at=when)):
+        with pytest.raises(Invalid) as wrong:
+            await call
+        assert wrong.value.argument == "expires_at"
+    last = datetime.max.replace(tzinfo=UTC)
+    assert (await make(store, expires_at=last))[0].expires_at == last
 
 
 async def test_revoke(store: Store) -> None:
