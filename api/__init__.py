@@ -5,7 +5,25 @@ one. The command line lives here too (``holdfast serve``). Rules and bytes are t
 ``holdfast.engine``; here they are spoken about in HTTP.
 """
 
-from .app import create_app
-from .context import AppSettings
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .app import create_app
+    from .context import AppSettings
 
 __all__ = ["AppSettings", "create_app"]
+
+
+def __getattr__(name: str) -> object:
+    """The two names when they are first asked for: most commands need no HTTP server."""
+    if name == "create_app":
+        from .app import create_app
+
+        return create_app
+    if name == "AppSettings":
+        from .context import AppSettings
+
+        return AppSettings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,8 @@ from typing import Final
 
 import click
 
-from .cli_errors import EXIT_CODES, INTERRUPTED
-from .cli_options import data_option, example
+from .cli_errors import EXIT_CODES, INTERRUPTED, Failure, Misused, printable
+from .cli_options import data_option, example, json_option
 
 COMMANDS: Final[dict[str, str]] = {
     "bench": "cli_bench:bench",
@@ -74,13 +74,15 @@ def holdfast() -> None:
     """
 
 
-@holdfast.command(epilog=example("env --data data"))
+@holdfast.command(epilog=example("env --data data", "env --data data --region nl-ams --json"))
 @data_option
-def env(data: str) -> None:
+@click.option("--region", metavar="REGION", help="[default: the server's first one]")
+@json_option
+def env(data: str, region: str | None, as_json: bool) -> None:
     """Print what clients need, for ``eval "$(holdfast env)"``.
 
     These are the variables of the Scaleway clients, with the owner key, and HOLDFAST_REGISTRY,
-    which is what docker calls the registry.
+    which is what docker calls the registry of the region.
     """
     from .datadir import read_note
     from .owner import OwnerError, load_owner
@@ -89,10 +91,13 @@ def env(data: str) -> None:
     try:
         owner = load_owner(directory)
     except OwnerError as error:
-        raise click.ClickException(str(error)) from error
+        raise Failure(str(error)) from error
     note = read_note(directory)
     if owner is None or note is None:
-        raise click.ClickException(f"no server has run on {directory} yet: holdfast serve does it")
+        raise Failure(f"no server has run on {directory} yet: holdfast serve does it")
+    region = region or note.region
+    if region not in note.registries:
+        raise Misused(f"--region: {region!r} is not one of {', '.join(note.registries)}")
     variables = {
         "SCW_ACCESS_KEY": owner.access_key,
         "SCW_SECRET_KEY": owner.secret_key,
@@ -100,11 +105,16 @@ def env(data: str) -> None:
         "SCW_PROJECT_ID": owner.project_id,
         "SCW_DEFAULT_ORGANIZATION_ID": owner.organization_id,
         "SCW_ORGANIZATION_ID": owner.organization_id,
-        "SCW_DEFAULT_REGION": note.region,
-        "SCW_REGION": note.region,
+        "SCW_DEFAULT_REGION": region,
+        "SCW_REGION": region,
         "SCW_API_URL": note.url,
-        "HOLDFAST_REGISTRY": note.registry,
+        "HOLDFAST_REGISTRY": note.registries[region],
     }
+    if as_json:
+        from .cli_output import print_json
+
+        print_json(variables)
+        return
     for name, value in variables.items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
@@ -117,7 +127,7 @@ def health(data: str) -> None:
 
     note = read_note(Path(data))
     if note is None:
-        raise click.ClickException(f"no server has run on {data} yet")
+        raise Failure(f"no server has run on {data} yet")
     connection = http.client.HTTPConnection(note.listen, timeout=HEALTH_SECONDS)
     if note.tls:
         from .tls import loopback_context
@@ -130,12 +140,18 @@ def health(data: str) -> None:
         answer = connection.getresponse()
         text = answer.read(1000).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
-        raise click.ClickException(f"{note.listen} does not answer: {error}") from error
+        raise Failure(f"{note.listen} does not answer: {error}") from error
     finally:
         connection.close()
     if answer.status != 200:
-        raise click.ClickException(f"{note.listen} is not ready: {text}")
+        raise Failure(f"{note.listen} is not ready: {text}")
     click.echo(text)
+
+
+def _complain(error: click.ClickException, hint: str = "") -> None:
+    """One line, whatever the message holds: some of click's have several."""
+    message = printable(" ".join(error.format_message().split()))
+    click.echo(f"holdfast: {message}{hint}", err=True)
 
 
 def main() -> None:
@@ -147,10 +163,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        click.echo(f"holdfast: {error.format_message()}{hint}", err=True)
+        _complain(error, hint)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"holdfast: {error.format_message()}", err=True)
+        _complain(error)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(INTERRUPTED)

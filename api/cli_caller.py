@@ -70,12 +70,14 @@ class Caller(Protocol):
 class Local:
     """Runs the operations over an open store, as one who may do everything."""
 
-    def __init__(self, store: Store, region: str, owner: Owner | None, registry: str) -> None:
-        """``registry`` is the ``host[:port]`` that ``endpoint`` of a namespace begins with."""
+    def __init__(
+        self, store: Store, region: str, owner: Owner | None, registries: Mapping[str, str]
+    ) -> None:
+        """``registries`` has each region's ``host[:port]``; none where no server ever ran."""
         self._store = store
         self._region = region
         self._owner = owner
-        self._registry = registry
+        self._settings = AppSettings(regions=tuple(registries) or (region,), endpoints=registries)
 
     async def call(
         self,
@@ -91,10 +93,11 @@ class Local:
         return await operation.handler(
             Call(
                 store=self._store,
-                settings=AppSettings(regions=(self._region,)),
+                settings=self._settings,
                 key=key,
                 organization_id=key.organization_id,
-                host=self._registry,
+                scheme="http",
+                host="localhost",
                 region=self._region,
                 ids={name: item for name, item in path.items() if isinstance(item, UUID)},
                 names={name: item for name, item in path.items() if isinstance(item, str)},

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 import click
 import msgspec
 
-from .cli_caller import Caller
 from .cli_errors import not_found
 from .management_views import (
     ImageAnswer,
@@ -37,6 +36,9 @@ from .management_views import (
 
 PAGE_SIZE: Final = 100
 """The most that the API gives at once."""
+
+if TYPE_CHECKING:
+    from .cli_caller import Caller
 
 A = TypeVar("A", bound=msgspec.Struct)
 

@@ -18,7 +18,7 @@ import functools
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -34,10 +34,10 @@ from .cli_errors import Failure, Misused, failure_of_api, failure_of_engine
 from .cli_management import Management, id_of
 from .cli_options import DATA_DEFAULT, json_option
 from .cli_profile import Profile, read_profile
-from .context import REGIONS_DEFAULT
 from .datadir import OWNER_FILE, read_note
 from .management_errors import ApiError
 from .owner import Owner, OwnerError, load_owner
+from .regions import REGIONS_DEFAULT
 
 SECRET: Final = re.compile(r"[!-~]{1,256}")
 
@@ -61,8 +61,8 @@ class Place:
     owner: Owner | None = None
     """Of a directory."""
 
-    registry: str = ""
-    """Of a directory: what ``docker push`` calls its server."""
+    registries: Mapping[str, str] = field(default_factory=dict)
+    """Of a directory: region to what ``docker push`` calls its server, as far as one ran."""
 
     def __repr__(self) -> str:
         return f"Place({self.url or self.directory})"
@@ -120,21 +120,18 @@ def _check_url(url: str, source: str) -> None:
 def _directory(directory: Path, region: str | None) -> Place:
     note = read_note(directory) if directory.is_dir() else None
     owner = _owner(directory)
+    registries = note.registries if note else {}
+    region = region or next(iter(registries), REGIONS_DEFAULT[0])
+    if registries and region not in registries:
+        raise Misused(f"--region: {region!r} is not one of {', '.join(registries)}")
     return Place(
         url=None,
         directory=directory,
-        region=region or (note.region if note else REGIONS_DEFAULT[0]),
+        region=region,
         project_id=UUID(owner.project_id) if owner else None,
         owner=owner,
-        registry=_registry(note.url, note.registry, region or note.region, note.region)
-        if note
-        else "",
+        registries=registries,
     )
-
-
-def _registry(url: str, registry: str, region: str, default: str) -> str:
-    """What docker calls the registry of a region: the note knows it of the default region."""
-    return registry if region == default else urlsplit(url).netloc
 
 
 def _owner(directory: Path) -> Owner | None:
@@ -191,7 +188,7 @@ async def management_of(place: Place) -> AsyncIterator[Management]:
 
     if place.url is None:
         async with opened(place.directory) as store:
-            yield Management(cli_caller.Local(store, place.region, place.owner, place.registry))
+            yield Management(cli_caller.Local(store, place.region, place.owner, place.registries))
         return
     import aiohttp
 
@@ -238,7 +235,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise Failure(f"{error.filename or 'holdfast'}: {error.strerror or error}") from error
+        told = error.strerror or str(error)
+        raise Failure(f"{error.filename}: {told}" if error.filename else told) from error
 
 
 def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

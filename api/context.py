@@ -17,8 +17,7 @@ from aiohttp import web
 
 from holdfast.engine import Store
 
-REGIONS_DEFAULT: Final = ("fr-par", "nl-ams", "pl-waw")
-"""The regions of Scaleway's registry. The first is the default one."""
+from .regions import REGIONS_DEFAULT
 
 TOKEN_SECONDS_DEFAULT: Final = 300
 """Life of a bearer token. Clients assume 60 when told nothing, and ask again when it runs out."""
@@ -41,7 +40,12 @@ class AppSettings:
     belongs to that region."""
 
     default_endpoint: str | None = None
-    """``host[:port]`` of regions without an endpoint; None takes it from the request's Host."""
+    """``host[:port]`` of the default region, if it has no other endpoint; None takes it from the
+    request's Host."""
+
+    ports: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Region to the port that it alone is at, whatever the host: of regions without an endpoint.
+    One that has neither is at ``<region>.<host>`` (see ``regions``)."""
 
     public_url: str | None = None
     """``scheme://host[:port][/prefix]`` that clients reach this application under, without a
@@ -67,9 +71,10 @@ class AppSettings:
             raise ValueError("regions: at least one is needed")
         if len(set(self.regions)) != len(self.regions):
             raise ValueError("regions: one is named twice")
-        unknown = sorted(set(self.endpoints) - set(self.regions))
-        if unknown:
-            raise ValueError(f"endpoints: {', '.join(unknown)} is not one of the regions")
+        for name, places in (("endpoints", self.endpoints), ("ports", self.ports)):
+            unknown = sorted(set(places) - set(self.regions))
+            if unknown:
+                raise ValueError(f"{name}: {', '.join(unknown)} is not one of the regions")
         if not 60 <= self.token_seconds <= 86400:
             raise ValueError("token_seconds: must be 60 to 86400")
 

@@ -35,14 +35,20 @@ class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     """Base URL of both APIs."""
 
-    region: str
-    """The default region."""
-
-    registry: str
-    """``host[:port]`` of the default region, as ``docker push`` takes it."""
+    registries: dict[str, str]
+    """Region to ``host[:port]`` as ``docker push`` takes it; the default one first."""
 
     tls: bool = False
     """Whether ``listen`` speaks TLS."""
+
+    def __post_init__(self) -> None:
+        if not self.registries:
+            raise ValueError("a server has a region")
+
+    @property
+    def region(self) -> str:
+        """The default region."""
+        return next(iter(self.registries))
 
 
 def lock(directory: Path) -> int:

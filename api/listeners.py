@@ -19,7 +19,8 @@ from .settings import Address
 BACKLOG: Final = 1024
 """Connections that wait to be accepted, for each socket. The kernel's own bound is 4096."""
 
-
+PORTS_TRIED: Final = 100
+PORT_MAX: Final = 65535
 UNIX_MODE: Final = 0o660
 
 
@@ -90,6 +91,26 @@ class Listeners:
                 return False
             raise
         return True
+
+    def listen_next(self) -> int | None:
+        """Listen on the next free port after the main one, on its host; that port.
+
+        None where none of the next ``PORTS_TRIED`` is free. Raises CannotListen.
+        """
+        assert self.address is not None, "there is no main address yet"
+        assert self.address.port is not None
+        taken = self.ports()
+        for port in range(self.address.port + 1, self.address.port + 1 + PORTS_TRIED):
+            if port in taken or port > PORT_MAX:
+                continue
+            try:
+                self.listen(Address(self.address.host, port))
+            except CannotListen as error:
+                if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                    raise
+            else:
+                return port
+        return None
 
     def listen_unix(self, path: Path) -> None:
         """Listen on a unix socket, which all workers share (mode 0660). Raises CannotListen.

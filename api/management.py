@@ -153,12 +153,14 @@ async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     query = parse_query(operation.query, request.query)
     # Python's client sends a body on every verb; where none is declared it is left unread.
     raw = b"" if operation.body is Nothing else await read_body(request)
+    origin = origin_of(request, settings)
     return Call(
         store=store,
         settings=settings,
         key=key,
         organization_id=settings.organization_id or key.organization_id,
-        host=origin_of(request, settings).host,
+        scheme=origin.scheme,
+        host=origin.host,
         region=region,
         ids=ids,
         names=names,

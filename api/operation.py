@@ -17,6 +17,7 @@ from holdfast.engine import Key, Store
 
 from .context import AppSettings
 from .management_errors import Body
+from .regions import endpoint_of
 
 SCALEWAY: Final = "/registry/v1/regions/{region}"
 """Where Scaleway's own operations are."""
@@ -46,8 +47,9 @@ class Call(Generic[Q, B]):
     key: Key
     organization_id: UUID
     """The installation's organization, the only one that exists here."""
+    scheme: str
     host: str
-    """Where the client reached us: the endpoint of regions that have none of their own."""
+    """Where the client reached us, from which the endpoints of regions follow (``regions``)."""
     region: str
     """The region of the path, known to exist; empty where the path has none."""
     ids: Mapping[str, UUID]
@@ -63,8 +65,7 @@ class Call(Generic[Q, B]):
 
     def endpoint(self, region: str) -> str:
         """What `docker push` takes for that region, without a scheme."""
-        settings = self.settings
-        return settings.endpoints.get(region) or settings.default_endpoint or self.host
+        return endpoint_of(region, self.host, self.scheme, self.settings)
 
     def lists(self, project_id: UUID | None, organization_id: UUID | None) -> bool:
         """Whether a listing with these filters can hold anything that the key covers."""

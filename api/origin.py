@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from .context import AppSettings
+from .regions import region_at
 
 HOST_CHARS_MAX: Final = 255
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
@@ -66,17 +67,7 @@ def origin_from(scheme: str, host: str, settings: AppSettings) -> Origin:
     """As ``origin_of``, from scheme and Host alone."""
     if len(host) > HOST_CHARS_MAX or not _HOST.fullmatch(host):
         host = settings.default_endpoint or "localhost"
-    return Origin(scheme, host, _region(scheme, host, settings))
-
-
-def _region(scheme: str, host: str, settings: AppSettings) -> str:
-    """The region whose endpoint the host is; the port may be left out where it is the scheme's."""
-    default_port = ":443" if scheme == "https" else ":80"
-    asked = host.lower().removesuffix(default_port)
-    for region, endpoint in settings.endpoints.items():
-        if endpoint.lower().removesuffix(default_port) == asked:
-            return region
-    return settings.default_region
+    return Origin(scheme, host, region_at(host, scheme, settings))
 
 
 def token_url(origin: Origin, settings: AppSettings, prefix: str) -> str:

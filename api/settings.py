@@ -12,9 +12,10 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from .context import REGIONS_DEFAULT, TOKEN_SECONDS_DEFAULT, AppSettings
+from .context import TOKEN_SECONDS_DEFAULT, AppSettings
 from .limits import RATE_MAX, Rates
 from .logs import LEVELS, LogFormat
+from .regions import REGIONS_DEFAULT
 from .tls import server_context
 
 PORT_DEFAULT: Final = 5000
@@ -211,21 +212,13 @@ class Settings:
             ),
         )
 
-    def registry(self, listening: Address) -> str:
-        """``host[:port]`` of the default region, as ``docker push`` takes it.
-
-        ``listening`` is where the server is reached from this machine.
-        """
-        if self.regions[0] in self.endpoints:
-            return str(self.endpoints[self.regions[0]])
-        return urlsplit(self.public_url).netloc if self.public_url else str(listening)
-
-    def for_app(self, organization_id: UUID) -> AppSettings:
-        """The part that the HTTP application needs."""
+    def for_app(self, organization_id: UUID | None, ports: Mapping[str, int]) -> AppSettings:
+        """The part that the HTTP application needs; ``ports`` are the regions' own."""
         return AppSettings(
             regions=self.regions,
             endpoints={region: str(address) for region, address in self.endpoints.items()},
             default_endpoint=urlsplit(self.public_url).netloc if self.public_url else None,
+            ports=dict(ports),
             public_url=self.public_url,
             create_namespaces=self.create_namespaces,
             trusted_proxies=tuple(

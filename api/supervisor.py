@@ -27,6 +27,7 @@ from . import logs
 from .datadir import OWNER_FILE, DirectoryInUse, ServerNote, lock, write_note
 from .listeners import CannotListen, Listeners
 from .owner import Owner, OwnerError, ensure_owner, given_by, is_revoked
+from .regions import endpoint_of
 from .settings import Address, BadSetting, Settings
 from .shared import Shared
 from .worker import READY, WorkerConfig, encode_config
@@ -83,7 +84,7 @@ async def _serve(
     reload: Callable[[], Settings],
 ) -> None:
     given = given_by(environment)
-    address = _listen(settings, listeners)
+    address, ports = _listen(settings, listeners)
     # Opened once here, so that a bad directory is told in one line and workers find it made.
     async with Store.open(settings.data, StoreConfig(background=False)) as store:
         descriptor = lock(settings.data)
@@ -95,35 +96,51 @@ async def _serve(
             os.close(descriptor)
             raise
     try:
-        supervisor = Supervisor(settings, owner, listeners, reload)
-        await supervisor.run(ready=lambda: _announce(settings, address))
+        supervisor = Supervisor(settings, owner, listeners, ports, reload)
+        await supervisor.run(ready=lambda: _announce(settings, address, ports))
     finally:
         os.close(descriptor)
 
 
-def _listen(settings: Settings, listeners: Listeners) -> Address:
+def _listen(settings: Settings, listeners: Listeners) -> tuple[Address, dict[str, int]]:
+    """Listen everywhere; the main address, and the ports that belong to one region each."""
     address = listeners.listen(settings.listen)
+    assert address.port is not None
+    ports = {settings.regions[0]: address.port}
     for region, endpoint in settings.endpoints.items():
-        if listeners.listen_too(endpoint):
-            _tell(f"region {region} is on {endpoint}")
+        if listeners.listen_too(endpoint) and endpoint.port is not None:
+            ports[region] = endpoint.port
     if settings.unix is not None:
         listeners.listen_unix(settings.unix)
     if settings.metrics is not None:
         _tell(f"metrics are on http://{listeners.listen_metrics(settings.metrics)}/metrics")
-    return address
+    if settings.public_url is None:
+        # Last, so that no port is taken that was asked for by its number.
+        for region in settings.regions:
+            if region in settings.endpoints or region in ports:
+                continue
+            if (port := listeners.listen_next()) is not None:
+                ports[region] = port
+    return address, ports
 
 
-def _announce(settings: Settings, address: Address) -> None:
+def _announce(settings: Settings, address: Address, ports: Mapping[str, int]) -> None:
     here = address.reachable()
     scheme = "http" if settings.tls_cert is None else "https"
+    places = settings.for_app(None, ports)
     note = ServerNote(
         listen=str(here),
         url=settings.public_url or f"{scheme}://{here}",
-        region=settings.regions[0],
-        registry=settings.registry(here),
+        registries={
+            region: endpoint_of(region, str(here), scheme, places) for region in settings.regions
+        },
         tls=settings.tls_cert is not None,
     )
     write_note(settings.data, note)
+    for region, port in ports.items():
+        if region != settings.regions[0]:
+            place = settings.endpoints.get(region) or Address(address.host, port)
+            _tell(f"region {region} is on {place}")
     data = _shown(settings)
     key = f"owner key in {data}/{OWNER_FILE}"
     _tell(f"holdfast is ready on {scheme}://{address} (data {data}, {key})")
@@ -153,9 +170,11 @@ class Supervisor:
         settings: Settings,
         owner: Owner,
         listeners: Listeners,
+        ports: Mapping[str, int],
         reload: Callable[[], Settings],
     ) -> None:
         self._settings = settings
+        self._ports = ports
         self._owner = owner
         self._listeners = listeners
         self._reload = reload
@@ -307,6 +326,7 @@ class Supervisor:
                 ready=ready_of_worker,
                 organization_id=self._owner.organization_id,
                 settings=self._settings,
+                ports=self._ports,
                 slot=shared.slots[index],
                 limits=shared.limits,
                 board=shared.board,

@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
@@ -67,6 +68,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     organization_id: str
     settings: Settings
 
+    ports: Mapping[str, int]
+    """Region to the port that is its own."""
+
     slot: int
     """This process's slot of the board."""
 
@@ -102,7 +106,7 @@ async def serve(config: WorkerConfig) -> None:
     async with Store.open(
         settings.data, StoreConfig(background=config.index == 0), create=False
     ) as store:
-        app_settings = settings.for_app(msgspec.convert(config.organization_id, UUID))
+        app_settings = settings.for_app(msgspec.convert(config.organization_id, UUID), config.ports)
         app = create_app(store, app_settings)
         instruments = Instruments(
             settings,

@@ -65,7 +65,11 @@ def gone(pid: int) -> bool:
 def test_ready_line_answers_and_clean_stop(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, workers=2) as server:
-        (line,) = server.lines
+        *regions, line = server.lines
+        assert [text.rpartition(" is on ")[0] for text in regions] == [
+            "region nl-ams",
+            "region pl-waw",
+        ]
         assert line == (
             f"holdfast is ready on http://{server.address} "
             f"(data {data}, owner key in {data}/owner.json)"

@@ -84,21 +84,14 @@ def test_the_application_gets_its_part() -> None:
         endpoints=["fr-par=localhost:5001"],
         public_url="https://registry.example.org/",
         trusted_proxies=["10.0.0.0/8", "::1"],
-    ).for_app(organization_id)
+    ).for_app(organization_id, {"nl-ams": 5000})
     assert settings.default_region == "nl-ams"
     assert settings.endpoints == {"fr-par": "localhost:5001"}
     assert settings.public_url == "https://registry.example.org"
     assert settings.default_endpoint == "registry.example.org"
+    assert settings.ports == {"nl-ams": 5000}
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("::1"))
     assert settings.organization_id == organization_id
-
-
-def test_where_docker_finds_the_default_region() -> None:
-    here = Address("127.0.0.1", 5000)
-    assert Settings.parse().registry(here) == "127.0.0.1:5000"
-    assert Settings.parse(public_url="https://cr.example.org").registry(here) == "cr.example.org"
-    named = Settings.parse(endpoints=["fr-par=rg.example.org", "nl-ams=localhost:5001"])
-    assert named.registry(here) == "rg.example.org"
 
 
 @pytest.mark.parametrize(
