@@ -152,7 +152,7 @@ async def doom(txn: Transaction, file_id: int) -> None:
     """Take a file from whoever had it; it is unlinked after the commit, or by the sweep."""
     if file_id:
         await txn.delete(layout.FILE + layout.number(file_id))
-        await txn.put(layout.DOOMED + layout.number(file_id), b"")
+        await put_payload(txn, layout.DOOMED + layout.number(file_id))
 
 
 async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bool:
@@ -162,7 +162,7 @@ async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bo
     if blob is None or blob.damaged or blob.file_id != file_id:
         return False
     await save(txn, row, msgspec.structs.replace(blob, damaged=now))
-    await txn.put(layout.DAMAGED + sha, b"")
+    await put_payload(txn, layout.DAMAGED + sha)
     return True
 
 

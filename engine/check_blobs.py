@@ -6,7 +6,7 @@ from . import layout
 from .check_look import Look, blob_name, digest_name, id_name
 from .depot import BLOCK_FILES
 from .layout import SHA_BYTES, number
-from .records import FRAMES, INLINE, Blob, FileOwner, Session, unseal
+from .records import FRAMES, INLINE, Blob, FileOwner, Session
 
 _NEXT_BLOCK = layout.counter(b"fb")
 
@@ -44,7 +44,7 @@ async def _place(look: Look, sha: bytes, blob: Blob, name: str) -> None:
         if value is None:
             if not blob.damaged and await look.lacks(row):
                 look.say("blob", name, "its content is missing")
-        elif len(unseal(row, value)) != blob.size and not blob.damaged:
+        elif len(value) != blob.size and not blob.damaged:
             look.say("blob", name, f"its content has not the {blob.size} bytes of its row")
         if blob.file_id:
             look.say("blob", name, "it lies in the ledger, and names a file")
@@ -65,8 +65,7 @@ async def belongings(look: Look) -> None:
         # A blob in a file was told of its content already.
         if blob is None and await look.lacks(layout.BLOB + key[1:]):
             look.say("blob", blob_name(key[1:]), "content without a blob")
-    async for key, value in look.rows(layout.ALIAS):
-        sha = unseal(key, value)
+    async for key, sha in look.rows(layout.ALIAS):
         blob = await look.load(Blob, layout.BLOB + sha)
         if blob is None and not await look.lacks(layout.BLOB + sha):
             continue

@@ -11,7 +11,7 @@ from .check_rows import NEED_BYTES
 from .claims import Owner
 from .layout import ID_BYTES, SHA_BYTES
 from .manifest_rows import BODY, CHILD, CONTENT
-from .records import Blob, Claim, Image, unseal
+from .records import Blob, Claim, Image
 
 _KINDS: Final = ((CONTENT, "content"), (BODY, "bodies"), (CHILD, "children"))
 _INTEREST: Final = {layout.CONTENT: "content", layout.KEPT: "kept", layout.HELD: "held"}
@@ -45,8 +45,7 @@ async def recounts(look: Look) -> None:
 async def _needed(look: Look, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
     """How many manifests of the image need each blob, by kind of need."""
     tally: Counter[tuple[bytes, bytes]] = Counter()
-    async for key, value in look.rows(layout.NEEDS + image_key):
-        packed = unseal(key, value)
+    async for _, packed in look.rows(layout.NEEDS + image_key):
         for start in range(0, len(packed), NEED_BYTES):
             need = packed[start : start + NEED_BYTES]
             tally[need[:1], need[1:]] += 1
@@ -175,7 +174,7 @@ async def holds(look: Look) -> None:
 async def roots(look: Look) -> None:
     """Every root keeps something, and lies under the key that follows from its name."""
     async for key, value in look.rows(layout.ROOT):
-        name = unseal(key, value).decode("utf-8", "replace")
+        name = value.decode("utf-8", "replace")
         if layout.root_owner(name) != key[1:]:
             look.say("root", name, "it lies under the key of another")
         if not await look.any(layout.CLAIM + key[1:]):

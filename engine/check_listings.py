@@ -59,7 +59,7 @@ async def rows(look: Look) -> None:
         count += 1
     await _total(look, group, count)
     prefix = layout.counter(layout.LISTED)
-    async for key, _ in look.rows(prefix):
+    async for key, _ in look.stored(prefix):
         rest = layout.LISTING + key[len(prefix) :]
         whole = _scope_end(rest) == len(rest)
         if not await look.any(rest + CREATED if whole else rest) and not _in_purge(look, rest):

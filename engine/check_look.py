@@ -17,7 +17,7 @@ from .digest import Digest
 from .layout import ID_BYTES
 from .ledger import Transaction, after
 from .problem import Problem, problem
-from .records import Image, Namespace, Record, Trash, decode
+from .records import Image, Namespace, Record, Trash, decode, get_payload, unseal
 
 R = TypeVar("R", bound=Record)
 
@@ -58,7 +58,12 @@ class Look:
         return any(key.startswith(prefix) for key in self._spoiled)
 
     async def rows(self, prefix: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
-        """All readable rows under a prefix (all of the ledger for an empty one), in key order.
+        """All readable rows under a prefix, in key order, each with what is in its value."""
+        async for key, value in self.stored(prefix):
+            yield key, unseal(key, value)
+
+    async def stored(self, prefix: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
+        """As ``rows`` (all of the ledger for an empty prefix), with values as they are stored.
 
         Raises Corrupt where keys do not ascend: then a page of the ledger is damaged.
         """
@@ -75,7 +80,7 @@ class Look:
 
     async def records(self, kind: type[R], prefix: bytes) -> AsyncIterator[tuple[bytes, R]]:
         """As ``rows``, decoded."""
-        async for key, value in self.rows(prefix):
+        async for key, value in self.stored(prefix):
             yield key, decode(kind, key, value)
 
     async def load(self, kind: type[R], key: bytes) -> R | None:
@@ -84,8 +89,8 @@ class Look:
         return None if value is None else decode(kind, key, value)
 
     async def value(self, key: bytes) -> bytes | None:
-        """The value under a key; None where it is absent, or cannot be read."""
-        return None if key in self._spoiled else await self.txn.get(key)
+        """What is in the value under a key; None where it is absent, or cannot be read."""
+        return None if key in self._spoiled else await get_payload(self.txn, key)
 
     async def lacks(self, key: bytes) -> bool:
         """Whether there is no such row, readable or not."""
@@ -96,10 +101,10 @@ class Look:
         return bool(await self.txn.scan(prefix, after(prefix), limit=1))
 
     async def expect(self, key: bytes, value: bytes, kind: str, name: str, what: str) -> None:
-        """Tell a problem unless the row is there with exactly that value."""
+        """Tell a problem unless the row is there with exactly that in its value."""
         if key in self._spoiled:
             return
-        found = await self.txn.get(key)
+        found = await get_payload(self.txn, key)
         if found is None:
             self.say(kind, name, f"{what} is missing")
         elif found != value:
@@ -134,22 +139,25 @@ class Look:
     def lost(self, owner: bytes) -> bool:
         """Whether the rows that would tell who an owner is cannot be read."""
         return self.spoiled(layout.IMAGE + owner) or any(
-            self.spoiled(kind) for kind in (layout.ROOT, layout.NAMESPACE, layout.TRASH)
+            self.spoiled(kind)
+            for kind in (layout.ROOT, layout.NAMESPACE, layout.TRASH, layout.TRASH_ID)
         )
 
 
 async def find_purging(look: Look) -> None:
     """Fill ``look.purging``: see ``purge``."""
+    namespaces = set()
     async for _, entry in look.records(Trash, layout.TRASH):
         if not entry.purging:
             continue
         if entry.kind == "image":
             look.purging.add(entry.digest)
         elif entry.kind == "namespace":
-            async for _, key in look.rows(layout.IMAGE_NAME + entry.id):
-                image = await look.load(Image, layout.IMAGE + key)
-                if image is not None and image.deleted:
-                    look.purging.add(key)
+            namespaces.add(entry.id)
+    if namespaces:
+        async for _, image in look.records(Image, layout.IMAGE):
+            if image.deleted and image.namespace in namespaces:
+                look.purging.add(image.key)
 
 
 def blob_name(sha: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from . import layout
 from .check_look import Look, id_name
 from .layout import ID_BYTES, number
-from .records import FileOwner, Image, Key, Namespace, Session, Trash, unseal
+from .records import FileOwner, Image, Key, Namespace, Session, Trash
 
 
 async def uploads(look: Look) -> None:
@@ -90,10 +90,9 @@ async def keys(look: Look) -> None:
         value = await look.value(secret)
         if value is None and await look.lacks(secret):
             look.say("key", row.access_key, "the row of its secret is missing")
-        elif value is not None and unseal(secret, value) != row.access_key.encode():
+        elif value is not None and value != row.access_key.encode():
             look.say("key", row.access_key, "its secret leads to another")
-    async for key, value in look.rows(layout.KEY_SECRET):
-        access_key = unseal(key, value)
+    async for key, access_key in look.rows(layout.KEY_SECRET):
         found = await look.load(Key, layout.KEY + access_key)
         if found is None and not await look.lacks(layout.KEY + access_key):
             continue
@@ -135,7 +134,7 @@ _ELSEWHERE: Final = (layout.LISTED, layout.FREED_BYTES, b"fb", b"ck")
 
 async def counters(look: Look) -> None:
     """Every counter equals the recount, and there is none of something that does not exist."""
-    async for key, _ in look.rows(layout.COUNTER):
+    async for key, _ in look.stored(layout.COUNTER):
         name, scope = key[_NAME_AT:_SCOPE_AT], key[_SCOPE_AT:]
         if name in (layout.IMAGE_SIZE, layout.IMAGE_TAGS):
             if await look.lacks(layout.IMAGE + scope):

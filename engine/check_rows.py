@@ -10,7 +10,7 @@ from .check_look import Look
 from .digest import Digest
 from .errors import Corrupt
 from .layout import ID_BYTES, SHA_BYTES
-from .ledger import KEY_BYTES_MAX, unpack_counter
+from .ledger import KEY_BYTES_MAX, VALUE_BYTES_MAX, unpack_counter
 from .manifest_rows import BODY, CHILD, CONTENT
 from .records import (
     FRAMES,
@@ -37,27 +37,29 @@ _FREE: Final = KEY_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What rows of one kind look like: bytes of the key, and the value.
+    """What rows of one kind look like: bytes of the key, and what is in the value.
 
-    A value is a record, sealed bytes, a counter, or bare bytes of one of these lengths.
+    That is a record, a counter, or bytes of a length between these two.
     """
 
     shortest: int
     longest: int
-    value: type[Record] | Literal["sealed", "counter"] | tuple[int, int]
+    value: type[Record] | Literal["counter"] | tuple[int, int]
 
 
-def _fixed(length: int, value: type[Record] | Literal["sealed"] | tuple[int, int]) -> Shape:
+def _fixed(length: int, value: type[Record] | tuple[int, int]) -> Shape:
     return Shape(length, length, value)
 
 
 _NOTHING: Final = (0, 0)
 _ID: Final = (ID_BYTES, ID_BYTES)
+_SHA: Final = (SHA_BYTES, SHA_BYTES)
+_BYTES: Final = (0, VALUE_BYTES_MAX)
 
 SHAPES: Final[dict[bytes, Shape]] = {
     layout.BLOB: _fixed(33, Blob),
-    layout.INLINE: _fixed(33, "sealed"),
-    layout.ALIAS: _fixed(66, "sealed"),
+    layout.INLINE: _fixed(33, _BYTES),
+    layout.ALIAS: _fixed(66, _SHA),
     layout.FILE: _fixed(9, FileOwner),
     layout.DOOMED: _fixed(9, _NOTHING),
     layout.BLOCK: _fixed(17, _NOTHING),
@@ -66,7 +68,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.CLAIM: _fixed(49, Claim),
     layout.REFERENCE: _fixed(82, _NOTHING),
     layout.EXPIRY: _fixed(57, (2 * ID_BYTES, 2 * ID_BYTES)),
-    layout.ROOT: _fixed(17, "sealed"),
+    layout.ROOT: _fixed(17, _BYTES),
     layout.NAMESPACE: _fixed(17, Namespace),
     layout.NAMESPACE_NAME: Shape(4, _FREE, _ID),
     layout.IMAGE: _fixed(17, Image),
@@ -78,10 +80,10 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.TAGGED: Shape(50, _FREE, _NOTHING),
     layout.LISTING: Shape(20, _FREE, (0, ID_BYTES)),
     layout.MANIFEST: _fixed(49, Manifest),
-    layout.NEEDS: _fixed(51, "sealed"),
+    layout.NEEDS: _fixed(51, _BYTES),
     layout.REFERRER: Shape(83, 115, Referrer),
     layout.SESSION: _fixed(17, Session),
-    layout.SESSION_DATA: _fixed(17, "sealed"),
+    layout.SESSION_DATA: _fixed(17, _BYTES),
     layout.SESSION_EXPIRY: _fixed(25, _NOTHING),
     layout.SESSION_IMAGE: _fixed(33, _NOTHING),
     layout.TRASH: _fixed(25, Trash),
@@ -89,15 +91,15 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.DEAD: _fixed(17, (1, _FREE)),
     layout.RETENTION: _fixed(17, Retention),
     layout.KEY: Shape(2, _FREE, Key),
-    layout.KEY_SECRET: _fixed(33, "sealed"),
+    layout.KEY_SECRET: _fixed(33, _BYTES),
     layout.COUNTER: Shape(3, _FREE, "counter"),
-    layout.SETTING: Shape(2, _FREE, "sealed"),
+    layout.SETTING: Shape(2, _FREE, _BYTES),
 }
 
 
 async def rows(look: Look) -> None:
     """Read every row of the ledger."""
-    async for key, value in look.rows(b""):
+    async for key, value in look.stored(b""):
         reason = fault(key, value)
         if reason is not None:
             look.say("record", key.hex(), reason)
@@ -112,22 +114,21 @@ def fault(key: bytes, value: bytes) -> str | None:
     if not shape.shortest <= len(key) <= shape.longest:
         return f"a key of {len(key)} bytes"
     try:
-        if isinstance(shape.value, tuple):
-            least, most = shape.value
-            return None if least <= len(value) <= most else f"a value of {len(value)} bytes"
         if shape.value == "counter":
             unpack_counter(key, value)
             return None
-        if shape.value == "sealed":
-            return _odd_payload(key, unseal(key, value))
+        if isinstance(shape.value, tuple):
+            least, most = shape.value
+            payload = unseal(key, value)
+            if not least <= len(payload) <= most:
+                return f"a value of {len(payload)} bytes"
+            return _odd_payload(key, payload)
         return _odd(key, decode(shape.value, key, value))
     except Corrupt as error:
         return error.reason
 
 
 def _odd_payload(key: bytes, payload: bytes) -> str | None:
-    if key[:1] == layout.ALIAS and len(payload) != SHA_BYTES:
-        return "it names no sha256"
     if key[:1] == layout.NEEDS:
         kinds = {payload[start : start + 1] for start in range(0, len(payload), NEED_BYTES)}
         if len(payload) % NEED_BYTES or not kinds <= {CONTENT, CHILD, BODY}:

@@ -15,7 +15,7 @@ import msgspec
 from . import layout
 from .layout import ZERO_ID
 from .ledger import Transaction, after
-from .records import Blob, Claim, load, save
+from .records import Blob, Claim, load, put_payload, save
 
 NOTHING: Final = Claim(0)
 """The claim of an owner that has none."""
@@ -105,7 +105,7 @@ async def change(
             await txn.delete(layout.expiry(before.hold, owner.key, sha))
         if claim.hold:
             key = layout.expiry(claim.hold, owner.key, sha)
-            await txn.put(key, owner.project + owner.namespace)
+            await put_payload(txn, key, owner.project + owner.namespace)
     row = layout.CLAIM + owner.key + sha
     if claim.needed or claim.hold:
         await save(txn, row, claim)
@@ -121,7 +121,7 @@ async def _refer(
         return
     key = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
     if has:
-        await txn.put(key, b"")
+        await put_payload(txn, key)
     else:
         await txn.delete(key)
 
@@ -174,5 +174,5 @@ async def enqueue_if_garbage(txn: Transaction, sha: bytes, now: int) -> None:
     if blob is None or blob.queued:
         return
     await save(txn, row, msgspec.structs.replace(blob, queued=now))
-    await txn.put(layout.GARBAGE + layout.number(now) + sha, b"")
+    await put_payload(txn, layout.GARBAGE + layout.number(now) + sha)
     await txn.add(layout.counter(layout.GARBAGE_LENGTH), 1)

@@ -21,6 +21,8 @@ Kind = Literal[
     "root",
     "trash",
     "file",
+    "claim",
+    "counter",
     "record",
     "setting",
     "snapshot",

@@ -45,7 +45,7 @@ async def open_block(
         return False
     await close_blocks(txn, incarnation, closed)
     await txn.add(_NEXT_BLOCK, block - last)
-    await txn.put(layout.BLOCK + incarnation + layout.number(block), b"")
+    await put_payload(txn, layout.BLOCK + incarnation + layout.number(block))
     return True
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from . import blobs, claims, images, layout, manifest_rows, namespaces, tags
 from .layout import ID_BYTES, SHA_BYTES
 from .ledger import Transaction, after
+from .records import unseal
 
 _STEP: Final = 1000
 _NAMESPACE_AT: Final = 1 + SHA_BYTES + 1 + ID_BYTES
@@ -99,8 +100,8 @@ async def by_namespace(txn: Transaction, namespace_id: bytes) -> int:
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
     while rows := await txn.scan(start, after(prefix), limit=_STEP):
-        for _, image_key in rows:
-            async for sha in _claimed(txn, image_key):
+        for key, value in rows:
+            async for sha in _claimed(txn, unseal(key, value)):
                 if sha not in seen:
                     seen.add(sha)
                     freed += await _if_alone(txn, sha, _NAMESPACE_AT, namespace_id)

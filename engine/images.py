@@ -17,7 +17,7 @@ from .models import TAGS_SHOWN, Image, Namespace, Order, Page, Repository, Visib
 from .names import split_full_name
 from .records import Image as Row
 from .records import Namespace as NamespaceRow
-from .records import load, save
+from .records import get_payload, load, put_payload, save, unseal
 
 KIND: Final = b"i"
 VISIBILITIES: Final[tuple[Visibility, ...]] = ("inherit", "public", "private")
@@ -78,7 +78,7 @@ async def living(txn: Transaction, key: bytes) -> bool:
 
 async def by_name(txn: Transaction, namespace_id: bytes, name: str) -> Row | None:
     """The image of that name, draft or listed, or None."""
-    key = await txn.get(name_row(namespace_id, name))
+    key = await get_payload(txn, name_row(namespace_id, name))
     return None if key is None else await by_key(txn, key)
 
 
@@ -95,7 +95,7 @@ async def enter(
     if row is None:
         row = Row(random, b"", namespace_id, name, "inherit", now, now)
         await save(txn, layout.IMAGE + row.key, row)
-        await txn.put(name_row(namespace_id, name), row.key)
+        await put_payload(txn, name_row(namespace_id, name), row.key)
     return row, namespace
 
 
@@ -108,9 +108,8 @@ async def drop_draft(txn: Transaction, key: bytes) -> None:
         if await txn.scan(kind + key, after(kind + key), limit=1):
             return
     await txn.delete(layout.IMAGE + key)
-    name = name_row(row.namespace, row.name)
-    if await txn.get(name) == key:
-        await txn.delete(name)
+    # Nothing but a draft's own image has its name.
+    await txn.delete(name_row(row.namespace, row.name))
 
 
 async def current(txn: Transaction, repository: Repository) -> tuple[Row, NamespaceRow]:
@@ -141,7 +140,7 @@ async def enlist(
     new, created = await identity.mint(txn, time, random)
     row = msgspec.structs.replace(row, id=new, created=created, updated=created)
     await save(txn, layout.IMAGE + row.key, row)
-    await txn.put(layout.IMAGE_ID + new, row.key)
+    await put_payload(txn, layout.IMAGE_ID + new, row.key)
     await show(txn, row, namespace)
     return row
 
@@ -149,7 +148,7 @@ async def enlist(
 async def show(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
     """Put an image into the listings and the counts."""
     await listings.insert(txn, KIND, scopes(namespace), entry(row))
-    await txn.put(catalog_row(namespace, row.name), row.key)
+    await put_payload(txn, catalog_row(namespace, row.name), row.key)
     await txn.add(layout.counter(layout.NAMESPACE_IMAGES, row.namespace), 1)
     await txn.add(layout.counter(layout.IMAGES), 1)
 
@@ -170,7 +169,7 @@ async def touch(txn: Transaction, row: Row, time: int) -> None:
 
 async def require(txn: Transaction, image_id: bytes) -> tuple[Row, NamespaceRow]:
     """The living image with that id, and its namespace. Raises NotFound."""
-    key = await txn.get(layout.IMAGE_ID + image_id)
+    key = await get_payload(txn, layout.IMAGE_ID + image_id)
     row = None if key is None else await by_key(txn, key)
     if row is not None and not row.deleted:
         namespace = await load(txn, NamespaceRow, layout.NAMESPACE + row.namespace)
@@ -281,10 +280,10 @@ async def catalog(txn: Transaction, region: str, last: str, limit: int) -> list[
     start = after(prefix + last.encode() + b"\0") if last else prefix
     found: list[Repository] = []
     while rows := await txn.scan(start, after(prefix), limit=limit - len(found)):
-        for key, image_key in rows:
+        for key, value in rows:
             if key[-layout.ID_BYTES :] in dead:
                 continue
-            row = await by_key(txn, image_key)
+            row = await by_key(txn, unseal(key, value))
             assert row is not None, "a listed image has no row"
             namespace = await namespaces.require(txn, row.namespace)
             found.append(repository_of(namespace, row.name, row))

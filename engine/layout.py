@@ -2,14 +2,19 @@
 
 A key is one byte that says what the row is, then fixed-width parts, then at most one part of
 free length at the end (or closed by a zero byte, which no name contains). Numbers and times are
-big-endian, so keys order as the numbers do. These bytes are the data format: a change of one
-needs a new format version in ``settings``.
+big-endian, so keys order as the numbers do. Every value is sealed with version and checksum
+(``records``); below stands what is in it, '' where the key says all. These bytes are the data
+format: a change of one needs a new format version in ``settings``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from typing import Final
+from uuid import UUID
+
+from .digest import Digest
+from .errors import Kind
 
 ID_BYTES: Final = 16
 SHA_BYTES: Final = 32
@@ -131,3 +136,71 @@ TRASH_LENGTH: Final = b"st"
 NAMESPACES: Final = b"sn"
 IMAGES: Final = b"si"
 UPLOADS: Final = b"su"
+
+
+def about(key: bytes) -> tuple[Kind, str]:
+    """What a row is about, as people know it: from its key alone, which may be any bytes."""
+    kind, rest = key[:1], key[1:]
+    if kind in (BLOB, INLINE, DAMAGED, GARBAGE):
+        return "blob", _blob(rest[-SHA_BYTES:])
+    if kind == ALIAS:
+        return "blob", _digest(rest)
+    if kind in (FILE, DOOMED):
+        return "file", rest.hex().lstrip("0")
+    if kind == CLAIM:
+        return "claim", f"{_blob(rest[ID_BYTES:])} of {_id(rest[:ID_BYTES])}"
+    if kind == EXPIRY:
+        return about(CLAIM + rest[8:])
+    if kind in _OF_IMAGES:
+        sha = rest[ID_BYTES : ID_BYTES + SHA_BYTES]
+        return "manifest", f"{_blob(sha)} of {_id(rest[:ID_BYTES])}"
+    if kind in _BY_ID:
+        start = len(rest) - ID_BYTES if kind in (SESSION_EXPIRY, SESSION_IMAGE, TRASH) else 0
+        return _BY_ID[kind], _id(rest[start:])
+    if kind in _BY_NAME:
+        what, start = _BY_NAME[kind]
+        return what, rest[start:].replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+    return "record", key.hex()
+
+
+_OF_IMAGES: Final = (MANIFEST, NEEDS)
+_BY_ID: Final[dict[bytes, Kind]] = {
+    NAMESPACE: "namespace",
+    DEAD: "namespace",
+    RETENTION: "namespace",
+    IMAGE: "image",
+    IMAGE_ID: "image",
+    TAG_ID: "tag",
+    SESSION: "upload",
+    SESSION_DATA: "upload",
+    SESSION_EXPIRY: "upload",
+    SESSION_IMAGE: "upload",
+    TRASH: "trash",
+    TRASH_ID: "trash",
+}
+_BY_NAME: Final[dict[bytes, tuple[Kind, int]]] = {
+    NAMESPACE_NAME: ("namespace", 0),
+    IMAGE_NAME: ("image", ID_BYTES),
+    CATALOG: ("image", 0),
+    TAG: ("tag", ID_BYTES),
+    TAGGED: ("tag", ID_BYTES + SHA_BYTES),
+    KEY: ("key", 0),
+    COUNTER: ("counter", 0),
+    SETTING: ("setting", 0),
+}
+"""What the text at the end of a key names, and where it starts behind the first byte."""
+
+
+def _blob(sha: bytes) -> str:
+    return _digest(b"\x01" + sha)
+
+
+def _digest(key: bytes) -> str:
+    try:
+        return str(Digest.from_key(key))
+    except ValueError:
+        return key.hex()
+
+
+def _id(value: bytes) -> str:
+    return str(UUID(bytes=value)) if len(value) == ID_BYTES else value.hex()

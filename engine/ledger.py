@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, runtime_checkable
 
+from . import layout
 from .errors import Corrupt
 
 P = ParamSpec("P")
@@ -119,10 +120,10 @@ def pack_counter(key: bytes, value: int) -> bytes:
 def unpack_counter(key: bytes, stored: bytes) -> int:
     """The inverse of ``pack_counter``. Raises Corrupt."""
     if len(stored) != _COUNTER.size:
-        raise Corrupt("record", key.hex(), "a counter of the wrong length")
+        raise Corrupt(*layout.about(key), "its row has a wrong length")
     version, value, crc = _COUNTER.unpack(stored)
     if version != _COUNTER_VERSION or crc != zlib.crc32(stored[:9], zlib.crc32(key)):
-        raise Corrupt("record", key.hex(), "a counter with a wrong checksum")
+        raise Corrupt(*layout.about(key), "its row has a wrong version or checksum")
     number: int = value
     return number
 

@@ -16,6 +16,7 @@ from .errors import Invalid
 from .layout import ID_BYTES
 from .ledger import Transaction, after
 from .models import Order
+from .records import put_payload, unseal
 
 CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
 _TEXT_MAX: Final = 300
@@ -72,7 +73,7 @@ async def insert(txn: Transaction, kind: bytes, scopes: tuple[bytes, ...], entry
     """List an object in each of the scopes."""
     for scope in scopes:
         for key in rows_of(kind, scope, entry):
-            await txn.put(key, entry.value)
+            await put_payload(txn, key, entry.value)
         await txn.add(total_of(kind, scope), 1)
         await txn.add(total_of(kind, named(scope, entry.name)), 1)
 
@@ -128,7 +129,7 @@ async def ids(
     skip = (asked.page - 1) * asked.page_size
     if dead:
         rows = await txn.scan(prefix, after(prefix), limit=total, reverse=reverse)
-        living = [key[-ID_BYTES:] for key, value in rows if value not in dead]
+        living = [key[-ID_BYTES:] for key, value in rows if unseal(key, value) not in dead]
         return living[skip : skip + asked.page_size], len(living)
     if skip >= total:
         return [], total

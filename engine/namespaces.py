@@ -16,7 +16,7 @@ from .listings import Entry, Query
 from .models import UNSET, Namespace, Order, Page, Status, Unset, Usage, moment
 from .names import check_namespace_name, check_patterns, check_region
 from .records import Namespace as Row
-from .records import load, save
+from .records import get_payload, load, put_payload, save, unseal
 
 KIND: Final = b"n"
 
@@ -90,7 +90,7 @@ async def create(txn: Transaction, draft: Row, now: int, random: bytes) -> Names
 async def enlist(txn: Transaction, row: Row) -> None:
     """Put a namespace under its (free) name and into the listings."""
     await save(txn, layout.NAMESPACE + row.id, row)
-    await txn.put(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name), row.id)
+    await put_payload(txn, layout.NAMESPACE_NAME + layout.name_key(row.region, row.name), row.id)
     await listings.insert(txn, KIND, scopes(row), entry(row))
     await txn.add(layout.counter(layout.NAMESPACES), 1)
 
@@ -102,7 +102,7 @@ async def get(txn: Transaction, namespace_id: bytes) -> Namespace:
 
 async def find(txn: Transaction, region: str, name: str) -> Row:
     """The namespace of that name. Raises NotFound."""
-    found = await txn.get(layout.NAMESPACE_NAME + layout.name_key(region, name))
+    found = await get_payload(txn, layout.NAMESPACE_NAME + layout.name_key(region, name))
     if found is None:
         raise NotFound("namespace", name)
     return await require(txn, found)
@@ -151,7 +151,7 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     gone = msgspec.structs.replace(row, deleted=time, updated=time)
     await save(txn, layout.NAMESPACE + row.id, gone)
     await txn.delete(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name))
-    await txn.put(layout.DEAD + row.id, row.region.encode())
+    await put_payload(txn, layout.DEAD + row.id, row.region.encode())
     await listings.remove(txn, KIND, scopes(row), entry(row))
     await txn.add(layout.counter(layout.NAMESPACES), -1)
     await trash.throw_namespace(txn, gone, trash_until)
@@ -161,7 +161,7 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
 async def dead(txn: Transaction, region: str) -> frozenset[bytes]:
     """Ids of deleted namespaces of a region whose images still have listing rows."""
     rows = await txn.scan(layout.DEAD, after(layout.DEAD), limit=1_000_000)
-    return frozenset(key[1:] for key, value in rows if value == region.encode())
+    return frozenset(key[1:] for key, value in rows if unseal(key, value) == region.encode())
 
 
 async def usage(txn: Transaction, namespace_id: bytes) -> Usage:

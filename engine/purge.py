@@ -14,7 +14,7 @@ from . import blobs, claims, images, layout, sessions, trash
 from .claims import Owner
 from .layout import ID_BYTES
 from .ledger import Transaction, after
-from .records import Blob, Claim, Image, Namespace, Tag, Trash, decode, load, save
+from .records import Blob, Claim, Image, Namespace, Tag, Trash, decode, load, save, unseal
 
 _OF_IMAGE: Final = (
     layout.TAG,
@@ -65,8 +65,8 @@ async def _namespace(txn: Transaction, namespace_id: bytes, now: int, limit: int
         await txn.delete(layout.DEAD + namespace_id)
         await txn.delete(layout.RETENTION + namespace_id)
         return True
-    key, image_key = rows[0]
-    row = await images.by_key(txn, image_key)
+    key, value = rows[0]
+    row = await images.by_key(txn, unseal(key, value))
     assert row is not None, "an image name leads nowhere"
     if row.listed and not row.deleted:
         size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
@@ -125,7 +125,8 @@ async def expire_holds(txn: Transaction, now: int, limit: int) -> int:
     rows = await txn.scan(layout.EXPIRY, stop, limit=limit)
     for key, value in rows:
         owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
-        owner = Owner(owner_key, value[:ID_BYTES], value[ID_BYTES:])
+        place = unseal(key, value)
+        owner = Owner(owner_key, place[:ID_BYTES], place[ID_BYTES:])
         await claims.drop_hold(txn, owner, sha, now)
         await images.drop_draft(txn, owner_key)
     return len(rows)

@@ -1,6 +1,7 @@
 """The rows of the ledger as typed records, and their stored form.
 
-A value is: version (1 byte), the record as msgpack, crc32 over key and payload. So a row that
+A value is: version (1 byte), the payload, crc32 over key and payload; of all rows, also those
+that say everything by their key. The payload is a record as msgpack, or bytes. So a row that
 was damaged, or that ended up under another key, is found the moment it is read. Fields are only
 ever added at the end, with a default. Times are microseconds since 1970, sizes bytes, ids the
 16 bytes of a UUID.
@@ -13,6 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from . import layout
 from .errors import Corrupt
 from .ledger import Transaction, after
 
@@ -235,7 +237,7 @@ def unseal(key: bytes, value: bytes) -> bytes:
     if value[:1] != _VERSION or value[-4:] != zlib.crc32(payload, zlib.crc32(key)).to_bytes(
         4, "little"
     ):
-        raise Corrupt("record", key.hex(), "wrong version or checksum")
+        raise Corrupt(*layout.about(key), "its row has a wrong version or checksum")
     return payload
 
 
@@ -244,7 +246,7 @@ def decode(kind: type[R], key: bytes, value: bytes) -> R:
     try:
         record = _decoders[kind].decode(unseal(key, value))
     except msgspec.MsgspecError as error:
-        raise Corrupt("record", key.hex(), str(error)) from None
+        raise Corrupt(*layout.about(key), f"its row does not read: {error}") from None
     assert isinstance(record, kind)
     return record
 
@@ -265,8 +267,8 @@ async def save(txn: Transaction, key: bytes, record: Record) -> None:
     await txn.put(key, encode(key, record))
 
 
-async def put_payload(txn: Transaction, key: bytes, payload: bytes) -> None:
-    """Store raw bytes with version and checksum."""
+async def put_payload(txn: Transaction, key: bytes, payload: bytes = b"") -> None:
+    """Store raw bytes with version and checksum; nothing but these where the key says all."""
     await txn.put(key, seal(key, payload))
 
 

@@ -22,7 +22,7 @@ from .ledger import Transaction, after
 from .models import RetentionRule
 from .names import check_patterns, first_match
 from .records import Image as ImageRow
-from .records import Manifest, Retention, decode, load, save
+from .records import Manifest, Retention, decode, load, save, unseal
 from .records import RetentionRule as RuleRow
 from .records import Tag as TagRow
 
@@ -95,7 +95,8 @@ async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
     while rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
-        for _, image_key in rows:
+        for key, value in rows:
+            image_key = unseal(key, value)
             image = await images.by_key(txn, image_key)
             if image is None or not image.listed or len(expired) >= PLANNED_MAX:
                 continue

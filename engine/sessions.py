@@ -32,8 +32,8 @@ async def begin(
     await check_room(txn, namespace, draft.declared, uploads_max)
     session = msgspec.structs.replace(draft, image=row.key, namespace=namespace.id)
     await save(txn, layout.SESSION + session_id, session)
-    await txn.put(layout.SESSION_EXPIRY + number(session.expires) + session_id, b"")
-    await txn.put(layout.SESSION_IMAGE + row.key + session_id, b"")
+    await put_payload(txn, layout.SESSION_EXPIRY + number(session.expires) + session_id)
+    await put_payload(txn, layout.SESSION_IMAGE + row.key + session_id)
     await _count(txn, session, 1)
 
 
@@ -148,7 +148,7 @@ async def trust(txn: Transaction, repository: Repository, session_id: bytes, boo
 
 async def _prolong(txn: Transaction, session_id: bytes, session: Session, expires: int) -> None:
     await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
-    await txn.put(layout.SESSION_EXPIRY + number(expires) + session_id, b"")
+    await put_payload(txn, layout.SESSION_EXPIRY + number(expires) + session_id)
     await save(txn, layout.SESSION + session_id, msgspec.structs.replace(session, expires=expires))
 
 

@@ -29,7 +29,7 @@ from .names import check_tag_name, first_match
 from .records import Image as ImageRow
 from .records import Namespace as NamespaceRow
 from .records import Tag as Row
-from .records import load, save
+from .records import get_payload, load, put_payload, save
 
 KIND: Final = b"t"
 CLOSURE_STEP: Final = 256
@@ -76,7 +76,7 @@ async def point(
     if old.sha != sha:
         check_movable(namespace, name)
         await txn.delete(manifest_rows.tagged_row(image.key, old.sha, name))
-        await txn.put(manifest_rows.tagged_row(image.key, sha, name), b"")
+        await put_payload(txn, manifest_rows.tagged_row(image.key, sha, name))
     row = msgspec.structs.replace(old, digest=digest.key, sha=sha, updated=time)
     await save(txn, tag_row(image.key, name), row)
 
@@ -84,8 +84,8 @@ async def point(
 async def insert(txn: Transaction, image: ImageRow, row: Row) -> None:
     """Add a tag with its index rows."""
     await save(txn, tag_row(image.key, row.name), row)
-    await txn.put(manifest_rows.tagged_row(image.key, row.sha, row.name), b"")
-    await txn.put(layout.TAG_ID + row.id, image.key + row.name.encode())
+    await put_payload(txn, manifest_rows.tagged_row(image.key, row.sha, row.name))
+    await put_payload(txn, layout.TAG_ID + row.id, image.key + row.name.encode())
     await listings.insert(txn, KIND, (image.key,), Entry(row.id, row.name))
     await txn.add(layout.counter(layout.IMAGE_TAGS, image.key), 1)
 
@@ -116,7 +116,7 @@ def view(row: Row, image: ImageRow, *, deleting: bool = False) -> Tag:
 
 async def require(txn: Transaction, tag_id: bytes) -> tuple[Row, ImageRow, NamespaceRow]:
     """The living tag with that id, its image and its namespace. Raises NotFound."""
-    pointer = await txn.get(layout.TAG_ID + tag_id)
+    pointer = await get_payload(txn, layout.TAG_ID + tag_id)
     if pointer is not None:
         key, name = pointer[: layout.ID_BYTES], pointer[layout.ID_BYTES :].decode()
         row = await by_name(txn, key, name)

@@ -7,7 +7,7 @@ import msgspec
 from . import layout
 from .layout import number
 from .ledger import Transaction, after
-from .records import Image, Namespace, Tag, Trash, load, save
+from .records import Image, Namespace, Tag, Trash, get_payload, load, put_payload, save
 
 DIGESTS_MAX = 500
 """Manifests remembered with a tag; a row has room for some 600. A tag that took more along comes
@@ -17,7 +17,7 @@ back only while the image has the rest."""
 async def throw(txn: Transaction, entry: Trash, until: int) -> None:
     """Put an entry into the trash until then."""
     await save(txn, layout.TRASH + number(until) + entry.id, entry)
-    await txn.put(layout.TRASH_ID + entry.id, number(until))
+    await put_payload(txn, layout.TRASH_ID + entry.id, number(until))
     await txn.add(layout.counter(layout.TRASH_LENGTH), 1)
 
 
@@ -67,7 +67,7 @@ async def add_manifests(
 
 async def find(txn: Transaction, entry_id: bytes) -> tuple[int, Trash] | None:
     """When an entry will be purged, and the entry, by the id of what was deleted."""
-    when = await txn.get(layout.TRASH_ID + entry_id)
+    when = await get_payload(txn, layout.TRASH_ID + entry_id)
     if when is None:
         return None
     entry = await load(txn, Trash, layout.TRASH + when + entry_id)

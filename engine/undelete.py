@@ -33,7 +33,7 @@ from .records import Image as ImageRow
 from .records import Namespace as NamespaceRow
 from .records import Tag as TagRow
 from .records import Trash as Entry
-from .records import load, save
+from .records import load, put_payload, save
 
 _KINDS: Final[dict[str, Literal["namespace", "image", "tag"]]] = {
     "namespace": "namespace",
@@ -100,7 +100,7 @@ async def _image(txn: Transaction, entry: Entry, time: int) -> None:
         raise AlreadyExists("image", row.name)
     row = msgspec.structs.replace(row, deleted=0, updated=time)
     await save(txn, layout.IMAGE + row.key, row)
-    await txn.put(name, row.key)
+    await put_payload(txn, name, row.key)
     await images.show(txn, row, namespace)
     size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
     await txn.add(layout.counter(layout.NAMESPACE_SIZE, row.namespace), size)

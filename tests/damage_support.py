@@ -91,11 +91,18 @@ async def cut(txn: Transaction, key: bytes) -> None:
     assert await txn.delete(key), "the test removes what is not there"
 
 
-async def flip(txn: Transaction, key: bytes) -> None:
-    """Turn one bit of a value."""
-    value = bytearray(await txn.get(key) or b"")
+async def flip(txn: Transaction, key: bytes) -> bytes:
+    """Turn one bit of a value; says what it was before."""
+    before = await txn.get(key) or b""
+    value = bytearray(before)
     value[len(value) // 2] ^= 1
     await txn.put(key, bytes(value))
+    return before
+
+
+async def put_back(txn: Transaction, key: bytes, value: bytes) -> None:
+    """Undo a ``flip``."""
+    await txn.put(key, value)
 
 
 def place_of(reference: bytes) -> tuple[bytes, bytes]:

@@ -76,13 +76,13 @@ async def a_reference_too_many(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     for key, _ in await rows(txn, layout.REFERENCE + sha(BASE)):
         if place_of(key) == (layout.CONTENT, image.key):
-            await txn.put(key[:33] + layout.KEPT + key[34:], b"")
+            await put_payload(txn, key[:33] + layout.KEPT + key[34:])
 
 
 @CASES("claim: a reference without a claim")
 async def a_reference_of_nobody(txn: Transaction) -> None:
     row = layout.reference(sha(BASE), layout.HELD, bytes(16), bytes(16), b"n" * 16)
-    await txn.put(row, b"")
+    await put_payload(txn, row)
 
 
 @CASES(
@@ -97,7 +97,7 @@ async def a_reference_of_another_namespace(txn: Transaction) -> None:
     for key, _ in await rows(txn, layout.REFERENCE + sha(TEXT)):
         if place_of(key) == (layout.CONTENT, image.key):
             await cut(txn, key)
-            await txn.put(key[:50] + b"n" * 16 + key[66:], b"")
+            await put_payload(txn, key[:50] + b"n" * 16 + key[66:])
 
 
 @CASES("hold: the row that ends it is missing")
@@ -109,13 +109,13 @@ async def a_hold_without_an_end(txn: Transaction) -> None:
 @CASES("hold: at a time that it does not have")
 async def an_end_without_a_hold(txn: Transaction) -> None:
     key, _ = await claim_of(txn, "web", BASE)
-    await txn.put(layout.expiry(77, key[1:17], key[17:]), bytes(32))
+    await put_payload(txn, layout.expiry(77, key[1:17], key[17:]), bytes(32))
 
 
 @CASES("hold: the row that ends it leads elsewhere")
 async def an_end_of_another_namespaces_hold(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "web", HELD)
-    await txn.put(layout.expiry(claim.hold, key[1:17], key[17:]), b"n" * 32)
+    await put_payload(txn, layout.expiry(claim.hold, key[1:17], key[17:]), b"n" * 32)
 
 
 @CASES("claim: there is no such blob", "claim: its owner does not exist")
@@ -205,7 +205,7 @@ async def a_file_row_is_gone(txn: Transaction) -> None:
 @CASES("file: it has an owner, and is doomed")
 async def a_file_in_use_is_doomed(txn: Transaction) -> None:
     _, blob = await blob_of(txn, BASE)
-    await txn.put(layout.DOOMED + layout.number(blob.file_id), b"")
+    await put_payload(txn, layout.DOOMED + layout.number(blob.file_id))
 
 
 @CASES("counter: blocks of file ids")
@@ -217,17 +217,17 @@ async def file_ids_would_be_given_out_again(txn: Transaction) -> None:
 async def a_blob_is_in_quarantine(txn: Transaction) -> None:
     key, blob = await blob_of(txn, BASE)
     await change(txn, key, blob, damaged=5)
-    await txn.put(layout.DAMAGED + sha(BASE), b"")
+    await put_payload(txn, layout.DAMAGED + sha(BASE))
 
 
 @CASES("blob: the list of the damaged disagree")
 async def a_good_blob_among_the_damaged(txn: Transaction) -> None:
-    await txn.put(layout.DAMAGED + sha(BASE), b"")
+    await put_payload(txn, layout.DAMAGED + sha(BASE))
 
 
 @CASES("blob: in quarantine, and does not exist")
 async def nothing_in_quarantine(txn: Transaction) -> None:
-    await txn.put(layout.DAMAGED + bytes(32), b"")
+    await put_payload(txn, layout.DAMAGED + bytes(32))
 
 
 @CASES("blob: its place in the garbage queue is missing", "counter: a recount 0")
@@ -244,7 +244,7 @@ async def garbage_does_not_know_that_it_is_queued(txn: Transaction) -> None:
 
 @CASES("blob: at a time it does not know of", "counter: it says 1, a recount 2")
 async def a_stray_place_in_the_garbage_queue(txn: Transaction) -> None:
-    await txn.put(layout.GARBAGE + layout.number(5) + sha(BASE), b"")
+    await put_payload(txn, layout.GARBAGE + layout.number(5) + sha(BASE))
 
 
 @pytest.mark.parametrize("name", CASES)

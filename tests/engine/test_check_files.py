@@ -209,7 +209,7 @@ async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Pl
             await txn.delete(key)
 
     async def doom(txn: Transaction, file_id: int) -> None:
-        await txn.put(layout.DOOMED + layout.number(file_id), b"")
+        await put_payload(txn, layout.DOOMED + layout.number(file_id))
 
     async with place.store() as store:
         await furnish(store)

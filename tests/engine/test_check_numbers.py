@@ -27,7 +27,7 @@ async def an_upload_without_an_end(txn: Transaction) -> None:
 @CASES("upload: at a time that it does not have")
 async def an_upload_with_two_ends(txn: Transaction) -> None:
     key = (await rows(txn, layout.SESSION_EXPIRY))[0][0]
-    await txn.put(layout.SESSION_EXPIRY + layout.number(7) + key[9:], b"")
+    await put_payload(txn, layout.SESSION_EXPIRY + layout.number(7) + key[9:])
 
 
 @CASES("upload: its row in its image is missing")
@@ -38,7 +38,7 @@ async def an_upload_is_not_in_its_image(txn: Transaction) -> None:
 @CASES("upload: in an image that is not its own")
 async def an_upload_in_two_images(txn: Transaction) -> None:
     key = (await rows(txn, layout.SESSION_IMAGE))[0][0]
-    await txn.put(layout.SESSION_IMAGE + b"n" * 16 + key[17:], b"")
+    await put_payload(txn, layout.SESSION_IMAGE + b"n" * 16 + key[17:])
 
 
 @CASES("upload: content without a session")
@@ -72,7 +72,7 @@ async def a_living_image_in_the_trash(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     entry = Trash("image", image.id, "web", image.namespace + bytes(16), digest=image.key)
     await save(txn, layout.TRASH + layout.number(9) + image.id, entry)
-    await txn.put(layout.TRASH_ID + image.id, layout.number(9))
+    await put_payload(txn, layout.TRASH_ID + image.id, layout.number(9))
 
 
 @CASES("trash: the tag is there as well", "counter: entries of the trash")
@@ -82,7 +82,7 @@ async def a_living_tag_in_the_trash(txn: Transaction) -> None:
     assert tag is not None
     entry = Trash("tag", tag.id, "v1", image.key, digest=tag.digest)
     await save(txn, layout.TRASH + layout.number(9) + tag.id, entry)
-    await txn.put(layout.TRASH_ID + tag.id, layout.number(9))
+    await put_payload(txn, layout.TRASH_ID + tag.id, layout.number(9))
 
 
 @CASES("key: the row of its secret is missing")

@@ -5,81 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_support import BASE, SMALL, found, furnish
-from damage_support import Cases, blob_of, change, claim_of, flip, image_of, records, rows, sha
+from check_support import GARBAGE, found, furnish
+from damage_support import Cases, blob_of, change, flip, image_of, put_back, records, rows, sha
 from engine_support import Clock, Place
 
-from holdfast.engine import check_look, layout
+from holdfast.engine import blobs, check_look, files, layout, scrub
+from holdfast.engine.check_rows import SHAPES
+from holdfast.engine.depot import BLOCK_FILES
 from holdfast.engine.ledger import Transaction
 from holdfast.engine.records import Tag, put_payload
 
 CASES = Cases()
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_blob_row_flips(txn: Transaction) -> None:
-    await flip(txn, (await blob_of(txn, BASE))[0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_claim_flips(txn: Transaction) -> None:
-    await flip(txn, (await claim_of(txn, "web", BASE))[0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_inline_content_flips(txn: Transaction) -> None:
-    await flip(txn, layout.INLINE + sha(SMALL))
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_list_of_needs_flips(txn: Transaction) -> None:
-    image = await image_of(txn, "web")
-    await flip(txn, (await rows(txn, layout.NEEDS + image.key))[0][0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_namespace_flips(txn: Transaction) -> None:
-    await flip(txn, layout.NAMESPACE + (await image_of(txn, "web")).namespace)
-
-
-@CASES("record: checksum")
-async def a_bit_of_an_image_flips(txn: Transaction) -> None:
-    await flip(txn, layout.IMAGE + (await image_of(txn, "web")).key)
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_tag_flips(txn: Transaction) -> None:
-    await flip(txn, layout.TAG + (await image_of(txn, "web")).key + b"v1")
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_manifest_flips(txn: Transaction) -> None:
-    await flip(txn, (await rows(txn, layout.MANIFEST))[0][0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_an_upload_session_flips(txn: Transaction) -> None:
-    await flip(txn, (await rows(txn, layout.SESSION))[0][0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_trash_entry_flips(txn: Transaction) -> None:
-    await flip(txn, (await rows(txn, layout.TRASH))[0][0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_file_row_flips(txn: Transaction) -> None:
-    await flip(txn, (await rows(txn, layout.FILE))[0][0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_key_flips(txn: Transaction) -> None:
-    await flip(txn, (await rows(txn, layout.KEY))[0][0])
-
-
-@CASES("record: checksum")
-async def a_bit_of_a_counter_flips(txn: Transaction) -> None:
-    await flip(txn, layout.counter(layout.BLOBS))
 
 
 @CASES("record: wrong version")
@@ -102,7 +38,7 @@ async def a_key_of_a_wrong_length(txn: Transaction) -> None:
 
 @CASES("record: a value of 3 bytes")
 async def an_index_row_with_a_wrong_value(txn: Transaction) -> None:
-    await txn.put(layout.IMAGE_ID + (await image_of(txn, "web")).id, b"abc")
+    await put_payload(txn, layout.IMAGE_ID + (await image_of(txn, "web")).id, b"abc")
 
 
 @CASES("record: fields")
@@ -121,6 +57,33 @@ async def test_a_bad_row_is_told_once_and_nothing_is_blamed_on_it(
     name: str, tmp_path: Path
 ) -> None:
     await CASES.verify(name, tmp_path)
+
+
+async def furnish_more(txn: Transaction) -> None:
+    """The rows that are there for moments only, or after damage."""
+    blob = (await blob_of(txn, GARBAGE))[1]
+    await blobs.quarantine(txn, sha(GARBAGE), blob.file_id, 1)
+    await blobs.doom(txn, BLOCK_FILES + 200)
+    await scrub.mark(txn, b"", 1)
+    await files.take_lease(txn, b"a lease", 1, 1 << 60)
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+async def test_a_flipped_bit_is_found_in_rows_of_every_kind(kind: bytes, tmp_path: Path) -> None:
+    async with Place("memory", tmp_path, Clock()).store() as store:
+        await furnish(store)
+        await store.core.ledger.transact(furnish_more)
+
+        async def every(txn: Transaction) -> list[bytes]:
+            return [key for key, _ in await rows(txn, kind)]
+
+        for key in (await store.core.ledger.read(every))[:5]:
+            before = await store.core.ledger.transact(flip, key)
+            (problem,) = await found(store)
+            assert (problem.kind, problem.name) == ("record", key.hex())
+            assert "version or checksum" in problem.reason
+            await store.core.ledger.transact(put_back, key, before)
+        assert await found(store) == []
 
 
 async def test_a_ledger_of_bad_rows_is_given_up(
