@@ -18,22 +18,180 @@ from aiohttp import web
 TURN_BYTES: Final = 1024 * 1024
 """Sent before other connections get their turn: some 0.2 ms of the loop's time."""
 
+SAMPLE_BYTES: Final = 256 * 1024
+"""Distance of the places at which a file is asked whether it is in memory. The kernel reads ahead
+and forgets in runs; what hides between two samples costs one read of this length."""
+
 STALL_SECONDS = 120.0
 """A client that takes nothing of what waits for it for so long is gone."""
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+
+Done = Callable[[Exception | None], None]
+"""Called once, when neither the loop nor a thread works on the descriptors any more: with None
+after the last byte, ConnectionError when the client is gone, EOFError when the file is shorter,
+other OSError when it cannot be read."""
 
 
 class Stalled(ConnectionError):
     """The client took nothing for ``STALL_SECONDS``."""
 
 
+class Sending:
+    """A part of a file on its way to a socket.
+
+    Moved on by callbacks of the loop, a turn at a time: from the first moment when the socket
+    takes no more, whenever it takes some again. A part that is not in memory is read, and sent,
+    by a thread, so that the loop never waits for the disk.
+    """
+
+    __slots__ = (
+        "_busy", "_done", "_ended", "_file", "_loop", "_offset", "_seen", "_sock", "_stop",
+        "_timer", "_watching",
+    )  # fmt: skip
+
+    def __init__(
+        self, transport: asyncio.Transport, file: int, offset: int, count: int, done: Done
+    ) -> None:
+        """Raises ConnectionError where the transport is closing.
+
+        Nothing may wait between the making and ``start``, nor be in the transport's buffer then.
+        ``file`` is the caller's until ``done``.
+        """
+        if transport.is_closing():
+            raise ConnectionResetError("the connection was lost")
+        self._loop = asyncio.get_running_loop()
+        self._sock = os.dup(transport.get_extra_info("socket").fileno())
+        self._file = file
+        self._offset = self._seen = offset
+        self._stop = offset + count
+        self._done = done
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching = False
+        self._busy = False
+        """Whether a thread works on the descriptors."""
+        self._ended: Exception | None = None
+        """What ended it while it was busy."""
+
+    def start(self) -> None:
+        """Begin; ``done`` may be called before this returns."""
+        self._step()
+
+    def stop(self, reason: Exception) -> None:
+        """End early: ``done`` gets ``reason``, now or when a thread is through. May be repeated."""
+        if self._busy:
+            self._ended = self._ended or reason
+        else:
+            self._finish(reason)
+
+    def _step(self) -> None:
+        turn = TURN_BYTES
+        while turn > 0 and not self._busy:
+            want = min(turn, self._stop - self._offset)
+            try:
+                if not _cached(self._file, self._offset, want):
+                    self._read_aside(want)
+                    return
+                sent = os.sendfile(self._sock, self._file, self._offset, want)
+            except BlockingIOError:
+                self._watch()
+                return
+            except OSError as error:
+                self._finish(_translated(error))
+                return
+            if not self._advance(sent):
+                return
+            if sent < want:
+                # The socket is full: asking it again would only say so.
+                self._watch()
+                return
+            turn -= sent
+        # A client as fast as we are would otherwise never let anyone else have a turn.
+        if not self._watching and not self._busy:
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self._sock >= 0:
+            self._step()
+
+    def _advance(self, sent: int) -> bool:
+        """Count what was sent; whether there is more to do."""
+        if sent == 0:
+            self._finish(EOFError("the file is shorter than it was"))
+            return False
+        self._offset += sent
+        if self._offset >= self._stop:
+            self._finish(None)
+            return False
+        return True
+
+    def _read_aside(self, want: int) -> None:
+        self._unwatch()
+        self._busy = True
+        future = self._loop.run_in_executor(
+            None, os.sendfile, self._sock, self._file, self._offset, want
+        )
+        future.add_done_callback(self._was_aside)
+
+    def _was_aside(self, future: asyncio.Future[int]) -> None:
+        self._busy = False
+        error = future.exception() if not future.cancelled() else asyncio.CancelledError()
+        if self._ended is not None:
+            self._finish(self._ended)
+        elif error is None:
+            if self._advance(future.result()):
+                self._step()
+        elif isinstance(error, BlockingIOError):
+            self._watch()
+        elif isinstance(error, OSError):
+            self._finish(_translated(error))
+        else:
+            self._finish(ConnectionAbortedError(f"the copy was given up: {error!r}"))
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._loop.add_writer(self._sock, self._step)
+        if self._timer is None:
+            self._timer = self._loop.call_later(STALL_SECONDS, self._look)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_writer(self._sock)
+
+    def _look(self) -> None:
+        """See whether the client took anything since the last look."""
+        self._timer = None
+        if self._offset == self._seen and not self._busy:
+            self._finish(Stalled("the client takes nothing"))
+            return
+        self._seen = self._offset
+        self._timer = self._loop.call_later(STALL_SECONDS, self._look)
+
+    def _finish(self, error: Exception | None) -> None:
+        sock, self._sock = self._sock, -1
+        if sock < 0:
+            return
+        if self._watching:
+            self._watching = False
+            self._loop.remove_writer(sock)
+        if self._timer is not None:
+            self._timer.cancel()
+        os.close(sock)
+        self._done(error)
+
+
 def possible(request: web.Request) -> bool:
     """Whether the connection of a request is a plain socket."""
     transport = request.transport
+    return transport is not None and is_plain(transport)
+
+
+def is_plain(transport: asyncio.Transport) -> bool:
+    """Whether what is written to a transport goes to a socket as it is."""
     return (
-        transport is not None
-        and transport.get_extra_info("sslcontext") is None
+        transport.get_extra_info("sslcontext") is None
         and transport.get_extra_info("socket") is not None
     )
 
@@ -48,14 +206,19 @@ async def send_file(request: web.Request, file: int, offset: int, count: int) ->
     if transport is None:
         raise ConnectionResetError("the connection was lost")
     await _flushed(request, transport)
-    # Nothing may wait between this look and the copy: the number could become another client's.
-    if transport.is_closing():
-        raise ConnectionResetError("the connection was lost")
-    sock = os.dup(transport.get_extra_info("socket").fileno())
+    ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+    sending = Sending(transport, file, offset, count, ended.set_result)
+    sending.start()
     try:
-        await _copy(sock, file, offset, count)
-    finally:
-        os.close(sock)
+        error = await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        sending.stop(ConnectionAbortedError("cancelled"))
+        while not ended.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((ended,))
+        raise
+    if error is not None:
+        raise error
     # What went past the writer counts as sent: for the access log, and against a second answer.
     request.writer.output_size += count
 
@@ -75,62 +238,25 @@ async def _flushed(request: web.Request, transport: asyncio.Transport) -> None:
         raise ConnectionResetError("the connection was lost")
 
 
-async def _copy(sock: int, file: int, offset: int, count: int) -> None:
-    loop = asyncio.get_running_loop()
-    stop = offset + count
-    turn = TURN_BYTES
-    while offset < stop:
-        want = min(TURN_BYTES, stop - offset)
-        try:
-            if _cached(file, offset, want):
-                sent = os.sendfile(sock, file, offset, want)
-            else:
-                sent = await _aside(os.sendfile, sock, file, offset, want)
-        except BlockingIOError:
-            await _writable(loop, sock)
-            turn = TURN_BYTES
-            continue
-        except OSError as error:
-            if error.errno in _GONE:
-                raise ConnectionResetError("the connection was lost") from error
-            raise
-        if sent == 0:
-            raise EOFError("the file is shorter than it was")
-        offset += sent
-        turn -= sent
-        # A client as fast as we are would otherwise never let anyone else have a turn.
-        if turn <= 0:
-            await asyncio.sleep(0)
-            turn = TURN_BYTES
-
-
 _GONE: Final = frozenset(
     (errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
 )
 """What a socket says of a lost client, besides the errors that are ConnectionError."""
 
 
-async def _aside(call: Callable[..., int], *arguments: int) -> int:
-    """Call in a thread. One who is cancelled waits for its end: the descriptors are in use."""
-    future = asyncio.get_running_loop().run_in_executor(None, call, *arguments)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((future,))
-        # What came of it matters to nobody now.
-        future.exception()
-        raise
+def _translated(error: OSError) -> OSError:
+    if error.errno in _GONE and not isinstance(error, ConnectionError):
+        return ConnectionResetError("the connection was lost")
+    return error
 
 
 def _cached(file: int, offset: int, count: int) -> bool:
-    """Whether a part of a file can be read without waiting for the disk, by three samples."""
+    """Whether a part of a file can be read without waiting for the disk, by samples."""
     if not _NOWAIT:
         return True
     byte = bytearray(1)
     try:
-        for place in (offset, offset + count // 2, offset + count - 1):
+        for place in (*range(offset, offset + count, SAMPLE_BYTES), offset + count - 1):
             os.preadv(file, [byte], place, _NOWAIT)
     except BlockingIOError:
         return False
@@ -138,15 +264,3 @@ def _cached(file: int, offset: int, count: int) -> bool:
         # The file system knows no such reads; whether it waits cannot be told.
         return True
     return True
-
-
-async def _writable(loop: asyncio.AbstractEventLoop, sock: int) -> None:
-    ready = asyncio.Event()
-    loop.add_writer(sock, ready.set)
-    try:
-        async with asyncio.timeout(STALL_SECONDS):
-            await ready.wait()
-    except TimeoutError:
-        raise Stalled("the client takes nothing") from None
-    finally:
-        loop.remove_writer(sock)

@@ -242,11 +242,13 @@ def test_one_who_takes_everything_leaves_turns_to_others(
                 await asyncio.sleep(0)
 
         monkeypatch.setattr(os, "sendfile", eager)
-        read, write = socket.socketpair()
+        read, write = await pair()
         watcher = asyncio.create_task(other())
-        with read, write, (tmp_path / "file").open("w+b") as file:
+        with (tmp_path / "file").open("w+b") as file:
             file.truncate(50 * TURN)
-            await sendfile._copy(write.fileno(), file.fileno(), 0, 50 * TURN)
+            assert await sent_to(write, file.fileno(), 50 * TURN) is None
+        read.close()
+        write.close()
         watcher.cancel()
         assert turns >= 50
         assert most <= TURN + 64 * 1024
@@ -360,30 +362,59 @@ def test_whether_a_file_is_cold_is_asked_of_the_system(tmp_path: Path) -> None:
         assert sendfile._cached(file.fileno(), 0, TURN) in (True, False)
 
 
-async def test_who_is_cancelled_waits_for_the_thread(tmp_path: Path) -> None:
+async def test_who_stops_waits_for_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thread must never work on a descriptor that is somebody else's by then."""
     import threading
 
     begun, go_on = threading.Event(), threading.Event()
-    ended = False
+    used: list[int] = []
 
-    def slow(*_: int) -> int:
-        nonlocal ended
+    def slow(out: int, *_: int) -> int:
         begun.set()
         go_on.wait(SECONDS)
-        ended = True
+        # It is open still.
+        used.append(os.fstat(out).st_mode)
         return 1
 
-    task = asyncio.create_task(sendfile._aside(slow, 0))
-    await asyncio.to_thread(begun.wait, SECONDS)
-    for _ in range(3):
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert ended
+    monkeypatch.setattr(os, "sendfile", slow)
+    monkeypatch.setattr(sendfile, "_cached", lambda *_: False)
+    read, write = await pair()
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(TURN)
+        ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        sending = sendfile.Sending(write, file.fileno(), 0, TURN, ended.set_result)
+        sending.start()
+        await asyncio.to_thread(begun.wait, SECONDS)
+        reason = ConnectionAbortedError("no more")
+        for _ in range(3):
+            sending.stop(reason)
+            await asyncio.sleep(0)
+            assert not ended.done()
+        go_on.set()
+        assert await ended is reason
+        sending.stop(ConnectionAbortedError("too late"))
+    assert used
+    read.close()
+    write.close()
+
+
+async def pair() -> tuple[asyncio.Transport, asyncio.Transport]:
+    """Two transports of which each is the other's peer."""
+    loop = asyncio.get_running_loop()
+    made = [
+        (await loop.create_connection(asyncio.Protocol, sock=sock))[0]
+        for sock in socket.socketpair()
+    ]
+    return made[0], made[1]
+
+
+async def sent_to(transport: asyncio.Transport, file: int, count: int) -> Exception | None:
+    """Send the start of a file; how that ended."""
+    ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+    sendfile.Sending(transport, file, 0, count, ended.set_result).start()
+    return await ended
 
 
 @pytest.mark.parametrize("number", [errno.EIO, 0])
