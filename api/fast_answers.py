@@ -1,4 +1,5 @@
-"""What the fast lane answers: manifests by tag or digest, small blobs, and HEAD of any blob.
+"""What the fast lane answers: manifests by tag or digest, blobs that are small or open already,
+and HEAD of any blob.
 
 What a header block, a path or a token *means* never changes, and is remembered. What the ledger
 says is remembered only as long as the ledger is at the same transaction, and whether the caller
@@ -10,16 +11,16 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
 
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
-from holdfast.engine import EngineError, NotFound, Repository, Store
+from holdfast.engine import BlobReader, EngineError, NotFound, Repository, Store
 
 from . import access, blobs, manifests, tokens
 from .access import Caller, Unauthenticated
@@ -45,8 +46,16 @@ _LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
 _DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
 _HEADER: Final = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([ -~]*?)[ \t]*")
 _HARMLESS: Final = frozenset(
-    (b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization")
-)
+    (
+        b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization",
+        b"docker-distribution-api-version", b"cache-control", b"pragma", b"dnt", b"traceparent",
+        b"tracestate",
+    )
+)  # fmt: skip
+_NOT_HARMLESS: Final = frozenset((b"x-auth-token", b"x-session-token"))
+"""Of those that begin with ``x-``: all others mean nothing here, but for FORWARDED."""
+_FORWARDED: Final = (b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+"""What proxies say. It means something only where the peer is one that is believed."""
 _HEADERS_MAX: Final = 32
 _BEARER: Final = "bearer "
 

@@ -21,6 +21,7 @@ class Original:
 
     def __init__(self, reader: Reader, blob: Blob) -> None:
         self.reader = reader
+        self.file_id = blob.file_id
         self._frames = FrameReader(reader, f"{blob.file_id:x}") if blob.place == FRAMES else None
         self.size = self._frames.size if self._frames else reader.size
 

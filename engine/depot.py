@@ -56,6 +56,9 @@ class Reader(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from ``offset``: fewer than ``length`` only at the end. Raises StorageFailed."""
 
+    def is_whole(self) -> bool:
+        """Whether the file has ``size`` bytes still. Does not wait for the disk."""
+
     def fileno(self) -> int | None:
         """A descriptor for sendfile, owned by this reader, or None where there is none."""
 

@@ -140,6 +140,10 @@ class Reader:
         """
         return _read(self._fd, offset, length, self._size, self._what)
 
+    def is_whole(self) -> bool:
+        """Whether the file has ``size`` bytes still."""
+        return os.fstat(self._fd).st_size == self._size
+
     def fileno(self) -> int | None:
         """The descriptor, for sendfile; it is valid until ``close``."""
         return self._fd if self._fd >= 0 else None

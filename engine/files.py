@@ -18,6 +18,7 @@ from .errors import AlreadyExists, Closed, Corrupt, EngineError
 from .incarnation import NAME_BYTES, Incarnations
 from .ledger import Ledger, Transaction, after
 from .offload import Threads
+from .open_files import OpenFiles
 from .records import get_payload, put_payload, unseal
 
 _log: Final = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Files:
     ) -> None:
         self.depot = depot
         self.threads = threads
+        self.open = OpenFiles(depot, threads)
         self._ledger = ledger
         self._incarnations = incarnations
         self._ids: Iterator[int] = iter(())
@@ -275,6 +277,7 @@ class Files:
         No file is created any more: it would lie in a block that nobody looks into.
         """
         self._closed = True
+        await self.open.close()
         async with self._taking:
             done = await self._finished_blocks()
             if done:

@@ -212,6 +212,10 @@ class FrameReader:
             offset += len(part)
         return b"".join(parts)
 
+    def is_whole(self) -> bool:
+        """Whether the file has its size still."""
+        return self._reader.is_whole()
+
     def fileno(self) -> int | None:
         """None: the bytes of the file are not those of the content."""
         return None

@@ -112,6 +112,10 @@ class Reader:
             raise StorageFailed(self._file.name, "the file was closed")
         return self._file.read(offset, length, self._size)
 
+    def is_whole(self) -> bool:
+        """Always: nothing else can change it."""
+        return True
+
     def fileno(self) -> int | None:
         """None: there is no descriptor."""
         return None

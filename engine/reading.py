@@ -82,24 +82,44 @@ class BlobReader:
         self.data = None
 
     async def __aenter__(self) -> BlobReader:
-        blob, data = await self._open()
+        self._found(*await self._open())
+        return self
+
+    async def at_hand(self) -> bool:
+        """Enter, if nothing has to be waited for: a small blob, or a file that was just read.
+
+        Says whether it did; if not, nothing has to be closed. Raises what entering raises.
+        """
+        if self._verify:
+            return False
+        _, blob, data = await self._look_up()
+        if data is None:
+            self._original = self._core.files.open.at_hand(blob)
+            if self._original is None:
+                return False
+        self._found(blob, data)
+        return True
+
+    def _found(self, blob: Blob, data: bytes | None) -> None:
         self.size = blob.size
         if not 0 <= self.offset <= blob.size:
-            await self.close()
+            self._let_go()
             raise Invalid("offset", f"{self.offset} is outside of a blob of {blob.size} bytes")
         rest = blob.size - self.offset
         self.length = rest if self._asked is None else max(0, min(self._asked, rest))
         if data is not None:
             self.data = data[self.offset : self.offset + self.length]
-        return self
+
+    async def _look_up(self) -> tuple[bytes, Blob, bytes | None]:
+        return await self._core.ledger.read(
+            locate_living, self.digest.key, self._owner, self._core.now()
+        )
 
     async def _open(self) -> tuple[Blob, bytes | None]:
         """Look the blob up and open its file, following it if it moved in between."""
         tried = 0
         while True:
-            sha, blob, data = await self._core.ledger.read(
-                locate_living, self.digest.key, self._owner, self._core.now()
-            )
+            sha, blob, data = await self._look_up()
             if data is not None:
                 return blob, data
             reason = await self._try(blob)
@@ -114,17 +134,22 @@ class BlobReader:
 
     async def _try(self, blob: Blob) -> str | None:
         """Open the file; says why not, if it cannot be served."""
-        try:
-            original = await self._core.threads.acquire(
-                content.open_original, self._core.depot, blob
-            )
-        except (NotFound, Corrupt) as error:
-            return str(error)
+        files = self._core.files.open
+        original = files.at_hand(blob)
+        if original is None:
+            try:
+                original = await files.open(blob)
+            except (NotFound, Corrupt) as error:
+                return str(error)
         self._original = original
         if self._verify:
-            reason = await self._core.threads.run(content.differs, original, blob)
+            try:
+                reason = await self._core.threads.run(content.differs, original, blob)
+            except BaseException:
+                self._let_go()
+                raise
             if reason is not None:
-                await self.close()
+                self._let_go()
                 return reason
         return None
 
@@ -160,9 +185,12 @@ class BlobReader:
 
     async def close(self) -> None:
         """Let go of the file. Leaving the context does the same."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         original, self._original = self._original, None
         if original is not None:
-            await self._core.threads.run(original.close)
+            self._core.files.open.release(original)
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()

@@ -378,6 +378,9 @@ class _FailingReader:
         self._calls.check("read")
         return self._inner.read(offset, length)
 
+    def is_whole(self) -> bool:
+        return self._inner.is_whole()
+
     def fileno(self) -> int | None:
         return self._inner.fileno()
 

@@ -141,6 +141,7 @@ class Counting:
 
     def __init__(self, reader: Reader) -> None:
         self.size = reader.size
+        self.is_whole = reader.is_whole
         self.fileno = reader.fileno
         self.close = reader.close
         self.asked: list[tuple[int, int]] = []
