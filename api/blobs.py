@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from holdfast.engine import Blob, Repository, Store
+from holdfast.engine import Blob, BlobReader, Repository, Store
 
 from .exchange import Exchange, content_headers, read_digest
 from .oci_errors import OciError
 from .ranges import Unsatisfiable, parse_range
 from .rights import Action
-from .transfer import OCTETS, send, send_parts, whole
+from .transfer import OCTETS, file_head, send, send_parts, whole
 
 
 def _headers(blob: Blob) -> dict[str, str]:
@@ -59,6 +59,23 @@ async def at_hand(
     if data is None:
         return None, lasting
     return whole(data, 200, _headers(blob)), lasting
+
+
+async def open_already(
+    store: Store, repository: Repository, item: str
+) -> tuple[web.StreamResponse, BlobReader] | None:
+    """The head of the answer to GET of a blob whose file is open, and its reader, entered.
+
+    None for another one. Raises OciError, EngineError.
+    """
+    digest = read_digest(item, "BLOB_UNKNOWN")
+    reader = store.get(digest, repository=repository)
+    if not await reader.at_hand():
+        return None
+    if reader.file() is None:
+        await reader.close()
+        return None
+    return file_head(200, _headers(Blob(digest, reader.size)), reader.length), reader
 
 
 async def fetch(exchange: Exchange) -> web.StreamResponse:

@@ -18,15 +18,20 @@ HOPS_MAX: Final = 32
 
 
 def client_address(request: web.Request, settings: AppSettings) -> str:
-    """The nearest address that is no trusted proxy; empty on a unix socket.
-
-    Each proxy adds whom it was asked by at the end of X-Forwarded-For, so the list is read from
-    there, and only as far as proxies are trusted: what a client wrote itself is never believed.
-    """
+    """The nearest address that is no trusted proxy; empty on a unix socket."""
     nearest = request.remote or ""
     if not from_proxy(request, settings):
         return nearest
     header = ",".join(request.headers.getall("X-Forwarded-For", ()))
+    return address_behind(nearest, header, settings)
+
+
+def address_behind(nearest: str, header: str, settings: AppSettings) -> str:
+    """As ``client_address``, from a trusted proxy's own address and what it says.
+
+    Each proxy adds whom it was asked by at the end of X-Forwarded-For, so the list is read from
+    there, and only as far as proxies are trusted: what a client wrote itself is never believed.
+    """
     for text in reversed(header.rsplit(",", HOPS_MAX)[-HOPS_MAX:]):
         address = _address_of(text)
         if address is None:

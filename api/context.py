@@ -18,6 +18,7 @@ from aiohttp import web
 from holdfast.engine import Store
 
 from .regions import REGIONS_DEFAULT
+from .trail import Trail
 
 TOKEN_SECONDS_DEFAULT: Final = 300
 """Life of a bearer token. Clients assume 60 when told nothing, and ask again when it runs out."""
@@ -86,5 +87,8 @@ class AppSettings:
 
 STORE: Final = web.AppKey("holdfast.store", Store)
 """The store an application serves. The application neither opens nor closes it."""
+
+TRAIL: Final = web.RequestKey("holdfast.trail", Trail)
+"""What is known of a request, for the access log."""
 
 SETTINGS: Final = web.AppKey("holdfast.settings", AppSettings)

@@ -34,16 +34,24 @@ class Drain:
 
         @web.middleware
         async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._running += 1
+            self.begin()
             try:
                 return await handler(request)
             finally:
-                self._running -= 1
-                if self._running == 0 and self._none_left is not None:
-                    self._none_left.set()
+                self.end()
 
         app.middlewares.insert(0, count)
         app.on_response_prepare.append(self._close_connection)
+
+    def begin(self) -> None:
+        """A request runs, until ``end``."""
+        self._running += 1
+
+    def end(self) -> None:
+        """It ended."""
+        self._running -= 1
+        if self._running == 0 and self._none_left is not None:
+            self._none_left.set()
 
     async def wait(
         self, seconds: float, connections: Callable[[], Iterable[object]] = tuple

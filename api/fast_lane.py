@@ -3,18 +3,27 @@
 A connection looks at what arrives while it is idle. One complete GET or HEAD without a body, alone
 in the buffer and with no header that is not known to be harmless, may be answered at once, by
 ``Lane``; everything else goes on to aiohttp untouched. The answers are those of the plain path,
-byte for byte: the same functions make them.
+byte for byte: the same functions make them. A file follows its head by ``sendfile``, and meanwhile
+nothing is read from the connection.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import asyncio
+import logging
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.web_server import Server
 
+from holdfast.engine import BlobReader
+
+from . import sendfile
 from .connection import Connection, Site
-from .fast_answers import Lane
+from .drain import Drain
+from .fast_answers import Answer, Lane
+from .fast_requests import Peer
+from .sendfile import Sending
 
 HEAD_BYTES_MAX: Final = 8 * 1024
 """Longer heads are aiohttp's business, with its limits."""
@@ -22,15 +31,19 @@ HEAD_BYTES_MAX: Final = 8 * 1024
 _END: Final = b"\r\n\r\n"
 _STARTS: Final = (b"GET /v2/", b"HEAD /v2/")
 
+_log: Final = logging.getLogger(__name__)
+
 
 class LaneConnection(Connection):
     """A connection with a look at idle moments."""
 
-    __slots__ = ("_between", "_free", "_lane")
+    __slots__ = ("_between", "_drain", "_free", "_lane", "_peer", "_sending", "_waiting")
 
-    def __init__(self, manager: Server, *, lane: Lane, **options: Any) -> None:
+    def __init__(self, manager: Server, *, lane: Lane, drain: Drain, **options: Any) -> None:
         super().__init__(manager, **options)
         self._lane = lane
+        self._drain = drain
+        self._peer: Peer | None = None
         self._between = True
         """Whether the parser is between two requests or in a body, but in no request head.
 
@@ -43,6 +56,35 @@ class LaneConnection(Connection):
         aiohttp itself waits for the next request only some turns of the loop later, when a quick
         client has sent it already.
         """
+        self._sending: Sending | None = None
+        self._waiting: Sending | None = None
+        """Begins when the transport has sent the head."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As ever, and note who it is."""
+        super().connection_made(transport)
+        socket_transport = cast(asyncio.Transport, transport)
+        remote = transport.get_extra_info("peername")
+        self._peer = self._lane.peer(
+            "http" if transport.get_extra_info("sslcontext") is None else "https",
+            str(remote[0]) if isinstance(remote, tuple) else "",
+            plain=sendfile.is_plain(socket_transport),
+        )
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """As ever; a file on its way goes no further."""
+        sending, self._waiting = self._sending, None
+        if sending is not None:
+            sending.stop(ConnectionResetError("the connection was lost"))
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """As ever; the head of a file is gone, perhaps."""
+        super().resume_writing()
+        sending, self._waiting = self._waiting, None
+        if sending is not None and self.transport is not None:
+            self.transport.set_write_buffer_limits()
+            sending.start()
 
     def data_received(self, data: bytes) -> None:
         """Answer at once, or hand on."""
@@ -63,38 +105,88 @@ class LaneConnection(Connection):
         self._free = complete and not self._messages
         return resp, reset
 
+    def _process_keepalive(self) -> None:
+        """The timer of idle connections: one that is sent a file is not idle."""
+        if self._sending is None:
+            super()._process_keepalive()
+            return
+        close_time = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = close_time
+        self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
+
     def _answer(self, data: bytes) -> bool:
         """Answer, if it can be done: no request runs, and nothing waits to be sent."""
-        manager, transport = self._manager, self.transport
+        manager, transport, peer = self._manager, self.transport, self._peer
         if (
             not self._free
             or not data.startswith(_STARTS)
             or len(data) > HEAD_BYTES_MAX
             or self._force_close
             or self._close
-            or self._logging_enabled
+            or (self._logging_enabled and not self._lane.logs)
             or manager is None
             or transport is None
+            or peer is None
             or transport.is_closing()
             or transport.get_write_buffer_size()
         ):
             return False
-        answer = self._lane.answer(data)
+        answer = self._lane.answer(data, peer)
         if answer is None:
             return False
-        transport.write(answer)
         manager.requests_count += 1
         self._request_count += 1
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        transport.write(answer.head)
+        if answer.reader is not None:
+            self._send(transport, answer, answer.reader)
         return True
+
+    def _send(self, transport: asyncio.Transport, answer: Answer, reader: BlobReader) -> None:
+        file = reader.file()
+        assert file is not None
+        self._free = False
+        self._pause_reading_for_buffer()
+        self._drain.begin()
+        try:
+            sending = Sending(transport, *file, lambda error: self._sent(answer, reader, error))
+        except OSError as error:
+            self._sent(answer, reader, error)
+            return
+        self._sending = sending
+        if transport.get_write_buffer_size():
+            self._waiting = sending
+            # At a limit of zero the transport says when its buffer is empty.
+            transport.set_write_buffer_limits(high=0)
+        else:
+            sending.start()
+
+    def _sent(self, answer: Answer, reader: BlobReader, error: Exception | None) -> None:
+        self._sending = None
+        reader.release()
+        self._lane.ended(answer, gone=error is not None)
+        self._drain.end()
+        if error is None and self.transport is not None:
+            self._free = True
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            self._resume_reading_for_buffer()
+            return
+        if error is not None and not isinstance(error, ConnectionError):
+            _log.error("breaking off GET of blob %s: %s", reader.digest, error)
+        # The part must not be taken for the whole, and nothing may follow it.
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class LaneSite(Site):
     """A listening socket whose connections have the fast lane."""
 
-    def __init__(self, runner: web.AppRunner, sock: Any, lane: Lane, **options: Any) -> None:
+    def __init__(
+        self, runner: web.AppRunner, sock: Any, lane: Lane, drain: Drain, **options: Any
+    ) -> None:
         super().__init__(runner, sock, **options)
         self._lane = lane
+        self._drain = drain
 
     def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
-        return LaneConnection(server, lane=self._lane, **options)
+        return LaneConnection(server, lane=self._lane, drain=self._drain, **options)

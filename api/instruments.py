@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -14,8 +15,9 @@ from .audit import Audit
 from .board import Board, Layout, Slot
 from .context import AppSettings
 from .fast_answers import Lane
+from .fast_watch import LaneWatch
 from .limits import Limits
-from .metered_lane import MeteredLane
+from .logs import ACCESS
 from .metrics import Metrics, Reporter
 from .settings import Settings
 from .watch import ROUTES, Watch
@@ -58,14 +60,18 @@ class Instruments:
         )
 
     async def lane(self) -> Lane | None:
-        """The fast lane, unless every request has to be looked at as a whole."""
+        """The fast lane, unless it is switched off."""
         settings = self._settings
-        if not settings.fast_path or self._limits.asks or settings.tls_cert is not None:
+        if not settings.fast_path:
             return None
+        watch = LaneWatch(
+            slot=self._slot,
+            limits=self._limits if self._limits.asks else None,
+            log=logging.getLogger(ACCESS) if settings.access_log else None,
+        )
         signing_key = await self._store.keys.signing_key()
-        if self._slot is None:
-            return Lane(self._store, self._app_settings, signing_key)
-        return MeteredLane(self._store, self._app_settings, signing_key, self._slot)
+        watched = self._slot is not None or self._limits.asks or settings.access_log
+        return Lane(self._store, self._app_settings, signing_key, watch if watched else None)
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
         """Begin to count what ``runner`` serves; answer scrapes on these sockets."""

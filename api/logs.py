@@ -10,12 +10,14 @@ import logging
 import os
 import re
 import time
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
+from .context import TRAIL
 from .trail import CURRENT
 
 LogFormat = Literal["plain", "json"]
@@ -101,41 +103,73 @@ def set_up(kind: LogFormat, level: str, *, bare: bool = False) -> None:
     logging.getLogger(ACCESS).setLevel(logging.INFO)
 
 
+@dataclass(frozen=True, slots=True)
+class AccessLine:
+    """One request: who asked for what, and how it ended. Never the query."""
+
+    address: str
+    """The client's; empty where there is none."""
+    method: str
+    path: str
+    version: str
+    status: int
+    size: int
+    """Bytes sent, with the head."""
+    seconds: float
+    agent: str
+    """The User-Agent header; empty where there is none."""
+    actor: str
+    """The access key; empty for nobody in particular."""
+    request_id: str
+
+
+def log_access(logger: logging.Logger, line: AccessLine) -> None:
+    """Write a line of the access log."""
+    address, agent = line.address or "-", line.agent[:_HEADER_CHARS_MAX] or "-"
+    logger.info(
+        '%s "%s %s %s" %d %d %.6fs "%s" %s %s',
+        address,
+        line.method,
+        line.path,
+        line.version,
+        line.status,
+        line.size,
+        line.seconds,
+        agent,
+        line.actor or "-",
+        line.request_id,
+        extra={
+            "fields": {
+                "address": address,
+                "method": line.method,
+                "path": line.path,
+                "status": line.status,
+                "bytes": line.size,
+                "seconds": round(line.seconds, 6),
+                "agent": agent,
+                "actor": line.actor,
+                "request_id": line.request_id,
+            }
+        },
+    )
+
+
 class AccessLogger(AbstractAccessLogger):
-    """A line for each request: who asked for what, and how it ended. Never the query."""
+    """Writes the access log for requests that aiohttp handles."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """One request."""
-        agent = request.headers.get("User-Agent", "-")[:_HEADER_CHARS_MAX]
-        path = request.rel_url.raw_path
-        request_id = response.headers.get("X-Request-Id", "-")
-        trail = request.get("holdfast.trail") if isinstance(request, web.Request) else None
-        address = (trail.address if trail else request.remote) or "-"
-        actor = trail.actor if trail else ""
-        version = f"HTTP/{request.version.major}.{request.version.minor}"
-        self.logger.info(
-            '%s "%s %s %s" %d %d %.6fs "%s" %s %s',
-            address,
-            request.method,
-            path,
-            version,
-            response.status,
-            response.body_length,
-            time,
-            agent,
-            actor or "-",
-            request_id,
-            extra={
-                "fields": {
-                    "address": address,
-                    "method": request.method,
-                    "path": path,
-                    "status": response.status,
-                    "bytes": response.body_length,
-                    "seconds": round(time, 6),
-                    "agent": agent,
-                    "actor": actor,
-                    "request_id": request_id,
-                }
-            },
+        trail = request.get(TRAIL) if isinstance(request, web.Request) else None
+        line = AccessLine(
+            address=(trail.address if trail else request.remote) or "",
+            method=request.method,
+            path=request.rel_url.raw_path,
+            version=f"HTTP/{request.version.major}.{request.version.minor}",
+            status=response.status,
+            size=response.body_length,
+            seconds=time,
+            agent=request.headers.get("User-Agent", ""),
+            actor=trail.actor if trail else "",
+            request_id=response.headers.get("X-Request-Id", "-"),
         )
+        log_access(self.logger, line)

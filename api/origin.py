@@ -31,9 +31,14 @@ class Origin:
 
 def from_proxy(request: web.Request, settings: AppSettings) -> bool:
     """Whether whoever connected is a proxy that is believed."""
-    if request.remote:
-        return is_trusted(request.remote, settings)
-    return settings.trust_unix and request.transport is not None
+    if not request.remote and request.transport is None:
+        return False
+    return is_proxy(request.remote or "", settings)
+
+
+def is_proxy(peer: str, settings: AppSettings) -> bool:
+    """Whether a peer is a proxy that is believed, by its address; empty is a unix socket."""
+    return is_trusted(peer, settings) if peer else settings.trust_unix
 
 
 def is_trusted(text: str, settings: AppSettings) -> bool:
@@ -54,13 +59,22 @@ def _first(value: str | None) -> str:
 
 def origin_of(request: web.Request, settings: AppSettings) -> Origin:
     """Scheme, host and region of a request. A malformed Host counts as the default endpoint."""
-    scheme, host = request.scheme, request.headers.get("Host", "")
-    if from_proxy(request, settings):
-        scheme = _first(request.headers.get("X-Forwarded-Proto")).lower() or scheme
-        host = _first(request.headers.get("X-Forwarded-Host")) or host
-    if scheme not in ("http", "https"):
-        scheme = request.scheme
-    return origin_from(scheme, host, settings)
+    headers = request.headers
+    scheme, host = request.scheme, headers.get("Host", "")
+    if not from_proxy(request, settings):
+        return origin_from(scheme, host, settings)
+    proto, asked = headers.get("X-Forwarded-Proto"), headers.get("X-Forwarded-Host")
+    return forwarded_origin(scheme, host, proto, asked, settings)
+
+
+def forwarded_origin(
+    scheme: str, host: str, proto: str | None, asked: str | None, settings: AppSettings
+) -> Origin:
+    """As ``origin_from``, with X-Forwarded-Proto and X-Forwarded-Host of a trusted proxy."""
+    said = _first(proto).lower()
+    return origin_from(
+        said if said in ("http", "https") else scheme, _first(asked) or host, settings
+    )
 
 
 def origin_from(scheme: str, host: str, settings: AppSettings) -> Origin:

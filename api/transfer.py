@@ -33,7 +33,8 @@ async def send(
     data = reader.data
     if data is not None:
         return whole(data, status, headers)
-    response = await _begin(request, status, {**headers, "Content-Type": OCTETS}, reader.length)
+    response = file_head(status, headers, reader.length)
+    await response.prepare(request)
     file = reader.file() if request.method == "GET" and sendfile.possible(request) else None
     try:
         if file is None:
@@ -79,7 +80,8 @@ async def send_parts(
     tail = f"\r\n--{boundary}--\r\n".encode()
     length = sum(len(head) for head in heads) + sum(span.length for span in spans) + len(tail)
     kind = f"multipart/byteranges; boundary={boundary}"
-    response = await _begin(request, 206, {**headers, "Content-Type": kind}, length)
+    response = _head(206, {**headers, "Content-Type": kind}, length)
+    await response.prepare(request)
     try:
         for head, span in zip(heads, spans, strict=True):
             await response.write(head)
@@ -93,13 +95,14 @@ async def send_parts(
     return response
 
 
-async def _begin(
-    request: web.Request, status: int, headers: Mapping[str, str], length: int
-) -> web.StreamResponse:
-    """A response with its headers sent and its length known."""
+def file_head(status: int, headers: Mapping[str, str], length: int) -> web.StreamResponse:
+    """The head of an answer whose content is sent by other means."""
+    return _head(status, {**headers, "Content-Type": OCTETS}, length)
+
+
+def _head(status: int, headers: Mapping[str, str], length: int) -> web.StreamResponse:
     response = web.StreamResponse(status=status, headers={**headers, **API_VERSION})
     response.content_length = length
-    await response.prepare(request)
     return response
 
 

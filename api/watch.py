@@ -13,7 +13,7 @@ from .audit import Audit
 from .board import GONE, Slot
 from .bodies import settle
 from .client_address import client_address, neighbourhood
-from .context import AppSettings
+from .context import TRAIL, AppSettings
 from .limits import Kind, Limits
 from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
 from .management_errors import TooManyRequests
@@ -138,7 +138,7 @@ class Watch:
             trail.guard = _Guard(self._limits, self._slot, neighbourhood(trail.address))
         # Each request runs in a context of its own, so that this ends with it.
         CURRENT.set(trail)
-        request["holdfast.trail"] = trail
+        request[TRAIL] = trail
         return trail
 
     def _refusal(self, request: web.Request, trail: Trail) -> web.Response | None:

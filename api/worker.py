@@ -15,7 +15,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -134,7 +134,7 @@ async def serve(config: WorkerConfig) -> None:
         try:
             for descriptor in config.sockets:
                 sock = socket.socket(fileno=descriptor)
-                await _site(runner, sock, lane, settings.max_connections, tls).start()
+                await _site(runner, sock, lane, drain, settings.max_connections, tls).start()
             await instruments.start(runner, [socket.socket(fileno=one) for one in config.metrics])
             # What start-up made lives as long as the process: the collector need not look at it.
             gc.collect()
@@ -166,15 +166,17 @@ def _site(
     runner: web.AppRunner,
     sock: socket.socket,
     lane: Lane | None,
+    drain: Drain,
     connections_max: int,
     tls: ssl.SSLContext | None,
 ) -> Site:
     """The unix socket has no TLS: its peer is a program of this machine."""
     if sock.family == socket.AF_UNIX:
         tls = None
+    options: Any = {"backlog": BACKLOG, "connections_max": connections_max, "tls": tls}
     if lane is None:
-        return Site(runner, sock, backlog=BACKLOG, connections_max=connections_max, tls=tls)
-    return LaneSite(runner, sock, lane, backlog=BACKLOG, connections_max=connections_max)
+        return Site(runner, sock, **options)
+    return LaneSite(runner, sock, lane, drain, **options)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

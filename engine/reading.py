@@ -103,7 +103,7 @@ class BlobReader:
     def _found(self, blob: Blob, data: bytes | None) -> None:
         self.size = blob.size
         if not 0 <= self.offset <= blob.size:
-            self._let_go()
+            self.release()
             raise Invalid("offset", f"{self.offset} is outside of a blob of {blob.size} bytes")
         rest = blob.size - self.offset
         self.length = rest if self._asked is None else max(0, min(self._asked, rest))
@@ -146,10 +146,10 @@ class BlobReader:
             try:
                 reason = await self._core.threads.run(content.differs, original, blob)
             except BaseException:
-                self._let_go()
+                self.release()
                 raise
             if reason is not None:
-                self._let_go()
+                self.release()
                 return reason
         return None
 
@@ -184,10 +184,11 @@ class BlobReader:
         return self.data if self.data is not None else b"".join([piece async for piece in self])
 
     async def close(self) -> None:
-        """Let go of the file. Leaving the context does the same."""
-        self._let_go()
+        """As ``release``: what leaving the context does."""
+        self.release()
 
-    def _let_go(self) -> None:
+    def release(self) -> None:
+        """Let go of the file. May be called twice."""
         original, self._original = self._original, None
         if original is not None:
             self._core.files.open.release(original)

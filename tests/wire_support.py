@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -15,8 +16,10 @@ from aiohttp import web
 
 from holdfast.api import AppSettings, create_app
 from holdfast.api.connection import Site
-from holdfast.api.fast_answers import Lane
+from holdfast.api.drain import Drain
+from holdfast.api.fast_answers import Answer, Lane
 from holdfast.api.fast_lane import LaneSite
+from holdfast.api.fast_requests import Peer
 from holdfast.engine import Store
 
 SECONDS: Final = 20
@@ -27,7 +30,7 @@ LAST: Final = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\
 
 LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
-_PASSING: Final = re.compile(rb"(?<=\r\nDate: )[^\r]*|(?<=\r\nX-Request-Id: )[0-9a-f-]{36}(?=\r\n)")
+_PASSING: Final = re.compile(rb"\r\n(?:Date: [^\r]*|X-Request-Id: [0-9a-f-]{36}(?=\r\n))")
 
 
 class CountingLane(Lane):
@@ -36,8 +39,8 @@ class CountingLane(Lane):
     answered = 0
     declined = 0
 
-    def answer(self, head: bytes) -> bytes | None:
-        answer = super().answer(head)
+    def answer(self, head: bytes, peer: Peer) -> Answer | None:
+        answer = super().answer(head, peer)
         if answer is None:
             self.declined += 1
         else:
@@ -52,16 +55,21 @@ async def serving(
     lane: Lane | None = None,
     settings: AppSettings | None = None,
     connections_max: int = 1000,
+    keepalive_timeout: float = 75,
+    tls: ssl.SSLContext | None = None,
+    prepare: Callable[[web.Application], None] | None = None,
     **options: Any,
 ) -> AsyncIterator[int]:
     """Serve a store on a port of loopback, as a worker does."""
     options.setdefault("access_log", None)
     app = create_app(store, settings)
-    runner = web.AppRunner(app, shutdown_timeout=1, keepalive_timeout=75, **options)
+    if prepare is not None:
+        prepare(app)
+    runner = web.AppRunner(app, shutdown_timeout=1, keepalive_timeout=keepalive_timeout, **options)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    limits: dict[str, Any] = {"backlog": 128, "connections_max": connections_max}
-    site = LaneSite(runner, sock, lane, **limits) if lane else Site(runner, sock, **limits)
+    limits: dict[str, Any] = {"backlog": 128, "connections_max": connections_max, "tls": tls}
+    site = LaneSite(runner, sock, lane, Drain(), **limits) if lane else Site(runner, sock, **limits)
     await site.start()
     try:
         yield sock.getsockname()[1]
@@ -156,7 +164,7 @@ async def exchange(port: int, pieces: Sequence[bytes], heads: Sequence[bool]) ->
 
 def masked(answer: bytes) -> bytes:
     """An answer without the time and the name of the request."""
-    return _PASSING.sub(b"-", answer)
+    return _PASSING.sub(b"\r\n-", answer)
 
 
 def request(line: str, *headers: str) -> bytes:

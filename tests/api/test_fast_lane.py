@@ -1,228 +1,38 @@
-"""The fast lane says what the plain path says, byte for byte, or nothing where it is not sure.
-
-Two servers over one store, one with the lane: whatever is sent to both must be answered alike.
-"""
+"""The fast lane says what the plain path says, byte for byte, or nothing where it is not sure."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 import pytest
-from distribution_support import (
-    CONFIG_TYPE,
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    ORGANIZATION,
-    OTHER_PROJECT,
-    PROJECT,
-    descriptor,
-    digest_of,
-)
+from distribution_support import MANIFEST_TYPE, digest_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lane_support import APPLICATION, NAMES, SMALL, Stage, World, staged
 from server_support import running
-from wire_support import LOOPS, Client, CountingLane, connected, exchange, masked, request, serving
+from wire_support import Client, CountingLane, connected, exchange, masked, request, serving
 
 from holdfast.api import AppSettings, tokens
-from holdfast.engine import Key, Namespace, Store, StoreConfig
-
-APPLICATION: Final = AppSettings(endpoints={"nl-ams": "nl.example:5000"})
-NAMES: Final = ("app/web", "open/web", "other/web", "app/none", "none/none", "NOT/valid", "single")
-FILE: Final = bytes(range(256)) * 1024
-SMALL: Final = b"small content"
-
-
-class World:
-    """A store with some of everything, behind both servers."""
-
-    store: Store
-    lane: CountingLane
-    now: float
-    own: Namespace
-    key: Key
-    revoked: Key
-
-    def __init__(self) -> None:
-        self.now = time.time()
-        self.tokens: dict[str, str] = {}
-        self.items: dict[str, str] = {}
-        self._stack = AsyncExitStack()
-        self._ports = (0, 0)
-
-    async def start(self, path: Path) -> None:
-        config = StoreConfig(background=False, hold_seconds=3600)
-        store = Store.open(path / "store", config, clock=lambda: self.now)
-        self.store = await self._stack.enter_async_context(store)
-        await self._furnish()
-        signing = await self.store.keys.signing_key()
-        self.lane = CountingLane(self.store, APPLICATION, signing)
-        plain = await self._stack.enter_async_context(serving(self.store, settings=APPLICATION))
-        fast = serving(self.store, settings=APPLICATION, lane=self.lane)
-        self._ports = (plain, await self._stack.enter_async_context(fast))
-
-    async def stop(self) -> None:
-        await self._stack.aclose()
-
-    async def same(self, pieces: Sequence[bytes], heads: Sequence[bool] = (False,)) -> list[bytes]:
-        """Send to both, compare all that comes back, and return it."""
-        plain = await exchange(self._ports[0], pieces, heads)
-        fast = await exchange(self._ports[1], pieces, heads)
-        assert fast == plain
-        return plain
-
-    async def pair(self, stack: AsyncExitStack) -> tuple[Client, Client]:
-        """A connection to each server."""
-        plain, fast = self._ports
-        return (
-            await stack.enter_async_context(connected(plain)),
-            await stack.enter_async_context(connected(fast)),
-        )
-
-    async def blob(self, name: str, data: bytes) -> str:
-        repository = await self.store.locate("fr-par", name)
-        digest = digest_of(data)
-        await self.store.uploads.put(repository, digest, _stream(data))
-        return digest
-
-    async def manifest(self, name: str, reference: str, *layers: bytes, note: str = "") -> str:
-        """An image of a config of two bytes and these layers; ``note`` makes it larger."""
-        config = await self.blob(name, b"{}")
-        document = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": descriptor(config, 2, CONFIG_TYPE),
-            "layers": [descriptor(await self.blob(name, data), len(data)) for data in layers],
-            "annotations": {"note": note},
-        }
-        return await self.document(name, reference, document)
-
-    async def document(self, name: str, reference: str, document: dict[str, Any]) -> str:
-        repository = await self.store.locate("fr-par", name)
-        pushed = await self.store.manifests.put(
-            repository,
-            msgspec.json.encode(document),
-            media_type=document["mediaType"],
-            reference=reference,
-        )
-        return str(pushed.digest)
-
-    async def _furnish(self) -> None:
-        self.own = await self._namespace("app", PROJECT)
-        await self._namespace("open", PROJECT, is_public=True)
-        await self._namespace("other", OTHER_PROJECT)
-        for name in ("app/web", "open/web", "other/web"):
-            self.items["tag"] = "v1"
-            self.items["digest"] = await self.manifest(name, "v1", SMALL, FILE)
-            self.items["large"] = await self.manifest(name, "large", SMALL, note="x" * 100_000)
-            listed = descriptor(self.items["digest"], 0, MANIFEST_TYPE)
-            listed["size"] = await self._size(name, "v1")
-            index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [listed]}
-            self.items["index"] = await self.document(name, "index", index)
-            self.items["held"] = await self.blob(name, b"held by an upload")
-            self.items["empty"] = await self.blob(name, b"")
-        self.items["small"] = digest_of(SMALL)
-        self.items["file"] = digest_of(FILE)
-        self.items["missing"] = digest_of(b"nobody has this")
-        self.items["sha512"] = digest_of(SMALL, "sha512")
-        self.items["malformed"] = "sha256:abc"
-        self.items["unknown"] = "md5:" + "0" * 32
-        self.items["no tag"] = "a" * 129
-        await self._keys()
-
-    async def _size(self, name: str, reference: str) -> int:
-        repository = await self.store.locate("fr-par", name)
-        return len((await self.store.manifests.get(repository, reference)).body)
-
-    async def _namespace(self, name: str, project: UUID, **more: Any) -> Namespace:
-        return await self.store.namespaces.create(
-            "fr-par", name, project_id=project, organization_id=ORGANIZATION, **more
-        )
-
-    async def _keys(self) -> None:
-        self.key = await self._key(PROJECT)
-        self.revoked = await self._key(PROJECT)
-        stranger = await self._key(OTHER_PROJECT)
-        self.tokens["good"] = await self.issue(self.key.access_key)
-        self.tokens["stranger"] = await self.issue(stranger.access_key)
-        self.tokens["anonymous"] = await self.issue(None)
-        self.tokens["nobody"] = await self.issue("SCWNOSUCHKEY00000000")
-        self.tokens["narrow"] = await self.issue(self.key.access_key, names=("app/else",))
-        self.tokens["abroad"] = await self.issue(self.key.access_key, region="nl-ams")
-        self.tokens["old"] = await self.issue(self.key.access_key, age=7200)
-        self.tokens["future"] = await self.issue(self.key.access_key, age=-7200)
-        self.tokens["revoked"] = await self.issue(self.revoked.access_key)
-        self.tokens["refresh"] = await self.issue(self.key.access_key, use="refresh")
-        self.tokens["forged"] = self.tokens["good"][:-4] + "AAAA"
-        await self.store.keys.revoke(self.revoked.access_key)
-
-    async def _key(self, project: UUID) -> Key:
-        key, _ = await self.store.keys.create(
-            project_id=project,
-            default_project_id=project,
-            organization_id=ORGANIZATION,
-            permission="read",
-        )
-        return key
-
-    async def issue(
-        self,
-        access_key: str | None,
-        *,
-        names: Sequence[str] = NAMES,
-        region: str = "fr-par",
-        age: int = 0,
-        use: tokens.Use = "access",
-    ) -> str:
-        return tokens.issue(
-            await self.store.keys.signing_key(),
-            use,
-            access_key=access_key,
-            region=region,
-            scopes={("repository", name): frozenset(("pull",)) for name in names},
-            now=int(time.time()) - age,
-            seconds=3600,
-        )
-
-    def get(self, path: str, *headers: str, bearer: str = "good", method: str = "GET") -> bytes:
-        return request(f"{method} {path} HTTP/1.1", *headers, self.bearer(bearer))
-
-    def bearer(self, token: str) -> str:
-        return f"Authorization: Bearer {self.tokens[token]}"
-
-
-async def _stream(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
-@dataclass
-class Stage:
-    """A world, and the loop that it lives in."""
-
-    world: World
-    run: Callable[[Any], Any]
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        world = World()
-        runner.run(world.start(tmp_path))
-        try:
-            yield Stage(world, runner.run)
-        finally:
-            runner.run(world.stop())
+    with staged(request.param, tmp_path) as made:
+        yield made
 
 
 HEADERS: Final = (
+    "Docker-Distribution-API-Version: registry/2.0",
+    "X-Real-Ip: 203.0.113.9",
+    "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "User-Agent: docker/27.0 (linux)",
     "user-agent: x",
     "Accept: */*",
@@ -239,7 +49,12 @@ HEADERS: Final = (
     "Upgrade: websocket",
     "X-Unknown: 1",
     "X-Forwarded-Host: nl.example:5000",
+    "X-Forwarded-Host: bad/host, other",
     "X-Forwarded-Proto: https",
+    "X-Forwarded-Proto: gopher",
+    "X-Forwarded-For: 203.0.113.7, 127.0.0.2",
+    "X-Forwarded-For: nonsense",
+    "X-Auth-Token: 11111111-2222-4333-8444-555555555555",
     "Forwarded: host=nl.example",
     "Range: bytes=0-3",
     "If-None-Match: *",
@@ -315,7 +130,7 @@ def wild(draw: st.DrawFn, world: World) -> tuple[list[bytes], list[bool]]:
     if token is not None:
         scheme = draw(st.sampled_from(SCHEMES[:3] if plain else SCHEMES))
         lines.append(f"Authorization: {scheme} {world.tokens[token]}")
-    lines += draw(st.lists(st.sampled_from(HEADERS[:10] if plain else HEADERS), max_size=3))
+    lines += draw(st.lists(st.sampled_from(HEADERS[:13] if plain else HEADERS), max_size=3))
     lines = draw(st.permutations(lines))
     version = draw(st.sampled_from(VERSIONS[:1] if plain else VERSIONS))
     space = draw(st.sampled_from((" ",) if plain else (" ", " ", "  ", "\t")))
@@ -354,6 +169,32 @@ def test_whatever_is_asked_is_answered_alike(stage: Stage) -> None:
     check()
     assert stage.world.lane.answered > 20, "it must not decline everything"
     assert stage.world.lane.declined > 20, "nor be asked for what it knows only"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_behind_a_proxy_that_is_believed(loop: str, tmp_path: Path) -> None:
+    """What it forwards decides the region and the challenge, in the lane as elsewhere."""
+    behind = AppSettings(
+        endpoints=APPLICATION.endpoints, trusted_proxies=(ip_network("127.0.0.0/8"),)
+    )
+    with staged(loop, tmp_path, behind) as stage:
+
+        @EXAMPLES
+        @given(wild(stage.world))
+        def check(sent: tuple[list[bytes], list[bool]]) -> None:
+            stage.run(stage.world.same(*sent))
+
+        check()
+        assert stage.world.lane.answered > 20
+        path = "/v2/app/web/manifests/v1"
+        before = stage.world.lane.answered
+        abroad = stage.world.get(path, "X-Forwarded-Host: nl.example:5000", bearer="abroad")
+        (answer, _) = stage.run(stage.world.same([abroad]))
+        assert answer.startswith(b"HTTP/1.1 404 "), "there is no such namespace in that region"
+        home = stage.world.get(path, "X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.1")
+        (answer, _) = stage.run(stage.world.same([home]))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert stage.world.lane.answered > before
 
 
 def test_requests_in_a_row_are_answered_alike(stage: Stage) -> None:
@@ -396,13 +237,12 @@ def test_every_thing_there_is_for_every_token(stage: Stage) -> None:
         ("blobs", "held", 200, True),
         ("blobs", "missing", 404, True),
         ("blobs", "unknown", 404, True),
-        ("blobs", "file", 200, None),
+        ("blobs", "file", 200, True),  # it is open: the plain path was asked first
     ],
 )
 def test_what_it_answers(
-    stage: Stage, method: str, kind: str, label: str, status: int, fast: bool | None
+    stage: Stage, method: str, kind: str, label: str, status: int, fast: bool
 ) -> None:
-    """``fast`` None: without its content only."""
     world = stage.world
     sent = world.get(f"/v2/app/web/{kind}/{world.items[label]}", method=method)
     for _ in range(2):  # the second time from memory
@@ -410,8 +250,7 @@ def test_what_it_answers(
         assert answers[0].startswith(b"HTTP/1.1 %d " % status)
         assert answers[1].startswith(b"HTTP/1.1 401 ")
     # LAST is always declined.
-    expected = 2 if (method == "HEAD" if fast is None else fast) else 0
-    assert world.lane.answered == expected
+    assert world.lane.answered == (2 if fast else 0)
 
 
 def test_a_request_in_two_pieces_cut_at_every_byte(stage: Stage) -> None:
@@ -590,17 +429,20 @@ def test_closed_it_leaves_the_last_answers_to_others(stage: Stage) -> None:
 
 
 def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.api.fast_requests.REMEMBERED_MAX", 10)
     monkeypatch.setattr("holdfast.api.fast_answers.REMEMBERED_MAX", 10)
     lane, world = stage.world.lane, stage.world
+    peer = lane.peer("http", "127.0.0.1", plain=True)
+    memories = (lane._heads._targets, peer.visitors, lane._callers, lane._answers)
     for number in range(50):
         sent = world.get(f"/v2/app/web/manifests/t{number}", f"User-Agent: {number}")
-        assert lane.answer(sent) is not None
-        for memory in (lane._visitors, lane._targets, lane._callers, lane._answers):
-            assert len(memory) <= 10
+        assert lane.answer(sent, peer) is not None
+        assert all(len(memory) <= 10 for memory in memories)
+        assert lane._body_bytes == sum(len(answer.body) for answer in lane._answers.values())
     long = world.get("/v2/app/web/manifests/v1", "Accept: " + "x" * 3000)
-    before = len(lane._visitors)
-    assert lane.answer(long) is not None
-    assert len(lane._visitors) == before
+    before = len(peer.visitors)
+    assert lane.answer(long, peer) is not None
+    assert len(peer.visitors) == before
 
 
 async def test_with_an_access_log_every_request_is_in_it(

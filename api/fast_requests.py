@@ -1,0 +1,184 @@
+"""Which request heads the fast lane understands, and what they say.
+
+What a request line or a header block *means* never changes for one kind of peer, so it is
+remembered. Whatever is not plainly understood is declined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from . import tokens
+from .client_address import address_behind, neighbourhood
+from .context import AppSettings
+from .origin import HOST_CHARS_MAX, Origin, forwarded_origin, is_proxy, origin_from
+from .v2_paths import Target, parse_path
+
+REMEMBERED_MAX: Final = 2048
+"""Of each kind of thing; then all of that kind is forgotten."""
+
+KEY_BYTES_MAX: Final = 2048
+"""Longer lines and header blocks are read anew each time: with four kinds of things under such
+keys, a client that never says the same thing twice costs 16 MiB."""
+
+_LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
+_DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
+_HEADER: Final = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([ -~]*?)[ \t]*")
+_HARMLESS: Final = frozenset(
+    (
+        b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization",
+        b"docker-distribution-api-version", b"cache-control", b"pragma", b"dnt", b"traceparent",
+        b"tracestate",
+    )
+)  # fmt: skip
+_EXTENSION: Final = b"x-"
+"""Begins names that mean nothing under ``/v2/``, but for MEANINGFUL and FORWARDED."""
+_MEANINGFUL: Final = frozenset((b"x-auth-token", b"x-session-token"))
+_FORWARDED: Final = frozenset((b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
+"""What proxies say; it counts only where the peer is one that is believed."""
+_HEADERS_MAX: Final = 48
+_BEARER: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visitor:
+    """What a header block says."""
+
+    origin: Origin
+    claims: tokens.Claims | None
+    address: str
+    """The client's, where a proxy that is believed says so; else empty."""
+    who: str
+    """Its neighbourhood, likewise."""
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What all requests of one connection have in common."""
+
+    scheme: str
+    address: str
+    """Of whoever connected; empty on a unix socket."""
+    who: str
+    """The neighbourhood of that."""
+    believed: bool
+    """Whether it is a proxy whose word counts."""
+    plain: bool
+    """Whether the kernel can send files to it."""
+    visitors: dict[bytes, Visitor] = field(compare=False, repr=False)
+    """What is remembered of peers of this kind."""
+
+
+class Heads:
+    """Reads request heads."""
+
+    def __init__(self, settings: AppSettings, signing_key: bytes) -> None:
+        self._settings = settings
+        self._signing_key = signing_key
+        self._targets: dict[bytes, Target] = {}
+        self._visitors: dict[tuple[str, bool], dict[bytes, Visitor]] = {}
+
+    def peer(self, scheme: str, address: str, *, plain: bool) -> Peer:
+        """The peer of a new connection."""
+        believed = is_proxy(address, self._settings)
+        visitors = self._visitors.setdefault((scheme, believed), {})
+        return Peer(scheme, address, neighbourhood(address), believed, plain, visitors)
+
+    def target(self, line: bytes) -> Target | None:
+        """What a request line asks for, if it is a manifest or a blob; None to decline."""
+        target = self._targets.get(line)
+        if target is None and (target := _read_line(line)) is not None:
+            remember(self._targets, line, target, len(line))
+        return target
+
+    def visitor(self, block: bytes, peer: Peer) -> Visitor | None:
+        """What a header block says, if nothing in it changes answers; None to decline."""
+        visitor = peer.visitors.get(block)
+        if visitor is None and (visitor := self._read_block(block, peer)) is not None:
+            remember(peer.visitors, block, visitor, len(block))
+        return visitor
+
+    def _read_block(self, block: bytes, peer: Peer) -> Visitor | None:
+        found = _headers(block)
+        if found is None:
+            return None
+        host = found.get(b"host", "")
+        if not 0 < len(host) <= HOST_CHARS_MAX:
+            return None
+        claims = None
+        if b"authorization" in found:
+            claims = self._read_token(found[b"authorization"])
+            if claims is None:
+                return None
+        settings, address, who = self._settings, "", ""
+        if peer.believed:
+            address = address_behind(peer.address, found.get(b"x-forwarded-for", ""), settings)
+            who = neighbourhood(address)
+            origin = forwarded_origin(
+                peer.scheme,
+                host,
+                found.get(b"x-forwarded-proto"),
+                found.get(b"x-forwarded-host"),
+                settings,
+            )
+        else:
+            origin = origin_from(peer.scheme, host, settings)
+        return Visitor(origin, claims, address, who, found.get(b"user-agent", ""))
+
+    def _read_token(self, authorization: str) -> tokens.Claims | None:
+        if not authorization.lower().startswith(_BEARER):
+            return None
+        try:
+            return tokens.read(self._signing_key, authorization[len(_BEARER) :].strip(), "access")
+        except tokens.BadToken:
+            return None
+
+
+def _read_line(line: bytes) -> Target | None:
+    match = _LINE.fullmatch(line)
+    if match is None or _DOTTED.search(match[2]) or match[2].startswith(b"/"):
+        return None
+    target = parse_path(match[2].decode("ascii"))
+    if target is None or target.endpoint not in ("manifest", "blob"):
+        return None
+    return target
+
+
+def _headers(block: bytes) -> Mapping[bytes, str] | None:
+    """The headers that matter, by lower-case name; None where one may change the answer."""
+    found: dict[bytes, str] = {}
+    lines = block.split(b"\r\n")[:-2]
+    if len(lines) > _HEADERS_MAX:
+        return None
+    for line in lines:
+        match = _HEADER.fullmatch(line)
+        if match is None:
+            return None
+        name = match[1].lower()
+        if name == b"connection" and match[2].lower() == b"keep-alive":
+            continue
+        if name.startswith(_EXTENSION) and name not in _MEANINGFUL:
+            if name not in _FORWARDED:
+                continue
+        elif name not in _HARMLESS:
+            return None
+        if name in found and not name.startswith(b"accept"):
+            return None
+        found[name] = match[2].decode("ascii")
+    return found
+
+
+K = TypeVar("K")
+
+
+def remember(memory: dict[K, Any], key: K, value: object, key_bytes: int) -> None:
+    """Keep something under a key of that length, if that is bounded."""
+    if key_bytes > KEY_BYTES_MAX:
+        return
+    if len(memory) >= REMEMBERED_MAX:
+        memory.clear()
+    memory[key] = value

@@ -1,0 +1,213 @@
+"""What surrounds a request surrounds those of the fast lane too: limits, metrics, access log."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from distribution_support import digest_of
+from lane_support import Stage, World, staged
+from wire_support import CountingLane, connected, serving
+
+from holdfast.api import limits
+from holdfast.api.board import Board, Layout, Row, Slot, create
+from holdfast.api.fast_watch import LaneWatch
+from holdfast.api.limits import Limits, Rates
+from holdfast.api.logs import AccessLogger
+from holdfast.api.watch import ROUTES, Watch
+
+NO_LIMITS = Rates()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    with staged(request.param, tmp_path) as made:
+        yield made
+
+
+class Watched:
+    """A server with or without the lane, and everything that counts around it."""
+
+    def __init__(self, world: World, rates: Rates = NO_LIMITS) -> None:
+        self.world = world
+        self._memory = create(1)
+        self._layout = Layout(ROUTES)
+        self.slot = Slot(self._memory, 0, self._layout)
+        self._buckets = limits.create()
+        self.limits = Limits(self._buckets, rates)
+        self.lane: CountingLane | None = None
+
+    async def start(
+        self, stack: AsyncExitStack, *, fast: bool, log: logging.Logger | None = None
+    ) -> int:
+        world = self.world
+        if fast:
+            watch = LaneWatch(slot=self.slot, limits=self.limits, log=log)
+            signing = await world.store.keys.signing_key()
+            self.lane = CountingLane(world.store, world.settings, signing, watch)
+
+        def around(app: web.Application) -> None:
+            Watch(world.settings, slot=self.slot, limits=self.limits).install(app)
+
+        return await stack.enter_async_context(
+            serving(
+                world.store,
+                lane=self.lane,
+                settings=world.settings,
+                prepare=around,
+                access_log=log,
+                access_log_class=AccessLogger,
+            )
+        )
+
+    def rows(self) -> Mapping[str, Row]:
+        board = Board(self._memory, self._layout)
+        return board.rows(board.sums())
+
+    def close(self) -> None:
+        os.close(self._memory)
+        os.close(self._buckets)
+
+
+async def ask(world: World, port: int) -> list[int]:
+    """Some of everything, on one connection; the statuses."""
+    data = bytes(range(256)) * 16384
+    file = await world.blob("app/web", data)
+    await world.blob("app/web/manifests", b"in a repository of a confusing name")
+    strange = digest_of(b"in a repository of a confusing name")
+    asked = [
+        ("GET", "/v2/app/web/manifests/v1", "good"),
+        ("HEAD", "/v2/app/web/manifests/v1", "good"),
+        ("GET", f"/v2/app/web/blobs/{world.items['small']}", "good"),
+        ("GET", f"/v2/app/web/blobs/{world.items['missing']}", "good"),
+        ("GET", f"/v2/app/web/blobs/{file}", "good"),
+        ("GET", f"/v2/app/web/blobs/{file}", "good"),
+        ("HEAD", f"/v2/app/web/blobs/{file}", "good"),
+        ("GET", f"/v2/app/web/manifests/blobs/{strange}", "good"),
+        ("GET", "/v2/app/web/manifests/v1", "stranger"),
+        ("GET", "/v2/open/web/manifests/v1", "anonymous"),
+        ("GET", "/v2/app/web/tags/list", "good"),
+    ]
+    world.tokens["good"] = await world.issue(
+        world.key.access_key, names=("app/web", "app/web/manifests")
+    )
+    statuses = []
+    async with connected(port) as client:
+        for method, path, token in asked:
+            await client.send(world.get(path, "User-Agent: x/1", method=method, bearer=token))
+            answer = await client.answer(head=method == "HEAD")
+            statuses.append(int(answer[9:12]))
+    return statuses
+
+
+def test_every_request_is_counted_once_and_alike(stage: Stage) -> None:
+    world = stage.world
+
+    async def story() -> None:
+        counted = []
+        for fast in (False, True):
+            watched = Watched(world)
+            async with AsyncExitStack() as stack:
+                statuses = await ask(world, await watched.start(stack, fast=fast))
+            rows = {
+                route: (row.requests, row.received, row.sent)
+                for route, row in watched.rows().items()
+            }
+            counted.append((statuses, rows))
+            assert sum(sum(row.buckets) for row in watched.rows().values()) == len(statuses)
+            assert all(row.seconds > 0 for row in watched.rows().values())
+            watched.close()
+            if watched.lane is not None:
+                assert watched.lane.answered >= 7
+        assert counted[0] == counted[1]
+
+    stage.run(story())
+
+
+def test_a_client_that_leaves_is_counted_so(stage: Stage) -> None:
+    world = stage.world
+    data = os.urandom(1 << 16) * 400
+
+    async def story() -> None:
+        watched = Watched(world)
+        async with AsyncExitStack() as stack:
+            port = await watched.start(stack, fast=True)
+            sent = world.get(f"/v2/app/web/blobs/{await world.blob('app/web', data)}")
+            async with connected(port) as client:
+                await client.send(sent)
+                assert (await client.answer()).endswith(data)
+            async with connected(port) as client:
+                await client.send(sent)
+                assert await client.more()
+        assert watched.lane is not None
+        assert watched.lane.answered == 1
+        assert watched.rows()["blob"].requests == {("GET", "2xx"): 1, ("GET", "gone"): 1}
+        watched.close()
+
+    stage.run(story())
+
+
+@pytest.mark.parametrize(
+    ("rates", "kind"),
+    [(Rates(address=1), "address"), (Rates(key=1), "key")],
+    ids=["address", "key"],
+)
+def test_who_is_over_a_limit_is_told_so(stage: Stage, rates: Rates, kind: str) -> None:
+    world = stage.world
+    sent = world.get("/v2/app/web/manifests/v1")
+
+    async def story() -> None:
+        watched = Watched(world, rates)
+        async with AsyncExitStack() as stack:
+            port = await watched.start(stack, fast=True)
+            async with connected(port) as client:
+                answers = []
+                for _ in range(limits.BURST_MIN + 2):
+                    await client.send(sent)
+                    answers.append(await client.answer())
+        good = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
+        assert len(good) == limits.BURST_MIN
+        for answer in answers[len(good) :]:
+            assert answer.startswith(b"HTTP/1.1 429 ")
+            assert b"\r\nRetry-After: " in answer
+        assert watched.lane is not None
+        assert watched.lane.answered == limits.BURST_MIN
+        refused = [row.requests.get(("GET", "4xx"), 0) for row in watched.rows().values()]
+        assert sum(refused) == 2
+        watched.close()
+
+    stage.run(story())
+
+
+def test_the_access_log_has_the_same_lines(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    world = stage.world
+    log = logging.getLogger("test.access")
+    changing = ("seconds", "request_id")
+
+    async def story(*, fast: bool) -> None:
+        watched = Watched(world)
+        async with AsyncExitStack() as stack:
+            await ask(world, await watched.start(stack, fast=fast, log=log))
+        watched.close()
+        if watched.lane is not None:
+            assert watched.lane.answered >= 7
+
+    written: list[list[dict[str, Any]]] = []
+    for fast in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger=log.name):
+            stage.run(story(fast=fast))
+        records = [record for record in caplog.records if record.name == log.name]
+        fields = [record.__dict__["fields"] for record in records]
+        assert all(isinstance(line["seconds"], float) for line in fields)
+        assert len({line["request_id"] for line in fields}) == len(fields)
+        written.append([{k: v for k, v in line.items() if k not in changing} for line in fields])
+        assert records[0].getMessage().startswith('127.0.0.1 "GET /v2/app/web/manifests/v1 HTTP/1')
+    assert written[0] == written[1]
+    assert written[0][0]["actor"] == world.key.access_key
