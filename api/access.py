@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,20 +39,27 @@ _SCOPE_ACTIONS: Final[Mapping[Action, str]] = {
     "push": "pull,push",
     "delete": "delete",
 }
+_SCOPE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,254}", re.ASCII)
 
 
 class Unauthenticated(Exception):
-    """Credentials that lead to no valid key, and why."""
+    """Credentials that lead to no valid key, and why.
 
-    def __init__(self, reason: Literal["malformed", "not_found", "expired"]) -> None:
+    ``token``: a token that is not valid here, or not any more; a new one helps.
+    """
+
+    def __init__(self, reason: Literal["malformed", "not_found", "expired", "token"]) -> None:
         super().__init__(
             {
                 "malformed": "the credentials are malformed",
                 "not_found": "the secret belongs to no key",
                 "expired": "the key has expired",
+                "token": "the token is not valid, or not any more",
             }[reason]
         )
-        self.reason = reason
+        self.advice = "insufficient_scope" if reason == "token" else ""
+        """What to say in a challenge (RFC 6750 section 3.1): at the other words for a bad token,
+        clients give up instead of asking for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ async def key_of_secret(store: Store, secret: str) -> Key:
 async def key_of_claims(store: Store, claims: tokens.Claims, region: str) -> Key | None:
     """The living key that a token names, or None for an anonymous one. Raises Unauthenticated."""
     if claims.region != region:
-        raise Unauthenticated("malformed")
+        raise Unauthenticated("token")
     if claims.access_key is None:
         return None
     try:
@@ -148,7 +156,7 @@ async def identify(request: web.Request, store: Store, region: str) -> Caller:
     try:
         claims = tokens.read(await store.keys.signing_key(), value, "access")
     except tokens.BadToken:
-        raise Unauthenticated("malformed") from None
+        raise Unauthenticated("token") from None
     return await caller_of(store, claims, region)
 
 
@@ -158,6 +166,14 @@ async def caller_of(store: Store, claims: tokens.Claims | None, region: str) -> 
         return Caller(None, presented=False, scopes=None)
     key = await key_of_claims(store, claims, region)
     return Caller(key, presented=True, scopes=claims.scopes)
+
+
+def scope_of(name: str, action: Action) -> str:
+    """What a token must cover for that, as a challenge says it.
+
+    Empty for what is no name at all, and is not to get into a header.
+    """
+    return f"repository:{name}:{_SCOPE_ACTIONS[action]}" if _SCOPE_NAME.fullmatch(name) else ""
 
 
 def may(caller: Caller, repository: Repository, action: Action) -> bool:
@@ -199,24 +215,16 @@ class Gate:
         return OciError("UNAUTHORIZED", message, headers=self.challenge(scope, error))
 
     async def repository(
-        self,
-        caller: Caller,
-        name: str,
-        action: Action,
-        *,
-        hint: Action | None = None,
-        also: str = "",
+        self, caller: Caller, name: str, action: Action, *, scope: str, creates: bool = False
     ) -> Repository:
         """Where ``name`` leads, for a caller who may do ``action`` there.
 
-        The challenge names the scope of ``action``, or of ``hint`` where more is likely to follow,
-        and that of ``also``. Raises OciError as the table in ``rights`` says, and Invalid("name").
+        A challenge asks for ``scope``. A request that ``creates`` makes the namespace where there
+        is none, if that is configured. Raises OciError as the table in ``rights`` says, and
+        Invalid("name").
         """
-        scope = f"repository:{name}:{_SCOPE_ACTIONS[hint or action]}"
-        if also:
-            scope += f" {also}"
         repository = await self.find(name)
-        if repository is None and self._creates(caller, action):
+        if repository is None and creates and self._creates(caller):
             if not caller.within(name, action):
                 raise self.unauthorized(scope=scope, error="insufficient_scope")
             repository = await self._create(caller, name)
@@ -252,13 +260,9 @@ class Gate:
             f"this key may not {action} in {name}: that needs permission full in its project",
         )
 
-    def _creates(self, caller: Caller, action: Action) -> bool:
-        return (
-            self.settings.create_namespaces
-            and action == "push"
-            and caller.key is not None
-            and caller.key.permission == "full"
-        )
+    def _creates(self, caller: Caller) -> bool:
+        key = caller.key
+        return self.settings.create_namespaces and key is not None and key.permission == "full"
 
     async def _create(self, caller: Caller, name: str) -> Repository | None:
         """Make the missing namespace in the key's default project (``create_namespaces``)."""

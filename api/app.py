@@ -12,7 +12,9 @@ from holdfast.engine import EngineError, Store
 
 from . import distribution, management
 from .context import SETTINGS, STORE, AppSettings
+from .oci_errors import OciError
 from .trail import CURRENT
+from .transfer import API_VERSION
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -32,10 +34,11 @@ def create_app(store: Store, settings: AppSettings | None = None) -> web.Applica
     app[STORE] = store
     app[SETTINGS] = AppSettings() if settings is None else settings
     app.on_response_prepare.append(_name_request)
-    app.router.add_get("/healthz", _alive)
-    app.router.add_get("/readyz", _ready)
+    distribution.route(app, "/healthz", _alive)
+    distribution.route(app, "/readyz", _ready)
     distribution.setup(app)
     management.setup(app)
+    distribution.route(app, f"/{distribution.TAIL}", distribution.nowhere, API_VERSION)
     return app
 
 
@@ -46,13 +49,20 @@ async def _name_request(_request: web.Request, response: web.StreamResponse) -> 
     response.headers.setdefault("X-Request-Id", name)
 
 
-async def _alive(_request: web.Request) -> web.Response:
+def _check_method(request: web.Request) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise OciError("UNSUPPORTED", headers={"Allow": "GET, HEAD"})
+
+
+async def _alive(request: web.Request) -> web.Response:
     """The process answers."""
+    _check_method(request)
     return web.Response(text="ok\n", headers=NO_STORE)
 
 
 async def _ready(request: web.Request) -> web.Response:
     """The store answers, too."""
+    _check_method(request)
     try:
         await request.app[STORE].stats()
     except EngineError as error:

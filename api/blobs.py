@@ -9,7 +9,6 @@ from holdfast.engine import Blob, BlobReader, Repository, Store
 from .exchange import Exchange, content_headers, read_digest
 from .oci_errors import OciError
 from .ranges import Unsatisfiable, parse_range
-from .rights import Action
 from .transfer import OCTETS, file_head, send, send_parts, whole
 
 
@@ -17,17 +16,9 @@ def _headers(blob: Blob) -> dict[str, str]:
     return {**content_headers(blob.digest, fixed=True), "Accept-Ranges": "bytes"}
 
 
-async def _stat(exchange: Exchange, hint: Action = "pull") -> tuple[Repository, Blob]:
-    """The blob of the path, if this repository links or holds it."""
-    repository = await exchange.repository("pull", hint=hint)
-    digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
-    return repository, await exchange.store.stat(digest, repository=repository)
-
-
 async def head(exchange: Exchange) -> web.StreamResponse:
     """HEAD of a blob: its size, without opening it."""
-    # Who asks is about to push: some clients keep the first token that they get for everything.
-    repository = await exchange.repository("pull", hint="push")
+    repository = await exchange.repository()
     response, _ = await summary(exchange.store, repository, exchange.target.item)
     if exchange.not_modified(response.headers["Docker-Content-Digest"]):
         for name in ("Content-Length", "Content-Type"):
@@ -83,7 +74,7 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
     headers = exchange.request.headers
     if "Range" in headers or "If-None-Match" in headers:
         return await _fetch_conditionally(exchange)
-    repository = await exchange.repository("pull")
+    repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
     async with exchange.store.get(digest, repository=repository) as reader:
         return await send(exchange.request, reader, 200, _headers(Blob(digest, reader.size)))
@@ -91,7 +82,10 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
 
 async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
     """GET with a Range or a condition: the size is needed before anything is opened."""
-    repository, blob = await _stat(exchange)
+    repository = await exchange.repository()
+    digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
+    # Not ``stat``, which means HEAD: what is held may be read until the hold ends.
+    blob, _ = await exchange.store.small(digest, repository=repository)
     headers = _headers(blob)
     if exchange.not_modified(str(blob.digest)):
         return web.Response(status=304, headers=headers)
@@ -118,7 +112,7 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
 
 async def delete(exchange: Exchange) -> web.StreamResponse:
     """DELETE of a blob: this repository's right to it ends. Refused while a manifest needs it."""
-    repository = await exchange.repository("delete")
+    repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
     await exchange.store.remove_blob(repository, digest)
     return web.Response(status=202)

@@ -19,9 +19,10 @@ from . import blobs, catalog, extensions, manifests, referrers, tags, uploads
 from .access import Gate, Unauthenticated, identify
 from .bodies import BrokenBody, expect, settle
 from .context import SETTINGS, STORE
-from .exchange import Exchange, Handler, json_response, warning
+from .exchange import Exchange, Handler, Route, json_response, scope_asked, warning
 from .oci_errors import OciError, oci_error, too_many
 from .origin import origin_of
+from .rights import Action
 from .token_service import token
 from .trail import note_key, note_region, note_target
 from .transfer import API_VERSION
@@ -29,7 +30,10 @@ from .v2_paths import Endpoint, parse_path
 
 _log: Final = logging.getLogger(__name__)
 
-_TAIL: Final = "{tail:(?s:.*)}"
+TAIL: Final = "{tail:(?s:.*)}"
+"""Of a route: whatever follows, slashes and line breaks too."""
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def ping(exchange: Exchange) -> web.StreamResponse:
@@ -39,31 +43,39 @@ async def ping(exchange: Exchange) -> web.StreamResponse:
     return json_response({})
 
 
-ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Handler]]] = {
-    "ping": {"GET": ping, "HEAD": ping},
-    "catalog": {"GET": catalog.listing, "HEAD": catalog.listing},
-    "registry_extensions": {"GET": extensions.of_registry, "HEAD": extensions.of_registry},
-    "repository_extensions": {"GET": extensions.of_repository, "HEAD": extensions.of_repository},
-    "exists": {"POST": extensions.exists},
-    "tags": {"GET": tags.listing, "HEAD": tags.listing},
+def _read(handler: Handler, action: Action | None = None) -> dict[str, Route]:
+    return dict.fromkeys(("GET", "HEAD"), Route(handler, action))
+
+
+ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
+    "ping": _read(ping),
+    "catalog": _read(catalog.listing),
+    "registry_extensions": _read(extensions.of_registry),
+    "repository_extensions": _read(extensions.of_repository, "pull"),
+    "exists": {"POST": Route(extensions.exists, "pull")},
+    "tags": _read(tags.listing, "pull"),
     "manifest": {
-        "GET": manifests.fetch,
-        "HEAD": manifests.fetch,
-        "PUT": manifests.push,
-        "DELETE": manifests.delete,
+        **_read(manifests.fetch, "pull"),
+        "PUT": Route(manifests.push, "push"),
+        "DELETE": Route(manifests.delete, "delete"),
     },
-    "blob": {"GET": blobs.fetch, "HEAD": blobs.head, "DELETE": blobs.delete},
-    "uploads": {"POST": uploads.begin},
+    "blob": {
+        "GET": Route(blobs.fetch, "pull"),
+        # Who asks is about to push: some clients keep the first token that they get for all of it.
+        "HEAD": Route(blobs.head, "pull", asks="push"),
+        "DELETE": Route(blobs.delete, "delete"),
+    },
+    "uploads": {"POST": Route(uploads.begin, "push")},
     "upload": {
-        "GET": uploads.status,
-        "HEAD": uploads.status,
-        "PATCH": uploads.append,
-        "PUT": uploads.finish,
-        "DELETE": uploads.cancel,
+        **_read(uploads.status, "push"),
+        "PATCH": Route(uploads.append, "push"),
+        "PUT": Route(uploads.finish, "push"),
+        # The right to push is enough: whoever began it may end it.
+        "DELETE": Route(uploads.cancel, "push"),
     },
-    "referrers": {"GET": referrers.listing, "HEAD": referrers.listing},
+    "referrers": _read(referrers.listing, "pull"),
 }
-"""Endpoint to method to handler."""
+"""Endpoint to method to route."""
 
 
 _KINDS: Final[Mapping[Endpoint, str]] = {
@@ -78,48 +90,57 @@ def setup(app: web.Application) -> None:
 
     The application may be mounted under a prefix.
     """
-    # Both as patterns: one form of path, so that the prefix is found in one way.
-    for path in ("/v2", f"/v2/{_TAIL}"):
-        app.router.add_route("*", path, _v2, expect_handler=_expect)
-    app.router.add_route("*", "/token", _token, expect_handler=_expect)
+    for path in ("/v2", f"/v2/{TAIL}"):
+        route(app, path, _dispatch, API_VERSION)
+    route(app, "/token", token)
 
 
-async def _expect(request: web.Request) -> web.StreamResponse | None:
-    try:
-        await expect(request)
-    except OciError as error:
-        response = error.response()
-        await settle(request, response)
-        return response
-    return None
+def route(
+    app: web.Application, path: str, answer: Answer, headers: Mapping[str, str] | None = None
+) -> None:
+    """Let ``answer`` answer all methods of a path; its OciErrors become answers too.
+
+    ``headers`` go with every answer.
+    """
+    always = headers or {}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await _answered(request, answer, always)
+
+    async def expected(request: web.Request) -> web.StreamResponse | None:
+        try:
+            await expect(request)
+        except OciError as error:
+            response = error.response()
+            response.headers.update(always)
+            await settle(request, response)
+            return response
+        return None
+
+    app.router.add_route("*", path, handle, expect_handler=expected)
 
 
-async def _v2(request: web.Request) -> web.StreamResponse:
-    return await _answered(request, _dispatch, API_VERSION)
-
-
-async def _token(request: web.Request) -> web.StreamResponse:
-    return await _answered(request, token, {})
+async def nowhere(_request: web.Request) -> web.StreamResponse:
+    """What no endpoint is at. Raises OciError."""
+    raise OciError("UNSUPPORTED", "no such endpoint", status=404)
 
 
 async def _answered(
-    request: web.Request,
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    headers: Mapping[str, str],
+    request: web.Request, answer: Answer, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """The handler's answer, or the error that it ended with; what is left of the body settled."""
+    """The answer, or the error that came instead; what is left of the body settled."""
     try:
-        response = await handler(request)
+        response = await answer(request)
     except OciError as error:
         response = error.response()
         if isinstance(error, BrokenBody):
             response.force_close()
     except Invalid as error:
-        answer = oci_error(error)
-        if answer.code == "NAME_INVALID":
+        refusal = oci_error(error)
+        if refusal.code == "NAME_INVALID":
             # Some clients probe with HEAD first, and give up without ever seeing a message.
-            answer.headers |= warning(answer.message)
-        response = answer.response()
+            refusal.headers |= warning(refusal.message)
+        response = refusal.response()
     except EngineError as error:
         if isinstance(error, Unusable):
             level = logging.ERROR if isinstance(error, Corrupt) else logging.WARNING
@@ -155,11 +176,11 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     rest = raw.removeprefix(start)
     target = parse_path(rest.removeprefix("/")) if raw.startswith(start) else None
     if target is None:
-        raise OciError("UNSUPPORTED", "no such endpoint", status=404)
+        return await nowhere(request)
     note_target(target.endpoint, _KINDS[target.endpoint], name=target.name, id=target.item)
     methods = ENDPOINTS[target.endpoint]
-    handler = methods.get(request.method)
-    if handler is None:
+    route = methods.get(request.method)
+    if route is None:
         raise OciError("UNSUPPORTED", headers={"Allow": ", ".join(methods)})
     store, settings = request.app[STORE], request.app[SETTINGS]
     origin = origin_of(request, settings)
@@ -168,7 +189,8 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     try:
         caller = await identify(request, store, origin.region)
     except Unauthenticated as error:
-        raise gate.unauthorized(str(error), error="invalid_token") from error
+        scope = scope_asked(request, target, route)
+        raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
     if wait := note_key(caller.key):
         raise too_many(wait, "too many requests with this key")
-    return await handler(Exchange(request, gate, caller, target))
+    return await route.handler(Exchange(request, gate, caller, target, route))

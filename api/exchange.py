@@ -11,9 +11,18 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from holdfast.engine import Digest, InvalidDigest, Key, Repository, Store
+from holdfast.engine import (
+    ALGORITHMS,
+    Digest,
+    InvalidDigest,
+    Key,
+    Repository,
+    Store,
+    is_digest,
+)
 
-from .access import FULL_NAME_CHARS_MAX, Caller, Gate
+from . import tokens
+from .access import FULL_NAME_CHARS_MAX, Caller, Gate, scope_of
 from .oci_errors import JSON, OciError
 from .queries import Query, parse_query
 from .rights import Action
@@ -26,9 +35,6 @@ EXPIRY_WARNING: Final = timedelta(days=7)
 """How long before a key's end a push is answered with a Warning."""
 
 _NUMBER: Final = re.compile(r"\d{1,9}", re.ASCII)
-_DIGEST: Final = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):[A-Za-z0-9=_-]+", re.ASCII)
-_DIGEST_CHARS_MAX: Final = 256
-_KEPT_ALGORITHMS: Final = ("sha256", "sha512")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Exchange:
     gate: Gate
     caller: Caller
     target: Target
+    route: Route
 
     @property
     def store(self) -> Store:
@@ -48,20 +55,20 @@ class Exchange:
     @property
     def query(self) -> Query:
         """The parameters of the query string."""
-        return parse_query(self.request.rel_url.raw_query_string)
+        return query_of(self.request)
 
-    async def repository(
-        self, action: Action, *, hint: Action | None = None, also: str = ""
-    ) -> Repository:
-        """The repository of the path, for a caller who may do that there.
+    async def repository(self, *, creates: bool = False) -> Repository:
+        """The repository of the path, for a caller who may do there what the route is for.
 
-        ``hint`` and ``also`` are for the challenge, as in ``Gate.repository``. Raises OciError as
-        ``rights.TABLE`` says, and NAME_INVALID.
+        ``creates``: a first push, which may make the namespace (``Gate.repository``). Raises
+        OciError as ``rights.TABLE`` says, and NAME_INVALID.
         """
-        name = self.target.name
+        name, action = self.target.name, self.route.action
+        assert action is not None, "a route without a repository"
         if len(self.gate.origin.host) + 1 + len(name) > FULL_NAME_CHARS_MAX:
             raise OciError("NAME_INVALID", "host and name have over 255 characters together")
-        return await self.gate.repository(self.caller, name, action, hint=hint, also=also)
+        scope = scope_asked(self.request, self.target, self.route)
+        return await self.gate.repository(self.caller, name, action, scope=scope, creates=creates)
 
     def location(self, *parts: str) -> str:
         """The path of something in this repository, relative to the host."""
@@ -76,6 +83,35 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of an endpoint: who answers it, and which right it takes."""
+
+    handler: Handler
+    action: Action | None = None
+    """In the repository of the path; None where the path has none."""
+    asks: Action | None = None
+    """What its challenge asks for, where more than ``action`` is likely to follow."""
+
+
+def query_of(request: web.Request) -> Query:
+    """The parameters of a request's query string."""
+    return parse_query(request.rel_url.raw_query_string)
+
+
+def scope_asked(request: web.Request, target: Target, route: Route) -> str:
+    """What a token must cover for a request, as its challenge says it."""
+    if target.endpoint == "catalog":
+        return tokens.format_scopes({tokens.CATALOG: frozenset("*")})
+    if route.action is None:
+        return ""
+    scopes = [scope_of(target.name, route.asks or route.action)]
+    if target.endpoint == "uploads":
+        # A mount needs its source in the token, too.
+        scopes.append(scope_of(query_of(request).first("from") or "", "pull"))
+    return " ".join(filter(None, scopes))
 
 
 def etags(header: str) -> list[str]:
@@ -107,8 +143,7 @@ def read_digest(text: str, unknown: str) -> Digest:
     try:
         return Digest.parse(text)
     except InvalidDigest:
-        match = _DIGEST.fullmatch(text) if len(text) <= _DIGEST_CHARS_MAX else None
-        if match is None or match.group(1) in _KEPT_ALGORITHMS:
+        if not is_digest(text) or text.partition(":")[0] in ALGORITHMS:
             raise
         raise OciError(unknown) from None
 

@@ -52,13 +52,13 @@ async def of_registry(exchange: Exchange) -> web.StreamResponse:
 
 async def of_repository(exchange: Exchange) -> web.StreamResponse:
     """GET ``/v2/<name>/_oci/ext/discover``: what each repository extends."""
-    await exchange.repository("pull")
+    await exchange.repository()
     return json_response({"extensions": [_DISCOVER, _EXISTS]})
 
 
 async def exists(exchange: Exchange) -> web.StreamResponse:
     """POST ``/v2/<name>/_holdfast/exists``: present and missing digests, in the order asked."""
-    repository = await exchange.repository("pull")
+    repository = await exchange.repository()
     body = await read_bounded(exchange.request, QUESTION_BYTES_MAX, "SIZE_INVALID")
     try:
         question = msgspec.json.decode(body, type=Question)

@@ -49,7 +49,7 @@ def _read_reference(reference: str) -> str:
 
 async def fetch(exchange: Exchange) -> web.StreamResponse:
     """GET and HEAD: the bytes and the type as pushed; Accept is not negotiated over."""
-    repository = await exchange.repository("pull")
+    repository = await exchange.repository()
     response = await answer(exchange.store, repository, exchange.target.item)
     count_pull(exchange.store, repository, exchange.request.method, exchange.target.item)
     if exchange.not_modified(response.headers["Docker-Content-Digest"]):
@@ -89,7 +89,6 @@ async def push(exchange: Exchange) -> web.StreamResponse:
     ``If-Match`` and ``If-None-Match: *`` make that step conditional: 412 DENIED, with the digest
     that the tag is at in ``detail.current``, when the state is another.
     """
-    repository = await exchange.repository("push")
     reference = exchange.target.item
     if _is_digest(reference):
         Digest.parse(reference)
@@ -98,6 +97,7 @@ async def push(exchange: Exchange) -> web.StreamResponse:
     tags = exchange.query.all("tag")
     if len(tags) > TAG_PARAMETERS_MAX:
         raise OciError("UNSUPPORTED", f"over {TAG_PARAMETERS_MAX} parameters tag", status=414)
+    repository = await exchange.repository(creates=True)
     if_match, if_absent = await _conditions(exchange, repository, reference)
     request = exchange.request
     limit = exchange.store.config.manifest_bytes_max
@@ -164,7 +164,7 @@ async def _current(exchange: Exchange, repository: Repository, reference: str) -
 
 async def delete(exchange: Exchange) -> web.StreamResponse:
     """DELETE: a tag alone, or a manifest with every tag on it."""
-    repository = await exchange.repository("delete")
+    repository = await exchange.repository()
     reference = _read_reference(exchange.target.item)
     if _is_digest(reference):
         await exchange.store.manifests.delete(repository, Digest.parse(reference))

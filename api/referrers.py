@@ -24,7 +24,7 @@ _BATCH: Final = 50
 
 async def listing(exchange: Exchange) -> web.StreamResponse:
     """GET: an image index of the referrers, in digest order; empty where there are none."""
-    repository = await exchange.repository("pull")
+    repository = await exchange.repository()
     query = exchange.query
     types = query.all("artifactType")
     asked = page_size(query)

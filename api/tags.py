@@ -20,7 +20,7 @@ TAG_CHARS_MAX: Final = 128
 
 async def listing(exchange: Exchange) -> web.StreamResponse:
     """GET: tag names in byte order, after ``last``, at most ``n``."""
-    repository = await exchange.repository("pull")
+    repository = await exchange.repository()
     query = exchange.query
     asked = page_size(query)
     count = RESULTS_MAX if asked is None else asked

@@ -72,7 +72,7 @@ async def _refreshed(gate: Gate, query: Query) -> web.Response:
     try:
         claims = tokens.read(await gate.store.keys.signing_key(), refresh, "refresh")
     except tokens.BadToken:
-        raise Unauthenticated("malformed") from None
+        raise Unauthenticated("token") from None
     key = await key_of_claims(gate.store, claims, gate.origin.region)
     return await _tokens(gate, key, query.all("scope"), refresh=refresh)
 

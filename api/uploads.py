@@ -5,13 +5,13 @@ The Location of a session is the same for its whole life: superseded ones are st
 
 from __future__ import annotations
 
-import re
 from typing import Final
 from uuid import UUID
 
 from aiohttp import web
 
 from holdfast.engine import (
+    ALGORITHMS,
     Blob,
     Digest,
     Invalid,
@@ -29,8 +29,6 @@ from .ranges import Span, parse_content_range
 
 SOURCES_MAX: Final = 100
 """Repositories looked at for a mount that names none."""
-
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,254}", re.ASCII)
 
 
 def _session_headers(exchange: Exchange, upload_id: UUID, offset: int) -> dict[str, str]:
@@ -71,25 +69,22 @@ def _digest_parameter(exchange: Exchange) -> Digest:
 
 async def begin(exchange: Exchange) -> web.StreamResponse:
     """POST: mount a blob, take one whole, or open a session."""
-    query = exchange.query
-    source = query.first("from")
-    # A client that takes scopes from the challenge needs the source in it.
-    also = f"repository:{source}:pull" if source and _NAME.fullmatch(source) else ""
-    repository = await exchange.repository("push", also=also)
-    mount = query.first("mount")
-    if mount is not None:
-        blob = await _mount(exchange, repository, mount, source)
-        if blob is not None:
-            return _created(exchange, Digest.parse(mount))
-    elif query.first("digest") is not None:
-        digest = _digest_parameter(exchange)
-        request = exchange.request
-        source_bytes = chunks(request)
-        await exchange.store.uploads.put(
-            repository, digest, source_bytes, length=request.content_length
-        )
-        return _created(exchange, digest)
+    query, request = exchange.query, exchange.request
+    mount, named = query.first("mount"), query.first("digest")
+    # What is malformed comes to its end before it could create anything.
+    digest = Digest.parse(named) if named is not None and mount is None else None
     algorithm = query.first("digest-algorithm") or "sha256"
+    if algorithm not in ALGORITHMS:
+        raise InvalidDigest(algorithm, f"algorithm {algorithm[:64]} is not supported")
+    repository = await exchange.repository(creates=True)
+    if digest is not None:
+        body, length = chunks(request), request.content_length
+        await exchange.store.uploads.put(repository, digest, body, length=length)
+        return _created(exchange, digest)
+    if mount is not None:
+        blob = await _mount(exchange, repository, mount, query.first("from"))
+        if blob is not None:
+            return _created(exchange, blob.digest)
     upload = await exchange.store.uploads.begin(repository, algorithm=algorithm)
     headers = _session_headers(exchange, upload.id, upload.offset)
     return web.Response(status=202, headers=headers)
@@ -129,7 +124,7 @@ async def _mount(
 
 async def status(exchange: Exchange) -> web.StreamResponse:
     """GET of a session: how much of it is kept."""
-    repository = await exchange.repository("push")
+    repository = await exchange.repository()
     upload = await exchange.store.uploads.get(repository, _upload_id(exchange))
     headers = _session_headers(exchange, upload.id, upload.offset)
     return web.Response(status=204, headers=headers)
@@ -137,7 +132,7 @@ async def status(exchange: Exchange) -> web.StreamResponse:
 
 async def append(exchange: Exchange) -> web.StreamResponse:
     """PATCH: the next chunk, or a stream of unknown length."""
-    repository = await exchange.repository("push")
+    repository = await exchange.repository()
     upload_id = _upload_id(exchange)
     upload = await _append(exchange, repository, upload_id)
     headers = _session_headers(exchange, upload.id, upload.offset)
@@ -156,7 +151,7 @@ async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -
 
 async def finish(exchange: Exchange) -> web.StreamResponse:
     """PUT: the last chunk, the whole blob or nothing, and the digest that it all must have."""
-    repository = await exchange.repository("push")
+    repository = await exchange.repository()
     upload_id = _upload_id(exchange)
     digest = _digest_parameter(exchange)
     request = exchange.request
@@ -177,8 +172,8 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
 
 
 async def cancel(exchange: Exchange) -> web.StreamResponse:
-    """DELETE of a session. The right to push is enough: whoever began it may end it."""
-    repository = await exchange.repository("push")
+    """DELETE of a session."""
+    repository = await exchange.repository()
     await exchange.store.uploads.abort(repository, _upload_id(exchange))
     return web.Response(status=204)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -170,6 +171,42 @@ async def test_a_blob_that_a_manifest_needs_stays(server: Registry) -> None:
     assert (await server.call("DELETE", f"/v2/{NAME}/manifests/{pushed}")).status == 202
     assert (await server.call("DELETE", f"/v2/{NAME}/blobs/{config}")).status == 202
     assert (await server.call("HEAD", f"/v2/{NAME}/blobs/{config}")).status == 404
+
+
+async def test_what_is_held_is_read_until_the_end_and_promised_for_half_of_it() -> None:
+    """Whoever is told that a blob is there has time left to push the manifest."""
+    now = [1_800_000_000.0]
+    config = StoreConfig(background=False, hold_seconds=100)
+    async with registry(Store.memory(config, clock=lambda: now[0])) as server:
+        await server.namespace("team")
+        digest = await server.blob(NAME, SMALL)
+        path = f"/v2/{NAME}/blobs/{digest}"
+
+        async def seen() -> tuple[list[int], bool]:
+            """The statuses of all ways to read it; whether it is promised."""
+            statuses = [
+                (await server.call("GET", path, headers=headers)).status
+                for headers in (
+                    {},
+                    {"Range": "bytes=0-1"},
+                    {"Range": "bytes=0-1,4-5"},
+                    {"If-None-Match": f'"{digest}"'},
+                    {"If-None-Match": '"other"'},
+                )
+            ]
+            question = json.dumps({"digests": [digest]}).encode()
+            answer = await server.call("POST", f"/v2/{NAME}/_holdfast/exists", data=question)
+            promised = answer.json["present"] == [digest]
+            assert (await server.call("HEAD", path)).status == (200 if promised else 404)
+            return statuses, promised
+
+        read = [200, 206, 206, 304, 200]
+        now[0] += 49
+        assert await seen() == (read, True)
+        now[0] += 2
+        assert await seen() == (read, False)
+        now[0] += 50
+        assert await seen() == ([404] * 5, False)
 
 
 async def test_damage_is_not_served_and_a_push_heals_it(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from distribution_support import (
 )
 
 from holdfast.api import rights
+from holdfast.api.distribution import ENDPOINTS
+from holdfast.api.v2_paths import parse_path
 
 NAMES = {
     "absent": ["no-such-namespace/app"],
@@ -88,6 +90,26 @@ def test_the_table_is_complete() -> None:
         assert places == {"hidden", "strangers_public", "own_private", "own_public"}
     for row in rights.TABLE.values():
         assert set(row) == set(rights.ACTIONS) == set(REQUESTS)
+
+
+def test_the_requests_below_are_all_routes_of_a_repository() -> None:
+    routes = {
+        (endpoint, method): route.action
+        for endpoint, methods in ENDPOINTS.items()
+        for method, route in methods.items()
+        if route.action is not None
+    }
+    asked = {}
+    for action, requests in REQUESTS.items():
+        for method, rest in requests:
+            target = parse_path(f"team/app/{rest.partition('?')[0]}")
+            assert target is not None
+            asked[target.endpoint, method] = action
+    assert asked == {where: action for where, action in routes.items() if where in asked}
+    # HEAD is GET, but for a blob.
+    assert {where for where in routes if where not in asked} == {
+        (endpoint, "HEAD") for endpoint in ("tags", "referrers", "repository_extensions", "upload")
+    }
 
 
 def message(name: str, answer: Answer) -> bytes:

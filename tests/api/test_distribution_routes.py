@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -50,6 +51,28 @@ async def test_unknown_routes(server: Registry, path: str) -> None:
         assert answer.status == 404
         if method != "HEAD":
             assert answer.code == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/token/", "//v2/", "/v3/", "/v2x", "/healthz/", "/%ff", "/tok%65n/x"]
+)
+async def test_what_is_no_route_at_all(server: Registry, target: str) -> None:
+    for method in METHODS:
+        answer = await server.raw(
+            f"{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode()
+        )
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404 "), head
+        assert b"\r\nContent-Type: application/json\r\n" in head
+        assert b"\r\nDocker-Distribution-API-Version: registry/2.0\r\n" in head
+        assert method == "HEAD" or json.loads(body)["errors"][0]["code"] == "UNSUPPORTED"
+
+
+async def test_methods_that_a_probe_does_not_have(server: Registry) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = await server.call("POST", path, data=b"x")
+        assert (answer.status, answer.code) == (405, "UNSUPPORTED")
+        assert answer.headers["Allow"] == "GET, HEAD"
 
 
 async def test_the_fixed_part_is_not_written_in_escapes(server: Registry) -> None:

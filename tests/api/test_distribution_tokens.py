@@ -12,6 +12,7 @@ from uuid import UUID
 import jwt
 import pytest
 from distribution_support import (
+    INDEX_TYPE,
     OTHER_PROJECT,
     OWNER_SECRET,
     PROJECT,
@@ -24,6 +25,7 @@ from distribution_support import (
 
 from holdfast.api import AppSettings
 from holdfast.api.tokens import issue
+from holdfast.engine import NotFound
 
 NAME = "team/app"
 PULL_PUSH = f"repository:{NAME}:pull,push"
@@ -97,6 +99,7 @@ async def test_the_ping_is_200_with_any_valid_credentials(server: Registry) -> N
         "Bearer",
         "Bearer x",
         "Bearer a.b.c",
+        "Bearer \udcff",
         "Digest x",
         "",
         "Bearer " + jwt.encode({"sub": "x"}, "k" * 32),
@@ -111,7 +114,42 @@ async def test_credentials_that_are_not_valid_get_401_everywhere(
     for path in ("/v2/", "/v2/open/app/manifests/v1", "/v2/no/where/manifests/v1", "/v2/_catalog"):
         answer = await server.call("GET", path, secret=None, headers={"Authorization": header})
         assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
-        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+        advised = 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
+        assert advised == header.lower().startswith("bearer")
+        assert (await server.call("GET", "/token", headers={"Authorization": header})).status == 401
+
+
+async def test_a_token_that_ran_out_is_answered_with_what_to_ask_for(server: Registry) -> None:
+    """container-libs get a new token if they are told so, and containerd if told anything."""
+    expired = issue(
+        await server.store.keys.signing_key(),
+        "access",
+        access_key=None,
+        region="fr-par",
+        scopes={},
+        now=int(time.time()) - 1000,
+        seconds=60,
+    )
+    manifests, uploads = f"/v2/{NAME}/manifests/v1", f"/v2/{NAME}/blobs/uploads/"
+    for method, path, scope in (
+        ("GET", manifests, f"repository:{NAME}:pull"),
+        ("HEAD", f"/v2/{NAME}/blobs/{digest_of(b'x')}", PULL_PUSH),
+        ("PUT", manifests, PULL_PUSH),
+        ("DELETE", manifests, f"repository:{NAME}:delete"),
+        ("POST", uploads, PULL_PUSH),
+        ("POST", f"{uploads}?mount=x&from=a/b", f"{PULL_PUSH} repository:a/b:pull"),
+        ("POST", f'{uploads}?mount=x&from=a"b', PULL_PUSH),
+        ("GET", "/v2/_catalog", "registry:catalog:*"),
+        ("GET", "/v2/", None),
+        ("GET", "/v2/a%22b/c/manifests/v1", None),
+        ("GET", "/v2/a%0d%0ab/c/manifests/v1", None),
+    ):
+        answer = await server.call(method, path, token=expired)
+        assert answer.status == 401
+        asked = "" if scope is None else f'scope="{scope}",'
+        wanted = f'service="holdfast",{asked}error="insufficient_scope"'
+        assert answer.headers["WWW-Authenticate"].endswith(wanted), path
+        assert b"malformed" not in answer.body
 
 
 async def test_the_get_form(server: Registry) -> None:
@@ -345,3 +383,29 @@ async def test_a_missing_namespace_is_made_where_that_is_configured() -> None:
         _, stranger = await server.key(UUID(int=5))
         assert (await server.call("POST", path, secret=stranger)).status == 404
         assert PROJECT != OTHER_PROJECT
+
+
+async def test_what_pushes_nothing_makes_no_namespace() -> None:
+    async with registry(settings=AppSettings(create_namespaces=True)) as server:
+        session = f"blobs/uploads/{UUID(int=5)}"
+        for method, rest in (
+            ("GET", session),
+            ("PATCH", session),
+            ("PUT", f"{session}?digest={digest_of(b'x')}"),
+            ("DELETE", session),
+            ("PUT", "manifests/-bad"),
+            ("PUT", "manifests/sha256:bad"),
+            ("POST", "blobs/uploads/?digest=bad"),
+            ("POST", "blobs/uploads/?digest-algorithm=md5"),
+            ("GET", "manifests/v1"),
+            ("DELETE", "manifests/v1"),
+            ("POST", "_holdfast/exists"),
+        ):
+            answer = await server.call(method, f"/v2/fresh/app/{rest}")
+            assert answer.status in (400, 404), rest
+            with pytest.raises(NotFound):
+                await server.store.namespaces.find("fr-par", "fresh")
+        # An index of nothing is a push.
+        index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}
+        assert (await server.put_manifest("fresh/app", "v1", index)).status == 201
+        await server.store.namespaces.find("fr-par", "fresh")
