@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -18,8 +19,8 @@ from .exchange import (
 
 NAME_CHARS_MAX: Final = 255
 
-_BATCH: Final = 1000
-"""Repositories looked at in one ledger read."""
+_BATCH: Final = 100
+"""Repositories looked at in one ledger read, which takes 10 µs for each."""
 
 
 async def listing(exchange: Exchange) -> web.StreamResponse:
@@ -49,14 +50,21 @@ async def _visible(exchange: Exchange, after: str, wanted: int) -> list[str]:
     """Up to ``wanted`` names that the caller may pull; the token's scope is the catalog's."""
     region, key = exchange.gate.origin.region, exchange.caller.key
     names: list[str] = []
-    while len(names) < wanted and exchange.request.transport is not None:
-        batch = await exchange.store.repositories(region, after=after, limit=_BATCH)
+    following: str | None = after
+    while following is not None and len(names) < wanted:
+        repositories, following = await exchange.store.repositories(
+            region,
+            project_id=None if key is None else key.project_id,
+            public_only=key is None,
+            after=following,
+            limit=min(wanted - len(names), _BATCH),
+        )
+        # The store looks only where there is something to see; the table still decides.
         names += [
             repository.full_name
-            for repository in batch
+            for repository in repositories
             if rights.verdict(key, repository, "pull").allowed
         ]
-        if len(batch) < _BATCH:
-            break
-        after = batch[-1].full_name
-    return names[:wanted]
+        # A read waits for nothing, so others have their turn here.
+        await asyncio.sleep(0)
+    return names

@@ -55,6 +55,7 @@ _AREAS: Final = (
     check_blobs.belongings,
     check_blobs.file_rows,
     check_names.namespace_rows,
+    check_names.catalog_rows,
     check_names.image_rows,
     check_names.image_index,
     check_manifests.manifests,

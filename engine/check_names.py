@@ -43,6 +43,30 @@ async def namespace_rows(look: Look) -> None:
             look.say("namespace", id_name(key[1:]), "it has retention rules, and does not exist")
 
 
+async def catalog_rows(look: Look) -> None:
+    """A namespace is in the catalogs of those who may see something in it, and in no others."""
+    async for _, row in look.records(Namespace, layout.NAMESPACE):
+        for key in await _audiences(look, row):
+            name = namespace_name(row)
+            await look.expect(key, row.id, "namespace", name, "its place in a catalog")
+    async for key, value in look.rows(layout.AUDIENCE):
+        found = await look.load(Namespace, layout.NAMESPACE + value)
+        if found is None and not await look.lacks(layout.NAMESPACE + value):
+            continue
+        if found is None or key not in await _audiences(look, found):
+            look.say("namespace", id_name(value), "it is in a catalog that it should not be in")
+
+
+async def _audiences(look: Look, row: Namespace) -> list[bytes]:
+    """The rows by which catalogs find a namespace."""
+    if row.deleted:
+        return []
+    scopes = namespaces.scopes(row)
+    if row.is_public or await look.any(namespaces.shelf(row.id, "public")):
+        scopes = (*scopes, namespaces.in_public(row.region))
+    return [namespaces.audience_row(scope, row) for scope in scopes]
+
+
 def namespace_name(row: Namespace) -> str:
     """A namespace in a report: its id and its name."""
     return f"{id_name(row.id)} ({row.region} {row.name})"
@@ -68,9 +92,8 @@ async def image_rows(look: Look) -> None:
         if row.listed:
             look.totals[layout.counter(layout.IMAGES)] += 1
             look.totals[layout.counter(layout.NAMESPACE_IMAGES, row.namespace)] += 1
-            if namespace is not None:
-                key = images.catalog_row(namespace, row.name)
-                await look.expect(key, row.key, "image", name, "its row in the catalog")
+            key = images.catalog_row(row)
+            await look.expect(key, row.key, "image", name, "its row in the catalog")
         elif not await look.any(layout.SESSION_IMAGE + row.key) and not await look.any(
             layout.CLAIM + row.key
         ):
@@ -104,10 +127,7 @@ async def image_index(look: Look) -> None:
         row = await _target(look, value, key, "row of the catalog")
         if row is None:
             continue
-        namespace = await look.load(Namespace, layout.NAMESPACE + row.namespace)
-        if namespace is None:
-            continue
-        if row.deleted or not row.listed or key != images.catalog_row(namespace, row.name):
+        if row.deleted or not row.listed or key != images.catalog_row(row):
             look.say("image", image_name(row), "a row of the catalog leads to it that should not")
 
 

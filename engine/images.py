@@ -17,7 +17,7 @@ from .models import TAGS_SHOWN, Image, Namespace, Order, Page, Repository, Visib
 from .names import split_full_name
 from .records import Image as Row
 from .records import Namespace as NamespaceRow
-from .records import get_payload, load, put_payload, save, unseal
+from .records import get_payload, load, put_payload, save
 
 KIND: Final = b"i"
 VISIBILITIES: Final[tuple[Visibility, ...]] = ("inherit", "public", "private")
@@ -56,10 +56,9 @@ def name_row(namespace_id: bytes, name: str) -> bytes:
     return layout.IMAGE_NAME + namespace_id + name.encode()
 
 
-def catalog_row(namespace: NamespaceRow, name: str) -> bytes:
-    """Key of the row that lists an image by its full name."""
-    full_name = f"{namespace.name}/{name}"
-    return layout.CATALOG + layout.name_key(namespace.region, full_name) + b"\0" + namespace.id
+def catalog_row(row: Row) -> bytes:
+    """Key of the row that lists an image in the catalog."""
+    return namespaces.shelf(row.namespace, row.visibility) + row.name.encode()
 
 
 async def by_key(txn: Transaction, key: bytes) -> Row | None:
@@ -148,7 +147,8 @@ async def enlist(
 async def show(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
     """Put an image into the listings and the counts."""
     await listings.insert(txn, KIND, scopes(namespace), entry(row))
-    await put_payload(txn, catalog_row(namespace, row.name), row.key)
+    await put_payload(txn, catalog_row(row), row.key)
+    await _reveal(txn, row, namespace)
     await txn.add(layout.counter(layout.NAMESPACE_IMAGES, row.namespace), 1)
     await txn.add(layout.counter(layout.IMAGES), 1)
 
@@ -156,9 +156,16 @@ async def show(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
 async def hide(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
     """Take an image out of the listings and the counts."""
     await listings.remove(txn, KIND, scopes(namespace), entry(row))
-    await txn.delete(catalog_row(namespace, row.name))
+    await txn.delete(catalog_row(row))
+    await _reveal(txn, row, namespace)
     await txn.add(layout.counter(layout.NAMESPACE_IMAGES, row.namespace), -1)
     await txn.add(layout.counter(layout.IMAGES), -1)
+
+
+async def _reveal(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
+    """Anybody's catalog follows an image that is public by itself."""
+    if row.visibility == "public" and not namespace.deleted:
+        await namespaces.reveal(txn, namespace)
 
 
 async def touch(txn: Transaction, row: Row, time: int) -> None:
@@ -224,12 +231,15 @@ async def page_of(
 
 async def update(txn: Transaction, image_id: bytes, visibility: str | None, now: int) -> Image:
     """Change the visibility, where given; ``updated_at`` moves in any case."""
-    row, namespace = await require(txn, image_id)
+    old, namespace = await require(txn, image_id)
     namespaces.check_unlocked(namespace)
     row = msgspec.structs.replace(
-        row, visibility=visibility or row.visibility, updated=await identity.tick(txn, now)
+        old, visibility=visibility or old.visibility, updated=await identity.tick(txn, now)
     )
     await save(txn, layout.IMAGE + row.key, row)
+    await txn.delete(catalog_row(old))
+    await put_payload(txn, catalog_row(row), row.key)
+    await namespaces.reveal(txn, namespace)
     return await view(txn, row, namespace)
 
 
@@ -273,26 +283,6 @@ async def locate(txn: Transaction, region: str, namespace: str, name: str) -> Re
     return repository_of(found, name, await by_name(txn, found.id, name))
 
 
-async def catalog(txn: Transaction, region: str, last: str, limit: int) -> list[Repository]:
-    """Listed images of a region in byte order of their full names, after ``last``."""
-    prefix = layout.CATALOG + region.encode() + b"\0"
-    dead = await namespaces.dead(txn, region)
-    start = after(prefix + last.encode() + b"\0") if last else prefix
-    found: list[Repository] = []
-    while rows := await txn.scan(start, after(prefix), limit=limit - len(found)):
-        for key, value in rows:
-            if key[-layout.ID_BYTES :] in dead:
-                continue
-            row = await by_key(txn, unseal(key, value))
-            assert row is not None, "a listed image has no row"
-            namespace = await namespaces.require(txn, row.namespace)
-            found.append(repository_of(namespace, row.name, row))
-        if len(found) >= limit:
-            break
-        start = rows[-1][0] + b"\0"
-    return found
-
-
 class Images:
     """The images of a store, by id; by name they are reached through ``Store.locate``."""
 
@@ -314,10 +304,6 @@ class Images:
         """
         namespace, name = split_full_name(full_name)
         return await self._core.ledger.read(locate, region, namespace, name)
-
-    async def catalog(self, region: str, *, after: str = "", limit: int = 100) -> list[Repository]:
-        """Listed images of the region, in byte order of their full names."""
-        return await self._core.ledger.read(catalog, region, after, limit)
 
     async def list(
         self,

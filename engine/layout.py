@@ -42,7 +42,8 @@ NAMESPACE_NAME: Final = b"N"  # region 00 name -> namespace id
 IMAGE: Final = b"i"  # image key -> records.Image
 IMAGE_NAME: Final = b"I"  # namespace id, name -> image key
 IMAGE_ID: Final = b"u"  # image id -> image key
-CATALOG: Final = b"l"  # region 00 namespace/image 00 namespace id -> image key
+CATALOG: Final = b"l"  # namespace id, visibility(1), image name -> image key
+AUDIENCE: Final = b"v"  # scope, namespace name with a slash -> namespace id
 TAG: Final = b"g"  # image key, name -> records.Tag
 TAG_ID: Final = b"G"  # tag id -> image key, name
 TAGGED: Final = b"y"  # image key sha256 name -> '' : which tags point to a manifest
@@ -181,7 +182,8 @@ _BY_ID: Final[dict[bytes, Kind]] = {
 _BY_NAME: Final[dict[bytes, tuple[Kind, int]]] = {
     NAMESPACE_NAME: ("namespace", 0),
     IMAGE_NAME: ("image", ID_BYTES),
-    CATALOG: ("image", 0),
+    CATALOG: ("image", ID_BYTES + 1),
+    AUDIENCE: ("namespace", 1),
     TAG: ("tag", ID_BYTES),
     TAGGED: ("tag", ID_BYTES + SHA_BYTES),
     KEY: ("key", 0),

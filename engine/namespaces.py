@@ -20,6 +20,8 @@ from .records import get_payload, load, put_payload, save, unseal
 
 KIND: Final = b"n"
 
+_SHELVES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
+
 
 def scopes(row: Row) -> tuple[bytes, ...]:
     """Listings that a namespace appears in."""
@@ -34,6 +36,33 @@ def in_region(region: str) -> bytes:
 def in_project(region: str, project: bytes) -> bytes:
     """Scope of everything of one project in a region."""
     return b"p" + region.encode() + b"\0" + project
+
+
+def in_public(region: str) -> bytes:
+    """Scope of the namespaces of a region with images that anyone may pull."""
+    return b"e" + region.encode() + b"\0"
+
+
+def audience_row(scope: bytes, row: Row) -> bytes:
+    """Key of the row that lists a namespace for the catalog of a scope.
+
+    With the slash that follows it in full names, so that these order as full names do.
+    """
+    return layout.AUDIENCE + scope + row.name.encode() + b"/"
+
+
+def shelf(namespace_id: bytes, visibility: str) -> bytes:
+    """Prefix of the rows of a namespace's listed images of one visibility, ordered by name."""
+    return layout.CATALOG + namespace_id + _SHELVES[visibility]
+
+
+async def reveal(txn: Transaction, row: Row) -> None:
+    """List a living namespace in the catalog of everybody, or no more, as its images now are."""
+    key, opened = audience_row(in_public(row.region), row), shelf(row.id, "public")
+    if row.is_public or await txn.scan(opened, after(opened), limit=1):
+        await put_payload(txn, key, row.id)
+    else:
+        await txn.delete(key)
 
 
 def entry(row: Row) -> Entry:
@@ -92,6 +121,9 @@ async def enlist(txn: Transaction, row: Row) -> None:
     await save(txn, layout.NAMESPACE + row.id, row)
     await put_payload(txn, layout.NAMESPACE_NAME + layout.name_key(row.region, row.name), row.id)
     await listings.insert(txn, KIND, scopes(row), entry(row))
+    for scope in scopes(row):
+        await put_payload(txn, audience_row(scope, row), row.id)
+    await reveal(txn, row)
     await txn.add(layout.counter(layout.NAMESPACES), 1)
 
 
@@ -131,6 +163,7 @@ async def update(
         await listings.remove(txn, KIND, scopes(row), entry(row))
         await listings.insert(txn, KIND, scopes(moved), entry(moved))
     await save(txn, layout.NAMESPACE + namespace_id, moved)
+    await reveal(txn, moved)
     return await view(txn, moved)
 
 
@@ -153,6 +186,8 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     await txn.delete(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name))
     await put_payload(txn, layout.DEAD + row.id, row.region.encode())
     await listings.remove(txn, KIND, scopes(row), entry(row))
+    for scope in (*scopes(row), in_public(row.region)):
+        await txn.delete(audience_row(scope, row))
     await txn.add(layout.counter(layout.NAMESPACES), -1)
     await trash.throw_namespace(txn, gone, trash_until)
     return await view(txn, gone)

@@ -8,9 +8,21 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
+from uuid import UUID
 
-from . import datadir, lookup, mounts, restore, roots, snapshot, sources, statistics
+from . import (
+    catalog,
+    datadir,
+    lookup,
+    mounts,
+    namespaces,
+    restore,
+    roots,
+    snapshot,
+    sources,
+    statistics,
+)
 from .accounts import Keys
 from .blobs import Arrival, Outcome
 from .check import check_directory, check_open
@@ -43,6 +55,9 @@ Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | AsyncIte
 
 LIST_MAX = 10_000
 """Most blobs in one answer of ``blobs``, and digests in one question of ``exists``."""
+
+_AFTER_BYTES_MAX: Final = 300
+"""No full name is longer, so what is cut makes no difference."""
 
 
 class Store:
@@ -304,10 +319,28 @@ class Store:
         return await self.images.locate(region, full_name)
 
     async def repositories(
-        self, region: str, *, after: str = "", limit: int = 100
-    ) -> list[Repository]:
-        """Images of the region in byte order of their full names."""
-        return await self.images.catalog(region, after=after, limit=limit)
+        self,
+        region: str,
+        *,
+        project_id: UUID | None = None,
+        public_only: bool = False,
+        after: str = "",
+        limit: int = 100,
+    ) -> tuple[list[Repository], str | None]:
+        """Images of the region, after a full name that need not exist, in byte order of theirs.
+
+        All of them; or those of one project, and what anyone may pull; or the latter only.
+        At most ``limit``, and the ``after`` with which to go on: None at the end. There may be
+        fewer than ``limit``, even none, and more to come.
+        """
+        scope: bytes | None = namespaces.in_region(region)
+        if public_only:
+            scope = None
+        elif project_id is not None:
+            scope = namespaces.in_project(region, project_id.bytes)
+        last = after.encode("utf-8", "replace")[:_AFTER_BYTES_MAX]
+        limit = max(1, min(limit, LIST_MAX))
+        return await self.core.ledger.read(catalog.listing, region, scope, last, limit)
 
     def version(self) -> int | None:
         """A number that grows with every change of the store, by whichever process.

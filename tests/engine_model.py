@@ -70,6 +70,16 @@ class Image:
     def living(self) -> bool:
         return not self.deleted and not self.namespace.deleted
 
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace.name}/{self.name}"
+
+    @property
+    def public(self) -> bool:
+        """Whether anyone may pull it."""
+        inherited = self.visibility == "inherit" and self.namespace.is_public
+        return inherited or self.visibility == "public"
+
     def linked(self) -> set[str]:
         return {need for document in self.manifests.values() for need in document.needs}
 

@@ -66,7 +66,7 @@ async def reader(store: Store, ended: asyncio.Task[str]) -> int:
     """Pull all there is, over and over."""
     pulls = 0
     while not ended.done():
-        for where in await store.repositories(REGION):
+        for where in (await store.repositories(REGION))[0]:
             for tag in await store.tags.names(where):
                 found = await store.manifests.get(where, tag)
                 for layer in [each for turn in range(PUSHES) for each in shared(turn)]:

@@ -56,6 +56,20 @@ async def a_living_namespace_among_the_dead(txn: Transaction) -> None:
     await put_payload(txn, layout.DEAD + (await image_of(txn, "web")).namespace, REGION.encode())
 
 
+@CASES(*["namespace: its place in a catalog is missing"] * 2)
+async def a_namespace_is_in_no_catalog(txn: Transaction) -> None:
+    home = (await image_of(txn, "web")).namespace
+    for key, value in await rows(txn, layout.AUDIENCE):
+        if unseal(key, value) == home:
+            await cut(txn, key)
+
+
+@CASES("namespace: it is in a catalog that it should not be in")
+async def a_private_namespace_in_the_catalog_of_everybody(txn: Transaction) -> None:
+    home = (await image_of(txn, "web")).namespace
+    await put_payload(txn, layout.AUDIENCE + b"e" + REGION.encode() + b"\0app/", home)
+
+
 @CASES("namespace: it has retention rules, and does not exist")
 async def rules_of_no_namespace(txn: Transaction) -> None:
     await save(txn, layout.RETENTION + b"n" * 16, Retention(()))
@@ -99,8 +113,16 @@ async def a_row_of_the_catalog_is_gone(txn: Transaction) -> None:
 @CASES("image: a row of the catalog leads to it that should not")
 async def a_row_too_many_in_the_catalog(txn: Transaction) -> None:
     image = await image_of(txn, "web")
-    row = layout.CATALOG + layout.name_key(REGION, "app/ghost") + b"\0" + image.namespace
-    await put_payload(txn, row, image.key)
+    await put_payload(txn, layout.CATALOG + image.namespace + b"ighost", image.key)
+
+
+@CASES(
+    "image: a row of the catalog leads to it that should not", "image: in the catalog is missing"
+)
+async def an_image_on_the_wrong_shelf(txn: Transaction) -> None:
+    image = await image_of(txn, "web")
+    await cut(txn, layout.CATALOG + image.namespace + b"iweb")
+    await put_payload(txn, layout.CATALOG + image.namespace + b"pweb", image.key)
 
 
 @CASES("image: a draft that nothing belongs to")

@@ -32,7 +32,7 @@ async def test_an_image_is_there_from_its_first_manifest_on(store: Store) -> Non
     assert (where.full_name, where.key, where.image_id) == ("app/web", None, None)
     await upload(store, where, LAYER)
     assert (await store.images.list(REGION)).total == 0
-    assert await store.repositories(REGION) == []
+    assert await store.repositories(REGION) == ([], None)
     assert (await store.locate(REGION, "app/web")).image_id is None
     done = await push(store, "app/web", "v1", [LAYER])
     image = await store.images.get(done.image_id)
@@ -40,7 +40,7 @@ async def test_an_image_is_there_from_its_first_manifest_on(store: Store) -> Non
     assert (image.visibility, image.size, image.tags) == ("inherit", 1002, ("v1",))
     assert await store.images.namespace(image.id) == await store.namespaces.get(space.id)
     assert (await store.images.list(REGION)).items == [image]
-    (listed,) = await store.repositories(REGION)
+    (listed,), _ = await store.repositories(REGION)
     assert listed == await store.locate(REGION, "app/web")
     assert listed.image_id == image.id
 
@@ -56,7 +56,7 @@ async def test_names(store: Store) -> None:
             await store.locate(region, name)
         assert missing.value.kind == "namespace"
     await push(store, "app/deep/er__name/v-1", "v1", [LAYER])
-    assert [r.full_name for r in await store.repositories(REGION)] == ["app/deep/er__name/v-1"]
+    assert [r.full_name for r in (await store.repositories(REGION))[0]] == ["app/deep/er__name/v-1"]
 
 
 async def test_listings(store: Store, clock: Clock) -> None:
@@ -88,9 +88,9 @@ async def test_listings(store: Store, clock: Clock) -> None:
     assert await names(name="a", namespace_id=spaces["one"].id) == ["one/a"]
     assert (await store.images.list(REGION, name="a", page_size=1)).total == 2
     assert (await store.images.list("nl-ams")).total == 0
-    catalog = [repository.full_name for repository in await store.repositories(REGION)]
+    catalog = [repository.full_name for repository in (await store.repositories(REGION))[0]]
     assert catalog == sorted(created)
-    part = await store.repositories(REGION, after="one/a", limit=2)
+    part, _ = await store.repositories(REGION, after="one/a", limit=2)
     assert [repository.full_name for repository in part] == ["one/b", "two/a"]
     for argument, value in (("order", "description_asc"), ("page", 0), ("page_size", 0)):
         with pytest.raises(Invalid):
@@ -116,7 +116,7 @@ async def test_listings_pass_over_a_deleted_namespace(store: Store) -> None:
     await store.namespaces.delete(one.id)
     page = await store.images.list(REGION, page_size=1)
     assert ([image.namespace_id for image in page.items], page.total) == ([two.id], 2)
-    assert [r.full_name for r in await store.repositories(REGION, limit=1)] == ["two/a"]
+    assert [r.full_name for r in (await store.repositories(REGION, limit=1))[0]] == ["two/a"]
     fresh = await make_namespace(store, "one")
     await push(store, "one/a", "v1", [LAYER])
     page = await store.images.list(REGION)
@@ -152,7 +152,7 @@ async def test_delete(store: Store) -> None:
     assert (deleted.id, deleted.status) == (done.image_id, "deleting")
     shown = await store.namespaces.get(space.id)
     assert (shown.size, shown.image_count) == (0, 0)
-    assert await store.repositories(REGION) == []
+    assert await store.repositories(REGION) == ([], None)
     for call in (
         store.images.get(done.image_id),
         store.images.delete(done.image_id),

@@ -115,7 +115,7 @@ async def test_many_openers_write_at_once(place: Place) -> None:
             for number, store in enumerate(stores)
         ]
         await asyncio.gather(*pushes)
-        assert [w.full_name for w in await stores[0].repositories(REGION)] == [
+        assert [w.full_name for w in (await stores[0].repositories(REGION))[0]] == [
             f"app/i{number}" for number in range(4)
         ]
         assert await problems(stores[-1]) == []

@@ -103,10 +103,12 @@ class StoreMachine(Deleting):
             mine = [i for i in images if i.namespace.project == project and i.name == "web"]
             assert [i.id for i in pictures.items] == ordered("created_at_asc", mine)
             assert pictures.total == len(mine)
-        catalog = await store.repositories(region)
-        assert [r.full_name for r in catalog] == sorted(
-            f"{i.namespace.name}/{i.name}" for i in images
-        )
+            catalog, _ = await store.repositories(region, project_id=project)
+            assert [r.full_name for r in catalog] == sorted(
+                i.full_name for i in images if i.namespace.project == project or i.public
+            )
+        catalog, _ = await store.repositories(region)
+        assert [r.full_name for r in catalog] == sorted(i.full_name for i in images)
 
     async def _compare_namespace(self, namespace: Namespace) -> None:
         model = self.model
