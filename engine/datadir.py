@@ -23,7 +23,7 @@ from .config import RESERVE_BYTES, RESERVE_SHARE, StoreConfig
 from .core import Core
 from .depot import Depot
 from .disk_depot import DiskDepot
-from .disk_file import refused
+from .disk_file import is_there, refused
 from .errors import Corrupt, NotAStore
 from .files import Files
 from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
@@ -114,14 +114,14 @@ def prepare(path: Path, *, create: bool) -> None:
     A part that is missing from a store that was made is damage: a new one in its place would
     pass for an empty store. Raises NotAStore, Corrupt, StorageFull, StorageFailed, OSError.
     """
-    if not path.exists():
+    if not is_there(path):
         if not create:
             raise NotAStore(str(path), "there is no such directory")
         path.mkdir(mode=0o700, parents=True)
     if not path.is_dir():
         raise NotAStore(str(path), "not a directory")
     mark = path / _MARK
-    if not mark.exists():
+    if not is_there(mark):
         _make(path, create=create)
         return
     if not mark.is_file():
@@ -137,9 +137,9 @@ def prepare(path: Path, *, create: bool) -> None:
             str(path),
             f"its format is {version}, and this holdfast knows up to {FORMAT}: use a newer one",
         )
-    if not os.path.lexists(path / "ledger" / lmdb_file.NAME):
+    if not is_there(path / "ledger" / lmdb_file.NAME):
         raise lmdb_file.damaged("it is missing")
-    if not os.path.lexists(path / "files"):
+    if not is_there(path / "files"):
         raise Corrupt("file", "files", f"the directory is missing; {lmdb_file.ADVICE}")
 
 
@@ -162,7 +162,7 @@ def _make(path: Path, *, create: bool) -> None:
         raise NotAStore(str(path), "it holds no data")
     # In this order: another process that makes it too has a ledger before it has files.
     has_files = (path / "files").is_dir() and any((path / "files").iterdir())
-    if has_files and not os.path.lexists(path / "ledger" / lmdb_file.NAME):
+    if has_files and not is_there(path / "ledger" / lmdb_file.NAME):
         raise lmdb_file.damaged("it is missing, and there are files")
     path.chmod(0o700)
     for name in _OURS:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from .depot import BLOCK_FILES
-from .disk_file import Reader, Writer, refused, write_all
+from .disk_file import Reader, Writer, is_there, refused, write_all
 from .errors import AlreadyExists, Busy, Invalid, NotFound, StorageFailed
 
 _GROUP_BLOCKS: Final = 4096
@@ -122,7 +122,11 @@ class DiskDepot:
         Raises StorageFailed.
         """
         what = _block_name(block)
-        if os.path.lexists(self._path(what)):
+        try:
+            there = is_there(self._path(what))
+        except OSError as error:
+            raise refused(error, what) from error
+        if there:
             _sync_path(self._path(what), what)
 
     def files(self, block: int) -> Iterator[int]:

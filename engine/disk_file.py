@@ -167,6 +167,18 @@ def refused(error: OSError, what: str) -> StorageFull | StorageFailed:
     return StorageFailed(what, error.strerror or str(error))
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something at a path, a link that leads nowhere included.
+
+    Raises OSError where that cannot be told: what nobody may look at is not absent.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def write_all(fd: int, data: Data, offset: int) -> int:
     """Write all of ``data``; a disk that is nearly full takes a part first. Raises OSError."""
     done = 0
