@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 from images_support import MANIFEST_TYPES
 from server_support import WAIT_SECONDS, ServerProcess, running
-from support import require_tool
+from support import require_tool, unavailable
 
 from holdfast.engine import Problem, check_directory
 
@@ -32,13 +32,6 @@ PLAIN_COPY: Final = ("copy", "--src-tls-verify=false", "--dest-tls-verify=false"
 _COMPLAINT: Final = re.compile(r"^Traceback|\] (WARNING|ERROR|CRITICAL) ", re.MULTILINE)
 ABSENT_SECRET: Final = "77777777-7777-4777-8777-777777777777"
 """A secret that no key has."""
-
-
-def unavailable(reason: str) -> None:
-    """What a test needs of the machine is not there: a skip, a failure where HOLDFAST_CI is set."""
-    if os.environ.get("HOLDFAST_CI"):
-        pytest.fail(f"{reason}, and HOLDFAST_CI allows no skips")
-    pytest.skip(reason)
 
 
 def require_root() -> None:

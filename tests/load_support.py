@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from server_support import WAIT_SECONDS, ServerProcess, running
+from support import unavailable
 
 from holdfast.engine import check_directory
 
@@ -67,13 +67,6 @@ def loaded(
 async def problems(data: Path) -> list[str]:
     """All that is wrong in a data directory, whose every byte is read."""
     return [str(each) async for each in check_directory(data, deep=True)]
-
-
-def unavailable(reason: str) -> None:
-    """What a test needs of the machine is not there: a skip, a failure where HOLDFAST_CI is set."""
-    if os.environ.get("HOLDFAST_CI"):
-        pytest.fail(f"{reason}, and HOLDFAST_CI allows no skips")
-    pytest.skip(reason)
 
 
 @contextmanager

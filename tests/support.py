@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,15 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository."""
 
 
-def require_tool(name: str) -> str:
-    """The path of a program that a test drives.
-
-    Without it the test is skipped, except where HOLDFAST_CI says that nothing may be missing:
-    there the test fails.
-    """
-    path = shutil.which(name)
-    if path is not None:
-        return path
+def unavailable(reason: str) -> NoReturn:
+    """What a test needs of the machine is not there: a skip, a failure where HOLDFAST_CI is set."""
     if os.environ.get("HOLDFAST_CI"):
-        pytest.fail(f"{name} is not installed, and HOLDFAST_CI allows no skips")
-    pytest.skip(f"{name} is not installed")
+        pytest.fail(f"{reason}, and HOLDFAST_CI allows no skips")
+    pytest.skip(reason)
+
+
+def require_tool(name: str) -> str:
+    """The path of a program that a test drives; ``unavailable`` without it."""
+    path = shutil.which(name)
+    if path is None:
+        unavailable(f"{name} is not installed")
+    return path
