@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from .chunked import BadChunk
+from .connection import Connection
 from .oci_errors import OciError
+from .pace import Pace
+from .taken_body import TakenBody
 
 DRAIN_BYTES_MAX: Final = 1 << 20
 """Unread bytes that are taken in so that the connection can go on; with more it is closed."""
@@ -21,9 +25,6 @@ with it the answer that the client may not have read yet."""
 
 DRAIN_SECONDS: Final = 1.0
 """Longest time for either."""
-
-IDLE_SECONDS = 60.0
-"""A body of which nothing comes for so long is given up: 408. What came before it is kept."""
 
 
 class BrokenBody(OciError):
@@ -46,27 +47,76 @@ async def expect(request: web.Request) -> None:
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     """The body as it arrives, in pieces of at most the read buffer (128 KiB).
 
-    Raises BrokenBody, and 415 for an encoded body: digests are of the bytes as sent.
+    One of which too little comes is given up with 408; what came before is kept. Raises
+    BrokenBody, and 415 for an encoded body: digests are of the bytes as sent.
     """
-    content = request.content
+    await _begin(request)
+    with _broken():
+        async for piece in _content(request):
+            yield piece
+
+
+async def _begin(request: web.Request) -> None:
+    """Before the first read: refuse what cannot be read, and give the go-ahead."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise OciError("UNSUPPORTED", "content encodings are not supported", status=415)
     if _awaits_go_ahead(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # The interim answer is not part of the response that follows.
         request.writer.output_size = 0
+
+
+async def _content(request: web.Request) -> AsyncIterator[bytes]:
+    """What the parser makes of the body."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.release_body()
+    content, pace = request.content, Pace()
+    while not content.at_eof():
+        data = await pace.within(content.readany())
+        if data:
+            pace.moved(len(data))
+            yield data
+
+
+@contextmanager
+def _broken() -> Iterator[None]:
+    """Every way in which a body breaks off becomes BrokenBody."""
     try:
-        while not content.at_eof():
-            async with asyncio.timeout(IDLE_SECONDS):
-                data = await content.readany()
-            if data:
-                yield data
+        yield
     except TimeoutError as error:
         raise BrokenBody(
-            "BLOB_UPLOAD_INVALID", "nothing of the body came for too long", status=408
+            "BLOB_UPLOAD_INVALID", "too little of the body came for too long", status=408
         ) from error
-    except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
+    except (ConnectionError, BadChunk, HttpProcessingError, web.RequestPayloadError) as error:
         raise BrokenBody("BLOB_UPLOAD_INVALID", "the body ended early") from error
+
+
+@asynccontextmanager
+async def stream(request: web.Request) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
+    """The body of an upload as it arrives: as ``chunks``, or in larger pieces where it can be
+    received past the parser. A memoryview stays as it is until the next but one is asked for, or
+    the context is left. Nothing is read before the first piece is asked for.
+    """
+    connection = request.protocol if isinstance(request.protocol, Connection) else None
+    taken: TakenBody | None = None
+
+    async def pieces() -> AsyncIterator[bytes | memoryview]:
+        nonlocal taken
+        await _begin(request)
+        if connection is not None:
+            taken = connection.take_body(request)
+        source = _content(request) if taken is None else taken.views()
+        with _broken():
+            async for piece in source:
+                yield piece
+
+    try:
+        yield pieces()
+    finally:
+        if taken is not None and connection is not None:
+            taken.close()
+            if not taken.done:
+                connection.cut_body(request)
 
 
 async def read_bounded(request: web.Request, limit: int, code: str) -> bytes:
@@ -88,7 +138,18 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
     Little is taken in, so that the connection can be used again. Otherwise the answer is sent at
     once as the last one, and the connection closed after a bounded linger.
     """
+    connection = request.protocol
+    if isinstance(connection, Connection):
+        connection.release_body()
     if request.content.is_eof() or not request.body_exists or response.prepared:
+        return
+    if isinstance(connection, Connection) and connection.is_broken:
+        response.force_close()
+        with suppress(ConnectionError):  # the client is gone: nobody waits for the answer
+            await response.prepare(request)
+            await response.write_eof()
+            await connection.linger()
+        connection.force_close()
         return
     length = request.content_length
     # Where the body is not coming, there is nothing to wait for.

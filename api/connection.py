@@ -24,6 +24,7 @@ from aiohttp.web_server import Server
 
 from . import sendfile
 from .oci_errors import OciError
+from .taken_body import TakenBody
 from .transfer import API_VERSION
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -155,6 +156,26 @@ class Connection(RequestHandler):
                 self._next_keepalive_close_time, self._process_keepalive
             )
 
+    def take_body(self, request: web.BaseRequest) -> TakenBody | None:
+        """The body of the request that runs, to be received past the parser.
+
+        None where the parser has it: then it comes through ``request.content``.
+        """
+        return None
+
+    def release_body(self) -> None:
+        """Nobody took the body: it goes to the parser."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing that comes has a meaning any more."""
+        return self._broken
+
+    def cut_body(self, request: web.BaseRequest) -> None:
+        """A taken body was left in its middle: nothing that comes has a meaning any more."""
+        self._broken = True
+        request.content.set_exception(web.RequestPayloadError("the body was left"))
+
     def _break(self, error: BaseException) -> None:
         """The parser gave up. It does not tell whoever reads a body, who would wait for more."""
         self._broken = True
@@ -197,12 +218,12 @@ class Connection(RequestHandler):
             response = self.handle_error(request, err_info.status, err_info.exc)
             await response.prepare(request)
             await response.write_eof()
-            await self._linger()
+            await self.linger()
             return response
 
         return handler
 
-    async def _linger(self) -> None:
+    async def linger(self) -> None:
         """End our side, and wait a moment for the client to end its own."""
         transport = self.transport
         if transport is None or transport.is_closing() or not transport.can_write_eof():

@@ -5,6 +5,9 @@ in the buffer and with no header that is not known to be harmless, may be answer
 ``Lane``; everything else goes on to aiohttp untouched. The answers are those of the plain path,
 byte for byte: the same functions make them. A file follows its head by ``sendfile``, and meanwhile
 nothing is read from the connection.
+
+The large body of an upload is kept from aiohttp's parser, until the request's handler takes it
+(``taken_body``) or turns out not to want it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import logging
 from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 from aiohttp.web_server import Server
 
 from holdfast.engine import BlobReader
@@ -24,12 +30,22 @@ from .drain import Drain
 from .fast_answers import Answer, Lane
 from .fast_requests import Peer
 from .sendfile import Sending
+from .taken_body import Buffers, TakenBody
 
 HEAD_BYTES_MAX: Final = 8 * 1024
 """Longer heads are aiohttp's business, with its limits."""
 
 _END: Final = b"\r\n\r\n"
 _STARTS: Final = (b"GET /v2/", b"HEAD /v2/")
+_UPLOADS: Final = (b"PATCH /v2/", b"PUT /v2/", b"POST /v2/")
+_UPLOADS_PATH: Final = "/blobs/uploads/"
+_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+
+SMALL_BYTES: Final = 64 * 1024
+"""Shorter bodies are not worth it."""
+
+HELD_BYTES_MAX: Final = 256 * 1024
+"""Of a body that nobody has taken yet."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -37,12 +53,22 @@ _log: Final = logging.getLogger(__name__)
 class LaneConnection(Connection):
     """A connection with a look at idle moments."""
 
-    __slots__ = ("_between", "_drain", "_free", "_lane", "_peer", "_sending", "_waiting")
+    __slots__ = (
+        "_between", "_buffers", "_drain", "_free", "_held", "_held_bytes", "_kept_from", "_lane",
+        "_peer", "_sending", "_waiting",
+    )  # fmt: skip
 
-    def __init__(self, manager: Server, *, lane: Lane, drain: Drain, **options: Any) -> None:
+    def __init__(
+        self, manager: Server, *, lane: Lane, drain: Drain, buffers: Buffers, **options: Any
+    ) -> None:
         super().__init__(manager, **options)
         self._lane = lane
         self._drain = drain
+        self._buffers = buffers
+        self._kept_from: StreamReader | None = None
+        """Where the parser would have put the body that is held."""
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._peer: Peer | None = None
         self._between = True
         """Whether the parser is between two requests or in a body, but in no request head.
@@ -87,19 +113,100 @@ class LaneConnection(Connection):
             sending.start()
 
     def data_received(self, data: bytes) -> None:
-        """Answer at once, or hand on."""
+        """Answer at once, hold, or hand on."""
+        if self._kept_from is not None:
+            self._hold(data)
+            return
         end = data.endswith(_END)
         if end and self._between and self._answer(data):
             return
+        if self._between and self._free and data.startswith(_UPLOADS):
+            data = self._begin_upload(data)
+            end = True if not data else end
         if data:
             self._between = end
             self._free = False
         super().data_received(data)
 
+    def _begin_upload(self, data: bytes) -> bytes:
+        """Give the head of an upload to the parser; what is left for it."""
+        at = data.find(_END, 0, HEAD_BYTES_MAX)
+        if at < 0 or (len(data) < SMALL_BYTES and data.endswith(_LAST_CHUNK)):
+            return data
+        head, data = data[: at + len(_END)], data[at + len(_END) :]
+        self._free = False
+        super().data_received(head)
+        if not self._messages:
+            return data
+        message, content = self._messages[-1]
+        if not isinstance(message, RawRequestMessage) or _UPLOADS_PATH not in message.path:
+            return data
+        length = message.headers.get("Content-Length", "0")
+        if message.chunked or (length.isdecimal() and int(length) > max(SMALL_BYTES, len(data))):
+            self._kept_from = content
+            if data:
+                self._hold(data)
+            return b""
+        return data
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HELD_BYTES_MAX and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _let_go(self) -> bytes:
+        held = b"".join(self._held)
+        self._held, self._held_bytes, self._kept_from = [], 0, None
+        return held
+
+    def take_body(self, request: web.BaseRequest) -> TakenBody | None:
+        """As ``Connection``."""
+        transport, content = self.transport, request.content
+        if self._kept_from is not content or transport is None or transport.is_closing():
+            return None
+
+        def complete(size: int, rest: bytes) -> None:
+            content.total_bytes = size
+            content.feed_eof()
+            self._renew_parser()
+            if rest:
+                self.data_received(rest)
+
+        length = request.content_length
+        body = TakenBody(transport, self, self._buffers, length=length, complete=complete)
+        body.start(self._let_go())
+        return body
+
+    def release_body(self) -> None:
+        """As ``Connection``."""
+        if self._kept_from is None:
+            return
+        held, transport = self._let_go(), self.transport
+        self._between = False
+        super().data_received(held)
+        if transport is not None and not self._reading_paused and not self._buffer_paused:
+            transport.resume_reading()
+
+    def _renew_parser(self) -> None:
+        """The one that waits for the body will never see it."""
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+        )
+        self._between = True
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """As ever, and see whether the connection is free now."""
+        self.release_body()
         resp, reset = await super().finish_response(request, resp, start_time)
         complete = bool(resp.keep_alive) and not reset and request.content.is_eof()
         self._free = complete and not self._messages
@@ -187,6 +294,9 @@ class LaneSite(Site):
         super().__init__(runner, sock, **options)
         self._lane = lane
         self._drain = drain
+        self._buffers = Buffers()
 
     def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
-        return LaneConnection(server, lane=self._lane, drain=self._drain, **options)
+        return LaneConnection(
+            server, lane=self._lane, drain=self._drain, buffers=self._buffers, **options
+        )

@@ -22,7 +22,7 @@ from holdfast.engine import (
     Upload,
 )
 
-from .bodies import chunks
+from .bodies import stream
 from .exchange import Exchange
 from .oci_errors import OciError, oci_error
 from .ranges import Span, parse_content_range
@@ -78,8 +78,9 @@ async def begin(exchange: Exchange) -> web.StreamResponse:
         raise InvalidDigest(algorithm, f"algorithm {algorithm[:64]} is not supported")
     repository = await exchange.repository(creates=True)
     if digest is not None:
-        body, length = chunks(request), request.content_length
-        await exchange.store.uploads.put(repository, digest, body, length=length)
+        length = request.content_length
+        async with stream(request) as pieces:
+            await exchange.store.uploads.put(repository, digest, pieces, length=length)
         return _created(exchange, digest)
     if mount is not None:
         blob = await _mount(exchange, repository, mount, query.first("from"))
@@ -142,9 +143,10 @@ async def append(exchange: Exchange) -> web.StreamResponse:
 async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -> Upload:
     offset, length = _chunk(exchange.request)
     try:
-        return await exchange.store.uploads.append(
-            repository, upload_id, chunks(exchange.request), offset=offset, length=length
-        )
+        async with stream(exchange.request) as pieces:
+            return await exchange.store.uploads.append(
+                repository, upload_id, pieces, offset=offset, length=length
+            )
     except OffsetMismatch as error:
         raise _out_of_order(exchange, upload_id, error) from error
 
@@ -158,14 +160,15 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
     has_body = request.body_exists and request.content_length != 0
     offset, length = _chunk(request) if has_body else (None, None)
     try:
-        await exchange.store.uploads.finish(
-            repository,
-            upload_id,
-            digest,
-            chunks(request) if has_body else None,
-            offset=offset,
-            length=length,
-        )
+        async with stream(request) as pieces:
+            await exchange.store.uploads.finish(
+                repository,
+                upload_id,
+                digest,
+                pieces if has_body else None,
+                offset=offset,
+                length=length,
+            )
     except OffsetMismatch as error:
         raise _out_of_order(exchange, upload_id, error) from error
     return _created(exchange, digest)

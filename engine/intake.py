@@ -24,6 +24,9 @@ BATCH_BYTES: Final = 512 * 1024
 """Handed to a thread at a time: long enough to make the hop cheap, short enough for 64 uploads
 of a worker to fit in 64 MiB."""
 
+VIEW_BYTES: Final = 64 * 1024
+"""What comes in buffers that are used again is handed over at once, if it is so long."""
+
 WRITE_BACK_BYTES: Final = 32 * 1024 * 1024
 """Synced in the background each time so much was written, so that the last sync, which the
 client waits for, has little left to do."""
@@ -82,14 +85,21 @@ class Intake:
     async def write(self, data: Data) -> None:
         """Take the next bytes; waits while the disk is behind. ``data`` must not change later.
 
+        A memoryview of VIEW_BYTES or more is not copied: it is in use until the next ``write``,
+        or ``drain``, returns, and may be used again after that.
+
         Raises TooLarge (the bytes are not taken), StorageFull, StorageFailed.
         """
         if self.size + len(data) > self._limit:
             raise TooLarge("blob", self._limit)
+        size = len(data)
+        reused = isinstance(data, memoryview)
+        if reused and (size < VIEW_BYTES or self._held):
+            data, reused = bytes(data), False
         self._held.append(data)
-        self._held_bytes += len(data)
-        self.size += len(data)
-        if self._held_bytes >= BATCH_BYTES:
+        self._held_bytes += size
+        self.size += size
+        if reused or self._held_bytes >= BATCH_BYTES:
             await self._flush()
 
     async def _flush(self) -> None:

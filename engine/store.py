@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -45,13 +45,15 @@ from .recompress import Recompressor
 from .retention import Retentions
 from .scrub import Scrubber
 from .snapshot import Copied
+from .sources import Stream
 from .sweep import Sweeper
 from .tags import Tags
 from .undelete import Trash
 from .uploads import Uploads
 
-Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | AsyncIterable[bytes]
-"""What ``put`` takes: bytes, a path, an open binary file, or an async iterable of bytes."""
+Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | Stream
+"""What ``put`` takes: bytes, a path, an open binary file, or an async iterable of bytes, or
+of memoryviews whose buffers are used again (see ``sources.Stream``)."""
 
 LIST_MAX = 10_000
 """Most blobs in one answer of ``blobs``, and digests in one question of ``exists``."""

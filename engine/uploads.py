@@ -8,7 +8,7 @@ is the lock on the file (between processes) and a set of busy sessions (within o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
@@ -34,6 +34,7 @@ from .ledger import P, Work
 from .models import Blob, Repository, Upload, moment
 from .records import Session
 from .sessions import Seen
+from .sources import Stream
 
 HASHERS_MAX: Final = 4096
 """Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
@@ -119,7 +120,7 @@ class Uploads:
         self,
         repository: Repository,
         upload_id: UUID,
-        source: AsyncIterable[bytes],
+        source: Stream,
         *,
         offset: int | None = None,
         length: int | None = None,
@@ -265,7 +266,7 @@ class Uploads:
         repository: Repository,
         upload_id: UUID,
         digest: str | Digest,
-        source: AsyncIterable[bytes] | None = None,
+        source: Stream | None = None,
         *,
         offset: int | None = None,
         length: int | None = None,
@@ -330,7 +331,7 @@ class Uploads:
         self,
         repository: Repository,
         digest: str | Digest,
-        source: AsyncIterable[bytes],
+        source: Stream,
         *,
         length: int | None = None,
     ) -> Blob:
@@ -363,9 +364,7 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _receive(
-    intake: Intake, source: AsyncIterable[bytes], offset: int | None, length: int | None
-) -> None:
+async def _receive(intake: Intake, source: Stream, offset: int | None, length: int | None) -> None:
     """Take all of ``source``; on a refusal of ours, cut the stream back to where it was."""
     start = intake.size
     if offset is not None and offset != start:
