@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer with venv, make, and a C compiler where a package has no wheel.
 #
 #   make run      a server on http://127.0.0.1:5000 with its data in ./data
-#   make test     all tests (TESTS=tests/engine narrows them, PYTEST_ARGS adds options)
+#   make test     all tests (TESTS=tests/engine narrows them, PYTEST_ARGS adds options, JOBS says
+#                 how many processes share them)
 #   make check    formatting, lint, types and layers
 #   make bench    the benchmarks (BENCH_ARGS adds options)
 #   make soak     the long randomized tests (SOAK_SECONDS sets how long)
@@ -29,6 +30,7 @@ PIP := PIP_CONSTRAINT=$(ROOT)/constraints.txt PIP_BUILD_CONSTRAINT=$(ROOT)/const
 
 TESTS ?= tests
 PYTEST_ARGS ?=
+JOBS ?= logical
 SERVE_ARGS ?=
 BENCH_ARGS ?=
 SOAK_SECONDS ?= 600
@@ -39,7 +41,7 @@ run: $(VENV)/.run
 	$(BIN)/holdfast serve $(SERVE_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -6,7 +6,12 @@ import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import require_tool as _require_tool
+
+# How long an example takes says more of the machine, and of what else it does, than of the code.
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("holdfast")
 
 
 @pytest.fixture
