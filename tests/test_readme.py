@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import re
 import socket
 import subprocess
 import sys
@@ -14,17 +11,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 import uvloop
-from server_support import running
-from support import ROOT, require_tool
+from readme_support import README, blocks
+from support import ROOT
 
-README = (ROOT / "README.md").read_text("utf-8")
 EMBEDDING = (ROOT / "docs" / "embedding.md").read_text("utf-8")
-CLI = f"{sys.executable} -m holdfast.api.cli"
-
-
-def blocks(language: str, page: str = README) -> list[str]:
-    """The code blocks of a language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.mark.parametrize("page", [README, EMBEDDING], ids=["readme", "embedding"])
@@ -58,30 +48,3 @@ def test_the_registry_inside_another_application(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=30)
-
-
-def test_the_quick_start(tmp_path: Path) -> None:
-    bash, _ = require_tool("bash"), require_tool("curl")
-    shell = blocks("sh")
-    env, create, usage = (
-        next(block for block in shell if word in block)
-        for word in ("holdfast env", "-X POST", "?name=")
-    )
-    with running(tmp_path / "data"):
-        script = "\n".join(
-            ("set -eu", env.replace(".venv/bin/holdfast", CLI), create, "echo", usage)
-        )
-        done = subprocess.run(
-            [bash, "-c", script],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            env={**os.environ, "PS1": ""},
-        )
-    created, listed = (json.loads(line) for line in done.stdout.splitlines())
-    assert created["name"] == "namespace1"
-    assert created["endpoint"].endswith("/namespace1")
-    assert created["is_public"] is False
-    assert listed == {"namespaces": [created], "total_count": 1}

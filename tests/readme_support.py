@@ -1,0 +1,15 @@
+"""The code in our pages. Import it as ``readme_support``."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from support import ROOT
+
+README: Final = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    """The code blocks of a language, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
