@@ -208,17 +208,17 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         "--rate-address",
         envvar="HOLDFAST_RATE_ADDRESS",
         type=float,
-        default=0.0,
         metavar="N",
-        help="Requests a second from one address, over all workers.  [default: no limit]",
+        help="Requests a second from one address, over all workers; 0 is no limit.  [default: "
+        "5000, and no limit for this machine itself]",
     ),
     click.option(
         "--rate-key",
         envvar="HOLDFAST_RATE_KEY",
         type=float,
-        default=0.0,
         metavar="N",
-        help="Requests a second with one key, over all workers.  [default: no limit]",
+        help="Requests a second with one key, over all workers; 0 is no limit.  [default: 5000, "
+        "and no limit for this machine itself]",
     ),
     click.option(
         "--login-failures",

@@ -13,6 +13,9 @@ from .origin import from_proxy, is_trusted
 UNIX: Final = "unix"
 """The neighbourhood of the unix socket."""
 
+_LOOPBACK: Final = ("127.", "::/64")
+"""How those begin that are this machine itself."""
+
 HOPS_MAX: Final = 32
 """Entries of X-Forwarded-For that are looked at, from the nearest on."""
 
@@ -74,3 +77,8 @@ def neighbourhood(address: str) -> str:
             return str(parsed.ipv4_mapped)
         return str(IPv6Network((parsed, 64), strict=False))
     return address
+
+
+def is_here(who: str) -> bool:
+    """Whether a neighbourhood is this machine itself: a loopback address, or the unix socket."""
+    return who.startswith(_LOOPBACK) or who == UNIX

@@ -38,9 +38,9 @@ class LaneWatch:
         limits = self._limits
         if limits is None:
             return True
-        if limits.take("address", who):
+        if limits.arrive(who):
             return False
-        return not (access_key and limits.take("key", access_key))
+        return not (access_key and limits.charge(who, access_key))
 
     def answered(self, asked: Asked, sent: int, content: int, *, gone: bool) -> None:
         """As ``fast_answers.Watcher``."""

@@ -17,10 +17,15 @@ import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from .client_address import is_here
+
 Kind = Literal["address", "key", "login"]
 
 ENTRIES: Final = 1 << 16
 """Buckets that are not full at one time. Beyond that the fullest of a group starts anew."""
+
+REMEMBERED_MAX: Final = 4096
+"""Places of buckets that a process need not look for again."""
 
 _PROBES: Final = 8
 _ENTRY: Final = 2
@@ -45,6 +50,12 @@ class Rates:
     login: float = 0.0
     """Failed logins a minute from one address."""
 
+    spare_local_address: bool = False
+    """Whether ``address`` does not hold for this machine itself."""
+
+    spare_local_key: bool = False
+    """Whether ``key`` does not hold for requests that come from this machine itself."""
+
 
 def create() -> int:
     """Shared memory for the buckets; its file descriptor."""
@@ -62,10 +73,13 @@ class Limits:
         memory = mmap.mmap(descriptor, _BYTES)
         self._cells = memoryview(memory).cast("q")
         self._salt = os.pread(descriptor, _SALT_BYTES, _BYTES)
+        self._rates = rates
         self._pace: dict[Kind, tuple[int, int]] = {}
         self._set("address", rates.address, max(BURST_MIN, rates.address))
         self._set("key", rates.key, max(BURST_MIN, rates.key))
         self._set("login", rates.login / 60, max(1, rates.login))
+
+        self._places: dict[tuple[Kind, str], tuple[int, int]] = {}
 
     def _set(self, kind: Kind, rate: float, burst: float) -> None:
         if rate > 0:
@@ -76,6 +90,18 @@ class Limits:
     def asks(self) -> bool:
         """Whether requests have to be counted at all before they run."""
         return "address" in self._pace or "key" in self._pace
+
+    def arrive(self, who: str) -> int:
+        """A request came from a neighbourhood; as ``take``."""
+        if self._rates.spare_local_address and is_here(who):
+            return 0
+        return self.take("address", who)
+
+    def charge(self, who: str, access_key: str) -> int:
+        """It is one with that key; as ``take``."""
+        if self._rates.spare_local_key and is_here(who):
+            return 0
+        return self.take("key", access_key)
 
     def take(self, kind: Kind, who: str) -> int:
         """Take one from a bucket. 0, or (and then none is taken) seconds until there is one."""
@@ -105,6 +131,15 @@ class Limits:
 
     def _find(self, kind: Kind, who: str) -> tuple[int, int]:
         """Where the bucket is, or may be made; and its tag."""
+        known = self._places.get((kind, who))
+        if known is not None and self._cells[known[0]] == known[1]:
+            return known
+        if len(self._places) >= REMEMBERED_MAX:
+            self._places.clear()
+        found = self._places[kind, who] = self._look(kind, who)
+        return found
+
+    def _look(self, kind: Kind, who: str) -> tuple[int, int]:
         digest = hashlib.blake2b(f"{kind} {who}".encode(), digest_size=16, key=self._salt).digest()
         tag = int.from_bytes(digest[:8], "little", signed=True) | 1
         start = int.from_bytes(digest[8:], "little")

@@ -26,6 +26,10 @@ GRACE_SECONDS_MAX: Final = 24 * 3600.0
 CONNECTIONS_DEFAULT: Final = 10_000
 CONNECTIONS_MAX: Final = 1_000_000
 
+RATE_DEFAULT: Final = 5000.0
+"""Requests a second of one address, and of one key: a client in a loop, not a cluster that
+starts. It does not hold for this machine itself."""
+
 LOGIN_FAILURES_DEFAULT: Final = 60.0
 """A minute, from one address: many more than a human or a broken job makes, and no use at all to
 whoever guesses secrets of 122 random bits."""
@@ -173,8 +177,8 @@ class Settings:
         log_format: str = "plain",
         log_level: str = "info",
         audit_log: str | None = None,
-        rate_address: float = 0.0,
-        rate_key: float = 0.0,
+        rate_address: float | None = None,
+        rate_key: float | None = None,
         login_failures: float = LOGIN_FAILURES_DEFAULT,
     ) -> Settings:
         """Check the values as they were typed. Raises BadSetting, which names the option."""
@@ -206,8 +210,12 @@ class Settings:
             log_level=_checked("--log-level", _log_level, log_level),
             audit_log=audit_log,
             rates=Rates(
-                address=_within("--rate-address", rate_address, 0.0, RATE_MAX),
-                key=_within("--rate-key", rate_key, 0.0, RATE_MAX),
+                address=_within(
+                    "--rate-address", _either(rate_address, RATE_DEFAULT), 0.0, RATE_MAX
+                ),
+                key=_within("--rate-key", _either(rate_key, RATE_DEFAULT), 0.0, RATE_MAX),
+                spare_local_address=rate_address is None,
+                spare_local_key=rate_key is None,
                 login=_within("--login-failures", login_failures, 0.0, RATE_MAX),
             ),
         )
@@ -228,6 +236,10 @@ class Settings:
             organization_id=organization_id,
             token_seconds=self.token_seconds,
         )
+
+
+def _either(value: _Number | None, default: _Number) -> _Number:
+    return default if value is None else value
 
 
 def _checked(option: str, parse: Callable[[str], _T], text: str) -> _T:

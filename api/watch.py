@@ -56,11 +56,11 @@ class _Guard:
 
     def arrive(self) -> int:
         """As ``trail.Guard``."""
-        return self._counted("address", self._limits.take("address", self._who))
+        return self._counted("address", self._limits.arrive(self._who))
 
     def charge(self, access_key: str) -> int:
         """As ``trail.Guard``."""
-        return self._counted("key", self._limits.take("key", access_key))
+        return self._counted("key", self._limits.charge(self._who, access_key))
 
     def login_wait(self) -> int:
         """As ``trail.Guard``."""

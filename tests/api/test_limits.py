@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,11 @@ from operating_support import (
     raw,
 )
 from server_support import ServerProcess
+
+from holdfast.api import limits
+from holdfast.api.client_address import neighbourhood
+from holdfast.api.limits import Limits, Rates
+from holdfast.api.settings import Settings
 
 PROXIED = "--trusted-proxy=127.0.0.1/32"
 
@@ -224,3 +230,41 @@ def test_a_worker_that_is_started_again_forgets_nothing(tmp_path: Path) -> None:
         assert call(server, "GET", "/v2/", Authorization=basic(SECRET)).status == 429
         body = json.loads(call(server, "GET", "/v2/", Authorization=basic(SECRET)).body)
         assert "failed logins" in body["errors"][0]["message"]
+
+
+def test_the_default_is_for_others_than_this_machine() -> None:
+    rates = Settings.parse().rates
+    assert (rates.address, rates.spare_local_address) == (5000, True)
+    assert (rates.key, rates.spare_local_key) == (5000, True)
+    given = Settings.parse(rate_address=10, rate_key=0).rates
+    assert (given.address, given.spare_local_address, given.key) == (10, False, 0)
+
+    descriptor = limits.create()
+    spared = Limits(
+        descriptor, Rates(address=1, key=1, spare_local_address=True, spare_local_key=True)
+    )
+    strict = Limits(descriptor, Rates(address=1, key=1))
+    os.close(descriptor)
+    near = [
+        neighbourhood(each) for each in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "")
+    ]
+    far = [neighbourhood(each) for each in ("10.0.0.1", "2001:db8::1", "1.127.0.1", "1::127.0.0.1")]
+    for who in near:
+        assert not any(spared.arrive(who) or spared.charge(who, "SCWFAR") for _ in range(100))
+        assert any(strict.arrive(who) for _ in range(100))
+    for who in far:
+        assert any(spared.arrive(who) for _ in range(100))
+        assert any(spared.charge(who, f"SCW{who}") for _ in range(100))
+
+
+def test_a_bucket_is_found_again_wherever_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever pushed it out of its place, and however many places are remembered."""
+    monkeypatch.setattr(limits, "REMEMBERED_MAX", 3)
+    descriptor = limits.create()
+    first, second = (Limits(descriptor, Rates(address=0.001)) for _ in range(2))
+    os.close(descriptor)
+    names = [f"10.0.0.{number}" for number in range(10)]
+    for turn in range(limits.BURST_MIN):
+        for who in names:
+            assert (first, second)[turn % 2].arrive(who) == 0
+    assert all(each.arrive(who) > 0 for who in names for each in (first, second))
