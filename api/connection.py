@@ -2,7 +2,7 @@
 
 What is no HTTP is answered in OCI form and noted in one line, never with a traceback; a body whose
 framing breaks ends at once; a request head has limits in size and time, and a client that takes
-nothing of its answers is given up. RFC 9112.
+too little of its answers is given up. RFC 9112.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_server import Server
 
-from . import sendfile
+from . import pace
 from .oci_errors import OciError
 from .taken_body import TakenBody
 from .transfer import API_VERSION
@@ -50,7 +50,9 @@ class Connection(RequestHandler):
         "_head_bytes",
         "_left",
         "_lost",
-        "_stall",
+        "_patience",
+        "_pending",
+        "_taken",
     )
 
     def __init__(self, manager: Server, *, connections_max: int, **options: Any) -> None:
@@ -66,7 +68,12 @@ class Connection(RequestHandler):
         """Set when the client has ended its side."""
         self._lost: asyncio.Event | None = None
         """Set when the connection has ended."""
-        self._stall: asyncio.TimerHandle | None = None
+        self._patience: pace.Watch | None = None
+        """With the client as a reader, once it took less than it was sent."""
+        self._taken = 0
+        """What it took while something waited for it, in bytes."""
+        self._pending = 0
+        """Of what waits for it, when that was looked at last."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve it, or say that there are too many."""
@@ -80,8 +87,8 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop what waits for the client."""
-        if self._stall is not None:
-            self._stall.cancel()
+        if self._patience is not None:
+            self._patience.close()
         for ended in (self._left, self._lost):
             if ended is not None:
                 ended.set()
@@ -108,13 +115,25 @@ class Connection(RequestHandler):
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
         super().pause_writing()
-        self._stall = self._loop.call_later(sendfile.STALL_SECONDS, self._give_up)
+        if self.transport is None:
+            return
+        self._pending = self.transport.get_write_buffer_size()
+        if self._patience is None:
+            reader = pace.Pace(pace.READER_GRACE_SECONDS)
+            self._patience = pace.Watch(reader, self._count_taken, self._give_up)
+        self._patience.begin()
 
     def resume_writing(self) -> None:
         """It caught up."""
-        if self._stall is not None:
-            self._stall.cancel()
+        if self._patience is not None:
+            self._patience.end()
         super().resume_writing()
+
+    def _count_taken(self) -> int:
+        left = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        self._taken += max(0, self._pending - left)
+        self._pending = left
+        return self._taken
 
     def _give_up(self) -> None:
         if self.transport is not None:

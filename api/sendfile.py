@@ -15,15 +15,14 @@ from typing import Final
 
 from aiohttp import web
 
+from . import pace
+
 TURN_BYTES: Final = 1024 * 1024
 """Sent before other connections get their turn: some 0.2 ms of the loop's time."""
 
 SAMPLE_BYTES: Final = 256 * 1024
 """Distance of the places at which a file is asked whether it is in memory. The kernel reads ahead
 and forgets in runs; what hides between two samples costs one read of this length."""
-
-STALL_SECONDS = 120.0
-"""A client that takes nothing of what waits for it for so long is gone."""
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
@@ -34,7 +33,7 @@ other OSError when it cannot be read."""
 
 
 class Stalled(ConnectionError):
-    """The client took nothing for ``STALL_SECONDS``."""
+    """The client takes too little of it (``pace``)."""
 
 
 class Sending:
@@ -46,8 +45,8 @@ class Sending:
     """
 
     __slots__ = (
-        "_busy", "_done", "_ended", "_file", "_loop", "_offset", "_seen", "_sock", "_stop",
-        "_timer", "_watching",
+        "_busy", "_done", "_ended", "_file", "_loop", "_offset", "_patience", "_sock", "_stop",
+        "_watching",
     )  # fmt: skip
 
     def __init__(
@@ -63,10 +62,12 @@ class Sending:
         self._loop = asyncio.get_running_loop()
         self._sock = os.dup(transport.get_extra_info("socket").fileno())
         self._file = file
-        self._offset = self._seen = offset
+        self._offset = offset
         self._stop = offset + count
         self._done = done
-        self._timer: asyncio.TimerHandle | None = None
+        self._patience = pace.Watch(
+            pace.Pace(pace.READER_GRACE_SECONDS), lambda: self._offset, self._give_up
+        )
         self._watching = False
         self._busy = False
         """Whether a thread works on the descriptors."""
@@ -85,6 +86,7 @@ class Sending:
             self._finish(reason)
 
     def _step(self) -> None:
+        self._patience.end()
         turn = TURN_BYTES
         while turn > 0 and not self._busy:
             want = min(turn, self._stop - self._offset)
@@ -152,22 +154,15 @@ class Sending:
         if not self._watching:
             self._watching = True
             self._loop.add_writer(self._sock, self._step)
-        if self._timer is None:
-            self._timer = self._loop.call_later(STALL_SECONDS, self._look)
+        self._patience.begin()
 
     def _unwatch(self) -> None:
         if self._watching:
             self._watching = False
             self._loop.remove_writer(self._sock)
 
-    def _look(self) -> None:
-        """See whether the client took anything since the last look."""
-        self._timer = None
-        if self._offset == self._seen and not self._busy:
-            self._finish(Stalled("the client takes nothing"))
-            return
-        self._seen = self._offset
-        self._timer = self._loop.call_later(STALL_SECONDS, self._look)
+    def _give_up(self) -> None:
+        self._finish(Stalled("the client takes too little"))
 
     def _finish(self, error: Exception | None) -> None:
         sock, self._sock = self._sock, -1
@@ -176,8 +171,7 @@ class Sending:
         if self._watching:
             self._watching = False
             self._loop.remove_writer(sock)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._patience.close()
         os.close(sock)
         self._done(error)
 

@@ -18,7 +18,7 @@ from distribution_support import digest_of
 from lane_support import FILE, Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
 
-from holdfast.api import sendfile
+from holdfast.api import pace, sendfile
 from holdfast.engine import open_files
 
 BIG = os.urandom(1 << 16) * 400
@@ -167,7 +167,7 @@ def descriptors() -> int:
 
 
 def test_one_that_takes_nothing_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sendfile, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.05)
     world = stage.world
 
     async def story() -> None:
