@@ -13,10 +13,12 @@ import logging
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -24,7 +26,15 @@ import click
 from holdfast.engine import EngineError, Store, StoreConfig
 
 from . import logs
-from .datadir import OWNER_FILE, DirectoryInUse, ServerNote, lock, write_note
+from .datadir import (
+    LOCK_FILE,
+    NOTE_FILE,
+    OWNER_FILE,
+    DirectoryInUse,
+    ServerNote,
+    lock,
+    write_note,
+)
 from .listeners import CannotListen, Listeners
 from .owner import Owner, OwnerError, ensure_owner, given_by, is_revoked
 from .regions import endpoint_of
@@ -38,6 +48,8 @@ STEADY_SECONDS: Final = 30.0
 """A worker that lived this long is started again without delay; a shorter life doubles the wait,
 so that a worker that cannot start does not take the machine with it."""
 
+
+PRIVATE_FILES: Final = ("FORMAT", LOCK_FILE, NOTE_FILE, OWNER_FILE)
 
 FIXED: Final = {
     "data": "data",
@@ -64,6 +76,8 @@ def serve(
 
     SIGHUP asks ``reload`` for other settings, which may raise BadSetting.
     """
+    # Whatever any process of the server makes is its owner's alone.
+    os.umask(0o077)
     _raise_file_limit()
     logs.set_up(settings.log_format, settings.log_level, bare=True)
     listeners = Listeners(settings.workers)
@@ -89,6 +103,7 @@ async def _serve(
     async with Store.open(settings.data, StoreConfig(background=False)) as store:
         descriptor = lock(settings.data)
         try:
+            _close_to_others(settings.data)
             owner = await ensure_owner(store, settings.data, given)
             if await is_revoked(store, owner):
                 _log.warning("the owner key in %s/%s was revoked", _shown(settings), OWNER_FILE)
@@ -153,6 +168,22 @@ def _shown(settings: Settings) -> str:
 def _tell(line: str) -> None:
     with suppress(BrokenPipeError):  # nobody reads; that is no reason to stop serving
         click.echo(line)
+
+
+def _close_to_others(directory: Path) -> None:
+    """Take from others what an older umask, or a careful hand, gave them; say so."""
+    for path, mode in ((directory, 0o700), *((directory / name, 0o600) for name in PRIVATE_FILES)):
+        try:
+            before = stat.S_IMODE(path.stat().st_mode)
+            if before & 0o077:
+                path.chmod(mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _log.warning("%s is open to others, and stays so: %s", path, error.strerror)
+        else:
+            if before & 0o077:
+                _log.warning("%s was open to others: its mode is %#o now", path, mode)
 
 
 def _raise_file_limit() -> None:

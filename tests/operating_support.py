@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,17 +115,26 @@ def raw(server: ServerProcess | Path, data: bytes) -> bytes:
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
-def make_namespace(server: ServerProcess, name: str, **more: object) -> Reply:
+def make_namespace(
+    server: ServerProcess | Path, name: str, *, tls: ssl.SSLContext | None = None, **more: object
+) -> Reply:
     body = json.dumps({"name": name, **more}).encode()
-    return call(server, "POST", NAMESPACES, body, X_Auth_Token=SECRET)
+    return call(server, "POST", NAMESPACES, body, tls, X_Auth_Token=SECRET)
 
 
-def push(server: ServerProcess, repository: str, layer: bytes, tag: str = "v1") -> str:
+def push(
+    server: ServerProcess | Path,
+    repository: str,
+    layer: bytes,
+    tag: str = "v1",
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> str:
     """Push an image of one layer; its digest."""
     config = b"{}"
     for content in (config, layer):
         path = f"/v2/{repository}/blobs/uploads/?digest={digest_of(content)}"
-        done = call(server, "POST", path, content, Authorization=basic(SECRET))
+        done = call(server, "POST", path, content, tls, Authorization=basic(SECRET))
         assert done.status == 201, done.body
     manifest = json.dumps(
         {
@@ -150,6 +159,7 @@ def push(server: ServerProcess, repository: str, layer: bytes, tag: str = "v1") 
         "PUT",
         f"/v2/{repository}/manifests/{tag}",
         manifest,
+        tls,
         Authorization=basic(SECRET),
         Content_Type=MANIFEST,
     )
@@ -175,11 +185,19 @@ def holds(path: Path, text: str) -> bool:
 
 @contextmanager
 def operated(
-    data: Path, *options: str, workers: int = 1, environment: Mapping[str, str] | None = None
+    data: Path,
+    *options: str,
+    workers: int = 1,
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """A running server whose owner key has the secret SECRET."""
     with running(
-        data, *options, workers=workers, environment={**OWNER, **(environment or {})}
+        data,
+        *options,
+        workers=workers,
+        environment={**OWNER, **(environment or {})},
+        prefix=prefix,
     ) as server:
         yield server
 

@@ -71,6 +71,11 @@ class ServerProcess:
     def url(self) -> str:
         return f"http://{self.address}"
 
+    @property
+    def said(self) -> list[str]:
+        """What there is of standard error by now, line by line."""
+        return list(self._errors)
+
     def errors(self) -> str:
         """Standard error of the server and its workers; call it when they have ended."""
         self.process.wait(WAIT_SECONDS)
