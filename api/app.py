@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Final
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from holdfast.engine import EngineError, Store
 
 from . import distribution, management
-from .context import SETTINGS, STORE, AppSettings
+from .context import SERVER, SETTINGS, STORE, AppSettings
 from .oci_errors import OciError
 from .trail import CURRENT
 from .transfer import API_VERSION
@@ -43,10 +44,14 @@ def create_app(store: Store, settings: AppSettings | None = None) -> web.Applica
 
 
 async def _name_request(_request: web.Request, response: web.StreamResponse) -> None:
-    """Give each answer an X-Request-Id. A signal costs less than a middleware around each call."""
+    """Give each answer an X-Request-Id, and the name of its server without versions.
+
+    A signal costs less than a middleware around each call.
+    """
     trail = CURRENT.get()
     name = str(uuid4()) if trail is None else trail.request_id
     response.headers.setdefault("X-Request-Id", name)
+    response.headers["Server"] = SERVER
 
 
 def _check_method(request: web.Request) -> None:
@@ -61,11 +66,15 @@ async def _alive(request: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    """The store answers, too."""
+    """The store answers, too, and files can be opened."""
     _check_method(request)
     try:
         await request.app[STORE].stats()
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except EngineError as error:
         log.warning("not ready: %s", error)
         return web.Response(text="the store does not answer\n", status=503, headers=NO_STORE)
+    except OSError as error:
+        log.warning("not ready: %s", error.strerror)
+        return web.Response(text="no file can be opened\n", status=503, headers=NO_STORE)
     return web.Response(text="ok\n", headers=NO_STORE)

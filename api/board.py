@@ -49,6 +49,10 @@ TALLIES: Final = (
     "limited_key",
     "limited_login",
     "failed_logins",
+    "failed_handshakes",
+    "malformed_requests",
+    "refused_full",
+    "refused_address",
     "audit_failed",
 )
 """Counters that belong to no route."""

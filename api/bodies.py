@@ -26,6 +26,12 @@ with it the answer that the client may not have read yet."""
 DRAIN_SECONDS: Final = 1.0
 """Longest time for either."""
 
+WHOLE_SECONDS = 30.0
+"""Grace of a body that is taken as a whole: it has nothing to wait for."""
+
+WHOLE_RATE: Final = 64 * 1024
+"""Bytes a second of such a body, beyond its grace: at most 94 seconds for the largest manifest."""
+
 
 class BrokenBody(OciError):
     """The client vanished, or broke the framing, before its body was complete."""
@@ -44,15 +50,16 @@ async def expect(request: web.Request) -> None:
         raise OciError("UNSUPPORTED", "only 100-continue can be expected", status=417)
 
 
-async def chunks(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as it arrives, in pieces of at most the read buffer (128 KiB).
+async def chunks(request: web.Request, pace: Pace | None = None) -> AsyncIterator[bytes]:
+    """The body as it arrives, in pieces of at most the read buffer.
 
-    One of which too little comes is given up with 408; what came before is kept. Raises
-    BrokenBody, and 415 for an encoded body: digests are of the bytes as sent.
+    A body of which too little comes (of ``pace``, where that of uploads is not meant) is given
+    up with 408; what came before is kept. Raises BrokenBody, and 415 for an encoded body: digests
+    are of the bytes as sent.
     """
     await _begin(request)
     with _broken():
-        async for piece in _content(request):
+        async for piece in _content(request, pace or Pace()):
             yield piece
 
 
@@ -66,11 +73,11 @@ async def _begin(request: web.Request) -> None:
         request.writer.output_size = 0
 
 
-async def _content(request: web.Request) -> AsyncIterator[bytes]:
+async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
     """What the parser makes of the body."""
     if isinstance(request.protocol, Connection):
         request.protocol.release_body()
-    content, pace = request.content, Pace()
+    content = request.content
     while not content.at_eof():
         data = await pace.within(content.readany())
         if data:
@@ -105,7 +112,7 @@ async def stream(request: web.Request) -> AsyncIterator[AsyncIterator[bytes | me
         await _begin(request)
         if connection is not None:
             taken = connection.take_body(request)
-        source = _content(request) if taken is None else taken.views()
+        source = _content(request, Pace()) if taken is None else taken.views()
         with _broken():
             async for piece in source:
                 yield piece
@@ -125,7 +132,7 @@ async def read_bounded(request: web.Request, limit: int, code: str) -> bytes:
     if (request.content_length or 0) > limit:
         raise too_large
     body = bytearray()
-    async for data in chunks(request):
+    async for data in chunks(request, Pace(WHOLE_SECONDS, WHOLE_RATE)):
         body += data
         if len(body) > limit:
             raise too_large

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from .cli_options import F, data_option, example
-from .config_file import BadFile, options_of, read
+from .config_file import BadFile, options_of, read, size
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -143,7 +143,67 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=10_000,
         show_default=True,
         metavar="N",
-        help="Connections of one worker at one time; a client beyond them gets 503.",
+        help="Connections at one time, over all workers; a client beyond them gets 503.",
+    ),
+    click.option(
+        "--max-connections-per-address",
+        envvar="HOLDFAST_MAX_CONNECTIONS_PER_ADDRESS",
+        type=int,
+        metavar="N",
+        help="Of them, those from one address; 0 is no limit.  [default: 2000, and no limit for "
+        "this machine itself]",
+    ),
+    click.option(
+        "--max-blob",
+        envvar="HOLDFAST_MAX_BLOB",
+        type=size,
+        default="1TiB",
+        show_default=True,
+        metavar="SIZE",
+        help="The largest blob that is taken.",
+    ),
+    click.option(
+        "--max-manifest",
+        envvar="HOLDFAST_MAX_MANIFEST",
+        type=size,
+        default="4MiB",
+        show_default=True,
+        metavar="SIZE",
+        help="The largest manifest that is taken; at most 4 MiB.",
+    ),
+    click.option(
+        "--max-json",
+        envvar="HOLDFAST_MAX_JSON",
+        type=size,
+        default="64KiB",
+        show_default=True,
+        metavar="SIZE",
+        help="The largest body that the management API takes.",
+    ),
+    click.option(
+        "--max-uploads",
+        envvar="HOLDFAST_MAX_UPLOADS",
+        type=int,
+        default=1000,
+        show_default=True,
+        metavar="N",
+        help="Open upload sessions of one namespace.",
+    ),
+    click.option(
+        "--sparse-indexes/--no-sparse-indexes",
+        envvar="HOLDFAST_SPARSE_INDEXES",
+        default=False,
+        help="Take an index some of whose manifests are not here, as mirrors need it.",
+    ),
+    click.option(
+        "--watchdog",
+        "watchdog_seconds",
+        envvar="HOLDFAST_WATCHDOG",
+        type=float,
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="End a worker of which nothing is heard for so long; 0 is never.",
     ),
     click.option(
         "--grace",

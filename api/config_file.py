@@ -9,10 +9,17 @@ from typing import Any, Final
 
 import click
 
+from .cli_options import parse_size
+
 FILE_BYTES_MAX: Final = 1 << 20
 
 _HERE_ONLY: Final = frozenset(("config", "help"))
 """Options that a file cannot set."""
+
+
+def size(value: str | int) -> int:
+    """Bytes, such as ``1500`` or ``10GiB``; a number is one already. For ``type=``."""
+    return value if isinstance(value, int) else parse_size(value)
 
 
 class BadFile(Exception):
@@ -56,6 +63,10 @@ def read(path: Path, parameters: Iterable[click.Parameter]) -> dict[str, Any]:
     return values
 
 
+def _is_size(kind: object) -> bool:
+    return isinstance(kind, click.types.FuncParamType) and kind.func is size
+
+
 def _typed(path: Path, key: str, option: click.Option, value: object) -> object:
     """The value in the option's type. Texts are not taken for numbers, nor numbers for texts."""
     if option.multiple:
@@ -67,6 +78,10 @@ def _typed(path: Path, key: str, option: click.Option, value: object) -> object:
         if isinstance(value, bool):
             return value
         wanted = "true or false"
+    elif _is_size(option.type):
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return value
+        wanted = 'a size such as 10000 or "10GiB"'
     elif option.type in (click.INT, click.FLOAT):
         whole = option.type is click.INT
         if isinstance(value, int if whole else (int, float)) and not isinstance(value, bool):

@@ -2,7 +2,8 @@
 
 What is no HTTP is answered in OCI form and noted in one line, never with a traceback; a body whose
 framing breaks ends at once; a request head has limits in size and time, and a client that takes
-too little of its answers is given up. RFC 9112.
+too little of its answers is given up. Whoever ends its own side after its requests is answered
+first. RFC 9112.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import socket
-import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 from uuid import uuid4
 
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, LineTooLong
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    HttpProcessingError,
+    InvalidURLError,
+    LineTooLong,
+)
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_server import Server
 
 from . import pace
+from .admission import LINGERING_MAX, Admission, Refusal
+from .context import SERVER
 from .oci_errors import OciError
 from .taken_body import TakenBody
 from .transfer import API_VERSION
@@ -44,20 +51,30 @@ class Connection(RequestHandler):
     """aiohttp's connection with limits of ours."""
 
     __slots__ = (
+        "_admission",
         "_body",
         "_broken",
-        "_connections_max",
+        "_ended",
+        "_guest",
         "_head_bytes",
         "_left",
+        "_lingers",
         "_lost",
+        "_open",
         "_patience",
         "_pending",
         "_taken",
+        "was_made",
     )
 
-    def __init__(self, manager: Server, *, connections_max: int, **options: Any) -> None:
+    def __init__(
+        self, manager: Server, *, admission: Admission, peer: Any = None, **options: Any
+    ) -> None:
+        """``peer`` is whom the admission has let in already; None asks it when the connection is
+        there."""
         super().__init__(manager, **options)
-        self._connections_max = connections_max
+        self._admission = admission
+        self._guest = peer
         self._body: StreamReader = EMPTY_PAYLOAD
         """Of the newest request that was understood."""
         self._head_bytes = 0
@@ -68,25 +85,58 @@ class Connection(RequestHandler):
         """Set when the client has ended its side."""
         self._lost: asyncio.Event | None = None
         """Set when the connection has ended."""
+        self.was_made = False
+        """Whether it was ever connected."""
+        self._open = 0
+        """Requests that were understood and are not answered."""
+        self._ended = False
+        """Whether the client has ended its side, and is owed answers."""
         self._patience: pace.Watch | None = None
         """With the client as a reader, once it took less than it was sent."""
         self._taken = 0
         """What it took while something waited for it, in bytes."""
         self._pending = 0
         """Of what waits for it, when that was looked at last."""
+        self._lingers: asyncio.TimerHandle | None = None
+        """Of a client that was refused."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve it, or say that there are too many."""
         super().connection_made(transport)
-        manager = self._manager
-        assert manager is not None
-        if len(manager._connections) > self._connections_max:
-            _log.warning("over %d connections: one is refused", self._connections_max)
-            cast(asyncio.Transport, transport).write(_FULL)
+        self.was_made = True
+        if self._guest is not None:
+            return
+        peer = transport.get_extra_info("peername")
+        refusal = self._admission.enter(peer)
+        if refusal is None:
+            # A unix socket has an empty name.
+            self._guest = peer or ""
+        else:
+            self._refuse(cast(asyncio.Transport, transport), _REFUSALS[refusal])
+
+    def _refuse(self, transport: asyncio.Transport, answer: bytes) -> None:
+        """Say why, and close."""
+        self._broken = True
+        transport.write(answer)
+        if self._admission.lingering >= LINGERING_MAX or not transport.can_write_eof():
             self.force_close()
+            return
+        transport.write_eof()
+        self._admission.lingering += 1
+        self._lingers = self._loop.call_later(LINGER_SECONDS, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        self._admission.lingering -= 1
+        self._lingers = None
+        self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop what waits for the client."""
+        if self._guest is not None:
+            self._admission.leave(self._guest)
+        if self._lingers is not None:
+            self._lingers.cancel()
+            self._admission.lingering -= 1
         if self._patience is not None:
             self._patience.close()
         for ended in (self._left, self._lost):
@@ -106,11 +156,27 @@ class Connection(RequestHandler):
         if self.transport is not None:
             await self._lost.wait()
 
-    def eof_received(self) -> None:
-        """Nothing more comes."""
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio declares it
+        """Nothing more comes (RFC 9112 section 9.6). True keeps our side until what came whole is
+        answered; TLS has no half-closed connections here."""
         if self._left is not None:
             self._left.set()
-        super().eof_received()
+        if not self._body.is_eof():
+            self._body.set_exception(web.RequestPayloadError("the client ended its side"))
+        if self.ssl_context is not None or self._open == 0 or self._force_close:
+            return False
+        self._ended = True
+        return True
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """As ever; the last answer of a client that has ended its side ends the connection."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._open -= 1
+        if self._ended and self._open == 0:
+            self._close = True
+        return finished
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
@@ -151,11 +217,27 @@ class Connection(RequestHandler):
                 self._head_grew(len(data))
             return
         self._head_bytes = 0
+        self._look_at(self._request_count - count)
+        self._open += self._request_count - count
         newest, body = self._messages[-1]
         if isinstance(newest, _ErrInfo):
             self._break(newest.exc)
         else:
             self._body = body
+
+    def _look_at(self, count: int) -> None:
+        """Refuse what the parser lets through of the newest requests, and all that follows it."""
+        for at in range(len(self._messages) - count, len(self._messages)):
+            message, _ = self._messages[at]
+            if isinstance(message, _ErrInfo) or (fault := _fault(message)) is None:
+                continue
+            while len(self._messages) > at:
+                self._messages.pop()
+                self._request_count -= 1
+            self._body = EMPTY_PAYLOAD
+            self._messages.append((_ErrInfo(fault.code, fault, fault.message), EMPTY_PAYLOAD))
+            self._request_count += 1
+            return
 
     def _head_grew(self, count: int) -> None:
         begun = self._head_bytes > 0
@@ -164,6 +246,7 @@ class Connection(RequestHandler):
         if self._head_bytes > HEAD_BYTES_MAX:
             error = LineTooLong(b"", HEAD_BYTES_MAX)
             self._messages.append((_ErrInfo(431, error, error.message), EMPTY_PAYLOAD))
+            self._open += 1
             self._break(error)
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -211,6 +294,7 @@ class Connection(RequestHandler):
         """The answer to what is no request, or to a mistake of ours. The connection closes."""
         name = str(uuid4())
         if isinstance(exc, HttpProcessingError):
+            self._admission.tell("malformed_requests")
             status = self._status(status, exc)
             _log.info("%s %s: %d, %s", name, request.remote, status, _reason(exc))
             error = OciError("UNSUPPORTED", _MESSAGES[status], status=status)
@@ -222,6 +306,7 @@ class Connection(RequestHandler):
         response = error.response()
         response.headers.update(API_VERSION)
         response.headers["X-Request-Id"] = name
+        response.headers["Server"] = SERVER
         response.force_close()
         return response
 
@@ -257,6 +342,25 @@ class Connection(RequestHandler):
             return
 
 
+def _fault(message: RawRequestMessage) -> HttpProcessingError | None:
+    """What is wrong with a request that the parser takes for a good one."""
+    if "#" in message.path:
+        # RFC 9112 section 3.2: a target has no fragment, and whoever stands before us may cut it.
+        return BadHttpMessage("a fragment in the target")
+    codings = message.headers.getall(hdrs.TRANSFER_ENCODING, None)
+    if codings is None:
+        return None
+    if message.version < HttpVersion11:
+        # RFC 9112 section 6.1: the framing is to be taken for faulty.
+        return BadHttpMessage("Transfer-Encoding before HTTP/1.1")
+    coding = ",".join(codings).strip(" \t").lower()
+    if coding == "chunked":
+        return None
+    if not coding:
+        return BadHttpMessage("an empty Transfer-Encoding")
+    return HttpProcessingError(code=501, message="a transfer coding that is not known")
+
+
 def _reason(error: HttpProcessingError) -> str:
     """What the parser says, without the bytes that it goes on to show: they may be secrets."""
     kind = type(error).__name__
@@ -270,55 +374,27 @@ _MESSAGES: Final = {
     400: "this is not a valid HTTP request",
     414: "the request target is too long",
     431: "the request headers are too long",
+    501: "only the transfer coding chunked is supported",
 }
 
 
-def _refusal(error: OciError) -> bytes:
+def _refusal(error: OciError, reason: str) -> bytes:
     body = error.body()
     lines = (
-        f"HTTP/1.1 {error.status} Service Unavailable",
+        f"HTTP/1.1 {error.status} {reason}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
+        f"Server: {SERVER}",
         "Retry-After: 1",
         "Connection: close",
     )
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
-_FULL: Final = _refusal(OciError("UNAVAILABLE", "too many connections"))
-
-
-class Site(web.SockSite):
-    """A listening socket whose connections are of the kind above."""
-
-    def __init__(
-        self,
-        runner: web.AppRunner,
-        sock: Any,
-        *,
-        backlog: int,
-        connections_max: int,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        super().__init__(runner, sock, backlog=backlog, ssl_context=tls)
-        self._connections_max = connections_max
-
-    async def start(self) -> None:
-        """As SockSite, with connections of our own."""
-        await web.BaseSite.start(self)
-        server = self._runner.server
-        assert isinstance(server, Server)
-        loop = asyncio.get_running_loop()
-        options = {**server._kwargs, "connections_max": self._connections_max, "loop": loop}
-        unix = self._sock.family == socket.AF_UNIX
-        make: Callable[..., Awaitable[asyncio.Server]]
-        make = loop.create_unix_server if unix else loop.create_server
-        self._server = await make(
-            lambda: self._connection(server, options),
-            sock=self._sock,
-            backlog=self._backlog,
-            ssl=self._ssl_context,
-        )
-
-    def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
-        return Connection(server, **options)
+_REFUSALS: Final[Mapping[Refusal, bytes]] = {
+    "full": _refusal(OciError("UNAVAILABLE", "too many connections"), "Service Unavailable"),
+    "address": _refusal(
+        OciError("TOOMANYREQUESTS", "too many connections from this address"), "Too Many Requests"
+    ),
+}
+"""Whole answers to connections that are not taken."""

@@ -20,8 +20,14 @@ from holdfast.engine import Store
 from .regions import REGIONS_DEFAULT
 from .trail import Trail
 
+JSON_BYTES_DEFAULT: Final = 64 * 1024
+"""No body of the management API needs more."""
+
 TOKEN_SECONDS_DEFAULT: Final = 300
 """Life of a bearer token. Clients assume 60 when told nothing, and ask again when it runs out."""
+
+SERVER: Final = "holdfast"
+"""What answers say of their server. Versions are nobody's business (RFC 9110 section 10.2.4)."""
 
 Network = IPv4Network | IPv6Network
 
@@ -66,6 +72,9 @@ class AppSettings:
 
     token_seconds: int = TOKEN_SECONDS_DEFAULT
     """Life of a bearer token, 60 to 86400 seconds."""
+
+    json_bytes_max: int = JSON_BYTES_DEFAULT
+    """The largest body that the management API takes."""
 
     def __post_init__(self) -> None:
         if not self.regions:

@@ -17,13 +17,12 @@ from uuid import uuid4
 
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE
 
 from holdfast.engine import BlobReader, EngineError, NotFound, Repository, Store
 
 from . import access, blobs, manifests
 from .access import Caller, Unauthenticated
-from .context import AppSettings
+from .context import SERVER, AppSettings
 from .fast_requests import REMEMBERED_MAX, Heads, Peer, Visitor, remember
 from .oci_errors import OciError, oci_error
 from .transfer import API_VERSION
@@ -282,7 +281,7 @@ def _head(response: web.StreamResponse) -> bytes:
     return ("\r\n".join(lines) + "\r\nDate: ").encode()
 
 
-_SERVER: Final = f"\r\nServer: {SERVER_SOFTWARE}\r\nX-Request-Id: ".encode()
+_SERVER: Final = f"\r\nServer: {SERVER}\r\nX-Request-Id: ".encode()
 _ID_DIGITS: Final = 12
 _ID_MASK: Final = (1 << 4 * _ID_DIGITS) - 1
 

@@ -25,11 +25,12 @@ from aiohttp.web_server import Server
 from holdfast.engine import BlobReader
 
 from . import sendfile
-from .connection import Connection, Site
+from .connection import Connection
 from .drain import Drain
 from .fast_answers import Answer, Lane
 from .fast_requests import Peer
 from .sendfile import Sending
+from .site import Site
 from .taken_body import Buffers, TakenBody
 
 HEAD_BYTES_MAX: Final = 8 * 1024
@@ -103,6 +104,11 @@ class LaneConnection(Connection):
         if sending is not None:
             sending.stop(ConnectionResetError("the connection was lost"))
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as in the class above
+        """As ever; what is held is all there is, and the parser sees whether it is whole."""
+        self.release_body()
+        return super().eof_received()
 
     def resume_writing(self) -> None:
         """As ever; the head of a file is gone, perhaps."""

@@ -6,21 +6,31 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 from aiohttp import web
 
 from holdfast.engine import Store
 
+from .admission import Admission, House
 from .audit import Audit
 from .board import Board, Layout, Slot
 from .context import AppSettings
 from .fast_answers import Lane
 from .fast_watch import LaneWatch
 from .limits import Limits
+from .listeners import BACKLOG
 from .logs import ACCESS
 from .metrics import Metrics, Reporter
 from .settings import Settings
+from .site import Site
 from .watch import ROUTES, Watch
+
+SCRAPERS: Final = House(total=64, of_address=16, of_process=64)
+"""Connections to the metrics: a scraper has one."""
+
+KEEPALIVE_SECONDS: Final = 75.0
+"""Of theirs: longer than the usual interval between two scrapes."""
 
 
 class Instruments:
@@ -59,6 +69,11 @@ class Instruments:
             app
         )
 
+    def tell(self, name: str) -> None:
+        """Count something that belongs to no route (``board.TALLIES``)."""
+        if self._slot is not None:
+            self._slot.add(name)
+
     async def lane(self) -> Lane | None:
         """The fast lane, unless it is switched off."""
         settings = self._settings
@@ -82,10 +97,13 @@ class Instruments:
         if sockets:
             regions = self._settings.regions
             metrics = Metrics(self._store, regions, self._board, self._reporter)
-            self._scrapes = web.AppRunner(metrics.application(), access_log=None)
+            self._scrapes = web.AppRunner(
+                metrics.application(), access_log=None, keepalive_timeout=KEEPALIVE_SECONDS
+            )
             await self._scrapes.setup()
             for sock in sockets:
-                await web.SockSite(self._scrapes, sock).start()
+                admission = Admission(SCRAPERS)
+                await Site(self._scrapes, sock, backlog=BACKLOG, admission=admission).start()
 
     async def stop(self) -> None:
         """Put the last numbers on the board and let go of everything. May be called twice."""

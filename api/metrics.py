@@ -179,10 +179,16 @@ _TALLIES: Final = {
     "scrubbed_blobs": ("scrub_blobs_total", "Blobs that the scrub looked at."),
     "scrubbed_bytes": ("scrub_bytes_total", "Bytes that the scrub read."),
     "scrub_damaged": ("scrub_damaged_total", "Blobs that the scrub found damaged."),
+    "failed_handshakes": ("failed_handshakes_total", "TLS handshakes that came to nothing."),
+    "malformed_requests": (
+        "malformed_requests_total",
+        "What came in place of a request; the rest of its connection is not read.",
+    ),
     "failed_logins": ("failed_logins_total", "Requests with a secret that belongs to no key."),
     "audit_failed": ("audit_failures_total", "Lines that the audit log could not take."),
 }
 _LIMITS: Final = ("address", "key", "login")
+_REFUSALS: Final = ("full", "address")
 
 
 def _board_lines(board: Board) -> Iterator[str]:
@@ -212,4 +218,7 @@ def _board_lines(board: Board) -> Iterator[str]:
         yield from _family(name, "counter", text, tallies[tally])
     limited = {f'limit="{kind}"': tallies[f"limited_{kind}"] for kind in _LIMITS}
     yield from _family("limited_requests_total", "counter", "Requests answered 429.", limited)
+    refused = {f'reason="{why}"': tallies[f"refused_{why}"] for why in _REFUSALS}
+    text = "Connections that were not taken: too many in all, or of one address."
+    yield from _family("refused_connections_total", "counter", text, refused)
     yield from _family("connections", "gauge", "Open connections.", tallies["connections"])

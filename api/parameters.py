@@ -24,10 +24,8 @@ from uuid import UUID
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
+from .context import SETTINGS
 from .management_errors import ArgumentDetail, Reason, invalid, raise_invalid, too_large, too_slow
-
-BODY_BYTES_MAX: Final = 64 * 1024
-"""No body of this API needs more; a larger one is refused before it is read."""
 
 BODY_SECONDS_MAX: Final = 30.0
 """A body that small comes in one or two packets; this only ends connections that hang."""
@@ -75,20 +73,21 @@ def parse_body(declared: type[T], body: bytes) -> T:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The request's body.
+    """The request's body, of at most ``AppSettings.json_bytes_max`` bytes.
 
     Raises 413 as soon as it is, or says it is, over the limit; 408 when it takes too long; 400
     when it ends early or its encoding is broken.
     """
-    if (request.content_length or 0) > BODY_BYTES_MAX:
-        raise too_large(BODY_BYTES_MAX)
+    limit = request.app[SETTINGS].json_bytes_max
+    if (request.content_length or 0) > limit:
+        raise too_large(limit)
     body = bytearray()
     try:
         async with timeout(BODY_SECONDS_MAX):
             async for chunk in request.content.iter_any():
                 body += chunk
-                if len(body) > BODY_BYTES_MAX:
-                    raise too_large(BODY_BYTES_MAX)
+                if len(body) > limit:
+                    raise too_large(limit)
     except TimeoutError:
         raise too_slow(BODY_SECONDS_MAX) from None
     except (ConnectionError, web.RequestPayloadError):
@@ -102,7 +101,7 @@ async def expect(request: web.Request) -> None:
     One over the limit is not asked for: its refusal follows. Other expectations are ignored.
     """
     waits = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-    small = (request.content_length or 0) <= BODY_BYTES_MAX
+    small = (request.content_length or 0) <= request.app[SETTINGS].json_bytes_max
     if waits and small and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer proper has not begun

@@ -12,6 +12,17 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from holdfast.engine import MANIFEST_BYTES_MAX, StoreConfig
+
+from .bounds import (
+    ADDRESS_CONNECTIONS_DEFAULT,
+    CONNECTIONS_DEFAULT,
+    CONNECTIONS_MAX,
+    JSON_BYTES_LEAST,
+    JSON_BYTES_MOST,
+    UPLOADS_MAX,
+    Bounds,
+)
 from .context import TOKEN_SECONDS_DEFAULT, AppSettings
 from .limits import RATE_MAX, Rates
 from .logs import LEVELS, LogFormat
@@ -23,8 +34,7 @@ WORKERS_MAX: Final = 256
 """More than cores helps nobody; this only stops slips."""
 REGIONS_MAX: Final = 64
 GRACE_SECONDS_MAX: Final = 24 * 3600.0
-CONNECTIONS_DEFAULT: Final = 10_000
-CONNECTIONS_MAX: Final = 1_000_000
+WATCHDOG_SECONDS_MAX: Final = 3600.0
 
 RATE_DEFAULT: Final = 5000.0
 """Requests a second of one address, and of one key: a client in a loop, not a cluster that
@@ -41,6 +51,7 @@ UNIX: Final = "unix"
 """Among the trusted proxies: whoever connects to the unix socket."""
 
 NO_LIMITS: Final = Rates()
+NO_BOUNDS: Final = Bounds()
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
@@ -130,8 +141,14 @@ class Settings:
     fast_path: bool = True
     """Whether small reads may be answered without aiohttp (``fast_lane``)."""
 
-    max_connections: int = CONNECTIONS_DEFAULT
-    """Of one worker at one time; a client beyond them gets 503 and is closed."""
+    bounds: Bounds = NO_BOUNDS
+    """Sizes and counts."""
+
+    sparse_indexes: bool = False
+    """Whether an index may name manifests that the image does not have."""
+
+    watchdog_seconds: float = 60.0
+    """A worker of which nothing is heard for so long is ended; 0 is never."""
 
     unix: Path | None = None
     """A unix socket to listen on as well."""
@@ -170,6 +187,13 @@ class Settings:
         access_log: bool = False,
         fast_path: bool = True,
         max_connections: int = CONNECTIONS_DEFAULT,
+        max_connections_per_address: int | None = None,
+        max_blob: int = NO_BOUNDS.blob_bytes,
+        max_manifest: int = NO_BOUNDS.manifest_bytes,
+        max_json: int = NO_BOUNDS.json_bytes,
+        max_uploads: int = NO_BOUNDS.uploads,
+        sparse_indexes: bool = False,
+        watchdog_seconds: float = 60.0,
         unix: str | None = None,
         metrics: str | None = None,
         tls_cert: str | None = None,
@@ -201,7 +225,24 @@ class Settings:
             grace_seconds=_within("--grace", grace_seconds, 0.0, GRACE_SECONDS_MAX),
             access_log=access_log,
             fast_path=fast_path,
-            max_connections=_within("--max-connections", max_connections, 1, CONNECTIONS_MAX),
+            bounds=Bounds(
+                blob_bytes=_within("--max-blob", max_blob, 1, 1 << 50),
+                manifest_bytes=_within("--max-manifest", max_manifest, 1, MANIFEST_BYTES_MAX),
+                json_bytes=_within("--max-json", max_json, JSON_BYTES_LEAST, JSON_BYTES_MOST),
+                uploads=_within("--max-uploads", max_uploads, 1, UPLOADS_MAX),
+                connections=_within("--max-connections", max_connections, 1, CONNECTIONS_MAX),
+                address_connections=_within(
+                    "--max-connections-per-address",
+                    _either(max_connections_per_address, ADDRESS_CONNECTIONS_DEFAULT),
+                    0,
+                    CONNECTIONS_MAX,
+                ),
+                spare_local=max_connections_per_address is None,
+            ),
+            sparse_indexes=sparse_indexes,
+            watchdog_seconds=_within("--watchdog", watchdog_seconds, 1.0, WATCHDOG_SECONDS_MAX)
+            if watchdog_seconds
+            else 0.0,
             unix=None if unix is None else _checked("--unix", _socket_path, unix),
             metrics=None if metrics is None else _checked("--metrics", _place, metrics),
             tls_cert=certificate,
@@ -235,6 +276,17 @@ class Settings:
             trust_unix=UNIX in self.trusted_proxies,
             organization_id=organization_id,
             token_seconds=self.token_seconds,
+            json_bytes_max=self.bounds.json_bytes,
+        )
+
+    def for_store(self, *, background: bool) -> StoreConfig:
+        """The part that a store needs; ``background`` is for the one process that sweeps."""
+        return StoreConfig(
+            background=background,
+            blob_bytes_max=self.bounds.blob_bytes,
+            manifest_bytes_max=self.bounds.manifest_bytes,
+            uploads_per_namespace_max=self.bounds.uploads,
+            sparse_indexes=self.sparse_indexes,
         )
 
 

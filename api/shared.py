@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 
-from . import board, limits
+from . import board, limits, roster
+from .roster import Roster
 from .settings import Settings
 
 
 class Shared:
-    """The buckets of the limits, and the board of the metrics, as their supervisor has them."""
+    """The buckets of the limits, the roster of the workers and the board of the metrics, as
+    their supervisor has them."""
 
     def __init__(self, settings: Settings) -> None:
         self.limits = limits.create()
+        self.roster = roster.create(2 * settings.workers)
+        self.workers = Roster(self.roster)
         self.board = None if settings.metrics is None else board.create(2 * settings.workers)
         self.slots = [2 * index for index in range(settings.workers)]
-        """Worker to its slot of the board. Each has two, for a worker and the one that follows."""
+        """Worker to its slot of board and roster. Each has two, for a worker and the one that
+        follows."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What workers inherit."""
-        return (self.limits,) if self.board is None else (self.limits, self.board)
+        always = (self.limits, self.roster)
+        return always if self.board is None else (*always, self.board)
+
+    def other(self, index: int) -> int:
+        """The slot of a worker that is not in turn."""
+        return self.slots[index] ^ 1
 
     def turn(self, index: int) -> None:
         """Change to the other slot of a worker."""

@@ -23,9 +23,10 @@ from typing import Any, Final
 
 import click
 
-from holdfast.engine import EngineError, Store, StoreConfig
+from holdfast.engine import EngineError, Store
 
 from . import logs
+from .admission import connections_of_process
 from .datadir import (
     LOCK_FILE,
     NOTE_FILE,
@@ -48,6 +49,9 @@ STEADY_SECONDS: Final = 30.0
 """A worker that lived this long is started again without delay; a shorter life doubles the wait,
 so that a worker that cannot start does not take the machine with it."""
 
+
+WATCH_SECONDS: Final = 0.5
+"""How often a worker's pulse is looked at."""
 
 PRIVATE_FILES: Final = ("FORMAT", LOCK_FILE, NOTE_FILE, OWNER_FILE)
 
@@ -78,11 +82,11 @@ def serve(
     """
     # Whatever any process of the server makes is its owner's alone.
     os.umask(0o077)
-    _raise_file_limit()
     logs.set_up(settings.log_format, settings.log_level, bare=True)
+    files = _raise_file_limit()
     listeners = Listeners(settings.workers)
     try:
-        asyncio.run(_serve(settings, environment, listeners, reload))
+        asyncio.run(_serve(settings, environment, listeners, reload, files))
     except (CannotListen, DirectoryInUse, EngineError, OwnerError) as error:
         raise CannotServe(str(error)) from error
     except OSError as error:
@@ -96,11 +100,12 @@ async def _serve(
     environment: Mapping[str, str],
     listeners: Listeners,
     reload: Callable[[], Settings],
+    files: int,
 ) -> None:
     given = given_by(environment)
     address, ports = _listen(settings, listeners)
     # Opened once here, so that a bad directory is told in one line and workers find it made.
-    async with Store.open(settings.data, StoreConfig(background=False)) as store:
+    async with Store.open(settings.data, settings.for_store(background=False)) as store:
         descriptor = lock(settings.data)
         try:
             _close_to_others(settings.data)
@@ -111,7 +116,7 @@ async def _serve(
             os.close(descriptor)
             raise
     try:
-        supervisor = Supervisor(settings, owner, listeners, ports, reload)
+        supervisor = Supervisor(settings, owner, listeners, ports, reload, files)
         await supervisor.run(ready=lambda: _announce(settings, address, ports))
     finally:
         os.close(descriptor)
@@ -186,11 +191,13 @@ def _close_to_others(directory: Path) -> None:
                 _log.warning("%s was open to others: its mode is %#o now", path, mode)
 
 
-def _raise_file_limit() -> None:
-    """Connections and open blobs are files: allow as many as the system lets us."""
+def _raise_file_limit() -> int:
+    """Connections and open blobs are files: allow as many as the system lets us, and say how many
+    that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 class Supervisor:
@@ -203,9 +210,12 @@ class Supervisor:
         listeners: Listeners,
         ports: Mapping[str, int],
         reload: Callable[[], Settings],
+        files: int,
     ) -> None:
+        """``files`` is how many a process may have open."""
         self._settings = settings
         self._ports = ports
+        self._connections = connections_of_process(files)
         self._owner = owner
         self._listeners = listeners
         self._reload = reload
@@ -226,6 +236,12 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        if self._connections < self._settings.bounds.connections:
+            _log.warning(
+                "a worker takes %d connections, not %d: it may have twice as many open files only",
+                self._connections,
+                self._settings.bounds.connections,
+            )
         first = [loop.create_future() for _ in range(self._settings.workers)]
         keepers = [asyncio.create_task(self._keep(*each)) for each in enumerate(first)]
         for keeper in keepers:  # they end with the stop only, so an early end is a fault
@@ -271,13 +287,33 @@ class Supervisor:
         while True:
             ended = asyncio.create_task(process.wait())
             renewed = asyncio.create_task(renewal.wait())
-            await asyncio.wait((ended, renewed), return_when=asyncio.FIRST_COMPLETED)
+            silent = asyncio.create_task(self._silence(self._shared.slots[index]))
+            await asyncio.wait((ended, renewed, silent), return_when=asyncio.FIRST_COMPLETED)
             renewed.cancel()
+            silent.cancel()
+            if not ended.done() and silent.done():
+                _log.warning("worker %d is not heard of any more, and is ended", index)
+                with suppress(ProcessLookupError):  # it ended at this moment
+                    process.kill()
+                return await ended
             if ended.done():
                 return ended.result()
             ended.cancel()
             renewal.clear()
             process = await self._renew(index, process)
+
+    async def _silence(self, slot: int) -> None:
+        """Return when nothing was heard of the process of a slot for too long.
+
+        Its silence is counted in rests of ours: a machine that slept, or stood still as a whole,
+        is no reason to end anybody.
+        """
+        heard, silence = self._shared.workers.pulse(slot), 0.0
+        while not (limit := self._settings.watchdog_seconds) or silence < limit:
+            await asyncio.sleep(WATCH_SECONDS)
+            silence += WATCH_SECONDS
+            if (pulse := self._shared.workers.pulse(slot)) != heard:
+                heard, silence = pulse, 0.0
 
     async def _renew(
         self, index: int, old: asyncio.subprocess.Process
@@ -298,15 +334,17 @@ class Supervisor:
                 cause = error.strerror or str(error)
             else:
                 if serves:
-                    self._retiring[index] = asyncio.create_task(self._retire(old))
+                    slot = self._shared.other(index)
+                    self._retiring[index] = asyncio.create_task(self._retire(old, slot))
                     return new
                 cause = _cause(await new.wait())
+                self._shared.workers.clear(self._shared.slots[index])
             self._shared.turn(index)
             if not self._stop.is_set():
                 _log.warning("worker %d stays as it was: its follower failed (%s)", index, cause)
             return old
 
-    async def _retire(self, process: asyncio.subprocess.Process) -> None:
+    async def _retire(self, process: asyncio.subprocess.Process, slot: int) -> None:
         """Stop a worker whose follower serves; its running requests get the grace period."""
         with suppress(ProcessLookupError):  # it died meanwhile
             process.terminate()
@@ -315,6 +353,7 @@ class Supervisor:
         if process.returncode is None:
             process.kill()
             await process.wait()
+        self._shared.workers.clear(slot)
 
     async def _keep(self, index: int, first: asyncio.Future[None]) -> None:
         """Run one worker, again and again until the stop. ``first`` is done once it serves."""
@@ -331,6 +370,7 @@ class Supervisor:
                 if serves and not first.done():
                     first.set_result(None)
                 cause = _cause(await self._attend(index, process))
+                self._shared.workers.clear(self._shared.slots[index])
             if self._stop.is_set():
                 return
             if not first.done():
@@ -344,7 +384,8 @@ class Supervisor:
             delay = min(max(2 * delay, RESTART_SECONDS_MIN), RESTART_SECONDS_MAX)
 
     async def _start(self, index: int) -> tuple[asyncio.subprocess.Process, bool]:
-        """Start one worker; return when it serves (True), or when it died before (False)."""
+        """Start one worker; return when it serves (True), or when it died before (False), of
+        the watchdog perhaps."""
         sockets = tuple(listener.fileno() for listener in self._listeners.of_worker(index))
         scrapes = [listener.fileno() for listener in self._listeners.of_metrics()]
         metrics = tuple(scrapes if index == 0 else ())
@@ -358,8 +399,10 @@ class Supervisor:
                 organization_id=self._owner.organization_id,
                 settings=self._settings,
                 ports=self._ports,
+                connections=self._connections,
                 slot=shared.slots[index],
                 limits=shared.limits,
+                roster=shared.roster,
                 board=shared.board,
                 metrics=metrics,
             )
@@ -381,7 +424,21 @@ class Supervisor:
                 process.terminate()
             assert process.stdin is not None
             process.stdin.write(encode_config(config))
-            return process, await _readable(ready) == READY
+            # It is alive before it serves: to open a store after a crash may take its time.
+            serves = asyncio.create_task(_readable(ready))
+            silent = asyncio.create_task(self._silence(shared.slots[index]))
+            try:
+                await asyncio.wait((serves, silent), return_when=asyncio.FIRST_COMPLETED)
+                if serves.done():
+                    return process, serves.result() == READY
+            finally:
+                for waiter in (serves, silent):
+                    waiter.cancel()
+                await asyncio.wait((serves, silent))
+            _log.warning("worker %d does not begin to serve, and is ended", index)
+            with suppress(ProcessLookupError):
+                process.kill()
+            return process, False
         finally:
             os.close(ready)
 

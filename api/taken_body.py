@@ -173,9 +173,10 @@ class TakenBody(asyncio.BufferedProtocol):
         self.size += nbytes
         self._after(b"")
 
-    def eof_received(self) -> None:
-        """Nothing more comes."""
+    def eof_received(self) -> bool | None:
+        """Nothing more comes; whoever answers says whether an answer is owed."""
         self._fail(ConnectionResetError("the body ended early"))
+        return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""

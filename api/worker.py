@@ -21,17 +21,21 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from holdfast.engine import EngineError, Store, StoreConfig
+from holdfast.engine import EngineError, Store
 
+from .admission import Admission, House
 from .app import create_app
-from .connection import Site
+from .client_address import is_here, neighbourhood
 from .drain import Drain
 from .fast_answers import Lane
 from .fast_lane import LaneSite
 from .instruments import Instruments
 from .listeners import BACKLOG
 from .logs import ACCESS, AccessLogger, set_up
+from .origin import is_proxy
+from .roster import Roster
 from .settings import Settings
+from .site import Site
 from .tls import server_context
 
 CONFIG_BYTES_MAX: Final = 1 << 20
@@ -42,6 +46,8 @@ LINE_BYTES_MAX: Final = 16 * 1024
 """Of a request line: a PUT of a manifest may carry a hundred tags of 128 characters."""
 FIELD_BYTES_MAX: Final = 32 * 1024
 """Of a header: a token of many long scopes (``tokens.SCOPES_MAX``) is one."""
+BEAT_SECONDS: Final = 0.5
+"""How often a worker shows that it is alive."""
 DRAIN_SHARE: Final = 0.8
 """Of the grace period, how much running requests get."""
 CANCEL_SHARE: Final = 0.05
@@ -70,12 +76,17 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ports: Mapping[str, int]
     """Region to the port that is its own."""
+    connections: int
+    """How many this process takes, whatever the settings say."""
 
     slot: int
-    """This process's slot of the board."""
+    """This process's slot of board and roster."""
 
     limits: int
     """Inherited descriptor of the buckets that all workers share."""
+
+    roster: int
+    """Inherited descriptor of the roster."""
 
     board: int | None = None
     """Inherited descriptor of the board; None where there are no metrics."""
@@ -98,14 +109,29 @@ def decode_config(line: bytes) -> WorkerConfig:
 
 async def serve(config: WorkerConfig) -> None:
     """Serve until SIGTERM, or until the supervisor is gone."""
-    settings = config.settings
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(sys.stdin.fileno(), _supervisor_gone, loop, stop)
-    async with Store.open(
-        settings.data, StoreConfig(background=config.index == 0), create=False
-    ) as store:
+    roster = Roster(config.roster)
+    roster.clear(config.slot)
+    heart = loop.create_task(_beat(roster, config.slot), name="heart")
+    try:
+        await _serve(config, roster, stop)
+    finally:
+        heart.cancel()
+
+
+async def _beat(roster: Roster, slot: int) -> None:
+    while True:
+        roster.beat(slot)
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> None:
+    settings = config.settings
+    store_config = settings.for_store(background=config.index == 0)
+    async with Store.open(settings.data, store_config, create=False) as store:
         app_settings = settings.for_app(msgspec.convert(config.organization_id, UUID), config.ports)
         app = create_app(store, app_settings)
         instruments = Instruments(
@@ -131,10 +157,21 @@ async def serve(config: WorkerConfig) -> None:
         await runner.setup()
         lane = await instruments.lane()
         tls = _tls(settings)
+        bounds = settings.bounds
+        admission = Admission(
+            House(bounds.connections, bounds.address_connections, config.connections),
+            roster,
+            config.slot,
+            is_many=lambda host: (
+                (bounds.spare_local and is_here(neighbourhood(host)))
+                or is_proxy(host, app_settings)
+            ),
+            tell=instruments.tell,
+        )
         try:
             for descriptor in config.sockets:
                 sock = socket.socket(fileno=descriptor)
-                await _site(runner, sock, lane, drain, settings.max_connections, tls).start()
+                await _site(runner, sock, lane, drain, admission, tls).start()
             await instruments.start(runner, [socket.socket(fileno=one) for one in config.metrics])
             # What start-up made lives as long as the process: the collector need not look at it.
             gc.collect()
@@ -167,13 +204,13 @@ def _site(
     sock: socket.socket,
     lane: Lane | None,
     drain: Drain,
-    connections_max: int,
+    admission: Admission,
     tls: ssl.SSLContext | None,
 ) -> Site:
     """The unix socket has no TLS: its peer is a program of this machine."""
     if sock.family == socket.AF_UNIX:
         tls = None
-    options: Any = {"backlog": BACKLOG, "connections_max": connections_max, "tls": tls}
+    options: Any = {"backlog": BACKLOG, "admission": admission, "tls": tls}
     if lane is None:
         return Site(runner, sock, **options)
     return LaneSite(runner, sock, lane, drain, **options)

@@ -15,11 +15,12 @@ import uvloop
 from aiohttp import web
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.connection import Site
+from holdfast.api.admission import Admission, House
 from holdfast.api.drain import Drain
 from holdfast.api.fast_answers import Answer, Lane
 from holdfast.api.fast_lane import LaneSite
 from holdfast.api.fast_requests import Peer
+from holdfast.api.site import Site
 from holdfast.engine import Store
 
 SECONDS: Final = 20
@@ -31,6 +32,9 @@ LAST: Final = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\
 LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 _PASSING: Final = re.compile(rb"\r\n(?:Date: [^\r]*|X-Request-Id: [0-9a-f-]{36}(?=\r\n))")
+
+HOUSE: Final = House(total=1000, of_address=0, of_process=1000)
+"""More than any test asks for."""
 
 
 class CountingLane(Lane):
@@ -54,7 +58,7 @@ async def serving(
     *,
     lane: Lane | None = None,
     settings: AppSettings | None = None,
-    connections_max: int = 1000,
+    house: House = HOUSE,
     keepalive_timeout: float = 75,
     tls: ssl.SSLContext | None = None,
     prepare: Callable[[web.Application], None] | None = None,
@@ -68,7 +72,7 @@ async def serving(
     runner = web.AppRunner(app, shutdown_timeout=1, keepalive_timeout=keepalive_timeout, **options)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    limits: dict[str, Any] = {"backlog": 128, "connections_max": connections_max, "tls": tls}
+    limits: dict[str, Any] = {"backlog": 128, "admission": Admission(house), "tls": tls}
     site = LaneSite(runner, sock, lane, Drain(), **limits) if lane else Site(runner, sock, **limits)
     await site.start()
     try:
@@ -99,6 +103,10 @@ class Client:
             await self._loop.sock_sendall(self.sock, piece)
             for _ in range(5):
                 await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """End our side."""
+        self.sock.shutdown(socket.SHUT_WR)
 
     async def answer(self, *, head: bool = False) -> bytes:
         """One answer; what there is of it when the server ends the connection."""
@@ -136,10 +144,19 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Client]:
-    """A connection; what is done with it must not take longer than SECONDS."""
+async def connected(
+    port: int, *, source: str = "127.0.0.1", buffer: int = 0
+) -> AsyncIterator[Client]:
+    """A connection; what is done with it must not take longer than SECONDS.
+
+    ``source`` is the address that it comes from, ``buffer`` the size of what it can receive
+    before anybody reads.
+    """
     with socket.socket() as sock:
         sock.setblocking(False)
+        sock.bind((source, 0))
+        if buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         async with asyncio.timeout(SECONDS):
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
             yield Client(sock)

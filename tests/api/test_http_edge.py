@@ -3,71 +3,26 @@ connection closes. With the fast lane and without, in both loops."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import pytest
-from distribution_support import ORGANIZATION, OWNER_SECRET, PROJECT, basic, digest_of
-from wire_support import LAST, LOOPS, Client, CountingLane, connected, exchange, request, serving
+from distribution_support import digest_of
+from edge_support import EDGES, OWNER, Edge, edge_of, trickle
+from wire_support import LAST, connected, exchange, request
 
-from holdfast.api import AppSettings, connection
+from holdfast.api import connection
+from holdfast.api.admission import House
 from holdfast.api.settings import BadSetting, Settings
-from holdfast.engine import Store, StoreConfig
-
-OWNER: Final = f"Authorization: {basic(OWNER_SECRET)}"
-LIMITS: Final[dict[str, Any]] = {"max_line_size": 16 * 1024, "max_field_size": 32 * 1024}
-"""As a worker has them."""
 
 
-@dataclass
-class Edge:
-    """How the servers of a test are made, and where they run."""
-
-    path: Path
-    loop: str
-    fast: bool
-
-    def run(self, story: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=LOOPS[self.loop]) as runner:
-            runner.run(story)
-
-    @asynccontextmanager
-    async def server(self, **options: Any) -> AsyncIterator[int]:
-        async with Store.open(self.path / "store", StoreConfig(background=False)) as store:
-            await store.keys.create(
-                project_id=None,
-                default_project_id=PROJECT,
-                organization_id=ORGANIZATION,
-                secret=OWNER_SECRET,
-            )
-            await store.namespaces.create(
-                "fr-par", "app", project_id=PROJECT, organization_id=ORGANIZATION
-            )
-            lane = None
-            if self.fast:
-                lane = CountingLane(store, AppSettings(), await store.keys.signing_key())
-            async with serving(store, lane=lane, **LIMITS, **options) as port:
-                yield port
-
-
-async def trickle(client: Client) -> None:
-    """Send a byte now and then, until the other side has had enough."""
-    while True:
-        await client.send(b"x")
-        await asyncio.sleep(0.001)
-
-
-@pytest.fixture(params=["asyncio", "uvloop", "uvloop-lane"])
+@pytest.fixture(params=EDGES)
 def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
-    loop, _, lane = request.param.partition("-")
-    return Edge(tmp_path, loop, bool(lane))
+    return edge_of(request.param, tmp_path)
 
 
 @pytest.fixture
@@ -113,6 +68,26 @@ BROKEN: Final[dict[str, tuple[int, bytes]]] = {
         400,
         request(UPLOAD, OWNER, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
     ),
+    "empty coding": (400, request(UPLOAD, OWNER, "Transfer-Encoding:")),
+    "empty coding and a length": (
+        400,
+        request(UPLOAD, OWNER, "Transfer-Encoding:", "Content-Length: 3") + b"abc",
+    ),
+    "another coding first": (
+        501,
+        request(UPLOAD, OWNER, "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
+    ),
+    "chunked of an old version": (
+        400,
+        request(
+            "POST /v2/app/web/blobs/uploads/ HTTP/1.0",
+            OWNER,
+            "Transfer-Encoding: chunked",
+            "Connection: keep-alive",
+        )
+        + b"0\r\n\r\n",
+    ),
+    "fragment": (400, request("GET /v2/app/web/manifests/v1#v2 HTTP/1.1")),
     "long target": (414, request(f"GET /v2/{'a' * 16_500} HTTP/1.1")),
     "long header": (431, request("GET /v2/ HTTP/1.1", "X: " + "a" * 33_000)),
     "long name": (431, request("GET /v2/ HTTP/1.1", "X" * 33_000 + ": a")),
@@ -323,7 +298,7 @@ def test_a_slow_head_is_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_too_many_connections(edge: Edge) -> None:
     async def story() -> None:
-        async with edge.server(connections_max=2) as port:
+        async with edge.server(house=House(total=2, of_address=0, of_process=1000)) as port:
             async with connected(port) as first, connected(port) as second:
                 for client in (first, second):
                     await client.send(request("GET /healthz HTTP/1.1"))
@@ -345,4 +320,26 @@ def test_too_many_connections(edge: Edge) -> None:
 def test_the_option(value: int) -> None:
     with pytest.raises(BadSetting, match="--max-connections"):
         Settings.parse(max_connections=value)
-    assert Settings.parse(max_connections=7).max_connections == 7
+    assert Settings.parse(max_connections=7).bounds.connections == 7
+
+
+def test_no_answer_tells_versions(edge: Edge) -> None:
+    """Whoever makes it."""
+
+    async def story() -> None:
+        async with edge.server(house=House(2, 0, 2)) as port:
+            for sent in (
+                request("GET /healthz HTTP/1.1"),
+                request("GET /nowhere HTTP/1.1"),
+                request("GET /v2/app/web/manifests/v1 HTTP/1.1", OWNER),
+                request("GET /registry/v1/regions/fr-par/namespaces HTTP/1.1"),
+                b"noise\r\n\r\n",
+            ):
+                async with connected(port) as client:
+                    await client.send(sent)
+                    head = (await client.answer()).partition(b"\r\n\r\n")[0]
+                    assert head.count(b"\r\nServer: holdfast\r\n") == 1, head
+                    assert b"Python" not in head
+                    assert b"aiohttp" not in head
+
+    edge.run(story())

@@ -1,0 +1,128 @@
+"""A worker that hangs is ended and replaced: while it serves, at the start, at a reload."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from operating_support import call, eventually, operated
+from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess
+
+SILENT = "--watchdog=6"
+"""Longer than a worker takes to start on a busy machine."""
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def stop_first(pid: int, known: list[int]) -> int:
+    """Stop the next worker that this process makes, before it does anything.
+
+    It is one only when it has its own command line: before that its parent stands still with it.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        for child in children(pid):
+            if child not in known and b"holdfast.api.worker" in command_line(child):
+                os.kill(child, signal.SIGSTOP)
+                return child
+        assert time.monotonic() < deadline
+
+
+def answers(server: ServerProcess) -> bool:
+    return call(server, "GET", "/readyz").status == 200
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """Its connections end; those of the other one go on, and new ones are served."""
+    with operated(tmp_path / "data", SILENT, workers=2) as server:
+        victim, survivor = server.workers()
+        host, port = server.address.split(":")
+        # One of so many is the victim's.
+        sockets = [
+            socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) for _ in range(40)
+        ]
+        for sock in sockets:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+        os.kill(victim, signal.SIGSTOP)
+        eventually(lambda: victim not in server.workers() and len(server.workers()) == 2)
+        assert survivor in server.workers()
+        alive = 0
+        for sock in sockets:
+            try:
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                alive += sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+            except ConnectionError:
+                pass
+            sock.close()
+        assert 0 < alive < len(sockets)
+        assert all(answers(server) for _ in range(20))
+        server.stop()
+        assert server.errors().splitlines() == [
+            "worker 0 is not heard of any more, and is ended",
+            "worker 0 ended (SIGKILL) and is started again",
+        ]
+
+
+def test_one_that_hangs_at_the_start_ends_the_start(tmp_path: Path) -> None:
+    """In time, and with a reason, instead of never."""
+    arguments = [*HOLDFAST, "serve", f"--data={tmp_path / 'data'}", "--listen=127.0.0.1:0"]
+    with subprocess.Popen(
+        [*arguments, "--workers=1", "--watchdog=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        stop_first(process.pid, [])
+        out, said = process.communicate(timeout=WAIT_SECONDS)
+    assert (process.returncode, out) == (1, "")
+    assert said.splitlines() == [
+        "worker 0 does not begin to serve, and is ended",
+        "holdfast: worker 0 could not start (SIGKILL)",
+    ]
+
+
+def test_one_that_hangs_at_a_reload_leaves_the_old_one(tmp_path: Path) -> None:
+    with operated(tmp_path / "data", SILENT) as server:
+        before = server.workers()
+        stopped: list[int] = []
+        stopper = threading.Thread(
+            target=lambda: stopped.append(stop_first(server.process.pid, before))
+        )
+        stopper.start()
+        server.process.send_signal(signal.SIGHUP)
+        stopper.join()
+        assert answers(server)
+        eventually(lambda: any("stays as it was" in line for line in server.said))
+        eventually(lambda: server.workers() == before)
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(server.workers()) == 1 and server.workers() != before)
+        assert answers(server)
+
+
+def test_a_busy_worker_is_left_alone(tmp_path: Path) -> None:
+    """One that is stopped for less than its time."""
+    with operated(tmp_path / "data", SILENT) as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(1)
+        os.kill(worker, signal.SIGCONT)
+        assert answers(server)
+        assert server.workers() == [worker]
+        server.stop()
+        assert server.errors() == ""
