@@ -108,9 +108,9 @@ async def converse(port: int, requests: Sequence[tuple[str, str, bytes]], togeth
                 answer = await client.answer(head=method == "HEAD")
                 while answer.startswith(b"HTTP/1.1 100 "):
                     answer = await client.answer(head=method == "HEAD")
-                read(method, path, answer)
-                if answer.startswith(b"HTTP/1.0 "):
-                    break  # What was not understood is answered like this, and it is the end.
+                told = read(method, path, answer)
+                if answer.startswith(b"HTTP/1.0 ") or told.headers.get("Connection") == "close":
+                    break  # What was not understood is answered so, and it is the end.
             else:
                 await client.send(b"GET /v2/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         except ConnectionError:
