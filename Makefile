@@ -5,7 +5,7 @@
 #                 how many processes share them)
 #   make check    formatting, lint, types and layers
 #   make bench    the benchmarks (BENCH_ARGS adds options)
-#   make soak     the long randomized tests (SOAK_SECONDS sets how long)
+#   make soak     the long randomized tests (for SOAK_SECONDS at least)
 #   make clean    removes all that was made here, but no data
 
 SHELL := /bin/sh
