@@ -4,6 +4,7 @@
 #   make test     all tests (TESTS=tests/engine narrows them, PYTEST_ARGS adds options, JOBS says
 #                 how many processes share them)
 #   make check    formatting, lint, types and layers
+#   make docs     the tables of docs/ that are made from the code
 #   make bench    the benchmarks (BENCH_ARGS adds options)
 #   make soak     the long randomized tests (for SOAK_SECONDS at least)
 #   make clean    removes all that was made here, but no data
@@ -35,7 +36,7 @@ SERVE_ARGS ?=
 BENCH_ARGS ?=
 SOAK_SECONDS ?= 600
 
-.PHONY: run test check format bench soak clean
+.PHONY: run test check format docs bench soak clean
 
 run: $(VENV)/.run
 	$(BIN)/holdfast serve $(SERVE_ARGS)
@@ -52,6 +53,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(BIN)/python tests/pages_support.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m holdfast.bench $(BENCH_ARGS)

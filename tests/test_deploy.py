@@ -1,0 +1,72 @@
+"""What deploy/ holds is what the server takes and tells."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from operating_support import call, metrics_address, operated
+from support import ROOT
+
+from holdfast.api.cli_serve import config
+from holdfast.api.config_file import options_of
+
+DEPLOY = ROOT / "deploy"
+OPTIONS = options_of(config.params)
+
+
+def test_every_metric_of_the_dashboard_is_served(tmp_path: Path) -> None:
+    """By name, also those that count nothing yet."""
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "operating.md").read_text("utf-8")
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    names = set(re.findall(r"\bholdfast_\w+", "\n".join([*asked, page])))
+    assert len(names) > 10
+    with operated(tmp_path / "data", "--metrics=127.0.0.1:0") as server:
+        text = call(metrics_address(server), "GET", "/metrics").body.decode()
+    served = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    for name, kind in list(served.items()):
+        if kind == "histogram":
+            served |= dict.fromkeys((f"{name}_bucket", f"{name}_sum", f"{name}_count"), kind)
+    assert names <= served.keys()
+    for expression in asked:
+        for rated in re.findall(r"rate\((\w+)\[", expression):
+            assert rated.endswith(("_total", "_bucket")), expression
+
+
+def test_the_panels_do_not_overlap() -> None:
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(places)
+
+
+def test_the_file_has_keys_that_exist() -> None:
+    table = tomllib.loads((DEPLOY / "holdfast.toml").read_text("utf-8"))
+    assert table
+    assert table.keys() <= OPTIONS.keys()
+
+
+def test_the_unit_starts_with_that_file_and_may_write_where_it_says() -> None:
+    unit = (DEPLOY / "holdfast.service").read_text("utf-8")
+    assert "serve --config /etc/holdfast.toml\n" in unit
+    table = tomllib.loads((DEPLOY / "holdfast.toml").read_text("utf-8"))
+    for key, place in (("StateDirectory", "/var/lib/"), ("LogsDirectory", "/var/log/")):
+        (name,) = re.findall(rf"^{key}=(\w+)$", unit, re.MULTILINE)
+        assert any(str(value).startswith(place + name) for value in table.values())
+    assert "\nProtectSystem=strict\n" in unit
+
+
+def test_compose_is_read_only_and_sets_what_exists() -> None:
+    (service,) = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"].values()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert (DEPLOY / service["build"]["context"] / "Dockerfile").exists()
+    assert set(service["environment"]) <= {option.envvar for option in OPTIONS.values()}
+    (volume,) = service["volumes"]
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    assert f"VOLUME {volume.partition(':')[2]}\n" in image
+    assert "\nUSER holdfast\n" in image

@@ -1,0 +1,162 @@
+"""The pages say what the code says, their links lead somewhere, and their promises are tested."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+from pages_support import BLOCKS, PAGES, block
+from support import ROOT
+
+from holdfast.api.cli_serve import config
+from holdfast.api.config_file import options_of, size
+from holdfast.api.settings import Settings
+from holdfast.engine import layout
+
+EVERY = sorted([*ROOT.glob("*.md"), *PAGES.glob("*.md")])
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [(page, name) for page, made in BLOCKS.items() for name in made]
+)
+def test_a_table_is_what_the_code_says(page: str, name: str) -> None:
+    shown = block((PAGES / page).read_text("utf-8"), name)
+    assert shown == BLOCKS[page][name](), "make docs writes it anew"
+    assert shown.count("\n") > 5
+
+
+def test_the_data_format_leaves_nothing_out() -> None:
+    """The tables come from comments: each constant has to have one."""
+    page = (PAGES / "data-format.md").read_text("utf-8")
+    wanted = {value for value in vars(layout).values() if isinstance(value, bytes)}
+    wanted.remove(layout.ZERO_ID)
+    shown = re.findall(
+        r"^\| `(..?)` \|", block(page, "rows") + block(page, "counters"), re.MULTILINE
+    )
+    assert len(set(shown)) == len(shown)
+    assert {each.encode() for each in shown} == wanted
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+        assert anchor in slugs, anchor
+
+
+def promises() -> list[tuple[Path, str]]:
+    """The rows of all tables that say how they are tested, in pages."""
+    found = []
+    for page in EVERY:
+        for part in page.read_text("utf-8").split("<!-- tested -->")[1:]:
+            lines = part.partition("<!-- /tested -->")[0].strip().splitlines()
+            found += [(page, line) for line in lines[2:]]
+    return found
+
+
+@cache
+def run_in_ci() -> frozenset[str]:
+    """Names of all tests that CI runs."""
+    names = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                soaks = any("soak" in ast.unparse(mark) for mark in node.decorator_list)
+                if node.name.startswith("test_") and not soaks:
+                    names.add(node.name)
+    return frozenset(names)
+
+
+def test_there_are_promises() -> None:
+    assert {page.name for page, _ in promises()} >= {"SECURITY.md", "limits.md"}
+
+
+@pytest.mark.parametrize("row", [row for _, row in promises()], ids=lambda row: row[2:40])
+def test_each_promise_is_tested(row: str) -> None:
+    named = re.findall(r"`(test_\w+)`", row.split("|")[-2])
+    assert named, row
+    assert set(named) <= run_in_ci(), row
+
+
+UNITS = {
+    "": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "KiB": 1 << 10, "MiB": 1 << 20,
+    "GiB": 1 << 30, "TiB": 1 << 40,
+}  # fmt: skip
+LIMITS = [
+    [cell.strip() for cell in row.split("|")[1:-1]]
+    for page, row in promises()
+    if page.name == "limits.md"
+]
+OPTIONS = options_of(config.params)
+DEFAULTS = Settings.parse()
+OF_OPTIONS = {
+    "grace": DEFAULTS.grace_seconds,
+    "login-failures": DEFAULTS.rates.login,
+    "max-blob": DEFAULTS.bounds.blob_bytes,
+    "max-connections": DEFAULTS.bounds.connections,
+    "max-connections-per-address": DEFAULTS.bounds.address_connections,
+    "max-json": DEFAULTS.bounds.json_bytes,
+    "max-manifest": DEFAULTS.bounds.manifest_bytes,
+    "max-uploads": DEFAULTS.bounds.uploads,
+    "rate-address": DEFAULTS.rates.address,
+    "rate-key": DEFAULTS.rates.key,
+    "token-seconds": DEFAULTS.token_seconds,
+    "watchdog": DEFAULTS.watchdog_seconds,
+}
+"""What is in force where nothing is set."""
+NO_LIMITS = {"workers"}
+"""Options with numbers that bound nothing."""
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit[0])
+def test_a_limit_is_what_the_page_says(limit: list[str]) -> None:
+    _, shown, source, *_ = limit
+    source = source.strip("`")
+    if source.startswith("holdfast "):
+        return
+    expected = OF_OPTIONS[source] if source in OPTIONS else of_code(source)
+    if shown == "none":
+        assert not expected
+        return
+    number, _, unit = shown.partition(" ")
+    assert float(number) * UNITS[unit] == expected
+
+
+def of_code(path: str) -> Any:
+    """The value of a constant, of a field's default, or the bound of an annotated number."""
+    parts = ["holdfast", *path.split(".")]
+    length = next(n for n in range(len(parts) - 1, 0, -1) if is_module(".".join(parts[:n])))
+    value: Any = importlib.import_module(".".join(parts[:length]))
+    for part in parts[length:]:
+        fields = getattr(value, "__dataclass_fields__", {})
+        value = fields[part].default if part in fields else getattr(value, part)
+    return value if isinstance(value, int | float) else get_args(value)[1].le
+
+
+def is_module(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def test_every_option_that_is_a_limit_is_on_the_page() -> None:
+    numbers = {
+        key
+        for key, option in OPTIONS.items()
+        if option.type in (click.INT, click.FLOAT)
+        or (isinstance(option.type, click.types.FuncParamType) and option.type.func is size)
+    }
+    assert numbers - NO_LIMITS <= {limit[2].strip("`") for limit in LIMITS}
