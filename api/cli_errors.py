@@ -14,11 +14,11 @@ from .management_errors import (
     Body,
     InternalError,
     InvalidArguments,
-    LockedBody,
     NotFoundBody,
     PermissionsDenied,
     PreconditionFailedBody,
     QuotasExceeded,
+    TooManyRequests,
 )
 
 FAILED: Final = 1
@@ -114,9 +114,7 @@ def _message(body: Body) -> str:
             return f"{body.message}: {'; '.join(parts)}"
         case AlreadyExistsBody():
             return f"{_kind(body.resource)} {body.resource_id} already exists"
-        case LockedBody():
-            return f"{_kind(body.resource)} {body.resource_id} is locked"
-        case PreconditionFailedBody():
+        case PreconditionFailedBody() | TooManyRequests():
             return body.help_message
         case InternalError():
             return "the server failed; its log says why"

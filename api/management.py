@@ -39,6 +39,7 @@ from .management_errors import (
     denied,
     error_of,
     not_found,
+    too_many,
 )
 from .openapi import document
 from .operation import Call, Nothing, Operation
@@ -144,7 +145,7 @@ async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     _note(operation, path)
     key = await authenticate(store, request.headers.get(AUTH_HEADER))
     if wait := note_key(key):
-        raise ApiError(TooManyRequests(message="too many requests with this key", retry_after=wait))
+        raise too_many(wait, "too many requests with this key")
     region = path.get("region", "")
     if region and region not in settings.regions:
         raise not_found("region", region)
@@ -194,7 +195,7 @@ def _response(status: int, body: msgspec.Struct) -> web.Response:
 def _refusal(refusal: ApiError) -> web.Response:
     response = _response(refusal.status, refusal.body)
     if isinstance(refusal.body, TooManyRequests):
-        response.headers[hdrs.RETRY_AFTER] = str(refusal.body.retry_after)
+        response.headers[hdrs.RETRY_AFTER] = str(refusal.body.reset_seconds)
     return response
 
 

@@ -17,9 +17,9 @@ from .management_errors import (
     ApiError,
     AuthReason,
     DeniedAuthentication,
-    TooManyRequests,
     denied,
     not_found,
+    too_many,
 )
 from .operation import Call
 from .trail import login_wait, note_failed_login
@@ -38,8 +38,7 @@ async def authenticate(store: Store, token: str | None) -> Key:
     if not token or len(token) > SECRET_CHARS_MAX or not token.isascii():
         raise _unauthenticated("invalid_argument")
     if wait := login_wait():
-        message = "too many failed logins from this address"
-        raise ApiError(TooManyRequests(message=message, retry_after=wait))
+        raise too_many(wait, "too many failed logins from this address")
     key = await store.keys.authenticate(token)
     if key is None:
         note_failed_login()

@@ -142,9 +142,10 @@ class MethodNotAllowed(msgspec.Struct, kw_only=True):
 class TooManyRequests(msgspec.Struct, kw_only=True):
     """A key or an address asks too often; ``Retry-After`` says the same number of seconds."""
 
-    message: str
+    message: str = "too many requests"
     type: Literal["too_many_requests"] = "too_many_requests"
-    retry_after: Annotated[int, Meta(ge=1)]
+    help_message: str
+    reset_seconds: Annotated[int, Meta(ge=1)]
 
 
 class InternalError(msgspec.Struct, kw_only=True):
@@ -225,6 +226,11 @@ def precondition_failed(precondition: Precondition, help_message: str) -> ApiErr
     return ApiError(PreconditionFailedBody(precondition=precondition, help_message=help_message))
 
 
+def too_many(wait: int, help_message: str) -> ApiError:
+    """429: ask again after ``wait`` seconds."""
+    return ApiError(TooManyRequests(help_message=help_message, reset_seconds=wait))
+
+
 def _resource(kind: str) -> str:
     return RESOURCES.get(kind, kind)
 
@@ -264,7 +270,9 @@ def _busy(error: engine.Busy) -> ApiError:
 
 
 def _locked(error: engine.Locked) -> ApiError:
-    return ApiError(LockedBody(resource=_resource(error.kind), resource_id=error.name))
+    return ApiError(
+        LockedBody(message=str(error), resource=_resource(error.kind), resource_id=str(error.id))
+    )
 
 
 def _protected(error: engine.Immutable) -> ApiError:

@@ -16,7 +16,7 @@ from .client_address import client_address, neighbourhood
 from .context import TRAIL, AppSettings
 from .limits import Kind, Limits
 from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
-from .management_errors import TooManyRequests
+from .management_errors import too_many as too_many_requests
 from .oci_errors import too_many
 from .trail import CURRENT, OTHER, Trail
 from .v2_paths import Endpoint
@@ -148,7 +148,7 @@ class Watch:
         # In the form of the API that was asked (RFC 6585 section 4).
         if not request.path.startswith(_MANAGEMENT):
             return too_many(wait, _TOO_MANY).response()
-        body = msgspec.json.encode(TooManyRequests(message=_TOO_MANY, retry_after=wait))
+        body = msgspec.json.encode(too_many_requests(wait, _TOO_MANY).body)
         return web.Response(status=429, body=body, headers={**HEADERS, "Retry-After": str(wait)})
 
     def _after(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
+from uuid import UUID
 
 Kind = Literal[
     "blob",
@@ -136,10 +137,11 @@ class Busy(Conflict):
 class Locked(Conflict):
     """An operator locked the object: no pushes, updates or deletes."""
 
-    def __init__(self, kind: Kind, name: str) -> None:
+    def __init__(self, kind: Kind, name: str, object_id: UUID) -> None:
         super().__init__(f"{kind} {name} is locked")
         self.kind = kind
         self.name = name
+        self.id = object_id
 
 
 class InUse(Conflict):

@@ -81,7 +81,7 @@ async def require(txn: Transaction, namespace_id: bytes) -> Row:
 def check_unlocked(row: Row) -> None:
     """Raises Locked where an operator locked the namespace."""
     if row.locked:
-        raise Locked("namespace", row.name)
+        raise Locked("namespace", row.name, UUID(bytes=row.id))
 
 
 async def view(txn: Transaction, row: Row) -> Namespace:

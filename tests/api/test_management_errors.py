@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import msgspec
 import pytest
 from management_support import REGISTRY, Server, memory_store, serving
 
 from holdfast import engine
-from holdfast.api.management_errors import STATUS, error_of
+from holdfast.api.management_errors import STATUS, error_of, too_many
 
 
 @pytest.mark.parametrize(
@@ -38,13 +39,13 @@ from holdfast.api.management_errors import STATUS, error_of
             },
         ),
         (
-            engine.Locked("namespace", "n"),
+            engine.Locked("namespace", "n", UUID(int=1)),
             423,
             {
-                "message": "resource is locked",
+                "message": "namespace n is locked",
                 "type": "locked",
                 "resource": "registry_namespace",
-                "resource_id": "n",
+                "resource_id": "00000000-0000-0000-0000-000000000001",
             },
         ),
         (
@@ -152,3 +153,14 @@ async def test_a_closed_store_is_unavailable(server: Server) -> None:
     await server.store.close()
     answer = await server.call("GET", REGISTRY + "/namespaces")
     assert (answer.status, answer.json["type"]) == (503, "unavailable")
+
+
+def test_too_many_requests_has_what_clients_look_for() -> None:
+    error = too_many(3, "too many requests with this key")
+    assert error.status == 429
+    assert msgspec.to_builtins(error.body) == {
+        "message": "too many requests",
+        "type": "too_many_requests",
+        "help_message": "too many requests with this key",
+        "reset_seconds": 3,
+    }
