@@ -24,7 +24,6 @@ from .management_views import (
     NamespacesAnswer,
     NamespaceUsageAnswer,
     NewKeyAnswer,
-    RestoredAnswer,
     SettingsAnswer,
     StatsAnswer,
     TagAnswer,
@@ -289,10 +288,27 @@ class Management:
         """The numbers of the whole store."""
         return await self.ask(StatsAnswer, "GetStats")
 
-    async def trash(self) -> Sequence[TrashItemAnswer]:
-        """What can be brought back, what goes next first: at most 1000 items."""
-        return (await self.ask(TrashAnswer, "ListTrash")).items
+    async def trash(
+        self,
+        region: str,
+        *,
+        kind: str | None = None,
+        namespace: str | None = None,
+        image: str | None = None,
+        tag: str | None = None,
+    ) -> list[TrashItemAnswer]:
+        """What can be brought back in a region, what goes next first."""
+        pages = self._pages(
+            TrashAnswer,
+            "ListTrash",
+            region=region,
+            kind=kind,
+            namespace=namespace,
+            image=image,
+            tag=tag,
+        )
+        return [item async for page in pages for item in page.items]
 
-    async def undelete(self, item_id: UUID) -> RestoredAnswer:
+    async def undelete(self, item_id: UUID) -> TrashItemAnswer:
         """Bring something back from the trash."""
-        return await self.ask(RestoredAnswer, "RestoreFromTrash", path={"item_id": item_id})
+        return await self.ask(TrashItemAnswer, "RestoreFromTrash", path={"item_id": item_id})

@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 import click
 
 from .cli_errors import not_found
-from .cli_management import id_of
+from .cli_management import Named, id_of
 from .cli_options import example
-from .cli_output import Table, moment, print_rows
+from .cli_output import Table, moment
 from .cli_session import Session, managing
 from .management_views import TrashItemAnswer
 
+
+def _full_name(item: TrashItemAnswer) -> str:
+    """The name that brings it back: ``NAMESPACE[/IMAGE[:TAG]]``."""
+    tag = item.name if item.kind == "tag" else None
+    return str(Named(item.namespace, item.image, tag))
+
+
 _COLUMNS: Final[Table] = {
     "kind": lambda item: item.kind,
-    "name": lambda item: item.name,
+    "name": _full_name,
     "until": lambda item: moment(item.purge_at),
-    "namespace": lambda item: item.namespace_id,
     "id": lambda item: item.id_,
 }
 
 
-@click.command(epilog=example("undelete", "undelete team"))
-@click.argument("names", metavar="[NAME_OR_ID]...", nargs=-1)
+@click.command(epilog=example("undelete", "undelete team/web:v1", "undelete team --region nl-ams"))
+@click.argument("names", metavar="[NAMESPACE[/IMAGE[:TAG]]|ID]...", nargs=-1)
 @managing
 async def undelete(session: Session, *, names: tuple[str, ...]) -> None:
-    """List what was deleted and can be brought back; bring back what is named.
+    """List what was deleted in a region and can be brought back; bring back what is named.
 
-    A name has to be that of one thing only; else take the id. Needs a key of all projects.
+    An image comes back into its namespace, a tag into its image: these have to be there, or to be
+    named before. A name that several deleted things had needs the id of one of them.
     """
-    trash = await session.management.trash()
     if not names:
-        session.show_all(trash, _COLUMNS)
+        session.show_all(await session.management.trash(session.place.region), _COLUMNS)
         return
-    chosen = [_choose(trash, name) for name in names]
-    for item in chosen:
-        await session.management.undelete(item.id_)
-    if session.as_json:
-        session.show_all(chosen, _COLUMNS)
-    else:
-        print_rows(chosen, {name: _COLUMNS[name] for name in ("kind", "name", "id")})
+    back: list[TrashItemAnswer] = []
+    try:
+        for name in names:
+            item_id = id_of(name) or await _find(session, Named.parse(name))
+            back.append(await session.management.undelete(item_id))
+    finally:
+        if back:
+            session.show_all(back, _COLUMNS)
 
 
-def _choose(trash: Sequence[TrashItemAnswer], text: str) -> TrashItemAnswer:
-    item_id = id_of(text)
-    found = [item for item in trash if item.id_ == item_id or item.name == text]
+async def _find(session: Session, name: Named) -> UUID:
+    """The id of the deleted thing of that name."""
+    kind = "namespace" if name.image is None else "image" if name.tag is None else "tag"
+    found = await session.management.trash(
+        session.place.region, kind=kind, namespace=name.namespace, image=name.image, tag=name.tag
+    )
+    found = [item for item in found if _full_name(item) == str(name)]
     if not found:
-        raise not_found("deleted object", text)
+        raise not_found(f"deleted {kind}", str(name))
     if len(found) > 1:
-        raise click.UsageError(f"{len(found)} deleted things are named {text}: take an id")
-    return found[0]
+        raise click.UsageError(f"{len(found)} deleted {kind}s are named {name}: take an id")
+    return found[0].id_

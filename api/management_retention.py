@@ -79,8 +79,9 @@ class PlanAnswer(msgspec.Struct, kw_only=True):
         int,
         Meta(
             ge=0,
-            description="Bytes on disk that it gives back when holds and trash are over: of the "
-            "whole store for a key of all projects, else as if there were no other project",
+            description="Bytes that it gives back when holds and trash are over: on the disk of "
+            "the whole store for a key of all projects, else of the blobs themselves, as if there "
+            "were no other project",
         ),
     ]
 

@@ -1,33 +1,80 @@
-"""The trash: what was deleted and can still be brought back. Beyond Scaleway's API."""
+"""The trash: what was deleted and can still be brought back. Beyond Scaleway's API.
+
+A key of one project sees what was deleted in that project, and may bring it back.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
-from .management_errors import AlreadyExistsBody, LockedBody
-from .management_views import RestoredAnswer, TrashAnswer, trash_answer
+from holdfast.engine import Trashed, TrashItem
+
+from .management_errors import (
+    AlreadyExistsBody,
+    LockedBody,
+    PreconditionFailedBody,
+    QuotasExceeded,
+    not_found,
+)
+from .management_views import TrashAnswer, TrashItemAnswer, trash_answer, trash_item_answer
 from .operation import BEYOND, Call, Nothing, Operation
+from .paging import PageNumber, PageSize
 
 
 class ListTrash(msgspec.Struct, kw_only=True):
-    """How much of it."""
+    """Filters are combined with AND; names are exact."""
 
-    limit: Annotated[int, Meta(ge=1, le=1000, description="At most this many items")] = 1000
+    page: PageNumber = 1
+    page_size: PageSize = 20
+    region: str | None = None
+    project_id: UUID | None = None
+    kind: Trashed | None = None
+    namespace: (
+        Annotated[str, Meta(description="Name of the namespace, or of that which it was in")] | None
+    ) = None
+    image: (
+        Annotated[str, Meta(description="Name of the image, or of that which the tag was in")]
+        | None
+    ) = None
+    tag: Annotated[str, Meta(description="Name of the tag")] | None = None
 
 
 async def list_trash(call: Call[ListTrash, Nothing]) -> TrashAnswer:
     """What can be brought back, what goes next first."""
-    return trash_answer(await call.store.trash.list(limit=call.query.limit))
+    query = call.query
+    if not call.lists(query.project_id, None):
+        return TrashAnswer([], 0)
+    page = await call.store.trash.list(
+        region=query.region,
+        project_id=query.project_id or call.project_id,
+        kind=query.kind,
+        namespace=query.namespace,
+        image=query.image,
+        tag=query.tag,
+        page=query.page,
+        page_size=query.page_size,
+    )
+    return trash_answer(page)
 
 
-async def restore(call: Call[Nothing, Nothing]) -> RestoredAnswer:
-    """The namespace, image or tag is back under its name and its id, with its content."""
+async def restore(call: Call[Nothing, Nothing]) -> TrashItemAnswer:
+    """What is back under its name and its id, with its content: as it lay in the trash."""
+    item = await _item_of(call)
+    await call.store.trash.restore(item.id)
+    return trash_item_answer(item)
+
+
+async def _item_of(call: Call[Any, Any]) -> TrashItem:
+    """The item of the path; a stranger's answers as an absent one."""
     item_id = call.ids["item_id"]
-    await call.store.trash.restore(item_id)
-    return RestoredAnswer(item_id)
+    item = await call.store.trash.get(item_id)
+    if not call.key.covers(item.project_id):
+        raise not_found("trash", item_id)
+    return item
 
 
 _ALL: Final = BEYOND + "/trash"
@@ -41,7 +88,6 @@ OPERATIONS: Final = (
         handler=list_trash,
         answer=TrashAnswer,
         query=ListTrash,
-        owner=True,
     ),
     Operation(
         id="RestoreFromTrash",
@@ -49,9 +95,8 @@ OPERATIONS: Final = (
         path=_ALL + "/{item_id}/restore",
         summary="Bring a deleted namespace, image or tag back",
         handler=restore,
-        answer=RestoredAnswer,
+        answer=TrashItemAnswer,
         writes=True,
-        owner=True,
-        errors=(AlreadyExistsBody, LockedBody),
+        errors=(AlreadyExistsBody, LockedBody, PreconditionFailedBody, QuotasExceeded),
     ),
 )

@@ -43,20 +43,23 @@ async def namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsage
 
 
 async def image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
-    """What an image takes, and what its deletion would free in the whole store."""
+    """What an image takes, and what its deletion would free."""
     image = await image_of(call, "read")
     return ImageUsageAnswer(
         image_id=image.id,
         size=image.size,
         tag_count=image.tag_count,
-        would_free=await call.store.images.would_free(image.id),
+        would_free=await call.store.images.would_free(
+            image.id, project_only=call.project_id is not None
+        ),
     )
 
 
 async def tag_usage(call: Call[Nothing, Nothing]) -> TagUsageAnswer:
-    """What the deletion of a tag would free in the whole store."""
+    """What the deletion of a tag would free."""
     tag = await tag_of(call, "read")
-    return TagUsageAnswer(tag_id=tag.id, would_free=await call.store.tags.would_free(tag.id))
+    would_free = await call.store.tags.would_free(tag.id, project_only=call.project_id is not None)
+    return TagUsageAnswer(tag_id=tag.id, would_free=would_free)
 
 
 OPERATIONS: Final = (
@@ -76,7 +79,6 @@ OPERATIONS: Final = (
         summary="What an image takes",
         handler=image_usage,
         answer=ImageUsageAnswer,
-        owner=True,
     ),
     Operation(
         id="GetTagUsage",
@@ -85,6 +87,5 @@ OPERATIONS: Final = (
         summary="What the deletion of a tag would free",
         handler=tag_usage,
         answer=TagUsageAnswer,
-        owner=True,
     ),
 )

@@ -7,7 +7,6 @@ always present, arrays are never null, sizes are integers, times are UTC with si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -15,7 +14,18 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from holdfast.engine import Image, Key, Namespace, Page, Permission, Stats, Tag, TrashItem, Usage
+from holdfast.engine import (
+    Image,
+    Key,
+    Namespace,
+    Page,
+    Permission,
+    Stats,
+    Tag,
+    Trashed,
+    TrashItem,
+    Usage,
+)
 
 Timestamp = Annotated[
     str,
@@ -133,20 +143,30 @@ class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
     ]
 
 
+WouldFree = Annotated[
+    int,
+    Meta(
+        ge=0,
+        description="Bytes that deleting it gives back: on the disk of the whole store for a key "
+        "of all projects, else of the blobs themselves, as if there were no other project",
+    ),
+]
+
+
 class ImageUsageAnswer(msgspec.Struct, kw_only=True):
     """What an image takes, and what its deletion would free."""
 
     image_id: UUID
     size: Bytes
     tag_count: Count
-    would_free: Bytes
+    would_free: WouldFree
 
 
 class TagUsageAnswer(msgspec.Struct, kw_only=True):
     """What the deletion of a tag would free."""
 
     tag_id: UUID
-    would_free: Bytes
+    would_free: WouldFree
 
 
 class SettingsAnswer(msgspec.Struct, kw_only=True):
@@ -211,22 +231,24 @@ class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     """Something deleted that can be brought back until ``purge_at``."""
 
     id_: UUID
-    kind: Literal["namespace", "image", "tag"]
+    kind: Trashed
     name: str
+    region: str
+    project_id: UUID
     namespace_id: UUID
+    namespace: Annotated[str, Meta(description="Name of the namespace, or of that which it was in")]
+    image: Annotated[
+        str | None,
+        Meta(description="Name of the image, or of that which the tag was in"),
+    ]
     purge_at: Timestamp
 
 
 class TrashAnswer(msgspec.Struct):
-    """What can be brought back, what goes next first."""
+    """A page of what can be brought back, what goes next first."""
 
     items: list[TrashItemAnswer]
-
-
-class RestoredAnswer(msgspec.Struct, rename={"id_": "id"}):
-    """What was brought back: the id it has, as before."""
-
-    id_: UUID
+    total_count: Count
 
 
 def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:
@@ -349,17 +371,21 @@ def stats_answer(value: Stats) -> StatsAnswer:
     )
 
 
-def trash_answer(items: Sequence[TrashItem]) -> TrashAnswer:
-    """The content of the trash."""
-    return TrashAnswer(
-        [
-            TrashItemAnswer(
-                id_=item.id,
-                kind=item.kind,
-                name=item.name,
-                namespace_id=item.namespace_id,
-                purge_at=timestamp(item.purge_at),
-            )
-            for item in items
-        ]
+def trash_item_answer(value: TrashItem) -> TrashItemAnswer:
+    """Something that can be brought back."""
+    return TrashItemAnswer(
+        id_=value.id,
+        kind=value.kind,
+        name=value.name,
+        region=value.region,
+        project_id=value.project_id,
+        namespace_id=value.namespace_id,
+        namespace=value.namespace,
+        image=value.image,
+        purge_at=timestamp(value.purge_at),
     )
+
+
+def trash_answer(page: Page[TrashItem]) -> TrashAnswer:
+    """A page of the trash."""
+    return TrashAnswer([trash_item_answer(item) for item in page.items], page.total)

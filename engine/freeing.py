@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from . import blobs, claims, images, layout, manifest_rows, namespaces, tags
@@ -16,13 +17,15 @@ _NAMESPACE_AT: Final = 1 + SHA_BYTES + 1 + ID_BYTES
 _OWNER_AT: Final = _NAMESPACE_AT + ID_BYTES
 
 
-async def by_tag(txn: Transaction, tag_id: bytes) -> int:
-    """Bytes at rest that ``tags.delete`` would free once holds are over. Raises NotFound."""
-    tag, image, _ = await tags.require(txn, tag_id)
-    freed = 0
-    for sha in await losses(txn, image.key, {tag.name: tag.sha}, ()):
-        freed += await _if_alone(txn, sha, _OWNER_AT, image.key)
-    return freed
+async def by_tag(txn: Transaction, tag_id: bytes, project_only: bool) -> int:
+    """Bytes at rest that ``tags.delete`` would free once holds are over. Raises NotFound.
+
+    With ``project_only``, bytes of the blobs themselves, as if there were no other project: that
+    tells nothing of strangers.
+    """
+    tag, image, namespace = await tags.require(txn, tag_id)
+    lost = await losses(txn, image.key, {tag.name: tag.sha}, ())
+    return await _by_image(txn, lost, image.key, namespace.project if project_only else None)
 
 
 async def losses(
@@ -62,33 +65,63 @@ async def losses(
     return ended
 
 
-async def if_all_lose(
+async def alone(
     txn: Transaction, sha: bytes, project: bytes, owners: Collection[bytes]
-) -> tuple[int, int]:
-    """The blob's bytes at rest, if nobody but these owners (of one project) has a right to it.
+) -> tuple[bool, bool]:
+    """Whether nobody but these owners (of one project) has a right to the blob.
 
     Twice: in the whole store, and as far as the project knows of.
     """
     prefix = layout.REFERENCE + sha
     rows = await txn.scan(prefix, after(prefix), limit=3 * len(owners) + 1)
-    size = (await blobs.require(txn, sha)).stored
     if all(key[_OWNER_AT:] in owners for key, _ in rows):
-        return size, size
+        return True, True
     for kind in (layout.CONTENT, layout.KEPT, layout.HELD):
         rows = await txn.scan(
             prefix + kind + project, after(prefix + kind + project), limit=len(owners) + 1
         )
         if not all(key[_OWNER_AT:] in owners for key, _ in rows):
-            return 0, 0
-    return 0, size
+            return False, False
+    return False, True
 
 
-async def by_image(txn: Transaction, image_id: bytes) -> int:
-    """Bytes at rest that a delete of the image would free once the trash is emptied."""
-    image, _ = await images.require(txn, image_id)
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a blob. Whoever has a key of one project is told ``whole`` only: how a blob lies at rest
+    may tell that a stranger brought it earlier."""
+
+    at_rest: int
+    whole: int
+
+
+async def size_of(txn: Transaction, sha: bytes) -> Size:
+    """The sizes of a blob. Raises NotFound."""
+    blob = await blobs.require(txn, sha)
+    return Size(blob.stored, blob.size)
+
+
+async def _by_image(
+    txn: Transaction, shas: Iterable[bytes], image_key: bytes, project: bytes | None
+) -> int:
+    """What an image's end of its rights to some blobs would free."""
+    freed = 0
+    for sha in shas:
+        size = await size_of(txn, sha)
+        whole, inside = await alone(txn, sha, project or b"", (image_key,))
+        if project is None:
+            freed += size.at_rest if whole else 0
+        else:
+            freed += size.whole if inside else 0
+    return freed
+
+
+async def by_image(txn: Transaction, image_id: bytes, project_only: bool) -> int:
+    """Bytes that a delete of the image would free once the trash is emptied; see ``by_tag``."""
+    image, namespace = await images.require(txn, image_id)
+    project = namespace.project if project_only else None
     freed = 0
     async for sha in _claimed(txn, image.key):
-        freed += await _if_alone(txn, sha, _OWNER_AT, image.key)
+        freed += await _by_image(txn, (sha,), image.key, project)
     return freed
 
 

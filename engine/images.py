@@ -258,7 +258,7 @@ async def delete(txn: Transaction, image_id: bytes, now: int, trash_until: int) 
     size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
     await txn.add(layout.counter(layout.NAMESPACE_SIZE, row.namespace), -size)
     await namespaces.touch(txn, row.namespace, time)
-    await trash.throw_image(txn, gone, namespace.project, trash_until)
+    await trash.throw_image(txn, gone, namespace, trash_until)
     return await view(txn, gone, namespace)
 
 
@@ -349,6 +349,10 @@ class Images:
         until = now + int(self._core.config.trash_seconds * SECOND)
         return await self._core.ledger.transact(delete, image_id.bytes, now, until)
 
-    async def would_free(self, image_id: UUID) -> int:
-        """Bytes on disk that deleting it would free, once the trash is emptied."""
-        return await self._core.ledger.read_aside(freeing.by_image, image_id.bytes)
+    async def would_free(self, image_id: UUID, *, project_only: bool = False) -> int:
+        """Bytes on disk that deleting it would free, once the trash is emptied.
+
+        With ``project_only``, bytes of the blobs themselves, as if there were no other project:
+        what may be told to whoever has a key of this one. Raises NotFound.
+        """
+        return await self._core.ledger.read_aside(freeing.by_image, image_id.bytes, project_only)

@@ -64,7 +64,7 @@ async def delete(
         tag = await tag_rows.by_name(txn, image.key, name)
         assert tag is not None, "an index row names a tag that is not there"
         await tag_rows.remove(txn, image.key, tag)
-        await trash.throw_tag(txn, image.key, tag, gone, trash_until)
+        await trash.throw_tag(txn, image, namespace, tag, gone, trash_until)
     done = len(names) < TAGS_STEP
     if done:
         await manifest_rows.remove(

@@ -285,14 +285,24 @@ class RetentionRule:
     """Of manifests without a tag, an index or a subject: days since they were pushed."""
 
 
+Trashed = Literal["namespace", "image", "tag"]
+"""Kinds of what can be brought back."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrashItem:
     """Something deleted that can be brought back until ``purge_at``."""
 
-    kind: Literal["namespace", "image", "tag"]
+    kind: Trashed
     id: UUID
     name: str
+    region: str
+    project_id: UUID
     namespace_id: UUID
+    namespace: str
+    """Name of the namespace, or of that which it was in."""
+    image: str | None
+    """Name of the image, or of that which the tag was in."""
     purge_at: datetime
 
 

@@ -176,6 +176,13 @@ class Trash(Record, frozen=True):
     purging: bool = False
     sha: bytes = b""
     """Of a tag: its manifest."""
+    region: str = ""
+    project: bytes = b""
+    namespace: bytes = b""
+    """Id of the namespace, or of that which it was in."""
+    namespace_name: str = ""
+    image_name: str = ""
+    """Of an image or a tag."""
 
 
 class Key(Record, frozen=True):

@@ -8,11 +8,11 @@ plan of a run and the run itself are made by the same function.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from . import closure, freeing, identity, images, layout, manifest_rows, namespaces, tags
+from . import claims, closure, freeing, identity, images, layout, manifest_rows, namespaces, tags
 from .background import Background
 from .config import DAY
 from .core import SECOND, Core
@@ -86,12 +86,29 @@ async def ruled(txn: Transaction) -> list[bytes]:
     return [key[1:] for key, _ in rows]
 
 
-async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
+@dataclass(slots=True)
+class Loss:
+    """A blob that images lose."""
+
+    size: freeing.Size
+    owners: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the rules remove now, and what may be freed by it."""
+
+    project: bytes
+    expired: tuple[Expired, ...]
+    losses: dict[bytes, Loss]
+
+
+async def find(txn: Transaction, namespace_id: bytes, now: int) -> Work:
     """What the rules remove now. Raises NotFound."""
     namespace = await namespaces.require(txn, namespace_id)
     rules = await get(txn, namespace_id)
     expired: list[Expired] = []
-    losers: dict[bytes, set[bytes]] = {}
+    losses: dict[bytes, Loss] = {}
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
     while rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
@@ -107,14 +124,40 @@ async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
             expired += [_expired(image, None, Digest.sha256(sha).key) for sha in bare]
             gone = {tag.name: tag.sha for tag in old}
             for sha in await freeing.losses(txn, image_key, gone, bare):
-                losers.setdefault(sha, set()).add(image_key)
+                if sha not in losses:
+                    losses[sha] = Loss(await freeing.size_of(txn, sha))
+                losses[sha].owners.add(image_key)
         start = rows[-1][0] + b"\0"
-    freed = in_project = 0
-    for sha, owners in losers.items():
-        whole, part = await freeing.if_all_lose(txn, sha, namespace.project, owners)
-        freed += whole
-        in_project += part
-    return Plan(tuple(expired), freed, in_project)
+    return Work(namespace.project, tuple(expired), losses)
+
+
+async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
+    """What the rules remove now, and free. Raises NotFound."""
+    work = await find(txn, namespace_id, now)
+    freed = inside = 0
+    for sha, loss in work.losses.items():
+        whole, part = await freeing.alone(txn, sha, work.project, loss.owners)
+        freed += loss.size.at_rest if whole else 0
+        inside += loss.size.whole if part else 0
+    return Plan(work.expired, freed, inside)
+
+
+async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) -> Plan:
+    """What a run did: as its plan, but for what came between."""
+    freed = inside = 0
+    for sha, loss in work.losses.items():
+        claimed = [await claims.get(txn, owner, sha) for owner in loss.owners]
+        if any(claim is not None and claim.needed for claim in claimed):
+            continue
+        whole, part = await freeing.alone(txn, sha, work.project, loss.owners)
+        freed += loss.size.at_rest if whole else 0
+        inside += loss.size.whole if part else 0
+    return Plan(removed, freed, inside)
+
+
+async def check_unlocked(txn: Transaction, namespace_id: bytes) -> None:
+    """Raises NotFound, Locked."""
+    namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
 
 
 def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:
@@ -183,12 +226,15 @@ async def _rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
 
 async def remove_untagged(
     txn: Transaction, image_id: bytes, sha: bytes, now: int, hold_until: int
-) -> None:
-    """Remove an untagged manifest if it still is one. Raises NotFound."""
+) -> bool:
+    """Remove an untagged manifest if it still is one; says whether. Raises NotFound, Locked."""
     image, namespace = await images.require(txn, image_id)
+    namespaces.check_unlocked(namespace)
     owner = images.owner_of(image, namespace)
-    await closure.prune_unneeded(txn, owner, (sha,), now, hold_until, _STEP, untagged=sha)
-    await images.touch(txn, image, await identity.tick(txn, now))
+    gone, _ = await closure.prune_unneeded(txn, owner, (sha,), now, hold_until, _STEP, untagged=sha)
+    if gone:
+        await images.touch(txn, image, await identity.tick(txn, now))
+    return bool(gone)
 
 
 class Retentions:
@@ -220,27 +266,37 @@ class Retentions:
         return await self._core.ledger.read_aside(plan, namespace_id.bytes, now)
 
     async def apply(self, namespace_id: UUID) -> Plan:
-        """Remove what the rules say. Tags that moved or went meanwhile are left alone.
+        """Remove what the rules say; what really went, and what that frees.
 
-        Removed tags lie in the trash, as after ``Tags.delete``. Raises NotFound.
+        Tags that moved or went meanwhile are left alone; a lock that comes meanwhile ends it.
+        Removed tags lie in the trash, as after ``Tags.delete``. Raises NotFound, Locked.
         """
-        planned = await self.plan(namespace_id)
-        for item in planned.expired:
+        ledger = self._core.ledger
+        await ledger.read(check_unlocked, namespace_id.bytes)
+        work = await ledger.read_aside(find, namespace_id.bytes, self._core.now())
+        removed = []
+        for item in work.expired:
             try:
-                await self._remove(item)
-            except (NotFound, Immutable, Locked):
+                gone = await self._remove(item)
+            except (NotFound, Immutable):
                 continue
-        return planned
+            except Locked:
+                break
+            if gone:
+                removed.append(item)
+        return await ledger.read_aside(outcome, work, tuple(removed))
 
-    async def _remove(self, item: Expired) -> None:
+    async def _remove(self, item: Expired) -> bool:
+        """Remove one thing; says whether it still was what it is planned as."""
         if item.tag_id is not None:
             tag = await self._tags.get(item.tag_id)
-            if tag.digest == item.digest:
-                await self._tags.delete(item.tag_id)
-            return
+            if tag.digest != item.digest:
+                return False
+            await self._tags.delete(item.tag_id)
+            return True
         now = self._core.now()
         until = self._core.hold_until(now)
-        await self._core.ledger.transact(
+        return await self._core.ledger.transact(
             remove_untagged, item.image_id.bytes, item.digest.raw, now, until
         )
 
@@ -248,7 +304,7 @@ class Retentions:
         for namespace_id in await self._core.ledger.read(ruled):
             try:
                 await self.apply(UUID(bytes=namespace_id))
-            except NotFound:
+            except (NotFound, Locked):
                 continue
         return REST
 

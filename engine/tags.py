@@ -99,13 +99,13 @@ async def remove(txn: Transaction, image_key: bytes, row: Row) -> None:
     await txn.add(layout.counter(layout.IMAGE_TAGS, image_key), -1)
 
 
-def view(row: Row, image: ImageRow, *, deleting: bool = False) -> Tag:
+def view(row: Row, image: ImageRow, namespace: NamespaceRow, *, deleting: bool = False) -> Tag:
     """The tag as callers see it."""
     return Tag(
         id=UUID(bytes=row.id),
         image_id=UUID(bytes=image.id),
         name=row.name,
-        status="deleting" if deleting else "ready",
+        status="deleting" if deleting else "locked" if namespace.locked else "ready",
         digest=Digest.from_key(row.digest),
         created_at=moment(row.created),
         updated_at=moment(row.updated),
@@ -130,8 +130,7 @@ async def require(txn: Transaction, tag_id: bytes) -> tuple[Row, ImageRow, Names
 
 async def get(txn: Transaction, tag_id: bytes) -> Tag:
     """The tag with that id. Raises NotFound."""
-    row, image, _ = await require(txn, tag_id)
-    return view(row, image)
+    return view(*await require(txn, tag_id))
 
 
 async def page_of(txn: Transaction, image_id: bytes, asked: Query) -> Page[Tag]:
@@ -162,7 +161,7 @@ async def untag(
         raise NotFound("tag", name)
     check_movable(namespace, name)
     await remove(txn, image.key, row)
-    await trash.throw_tag(txn, image.key, row, (), trash_until)
+    await trash.throw_tag(txn, image, namespace, row, (), trash_until)
     await images.touch(txn, image, await identity.tick(txn, now))
 
 
@@ -182,10 +181,11 @@ async def delete(
     gone, rest = await closure.prune_unneeded(
         txn, owner, (row.sha,), now, hold_until, CLOSURE_STEP, untagged=row.sha
     )
-    await trash.throw_tag(txn, image.key, row, gone, trash_until)
+    await trash.throw_tag(txn, image, namespace, row, gone, trash_until)
     time = await identity.tick(txn, now)
     await images.touch(txn, image, time)
-    return view(msgspec.structs.replace(row, updated=time), image, deleting=True), rest
+    row = msgspec.structs.replace(row, updated=time)
+    return view(row, image, namespace, deleting=True), rest
 
 
 class Tags:
@@ -251,6 +251,10 @@ class Tags:
             )
         return tag
 
-    async def would_free(self, tag_id: UUID) -> int:
-        """Bytes on disk that deleting it would free, once holds and trash are over."""
-        return await self._core.ledger.read_aside(freeing.by_tag, tag_id.bytes)
+    async def would_free(self, tag_id: UUID, *, project_only: bool = False) -> int:
+        """Bytes on disk that deleting it would free, once holds and trash are over.
+
+        With ``project_only``, bytes of the blobs themselves, as if there were no other project:
+        what may be told to whoever has a key of this one. Raises NotFound.
+        """
+        return await self._core.ledger.read_aside(freeing.by_tag, tag_id.bytes, project_only)

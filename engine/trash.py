@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final, TypedDict
+
 import msgspec
 
 from . import layout
 from .layout import number
 from .ledger import Transaction, after
-from .records import Image, Namespace, Tag, Trash, get_payload, load, put_payload, save
+from .records import Image, Namespace, Tag, Trash, decode, get_payload, load, put_payload, save
 
-DIGESTS_MAX = 500
+_STEP: Final = 1000
+DIGESTS_MAX: Final = 500
 """Manifests remembered with a tag; a row has room for some 600. A tag that took more along comes
 back only while the image has the rest."""
+
+
+class Place(TypedDict):
+    """Where something was, as its entry tells it."""
+
+    region: str
+    project: bytes
+    namespace: bytes
+    namespace_name: str
+    image_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which entries are asked for; None does not look."""
+
+    region: str | None = None
+    project: bytes | None = None
+    kind: str | None = None
+    namespace: str | None = None
+    """Name of the namespace, or of that which it was in."""
+    image: str | None = None
+    tag: str | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether all are."""
+        return self == Chosen()
+
+    def takes(self, entry: Trash) -> bool:
+        """Whether this one is."""
+        looks = (
+            (self.region, entry.region),
+            (self.project, entry.project),
+            (self.kind, entry.kind),
+            (self.namespace, entry.namespace_name),
+            (self.image, entry.image_name),
+            (self.tag, entry.name if entry.kind == "tag" else ""),
+        )
+        return all(asked is None or asked == has for asked, has in looks)
 
 
 async def throw(txn: Transaction, entry: Trash, until: int) -> None:
@@ -21,20 +65,32 @@ async def throw(txn: Transaction, entry: Trash, until: int) -> None:
     await txn.add(layout.counter(layout.TRASH_LENGTH), 1)
 
 
+def _place(namespace: Namespace, image_name: str = "") -> Place:
+    return Place(
+        region=namespace.region,
+        project=namespace.project,
+        namespace=namespace.id,
+        namespace_name=namespace.name,
+        image_name=image_name,
+    )
+
+
 async def throw_namespace(txn: Transaction, row: Namespace, until: int) -> None:
     """A namespace was deleted."""
-    await throw(txn, Trash("namespace", row.id, row.name, b""), until)
+    await throw(txn, Trash("namespace", row.id, row.name, b"", **_place(row)), until)
 
 
-async def throw_image(txn: Transaction, row: Image, project: bytes, until: int) -> None:
+async def throw_image(txn: Transaction, row: Image, namespace: Namespace, until: int) -> None:
     """An image was deleted: its key and its project are what the purge needs."""
-    parent = row.namespace + project
-    await throw(txn, Trash("image", row.id, row.name, parent, digest=row.key), until)
+    parent = row.namespace + namespace.project
+    place = _place(namespace, row.name)
+    await throw(txn, Trash("image", row.id, row.name, parent, digest=row.key, **place), until)
 
 
 async def throw_tag(
     txn: Transaction,
-    image_key: bytes,
+    image: Image,
+    namespace: Namespace,
     row: Tag,
     digests: tuple[tuple[bytes, str], ...],
     until: int,
@@ -44,11 +100,12 @@ async def throw_tag(
         "tag",
         row.id,
         row.name,
-        image_key,
+        image.key,
         row.digest,
         digests[:DIGESTS_MAX],
         row.created,
         sha=row.sha,
+        **_place(namespace, image.name),
     )
     await throw(txn, entry, until)
 
@@ -92,12 +149,37 @@ async def first(txn: Transaction, now: int) -> tuple[int, Trash] | None:
     return None if entry is None else (layout.at(key, 1), entry)
 
 
-async def entries(txn: Transaction, now: int, limit: int) -> list[tuple[int, Trash]]:
-    """What lies in the trash and is not due by now, next to go first."""
-    found = []
+async def page_of(
+    txn: Transaction, now: int, chosen: Chosen, skip: int, limit: int
+) -> tuple[list[tuple[int, Trash]], int]:
+    """Some of what can be brought back, next to go first; and how many there are.
+
+    Without a filter rows are counted only; with one, all are read. Either is linear in the trash.
+    """
+    start = await _begin(txn, now)
+    found: list[tuple[int, Trash]] = []
+    total = 0
+    while rows := await txn.scan(start, after(layout.TRASH), limit=_STEP):
+        for key, value in rows:
+            on_page = skip <= total < skip + limit
+            if chosen.everything and not on_page:
+                total += 1
+                continue
+            entry = decode(Trash, key, value)
+            if chosen.takes(entry):
+                total += 1
+                if on_page:
+                    found.append((layout.at(key, 1), entry))
+        start = rows[-1][0] + b"\0"
+    return found, total
+
+
+async def _begin(txn: Transaction, now: int) -> bytes:
+    """Key of the first entry that can be brought back: not due, and not being taken apart."""
     start = layout.TRASH + number(now + 1)
-    for key, _ in await txn.scan(start, after(layout.TRASH), limit=limit):
-        entry = await load(txn, Trash, key)
-        if entry is not None:
-            found.append((layout.at(key, 1), entry))
-    return found
+    while rows := await txn.scan(start, after(layout.TRASH), limit=1):
+        key, value = rows[0]
+        if not decode(Trash, key, value).purging:
+            break
+        start = key + b"\0"
+    return start

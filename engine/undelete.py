@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -25,9 +25,10 @@ from .config import MANIFEST_BYTES_MAX
 from .core import Core
 from .digest import Digest
 from .documents import Document
-from .errors import AlreadyExists, NotFound
+from .errors import AlreadyExists, Invalid, NotFound
 from .ledger import Transaction
-from .models import TrashItem, moment
+from .listings import PAGE_MAX
+from .models import Page, Trashed, TrashItem, moment
 from .reading import BlobReader
 from .records import Image as ImageRow
 from .records import Namespace as NamespaceRow
@@ -35,7 +36,7 @@ from .records import Tag as TagRow
 from .records import Trash as Entry
 from .records import load, put_payload, save
 
-_KINDS: Final[dict[str, Literal["namespace", "image", "tag"]]] = {
+_KINDS: Final[dict[str, Trashed]] = {
     "namespace": "namespace",
     "image": "image",
     "tag": "tag",
@@ -93,7 +94,7 @@ async def _namespace(txn: Transaction, entry: Entry, time: int) -> None:
 async def _image(txn: Transaction, entry: Entry, time: int) -> None:
     row = await images.by_key(txn, entry.digest)
     assert row is not None, "a trashed image has no row"
-    namespace = await namespaces.require(txn, row.namespace)
+    namespace = await _namespace_of(txn, entry)
     namespaces.check_unlocked(namespace)
     name = images.name_row(row.namespace, row.name)
     if await txn.get(name) is not None:
@@ -136,13 +137,21 @@ async def _tag(
 async def _image_of(txn: Transaction, entry: Entry) -> tuple[ImageRow, NamespaceRow]:
     """Where a tag would come back to. Raises NotFound, Locked, AlreadyExists."""
     image = await images.by_key(txn, entry.parent)
+    namespace = await _namespace_of(txn, entry)
     if image is None or image.deleted:
-        raise NotFound("image", entry.name)
-    namespace = await namespaces.require(txn, image.namespace)
+        raise NotFound("image", f"{entry.namespace_name}/{entry.image_name}")
     namespaces.check_unlocked(namespace)
     if await tags.by_name(txn, image.key, entry.name) is not None:
         raise AlreadyExists("tag", entry.name)
     return image, namespace
+
+
+async def _namespace_of(txn: Transaction, entry: Entry) -> NamespaceRow:
+    """The namespace that an image or a tag comes back into. Raises NotFound, by its name."""
+    row = await load(txn, NamespaceRow, layout.NAMESPACE + entry.namespace)
+    if row is None or row.deleted:
+        raise NotFound("namespace", entry.namespace_name)
+    return row
 
 
 async def home(txn: Transaction, entry_id: bytes, now: int) -> tuple[Entry, bytes]:
@@ -154,28 +163,24 @@ async def home(txn: Transaction, entry_id: bytes, now: int) -> tuple[Entry, byte
     return entry, image.key
 
 
-async def items(txn: Transaction, now: int, limit: int) -> list[TrashItem]:
-    """What can be brought back, next to go first."""
-    found = []
-    for until, entry in await trash.entries(txn, now, limit):
-        if entry.purging:
-            continue
-        namespace = entry.id if entry.kind == "namespace" else entry.parent[: layout.ID_BYTES]
-        if entry.kind == "tag":
-            image = await images.by_key(txn, entry.parent)
-            if image is None:
-                continue
-            namespace = image.namespace
-        found.append(
-            TrashItem(
-                kind=_KINDS[entry.kind],
-                id=UUID(bytes=entry.id),
-                name=entry.name,
-                namespace_id=UUID(bytes=namespace),
-                purge_at=moment(until),
-            )
-        )
-    return found
+def view(until: int, entry: Entry) -> TrashItem:
+    """The entry as callers see it."""
+    return TrashItem(
+        kind=_KINDS[entry.kind],
+        id=UUID(bytes=entry.id),
+        name=entry.name,
+        region=entry.region,
+        project_id=UUID(bytes=entry.project),
+        namespace_id=UUID(bytes=entry.namespace),
+        namespace=entry.namespace_name,
+        image=entry.image_name or None,
+        purge_at=moment(until),
+    )
+
+
+async def get(txn: Transaction, entry_id: bytes, now: int) -> TrashItem:
+    """The entry, if it can still be brought back. Raises NotFound."""
+    return view(*await require(txn, entry_id, now))
 
 
 class Trash:
@@ -184,9 +189,38 @@ class Trash:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def list(self, *, limit: int = 1000) -> list[TrashItem]:
-        """What can be brought back, next to go first."""
-        return await self._core.ledger.read(items, self._core.now(), limit)
+    async def list(
+        self,
+        *,
+        region: str | None = None,
+        project_id: UUID | None = None,
+        kind: Trashed | None = None,
+        namespace: str | None = None,
+        image: str | None = None,
+        tag: str | None = None,
+        page: int = 1,
+        page_size: int = 100,
+    ) -> Page[TrashItem]:
+        """One page of what can be brought back, next to go first. Raises Invalid.
+
+        Filters are combined with AND. ``namespace`` and ``image`` are names of what something
+        was in as well. Linear in the trash.
+        """
+        chosen = trash.Chosen(
+            region, project_id.bytes if project_id else None, kind, namespace, image, tag
+        )
+        if page < 1:
+            raise Invalid("page", "must be at least 1")
+        if not 1 <= page_size <= PAGE_MAX:
+            raise Invalid("page_size", f"must be 1 to {PAGE_MAX}")
+        found, total = await self._core.ledger.read_aside(
+            trash.page_of, self._core.now(), chosen, (page - 1) * page_size, page_size
+        )
+        return Page([view(until, entry) for until, entry in found], total)
+
+    async def get(self, item_id: UUID) -> TrashItem:
+        """What can be brought back under that id. Raises NotFound (``trash``)."""
+        return await self._core.ledger.read(get, item_id.bytes, self._core.now())
 
     async def restore(self, item_id: UUID) -> None:
         """Bring something back under its old name and id.

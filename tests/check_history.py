@@ -121,7 +121,7 @@ class History:
             await self._store.namespaces.delete(self._chance.choice(items).id)
 
     async def _restore(self) -> None:
-        items = await self._store.trash.list()
+        items = (await self._store.trash.list()).items
         if items:
             await self._store.trash.restore(self._chance.choice(items).id)
 

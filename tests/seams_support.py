@@ -238,7 +238,7 @@ async def see(store: Store) -> Sight:
         else:
             assert digest == "sha256:" + hashlib.sha256(content).hexdigest()
             good.add(digest)
-    trash = frozenset((item.kind, item.name) for item in await store.trash.list())
+    trash = frozenset((item.kind, item.name) for item in (await store.trash.list()).items)
     return Sight(frozenset(facts), trash, frozenset(good), frozenset(damaged))
 
 

@@ -21,6 +21,7 @@ from management_support import (
 )
 
 KEYS = "/holdfast/v1/keys"
+TRASH = "/holdfast/v1/trash"
 
 
 @pytest.fixture
@@ -70,8 +71,11 @@ async def test_usage_tells_nobody_what_strangers_store(server: Server) -> None:
     owners = await usage(server, mine)
     assert (owners["exclusive_size"], owners["project_exclusive_size"]) == (0, 102)
     image = (await server.ok("GET", REGISTRY + "/images", secret=secret))["images"][0]
-    path = f"{BEYOND}/images/{image['id']}/usage"
-    assert (await server.call("GET", path, secret=secret)).status == 403
+    tags = await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags", secret=secret)
+    for path in (f"{BEYOND}/images/{image['id']}", f"{BEYOND}/tags/{tags['tags'][0]['id']}"):
+        theirs = (await server.ok("GET", path + "/usage", secret=secret))["would_free"]
+        everybodys = (await server.ok("GET", path + "/usage"))["would_free"]
+        assert theirs - everybodys == 102
 
 
 async def test_what_deleting_an_image_or_a_tag_would_free(server: Server) -> None:
@@ -276,14 +280,57 @@ async def test_what_was_deleted_comes_back_from_the_trash(server: Server) -> Non
     await server.ok("DELETE", f"{REGISTRY}/namespaces/{made['id']}")
     item = (await server.ok("GET", "/holdfast/v1/trash"))["items"][0]
     assert TIMESTAMP.fullmatch(item["purge_at"])
-    assert (item["id"], item["kind"], item["name"]) == (made["id"], "namespace", "n1")
+    assert item == {
+        "id": made["id"],
+        "kind": "namespace",
+        "name": "n1",
+        "region": "fr-par",
+        "project_id": str(PROJECT),
+        "namespace_id": made["id"],
+        "namespace": "n1",
+        "image": None,
+        "purge_at": item["purge_at"],
+    }
     path = f"/holdfast/v1/trash/{made['id']}/restore"
     second = await server.create("n1")
     assert (await server.call("POST", path)).status == 409
     await server.ok("DELETE", f"{REGISTRY}/namespaces/{second['id']}")
-    assert await server.ok("POST", path) == {"id": made["id"]}
+    assert await server.ok("POST", path) == item
     back = await server.ok("GET", f"{REGISTRY}/namespaces/{made['id']}")
     assert back == {**before, "updated_at": back["updated_at"]}
     assert (await server.call("POST", path)).status == 404
-    _, secret = await server.key(PROJECT)
-    assert (await server.call("GET", "/holdfast/v1/trash", secret=secret)).status == 403
+
+
+async def test_a_projects_key_sees_and_brings_back_its_own(server: Server) -> None:
+    _, secret = await server.key(OTHER_PROJECT)
+    _, reader = await server.key(OTHER_PROJECT, "read")
+    for name, project, region in (
+        ("mine", OTHER_PROJECT, "fr-par"),
+        ("mine", OTHER_PROJECT, "nl-ams"),
+        ("theirs", PROJECT, "fr-par"),
+    ):
+        made = await server.create(name, region=region, project_id=str(project))
+        path = f"/registry/v1/regions/{region}/namespaces/{made['id']}"
+        await server.ok("DELETE", path)
+    every = await server.ok("GET", TRASH)
+    assert every["total_count"] == 3
+    strangers = every["items"][2]
+    listed = await server.ok("GET", TRASH, secret=reader)
+    assert listed == {"items": every["items"][:2], "total_count": 2}
+    for wanted, count in (
+        ({"region": "nl-ams"}, 1),
+        ({"namespace": "mine"}, 2),
+        ({"namespace": "theirs"}, 0),
+        ({"project_id": str(PROJECT)}, 0),
+        ({"kind": "tag"}, 0),
+        ({"page": "2", "page_size": "1"}, 1),
+    ):
+        page = await server.ok("GET", TRASH, secret=secret, params=wanted)
+        assert len(page["items"]) == count, wanted
+    one = listed["items"][0]["id"]
+    assert (await server.call("POST", f"{TRASH}/{one}/restore", secret=reader)).status == 403
+    hidden = await server.call("POST", f"{TRASH}/{strangers['id']}/restore", secret=secret)
+    absent = await server.call("POST", f"{TRASH}/{ABSENT}/restore", secret=secret)
+    assert hidden.status == absent.status == 404
+    assert hidden.body.replace(strangers["id"].encode(), ABSENT.encode()) == absent.body
+    assert (await server.ok("POST", f"{TRASH}/{one}/restore", secret=secret))["id"] == one

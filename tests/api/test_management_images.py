@@ -225,7 +225,11 @@ async def test_a_locked_namespace_refuses_changes_to_all_in_it(server: Server) -
         assert answer.status == 423, (method, path)
         assert answer.json["type"] == "locked"
         assert answer.json["resource"] == "registry_namespace"
-    assert (await the_tags(server, image["id"]))["latest"] == tag
+        assert answer.json["resource_id"] == namespace["id"]
+    locked = {**tag, "status": "locked"}
+    assert (await the_tags(server, image["id"]))["latest"] == locked
+    assert await server.ok("GET", f"{TAGS}/{tag['id']}") == locked
+    assert (await the_image(server, "a"))["status"] == "locked"
 
 
 async def test_an_immutable_tag_is_not_deleted(server: Server) -> None:

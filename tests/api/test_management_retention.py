@@ -53,6 +53,21 @@ async def test_rules_plan_and_apply(server: Server) -> None:
     assert images[0]["tags"] == ["v2"]
 
 
+async def test_a_locked_namespace_keeps_all(server: Server) -> None:
+    space = await server.create("n1")
+    await server.push("n1/a", "v1", b"x" * 10)
+    await server.ok("PATCH", path(space), payload={"rules": [{"keep_last": 0}]})
+    settings = f"{BEYOND}/namespaces/{space['id']}/settings"
+    await server.ok("PATCH", settings, payload={"locked": True})
+    answer = await server.call("POST", path(space, "apply"))
+    assert (answer.status, answer.json["type"]) == (423, "locked")
+    assert (answer.json["resource"], answer.json["resource_id"]) == (
+        "registry_namespace",
+        space["id"],
+    )
+    assert len((await server.ok("GET", path(space, "plan")))["expired"]) == 1
+
+
 @pytest.mark.parametrize(
     "rules",
     [[{}], [{"keep_last": -1}], [{"tags": ["a b"], "keep_last": 1}], [{"keep_last": "x"}], "no"],

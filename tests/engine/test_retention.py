@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from uuid import UUID
+
 import pytest
 from engine_support import (
     OTHER_PROJECT,
@@ -17,7 +20,17 @@ from engine_support import (
     sha256,
 )
 
-from holdfast.engine import Invalid, Namespace, NotFound, Plan, RetentionRule, Store, TooLarge
+from holdfast.engine import (
+    Invalid,
+    Locked,
+    Namespace,
+    NotFound,
+    Plan,
+    RetentionRule,
+    Store,
+    Tag,
+    TooLarge,
+)
 
 DAY = 24 * 3600.0
 
@@ -155,6 +168,55 @@ async def test_strangers_do_not_show_in_the_projects_number(
     assert plan.freed_bytes < 1000
     assert plan.project_freed_bytes > 70_000
     await freed_by(store, clock, plan)
+
+
+async def test_nothing_goes_from_a_locked_namespace(
+    store: Store, clock: Clock, space: Namespace
+) -> None:
+    await push_daily(store, clock, 2)
+    await push(store, "app/web", None, [noise(40_000, "untagged")])
+    clock.advance(DAY)
+    rules = [RetentionRule(keep_last=0, untagged_older_than_days=0)]
+    await store.retention.set(space.id, rules)
+    await store.namespaces.update(space.id, locked=True)
+    plan = await store.retention.plan(space.id)
+    assert names(plan) == [("web", "v0"), ("web", "v1"), ("web", None)]
+    with pytest.raises(Locked):
+        await store.retention.apply(space.id)
+    assert await store.retention.plan(space.id) == plan
+    other = await make_namespace(store, "zother")
+    await push(store, "zother/web", "v1", [])
+    await store.retention.set(other.id, rules)
+    store.retention.background.start()
+    try:
+        async with asyncio.timeout(60):
+            while await tags(store, "zother/web"):  # noqa: ASYNC110 - the run tells nobody
+                await asyncio.sleep(0.01)
+    finally:
+        await store.retention.background.stop()
+    # The turn came to the other one, and so past this one. What both had is now held there.
+    assert (await store.retention.plan(space.id)).expired == plan.expired
+
+
+async def test_a_run_tells_what_really_went(store: Store, clock: Clock, space: Namespace) -> None:
+    """Between the plan and its steps one tag moves, and one is protected."""
+    await push_daily(store, clock, 3)
+    await store.retention.set(space.id, [RetentionRule(keep_last=0)])
+    delete = store.tags.delete
+
+    async def busy(tag_id: UUID) -> Tag:
+        store.tags.delete = delete  # type: ignore[method-assign]  # once only
+        done = await delete(tag_id)
+        await push(store, "app/web", "v1", [noise(10, "moved")])
+        await store.namespaces.update(space.id, immutable_tags=("v2",))
+        return done
+
+    store.tags.delete = busy  # type: ignore[method-assign]  # what others do meanwhile
+    done = await store.retention.apply(space.id)
+    assert names(done) == [("web", "v0")]
+    assert 50_000 < done.freed_bytes < 60_000
+    assert await tags(store) == ["v1", "v2"]
+    await freed_by(store, clock, done)
 
 
 @pytest.mark.parametrize(

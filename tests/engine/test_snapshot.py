@@ -80,7 +80,7 @@ async def test_a_snapshot_is_the_store_without_its_open_uploads(
         where = await store.locate(REGION, "app/web")
         assert (await store.manifests.get(where, "v2")).media_type
         assert await store.keys.authenticate(secret) == key
-        (item,) = (await store.trash.list())[:1]
+        (item,) = ((await store.trash.list()).items)[:1]
         await store.trash.restore(item.id)
         assert await read(store, sha256(noise(90_000, "gone"))) == noise(90_000, "gone")
         await store.put(noise(90_000, "new"))

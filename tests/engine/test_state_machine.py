@@ -194,7 +194,7 @@ class StoreMachine(Deleting):
             sum(map(len, model.blobs.values())),
         )
         assert await self.store.roots() == sorted(r for r, kept in model.roots.items() if kept)
-        shown = {item.id for item in await self.store.trash.list()}
+        shown = {item.id for item in (await self.store.trash.list()).items}
         assert shown == {
             entry.id
             for entry in model.trash

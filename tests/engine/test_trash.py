@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from engine_support import (
+    OTHER_PROJECT,
+    PROJECT,
     REGION,
     Clock,
     Place,
@@ -66,7 +69,7 @@ async def test_what_lies_in_it(store: Store, clock: Clock) -> None:
     await store.images.delete(web.id)
     clock.advance(1)
     await store.namespaces.delete(space.id)
-    items = await store.trash.list()
+    items = (await store.trash.list()).items
     assert [(item.kind, item.id, item.name) for item in items] == [
         ("tag", v1.id, "v1"),
         ("image", web.id, "web"),
@@ -74,8 +77,43 @@ async def test_what_lies_in_it(store: Store, clock: Clock) -> None:
     ]
     assert {item.namespace_id for item in items} == {space.id}
     assert items[-1].purge_at.timestamp() == pytest.approx(clock.now + DAY)
-    assert len(await store.trash.list(limit=2)) == 2
+    assert len((await store.trash.list(page_size=2)).items) == 2
     assert (await store.stats()).trash == 3
+
+
+async def test_it_is_found_by_what_it_was_in(store: Store, clock: Clock) -> None:
+    other = await make_namespace(store, "other", project=OTHER_PROJECT)
+    await push(store, "other/web", "v1", [])
+    theirs = await store.locate(REGION, "other/web")
+    await store.tags.untag(theirs, "v1")
+    v1, web = await tag(store, "v1"), await image(store)
+    clock.advance(1)
+    await store.tags.delete(v1.id)
+    clock.advance(1)
+    await store.images.delete(web.id)
+    clock.advance(1)
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.delete(space.id)
+
+    async def found(**filters: Any) -> list[str]:
+        page = await store.trash.list(**filters)
+        assert page.total == len(page.items)
+        return [f"{item.kind} {item.namespace}/{item.image}" for item in page.items]
+
+    ours = ["tag app/web", "image app/web", "namespace app/None"]
+    assert await found(namespace="app") == await found(project_id=PROJECT) == ours
+    assert await found(project_id=OTHER_PROJECT) == ["tag other/web"]
+    assert await found(image="web", kind="tag") == ["tag other/web", "tag app/web"]
+    assert await found(tag="v1", namespace="app") == ["tag app/web"]
+    assert await found(region=REGION, kind="namespace") == ["namespace app/None"]
+    assert await found(region="nl-ams") == await found(tag="app") == []
+    pages = [await store.trash.list(page=number, page_size=3) for number in (1, 2, 3)]
+    assert [(len(page.items), page.total) for page in pages] == [(3, 4), (1, 4), (0, 4)]
+    mine = await store.trash.list(project_id=PROJECT, page=2, page_size=2)
+    assert ([item.id for item in mine.items], mine.total) == ([space.id], 3)
+    assert await store.trash.get(space.id) == mine.items[0]
+    with pytest.raises(NotFound):
+        await store.trash.get(other.id)
 
 
 async def test_a_namespace_comes_back_whole(store: Store, clock: Clock) -> None:
@@ -90,7 +128,7 @@ async def test_a_namespace_comes_back_whole(store: Store, clock: Clock) -> None:
     assert await image(store) == web
     assert await store.namespaces.usage(space.id) == usage
     assert (await store.images.list(REGION)).items == [web]
-    assert await store.trash.list() == []
+    assert (await store.trash.list()).items == []
     with pytest.raises(NotFound):
         await store.trash.restore(space.id)
 
@@ -207,11 +245,12 @@ async def test_what_it_belonged_to_has_to_be_there(store: Store) -> None:
     await store.images.delete(web.id)
     with pytest.raises(NotFound) as missing:
         await store.trash.restore(v1.id)
-    assert missing.value.kind == "image"
+    assert (missing.value.kind, missing.value.name) == ("image", "app/web")
     await store.namespaces.delete(space.id)
     for item in (v1.id, web.id):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as missing:
             await store.trash.restore(item)
+        assert (missing.value.kind, missing.value.name) == ("namespace", "app")
     await store.trash.restore(space.id)
     await store.trash.restore(web.id)
     await store.trash.restore(v1.id)
@@ -242,7 +281,7 @@ async def test_when_its_time_is_over_swept_or_not(store: Store, clock: Clock) ->
     await store.images.delete(web.id)
     await store.namespaces.delete(space.id)
     clock.advance(DAY)
-    assert await store.trash.list() == []
+    assert (await store.trash.list()).items == []
     for swept in (False, True):
         for item in (space.id, web.id, v1.id):
             with pytest.raises(NotFound) as missing:
@@ -258,9 +297,9 @@ async def test_an_early_sweep_empties_it(store: Store) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.delete(space.id)
     await store.sweeper.run()
-    assert len(await store.trash.list()) == 1
+    assert len((await store.trash.list()).items) == 1
     await store.sweeper.run(early=True)
-    assert await store.trash.list() == []
+    assert (await store.trash.list()).items == []
     with pytest.raises(NotFound):
         await store.trash.restore(space.id)
 
@@ -272,7 +311,7 @@ async def test_a_purge_that_has_begun_is_not_undone(store: Store) -> None:
     with pytest.raises(NotFound) as missing:
         await store.trash.restore(space.id)
     assert missing.value.kind == "trash"
-    assert await store.trash.list() == []
+    assert (await store.trash.list()).items == []
 
 
 async def test_content_that_went_since(store: Store) -> None:
