@@ -12,7 +12,8 @@ from aiohttp import web
 from holdfast.engine import EngineError, Store
 
 from . import distribution, management
-from .context import SERVER, SETTINGS, STORE, AppSettings
+from .app_keys import SETTINGS, STORE
+from .context import SERVER, AppSettings
 from .oci_errors import OciError
 from .trail import CURRENT
 from .transfer import API_VERSION

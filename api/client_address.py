@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, IPv6Network, ip_address
-from typing import Final
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final
 
 from .context import AppSettings
 from .origin import from_proxy, is_trusted
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 UNIX: Final = "unix"
 """The neighbourhood of the unix socket."""

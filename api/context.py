@@ -1,8 +1,4 @@
-"""What every handler needs: the store, and how this application presents itself to clients.
-
-Both hang on the application under typed keys. A sub-application has its own pair, so handlers
-read them from ``request.app``, never from the root application.
-"""
+"""How an application presents itself to clients."""
 
 from __future__ import annotations
 
@@ -13,12 +9,7 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from aiohttp import web
-
-from holdfast.engine import Store
-
 from .regions import REGIONS_DEFAULT
-from .trail import Trail
 
 JSON_BYTES_DEFAULT: Final = 64 * 1024
 """No body of the management API needs more."""
@@ -92,12 +83,3 @@ class AppSettings:
     def default_region(self) -> str:
         """The region of requests that name none."""
         return self.regions[0]
-
-
-STORE: Final = web.AppKey("holdfast.store", Store)
-"""The store an application serves. The application neither opens nor closes it."""
-
-TRAIL: Final = web.RequestKey("holdfast.trail", Trail)
-"""What is known of a request, for the access log."""
-
-SETTINGS: Final = web.AppKey("holdfast.settings", AppSettings)

@@ -17,8 +17,8 @@ from holdfast.engine import Corrupt, EngineError, Invalid, Unusable
 
 from . import blobs, catalog, extensions, manifests, referrers, tags, uploads
 from .access import Gate, Unauthenticated, identify
+from .app_keys import SETTINGS, STORE
 from .bodies import BrokenBody, expect, settle
-from .context import SETTINGS, STORE
 from .exchange import Exchange, Handler, Route, json_response, scope_asked, warning
 from .oci_errors import OciError, oci_error, too_many
 from .origin import origin_of

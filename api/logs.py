@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
-from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 
-from .context import TRAIL
 from .trail import CURRENT
 
 LogFormat = Literal["plain", "json"]
@@ -152,24 +149,3 @@ def log_access(logger: logging.Logger, line: AccessLine) -> None:
             }
         },
     )
-
-
-class AccessLogger(AbstractAccessLogger):
-    """Writes the access log for requests that aiohttp handles."""
-
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """One request."""
-        trail = request.get(TRAIL) if isinstance(request, web.Request) else None
-        line = AccessLine(
-            address=(trail.address if trail else request.remote) or "",
-            method=request.method,
-            path=request.rel_url.raw_path,
-            version=f"HTTP/{request.version.major}.{request.version.minor}",
-            status=response.status,
-            size=response.body_length,
-            seconds=time,
-            agent=request.headers.get("User-Agent", ""),
-            actor=trail.actor if trail else "",
-            request_id=response.headers.get("X-Request-Id", "-"),
-        )
-        log_access(self.logger, line)

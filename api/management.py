@@ -28,7 +28,7 @@ from . import (
     management_trash,
     management_usage,
 )
-from .context import SETTINGS, STORE
+from .app_keys import SETTINGS, STORE
 from .management_auth import AUTH_HEADER, authenticate
 from .management_errors import (
     ApiError,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-from aiohttp import web
 
 from .context import AppSettings
 from .regions import region_at
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 HOST_CHARS_MAX: Final = 255
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)

@@ -24,7 +24,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
-from .context import SETTINGS
+from .app_keys import SETTINGS
 from .management_errors import ArgumentDetail, Reason, invalid, raise_invalid, too_large, too_slow
 
 BODY_SECONDS_MAX: Final = 30.0

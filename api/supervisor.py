@@ -41,7 +41,7 @@ from .owner import Owner, OwnerError, ensure_owner, given_by, is_revoked
 from .regions import endpoint_of
 from .settings import Address, BadSetting, Settings
 from .shared import Shared
-from .worker import READY, WorkerConfig, encode_config
+from .worker_config import READY, WorkerConfig, encode_config
 
 RESTART_SECONDS_MIN: Final = 0.1
 RESTART_SECONDS_MAX: Final = 10.0

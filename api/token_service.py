@@ -26,8 +26,8 @@ from .access import (
     key_of_secret,
     unix_now,
 )
+from .app_keys import SETTINGS, STORE
 from .bodies import read_bounded
-from .context import SETTINGS, STORE
 from .oci_errors import JSON, OciError, too_many
 from .origin import origin_of
 from .queries import Query, parse_query

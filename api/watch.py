@@ -9,11 +9,12 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from .app_keys import TRAIL
 from .audit import Audit
 from .board import GONE, Slot
 from .bodies import settle
 from .client_address import client_address, neighbourhood
-from .context import TRAIL, AppSettings
+from .context import AppSettings
 from .limits import Kind, Limits
 from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
 from .management_errors import too_many as too_many_requests

@@ -14,15 +14,14 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 from aiohttp import web
 
 from holdfast.engine import EngineError, Store
 
+from .access_log import AccessLogger
 from .admission import Admission, House
 from .app import create_app
 from .client_address import is_here, neighbourhood
@@ -31,15 +30,14 @@ from .fast_answers import Lane
 from .fast_lane import LaneSite
 from .instruments import Instruments
 from .listeners import BACKLOG
-from .logs import ACCESS, AccessLogger, set_up
+from .logs import ACCESS, set_up
 from .origin import is_proxy
 from .roster import Roster
 from .settings import Settings
 from .site import Site
 from .tls import server_context
+from .worker_config import CONFIG_BYTES_MAX, READY, WorkerConfig, decode_config
 
-CONFIG_BYTES_MAX: Final = 1 << 20
-READY: Final = b"R"
 KEEPALIVE_SECONDS: Final = 75.0
 """Idle connections close after this; longer than the idle time of usual proxies, which is 60."""
 LINE_BYTES_MAX: Final = 16 * 1024
@@ -57,54 +55,6 @@ SWITCH_SECONDS: Final = 0.0005
 default of 5 ms, small requests beside a busy thread take ten times as long."""
 
 log = logging.getLogger("holdfast.worker")
-
-
-class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told. It has no secret: the store has what is needed of those."""
-
-    index: int
-    """Worker 0 also does the store's background work."""
-
-    sockets: tuple[int, ...]
-    """Inherited file descriptors, listening."""
-
-    ready: int
-    """Inherited descriptor of a pipe that gets READY once requests are served."""
-
-    organization_id: str
-    settings: Settings
-
-    ports: Mapping[str, int]
-    """Region to the port that is its own."""
-    connections: int
-    """How many this process takes, whatever the settings say."""
-
-    slot: int
-    """This process's slot of board and roster."""
-
-    limits: int
-    """Inherited descriptor of the buckets that all workers share."""
-
-    roster: int
-    """Inherited descriptor of the roster."""
-
-    board: int | None = None
-    """Inherited descriptor of the board; None where there are no metrics."""
-
-    metrics: tuple[int, ...] = ()
-    """Inherited file descriptors, listening for scrapes: of worker 0."""
-
-
-def encode_config(config: WorkerConfig) -> bytes:
-    """The line that a worker reads."""
-    return msgspec.json.encode(config, enc_hook=os.fspath) + b"\n"
-
-
-def decode_config(line: bytes) -> WorkerConfig:
-    """The inverse of ``encode_config``."""
-    return msgspec.json.decode(
-        line, type=WorkerConfig, dec_hook=lambda wanted, value: wanted(value)
-    )
 
 
 async def serve(config: WorkerConfig) -> None:
@@ -132,7 +82,7 @@ async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> N
     settings = config.settings
     store_config = settings.for_store(background=config.index == 0)
     async with Store.open(settings.data, store_config, create=False) as store:
-        app_settings = settings.for_app(msgspec.convert(config.organization_id, UUID), config.ports)
+        app_settings = settings.for_app(UUID(config.organization_id), config.ports)
         app = create_app(store, app_settings)
         instruments = Instruments(
             settings,

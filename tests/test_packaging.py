@@ -85,8 +85,9 @@ def test_metadata(built: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_importing_the_engine_loads_no_http(installed: Path, tmp_path: Path) -> None:
-    program = "import sys, holdfast.engine; print({'aiohttp', 'uvloop'} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["engine", "api.supervisor"])
+def test_what_speaks_no_http_loads_none(installed: Path, tmp_path: Path, module: str) -> None:
+    program = f"import sys, holdfast.{module}; print({{'aiohttp', 'uvloop'}} & set(sys.modules))"
     assert run(installed, "-c", program, cwd=tmp_path) == "set()\n"
 
 

@@ -16,10 +16,10 @@ from lane_support import Stage, World, staged
 from wire_support import CountingLane, connected, serving
 
 from holdfast.api import limits
+from holdfast.api.access_log import AccessLogger
 from holdfast.api.board import Board, Layout, Row, Slot, create
 from holdfast.api.fast_watch import LaneWatch
 from holdfast.api.limits import Limits, Rates
-from holdfast.api.logs import AccessLogger
 from holdfast.api.watch import ROUTES, Watch
 
 NO_LIMITS = Rates()
