@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from support import ROOT, require_tool
 
 FOLDERS = ("engine", "api", "bench")
+REST = ("Makefile", "constraints.txt", "Dockerfile", ".ci", "deploy", "docs", "tests")
+"""What the sdist has besides, so that it can be tested and built from."""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -71,6 +75,8 @@ def test_the_sdist_has_all_sources(built: tuple[Path, Path], sources: set[str]) 
         names = {member.name.partition("/")[2] for member in sdist if member.isfile()}
     assert {name for name in names if name.partition("/")[0] in FOLDERS} == sources
     assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+    rest = run(require_tool("git"), "ls-files", "--", "*.md", *REST, cwd=ROOT).splitlines()
+    assert {name for name in rest if (ROOT / name).exists()} <= names
 
 
 @pytest.mark.timeout(600)
@@ -109,6 +115,36 @@ def test_the_installed_wheel_embeds_and_has_its_command(installed: Path, tmp_pat
     command = installed.with_name("holdfast")
     assert run(command, "--version", cwd=tmp_path) == "holdfast 0.1.0\n"
     assert "serve" in run(command, "--help", cwd=tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_the_installed_wheel_serves(installed: Path, tmp_path: Path) -> None:
+    """With its one command."""
+    program = (
+        "from importlib.metadata import distribution\n"
+        "print([point.name for point in distribution('holdfast').entry_points])\n"
+    )
+    assert run(installed, "-c", program, cwd=tmp_path) == "['holdfast']\n"
+    holdfast = str(installed.with_name("holdfast"))
+    command = [holdfast, "serve", "--listen=127.0.0.1:0", "--workers=1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            said = ""
+            while (place := re.search(r"127\.0\.0\.1:([1-9]\d*)", said)) is None:
+                line = server.stdout.readline()
+                assert line, said
+                said += line
+            client = HTTPConnection("127.0.0.1", int(place[1]), timeout=30)
+            client.request("GET", "/v2/")
+            assert client.getresponse().status == 401
+            client.close()
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+    assert server.returncode == 0
 
 
 @pytest.mark.timeout(600)
