@@ -103,7 +103,6 @@ async def examine(
     try:
         await ledger.read_aside(rows_and_rules, report)
         await check_files.blobs(ledger, depot, run, report, deep=deep)
-        await check_files.sessions(ledger, depot, run, report)
         await check_files.strays(ledger, depot, run, report)
         if deep:
             await check_documents.bodies(ledger, depot, run, report)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from . import content, files, layout
-from .check_look import Report, blob_name, id_name
+from .check_look import Report, blob_name
 from .depot import Depot
 from .digest import Digest, Hasher, Hashes
 from .errors import Corrupt, NotFound, StorageFailed
 from .ledger import Ledger, Transaction, after
 from .problem import problem
-from .records import INLINE, Blob, Session, decode, load, unseal
+from .records import INLINE, Blob, decode, unseal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -164,57 +164,6 @@ def _difference(resting: Resting, hashes: Hashes) -> str | None:
         if hashes.named(digest.algorithm) != digest:
             return f"its content has not the digest {digest}"
     return None
-
-
-async def sessions_after(
-    txn: Transaction, last: bytes, limit: int
-) -> tuple[list[tuple[bytes, Session]], bytes | None]:
-    """Upload sessions behind ``last`` that have a file, and where to go on, or None."""
-    found = []
-    rows = await txn.scan(layout.SESSION + last + b"\0", after(layout.SESSION), limit=limit)
-    for key, value in rows:
-        try:
-            session = decode(Session, key, value)
-        except Corrupt:
-            continue
-        if session.file_id and session.synced:
-            found.append((key[1:], session))
-    return found, rows[-1][0][1:] if rows else None
-
-
-async def session_now(txn: Transaction, session_id: bytes) -> Session | None:
-    """The session as it stands now."""
-    return await load(txn, Session, layout.SESSION + session_id)
-
-
-async def sessions(ledger: Ledger, depot: Depot, run: Run, report: Report) -> None:
-    """The files of upload sessions have at least the bytes that were made durable.
-
-    Of the rest of such a file a power failure may take any part, and the whole of it.
-    """
-    last: bytes | None = b""
-    while last is not None:
-        found, last = await ledger.read_aside(sessions_after, last, STEP)
-        for session_id, session in found:
-            size = await run(_size, depot, session.file_id)
-            if size >= session.synced:
-                continue
-            now = await ledger.read(session_now, session_id)
-            if now is not None and now.file_id == session.file_id:
-                reason = f"{size} bytes are left of {session.synced} durable ones"
-                report(problem("upload", id_name(session_id), reason))
-
-
-def _size(depot: Depot, file_id: int) -> int:
-    """Bytes in a file; 0 where there is none."""
-    try:
-        reader = depot.open(file_id)
-    except NotFound:
-        return 0
-    try:
-        return reader.size
-    finally:
-        reader.close()
 
 
 async def nameless(txn: Transaction, block: int, file_ids: tuple[int, ...]) -> list[int]:

@@ -17,7 +17,7 @@ async def uploads(look: Look) -> None:
         name = id_name(session_id)
         look.totals[layout.counter(layout.UPLOADS)] += 1
         look.totals[layout.counter(layout.NAMESPACE_UPLOADS, row.namespace)] += 1
-        look.totals[layout.counter(layout.NAMESPACE_UPLOAD_BYTES, row.namespace)] += row.declared
+        look.totals[layout.counter(layout.NAMESPACE_UPLOAD_BYTES, row.namespace)] += row.counted
         image = await look.load(Image, layout.IMAGE + row.image)
         if image is None and await look.lacks(layout.IMAGE + row.image):
             look.say("upload", name, "its image does not exist")

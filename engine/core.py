@@ -48,6 +48,10 @@ class Core:
         """When a hold that is made now ends."""
         return now + int(self.config.hold_seconds * SECOND)
 
+    def upload_until(self, now: int) -> int:
+        """When an upload session that is used now ends."""
+        return now + int(self.config.upload_seconds * SECOND)
+
     def hold_floor(self, now: int) -> int:
         """A hold that ends before this is too short to tell a pusher that the blob exists."""
         return now + int(self.config.hold_seconds * SECOND / 2)

@@ -225,10 +225,12 @@ class Files:
         return removed
 
     async def reap(self, file_id: int, now: int) -> None:
-        """Unlink a doomed file at once, unless a snapshot may need it.
+        """Unlink a doomed file at once, unless a snapshot may need it; 0 stands for none.
 
         Where that fails, the sweep does it: the file's row is there until it has.
         """
+        if not file_id:
+            return
         self.settle(file_id)
         try:
             if not await self._ledger.read(leased, now):

@@ -232,7 +232,7 @@ class Intake:
         if self.file_id:
             self._files.settle(self.file_id)
         await self.close()
-        if self.file_id and outcome == "kept":
+        if outcome == "kept":
             await self._files.reap(self.file_id, self._core.now())
         return arrival
 

@@ -153,10 +153,12 @@ class Session(Record, frozen=True):
     namespace: bytes
     algorithm: str
     declared: int
+    """Bytes that it will have at most, or -1 where nobody said."""
+    counted: int
+    """Bytes that it counts for in its namespace."""
     file_id: int
-    synced: int
-    """Bytes that are durable in the file: what is left of it after a power failure."""
     boot: str
+    """Since when the file's size is the offset; in another time, nothing of it is certain."""
     created: int
     expires: int
 

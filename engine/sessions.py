@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from . import blobs, claims, images, layout
+from . import blobs, claims, images, layout, room
 from .blobs import Arrival, Outcome
-from .errors import Busy, NotFound, QuotaExceeded
+from .errors import Busy, NotFound
 from .layout import number
 from .ledger import Transaction
 from .models import Repository
 from .records import FileOwner, Session, get_payload, load, put_payload, save
+from .records import Image as ImageRow
 from .records import Namespace as NamespaceRow
+from .room import Limits
 
 
 async def begin(
@@ -22,14 +25,15 @@ async def begin(
     repository: Repository,
     draft: Session,
     session_id: bytes,
-    uploads_max: int,
+    limits: Limits,
     random: bytes,
 ) -> None:
     """Open a session. Raises NotFound, Locked, QuotaExceeded."""
     row, namespace = await images.enter(
         txn, repository.namespace_id.bytes, repository.name, random, draft.created
     )
-    await check_room(txn, namespace, draft.declared, uploads_max)
+    await room.check_uploads(txn, namespace, 1, limits)
+    await room.left(txn, namespace, draft.counted, limits)
     session = msgspec.structs.replace(draft, image=row.key, namespace=namespace.id)
     await save(txn, layout.SESSION + session_id, session)
     await put_payload(txn, layout.SESSION_EXPIRY + number(session.expires) + session_id)
@@ -37,33 +41,41 @@ async def begin(
     await _count(txn, session, 1)
 
 
-async def check_room(
-    txn: Transaction, namespace: NamespaceRow, more: int, uploads_max: int
-) -> None:
-    """Whether the namespace may open one more session of that size. Raises QuotaExceeded."""
-    opened = await txn.counter(layout.counter(layout.NAMESPACE_UPLOADS, namespace.id))
-    if opened >= uploads_max:
-        raise QuotaExceeded("uploads", uploads_max, opened)
-    if namespace.quota >= 0:
-        size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
-        coming = await txn.counter(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, namespace.id))
-        if size + coming + more > namespace.quota:
-            raise QuotaExceeded("size", namespace.quota, size + coming)
-
-
 async def _count(txn: Transaction, session: Session, by: int) -> None:
     await txn.add(layout.counter(layout.NAMESPACE_UPLOADS, session.namespace), by)
     await txn.add(layout.counter(layout.UPLOADS), by)
-    bytes_key = layout.counter(layout.NAMESPACE_UPLOAD_BYTES, session.namespace)
-    await txn.add(bytes_key, by * session.declared)
+    await _count_bytes(txn, session, by * session.counted)
 
 
-async def require(txn: Transaction, repository: Repository, session_id: bytes) -> Session:
-    """The open session of this image. Raises NotFound."""
+async def _count_bytes(txn: Transaction, session: Session, delta: int) -> None:
+    await txn.add(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, session.namespace), delta)
+
+
+async def _grown(txn: Transaction, found: Found, size: int, limits: Limits) -> int:
+    """What a session with that size counts for. Raises QuotaExceeded if it may not grow so far."""
+    session, _, namespace = found
+    counted = max(session.declared, size)
+    if counted > session.counted:
+        await room.left(txn, namespace, counted - session.counted, limits)
+    return counted
+
+
+Found = tuple[Session, ImageRow, NamespaceRow]
+"""An open session, its image and its namespace."""
+
+
+async def _find(txn: Transaction, repository: Repository, session_id: bytes) -> Found:
+    """The open session of this image. Raises NotFound.
+
+    It may have made the image: a repository that was located before leads to it by its name.
+    """
     session = await load(txn, Session, layout.SESSION + session_id)
-    if session is not None and session.image == repository.key:
-        await images.current(txn, repository)
-        return session
+    if session is not None:
+        if repository.key is None:
+            made = await images.by_name(txn, repository.namespace_id.bytes, repository.name)
+            repository = replace(repository, key=None if made is None else made.key)
+        if session.image == repository.key:
+            return session, *await images.current(txn, repository)
     raise NotFound("upload", str(UUID(bytes=session_id)))
 
 
@@ -71,7 +83,7 @@ async def inspect(
     txn: Transaction, repository: Repository, session_id: bytes
 ) -> tuple[Session, bytes]:
     """The session, and its content as far as that lies in the ledger. Raises NotFound."""
-    session = await require(txn, repository, session_id)
+    session, _, _ = await _find(txn, repository, session_id)
     return session, await get_payload(txn, layout.SESSION_DATA + session_id) or b""
 
 
@@ -87,15 +99,16 @@ class Seen:
 
 async def _unchanged(
     txn: Transaction, repository: Repository, session_id: bytes, seen: Seen
-) -> Session:
-    """The session, if its content is what the caller has read.
+) -> Found:
+    """As ``_find``, if the session's content is what the caller has read.
 
     Raises NotFound, Busy where another one went on with it meanwhile.
     """
-    session, content = await inspect(txn, repository, session_id)
+    session, image, namespace = await _find(txn, repository, session_id)
+    content = await get_payload(txn, layout.SESSION_DATA + session_id) or b""
     if seen != Seen(session.file_id, len(content)):
         raise Busy("upload", str(UUID(bytes=session_id)))
-    return session
+    return session, image, namespace
 
 
 async def remember(
@@ -105,11 +118,13 @@ async def remember(
     seen: Seen,
     content: bytes,
     expires: int,
-) -> None:
-    """Keep the content of a small session in the ledger. Raises NotFound, Busy."""
-    session = await _unchanged(txn, repository, session_id, seen)
+    limits: Limits,
+) -> Session:
+    """Keep the content of a small session in the ledger. Raises NotFound, Busy, QuotaExceeded."""
+    found = await _unchanged(txn, repository, session_id, seen)
     await put_payload(txn, layout.SESSION_DATA + session_id, content)
-    await _prolong(txn, session_id, session, expires)
+    counted = await _grown(txn, found, len(content), limits)
+    return await _change(txn, session_id, found[0], counted=counted, expires=expires)
 
 
 async def move_to_file(
@@ -117,39 +132,75 @@ async def move_to_file(
     repository: Repository,
     session_id: bytes,
     seen: Seen,
+    size: int,
+    *,
     file_id: int,
     boot: str,
     expires: int,
-) -> None:
-    """From now on the session's content lies in a file. Raises NotFound, Busy."""
-    session = await _unchanged(txn, repository, session_id, seen)
+    limits: Limits,
+) -> Session:
+    """From now on the session's ``size`` bytes lie in a file.
+
+    Raises NotFound, Busy, QuotaExceeded.
+    """
+    found = await _unchanged(txn, repository, session_id, seen)
     await txn.delete(layout.SESSION_DATA + session_id)
     await save(txn, layout.FILE + number(file_id), FileOwner("session", session_id))
-    session = msgspec.structs.replace(session, file_id=file_id, boot=boot)
-    await _prolong(txn, session_id, session, expires)
+    counted = await _grown(txn, found, size, limits)
+    return await _change(
+        txn, session_id, found[0], counted=counted, expires=expires, file_id=file_id, boot=boot
+    )
 
 
-async def prolong(
-    txn: Transaction, repository: Repository, session_id: bytes, expires: int
-) -> None:
-    """Let a session live until then. Raises NotFound."""
-    session = await require(txn, repository, session_id)
-    await _prolong(txn, session_id, session, expires)
+async def rest(
+    txn: Transaction, repository: Repository, session_id: bytes, size: int, limits: Limits
+) -> int:
+    """Bytes that may come to a session after the first ``size``, which it may have.
+
+    Raises NotFound, QuotaExceeded.
+    """
+    session, _, namespace = await _find(txn, repository, session_id)
+    return await room.left(txn, namespace, size - session.counted, limits)
 
 
-async def trust(txn: Transaction, repository: Repository, session_id: bytes, boot: str) -> None:
+async def grant(
+    txn: Transaction, repository: Repository, session_id: bytes, size: int, limits: Limits
+) -> Session:
+    """Let a session count for ``size`` bytes, and some more. Raises NotFound, QuotaExceeded."""
+    session, _, namespace = await _find(txn, repository, session_id)
+    more = room.step(await room.left(txn, namespace, size - session.counted, limits))
+    return await _change(txn, session_id, session, counted=size + more)
+
+
+async def settle(
+    txn: Transaction, repository: Repository, session_id: bytes, size: int | None, expires: int
+) -> Session:
+    """Let a session live until then, and count for ``size`` bytes, if given. Raises NotFound."""
+    session, _, _ = await _find(txn, repository, session_id)
+    counted = session.counted if size is None else max(session.declared, size)
+    return await _change(txn, session_id, session, counted=counted, expires=expires)
+
+
+async def trust(txn: Transaction, repository: Repository, session_id: bytes, boot: str) -> Session:
     """From now on, until the machine starts anew, the file's size is the offset.
 
-    The caller has the file locked, and cut to what is durable. Raises NotFound.
+    The caller has the file locked, and emptied it. Raises NotFound.
     """
-    session = await require(txn, repository, session_id)
-    await save(txn, layout.SESSION + session_id, msgspec.structs.replace(session, boot=boot))
+    session, _, _ = await _find(txn, repository, session_id)
+    counted = max(session.declared, 0)
+    return await _change(txn, session_id, session, counted=counted, boot=boot)
 
 
-async def _prolong(txn: Transaction, session_id: bytes, session: Session, expires: int) -> None:
-    await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
-    await put_payload(txn, layout.SESSION_EXPIRY + number(expires) + session_id)
-    await save(txn, layout.SESSION + session_id, msgspec.structs.replace(session, expires=expires))
+async def _change(txn: Transaction, session_id: bytes, session: Session, **changes: Any) -> Session:
+    """Write a session's row, and what follows from it."""
+    changed = msgspec.structs.replace(session, **changes)
+    if changed.expires != session.expires:
+        await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
+        await put_payload(txn, layout.SESSION_EXPIRY + number(changed.expires) + session_id)
+    if changed.counted != session.counted:
+        await _count_bytes(txn, session, changed.counted - session.counted)
+    await save(txn, layout.SESSION + session_id, changed)
+    return changed
 
 
 async def end(txn: Transaction, session_id: bytes, session: Session) -> None:
@@ -170,7 +221,7 @@ async def refuse(txn: Transaction, repository: Repository, session_id: bytes, se
 async def abort(txn: Transaction, repository: Repository | None, session_id: bytes) -> int:
     """End a session and doom its file, whose id is the answer. Raises NotFound."""
     if repository is not None:
-        session = await require(txn, repository, session_id)
+        session, _, _ = await _find(txn, repository, session_id)
     else:
         found = await load(txn, Session, layout.SESSION + session_id)
         if found is None:
@@ -190,15 +241,17 @@ async def complete(
     arrival: Arrival,
     now: int,
     hold_until: int,
+    *,
+    limits: Limits,
 ) -> Outcome:
     """Publish what a session received, held by its image, and end the session.
 
-    Raises NotFound, Busy.
+    Raises NotFound, Busy, QuotaExceeded.
     """
-    session = await _unchanged(txn, repository, session_id, seen)
+    session, row, namespace = await _unchanged(txn, repository, session_id, seen)
+    await room.left(txn, namespace, arrival.size - session.counted, limits)
     outcome = await blobs.publish(txn, arrival, now)
     if outcome != "recheck":
-        row, namespace = await images.current(txn, repository)
         await end(txn, session_id, session)
         owner = images.owner_of(row, namespace)
         await claims.hold(txn, owner, arrival.sha256, arrival.size, hold_until, now)
@@ -213,13 +266,17 @@ async def deliver(
     now: int,
     hold_until: int,
     random: bytes,
+    limits: Limits,
 ) -> Outcome:
-    """Publish an upload that came in one request, held by its image."""
+    """Publish an upload that came in one request, held by its image.
+
+    It is counted in the limits already. Raises NotFound, Locked, QuotaExceeded.
+    """
     row, namespace = await images.enter(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
-    if namespace.quota >= 0:
-        await check_room(txn, namespace, arrival.size, 1 << 62)
+    await room.check_uploads(txn, namespace, 0, limits)
+    await room.left(txn, namespace, 0, limits)
     outcome = await blobs.publish(txn, arrival, now)
     if outcome != "recheck":
         owner = images.owner_of(row, namespace)

@@ -156,9 +156,16 @@ class Namespace:
 class Session:
     id: UUID
     image: Image
-    declared: int
+    declared: int | None
     used: float
     data: bytes = b""
+    counted: int = 0
+    """Bytes that it counts for in its namespace, at least. Without a quota that is not brought
+    up to date by every append; with one, it is all that it has."""
+
+    def most(self, size: int) -> int:
+        """Bytes that it counts for at most, with so many of its own."""
+        return max(self.declared or 0, size)
 
 
 @dataclass(eq=False)
@@ -308,20 +315,33 @@ class Model:
         for image in self.images:
             image.named &= self.claims(image)
 
-    def room(self, namespace: Namespace, more: int) -> bool:
-        coming = sum(s.declared for s in self.sessions if s.image.namespace is namespace)
-        if namespace.quota is None:
-            return True
-        return self.size(namespace) + coming + more <= namespace.quota
+    def opened(self, namespace: Namespace) -> list[Session]:
+        return [s for s in self.sessions if s.image.namespace is namespace]
 
-    def deliver(self, namespace: Namespace, name: str, data: bytes, algorithm: str) -> Outcome:
+    def room(
+        self, namespace: Namespace, size: int, session: Session | None = None
+    ) -> tuple[Outcome, ...]:
+        """What may become of an upload of that size, whose session may be open already."""
+        if namespace.quota is None:
+            return (None,)
+        others = [s for s in self.opened(namespace) if s is not session]
+        left = namespace.quota - self.size(namespace) - size
+        if sum(s.most(len(s.data)) for s in others) <= left:
+            return (None,)
+        if sum(s.counted for s in others) > left:
+            return ("QuotaExceeded",)
+        return (None, "QuotaExceeded")
+
+    def delivery(self, namespace: Namespace, data: bytes) -> tuple[Outcome, ...]:
+        """What may become of an upload in one request."""
         if namespace.locked:
-            return "Locked"
-        if not self.room(namespace, len(data)):
-            return "QuotaExceeded"
-        image = self.enter(namespace, name)
-        self.hold(image, self.arrive(data), algorithm)
-        return None
+            return ("Locked",)
+        if len(self.opened(namespace)) >= UPLOADS_MAX:
+            return ("QuotaExceeded",)
+        return self.room(namespace, len(data))
+
+    def deliver(self, namespace: Namespace, name: str, data: bytes, algorithm: str) -> None:
+        self.hold(self.enter(namespace, name), self.arrive(data), algorithm)
 
     def hold(self, image: Image, digest: str, algorithm: str) -> None:
         image.holds[digest] = max(image.holds.get(digest, 0), self.now + HOLD)

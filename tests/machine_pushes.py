@@ -32,6 +32,7 @@ from machine_driver import (
     CONFIG,
     IMAGE,
     IMAGES,
+    INLINE,
     PICK,
     TAG,
     Driver,
@@ -42,6 +43,7 @@ from machine_driver import (
 from holdfast.engine import (
     OCI_INDEX,
     OCI_MANIFEST,
+    DigestMismatch,
     MissingContent,
 )
 
@@ -57,14 +59,15 @@ class Uploading(Driver):
 
     def _deliver(self, namespace: Namespace, name: str, data: bytes, algorithm: str) -> None:
         where = self._locate(namespace, name)
-        outcome = self.model.deliver(namespace, name, data, algorithm)
         half = len(data) // 2
-        self.expect(
+        done = self.expect(
             self.store.uploads.put(
                 where, named(data, algorithm), once(data[:half], data[half:]), length=len(data)
             ),
-            outcome,
+            *self.model.delivery(namespace, data),
         )
+        if done is not None:
+            self.model.deliver(namespace, name, data, algorithm)
 
     @rule(pick=PICK, name=IMAGE, data=BLOB)
     def upload_of_other_content(self, pick: int, name: str, data: bytes) -> None:
@@ -74,24 +77,24 @@ class Uploading(Driver):
             put = self.store.uploads.put(where, sha256(data + b"?"), once(data))
             self.expect(put, "DigestMismatch")
 
-    @rule(pick=PICK, name=IMAGE, declared=st.sampled_from([0, 0, 4_000]), algorithm=ALGORITHM)
-    def begin_upload(self, pick: int, name: str, declared: int, algorithm: str) -> None:
+    @rule(pick=PICK, name=IMAGE, declared=st.sampled_from([None, None, 6_000]), algorithm=ALGORITHM)
+    def begin_upload(self, pick: int, name: str, declared: int | None, algorithm: str) -> None:
         namespace = self.namespace(pick)
         if namespace is None:
             return
-        opened = sum(s.image.namespace is namespace for s in self.model.sessions)
-        outcome = None
+        outcomes: tuple[str | None, ...] = self.model.room(namespace, declared or 0)
         if namespace.locked:
-            outcome = "Locked"
-        elif opened >= UPLOADS_MAX or not self.model.room(namespace, declared):
-            outcome = "QuotaExceeded"
+            outcomes = ("Locked",)
+        elif len(self.model.opened(namespace)) >= UPLOADS_MAX:
+            outcomes = ("QuotaExceeded",)
         where = self._locate(namespace, name)
         begun = self.expect(
-            self.store.uploads.begin(where, size=declared, algorithm=algorithm), outcome
+            self.store.uploads.begin(where, size=declared, algorithm=algorithm), *outcomes
         )
         if begun is not None:
             image = self.model.enter(namespace, name)
-            self.model.sessions.append(Session(begun.id, image, declared, self.model.now))
+            session = Session(begun.id, image, declared, self.model.now, counted=declared or 0)
+            self.model.sessions.append(session)
 
     def session(self, pick: int) -> Session | None:
         """One of those that are open, or else a new one."""
@@ -99,7 +102,7 @@ class Uploading(Driver):
             living = [s for s in self.model.sessions if s.image.living]
             if living:
                 return living[pick % len(living)]
-            self.begin_upload(pick, IMAGES[pick % 2], 0, "sha256")
+            self.begin_upload(pick, IMAGES[pick % 2], None, "sha256")
         return None
 
     @rule(pick=PICK, data=BLOB, cut=st.integers(0, 100_000), skew=st.sampled_from([0, 0, 0, 1]))
@@ -111,14 +114,33 @@ class Uploading(Driver):
         piece = data[: cut % (len(data) + 1)]
         offset = len(session.data) + skew
         append = self.store.uploads.append(where, session.id, once(piece), offset=offset)
-        view = self.expect(append, "OffsetMismatch" if skew else None)
+        outcomes = ("OffsetMismatch",) if skew else self._growth(session, piece)
+        view = self.expect(append, *outcomes)
         if view is not None:
-            session.data += piece
-            session.used = self.model.now
+            self._grow(session, piece)
             assert view.offset == len(session.data)
             assert view.expires_at.timestamp() > self.model.now + UPLOAD / 2
         kept = self.run(self.store.uploads.get(where, session.id))
         assert kept.offset == len(session.data)
+
+    def _growth(self, session: Session, piece: bytes) -> tuple[str | None, ...]:
+        """What may become of an append of that piece."""
+        size = len(session.data) + len(piece)
+        if not piece:
+            return (None,)
+        if session.declared is not None and size > session.declared:
+            return ("SizeMismatch",)
+        if session.most(size) <= session.counted:
+            return (None,)
+        return self.model.room(session.image.namespace, session.most(size), session)
+
+    def _grow(self, session: Session, piece: bytes) -> None:
+        old = len(session.data)
+        session.data += piece
+        session.used = self.model.now
+        limited = session.image.namespace.quota is not None and bool(piece)
+        if limited or old <= INLINE:
+            session.counted = session.most(len(session.data))
 
     @rule(pick=PICK, data=BLOB, algorithm=ALGORITHM, wrong=st.sampled_from([False, False, True]))
     def finish_upload(self, pick: int, data: bytes, algorithm: str, wrong: bool) -> None:
@@ -128,11 +150,25 @@ class Uploading(Driver):
         where = self._where(session.image)
         whole = session.data + data
         digest = named(whole + b"?" if wrong else whole, algorithm)
+        growth = self._growth(session, data)
+        # The last look is at all of it, also where it may have so many bytes.
+        end = self.model.room(session.image.namespace, len(whole), session)
+        outcomes = set(growth)
+        if None in growth:
+            outcomes |= {"DigestMismatch"} if wrong else set(end)
+            if wrong:
+                outcomes.discard(None)
         finish = self.store.uploads.finish(where, session.id, digest, once(data))
-        self.expect(finish, "DigestMismatch" if wrong else None)
-        self.model.sessions.remove(session)
-        if not wrong:
-            self.model.hold(session.image, self.model.arrive(whole), algorithm)
+        done = self.expect(finish, *outcomes)
+        if done is not None or isinstance(self.raised, DigestMismatch):
+            self.model.sessions.remove(session)
+            if done is not None:
+                self.model.hold(session.image, self.model.arrive(whole), algorithm)
+            return
+        kept = self.run(self.store.uploads.get(where, session.id)).offset
+        assert kept in (len(session.data), len(whole))
+        if kept == len(whole):
+            self._grow(session, data)
 
     @rule(pick=PICK)
     def abort_upload(self, pick: int) -> None:

@@ -73,6 +73,28 @@ async def test_docker_pushes_a_stream_of_unknown_length_then_an_empty_put(
     assert await content(server, digest) == DATA
 
 
+@pytest.mark.parametrize("size", [2000, 3_000_000])
+async def test_docker_is_refused_what_the_quota_does_not_hold(server: Registry, size: int) -> None:
+    """The session is opened without a size, and the stream has none either."""
+    namespace = await server.store.namespaces.find("fr-par", "team")
+    await server.store.namespaces.update(namespace.id, quota=1000)
+    data = bytes(size)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 50_000):
+            yield data[start : start + 50_000]
+
+    location = await server.session(NAME)
+    refused = await server.call("PATCH", location, data=pieces())
+    assert (refused.status, refused.code) == (403, "DENIED")
+    assert "quota" in refused.body.decode() or "size" in refused.body.decode()
+    assert (await server.call("GET", location)).headers["Range"] == "0-0"
+    refused = await put(server, location, digest_of(data), data[:900_000])
+    assert (refused.status, refused.code) == (403, "DENIED")
+    assert (await server.call("PATCH", location, data=b"x" * 1000)).status == 202
+    assert (await put(server, location, digest_of(b"x" * 1000))).status == 201
+
+
 async def test_chunks_with_ranges_are_cumulative(server: Registry) -> None:
     location = await server.session(NAME)
     first, second, third = DATA[:100], DATA[100:70_000], DATA[70_000:]

@@ -27,7 +27,6 @@ from holdfast.engine.records import (
     Manifest,
     Namespace,
     Referrer,
-    Session,
     load,
     put_payload,
     save,
@@ -224,26 +223,6 @@ async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Pl
         assert (problem.kind, problem.name) == ("file", f"{stray:x}")
         await core.ledger.transact(doom, stray)
         assert await found(store) == [], "the sweep will remove it"
-
-
-async def test_an_upload_has_at_least_its_durable_bytes(place: Place) -> None:
-    async def promise(txn: Transaction, synced: int) -> int:
-        for key, session in await records(txn, Session, layout.SESSION):
-            if session.file_id:
-                await change(txn, key, session, synced=synced)
-                return session.file_id
-        raise AssertionError
-
-    async with place.store() as store:
-        await furnish(store)
-        await store.core.ledger.transact(promise, 200_000)
-        assert await found(store) == []
-        file_id = await store.core.ledger.transact(promise, 200_001)
-        assert matches(await found(store), ["upload: 200000 bytes are left of 200001"])
-        await vanish(store, file_id)
-        assert matches(await found(store), ["upload: 0 bytes are left of 200001"])
-        await store.core.ledger.transact(promise, 0)
-        assert await found(store) == [], "a power failure may take what was not synced"
 
 
 @pytest.mark.parametrize("change_to", ["removed", "healed", "recompressed"])

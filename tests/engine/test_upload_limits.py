@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
 import pytest
 from engine_support import (
     REGION,
@@ -10,15 +14,19 @@ from engine_support import (
     make_namespace,
     noise,
     once,
+    read,
     sha256,
+    shown,
 )
 
 from holdfast.engine import (
+    Invalid,
     InvalidDigest,
     Locked,
     NotFound,
     QuotaExceeded,
     Repository,
+    SizeMismatch,
     Store,
     TooLarge,
     Upload,
@@ -26,6 +34,7 @@ from holdfast.engine import (
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
+EVERY_SIZE = pytest.mark.parametrize("data", [SMALL, MIDDLE, BIG], ids=shown)
 
 
 async def begin(store: Store, **more: object) -> tuple[Repository, Upload]:
@@ -79,6 +88,199 @@ async def test_a_quota_counts_open_uploads(store: Store) -> None:
     await store.uploads.begin(where, size=600)
     with pytest.raises(QuotaExceeded):
         await store.uploads.put(where, sha256(SMALL), once(SMALL))
+
+
+async def used(store: Store) -> int:
+    """Bytes of the quota that are used: what a session of one more byte is refused with."""
+    space = await store.namespaces.find(REGION, "app")
+    where = await store.locate(REGION, "app/other")
+    with pytest.raises(QuotaExceeded) as over:
+        await store.uploads.begin(where, size=(space.quota or 0) + 1)
+    return over.value.current
+
+
+@EVERY_SIZE
+async def test_bytes_of_unknown_number_count_as_they_arrive(
+    store: Store, place: Place, data: bytes
+) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, quota=len(data) + 50)
+    where, one = await begin(store)
+    _, other = await begin(store)
+    await store.uploads.append(where, one.id, once(data))
+    assert await used(store) == len(data)
+    for session, standing in ((one, len(data)), (other, 0)):
+        with pytest.raises(QuotaExceeded) as over:
+            await store.uploads.append(where, session.id, once(noise(20), noise(31)))
+        assert (over.value.resource, over.value.quota) == ("size", len(data) + 50)
+        assert (await store.uploads.get(where, session.id)).offset == standing
+        assert await used(store) == len(data)
+    await store.uploads.append(where, other.id, once(noise(50)))
+    assert await used(store) == len(data) + 50
+    await store.uploads.abort(where, other.id)
+    await store.uploads.append(where, one.id, once(noise(50)))
+    await store.uploads.finish(where, one.id, sha256(data + noise(50)))
+    assert await used(store) == 0
+    assert len(place.files()) == (len(data) > 40_000)
+
+
+@pytest.mark.parametrize("session", [True, False], ids=["session", "one request"])
+@pytest.mark.parametrize("announced", [True, False])
+async def test_much_more_than_the_quota_is_not_even_received(
+    store: Store, place: Place, session: bool, announced: bool
+) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, quota=3_000_000)
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(SMALL))
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += len(MIDDLE)
+            yield MIDDLE
+
+    length = 10_000_000 if announced else None
+    call: Callable[..., Awaitable[object]] = partial(store.uploads.put, where, sha256(BIG))
+    if session:
+        call = partial(store.uploads.append, where, upload.id)
+    with pytest.raises(QuotaExceeded):
+        await call(endless(), length=length)
+    assert taken == 0 if announced else taken <= 3_200_000
+    assert (await store.uploads.get(where, upload.id)).offset == len(SMALL)
+    assert await used(store) == len(SMALL)
+    assert sum(place.files()) <= len(SMALL)
+
+
+async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None:
+    async with place.store(uploads_per_namespace_max=2) as store:
+        space = await make_namespace(store)
+        await store.namespaces.update(space.id, quota=1_000_000)
+        where, session = await begin(store)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield noise(600_000)
+            begun.set()
+            await go_on.wait()
+
+        running = asyncio.ensure_future(
+            store.uploads.put(where, sha256(noise(600_000)), slow(), length=600_000)
+        )
+        await begun.wait()
+        with pytest.raises(QuotaExceeded) as many:
+            await store.uploads.begin(where)
+        assert (many.value.resource, many.value.current) == ("uploads", 2)
+        with pytest.raises(QuotaExceeded) as many:
+            await store.uploads.put(where, sha256(SMALL), once(SMALL), length=len(SMALL))
+        assert many.value.resource == "uploads"
+        with pytest.raises(QuotaExceeded) as over:
+            await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
+        assert (over.value.resource, over.value.current) == ("size", 600_000)
+        go_on.set()
+        await running
+        await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
+        await store.uploads.put(where, sha256(SMALL), once(SMALL))
+
+
+async def test_a_declared_size_is_the_most_that_comes(store: Store) -> None:
+    where, upload = await begin(store, size=1000)
+    for length in (None, 1001):
+        with pytest.raises(SizeMismatch) as more:
+            await store.uploads.append(where, upload.id, once(noise(1001)), length=length)
+        assert (more.value.expected, more.value.actual) == (1000, 1001)
+    await store.uploads.append(where, upload.id, once(noise(400)))
+    with pytest.raises(SizeMismatch):
+        await store.uploads.append(where, upload.id, once(noise(601)))
+    await store.uploads.finish(where, upload.id, sha256(noise(400) + noise(600)), once(noise(600)))
+    _, nothing = await begin(store, size=0)
+    with pytest.raises(SizeMismatch):
+        await store.uploads.append(where, nothing.id, once(b"x"))
+    await store.uploads.finish(where, nothing.id, sha256(b""))
+
+
+async def test_sizes_below_nothing(store: Store) -> None:
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(Invalid) as wrong:
+        await store.uploads.begin(where, size=-(10**9))
+    assert wrong.value.argument == "size"
+    with pytest.raises(Invalid) as wrong:
+        await store.uploads.put(where, sha256(b""), once(b""), length=-1)
+    assert wrong.value.argument == "length"
+    assert (await store.stats()).uploads == 0
+
+
+@EVERY_SIZE
+async def test_the_end_of_a_session_looks_at_the_quota_again(store: Store, data: bytes) -> None:
+    """It was lowered since, or others have filled the namespace."""
+    space = await store.namespaces.find(REGION, "app")
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(data))
+    await store.namespaces.update(space.id, quota=len(data) - 1)
+    with pytest.raises(QuotaExceeded):
+        await store.uploads.finish(where, upload.id, sha256(data))
+    assert (await store.uploads.get(where, upload.id)).offset == len(data)
+    await store.namespaces.update(space.id, quota=len(data))
+    await store.uploads.finish(where, upload.id, sha256(data))
+
+
+@pytest.mark.parametrize("quota", [None, 10**9])
+async def test_appends_to_a_file_write_few_rows(
+    place: Place, monkeypatch: pytest.MonkeyPatch, quota: int | None
+) -> None:
+    monkeypatch.setattr("holdfast.engine.room.STEP_BYTES", 4_000_000)
+    store, gate = place.gated()
+    async with store:
+        space = await make_namespace(store)
+        await store.namespaces.update(space.id, quota=quota)
+        where, upload = await begin(store)
+        await store.uploads.append(where, upload.id, once(MIDDLE))
+        written: list[str] = []
+
+        async def count(name: str) -> None:
+            written.append(name)
+
+        gate().before = count
+        for _ in range(2):
+            await store.uploads.append(where, upload.id, once(*[BIG] * 5))
+        gate().before = None
+        rows = ["sessions.grant", "sessions.grant", "sessions.settle"]
+        assert written == ([] if quota is None else rows * 2)
+        if quota:
+            assert await used(store) == len(MIDDLE) + 10 * len(BIG)
+
+
+async def test_a_session_does_not_expire_while_bytes_come(store: Store, clock: Clock) -> None:
+    where, upload = await begin(store)
+
+    async def slow() -> AsyncIterator[bytes]:
+        for number in range(4):
+            yield noise(300_000, number)
+            clock.advance(DAY / 2)
+            await store.sweeper.run()
+
+    for turn in (1, 2):
+        view = await store.uploads.append(where, upload.id, slow())
+        assert view.expires_at.timestamp() > clock.now + DAY / 2
+        assert view.offset == turn * 4 * 300_000
+        assert (await store.uploads.get(where, upload.id)).offset == view.offset
+
+
+async def test_a_repository_of_before_the_first_upload_will_do(store: Store) -> None:
+    where = await store.locate(REGION, "app/new")
+    assert where.key is None
+    upload = await store.uploads.begin(where)
+    other = await store.uploads.begin(await store.locate(REGION, "app/other"))
+    await store.uploads.append(where, upload.id, once(SMALL))
+    assert (await store.uploads.get(where, upload.id)).offset == len(SMALL)
+    with pytest.raises(NotFound):
+        await store.uploads.get(where, other.id)
+    await store.uploads.finish(where, upload.id, sha256(SMALL + BIG), once(BIG))
+    where = await store.locate(REGION, "app/new")
+    assert await read(store, sha256(SMALL + BIG), repository=where) == SMALL + BIG
+    upload = await store.uploads.begin(await store.locate(REGION, "app/newer"))
+    await store.uploads.abort(await store.locate(REGION, "app/newer"), upload.id)
 
 
 async def test_sessions_expire_after_their_last_use(store: Store, clock: Clock) -> None:

@@ -1,0 +1,184 @@
+"""An upload session that somebody goes on with: its stream, and what the ledger lets it have.
+
+An append to a file writes no row, but for the session's end now and then: the file's own size is
+the offset. Only where the namespace has a quota, room is asked for in steps as bytes arrive, and
+what was not used is given back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+from . import sessions
+from .core import SECOND, Core
+from .errors import NotFound, OffsetMismatch, QuotaExceeded, SizeMismatch, TooLarge
+from .intake import BATCH_BYTES, Intake
+from .models import Repository
+from .records import Session
+from .room import STEP_BYTES, UNLIMITED, Limits, Passing
+from .sessions import Seen
+from .sources import Stream
+
+_REFUSALS: Final = (SizeMismatch, TooLarge, QuotaExceeded)
+"""After these the stream is cut back to where it was."""
+
+
+class Appending:
+    """One stay at a session, whose stream nobody else goes on with meanwhile."""
+
+    def __init__(
+        self,
+        core: Core,
+        passing: Passing,
+        repository: Repository,
+        session_id: bytes,
+        session: Session,
+        intake: Intake,
+    ) -> None:
+        self._core = core
+        self._passing = passing
+        self._repository = repository
+        self._id = session_id
+        self.session = session
+        self.intake = intake
+        self.seen = Seen(session.file_id, len(intake.held))
+        # What is in no file yet is asked for when it is kept, which writes the row anyhow.
+        self._asked = False
+        self._granted = session.counted if session.file_id else max(session.counted, BATCH_BYTES)
+
+    async def receive(self, source: Stream, offset: int | None, length: int | None) -> None:
+        """Take all of ``source``; on a refusal of ours, cut the stream back to where it was.
+
+        Raises OffsetMismatch, SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull,
+        StorageFailed, and what the source raises.
+        """
+        intake, start = self.intake, self.intake.size
+        if offset is not None and offset != start:
+            raise OffsetMismatch(start, offset)
+        if length is not None:
+            await self._announce(start + length)
+        stop = None if length is None else start + length
+        try:
+            async for piece in source:
+                if not piece:
+                    continue
+                size = intake.size + len(piece)
+                if stop is not None and size > stop:
+                    raise SizeMismatch(stop - start, size - start)
+                await self._require(size)
+                await self.live_on()
+                await intake.write(piece)
+            if stop is not None and intake.size != stop:
+                raise SizeMismatch(stop - start, intake.size - start)
+        except _REFUSALS:
+            await intake.drain()
+            await intake.cut(start)
+            raise
+
+    async def _announce(self, size: int) -> None:
+        """Refuse at once what would be refused on its way. Raises SizeMismatch, QuotaExceeded."""
+        self._check_declared(size)
+        if size > self.session.counted:
+            await self._core.ledger.read(
+                sessions.rest, self._repository, self._id, size, self._limits
+            )
+
+    def _check_declared(self, size: int) -> None:
+        if 0 <= self.session.declared < size:
+            raise SizeMismatch(self.session.declared, size)
+
+    @property
+    def _limits(self) -> Limits:
+        return self._passing.limits(self._repository.namespace_id)
+
+    async def _require(self, size: int) -> None:
+        """Make sure that the session may have so many bytes. Raises what ``_announce`` does."""
+        self._check_declared(size)
+        if size <= self._granted:
+            return
+        ledger, limits = self._core.ledger, self._limits
+        rest = await ledger.read(sessions.rest, self._repository, self._id, size, limits)
+        if rest >= UNLIMITED:
+            self._granted = size + STEP_BYTES
+            return
+        self._asked = True
+        self.session = await ledger.transact(
+            sessions.grant, self._repository, self._id, size, limits
+        )
+        self._granted = self.session.counted
+
+    async def live_on(self) -> None:
+        """Do not let the session expire while it is in use. Raises NotFound.
+
+        Its end moves once a quarter of its time is gone, so that most uses write no row.
+        """
+        if self._due:
+            self.session = await self._core.ledger.transact(
+                sessions.settle, self._repository, self._id, None, self._expires
+            )
+
+    @property
+    def _expires(self) -> int:
+        return self._core.upload_until(self._core.now())
+
+    @property
+    def _due(self) -> bool:
+        quarter = self._core.config.upload_seconds * SECOND / 4
+        return self._expires - self.session.expires > quarter
+
+    async def keep(self) -> None:
+        """Make what was received survive this process.
+
+        Raises what ``receive`` does; then the session stands where it stood before, or further
+        on, with a part of the bytes.
+        """
+        try:
+            await self._keep()
+        except BaseException:
+            await self.undo()
+            raise
+
+    async def _keep(self) -> None:
+        core, intake, session = self._core, self.intake, self.session
+        transact, limits = core.ledger.transact, self._limits
+        await intake.drain()
+        if not session.file_id and intake.file_id:
+            self.session = await transact(
+                sessions.move_to_file,
+                self._repository,
+                self._id,
+                self.seen,
+                intake.size,
+                file_id=intake.file_id,
+                boot=core.boot,
+                expires=self._expires,
+                limits=limits,
+            )
+            core.files.settle(intake.file_id)
+        elif not session.file_id and intake.size != self.seen.held:
+            self.session = await transact(
+                sessions.remember,
+                self._repository,
+                self._id,
+                self.seen,
+                intake.held,
+                self._expires,
+                limits,
+            )
+        elif self._asked or self._due:
+            self.session = await transact(
+                sessions.settle, self._repository, self._id, intake.size, self._expires
+            )
+
+    async def undo(self) -> None:
+        """After a failure: a file that the session does not have goes, and so does a session
+        whose file was lost."""
+        if not self.seen.file_id:
+            await self.intake.abandon()
+        elif self.intake.lost:
+            # Another one may have ended it; should this fail, its file is empty all the same.
+            with contextlib.suppress(NotFound):
+                core = self._core
+                file_id = await core.ledger.transact(sessions.abort, self._repository, self._id)
+                await core.files.reap(file_id, core.now())
