@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, str]] = {
     "key": "cli_key:key",
     "namespace": "cli_namespace:namespace",
     "restore": "cli_snapshot:restore",
+    "retention": "cli_retention:retention",
     "scrub": "cli_scrub:scrub",
     "serve": "cli_serve:serve",
     "snapshot": "cli_snapshot:snapshot",

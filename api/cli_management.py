@@ -24,6 +24,8 @@ from .management_views import (
     NamespacesAnswer,
     NamespaceUsageAnswer,
     NewKeyAnswer,
+    PlanAnswer,
+    RulesAnswer,
     SettingsAnswer,
     StatsAnswer,
     TagAnswer,
@@ -183,6 +185,25 @@ class Management:
         """Change what ``fields`` names."""
         path = {"namespace_id": namespace_id}
         return await self.ask(SettingsAnswer, "UpdateNamespaceSettings", path=path, body=fields)
+
+    async def retention(self, namespace_id: UUID) -> RulesAnswer:
+        """Its retention rules."""
+        return await self.ask(RulesAnswer, "GetRetention", path={"namespace_id": namespace_id})
+
+    async def update_retention(
+        self, namespace_id: UUID, fields: Mapping[str, object]
+    ) -> RulesAnswer:
+        """Replace its retention rules."""
+        path = {"namespace_id": namespace_id}
+        return await self.ask(RulesAnswer, "UpdateRetention", path=path, body=fields)
+
+    async def retention_plan(self, namespace_id: UUID) -> PlanAnswer:
+        """What the rules would remove now."""
+        return await self.ask(PlanAnswer, "PlanRetention", path={"namespace_id": namespace_id})
+
+    async def apply_retention(self, namespace_id: UUID) -> PlanAnswer:
+        """Remove it; what really went."""
+        return await self.ask(PlanAnswer, "ApplyRetention", path={"namespace_id": namespace_id})
 
     async def images(
         self, *, namespace_id: UUID | None = None, name: str | None = None

@@ -37,6 +37,8 @@ Timestamp = Annotated[
 ]
 Bytes = Annotated[int, Meta(ge=0, description="Bytes")]
 Count = Annotated[int, Meta(ge=0)]
+Pattern = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._*?/-]+$")]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 ObjectStatus = Literal["unknown", "ready", "deleting", "error", "locked"]
 ImageVisibility = Literal["visibility_unknown", "inherit", "public", "private"]
 
@@ -249,6 +251,68 @@ class TrashAnswer(msgspec.Struct):
 
     items: list[TrashItemAnswer]
     total_count: Count
+
+
+class Rule(msgspec.Struct, kw_only=True):
+    """What may go by itself; null where the rule does not look at something."""
+
+    images: Annotated[list[Pattern], Meta(min_length=1, max_length=32)] = msgspec.field(
+        default_factory=lambda: ["*"]
+    )
+    tags: Annotated[list[Pattern], Meta(min_length=1, max_length=32)] = msgspec.field(
+        default_factory=lambda: ["*"]
+    )
+    keep_last: (
+        Annotated[
+            int, Meta(ge=0, le=1_000_000, description="The newest tags that match always stay")
+        ]
+        | None
+    ) = None
+    older_than_days: Annotated[Days, Meta(description="Since the last push of the tag")] | None = (
+        None
+    )
+    not_pulled_for_days: (
+        Annotated[Days, Meta(description="Since the last pull or push of the tag")] | None
+    ) = None
+    untagged_older_than_days: (
+        Annotated[
+            Days, Meta(description="Of manifests that no tag, index or subject keeps: since pushed")
+        ]
+        | None
+    ) = None
+
+
+class RulesAnswer(msgspec.Struct, kw_only=True):
+    """The rules of a namespace."""
+
+    namespace_id: UUID
+    rules: list[Rule]
+
+
+class ExpiredAnswer(msgspec.Struct, kw_only=True):
+    """A tag that goes, or (``tag`` is null) a manifest without one."""
+
+    image_id: UUID
+    image: str
+    tag_id: UUID | None
+    tag: str | None
+    digest: str
+
+
+class PlanAnswer(msgspec.Struct, kw_only=True):
+    """What the rules remove, exactly."""
+
+    namespace_id: UUID
+    expired: list[ExpiredAnswer]
+    freed_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes that it gives back when holds and trash are over: on the disk of "
+            "the whole store for a key of all projects, else of the blobs themselves, as if there "
+            "were no other project",
+        ),
+    ]
 
 
 def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:
