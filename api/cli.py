@@ -62,7 +62,7 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EXIT_CODES,
+    epilog=example("serve --data data", "namespace list --data data") + "\n\n" + EXIT_CODES,
 )
 @click.version_option(package_name="holdfast", prog_name="holdfast", message="%(prog)s %(version)s")
 def holdfast() -> None:
@@ -155,6 +155,17 @@ def _complain(error: click.ClickException, hint: str = "") -> None:
     click.echo(f"holdfast: {message}{hint}", err=True)
 
 
+def _local_only(error: click.UsageError) -> click.UsageError | None:
+    """The error to show where ``--server`` was given to a command that has only ``--data``."""
+    if not isinstance(error, click.NoSuchOption) or error.option_name != "--server":
+        return None
+    if error.ctx is None or not any(item.name == "data" for item in error.ctx.command.params):
+        return None
+    return click.UsageError(
+        f"{error.ctx.info_name} works on a data directory: give --data DIR instead of --server"
+    )
+
+
 def main() -> None:
     """Run the command line. What went wrong is one line on standard error."""
     try:
@@ -164,7 +175,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        _complain(error, hint)
+        _complain(_local_only(error) or error, hint)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _complain(error)

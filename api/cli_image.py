@@ -39,7 +39,7 @@ def _tags(names: list[str]) -> str:
     return " ".join(names[:TAGS_SHOWN]) + more
 
 
-@click.group()
+@click.group(epilog=example("image list team"))
 def image() -> None:
     """Images, which OCI calls repositories.
 

@@ -44,7 +44,7 @@ _visibility = click.option("--public/--private", "is_public", default=None, help
 _description = click.option("--description", metavar="TEXT", help="For people.")
 
 
-@click.group()
+@click.group(epilog=example("namespace create team"))
 def namespace() -> None:
     """Namespaces: what images are grouped in.
 

@@ -35,7 +35,7 @@ def _days(count: int | None) -> str | None:
     return None if count is None else f"{count} days"
 
 
-@click.group()
+@click.group(epilog=example("retention plan team"))
 def retention() -> None:
     """Retention rules: which tags and untagged manifests of a namespace go by themselves.
 

@@ -27,7 +27,7 @@ _FIELDS: Final[Table] = {
 }
 
 
-@click.group()
+@click.group(epilog=example("tag list team/web"))
 def tag() -> None:
     """Tags of images.
 

@@ -76,7 +76,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-@click.command("bench")
+@click.command("bench", epilog="\b\nExample:\n  holdfast bench --quick")
 @click.option("--quick", is_flag=True, help="The same as --profile quick: one or two minutes.")
 @click.option(
     "--profile",
