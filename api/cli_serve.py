@@ -137,6 +137,14 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         help="Answer small reads without going through the whole HTTP stack.  [default: on]",
     ),
     click.option(
+        "--compression",
+        envvar="HOLDFAST_COMPRESSION",
+        type=click.Choice(("auto", "never")),
+        default="auto",
+        show_default=True,
+        help="Keep what compresses well as zstd, after a while; its pulls take more CPU then.",
+    ),
+    click.option(
         "--max-connections",
         envvar="HOLDFAST_MAX_CONNECTIONS",
         type=int,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -150,6 +150,9 @@ class Settings:
     watchdog_seconds: float = 60.0
     """A worker of which nothing is heard for so long is ended; 0 is never."""
 
+    compression: Literal["auto", "never"] = "auto"
+    """Whether compressible blobs become zstd in the background."""
+
     unix: Path | None = None
     """A unix socket to listen on as well."""
 
@@ -186,6 +189,7 @@ class Settings:
         grace_seconds: float = 30.0,
         access_log: bool = False,
         fast_path: bool = True,
+        compression: str = "auto",
         max_connections: int = CONNECTIONS_DEFAULT,
         max_connections_per_address: int | None = None,
         max_blob: int = NO_BOUNDS.blob_bytes,
@@ -243,6 +247,7 @@ class Settings:
             watchdog_seconds=_within("--watchdog", watchdog_seconds, 1.0, WATCHDOG_SECONDS_MAX)
             if watchdog_seconds
             else 0.0,
+            compression=_compression(compression),
             unix=None if unix is None else _checked("--unix", _socket_path, unix),
             metrics=None if metrics is None else _checked("--metrics", _place, metrics),
             tls_cert=certificate,
@@ -282,6 +287,7 @@ class Settings:
     def for_store(self, *, background: bool) -> StoreConfig:
         """The part that a store needs; ``background`` is for the one process that sweeps."""
         return StoreConfig(
+            compression=self.compression,
             background=background,
             blob_bytes_max=self.bounds.blob_bytes,
             manifest_bytes_max=self.bounds.manifest_bytes,
@@ -378,6 +384,14 @@ def _log_format(text: str) -> LogFormat:
     if text == "json":
         return "json"
     raise BadSetting("--log-format", "must be plain or json")
+
+
+def _compression(text: str) -> Literal["auto", "never"]:
+    if text == "auto":
+        return "auto"
+    if text == "never":
+        return "never"
+    raise BadSetting("--compression", "must be auto or never")
 
 
 def _log_level(text: str) -> str:

@@ -1,9 +1,9 @@
-"""A second process on Holdfast's data directory: garbage and scrubbing, or recompressing.
+"""What Holdfast does in the background, made ready or done at once: garbage, scrubbing, zstd.
 
-``python -m holdfast.bench.background busy DIRECTORY SECONDS`` makes garbage, says ``ready``, waits
-for a line, drops the garbage (the server's own sweep takes it then, at its rate), and scrubs
-until it is ended, at the rate that the server's own scrub has. ``recompress DIRECTORY`` does what
-the server would do in its own time, at once.
+``python -m holdfast.bench.background fill DIRECTORY COUNT BYTES WORK`` makes a store with COUNT
+small blobs and BYTES of large ones. With WORK 1 the small ones are garbage and a scrub has begun:
+a server that is started on this directory sweeps and scrubs at once, at its own rates. With WORK 0
+it has neither to do. ``recompress DIRECTORY`` does at once what a server would in its own time.
 """
 
 from __future__ import annotations
@@ -12,96 +12,122 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from holdfast.engine import Store, StoreConfig
 
+from .content import Content
 from .measure import MeasureFailed
 
-GARBAGE_PER_SECOND: Final = 2000
-"""Blobs dropped for each second of a measurement: what the sweep takes a second."""
-
-GARBAGE_BYTES: Final = 1024
-SCRUB_BYTES: Final = 4 << 20
-SCRUB_EVERY: Final = 0.25
-"""So many bytes are scrubbed so often, in seconds: 16 MiB a second."""
-
-RECOMPRESS_SECONDS: Final = 600.0
+SECONDS_MAX: Final = 600.0
 _ROOT: Final = "bench-garbage"
+_CALLERS: Final = 64
+_SMALL_BYTES: Final = 1024
+_FILE_BYTES: Final = 40 * 1024
+_FILE_EVERY: Final = 10
+"""Every tenth small blob is a file, which the sweep has to unlink; the others lie in the ledger."""
+
+_LARGE_BYTES: Final = 8 << 20
 
 
-@contextmanager
-def upkeep(data: Path, seconds: float) -> Iterator[None]:
-    """Background work on a data directory, from entering to leaving. Raises MeasureFailed."""
-    command = (sys.executable, "-m", "holdfast.bench.background", "busy", str(data), str(seconds))
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+@dataclass(frozen=True, slots=True)
+class Recompressed:
+    """What recompressing took and gave. Sizes are bytes, times are seconds."""
+
+    read: int
+    kept: int
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a server has done in the background so far."""
+
+    swept: int
+    scrubbed: int
+    """In bytes."""
+
+    garbage: int
+    """Entries that are still to be swept."""
+
+
+def fill(directory: Path, small: int, large_bytes: int, *, work: bool) -> None:
+    """Make a store, with or without work to do in the background. Raises MeasureFailed."""
+    _run("fill", str(directory), str(small), str(large_bytes), str(int(work)))
+
+
+def recompress(directory: Path) -> Recompressed:
+    """Recompress all there is to be. Raises MeasureFailed."""
+    read, kept, cpu = _run("recompress", str(directory)).split()
+    return Recompressed(int(read), int(kept), float(cpu))
+
+
+def progress(metrics: str) -> Work:
+    """What the server with these metrics says. Raises MeasureFailed."""
     try:
-        if process.stdout.readline() != b"ready\n":
-            raise MeasureFailed("the background work did not start")
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        yield
-        if process.poll() is not None:
-            raise MeasureFailed("the background work ended early")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+        with urllib.request.urlopen(metrics, timeout=10) as answer:  # noqa: S310 - our own server
+            lines = answer.read().decode().splitlines()
+        values = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
+        return Work(
+            swept=int(values["holdfast_sweep_entries_total"]),
+            scrubbed=int(values["holdfast_scrub_bytes_total"]),
+            garbage=int(values["holdfast_garbage_entries"]),
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise MeasureFailed(f"the metrics cannot be read: {error!r}") from error
 
 
-def recompress(data: Path) -> tuple[int, int]:
-    """Recompress all there is to be: bytes read, and bytes saved. Raises MeasureFailed."""
-    command = (sys.executable, "-m", "holdfast.bench.background", "recompress", str(data))
+def _run(*arguments: str) -> str:
+    command = (sys.executable, "-m", "holdfast.bench.background", *arguments)
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            command, capture_output=True, text=True, timeout=RECOMPRESS_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
         )
     except subprocess.TimeoutExpired:
-        raise MeasureFailed("recompressing took too long") from None
-    numbers = done.stdout.split()
-    if done.returncode != 0 or len(numbers) != 2:
-        raise MeasureFailed(f"recompressing failed: {done.stderr.strip()[-200:]}")
-    return int(numbers[0]), int(numbers[1])
+        raise MeasureFailed(f"{arguments[0]} took over {SECONDS_MAX:.0f} s") from None
+    if done.returncode != 0:
+        raise MeasureFailed(f"{arguments[0]} failed: {done.stderr.strip()[-200:]}")
+    return done.stdout
 
 
-async def _recompress(data: Path) -> None:
-    async with Store.open(data, StoreConfig(background=False), create=False) as store:
+async def _fill(directory: Path, small: int, large_bytes: int, work: bool) -> None:
+    content = Content("background")
+    async with Store.open(directory, StoreConfig(background=False)) as store:
+        for number in range(large_bytes // _LARGE_BYTES):
+            await store.put(b"".join(content.blob(f"large/{number}", _LARGE_BYTES).pieces))
+        numbers = iter(range(small))
+
+        async def caller() -> None:
+            for number in numbers:
+                size = _SMALL_BYTES if number % _FILE_EVERY else _FILE_BYTES
+                value = number.to_bytes(8, "big").ljust(size, b"\0")
+                digest = (await store.put(value, root=_ROOT)).digest
+                if work:
+                    await store.delete(digest, root=_ROOT)
+
+        await asyncio.gather(*(caller() for _ in range(_CALLERS)))
+        if work:
+            await store.scrubber.run(1)  # a walk that has begun is gone on with
+
+
+async def _recompress(directory: Path) -> None:
+    config = StoreConfig(background=False)
+    async with Store.open(directory, config, create=False) as store:
+        before = time.process_time()
         done = await store.recompressor.run()
-        sys.stdout.write(f"{done.read_bytes} {done.saved_bytes}\n")
+        cpu = time.process_time() - before
+        sys.stdout.write(f"{done.read_bytes} {done.read_bytes - done.saved_bytes} {cpu:.3f}\n")
 
 
-async def _busy(data: Path, seconds: float) -> None:
-    async with Store.open(data, StoreConfig(background=False), create=False) as store:
-        count = int(GARBAGE_PER_SECOND * seconds)
-        mark = time.time_ns().to_bytes(16, "big")
-        digests = await asyncio.gather(*(_garbage(store, mark, number) for number in range(count)))
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.readline)
-        await asyncio.gather(*(store.delete(digest, root=_ROOT) for digest in digests))
-        while True:
-            await store.scrubber.run(SCRUB_BYTES)
-            await asyncio.sleep(SCRUB_EVERY)
-
-
-async def _garbage(store: Store, mark: bytes, number: int) -> str:
-    content = (mark + number.to_bytes(8, "big")).ljust(GARBAGE_BYTES, b"\0")
-    return str((await store.put(content, root=_ROOT)).digest)
-
-
-def _main(what: str, data: str, *rest: str) -> None:
+def _main(what: str, directory: str, *rest: str) -> None:
     if what == "recompress":
-        asyncio.run(_recompress(Path(data)))
+        asyncio.run(_recompress(Path(directory)))
     else:
-        asyncio.run(_busy(Path(data), float(rest[0])))
+        small, large_bytes, work = map(int, rest)
+        asyncio.run(_fill(Path(directory), small, large_bytes, bool(work)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A client process: takes assignments on standard input, gives outcomes on standard output.
 
 Lines of JSON: an Assignment comes in; a text goes out when all is prepared ('' or what was
-wrong); an empty line comes in; an Outcome goes out. It ends with its standard input.
+wrong); an empty line comes in; an Outcome goes out; an empty line comes in; a text goes out when
+some of what was pushed was read back. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ async def _serve() -> None:
         gc.freeze()
         _say(await drive.run())
         gc.unfreeze()
+        if not sys.stdin.buffer.readline():
+            return
+        _say(await drive.check())
 
 
 def _say(value: object) -> None:

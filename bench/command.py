@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from urllib.parse import urlsplit
 
 import click
@@ -19,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from . import compare, page, results, table, trace
+from .interrupts import terminable
 from .profile import PROFILES
 from .reach import Login
 from .run import CannotRun, Plan, Run, workspace
@@ -63,6 +60,10 @@ class _Shown:
     def step(self, text: str) -> None:
         """A step begins."""
         self._bars.update(self._task, description=text, advance=1)
+
+    def show(self, text: str) -> None:
+        """What is done now."""
+        self._bars.update(self._task, description=text)
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -119,7 +120,11 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     metavar="NAME=FILE",
     help="Its config file, filled in the same way.",
 )
-@click.option("--engine/--no-engine", default=True, help="Measure the engine in process, too.")
+@click.option(
+    "--scale/--no-scale",
+    default=True,
+    help="Measure what must not grow with the store, too: engine, start, management API.",
+)
 @click.option(
     "--trace",
     "trace_file",
@@ -172,7 +177,7 @@ def _bench(
     pid: int | None,
     peers: tuple[str, ...],
     peer_configs: tuple[str, ...],
-    engine: bool,
+    scale: bool,
     trace_file: Path | None,
     trace_speed: float,
     trace_scale: float,
@@ -198,13 +203,13 @@ def _bench(
             starters=() if urls else tuple(installed(place, _peers(peers, peer_configs))),
             targets=tuple(_target(text, namespaces, user, pid) for text in urls),
             only=only,
-            engine=engine and not urls,
+            scale=scale and not urls,
             trace=tuple(operations),
         )
         run = Run(plan, place, shown)
         run.results.command = _command_line()
         try:
-            with _terminable():
+            with terminable():
                 run.go()
         finally:
             shown.end()
@@ -253,24 +258,6 @@ def _target(text: str, namespaces: tuple[str, ...], user: str, pid: int | None) 
         login=Login(user, password),
         pid=pid,
     )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends a run; others are ignored while the servers are stopped."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for other in signals:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = [(number, signal.signal(number, interrupt)) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def changes(old: Results, new: Results) -> list[Change]:
                 old=before.median,
                 new=row.median,
                 times=times if row.higher else 1 / times,
-                clear=max(row.values) < min(before.values) or min(row.values) > max(before.values),
+                clear=not row.overlaps(before),
             )
         )
     return found

@@ -6,14 +6,17 @@ import hashlib
 import json
 import random
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, overload
 
 PIECE_BYTES: Final = 1 << 20
 """Blobs are kept and sent in pieces of this size."""
 
 _POOL_BYTES: Final = 16 << 20
-_STAMP_BYTES: Final = 32
+
+_KEPT_BYTES_MAX: Final = 256 << 20
+"""Larger blobs are not kept: their pieces are put together again each time they are sent."""
 
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -61,7 +64,41 @@ class Blob:
 
     digest: str
     size: int
-    pieces: tuple[bytes, ...]
+    pieces: Sequence[bytes]
+
+    def hollow(self) -> Blob:
+        """The same without its bytes: all that a pull needs to know."""
+        return Blob(self.digest, self.size, ())
+
+
+class Pieces(Sequence[bytes]):
+    """The pieces of a blob, made when they are asked for."""
+
+    def __init__(self, pool: bytes, stamp: bytes, offsets: Sequence[int], size: int) -> None:
+        self._pool = pool
+        self._stamp = stamp
+        self._offsets = offsets
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        numbers = range(len(self._offsets))[index]
+        return self._made(numbers) if isinstance(numbers, int) else [*map(self._made, numbers)]
+
+    def _made(self, number: int) -> bytes:
+        start = number * PIECE_BYTES
+        length = min(PIECE_BYTES, self._size - start)
+        mark = hashlib.sha256(self._stamp + start.to_bytes(8, "big")).digest()[:length]
+        offset = self._offsets[number]
+        return mark + self._pool[offset : offset + length - len(mark)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +120,11 @@ class Image:
         """Bytes of all of it."""
         return sum(blob.size for blob in self.blobs) + len(self.manifest)
 
+    def hollow(self) -> Image:
+        """The same without the bytes of its blobs."""
+        layers = tuple(blob.hollow() for blob in self.layers)
+        return Image(layers, self.config.hollow(), self.manifest, self.digest)
+
 
 class Content:
     """Makes blobs and images. Equal seeds and keys give equal bytes, others give others.
@@ -95,6 +137,7 @@ class Content:
         self._seed = seed
         self._random: bytes | None = None
         self._text: bytes | None = None
+        self._last: tuple[tuple[str, int, bool], Blob] | None = None
 
     def chance(self, key: str) -> random.Random:
         """A source of randomness for one purpose."""
@@ -123,21 +166,25 @@ class Content:
             block += json.dumps(line).encode() + b"\n"
         return bytes(block)
 
-    def blob(self, key: str, size: int, *, compressible: bool = False) -> Blob:
-        """A blob of ``size`` bytes."""
+    def blob(self, key: str, size: int, *, compressible: bool = False, kept: bool = True) -> Blob:
+        """A blob of ``size`` bytes; unless ``kept``, one that takes no memory."""
+        asked = (key, size, compressible)
+        if self._last is not None and self._last[0] == asked:
+            return self._last[1]
         pool = self._pool(compressible)
         chance = self.chance(f"blob/{key}")
         stamp = hashlib.sha256(f"{self._seed}/{key}".encode()).digest()
+        room = len(pool) - PIECE_BYTES
+        offsets = [chance.randrange(room) for _ in range(0, size, PIECE_BYTES)]
+        pieces: Sequence[bytes] = Pieces(pool, stamp, offsets, size)
+        if kept and size <= _KEPT_BYTES_MAX:
+            pieces = tuple(pieces)
         hasher = hashlib.sha256()
-        pieces = []
-        for start in range(0, size, PIECE_BYTES):
-            length = min(PIECE_BYTES, size - start)
-            mark = hashlib.sha256(stamp + start.to_bytes(8, "big")).digest()
-            offset = chance.randrange(len(pool) - PIECE_BYTES)
-            piece = (mark + pool[offset : offset + length])[:length]
+        for piece in pieces:
             hasher.update(piece)
-            pieces.append(piece)
-        return Blob(f"sha256:{hasher.hexdigest()}", size, tuple(pieces))
+        made = Blob(f"sha256:{hasher.hexdigest()}", size, pieces)
+        self._last = (asked, made)
+        return made
 
     def image(self, key: str, layers: int, sizes: LayerSizes) -> Image:
         """An image whose layers are all new."""

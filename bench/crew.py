@@ -30,7 +30,12 @@ class Result:
 
     operations: int = 0
     requests: int = 0
-    size: int = 0
+    sent: int = 0
+    received: int = 0
+    offered: int = 0
+    cut: int = 0
+    """See Outcome."""
+
     cpu: float = 0.0
     """CPU seconds of all client processes."""
 
@@ -105,12 +110,20 @@ class Crew:
         return [text for text in said if text]
 
     def run(self) -> Result:
-        """Do what was prepared."""
+        """Do what was prepared. ``check`` must follow."""
         busy = self._processes[: self._parts]
         for process in busy:
             self._send(process, b"")
         outcomes = [self._receive(process, Outcome) for process in busy]
         return _together(outcomes)
+
+    def check(self) -> list[str]:
+        """Read back some of what was pushed; what was wrong, if anything. ``run`` comes before."""
+        busy = self._processes[: self._parts]
+        for process in busy:
+            self._send(process, b"")
+        said = [self._receive(process, str) for process in busy]
+        return [text for text in said if text]
 
     def restart(self) -> None:
         """Begin with new processes: after something went wrong in between."""
@@ -139,7 +152,10 @@ def _together(outcomes: list[Outcome]) -> Result:
     for one in outcomes:
         result.operations += one.operations
         result.requests += one.requests
-        result.size += one.size
+        result.sent += one.sent
+        result.received += one.received
+        result.offered += one.offered
+        result.cut += one.cut
         result.cpu += one.cpu
         result.busiest = max(result.busiest, one.cpu / max(one.ended - one.begun, 1e-9))
         result.latencies.merge(Latencies(one.latencies))

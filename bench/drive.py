@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -20,6 +21,9 @@ from .wire import Address, WireError
 
 CONNECTIONS_MAX: Final = 128
 """Connections of one process in an open loop; arrivals beyond wait, and their wait counts."""
+
+CHECKED: Final = 2
+"""Clients of one process whose pushes are read back after the clock."""
 
 WRONG_MAX: Final = 5
 """Wrong answers that are reported; a client stops at its first."""
@@ -57,23 +61,37 @@ class Outcome(msgspec.Struct):
 
     operations: int = 0
     requests: int = 0
-    size: int = 0
-    """Bytes of blobs and manifests sent or received."""
+    sent: int = 0
+    received: int = 0
+    """Bytes of blobs and manifests."""
+
+    offered: int = 0
+    """Of an open loop: operations that were due."""
+
+    cut: int = 0
+    """Clients that had something left to do when the time was over."""
 
     cpu: float = 0.0
     latencies: dict[int, int] = {}
     wrong: list[str] = []
 
 
+@lru_cache(maxsize=1)
+def _content(seed: str) -> Content:
+    """One pool of bytes for all assignments of a run."""
+    return Content(seed)
+
+
 class Drive:
-    """One assignment: ``prepare``, then ``run``."""
+    """One assignment: ``prepare``, then ``run``, then ``check``."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._content = Content(assignment.seed)
+        self._content = _content(assignment.seed)
         self._latencies = Latencies()
         self._outcome = Outcome(0.0, 0.0)
         self._works: list[tuple[Work, Registry]] = []
+        self._player: Mix | Player | None = None
         self._plan: list[tuple[float, Action]] = []
         self._registries: list[Registry] = []
 
@@ -96,16 +114,16 @@ class Drive:
         asked = self._assignment
         match asked.job:
             case Mixed():
-                mix = Mix(asked.job, self._content, asked.part, asked.parts)
+                mix = self._player = Mix(asked.job, self._content, asked.part, asked.parts)
+                await mix.verify(self._registry())
                 self._plan = mix.plan(asked.seconds)
             case Replay():
-                player = Player(asked.job, self._content, asked.part, asked.parts)
-                registry = self._registry()
-                await player.prepare(registry)
+                player = self._player = Player(asked.job, self._content, asked.part, asked.parts)
+                await player.prepare(self._registry())
                 self._plan = player.plan()
             case _:
                 for client in range(asked.part, asked.clients, asked.parts):
-                    share = work(asked.job, self._content, client, asked.clients)
+                    share = work(asked.job, self._content, client, asked.clients, asked.seed)
                     registry = self._registry()
                     await share.verify(registry)
                     self._works.append((share, registry))
@@ -127,9 +145,21 @@ class Drive:
         outcome.cpu = time.process_time() - cpu
         outcome.requests += sum(registry.client.requests for registry in self._registries) - before
         outcome.latencies = self._latencies.buckets
-        for registry in self._registries:
-            registry.close()
         return outcome
+
+    async def check(self) -> str:
+        """Read some of what was pushed; '' or what was wrong. Closes all connections."""
+        try:
+            for share, registry in self._works[:CHECKED]:
+                await share.check(registry)
+            if self._player is not None:
+                await self._player.check(self._registry())
+        except (WrongAnswer, WireError) as error:
+            return f"read back after the clock: {error}"
+        finally:
+            for registry in self._registries:
+                registry.close()
+        return ""
 
     def _volley(self, job: Requests) -> None:
         asked, outcome = self._assignment, self._outcome
@@ -146,7 +176,7 @@ class Drive:
             self._wrong(WrongAnswer(text))
         self._latencies = volley.latencies
         outcome.operations = outcome.requests = volley.operations
-        outcome.size = volley.size
+        outcome.received = volley.size
 
     def _wrong(self, error: Exception) -> None:
         if len(self._outcome.wrong) < WRONG_MAX:
@@ -158,7 +188,7 @@ class Drive:
         deadline = begun + self._assignment.seconds
         while begun < deadline:
             try:
-                size = await share.step(registry)
+                moved = await share.step(registry)
             except Exhausted:
                 return
             except (WrongAnswer, WireError) as error:
@@ -167,10 +197,13 @@ class Drive:
             ended = time.monotonic()
             self._latencies.add(ended - begun)
             outcome.operations += 1
-            outcome.size += size
+            outcome.sent += moved.sent
+            outcome.received += moved.received
             begun = ended
+        outcome.cut += 1
 
     async def _open(self) -> None:
+        self._outcome.offered = len(self._plan)
         await open_loop(self._plan, self._registry, self._latencies, self._outcome, self._wrong)
 
 
@@ -205,7 +238,7 @@ async def open_loop(
         async with room:
             registry = idle.pop() if idle else connect()
             try:
-                size = await action(registry)
+                moved = await action(registry)
             except (WrongAnswer, WireError) as error:
                 report(error)
                 return
@@ -213,7 +246,8 @@ async def open_loop(
                 idle.append(registry)
         latencies.add(max(0.0, time.monotonic() - start - due))
         outcome.operations += 1
-        outcome.size += size
+        outcome.sent += moved.sent
+        outcome.received += moved.received
 
     async with asyncio.TaskGroup() as group:
         for due, action in plan:

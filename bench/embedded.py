@@ -1,7 +1,8 @@
 """The engine in process: what one call costs with 100, 10,000 and 1,000,000 things in the store.
 
-A process of its own (``python -m holdfast.bench.embedded DIRECTORY SEED SIZE PUTS CALLS``) that
-prints one list of JSON.
+A process of its own (``python -m holdfast.bench.embedded`` with a Task on standard input) fills a
+store of every size, and then measures all of them in turns, batch by batch, so that a slow moment
+of the machine hits all sizes alike. It prints one Step or Measured a line, as soon as it has it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import selectors
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,31 +26,64 @@ import uvloop
 
 from holdfast.engine import OCI_MANIFEST, NotFound, Repository, Store, StoreConfig
 
-from .content import Content, Image, LayerSizes
+from .content import Content
+from .results import Limit
 from .rival import SqliteBlobs
 
 CALLERS: Final = 64
+FILLERS: Final = 512
+"""Calls at once while a store is filled: they commit together."""
+
 BATCHES: Final = 5
-PUTS: Final = 2000
+PUTS: Final = 1000
 """1 KiB puts of one batch."""
 
 CALLS: Final = 300
 """Calls one after the other of one batch."""
 
 VALUE_BYTES: Final = 1024
+NAMESPACES_MAX: Final = 100_000
+NAMESPACE: Final = "bench"
+"""The namespace that has all the images."""
+
+TAGGED: Final = "bench-tagged"
+IMAGE: Final = "image"
+"""The image that has all the tags, and its namespace: an image shows tags of its own, and so would
+make the list of images longer."""
+
+REGION: Final = "fr-par"
+PROJECT: Final = uuid.UUID("0c1d7d9c-0f0a-4a53-8f3b-5d6a2f7e9b11")
+
+SWEEP_STEP: Final = 200
+"""Entries that one transaction of the sweep takes: so many share one commit."""
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What is known of a row beforehand."""
+
+    title: str
+    limit: Limit
+    unit: str = "µs"
+    higher: bool = False
+
 
 ROWS: Final = {
-    "put": ("put 1 KiB, 64 callers, each durable", "puts/s", True),
-    "get": ("get 1 KiB", "µs", False),
-    "stat": ("stat", "µs", False),
-    "delete": ("delete, one after the other, each durable", "µs", False),
-    "usage": ("usage of a namespace", "µs", False),
-    "tag": ("manifest by tag", "µs", False),
-    "tags": ("first page of 20 tags", "µs", False),
-    "open": ("open a store", "µs", False),
-    "sweep": ("sweep, for each entry", "µs", False),
+    "put": Kind(
+        f"put 1 KiB, {CALLERS} callers, each durable",
+        Limit("commit", times=1 / CALLERS),
+        "puts/s",
+        True,
+    ),
+    "get": Kind("get 1 KiB", Limit("pread")),
+    "stat": Kind("stat", Limit("pread")),
+    "usage": Kind("usage of a namespace", Limit("pread")),
+    "tag": Kind("manifest by tag", Limit("pread")),
+    "tags": Kind("first page of tags", Limit("pread")),
+    "images": Kind("first page of images", Limit("pread")),
+    "delete": Kind("delete, one after the other, each durable", Limit("commit µs")),
+    "sweep": Kind("sweep, for each entry", Limit("commit µs", times=SWEEP_STEP)),
+    "open": Kind("open a store", Limit("commit µs")),
 }
-"""Name to title, unit, and whether more is better."""
 
 
 _T = TypeVar("_T")
@@ -57,197 +93,352 @@ class EmbeddedFailed(Exception):
     """The measuring process ended without a result. The text is one line."""
 
 
-class Measured(msgspec.Struct):
+class Task(msgspec.Struct, frozen=True):
+    """What the process is to do. Stores are made in ``directory``, each named by its size."""
+
+    directory: str
+    seed: str
+    sizes: tuple[int, ...]
+    puts: int = PUTS
+    calls: int = CALLS
+    fill_only: bool = False
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """What it does now."""
+
+    text: str
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
     """Values of one row: one a batch."""
 
     name: str
+    size: int
     target: str
     values: list[float]
 
 
-def measure(
-    directory: Path, size: int, seed: str, timeout: float, *, puts: int = PUTS, calls: int = CALLS
-) -> list[Measured]:
-    """Run the process. Raises EmbeddedFailed."""
-    numbers = (str(size), str(puts), str(calls))
-    command = (sys.executable, "-m", "holdfast.bench.embedded", str(directory), seed, *numbers)
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            command, capture_output=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise EmbeddedFailed(f"not done after {timeout:.0f} s") from None
-    if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise EmbeddedFailed(lines[-1][:300] if lines else f"exit code {done.returncode}")
-    return msgspec.json.decode(done.stdout, type=list[Measured])
+def measure(task: Task, timeout: float) -> Iterator[Step | Measured]:
+    """Run the process, and give what it says when it says it. Raises EmbeddedFailed."""
+    command = (sys.executable, "-m", "holdfast.bench.embedded")
+    deadline = time.monotonic() + timeout
+    decoder = msgspec.json.Decoder(Step | Measured)
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # a line that is here is a line that is selected
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            process.stdin.write(msgspec.json.encode(task))
+            process.stdin.close()
+            with selectors.DefaultSelector() as ready:
+                ready.register(process.stdout, selectors.EVENT_READ)
+                while ready.select(max(0.0, deadline - time.monotonic())):
+                    line = process.stdout.readline()
+                    if not line:
+                        break
+                    yield decoder.decode(line)
+                else:
+                    raise EmbeddedFailed(f"not done after {timeout:.0f} s")
+            if process.wait() != 0:
+                lines = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+                raise EmbeddedFailed(
+                    lines[-1][:300] if lines else f"exit code {process.returncode}"
+                )
+        finally:
+            process.kill()
 
 
-async def _each(items: Iterable[_T], call: Callable[[_T], Awaitable[object]]) -> None:
-    """Call with every item, CALLERS at once."""
+def path_of(directory: Path, size: int) -> Path:
+    """Where the store of a size is."""
+    return directory / str(size)
+
+
+async def _each(
+    items: Iterable[_T], call: Callable[[_T], Awaitable[object]], callers: int = CALLERS
+) -> None:
+    """Call with every item, so many at once."""
     pending = iter(items)
 
     async def caller() -> None:
         for item in pending:
             await call(item)
 
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
 
 
 class Trial:
-    """One store that is filled to ``size`` blobs and tags, then measured."""
+    """One store that is filled with ``size`` blobs, tags and images."""
 
-    def __init__(self, directory: Path, seed: str, size: int, puts: int, calls: int) -> None:
-        self._directory = directory
-        self._size = size
-        self._batch = puts
-        self._calls = calls
-        self._seed = seed
-        self._chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    def __init__(self, task: Task, size: int, say: Callable[[Step], None]) -> None:
+        self.size = size
+        self.path = path_of(Path(task.directory), size)
+        self._task = task
+        self._say = say
+        self._chance = random.Random(f"{task.seed}/{size}")  # noqa: S311 - repeatable, not secret
         self._serial = 0
-        self._found: list[Measured] = []
         self._digests: list[str] = []
+        self._rival = SqliteBlobs(self.path.with_suffix(".db"))
+        self.rival_puts = 0
 
-    def _value(self) -> bytes:
+    def value(self) -> bytes:
         """1 KiB that was never there."""
         self._serial += 1
-        stamp = f"{self._seed}/{self._serial}/".encode()
+        stamp = f"{self._task.seed}/{self._serial}/".encode()
         return stamp + self._chance.randbytes(VALUE_BYTES - len(stamp))
 
-    def _add(self, name: str, values: list[float], target: str = "holdfast") -> None:
-        self._found.append(Measured(name, target, values))
+    async def fill(self) -> None:
+        """Blobs under a root; tags of one image; images of one namespace; and namespaces.
 
-    async def run(self) -> list[Measured]:
-        """All rows."""
-        config = StoreConfig(background=False, trash_seconds=0, hold_seconds=1)
-        path = self._directory / "store"
-        async with Store.open(path, config) as store:
-            repository, namespace = await self._fill(store)
-            await self._puts(store)
-            await self._timed("get", lambda: self._get(store))
-            await self._timed("stat", lambda: store.stat(self._chance.choice(self._digests)))
-            await self._timed("usage", lambda: store.namespaces.usage(namespace))
-            tags = [f"tag-{number:07d}" for number in range(self._size)]
-            await self._timed(
-                "tag", lambda: store.manifests.get(repository, self._chance.choice(tags))
-            )
-            assert repository.image_id is not None
-            image_id = repository.image_id
-            await self._timed("tags", lambda: store.tags.list(image_id))
-            await self._deletes_and_sweeps(store)
-        await self._opens(path, config)
-        return self._found
+        What it makes is held for a day, so that nothing is due while the sweep is measured.
+        """
+        async with Store.open(self.path, StoreConfig(background=False)) as store:
+            self._tell("blobs")
+            values = (self.value() for _ in range(self.size))
+            await _each(values, partial(self._put, store), FILLERS)
+            self._tell("namespaces")
 
-    async def _fill(self, store: Store) -> tuple[Repository, uuid.UUID]:
-        """``size`` blobs under a root, and ``size`` tags on one manifest of an image."""
-        fresh = (self._value() for _ in range(self._size))
-        await _each(fresh, partial(self._put, store))
-        project = uuid.uuid4()
-        namespace = await store.namespaces.create(
-            "fr-par", "bench", project_id=project, organization_id=project
-        )
-        repository = await store.locate("fr-par", "bench/image")
-        made: Image = Content(self._seed).image("embedded", 1, LayerSizes(0.001, 4096))
-        for blob in made.blobs:
-            await store.uploads.put(repository, blob.digest, _pieces(blob.pieces))
-            repository = await store.locate("fr-par", "bench/image")
+            async def create(name: str) -> None:
+                await store.namespaces.create(
+                    REGION, name, project_id=PROJECT, organization_id=PROJECT
+                )
 
-        async def tag(number: int) -> None:
+            await create(NAMESPACE)
+            await create(TAGGED)
+            count = min(self.size, NAMESPACES_MAX)
+            await _each((f"space-{number:06d}" for number in range(2, count)), create, FILLERS)
+            await self._fill_images(store)
+
+    async def _fill_images(self, store: Store) -> None:
+        made = Content(self._task.seed).image_of("embedded", ())
+        first = await store.locate(REGION, f"{TAGGED}/{IMAGE}")
+        await store.uploads.put(first, made.config.digest, _pieces(made.config.pieces))
+        first = await store.locate(REGION, f"{TAGGED}/{IMAGE}")
+
+        async def put(repository: Repository, tag: str) -> None:
             await store.manifests.put(
-                repository, made.manifest, media_type=OCI_MANIFEST, reference=f"tag-{number:07d}"
+                repository, made.manifest, media_type=OCI_MANIFEST, reference=tag
             )
 
-        await tag(0)
-        await _each(range(1, self._size), tag)
-        return await store.locate("fr-par", "bench/image"), namespace.id
+        self._tell("tags")
+        await put(first, tag_name(0))
+        tags = (tag_name(number) for number in range(1, self.size))
+        await _each(tags, lambda tag: put(first, tag), FILLERS)
+        self._tell("images")
+
+        async def image(number: int) -> None:
+            repository = await store.locate(REGION, f"{NAMESPACE}/{image_name(number)}")
+            await store.mount(repository, made.config.digest, first)
+            await put(await store.locate(REGION, f"{NAMESPACE}/{repository.name}"), tag_name(0))
+
+        await _each(range(self.size), image, FILLERS)
+
+    def _tell(self, what: str) -> None:
+        self._say(Step(f"filling a store with {self.size:,} {what}"))
+
+    async def enter(self, stack: AsyncExitStack) -> None:
+        """Open the store for measuring, and the rival with as many rows."""
+        config = StoreConfig(background=False, trash_seconds=0, hold_seconds=1)
+        self.store = await stack.enter_async_context(Store.open(self.path, config, create=False))
+        self.repository = await self.store.locate(REGION, f"{TAGGED}/{IMAGE}")
+        self.namespace = await self.store.namespaces.find(REGION, NAMESPACE)
+        await stack.enter_async_context(self._rival)
+        await self._rival.fill(self.value() for _ in range(self.size))
 
     async def _put(self, store: Store, value: bytes) -> None:
         self._digests.append(str((await store.put(value)).digest))
 
-    async def _puts(self, store: Store) -> None:
-        """Holdfast and SQLite in turns, batch by batch."""
-        ours, theirs = [], []
-        async with SqliteBlobs(self._directory / "rival.db") as rival:
-            for _ in range(BATCHES):
-                values = [self._value() for _ in range(self._batch)]
-                ours.append(self._batch / await _seconds(values, partial(self._put, store)))
-                theirs.append(self._batch / await _seconds(values, rival.put))
-            count = await rival.count()
-        if count != self._batch * BATCHES:
-            raise AssertionError(f"SQLite has {count} rows")
-        self._add("put", ours)
-        self._add("put", theirs, "sqlite")
+    async def put(self, turn: int) -> tuple[float, float]:
+        """Puts a second of Holdfast and of SQLite, which take turns in being first."""
+        values = [self.value() for _ in range(self._task.puts)]
+        ways: list[Callable[[bytes], Awaitable[None]]]
+        ways = [partial(self._put, self.store), self._rival.put]
+        rates = {}
+        for index in (0, 1) if turn % 2 == 0 else (1, 0):
+            begun = time.perf_counter()
+            await _each(values, ways[index])
+            rates[index] = len(values) / (time.perf_counter() - begun)
+        self.rival_puts += len(values)
+        return rates[0], rates[1]
 
-    async def _get(self, store: Store) -> None:
-        async with store.get(self._chance.choice(self._digests)) as reader:
+    async def check_rival(self) -> None:
+        """Raises AssertionError where it lost something."""
+        count = await self._rival.count()
+        if count != self.size + self.rival_puts:
+            raise AssertionError(f"SQLite has {count} rows")
+
+    async def get(self) -> None:
+        """Read a blob whole."""
+        async with self.store.get(self._chance.choice(self._digests)) as reader:
             size = 0
             async for chunk in reader:
                 size += len(chunk)
         if size != VALUE_BYTES:
             raise AssertionError(f"a blob of {size} bytes")
 
-    async def _timed(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
-        """Microseconds of one call, in batches of calls one after the other."""
-        await call()
-        values = []
-        for _ in range(BATCHES):
-            begun = time.perf_counter()
-            for _ in range(self._calls):
-                await call()
-            values.append((time.perf_counter() - begun) / self._calls * 1e6)
-        self._add(name, values)
+    async def stat(self) -> None:
+        """Look at a blob."""
+        await self.store.stat(self._chance.choice(self._digests))
 
-    async def _deletes_and_sweeps(self, store: Store) -> None:
-        deletes, sweeps = [], []
-        for _ in range(BATCHES):
-            fresh = [self._value() for _ in range(self._calls)]
-            mark = len(self._digests)
-            await _each(fresh, partial(self._put, store))
-            victims = self._digests[mark:]
-            del self._digests[mark:]
-            begun = time.perf_counter()
-            for digest in victims:
-                await store.delete(digest)
-            deletes.append((time.perf_counter() - begun) / len(victims) * 1e6)
-            begun = time.perf_counter()
-            swept = 0
-            while (done := await store.sweeper.step()).entries:
-                swept += done.entries
-            sweeps.append((time.perf_counter() - begun) / max(1, swept) * 1e6)
-            if swept < len(victims):
-                raise AssertionError(f"{swept} of {len(victims)} were swept")
-            try:
-                await store.stat(victims[0])
-            except NotFound:
-                continue
-            raise AssertionError("a swept blob is still there")
-        self._add("delete", deletes)
-        self._add("sweep", sweeps)
+    async def usage(self) -> None:
+        """Read the five numbers."""
+        await self.store.namespaces.usage(self.namespace.id)
 
-    async def _opens(self, path: Path, config: StoreConfig) -> None:
-        values = []
-        for _ in range(BATCHES):
-            store = Store.open(path, config, create=False)
-            begun = time.perf_counter()
-            await store.start()
-            values.append((time.perf_counter() - begun) * 1e6)
+    async def tag(self) -> None:
+        """Read a manifest by its tag."""
+        name = tag_name(self._chance.randrange(self.size))
+        await self.store.manifests.get(self.repository, name)
+
+    async def tags(self) -> None:
+        """Read the first page of the tags."""
+        assert self.repository.image_id is not None
+        page = await self.store.tags.list(self.repository.image_id)
+        if page.total != self.size:
+            raise AssertionError(f"{page.total} tags")
+
+    async def images(self) -> None:
+        """Read the first page of the images."""
+        page = await self.store.images.list(REGION, namespace_id=self.namespace.id)
+        if page.total != self.size:
+            raise AssertionError(f"{page.total} images")
+
+    async def timed(self, call: Callable[[], Awaitable[None]]) -> float:
+        """Microseconds of one call, over some, one after the other."""
+        begun = time.perf_counter()
+        for _ in range(self._task.calls):
+            await call()
+        return (time.perf_counter() - begun) / self._task.calls * 1e6
+
+    async def delete_and_sweep(self) -> tuple[float, float]:
+        """Microseconds of a delete, and of the sweep of what was deleted, each."""
+        mark = len(self._digests)
+        values = (self.value() for _ in range(self._task.calls))
+        await _each(values, partial(self._put, self.store))
+        victims = self._digests[mark:]
+        del self._digests[mark:]
+        begun = time.perf_counter()
+        for digest in victims:
+            await self.store.delete(digest)
+        delete = (time.perf_counter() - begun) / len(victims) * 1e6
+        begun = time.perf_counter()
+        swept = 0
+        while (done := await self.store.sweeper.step()).entries:
+            swept += done.entries
+        sweep = (time.perf_counter() - begun) / max(1, swept) * 1e6
+        if swept != len(victims):
+            raise AssertionError(f"{swept} of {len(victims)} were swept")
+        try:
+            await self.store.stat(victims[0])
+        except NotFound:
+            return delete, sweep
+        raise AssertionError("a swept blob is still there")
+
+    async def open(self) -> float:
+        """Microseconds of opening the store, which must be closed."""
+        store = Store.open(self.path, StoreConfig(background=False), create=False)
+        begun = time.perf_counter()
+        await store.start()
+        try:
+            return (time.perf_counter() - begun) * 1e6
+        finally:
             await store.close()
-        self._add("open", values)
 
 
-async def _seconds(values: list[bytes], put: Callable[[bytes], Awaitable[None]]) -> float:
-    """How long CALLERS take to put all values."""
-    begun = time.perf_counter()
-    await _each(values, put)
-    return time.perf_counter() - begun
+def tag_name(number: int) -> str:
+    """The name of a tag."""
+    return f"tag-{number:07d}"
 
 
-async def _pieces(pieces: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+def image_name(number: int) -> str:
+    """The name of an image in NAMESPACE."""
+    return f"{IMAGE}-{number:07d}"
+
+
+async def _pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
 
 
+class Trials:
+    """Stores of all sizes, measured in turns."""
+
+    def __init__(self, task: Task, say: Callable[[Step | Measured], None]) -> None:
+        self._task = task
+        self._say = say
+        self._trials = [Trial(task, size, say) for size in task.sizes]
+
+    async def run(self) -> None:
+        """Fill and measure."""
+        for trial in self._trials:
+            await trial.fill()
+        if self._task.fill_only:
+            return
+        gc.collect()
+        gc.freeze()
+        async with AsyncExitStack() as stack:
+            for trial in self._trials:
+                await trial.enter(stack)
+            await self._puts()
+            for name in ("get", "stat", "usage", "tag", "tags", "images"):
+                await self._calls(name)
+            await self._deletes()
+        self._say(Step("opening stores"))
+        found = await self._turns(lambda trial, _: trial.open())
+        self._tell("open", found)
+
+    async def _turns(
+        self, once: Callable[[Trial, int], Awaitable[_T]]
+    ) -> list[tuple[Trial, list[_T]]]:
+        """Batches of all trials in turns, each time beginning with another one."""
+        found: dict[Trial, list[_T]] = {trial: [] for trial in self._trials}
+        for turn in range(BATCHES):
+            shift = turn % len(self._trials)
+            for trial in (*self._trials[shift:], *self._trials[:shift]):
+                found[trial].append(await once(trial, turn))
+        return list(found.items())
+
+    def _tell(
+        self, name: str, found: list[tuple[Trial, list[float]]], target: str = "holdfast"
+    ) -> None:
+        for trial, values in found:
+            self._say(Measured(name, trial.size, target, values))
+
+    async def _puts(self) -> None:
+        self._say(Step("putting small blobs, beside SQLite"))
+        found = await self._turns(lambda trial, turn: trial.put(turn))
+        for trial in self._trials:
+            await trial.check_rival()
+        self._tell("put", [(trial, [pair[0] for pair in pairs]) for trial, pairs in found])
+        self._tell(
+            "put", [(trial, [pair[1] for pair in pairs]) for trial, pairs in found], "sqlite"
+        )
+
+    async def _calls(self, name: str) -> None:
+        self._say(Step(f"engine: {ROWS[name].title}"))
+        for trial in self._trials:
+            await getattr(trial, name)()
+        found = await self._turns(lambda trial, _: trial.timed(getattr(trial, name)))
+        self._tell(name, found)
+
+    async def _deletes(self) -> None:
+        self._say(Step("engine: deletes and sweeps"))
+        found = await self._turns(lambda trial, _: trial.delete_and_sweep())
+        for index, name in enumerate(("delete", "sweep")):
+            self._tell(name, [(trial, [pair[index] for pair in pairs]) for trial, pairs in found])
+
+
+def _say(what: Step | Measured) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
+    sys.stdout.buffer.flush()
+
+
 if __name__ == "__main__":
-    gc.freeze()
-    trial = Trial(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6]))
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(trial.run())))
+    wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    uvloop.run(Trials(wanted, _say).run())

@@ -5,32 +5,53 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 MEGA: Final = 1e6
+_SMALL: Final = os.urandom(4096)
+
+WRITERS: Final = 16
+"""Threads of the limit ``syncs``: as many as there are clients that push images."""
 
 LIMITS: Final = {
     "sha256": ("sha256, one core", "MB/s"),
     "write": ("write and fsync a large file", "MB/s"),
     "fsync": ("create, write 4 KiB, fsync, one after the other", "files/s"),
+    "syncs": (f"the same by {WRITERS} threads at once", "files/s"),
+    "commit": ("append 4 KiB and fdatasync, one after the other", "appends/s"),
+    "commit µs": ("append 4 KiB and fdatasync", "µs"),
+    "pread": ("pread 1 KiB from a hot file", "µs"),
+    "round trip": ("a small answer over loopback, one connection", "µs"),
     "sendfile": ("sendfile over loopback, one stream", "MB/s"),
+    "python": ("start and end of a Python process", "s"),
+    "no change": ("the same without it", "times"),
 }
-"""Name of a limit to what it is and its unit. A row is given as a share of one of them, or of
-nginx's own row."""
+"""Name of a limit to what it is and its unit: see ``results.Limit``."""
 
 
-def measure(directory: Path, seconds: float = 0.5) -> dict[str, float]:
+def measure(directory: Path, seconds: float) -> dict[str, float]:
     """All limits, each for about ``seconds``."""
+    commits = commit_rate(directory, seconds)
     return {
         "sha256": sha256_rate(seconds),
         "write": write_rate(directory, seconds),
         "fsync": fsync_rate(directory, seconds),
+        "syncs": syncs_rate(directory, seconds),
+        "commit": commits,
+        "commit µs": 1e6 / commits,
+        "pread": pread_micros(directory, seconds),
+        "round trip": round_trip_micros(seconds),
         "sendfile": sendfile_rate(directory, seconds),
+        "python": python_seconds(seconds),
+        "no change": 1.0,
     }
 
 
@@ -57,15 +78,79 @@ def write_rate(directory: Path, seconds: float) -> float:
 
 def fsync_rate(directory: Path, seconds: float) -> float:
     """New small files a second, each synced before the next."""
-    piece = os.urandom(4096)
+    return _rate(lambda: _synced_file(directory), seconds)
+
+
+def syncs_rate(directory: Path, seconds: float) -> float:
+    """New small files a second from several threads, each synced before its next."""
+    with ThreadPoolExecutor(WRITERS) as threads:
+        rates = threads.map(lambda _: fsync_rate(directory, seconds), range(WRITERS))
+        return sum(rates)
+
+
+def _synced_file(directory: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=directory) as file:
+        file.write(_SMALL)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def commit_rate(directory: Path, seconds: float) -> float:
+    """Appends a second to one file, each synced before the next."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+
+        def once() -> None:
+            file.write(_SMALL)
+            os.fdatasync(file.fileno())
+
+        return _rate(once, seconds)
+
+
+def pread_micros(directory: Path, seconds: float) -> float:
+    """Microseconds of reading 1 KiB from the page cache: the cheapest read there is."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        file.write(os.urandom(1 << 20))
+        offsets = [(number * 7919 % 1024) << 10 for number in range(1000)]
+
+        def thousand() -> None:
+            for offset in offsets:
+                os.pread(file.fileno(), 1024, offset)
+
+        return 1e3 / _rate(thousand, seconds)
+
+
+def python_seconds(seconds: float) -> float:
+    """Seconds that an interpreter takes to start and end, with nothing to do."""
 
     def once() -> None:
-        with tempfile.NamedTemporaryFile(dir=directory) as file:
-            file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        subprocess.run((sys.executable, "-c", ""), check=True)
 
-    return _rate(once, seconds)
+    return 1 / _rate(once, seconds)
+
+
+def round_trip_micros(seconds: float) -> float:
+    """Microseconds of 100 bytes to another thread and 1,000 bytes back."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asker = socket.create_connection(server.getsockname())
+        answerer, _ = server.accept()
+
+        def answer() -> None:
+            while answerer.recv(4096):
+                answerer.sendall(b"x" * 1000)
+
+        thread = threading.Thread(target=answer, name="round-trip")
+        thread.start()
+
+        def once() -> None:
+            asker.sendall(b"x" * 100)
+            asker.recv(4096)
+
+        try:
+            return 1e6 / _rate(once, seconds)
+        finally:
+            asker.close()
+            thread.join()
+            answerer.close()
 
 
 def sendfile_rate(directory: Path, seconds: float) -> float:

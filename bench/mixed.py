@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from .content import Blob, Content
+from .content import Blob, Content, Image
 from .jobs import ImageSet
 from .popularity import Zipf
-from .registry import Registry, Style, WrongAnswer
+from .registry import Moved, Registry, Style, WrongAnswer
 from .schedule import Bursts, poisson
 
-Action = Callable[[Registry], Awaitable[int]]
-"""One operation on any free connection: bytes sent or received. Raises WrongAnswer."""
+Action = Callable[[Registry], Awaitable[Moved]]
+"""One operation on any free connection. Raises WrongAnswer."""
+
+LOOKED_AT = 3
+"""Images that each process reads whole and hashes before the clock runs, and pushed ones after."""
 
 
 class Mixed(msgspec.Struct, frozen=True, tag=True):
@@ -38,7 +41,7 @@ class Mixed(msgspec.Struct, frozen=True, tag=True):
     """Share of a pushed image's layers that the repository has."""
 
     burst_factor: float = 3.0
-    burst_every: float = 5.0
+    burst_every: float = 3.0
     burst_seconds: float = 1.0
 
 
@@ -53,6 +56,18 @@ class Mix:
         self._zipf = Zipf(job.known.count, 1.0)
         self._rate = job.rate / parts
         self._fresh = iter(range(part, job.fresh.count, parts))
+        self._part = part
+        self._pushed: list[tuple[Image, str]] = []
+
+    async def verify(self, registry: Registry) -> None:
+        """Before the clock runs: whether some of what is there has the right bytes."""
+        for number in range(self._part, self._job.known.count)[:LOOKED_AT]:
+            await registry.pull_image(self._known[number], self._job.known.tag(number), verify=True)
+
+    async def check(self, registry: Registry) -> None:
+        """After it: whether some of what was pushed can be pulled, with the right bytes."""
+        for image, tag in self._pushed[-LOOKED_AT:]:
+            await registry.pull_image(image, tag, verify=True)
 
     def plan(self, seconds: float) -> list[tuple[float, Action]]:
         """What is due when, in seconds; all is drawn and made before the clock runs."""
@@ -70,15 +85,15 @@ class Mix:
         image, tag = self._known[number], self._job.known.tag(number)
         stop = self._chance.random() < self._job.stop
 
-        async def pull(registry: Registry) -> int:
+        async def pull(registry: Registry) -> Moved:
             if not await registry.has_manifest(tag):
                 raise WrongAnswer("HEAD of a manifest that was pushed: 404")
             if stop:
-                return 0
+                return Moved()
             size = await registry.pull_manifest(image.digest, image.digest)
             for blob in image.blobs:
                 size += await registry.pull_blob(blob.digest, blob.size)
-            return size
+            return Moved(received=size)
 
         return pull
 
@@ -94,8 +109,10 @@ class Mix:
         image = self._content.image_of(f"{job.fresh.name}/{number}", _distinct(layers))
         tag = job.fresh.tag(number)
 
-        async def push(registry: Registry) -> int:
-            return (await registry.push_image(image, tag, Style.DOCKER))[1]
+        async def push(registry: Registry) -> Moved:
+            sent = await registry.push_image(image, tag, Style.DOCKER)
+            self._pushed.append((image, tag))
+            return Moved(sent=sent)
 
         return push
 

@@ -10,7 +10,7 @@ from .mixed import Mixed
 from .profile import Profile
 from .pushes import SMALL_CAP, SMALL_SCALE
 from .registry import Style
-from .results import Sample
+from .results import Limit, Sample
 from .targets import Target
 from .trace import Operation, Replay
 from .workload import Workload
@@ -29,6 +29,7 @@ def workloads(profile: Profile, trace: tuple[Operation, ...]) -> list[Workload]:
             unit="ms (p99)",
             higher=False,
             prepare=_put_known,
+            limit=Limit("offered", "operations"),
             measure=_mix,
         )
     ]
@@ -40,6 +41,7 @@ def workloads(profile: Profile, trace: tuple[Operation, ...]) -> list[Workload]:
                 group="mixed",
                 unit="ms (p99)",
                 higher=False,
+                limit=Limit("offered", "operations"),
                 measure=partial(_replay, trace),
             )
         )
@@ -51,7 +53,7 @@ def _known() -> ImageSet:
 
 
 def _put_known(bench: Bench, target: Target) -> None:
-    bench.set_up(target, target.reach("mixed"), PushImages(_known(), Style.WHOLE))
+    bench.set_up(target, target.reach("mixed"), PushImages(_known(), Style.WHOLE, late=True))
 
 
 def _mix(bench: Bench, target: Target, turn: int) -> Sample:
@@ -61,31 +63,31 @@ def _mix(bench: Bench, target: Target, turn: int) -> Sample:
         fresh=ImageSet(f"mixfresh/{turn}", profile.images, scale=SMALL_SCALE, cap=SMALL_CAP),
         rate=profile.mixed_rate,
     )
-    result, meter = bench.job(
-        target,
-        target.reach("mixed"),
-        job,
-        clients=profile.processes,
-        seconds=profile.mixed_seconds,
-        disk=True,
-    )
-    return sample_of(result, meter, _worst(result.latencies.percentile(99)))
+    return _open_loop(bench, target, "mixed", job, profile.mixed_seconds)
 
 
 def _replay(trace: tuple[Operation, ...], bench: Bench, target: Target, turn: int) -> Sample:
+    job = Replay(trace, f"replay/{turn}")
+    return _open_loop(bench, target, "trace", job, trace[-1].at)
+
+
+def _open_loop(
+    bench: Bench, target: Target, name: str, job: Mixed | Replay, seconds: float
+) -> Sample:
+    """p99 in milliseconds is the value."""
+    clients = bench.profile.processes
     result, meter = bench.job(
-        target,
-        target.reach("trace"),
-        Replay(trace, f"replay/{turn}"),
-        clients=bench.profile.processes,
-        seconds=trace[-1].at + 1,
-        disk=True,
+        target, target.reach(name), job, clients=clients, seconds=seconds, disk=True
     )
-    return sample_of(result, meter, _worst(result.latencies.percentile(99)))
-
-
-def _worst(seconds: float | None) -> float:
-    """In milliseconds."""
-    if seconds is None:
+    worst = result.latencies.percentile(99)
+    if worst is None:
         raise MeasureFailed("nothing was done")
-    return seconds * 1e3
+    sample = sample_of(result, meter, worst * 1e3)
+    # The last operation may be due, and be done, a little before the time is over.
+    sample.seconds = max(result.seconds, seconds)
+    if seconds > 0:
+        sample.offered = result.offered / seconds
+        sample.note = (
+            f"achieved {sample.rate('operations'):.1f} of {sample.offered:.1f} operations/s"
+        )
+    return sample

@@ -2,81 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from .background import recompress
 from .content import Image
 from .jobs import ImageSet, PullImages, PullStream, PushImages, PushStream
-from .measure import Bench, megabytes, sample_of
+from .measure import Bench, MeasureFailed, megabytes, sample_of
 from .profile import Profile
 from .registry import Style
-from .results import Sample
+from .results import Limit, Sample
 from .targets import Target
-from .workload import Workload
+from .workload import Workload, local, ours_or_files
 
 STORM_CLIENTS = 64
 STORM_SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 8 << 20)
 ZIPF_CLIENTS = 16
 RANGE_CLIENTS = 8
 RANGE_BYTES = 4 << 20
+COLD_SECONDS = 600
+"""A cold measurement ends when everything was pulled once."""
+
+_NGINX = Limit("nginx")
 
 
 def workloads(profile: Profile) -> list[Workload]:
     """All of them."""
     size = f"{profile.stream_bytes >> 20} MiB"
+    many = profile.zipf_images
     return [
-        Workload(
+        _row(
             name="pull/stream",
             title=f"pull {size}, one stream, hot",
-            group="pull",
-            unit="MB/s",
+            limit=Limit("sendfile"),
             prepare=partial(_put_stream, False),
-            measure=partial(_stream, False, 0, 1),
-            limit="sendfile",
-            files=True,
+            measure=partial(_stream, 1),
         ),
-        Workload(
+        _row(
+            name="pull/stream/cold",
+            title=f"pull {size}, one stream, cold: from the disk",
+            prepare=partial(_put_stream, False),
+            measure=_cold_stream,
+            needs=local,
+        ),
+        _row(
             name="pull/storm",
             title=f"{STORM_CLIENTS} clients pull one image of 5 layers, 13 MiB",
-            group="pull",
-            unit="MB/s",
             prepare=partial(_put_images, "storm"),
             measure=partial(_images, "storm", STORM_CLIENTS),
-            limit="nginx",
-            files=True,
         ),
-        Workload(
+        _row(
             name="pull/zipf",
-            title=f"{ZIPF_CLIENTS} clients pull {profile.zipf_images} images, Zipf 1.0",
-            group="pull",
-            unit="MB/s",
+            title=f"{ZIPF_CLIENTS} clients pull {many} images, Zipf 1.0",
             prepare=partial(_put_images, "zipf"),
             measure=partial(_images, "zipf", ZIPF_CLIENTS),
-            limit="nginx",
-            files=True,
         ),
-        Workload(
+        _row(
+            name="pull/images/cold",
+            title=f"{ZIPF_CLIENTS} clients pull {many} images, each once, cold: from the disk",
+            prepare=partial(_put_images, "zipf"),
+            measure=_cold_images,
+            needs=local,
+        ),
+        _row(
             name="pull/ranges",
             title=f"{RANGE_CLIENTS} clients pull ranges of 64 KiB to 4 MiB",
-            group="pull",
-            unit="MB/s",
             prepare=partial(_put_stream, False),
-            measure=partial(_stream, False, RANGE_BYTES, RANGE_CLIENTS),
-            limit="nginx",
-            files=True,
+            measure=partial(_stream, RANGE_CLIENTS, range_bytes=RANGE_BYTES),
         ),
-        Workload(
-            name="pull/zstd",
+        _row(
+            name="pull/text",
             title=f"pull {size} of text, one stream, hot; Holdfast has it as zstd at rest",
-            group="pull",
-            unit="MB/s",
+            limit=Limit("sendfile"),
             prepare=_put_text,
-            measure=partial(_stream, True, 0, 1),
-            limit="sendfile",
-            files=True,
+            measure=partial(_stream, 1, text=True),
+            variants=("plain",),
         ),
     ]
+
+
+def variants() -> list[Workload]:
+    """What a second worker costs on pulls."""
+    return [
+        _row(
+            name="options/workers/pull",
+            title=f"{STORM_CLIENTS} clients pull one image: CPU, with one worker and with two",
+            group="options of Holdfast",
+            unit="CPU s/GB",
+            higher=False,
+            prepare=partial(_put_images, "storm"),
+            measure=_storm_cpu,
+            variants=("two",),
+            needs=ours_or_files,
+        ),
+    ]
+
+
+def _row(
+    *,
+    name: str,
+    title: str,
+    prepare: Callable[[Bench, Target], None],
+    measure: Callable[[Bench, Target, int], Sample],
+    group: str = "pull",
+    unit: str = "MB/s",
+    higher: bool = True,
+    limit: Limit = _NGINX,
+    variants: tuple[str, ...] = (),
+    needs: Callable[[Target], bool] = lambda _: True,
+) -> Workload:
+    return Workload(
+        name=name,
+        title=title,
+        group=group,
+        unit=unit,
+        limit=limit,
+        measure=measure,
+        prepare=prepare,
+        higher=higher,
+        files=True,
+        variants=variants,
+        needs=needs,
+    )
 
 
 def _key(compressible: bool) -> str:
@@ -95,20 +143,27 @@ def _put_stream(compressible: bool, bench: Bench, target: Target) -> None:
 
 
 def _put_text(bench: Bench, target: Target) -> None:
+    """Holdfast recompresses it in its own time; so that this is over now, we do it."""
     _put_stream(True, bench, target)
-    if target.name == "holdfast" and target.data is not None:
-        read, saved = recompress(target.data)
-        if saved:
+    if target.ours and not target.variant and target.data is not None:
+        done = recompress(target.data)
+        if done.read:
             bench.remarks.append(
-                f"recompressing read {read >> 20} MiB and kept them in {(read - saved) >> 20} MiB"
+                f"recompressing text: {done.read >> 20} MiB became {done.kept >> 20} MiB at rest, "
+                f"in {done.cpu:.1f} s of CPU ({done.cpu / done.read * 1e9:.1f} s a GB)"
             )
 
 
 def _stream(
-    compressible: bool, range_bytes: int, clients: int, bench: Bench, target: Target, turn: int
+    clients: int,
+    bench: Bench,
+    target: Target,
+    turn: int,
+    *,
+    text: bool = False,
+    range_bytes: int = 0,
 ) -> Sample:
-    size = bench.profile.stream_bytes
-    job = PullStream(_key(compressible), size, compressible, range_bytes)
+    job = PullStream(_key(text), bench.profile.stream_bytes, text, range_bytes)
     result, meter = bench.job(
         target,
         target.reach("pulled"),
@@ -117,6 +172,44 @@ def _stream(
         seconds=bench.profile.loop_seconds,
     )
     return sample_of(result, meter, megabytes(result))
+
+
+def _cold_stream(bench: Bench, target: Target, turn: int) -> Sample:
+    job = PullStream(_key(False), bench.profile.stream_bytes, once=True)
+    return _cold(bench, target, "pulled", job, clients=1)
+
+
+def _cold_images(bench: Bench, target: Target, turn: int) -> Sample:
+    job = PullImages(image_set("zipf", bench.profile), once=True)
+    return _cold(bench, target, "zipf", job, clients=ZIPF_CLIENTS)
+
+
+def _cold(
+    bench: Bench, target: Target, name: str, job: PullStream | PullImages, clients: int
+) -> Sample:
+    """Raises MeasureFailed where the bytes did not come from the disk after all."""
+    if not bench.can_drop:
+        raise MeasureFailed("the page cache cannot be dropped on this file system")
+    result, meter = bench.job(
+        target, target.reach(name), job, clients=clients, seconds=COLD_SECONDS, cold=True
+    )
+    sample = sample_of(result, meter, megabytes(result))
+    if sample.disk_reads is None:
+        sample.note = "whether the disk was read could not be seen"
+    elif sample.disk_reads < result.received / 2:
+        raise MeasureFailed(
+            f"it read {sample.disk_reads >> 20} of {result.received >> 20} MiB from the disk"
+        )
+    return sample
+
+
+def _storm_cpu(bench: Bench, target: Target, turn: int) -> Sample:
+    """The server's CPU for each GB, in seconds, is the value."""
+    sample = _images("storm", STORM_CLIENTS, bench, target, turn)
+    if sample.server_cpu is None:
+        raise MeasureFailed("its process cannot be looked at")
+    sample.value = sample.server_cpu / sample.size * 1e9
+    return sample
 
 
 def image_set(kind: str, profile: Profile) -> ImageSet:
@@ -130,7 +223,7 @@ def _put_images(kind: str, bench: Bench, target: Target) -> None:
     images = image_set(kind, bench.profile)
     reach = target.reach(kind)
     if target.files is None:
-        bench.set_up(target, reach, PushImages(images, Style.WHOLE))
+        bench.set_up(target, reach, PushImages(images, Style.WHOLE, late=True))
         return
     content = bench.content
     for number in range(images.count):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from .content import MANIFEST_TYPE, PIECE_BYTES, Blob, Image
@@ -31,6 +31,13 @@ class Style(StrEnum):
 
     PARTS = "parts"
     """POST, a PATCH with Content-Range for every 16 MiB, PUT."""
+
+
+class Moved(NamedTuple):
+    """Bytes of content that an operation moved."""
+
+    sent: int = 0
+    received: int = 0
 
 
 class Exhausted(Exception):
@@ -111,10 +118,8 @@ class Registry:
         if said not in ("", digest):
             raise WrongAnswer(f"PUT of a manifest: digest {said}, not {digest}")
 
-    async def push_image(
-        self, image: Image, tag: str, style: Style, *, blind: bool = False
-    ) -> tuple[int, int]:
-        """Push what is missing, then the manifest: blobs asked for or sent, and bytes sent.
+    async def push_image(self, image: Image, tag: str, style: Style, *, blind: bool = False) -> int:
+        """Push what is missing, then the manifest; bytes sent.
 
         ``blind`` sends the bytes without asking first.
         """
@@ -124,7 +129,7 @@ class Registry:
                 await self.push_blob(blob, style)
                 sent += blob.size
         await self.push_manifest(tag, image.manifest, image.digest)
-        return len(image.blobs), sent + len(image.manifest)
+        return sent + len(image.manifest)
 
     async def pull_manifest(self, reference: str, digest: str, *, verify: bool = False) -> int:
         """GET a manifest, with any digest where none is given; the bytes it has."""
@@ -181,7 +186,7 @@ class Registry:
         return size
 
 
-def _parts(blob: Blob, style: Style) -> list[tuple[int, tuple[bytes, ...]]]:
+def _parts(blob: Blob, style: Style) -> list[tuple[int, Sequence[bytes]]]:
     """Offsets and pieces of each PATCH."""
     if style is Style.DOCKER:
         return [(0, blob.pieces)]

@@ -7,8 +7,12 @@ import hashlib
 import queue
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+_TABLE: Final = "CREATE TABLE IF NOT EXISTS blobs(digest BLOB PRIMARY KEY, content BLOB)"
+_INSERT: Final = "INSERT INTO blobs VALUES (?, ?)"
 
 
 class SqliteBlobs:
@@ -19,9 +23,9 @@ class SqliteBlobs:
         self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None]
         self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="sqlite-writer")
-        self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._thread.start()
         return self
 
@@ -34,6 +38,24 @@ class SqliteBlobs:
         future = self._loop.create_future()
         self._queue.put((value, future))
         await future
+
+    async def fill(self, values: Iterable[bytes]) -> None:
+        """Store many blobs in one transaction: what is there before anything is measured."""
+
+        def write() -> None:
+            connection = self._connect()
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(_TABLE)
+                connection.execute("BEGIN")
+                rows = ((hashlib.sha256(value).digest(), value) for value in values)
+                connection.executemany(_INSERT, rows)
+                connection.execute("COMMIT")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
+        await asyncio.to_thread(write)
 
     async def count(self) -> int:
         """Rows in the table, read by a connection of its own."""
@@ -54,14 +76,12 @@ class SqliteBlobs:
         connection = self._connect()
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS blobs(digest BLOB PRIMARY KEY, content BLOB)"
-        )
+        connection.execute(_TABLE)
         while (item := self._queue.get()) is not None:
             value, future = item
             row = (hashlib.sha256(value).digest(), value)
             try:
-                connection.execute("INSERT INTO blobs VALUES (?, ?)", row)
+                connection.execute(_INSERT, row)
             except sqlite3.Error as error:
                 self._loop.call_soon_threadsafe(future.set_exception, error)
             else:

@@ -11,27 +11,29 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from . import embedded, limits, mixes, pulls, pushes, smalls, syncs, upkeep
+from . import limits, mixes, process, pulls, pushes, scale, servers, smalls, syncs, upkeep
 from .crew import Crew, CrewFailed
+from .embedded import EmbeddedFailed
 from .measure import Bench, MeasureFailed
 from .profile import Profile
 from .reach import Unreachable
-from .results import Results, Row, Sample, TargetFacts
-from .servers import CannotStart, Server
+from .results import Results, Row, TargetFacts
+from .servers import CannotStart, Starter
 from .targets import Target
 from .trace import Operation
 from .workload import Workload
 from .wrk import WrkFailed
 
-FREE_BYTES_PER_STREAM: Final = 12
-"""Free disk needed, in streams per target and round, with room for all that is smaller."""
+SPARE_BYTES: Final = 2 << 30
+STREAMS: Final = 6
+"""Free disk that pushes need, in streams per registry and round, with room for what is small."""
 
 
 class Progress(Protocol):
@@ -42,6 +44,9 @@ class Progress(Protocol):
 
     def step(self, text: str) -> None:
         """A step begins."""
+
+    def show(self, text: str) -> None:
+        """What is done now, within a step."""
 
     def say(self, text: str) -> None:
         """Something worth a line of its own."""
@@ -57,8 +62,8 @@ class Plan:
 
     profile: Profile
     seed: str
-    starters: tuple[tuple[str, Callable[[], Server]], ...] = ()
-    """Names of servers and how to start them."""
+    starters: tuple[Starter, ...] = ()
+    """What can be started here."""
 
     targets: tuple[Target, ...] = ()
     """What runs already."""
@@ -66,8 +71,8 @@ class Plan:
     only: tuple[str, ...] = ()
     """Beginnings of names of workloads; empty means all."""
 
-    engine: bool = True
-    """Whether the engine is measured in process."""
+    scale: bool = True
+    """Whether the rows of ``scale`` are measured: the engine in process, among them."""
 
     trace: tuple[Operation, ...] = ()
 
@@ -85,9 +90,22 @@ class Plan:
                 *pulls.workloads(profile),
                 *pushes.workloads(profile),
                 *mixes.workloads(profile, self.trace),
+                *smalls.variants(),
+                *pulls.variants(),
                 *upkeep.workloads(profile),
+                *pushes.huge(profile),
             )
             if self.wants(workload.name)
+        ]
+
+    def needed(self) -> list[Starter]:
+        """What has to be started for the workloads."""
+        workloads = self.workloads()
+        wanted = {variant for workload in workloads for variant in workload.variants}
+        return [
+            starter
+            for starter in self.starters
+            if workloads and (not starter.variant or starter.variant in wanted)
         ]
 
 
@@ -100,12 +118,11 @@ class Run:
         self._progress = progress
         self._begun = time.monotonic()
         self._due = 1.0
-        self._hurried = False
         self.results = Results(
             profile=plan.profile.name,
             seed=plan.seed,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=machine(),
+            machine=machine(directory),
         )
 
     def go(self) -> None:
@@ -115,56 +132,68 @@ class Run:
             with ExitStack() as stack:
                 self._check_room()
                 targets = list(plan.targets)
-                for name, start in plan.starters if plan.workloads() else ():
-                    self._progress.say(f"starting {name}")
+                for starter in plan.needed():
+                    self._progress.say(f"starting {starter.name}")
                     try:
-                        server = start()
+                        targets.append(servers.start(stack, starter.start))
                     except CannotStart as error:
                         self._remark(f"left out: {error}")
-                        continue
-                    stack.callback(server.stop)
-                    targets.append(server.target)
                 crew = stack.enter_context(Crew(plan.profile.processes))
                 bench = Bench(plan.profile, crew, plan.seed, self._directory)
+                bench.can_drop = process.can_drop(self._directory)
                 self._measure_all(bench, self._reachable(targets))
         finally:
             self.results.seconds = round(time.monotonic() - self._begun, 1)
+            self.results.machine["load at the end"] = f"{os.getloadavg()[0]:.1f}"
 
     def _measure_all(self, bench: Bench, targets: list[Target]) -> None:
         workloads = self._plan.workloads()
-        sizes = self._plan.profile.engine_sizes if self._wants_engine() else ()
-        if not targets and not sizes:
+        parts = scale.parts(self._plan.only) if self._plan.scale else frozenset()
+        if not targets and not parts:
             raise CannotRun("nothing to measure")
-        pairs = sum(workload.applies(target) for workload in workloads for target in targets)
-        self._progress.begin(pairs * bench.profile.rounds + len(sizes) + 1)
+        pairs = sum(
+            workload.applies(target) * self._rounds(workload)
+            for workload in workloads
+            for target in targets
+        )
+        self._progress.begin(pairs + 1)
         self._progress.step("limits of this machine")
-        self.results.limits = limits.measure(self._directory)
+        self.results.limits = limits.measure(self._directory, bench.profile.limit_seconds)
         if not bench.wrk:
             self._remark("wrk is not installed: small requests are driven from Python")
         self._count_syncs(bench, targets)
-        for size in sizes:
-            self._progress.step(f"engine with {size:,} blobs and tags")
-            self._embedded(size)
-        for index, workload in enumerate(workloads):
-            self._due = (index + 1) / len(workloads)
+        profile = bench.profile
+        if parts:
+            seconds = profile.scale_seconds if workloads else profile.budget
+            self._scale(bench, parts, seconds)
+        share = profile.scale_seconds / profile.budget if parts else 0.0
+        if self._workloads(bench, workloads, targets, share):
+            self.results.complete = True
+        self._say_fewer()
+
+    def _workloads(
+        self, bench: Bench, workloads: list[Workload], targets: list[Target], share: float
+    ) -> bool:
+        """Measure them in order; whether there was time for all."""
+        total = sum(workload.weight for workload in workloads)
+        done = 0.0
+        for workload in workloads:
+            done += workload.weight
+            self._due = share + (1 - share) * done / total
             if self._late():
                 self._remark(
                     f"out of time after {bench.profile.budget:.0f} s: left out from "
                     f"{workload.name} on"
                 )
-                return
+                return False
             self._workload(bench, workload, [one for one in targets if workload.applies(one)])
             for text in bench.remarks:
                 self._remark(text)
             bench.remarks.clear()
-        if self._hurried:
-            self._remark("short of time: some rows have fewer rounds")
-        self.results.complete = True
+        return True
 
-    def _wants_engine(self) -> bool:
-        return self._plan.engine and (
-            not self._plan.only or any(name.startswith("engine") for name in self._plan.only)
-        )
+    def _rounds(self, workload: Workload) -> int:
+        return min(workload.rounds, self._plan.profile.rounds)
 
     def _late(self, share: float = 1.0) -> bool:
         """Whether more than this share of the time is gone."""
@@ -174,12 +203,25 @@ class Run:
         self.results.remarks.append(text)
         self._progress.say(text)
 
+    def _say_fewer(self) -> None:
+        """Name the rows that there was no time to repeat as often as was wanted."""
+        fewer = {
+            row.workload: f"{row.workload} ({len(row.samples)} of {row.rounds})"
+            for row in self.results.rows
+            if not row.void and len(row.samples) < row.rounds
+        }
+        if fewer:
+            self._remark(f"short of time, fewer rounds of {', '.join(fewer.values())}")
+
     def _check_room(self) -> None:
         profile = self._plan.profile
-        columns = len(self._plan.starters) + 1
-        need = FREE_BYTES_PER_STREAM * profile.stream_bytes * columns
+        starters = [one for one in self._plan.needed() if not one.variant]
+        need = SPARE_BYTES
+        if any("push/" in workload.name for workload in self._plan.workloads()):
+            pushed = STREAMS * profile.stream_bytes + pushes.MANY * profile.many_bytes
+            need += pushed * profile.rounds * len(starters)
         free = shutil.disk_usage(self._directory).free
-        if self._plan.starters and free < need:
+        if starters and free < need:
             raise CannotRun(
                 f"{self._directory} has {free >> 20} MiB free, this profile needs {need >> 20}: "
                 "choose another --directory"
@@ -200,20 +242,23 @@ class Run:
                     name=target.name,
                     version=target.version,
                     url=target.url,
+                    workers=target.workers,
                     notes=list(target.notes),
                 )
             )
         return found
 
     def _count_syncs(self, bench: Bench, targets: list[Target]) -> None:
-        if not any(self._plan.wants(name) for name in ("push/", "repush/")):
+        names = [workload.name for workload in self._plan.workloads()]
+        if not any(name.startswith(("push/", "repush/")) for name in names):
             return
         for target in targets:
-            if not target.registry:
+            if not target.registry or target.variant:
                 continue
+            self._progress.say(f"counting how often {target.name} waits for the disk")
             with self._voiding(bench) as problem:
                 facts = next(one for one in self.results.targets if one.name == target.name)
-                facts.fsyncs_per_image = syncs.per_image(bench, target)
+                facts.syncs_per_image = syncs.per_image(bench, target)
             if problem:
                 self._remark(f"{target.name}: {problem[0]}")
 
@@ -238,16 +283,18 @@ class Run:
                 higher=workload.higher,
                 target=target.name,
                 limit=workload.limit,
+                rounds=self._rounds(workload),
+                workers=target.workers,
             )
             rows[target.name] = row
             self.results.rows.append(row)
             self._progress.step(f"{workload.name} · {target.name} · preparing")
             with self._voiding(bench) as problem:
                 workload.prepare(bench, target)
-            self._void(row, problem)
-        for turn in range(bench.profile.rounds):
+            if problem:
+                self.failed(row, problem[0])
+        for turn in range(self._rounds(workload)):
             if turn and self._late(self._due):
-                self._hurried = True
                 return
             for target in targets:
                 row = rows[target.name]
@@ -257,37 +304,33 @@ class Run:
                     self._progress.step(f"{workload.name} · {target.name} · round {turn + 1}")
                 with self._voiding(bench) as problem:
                     row.samples.append(workload.measure(bench, target, turn))
-                self._void(row, problem)
+                if problem:
+                    self.failed(row, problem[0])
 
-    def _void(self, row: Row, problem: list[str]) -> None:
-        if problem:
-            row.void = problem[0]
-            self._progress.say(f"{row.workload} on {row.target} is void: {row.void}")
+    def step(self, text: str) -> None:
+        """A step of ``scale``."""
+        self._progress.show(text)
 
-    def _embedded(self, size: int) -> None:
-        directory = self._directory / f"engine-{size}"
-        directory.mkdir()
-        left = self._begun + self._plan.profile.budget - time.monotonic()
+    def row(self, row: Row) -> None:
+        """A row of ``scale``."""
+        self.results.rows.append(row)
+
+    def failed(self, row: Row, text: str) -> None:
+        """A row does not count, for that reason."""
+        row.void = text
+        self._progress.say(f"{row.workload} on {row.target} is void: {text}")
+
+    def _scale(self, bench: Bench, parts: frozenset[str], seconds: float) -> None:
+        directory = self._directory / "scale"
         try:
-            found = embedded.measure(directory, size, self._plan.seed, max(60.0, left))
-        except embedded.EmbeddedFailed as error:
-            self._remark(f"the engine with {size:,} blobs: {error}")
-            return
+            with self._voiding(bench) as problem:
+                scale.Scale(bench, directory, self._plan.wants, self).run(parts, seconds)
+            if problem:
+                self._remark(f"cost against size: {problem[0]}")
+        except EmbeddedFailed as error:
+            self._remark(f"cost against size: {error}")
         finally:
-            shutil.rmtree(directory)
-        for measured in found:
-            title, unit, higher = embedded.ROWS[measured.name]
-            self.results.rows.append(
-                Row(
-                    workload=f"engine/{measured.name}/{size}",
-                    title=f"{title}, with {size:,} in the store",
-                    group="engine",
-                    unit=unit,
-                    higher=higher,
-                    target=measured.target,
-                    samples=[Sample(value=value) for value in measured.values],
-                )
-            )
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -309,7 +352,7 @@ def workspace(parent: Path | None) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def machine() -> dict[str, str]:
+def machine(directory: Path) -> dict[str, str]:
     """What the numbers depend on."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -323,5 +366,6 @@ def machine() -> dict[str, str]:
         "memory": f"{pages * page / 1e9:.0f} GB",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load": f"{os.getloadavg()[0]:.1f} at the start",
+        "file system": process.filesystem(directory) or "unknown",
+        "load at the start": f"{os.getloadavg()[0]:.1f}",
     }

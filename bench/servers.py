@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from . import interrupts
 from .reach import Login
 from .targets import Target
 
@@ -35,8 +36,10 @@ START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 20.0
 
 _READY: Final = re.compile(r"holdfast is ready on (http://\S+) \(")
+_METRICS: Final = re.compile(r"metrics are on (http://\S+)")
 _ERROR: Final = re.compile(r"^[\w.]*(?:Error|Exception)\b|\b(?:error|emerg|fatal)\b")
-_NAMESPACES: Final = ("bench-one", "bench-two")
+NAMESPACES: Final = ("bench-one", "bench-two")
+_OWNERS: Final = uuid.UUID("6d3a3a5e-5b6f-4f0e-9a53-0c6f3b1d2e47")
 
 _DOCKER_REGISTRY: Final = """\
 version: 0.1
@@ -51,6 +54,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 _NGINX: Final = """\
 daemon off;
+{user}
 worker_processes 1;
 pid {data}/nginx.pid;
 error_log {data}/error.log crit;
@@ -72,6 +76,23 @@ http {{
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Another way to run Holdfast, for the rows that are about the difference."""
+
+    name: str
+    note: str
+    options: tuple[str, ...] = ()
+    workers: int = 1
+
+
+VARIANTS: Final = {
+    "log": Variant("holdfast +log", "as holdfast, with an access log", ("--access-log",)),
+    "two": Variant("holdfast x2", "as holdfast, with two workers", workers=2),
+    "plain": Variant("holdfast plain", "as holdfast, never compresses", ("--compression=never",)),
+}
+
+
 class CannotStart(Exception):
     """A server did not come up. The text is one line."""
 
@@ -89,6 +110,15 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Starter:
+    """What can be started when it is needed."""
+
+    name: str
+    start: Callable[[], Server]
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A registry started by a command line of the user's.
 
@@ -101,6 +131,14 @@ class Peer:
     config: Path | None = None
 
 
+def start(stack: ExitStack, starter: Callable[[], Server]) -> Target:
+    """Start one that the stack stops, whatever interrupts. Raises CannotStart."""
+    with interrupts.held():
+        server = starter()
+        stack.callback(server.stop)
+    return server.target
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
@@ -108,8 +146,35 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_holdfast(directory: Path, *, workers: int = 1) -> Server:
-    """``holdfast serve`` with two namespaces. Raises CannotStart."""
+def start_holdfast(
+    directory: Path, variant: str = "", *, namespaces: tuple[str, ...] = NAMESPACES
+) -> Server:
+    """``holdfast serve`` with these namespaces, made anew. Raises CannotStart."""
+    how = VARIANTS.get(variant, Variant("holdfast", ""))
+    process, secret, project = spawn_holdfast(directory, how)
+    with _ended_on_failure(process):
+        url, metrics = _announced(process, directory)
+        for name in namespaces:
+            _create_namespace(url, name, project, secret)
+    many = "a worker process" if how.workers == 1 else f"{how.workers} worker processes"
+    note = how.note or f"{many}, metrics on, a bearer token checked on every request"
+    target = Target(
+        name=how.name,
+        url=url,
+        prefixes=NAMESPACES,
+        login=Login("nologin", secret),
+        pid=process.pid,
+        data=directory,
+        metrics=metrics,
+        variant=variant,
+        workers=how.workers,
+        notes=(note,),
+    )
+    return Server(target, process)
+
+
+def spawn_holdfast(directory: Path, how: Variant) -> tuple[subprocess.Popen[bytes], str, str]:
+    """The process, its owner's secret key and project. Raises CannotStart."""
     command = (
         sys.executable,
         "-m",
@@ -117,40 +182,35 @@ def start_holdfast(directory: Path, *, workers: int = 1) -> Server:
         "serve",
         f"--data={directory}",
         "--listen=127.0.0.1:0",
-        f"--workers={workers}",
+        "--metrics=127.0.0.1:0",
+        f"--workers={how.workers}",
         "--token-seconds=3600",
+        *how.options,
     )
-    # The owner key is chosen here, so that nothing has to be read back.
-    secret, project = str(uuid.uuid4()), str(uuid.uuid4())
+    # The owner key is chosen here, so that nothing has to be read back; the same one each time
+    # that the same directory is served.
+    secret, project = (
+        str(uuid.uuid5(_OWNERS, f"{what}/{directory}")) for what in ("key", "project")
+    )
     settings = {"HOLDFAST_SECRET_KEY": secret, "HOLDFAST_PROJECT_ID": project}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
     process = _spawn(command, directory, {**environment, **settings}, stdout=subprocess.PIPE)
-    with _ended_on_failure(process):
-        url = _announced(process, directory)
-        for name in _NAMESPACES:
-            _create_namespace(url, name, project, secret)
-    target = Target(
-        name="holdfast",
-        url=url,
-        prefixes=_NAMESPACES,
-        login=Login("nologin", secret),
-        pid=process.pid,
-        data=directory,
-        workers=workers,
-        notes=(f"{workers} worker process, a bearer token checked on every request",),
-    )
-    return Server(target, process)
+    return process, secret, project
 
 
-def _announced(process: subprocess.Popen[bytes], directory: Path) -> str:
-    """The URL in the line that says it is ready."""
+def _announced(process: subprocess.Popen[bytes], directory: Path) -> tuple[str, str]:
+    """The URLs of the server and of its metrics, when it says that it is ready."""
     assert process.stdout is not None
     guard = threading.Timer(START_SECONDS, process.kill)
     guard.start()
+    metrics = ""
     try:
         for line in process.stdout:
-            if match := _READY.match(line.decode("utf-8", "replace")):
-                return match[1]
+            text = line.decode("utf-8", "replace")
+            if match := _METRICS.match(text):
+                metrics = match[1]
+            if match := _READY.match(text):
+                return match[1], metrics
     finally:
         guard.cancel()
     raise CannotStart(f"holdfast did not start: {_last_words(directory)}")
@@ -189,7 +249,7 @@ def start_docker_registry(directory: Path, binary: str) -> Server:
     target = Target(
         name="docker-registry",
         url=f"http://127.0.0.1:{port}",
-        prefixes=_NAMESPACES,
+        prefixes=NAMESPACES,
         pid=process.pid,
         data=directory,
         workers=os.cpu_count() or 1,
@@ -203,18 +263,18 @@ def start_nginx(directory: Path, binary: str) -> Server:
     """nginx with one worker serving the same objects as files. Raises CannotStart."""
     port = free_port()
     (directory / "root").mkdir(parents=True, exist_ok=True)
-    # Started by root, its worker is another user, who must get at the files.
-    for folder in (directory, directory / "root"):
-        folder.chmod(0o755)
+    # Started by root, its worker would be another user, who may not get at the files: the
+    # directories above may be closed.
+    user = "user root;" if os.geteuid() == 0 else ""
     config = directory / "nginx.conf"
-    config.write_text(_NGINX.format(data=directory, port=port))
+    config.write_text(_NGINX.format(data=directory, port=port, user=user))
     command = (binary, "-c", str(config), "-e", str(directory / "error.log"))
     process = _spawn(command, directory, dict(os.environ))
     _wait(process, port, "nginx", directory)
     target = Target(
         name="nginx",
         url=f"http://127.0.0.1:{port}",
-        prefixes=_NAMESPACES,
+        prefixes=NAMESPACES,
         pid=process.pid,
         data=directory,
         files=directory / "root",
@@ -253,7 +313,7 @@ def start_peer(directory: Path, peer: Peer) -> Server:
     target = Target(
         name=peer.name,
         url=f"http://127.0.0.1:{port}",
-        prefixes=_NAMESPACES,
+        prefixes=NAMESPACES,
         pid=process.pid,
         data=directory,
         workers=os.cpu_count() or 1,
@@ -262,23 +322,20 @@ def start_peer(directory: Path, peer: Peer) -> Server:
     return Server(target, process)
 
 
-def installed(directory: Path, peers: tuple[Peer, ...]) -> list[tuple[str, Callable[[], Server]]]:
-    """Names and starters of all that is found on this machine, Holdfast first."""
-    found: list[tuple[str, Callable[[], Server]]] = [
-        ("holdfast", partial(start_holdfast, directory / "holdfast"))
-    ]
+def installed(directory: Path, peers: tuple[Peer, ...]) -> list[Starter]:
+    """All that is found on this machine, Holdfast first."""
+    found = [Starter("holdfast", partial(start_holdfast, directory / "holdfast"))]
     docker = _program("docker-registry")
     if docker:
-        found.append(
-            (
-                "docker-registry",
-                partial(start_docker_registry, directory / "docker-registry", docker),
-            )
-        )
-    found.extend((peer.name, partial(start_peer, directory / peer.name, peer)) for peer in peers)
+        start = partial(start_docker_registry, directory / "docker-registry", docker)
+        found.append(Starter("docker-registry", start))
+    found += [Starter(one.name, partial(start_peer, directory / one.name, one)) for one in peers]
     nginx = _program("nginx")
     if nginx:
-        found.append(("nginx", partial(start_nginx, directory / "nginx", nginx)))
+        found.append(Starter("nginx", partial(start_nginx, directory / "nginx", nginx)))
+    for key, variant in VARIANTS.items():
+        place = directory / f"holdfast-{key}"
+        found.append(Starter(variant.name, partial(start_holdfast, place, key), key))
     return found
 
 
@@ -337,7 +394,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, name: str, directory: Pat
 def _ended_on_failure(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """A server that did not come up, or was interrupted while it did, is not left behind."""
     try:
-        yield
+        with interrupts.allowed():
+            yield
     except BaseException:
         _end(process)
         raise

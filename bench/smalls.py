@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
+
 from .content import MANIFEST_TYPE, digest_of
 from .jobs import Ask, ImageSet, ListTags, PushImages
 from .measure import Bench, MeasureFailed, operations, sample_of
 from .profile import Profile
-from .pulls import lay_image
+from .pulls import lay, lay_image
 from .registry import Style
-from .results import Sample
-from .tagging import PushTags
+from .results import Limit, Sample
+from .tagging import PushTags, tag
 from .targets import Target
-from .workload import Workload
+from .workload import Workload, nothing, ours, ours_or_files
 
 IMAGES = 30
 """Images whose manifests and blobs are asked for, in turn."""
@@ -23,6 +25,10 @@ FEW_TAGS = 10
 PAGE = 100
 LIST_CLIENTS = 4
 
+MANIFEST_ROW = "small/manifest/get/tag"
+"""Where nginx has a row, which other small requests are given as a share of."""
+
+_NGINX = Limit("nginx")
 _SET = ImageSet("small", IMAGES, layers=3, scale=0.001, cap=16 << 10)
 
 Asker = Callable[[Bench, Target], tuple[Ask, ...]]
@@ -41,37 +47,33 @@ def workloads(profile: Profile) -> list[Workload]:
         ("manifest/miss", "GET of a manifest that is not there: a storm of 404", _manifest_misses),
     ]
     made = [
-        Workload(
+        _row(
             name=f"small/{name}",
             title=title,
-            group="small requests",
-            unit="requests/s",
             prepare=_put,
             measure=partial(_small, "small", asks),
-            limit="nginx",
             files=True,
         )
         for name, title, asks in manifests
     ]
     made += [_page(count) for count in (FEW_TAGS, profile.many_tags)]
     if profile.huge_tags:
-        made.append(_page(profile.huge_tags, holdfast_only=True))
+        made.append(_page(profile.huge_tags, needs=ours))
     made.append(
-        Workload(
+        _row(
             name="small/tags/all",
-            title=f"whole list of {profile.many_tags:,} tags, in pages",
-            group="small requests",
+            title=f"whole list of {profile.many_tags:,} tags, in pages of 1,000",
             unit="lists/s",
+            limit=Limit(f"nginx:small/tags/{profile.many_tags}", "requests"),
             prepare=partial(_put_tags, profile.many_tags),
             measure=partial(_whole_list, profile.many_tags),
         )
     )
     made.append(
-        Workload(
+        _row(
             name="small/token",
             title="issue of a token",
-            group="small requests",
-            unit="requests/s",
+            limit=Limit(f"nginx:{MANIFEST_ROW}"),
             measure=_tokens,
             needs=lambda target: bool(target.login.password),
         )
@@ -79,17 +81,75 @@ def workloads(profile: Profile) -> list[Workload]:
     return made
 
 
-def _page(count: int, *, holdfast_only: bool = False) -> Workload:
+def variants() -> list[Workload]:
+    """What other options of Holdfast cost on a small request."""
+    asks = partial(_manifests, "GET", False)
+    return [
+        _row(
+            name="options/log",
+            title="GET of a manifest by tag, without and with an access log",
+            group="options of Holdfast",
+            prepare=_put,
+            measure=partial(_small, "small", asks),
+            variants=("log",),
+            needs=ours_or_files,
+            files=True,
+        ),
+        _row(
+            name="options/workers/small",
+            title="GET of a manifest by tag: CPU, with one worker and with two",
+            group="options of Holdfast",
+            unit="µs CPU/request",
+            higher=False,
+            prepare=_put,
+            measure=partial(_small_cpu, asks),
+            variants=("two",),
+            needs=ours_or_files,
+            files=True,
+        ),
+    ]
+
+
+def _row(
+    *,
+    name: str,
+    title: str,
+    measure: Callable[[Bench, Target, int], Sample],
+    group: str = "small requests",
+    unit: str = "requests/s",
+    limit: Limit = _NGINX,
+    prepare: Callable[[Bench, Target], None] = nothing,
+    higher: bool = True,
+    files: bool = False,
+    variants: tuple[str, ...] = (),
+    needs: Callable[[Target], bool] = lambda _: True,
+) -> Workload:
     return Workload(
+        name=name,
+        title=title,
+        group=group,
+        unit=unit,
+        limit=limit,
+        measure=measure,
+        prepare=prepare,
+        higher=higher,
+        files=files,
+        variants=variants,
+        needs=needs,
+    )
+
+
+def _page(count: int, *, needs: Callable[[Target], bool] = lambda _: True) -> Workload:
+    return _row(
         name=f"small/tags/{count}",
         title=f"first {PAGE} of a list of {count:,} tags"
         if count > PAGE
         else f"list of {count} tags",
-        group="small requests",
-        unit="requests/s",
+        limit=_NGINX if needs is not ours else Limit(f"nginx:{MANIFEST_ROW}"),
         prepare=partial(_put_tags, count),
         measure=partial(_small, _tags_repository(count), partial(_tag_page, count)),
-        needs=(lambda target: target.name == "holdfast") if holdfast_only else (lambda _: True),
+        files=needs is not ours,
+        needs=needs,
     )
 
 
@@ -140,8 +200,22 @@ def _tags_repository(count: int) -> str:
     return f"tags{count}"
 
 
+def _small_cpu(asker: Asker, bench: Bench, target: Target, turn: int) -> Sample:
+    """The server's CPU for each request, in microseconds, is the value."""
+    sample = bench.small(target, target.reach("small"), asker(bench, target))
+    if sample.server_cpu is None:
+        raise MeasureFailed("its process cannot be looked at")
+    sample.value = sample.server_cpu / sample.requests * 1e6
+    return sample
+
+
 def _put_tags(count: int, bench: Bench, target: Target) -> None:
     reach = target.reach(_tags_repository(count))
+    if target.files is not None:
+        names = [tag(number) for number in range(min(count, PAGE))]
+        answer = msgspec.json.encode({"name": reach.repository, "tags": names})
+        lay(target.files, reach.repository, "tags/list", answer)
+        return
     bench.set_up(target, reach, PushTags(count), clients=16)
 
 

@@ -8,10 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .limits import LIMITS
 from .results import Results, Row
 
 FIRST = "holdfast"
 """The column that the others are compared with; the first target where there is no such."""
+
+GROWTH_MAX = 2.0
+"""What must not grow with the store may be so many times worse with more in it."""
 
 
 def number(value: float) -> str:
@@ -43,6 +47,14 @@ def ratio(results: Results, workload: str, other: str) -> float | None:
     return row.median / rival.median if row.higher else rival.median / row.median
 
 
+def unclear(results: Results, workload: str, other: str) -> bool:
+    """Whether the ranges of the subject and another target touch: there may be no difference."""
+    row, rival = results.row(workload, subject(results)), results.row(workload, other)
+    if row is None or rival is None or not row.values or not rival.values:
+        return False
+    return row.overlaps(rival)
+
+
 def columns(results: Results) -> list[str]:
     """Targets in order, the subject first."""
     seen = dict.fromkeys([subject(results), *(row.target for row in results.rows)])
@@ -50,25 +62,33 @@ def columns(results: Results) -> list[str]:
 
 
 def groups(results: Results) -> Iterator[tuple[str, list[str]]]:
-    """Groups, and the names of their workloads."""
-    found: dict[str, list[str]] = {}
+    """Groups, and the names of their workloads; those that are measured at several sizes of the
+    store in order of their kind."""
+    found: dict[str, list[Row]] = {}
     for row in results.rows:
-        names = found.setdefault(row.group, [])
-        if row.workload not in names:
-            names.append(row.workload)
-    yield from found.items()
+        rows = found.setdefault(row.group, [])
+        if all(one.workload != row.workload for one in rows):
+            rows.append(row)
+    for group, rows in found.items():
+        kinds = list(dict.fromkeys(_kind(row) for row in rows))
+        rows.sort(key=lambda row: (kinds.index(_kind(row)), row.scale))
+        yield group, [row.workload for row in rows]
 
 
-def share(results: Results, row: Row) -> float | None:
-    """The row's median as a share of its limit."""
-    limit = results.limit_of(row)
-    return row.median / limit if limit and row.median else None
+def _kind(row: Row) -> str:
+    return row.workload.rpartition("/")[0] if row.scale else row.workload
+
+
+def facts(results: Results) -> str:
+    """What the numbers depend on, in one line."""
+    return ", ".join(f"{name} {value}" for name, value in results.machine.items())
 
 
 def show(results: Results, console: Console) -> None:
     """Print everything that a person wants to know first."""
-    facts = ", ".join(f"{name} {value}" for name, value in results.machine.items())
-    console.print(f"profile {results.profile}, {results.seconds:.0f} s, {facts}", highlight=False)
+    console.print(
+        f"profile {results.profile}, {results.seconds:.0f} s, {facts(results)}", highlight=False
+    )
     for target in results.targets:
         console.print(f"  {describe(results, target.name)}", highlight=False)
     for group, names in groups(results):
@@ -78,9 +98,20 @@ def show(results: Results, console: Console) -> None:
             text = f"void: {row.workload} on {row.target}: {row.void}"
             console.print(text, style="red", highlight=False, markup=False)
     for text in results.remarks:
-        console.print(f"· {text}", highlight=False)
+        console.print(f"· {text}", highlight=False, markup=False)
+    if results.limits:
+        console.print(f"limits of this machine: {limits(results)}", highlight=False)
     if not results.complete:
         console.print("This run is incomplete.", style="yellow")
+
+
+def limits(results: Results) -> str:
+    """The measured limits, in one line."""
+    return "; ".join(
+        f"{LIMITS[name][0]}: {number(value)} {LIMITS[name][1]}"
+        for name, value in results.limits.items()
+        if name in LIMITS and name != "no change"
+    )
 
 
 def describe(results: Results, name: str) -> str:
@@ -88,57 +119,100 @@ def describe(results: Results, name: str) -> str:
     target = next(one for one in results.targets if one.name == name)
     text = " ".join(filter(None, (target.name, target.version)))
     notes = list(target.notes)
-    if target.fsyncs_per_image is not None:
-        notes.append(f"{number(target.fsyncs_per_image)} fsyncs a pushed image of 5 layers")
+    if target.syncs_per_image is not None:
+        notes.append(
+            f"waits for the disk {number(target.syncs_per_image)} times an image of 5 layers"
+        )
     return f"{text}: {'; '.join(notes)}" if notes else text
 
 
 def _table(results: Results, group: str, names: list[str]) -> Table:
-    table = Table(title=group, title_justify="left", title_style="bold", pad_edge=False)
     main = subject(results)
+    title = f"{group}: {main}, and how many times better it is"
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
     others = [
         name
         for name in columns(results)
         if name != main and any(results.row(workload, name) for workload in names)
     ]
-    table.add_column("", ratio=1)
+    sized = any(row.scale for row in results.rows if row.workload in names)
+    table.add_column("", ratio=1, min_width=36)
     table.add_column(main, justify="right")
     for other in others:
-        table.add_column(other, justify="right")
-        table.add_column(f"{main} is", justify="right")
-    table.add_column("of limit", justify="right")
-    table.add_column("p99 ms", justify="right")
-    table.add_column("CPU s", justify="right")
-    table.add_column("MB", justify="right")
+        table.add_column(f"than {other}", justify="right")
+    for name in (
+        ("of limit", "growth") if sized else ("of limit", "p50/p99/p99.9 ms", "CPU s", "MB")
+    ):
+        table.add_column(name, justify="right")
     for workload in names:
-        table.add_row(*_cells(results, workload, main, others))
+        table.add_row(*_cells(results, workload, main, others, sized=sized))
     return table
 
 
-def _cells(results: Results, workload: str, main: str, others: list[str]) -> list[Text]:
+def _cells(
+    results: Results, workload: str, main: str, others: list[str], *, sized: bool
+) -> list[Text]:
     row = results.row(workload, main)
     any_row = next(one for one in results.rows if one.workload == workload)
     title = Text(any_row.title)
     title.append(f", {any_row.unit}", "dim")
-    cells = [title, _value(row)]
-    for other in others:
-        cells.append(_value(results.row(workload, other)))
-        times = ratio(results, workload, other)
-        style = "" if times is None else ("green" if times >= 1 else "red")
-        cells.append(Text("" if times is None else f"{number(times)} x", style))
-    part = None if row is None else share(results, row)
-    cells.append(Text("" if part is None else f"{part:.0%}"))
-    slow = None if row is None else row.middle("p99")
-    cells.append(Text("" if slow is None else number(slow * 1e3)))
+    for note in [] if row is None or sized else row.notes[:1]:
+        title.append(f"\n{note}", "dim")
+    ratios = [_ratio(results, workload, other) for other in others]
+    cells = [title, _value(row), *ratios, _share(results, row)]
+    if sized:
+        return [*cells, _growth(results, row)]
+    cells.append(Text("" if row is None else latencies(row)))
     cells.append(Text("" if row is None else cost(row)))
-    memory = None if row is None else row.middle("memory")
+    memory = None if row is None else row.middle("worker_memory")
     cells.append(Text("" if memory is None else f"{memory / 1e6:.0f}"))
     return cells
 
 
+def _ratio(results: Results, workload: str, other: str) -> Text:
+    """How many times better the subject is, and what the other one's value is."""
+    times, value = ratio(results, workload, other), _value(results.row(workload, other))
+    if times is None:
+        return value
+    if unclear(results, workload, other):
+        text = Text(f"~{number(times)} x", "dim")
+    else:
+        text = Text(f"{number(times)} x", "bold green" if times >= 1 else "bold red")
+    return text.append("\n").append(value)
+
+
+def _share(results: Results, row: Row | None) -> Text:
+    part = None if row is None else results.share(row)
+    if part is None or row is None or row.limit is None:
+        return Text("")
+    text = Text(f"{part:.0%}")
+    text.append(f"\n{limit_name(row)}", "dim")
+    return text
+
+
+def limit_name(row: Row) -> str:
+    """What a row is given as a share of, in a word or two."""
+    return "" if row.limit is None else row.limit.name.partition(":")[0]
+
+
+def _growth(results: Results, row: Row | None) -> Text:
+    times = None if row is None else results.growth(row)
+    if times is None:
+        return Text("")
+    return Text(f"{number(times)} x", "green" if times <= GROWTH_MAX else "red")
+
+
+def latencies(row: Row) -> str:
+    """p50, p99 and p99.9 in milliseconds."""
+    middle = [row.middle(name) for name in ("p50", "p99", "p999")]
+    if not any(middle):
+        return ""
+    return " / ".join("-" if value is None else number(value * 1e3) for value in middle)
+
+
 def cost(row: Row) -> str:
     """Server CPU per GB where bytes are what counts, else per 1,000 requests."""
-    per = "GB" if row.unit == "MB/s" else "requests"
+    per = "GB" if row.unit in ("MB/s", "CPU s/GB") else "requests"
     value = row.cost(per)
     if value is None:
         return ""
@@ -155,6 +229,8 @@ def _value(row: Row | None) -> Text:
     text = Text(number(row.median))
     if len(row.samples) > 1:
         text.append(f"\n{spread(row)}", "dim")
+    if len(row.samples) < row.rounds:
+        text.append(f"\n{len(row.samples)} of {row.rounds} rounds", "dim")
     if row.client_bound:
         text.append("\nclient-bound", "yellow")
     return text

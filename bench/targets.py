@@ -28,11 +28,22 @@ class Target:
     files: Path | None = None
     """Set for a server of static files: objects are laid down here instead of pushed."""
 
+    metrics: str = ""
+    """URL of its metrics, of a Holdfast that the bench started."""
+
+    variant: str = ""
+    """Set for a Holdfast with other options: it gets only the rows that are about these."""
+
     workers: int = 1
     """Cores it can use."""
 
     version: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a Holdfast that the bench started."""
+        return bool(self.metrics)
 
     @property
     def registry(self) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .measure import Bench
-from .results import Sample
+from .results import Limit, Sample
 from .targets import Target
 
 
-def _nothing(bench: Bench, target: Target) -> None:
+def nothing(bench: Bench, target: Target) -> None:
     """Most workloads need nothing before."""
 
 
@@ -26,15 +26,40 @@ class Workload:
     title: str
     group: str
     unit: str
+    limit: Limit
     measure: Callable[[Bench, Target, int], Sample]
-    prepare: Callable[[Bench, Target], None] = _nothing
+    prepare: Callable[[Bench, Target], None] = nothing
     higher: bool = True
-    limit: str = ""
     files: bool = False
     """Whether it can be measured on a server of static files."""
 
+    variants: tuple[str, ...] = ()
+    """Which Holdfasts with other options get it, too."""
+
     needs: Callable[[Target], bool] = lambda _: True
+    rounds: int = 99
+    """How many rounds at most."""
+
+    weight: float = 1.0
+    """Its share of the time, beside that of the others."""
 
     def applies(self, target: Target) -> bool:
         """Whether the target gets this row."""
+        if target.variant:
+            return target.variant in self.variants
         return (target.registry or self.files) and self.needs(target)
+
+
+def ours(target: Target) -> bool:
+    """For ``needs``: rows of Holdfast alone."""
+    return target.ours
+
+
+def ours_or_files(target: Target) -> bool:
+    """For ``needs``: rows of Holdfast, and of nginx as their limit."""
+    return target.ours or not target.registry
+
+
+def local(target: Target) -> bool:
+    """For ``needs``: rows that must see what the server has on disk."""
+    return target.data is not None

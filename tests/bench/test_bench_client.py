@@ -19,7 +19,7 @@ from holdfast.bench.drive import Outcome, open_loop
 from holdfast.bench.jobs import Ask, Requests
 from holdfast.bench.latencies import Latencies
 from holdfast.bench.reach import ANONYMOUS, Login, Reach, Unreachable, reach
-from holdfast.bench.registry import Registry
+from holdfast.bench.registry import Moved, Registry
 from holdfast.bench.volley import Shot, Volley
 from holdfast.bench.wire import Address, Client, WireError
 
@@ -103,16 +103,16 @@ async def test_in_an_open_loop_the_wait_for_a_slow_server_counts(
     monkeypatch.setattr(drive, "CONNECTIONS_MAX", 1)
     registry = Registry(Address("127.0.0.1", 1), "", "a/b")
 
-    async def slow(_: Registry) -> int:
+    async def slow(_: Registry) -> Moved:
         await asyncio.sleep(0.02)
-        return 1
+        return Moved(sent=1)
 
     latencies, outcome, wrong = Latencies(), Outcome(0, 0), list[Exception]()
     began = time.monotonic()
     plan = [(0.0, slow)] * 10
     await open_loop(plan, lambda: registry, latencies, outcome, wrong.append)
     spent = time.monotonic() - began
-    assert (outcome.operations, outcome.size, wrong) == (10, 10, [])
+    assert (outcome.operations, outcome.sent, outcome.received, wrong) == (10, 10, 0, [])
     slowest, quickest = latencies.percentile(100), latencies.percentile(1)
     assert slowest is not None
     assert quickest is not None
@@ -130,6 +130,7 @@ def test_client_processes_report_a_wrong_answer() -> None:
         result = crew.run()
         assert result.operations == result.requests >= 4
         assert not result.wrong
+        assert not crew.check()
         for bad in (
             Ask("GET", "/v2/a/b/manifests/x", 404),
             Ask("GET", "/v2/a/b/manifests/x", 200, digest="sha256:00"),

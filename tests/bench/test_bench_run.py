@@ -2,67 +2,64 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from bench_support import Reply, serving
+from bench_support import TINY, Keeper, Reply, Silent, serving, serving_bodies
 
-from holdfast.bench import embedded, results
-from holdfast.bench.profile import PROFILES
+from holdfast.bench import results, servers
+from holdfast.bench.interrupts import terminable
+from holdfast.bench.limits import LIMITS
+from holdfast.bench.process import can_drop
+from holdfast.bench.results import Sample
 from holdfast.bench.run import CannotRun, Plan, Run, workspace
-from holdfast.bench.servers import CannotStart, Peer, installed, start_holdfast, start_peer
+from holdfast.bench.servers import (
+    VARIANTS,
+    CannotStart,
+    Peer,
+    Server,
+    Starter,
+    installed,
+    start_holdfast,
+    start_peer,
+)
 from holdfast.bench.targets import Target
 from holdfast.bench.trace import Operation
 
 WAIT_SECONDS = 100
 
-TINY = replace(
-    PROFILES["quick"],
-    loop_seconds=0.1,
-    small_seconds=1,
-    stream_bytes=2 << 20,
-    images=20,
-    known_images=4,
-    zipf_images=4,
-    many_tags=30,
-    mixed_seconds=0.5,
-)
-
-
-class Silent:
-    """Progress that nobody looks at."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def begin(self, steps: int) -> None:
-        assert steps > 0
-
-    def step(self, text: str) -> None:
-        assert text
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 ONLY = (
     "small/manifest/get/tag",
     "small/manifest/head/tag",
-    "small/blob/head/miss",
     "small/tags",
     "small/token",
     "pull/",
     "push/stream",
     "push/small",
+    "push/memory",
     "repush/",
     "mixed/",
-    "upkeep/pull",
+    "options/",
 )
+
+
+def served(directory: Path) -> tuple[Starter, ...]:
+    """Holdfast, in all its variants."""
+    return tuple(
+        Starter(name, partial(start_holdfast, directory / f"holdfast-{name}", variant), variant)
+        for name, variant in (("holdfast", ""), ("log", "log"), ("two", "two"), ("plain", "plain"))
+    )
 
 
 @pytest.mark.timeout(300)
@@ -70,25 +67,60 @@ def test_workloads_of_each_kind_run_against_holdfast(tmp_path: Path) -> None:
     trace = tuple(
         Operation(index / 50, kind, f"object{index % 3}", 2000)  # type: ignore[arg-type]
         for index, kind in enumerate(
-            ["pull_blob", "head_blob", "push_blob", "pull_blob", "pull_blob", "push_blob"] * 3
+            ["pull_blob", "head_blob", "push_blob", "pull_manifest", "pull_blob", "push_manifest"]
+            * 3
         )
     )
-    starters = (("holdfast", lambda: start_holdfast(tmp_path / "holdfast")),)
-    plan = Plan(TINY, "seed", starters, only=ONLY, engine=False, trace=trace)
+    plan = Plan(TINY, "seed", served(tmp_path), only=ONLY, scale=False, trace=trace)
     run = Run(plan, tmp_path, Silent())
     run.go()
     found = run.results
     assert found.complete, found.remarks
-    assert [(row.workload, row.void) for row in found.rows if row.void] == []
+    cold = {"pull/stream/cold", "pull/images/cold"}
+    droppable = can_drop(tmp_path)
+    assert [
+        (row.workload, row.void) for row in found.rows if row.void and row.workload not in cold
+    ] == []
     assert {row.workload for row in found.rows} == {one.name for one in plan.workloads()}
     for row in found.rows:
+        if row.workload in cold and row.void:
+            # The kernel may keep pages that it was told to forget: then the row says so.
+            assert ("from the disk" if droppable else "cannot be dropped") in row.void
+            continue
         assert len(row.samples) == 1
         assert row.median
         assert row.samples[0].server_cpu is not None
-    pushed = found.row("push/small", "holdfast")
-    assert pushed is not None
-    assert pushed.samples[0].disk_bytes
-    assert set(found.limits) == {"sha256", "write", "fsync", "sendfile"}
+        assert row.limit is not None
+    assert set(found.limits) == set(LIMITS)
+    assert "load at the end" in found.machine
+    assert found.machine["file system"] not in ("", "unknown")
+
+    def sample(workload: str, target: str = "holdfast") -> Sample:
+        row = found.row(workload, target)
+        assert row is not None
+        return row.samples[0]
+
+    pushed = sample("push/small")
+    assert pushed.disk_bytes
+    assert pushed.sent
+    assert not pushed.received
+    memory = sample("push/memory")
+    assert memory.idle is not None
+    assert memory.worker_memory is not None
+    assert 0 < memory.idle <= memory.value == pytest.approx(memory.worker_memory / 1e6)
+    mixed = sample("mixed/trace")
+    assert mixed.offered
+    assert "achieved" in mixed.note
+    for row in found.rows:
+        if row.workload in cold and not row.void:
+            assert row.samples[0].disk_reads or "could not be seen" in row.samples[0].note
+    assert found.row("options/log", "holdfast +log") is not None
+    assert found.row("options/workers/pull", "holdfast x2") is not None
+    assert found.row("small/token", "holdfast +log") is None
+    plain, zstd = sample("pull/text", "holdfast plain"), sample("pull/text")
+    assert plain.received % (2 << 20) == zstd.received % (2 << 20) == 0
+    assert any("became" in text for text in found.remarks)
+    assert zstd.server_cpu is not None
 
 
 def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -102,7 +134,7 @@ def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> 
     with serving(answer) as port:
         liar = Target(name="liar", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
         run = Run(
-            Plan(TINY, "seed", targets=(liar,), only=("pull/", "small/blob"), engine=False),
+            Plan(TINY, "seed", targets=(liar,), only=("pull/", "small/blob"), scale=False),
             tmp_path,
             Silent(),
         )
@@ -121,7 +153,8 @@ def test_what_cannot_be_reached_or_started_is_left_out(tmp_path: Path) -> None:
         raise CannotStart("broken did not start: it said nothing")
 
     progress = Silent()
-    plan = Plan(TINY, "s", (("broken", broken),), (dead,), engine=False)  # type: ignore[arg-type]
+    starter = Starter("broken", broken)  # type: ignore[arg-type]
+    plan = Plan(TINY, "s", (starter,), (dead,), scale=False)
     with pytest.raises(CannotRun, match="nothing to measure"):
         Run(plan, tmp_path, progress).go()
     assert any("broken did not start" in text for text in progress.said)
@@ -154,7 +187,8 @@ def test_without_workloads_no_server_is_started(tmp_path: Path) -> None:
     def start() -> object:
         raise AssertionError("nobody needs it")
 
-    plan = Plan(TINY, "s", (("x", start),), only=("none/such",))  # type: ignore[arg-type]
+    starter = Starter("x", start)  # type: ignore[arg-type]
+    plan = Plan(TINY, "s", (starter,), only=("none/such",))
     with pytest.raises(CannotRun, match="nothing to measure"):
         Run(plan, tmp_path, Silent()).go()
 
@@ -163,7 +197,7 @@ def test_a_run_that_is_late_leaves_out_the_rest_and_says_so(tmp_path: Path) -> N
     with serving(lambda method, target: (200, {}, b"{}")) as port:
         target = Target(name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
         late = replace(TINY, budget=0.0)
-        run = Run(Plan(late, "s", targets=(target,), engine=False), tmp_path, Silent())
+        run = Run(Plan(late, "s", targets=(target,), scale=False), tmp_path, Silent())
         run.go()
     assert not run.results.complete
     assert run.results.rows == []
@@ -171,18 +205,115 @@ def test_a_run_that_is_late_leaves_out_the_rest_and_says_so(tmp_path: Path) -> N
 
 
 def test_holdfast_comes_first_of_what_is_installed(tmp_path: Path) -> None:
-    names = [name for name, _ in installed(tmp_path, (Peer("mine", "x"),))]
-    assert names[0] == "holdfast"
-    assert "mine" in names
+    found = installed(tmp_path, (Peer("mine", "x"),))
+    assert found[0].name == "holdfast"
+    assert "mine" in [one.name for one in found]
+    assert {one.variant for one in found} == {"", *VARIANTS}
 
 
-def test_the_engine_is_measured_in_process(tmp_path: Path) -> None:
-    found = embedded.measure(tmp_path, 30, "seed", WAIT_SECONDS, puts=50, calls=10)
-    assert {(one.name, one.target) for one in found} == {
-        *((name, "holdfast") for name in embedded.ROWS),
-        ("put", "sqlite"),
-    }
-    assert all(len(one.values) == embedded.BATCHES and min(one.values) > 0 for one in found)
+def test_a_variant_is_started_for_its_rows_only(tmp_path: Path) -> None:
+    starters = served(tmp_path)
+
+    def needed(*only: str) -> list[str]:
+        return [one.name for one in Plan(TINY, "s", starters, only=only).needed()]
+
+    assert needed("small/") == ["holdfast"]
+    assert needed("options/log") == ["holdfast", "log"]
+    assert needed("pull/text") == ["holdfast", "plain"]
+    assert needed("engine/") == []
+    assert needed() == ["holdfast", "log", "two", "plain"]
+
+
+def test_targets_take_turns(tmp_path: Path) -> None:
+    """Rounds are interleaved: a slow moment of the machine hits all alike."""
+    seen: list[str] = []
+
+    def answering(name: str) -> Callable[[str, str], Reply]:
+        def answer(method: str, target: str) -> Reply:
+            if not seen or seen[-1] != name:
+                seen.append(name)
+            return 404, {}, b""
+
+        return answer
+
+    names = ("one", "two")
+    with ExitStack() as stack:
+        targets = tuple(
+            Target(
+                name=name,
+                url=f"http://127.0.0.1:{stack.enter_context(serving(answering(name)))}",
+                prefixes=("a", "b"),
+                files=tmp_path / name,
+            )
+            for name in names
+        )
+        profile = replace(TINY, rounds=2, small_seconds=0.1)
+        only = ("small/blob/head/miss",)
+        run = Run(Plan(profile, "s", targets=targets, only=only, scale=False), tmp_path, Silent())
+        run.go()
+    assert run.results.complete, run.results.remarks
+    assert [len(row.samples) for row in run.results.rows] == [2, 2]
+    assert seen == [*names, *names]
+
+
+class Interrupting(Silent):
+    """An interrupt in the middle of a row."""
+
+    def step(self, text: str) -> None:
+        super().step(text)
+        if "round 2" in text:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_within_a_row_keeps_its_rounds(tmp_path: Path) -> None:
+    with serving(lambda method, target: (404, {}, b"")) as port:
+        target = Target(
+            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
+        )
+        profile = replace(TINY, rounds=5, small_seconds=0.1)
+        only = ("small/blob/head/miss", "small/manifest/miss")
+        run = Run(
+            Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Interrupting()
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run.go()
+    (row,) = run.results.rows
+    assert len(row.samples) == 1
+    assert row.median
+    assert not run.results.complete
+
+
+class Delaying(Silent):
+    """Progress after whose second round it is an hour later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = 0.0
+
+    def step(self, text: str) -> None:
+        super().step(text)
+        if "round 2" in text:
+            self.late = 3600.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.late
+
+
+def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delaying = Delaying()
+    monkeypatch.setattr("holdfast.bench.run.time", delaying)
+    with serving(lambda method, target: (404, {}, b"")) as port:
+        target = Target(
+            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
+        )
+        profile = replace(TINY, rounds=5, small_seconds=0.1, budget=600)
+        only = ("small/blob/head/miss",)
+        run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, delaying)
+        run.go()
+    (row,) = run.results.rows
+    assert len(row.samples) == 2
+    assert run.results.complete
+    assert run.results.remarks == ["short of time, fewer rounds of small/blob/head/miss (2 of 5)"]
 
 
 def bench(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -238,28 +369,136 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_stops_the_servers_and_keeps_what_there_is(tmp_path: Path) -> None:
+    """In the middle of the second measurement: the first one is in the report."""
     process = bench(
-        "--only=small/manifest", "--no-engine", "--directory=data", "--out=report", cwd=tmp_path
+        *("--only=small/manifest/head/tag", "--only=small/manifest/miss", "--quick"),
+        *("--no-scale", "--directory=data", "--out=report"),
+        cwd=tmp_path,
     )
     with process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("starting"):
-                break
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=WAIT_SECONDS)
+        try:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while not (wrk := running(b"wrk", process.pid)):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=WAIT_SECONDS)
+        finally:
+            process.terminate()  # and so, its servers
     assert process.returncode == 130, err
-    assert not children.exists()
+    assert wrk
     assert not any((tmp_path / "data").iterdir())
     found = results.load(tmp_path / "report" / "report.json")
     assert not found.complete
-    left = [
+    row = found.row("small/manifest/head/tag", "holdfast")
+    assert row is not None
+    assert row.median
+    assert left(tmp_path) == []
+
+
+def left(directory: Path) -> list[Path]:
+    """Processes with this directory in their command line."""
+    return [
         entry
         for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and str(tmp_path).encode() in _command_line(entry)
+        if entry.name.isdigit() and str(directory).encode() in _command_line(entry)
     ]
-    assert left == []
+
+
+def test_an_interrupt_while_a_server_is_awaited_ends_it(tmp_path: Path) -> None:
+    program = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(100)"
+    peer = Peer("deaf", f'{sys.executable} -c "{program}" {tmp_path}')
+    starter = partial(start_peer, tmp_path / "deaf", peer)
+    with pytest.raises(KeyboardInterrupt), terminable(), ExitStack() as stack:
+        servers.start(stack, starter)
+    assert left(tmp_path) == []
+
+
+def test_an_interrupt_before_a_started_server_is_held_stops_it(tmp_path: Path) -> None:
+    """Python runs a signal's handler between any two steps: also between start and promise."""
+    program = "import sys, http.server as h; h.test(port=int(sys.argv[1]), bind='127.0.0.1')"
+    peer = Peer("mine", f'{sys.executable} -c "{program}" {{port}} {tmp_path}')
+
+    def starter() -> Server:
+        server = start_peer(tmp_path / "mine", peer)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert left(tmp_path)
+        return server
+
+    with pytest.raises(KeyboardInterrupt), terminable(), ExitStack() as stack:
+        servers.start(stack, starter)
+    assert left(tmp_path) == []
+
+
+def running(name: bytes, parent: int) -> list[int]:
+    """Children of a process whose program is called so."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    try:
+        pids = [int(word) for word in children.read_text().split()]
+    except FileNotFoundError:
+        return []
+    return [
+        pid
+        for pid in pids
+        if _command_line(Path(f"/proc/{pid}")).split(b"\0")[0].rpartition(b"/")[2] == name
+    ]
+
+
+def test_a_trace_is_replayed_from_a_file(tmp_path: Path) -> None:
+    """From the recorded lines to the report: each kind of request is made, when it is due."""
+    lines = [
+        {
+            "timestamp": f"2017-06-20T02:41:{index / 20:09.6f}Z",
+            "http.request.method": method,
+            "http.request.uri": f"v2/ca64/3ae9/{what}",
+            "http.response.status": 200,
+            "http.response.written": written,
+        }
+        for index, (method, what, written) in enumerate(
+            [
+                ("GET", "manifests/7e8b", 1469),
+                ("GET", "blobs/b40a", 50_000),
+                ("HEAD", "blobs/b40a", 0),
+                ("POST", "blobs/uploads/", 0),
+                ("PATCH", "blobs/uploads/0c4b", 70_000),
+                ("PUT", "blobs/uploads/0c4b", 70_000),
+                ("PUT", "manifests/7e8c", 1469),
+                ("HEAD", "manifests/7e8b", 0),
+            ]
+        )
+    ]
+    (tmp_path / "trace.json").write_text("\n".join(map(json.dumps, lines)))
+    counted: dict[str, int] = {}
+    keeper, lock = Keeper(), threading.Lock()
+
+    def answer(method: str, target: str, body: bytes) -> Reply:
+        with lock:
+            key = f"{method} {'manifests' if 'manifests' in target else 'blobs'}"
+            counted[key] = counted.get(key, 0) + 1
+        return keeper.answer(method, target, body)
+
+    with serving_bodies(answer) as port:
+        code, _, err = finished(
+            bench(
+                *("--quick", f"--url=mine=http://127.0.0.1:{port}", "--only=mixed/replay"),
+                *("--trace=trace.json", "--trace-scale=1", "--out=report"),
+                cwd=tmp_path,
+            )
+        )
+    assert code == 0, err
+    found = results.load(tmp_path / "report" / "report.json")
+    row = found.row("mixed/replay", "mine")
+    assert row is not None
+    assert row.void == ""
+    (sample,) = row.samples
+    assert sample.operations == 6
+    assert sample.received > 50_000
+    assert 70_000 < sample.sent < 72_000
+    assert sample.seconds >= 0.35
+    assert sample.offered == pytest.approx(6 / 0.35, rel=0.01)
+    assert counted["PATCH blobs"] == 1
+    assert counted["HEAD manifests"] == 1
 
 
 def _command_line(entry: Path) -> bytes:

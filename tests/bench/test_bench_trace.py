@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from holdfast.bench.trace import BadTrace, read
+from holdfast.bench.content import Blob, Content
+from holdfast.bench.registry import Registry, Style
+from holdfast.bench.trace import BadTrace, Operation, Player, Replay, read
 
 
 def record(at: str, method: str, uri: str, written: int = 1000, status: int = 200) -> Any:
@@ -27,13 +30,18 @@ def record(at: str, method: str, uri: str, written: int = 1000, status: int = 20
 
 
 RECORDS = [
-    record("2017-06-20T02:41:38.500Z", "PUT", "v2/ca64/3ae9/blobs/uploads/0c4b", 0, 201),
+    record(
+        "2017-06-20T02:41:38.500Z", "PUT", "v2/ca64/3ae9/blobs/uploads/0c4b?digest=x", 9000, 201
+    ),
     record("2017-06-20T02:41:37.500Z", "GET", "v2/ca64/3ae9/manifests/7e8b", 1469),
     record("2017-06-20T02:41:37.700Z", "PATCH", "v2/ca64/3ae9/blobs/uploads/0c4b", 0, 202),
     record("2017-06-20T02:41:37.900Z", "GET", "v2/ca64/3ae9/blobs/b40a", 50_000),
     record("2017-06-20T02:41:38.000Z", "HEAD", "v2/ca64/3ae9/blobs/b40b", 0),
     record("2017-06-20T02:41:38.100Z", "GET", "v2/ca64/3ae9/blobs/gone", 90, 404),
     record("2017-06-20T02:41:38.200Z", "GET", "v2/", 2),
+    record("2017-06-20T02:41:38.600Z", "PUT", "v2/ca64/3ae9/manifests/7e8c", 0, 201),
+    record("2017-06-20T02:41:38.700Z", "POST", "v2/ca64/3ae9/blobs/uploads/", 0, 202),
+    record("2017-06-20T02:41:38.800Z", "DELETE", "v2/ca64/3ae9/manifests/7e8c", 0, 202),
 ]
 
 
@@ -43,11 +51,37 @@ def test_both_shapes_of_a_trace(tmp_path: Path, lines: bool) -> None:
     texts = [json.dumps(one) for one in RECORDS]
     path.write_text("\n".join(texts) if lines else f"[{', '.join(texts)}]")
     found = read(path, limit=100, speed=2.0, scale=0.1)
-    assert [one.kind for one in found] == ["pull_manifest", "pull_blob", "head_blob", "push_blob"]
-    assert [one.at for one in found] == pytest.approx([0.0, 0.2, 0.25, 0.5])
-    assert [one.size for one in found] == [146, 5000, 64, 64]
-    assert len({one.key for one in found}) == 4
+    assert [(one.kind, one.size) for one in found] == [
+        ("pull_manifest", 146),
+        # An upload counts once, from its first request on, with the size that the trace tells.
+        ("push_blob", 900),
+        ("pull_blob", 5000),
+        ("head_blob", 0),
+        ("push_manifest", 0),
+    ]
+    assert [one.at for one in found] == pytest.approx([0.0, 0.1, 0.2, 0.25, 0.55])
+    assert len({one.key for one in found}) == 5
     assert len(read(path, limit=2)) == 2
+
+
+def test_a_size_that_was_not_recorded_is_drawn() -> None:
+    """A registry's own log has the size of the answer to a push, which is nothing."""
+    operations = tuple(
+        Operation(0.0, "push_blob", f"a/blobs/uploads/{number}", 0) for number in range(40)
+    )
+    sent = []
+
+    class Taking:
+        async def push_blob(self, blob: Blob, style: Style) -> None:
+            sent.append(blob.size)
+
+    async def play() -> None:
+        for _, action in Player(Replay(operations, "r"), Content("seed"), 0, 1).plan():
+            await action(cast("Registry", Taking()))
+
+    asyncio.run(play())
+    assert len(set(sent)) > 10
+    assert all(64 <= size <= 2 << 20 for size in sent)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""What is seen of a server from outside: CPU, memory, disk, and how often it waits for that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from bench_support import TINY
+
+from holdfast.bench import process, syncs
+from holdfast.bench.crew import Crew
+from holdfast.bench.measure import Bench
+from holdfast.bench.servers import Server, start_docker_registry, start_holdfast
+
+MIB = 1 << 20
+
+
+def test_a_tree_of_processes_is_summed() -> None:
+    """A parent that does nothing, and a child that computes and takes memory."""
+    child = f"x = bytearray({64 * MIB}); sum(range(10**7)); print(flush=True); input()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        assert len(process.tree(running.pid)) == 2
+        assert process.cpu_seconds(running.pid) > 0.05
+        peak = process.peak_bytes(running.pid)
+        assert 64 * MIB < peak.largest < peak.total < 2 * peak.largest
+        assert process.resident_bytes(running.pid) >= 64 * MIB
+        running.communicate(b"\n")
+    with pytest.raises(ProcessLookupError):
+        process.cpu_seconds(running.pid)
+
+
+def test_a_peak_is_forgotten() -> None:
+    before = process.peak_bytes(os.getpid()).largest
+    taken = bytearray(200 * MIB)
+    taken[::4096] = b"x" * len(taken[::4096])
+    assert process.peak_bytes(os.getpid()).largest > before + 100 * MIB
+    del taken
+    process.forget_peak(os.getpid())
+    assert process.peak_bytes(os.getpid()).largest < before + 100 * MIB
+
+
+def test_files_on_disk_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name, size in (("a/x", 100_000), ("y", 1), ("z", 0)):
+        (tmp_path / name).write_bytes(os.urandom(size))
+    files, size = process.disk_use(tmp_path)
+    assert files == 3
+    assert 100_000 <= size < 200_000
+
+
+def test_the_page_cache_is_dropped_where_it_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    path.parent.mkdir()
+    path.write_bytes(os.urandom(4 * MIB))
+    assert process.cached_share(path) == 1.0
+    process.drop_cached(tmp_path)
+    memory = process.filesystem(tmp_path) == "tmpfs"
+    assert (process.cached_share(path) > 0.9) == memory
+    assert process.can_drop(tmp_path) != memory
+    path.read_bytes()
+    assert process.cached_share(path) == 1.0
+
+
+def test_what_waits_for_the_disk_is_counted_in_a_log_of_strace() -> None:
+    lines = """\
+10 fsync(5) = 0
+10 pwrite64(7, ""..., 4096, 0) = 4096
+11 pwrite64(7, ""..., 4096, 0 <unfinished ...>
+11 <... pwrite64 resumed>) = 4096
+10 pwrite64(8, ""..., 4096, 0) = 4096
+20 pwrite64(7, ""..., 4096, 0) = 4096
+20 openat(AT_FDCWD, "x", O_RDWR|O_CREAT|O_DSYNC|O_CLOEXEC, 0644) = 9
+20 write(9, ""..., 10) = 10
+20 close(9) = 0
+20 openat(AT_FDCWD, "y", O_RDWR) = 9
+20 write(9, ""..., 10) = 10
+20 openat(AT_FDCWD, "z", O_RDONLY|O_SYNC) = -1 ENOENT (No such file or directory)
+20 fdatasync(9) = 0
++++ exited with 0 +++
+"""
+    owners = {10: 10, 11: 10, 20: 20}
+    # fsync, two writes to 7 of process 10, one to 9 while that waits, fdatasync.
+    assert syncs.count(lines.splitlines(), owners, {10: {7}, 20: set()}) == 5
+
+
+@pytest.mark.parametrize("name", ["holdfast", "docker-registry"])
+def test_a_pushed_image_waits_for_the_disk(
+    tmp_path: Path, require_tool: Callable[[str], str], name: str
+) -> None:
+    """Seven objects are acknowledged for each image, one after the other."""
+    require_tool("strace")
+    start: Callable[[], Server] = partial(start_holdfast, tmp_path / "data")
+    if name == "docker-registry":
+        start = partial(start_docker_registry, tmp_path / "data", require_tool(name))
+    server = start()
+    try:
+        with Crew(1) as crew:
+            found = syncs.per_image(Bench(TINY, crew, "seed", tmp_path), server.target)
+    finally:
+        server.stop()
+    assert found is not None
+    assert 7 <= found < 200
+
+
+def test_without_strace_nothing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    server = start_holdfast(tmp_path / "data")
+    try:
+        with Crew(1) as crew:
+            assert syncs.per_image(Bench(TINY, crew, "s", tmp_path), server.target) is None
+    finally:
+        server.stop()

@@ -1,0 +1,97 @@
+"""What must not grow with the store: every row there is, at two small sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench_support import TINY, Silent
+
+from holdfast.bench import embedded, results, scale
+from holdfast.bench.embedded import EmbeddedFailed, Measured, Task
+from holdfast.bench.run import Plan, Run
+
+SIZES = TINY.scale_sizes
+PAGES = (
+    "manage/namespaces",
+    "manage/namespaces/filter",
+    "manage/images",
+    "manage/images/filter",
+    "manage/tags",
+    "manage/tags/filter",
+)
+
+
+def test_the_engine_is_measured_in_process_at_all_sizes(tmp_path: Path) -> None:
+    task = Task(str(tmp_path), "seed", (20, 3), puts=50, calls=10)
+    found = [one for one in embedded.measure(task, 100) if isinstance(one, Measured)]
+    assert {(one.name, one.size, one.target) for one in found} == {
+        *((name, size, "holdfast") for name in embedded.ROWS for size in (20, 3)),
+        *(("put", size, "sqlite") for size in (20, 3)),
+    }
+    assert all(len(one.values) == embedded.BATCHES and min(one.values) > 0 for one in found)
+
+
+def test_a_measuring_process_that_fails_or_lingers_says_so(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedFailed, match="No such file"):
+        list(embedded.measure(Task(str(tmp_path / "absent"), "s", (1,)), 100))
+    with pytest.raises(EmbeddedFailed, match="not done after 0 s"):
+        list(embedded.measure(Task(str(tmp_path), "s", (100_000,)), 0.4))
+
+
+def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> None:
+    run = Run(Plan(TINY, "seed", only=("start", "manage")), tmp_path, Silent())
+    run.go()
+    found = run.results
+    assert found.complete, found.remarks
+    assert [(row.workload, row.void) for row in found.rows if row.void] == []
+    assert {row.workload for row in found.rows} == {
+        f"{name}/{size}" for name in ("start", *PAGES) for size in SIZES
+    }
+    for row in found.rows:
+        assert len(row.samples) == row.rounds == TINY.scale_rounds
+        assert row.median
+        assert found.share(row)
+        assert (found.growth(row) is None) == (row.scale == SIZES[0])
+    page = found.row("manage/namespaces/3", "holdfast")
+    assert page is not None
+    assert all("order_by=" in note for note in page.notes)
+    assert list(tmp_path.iterdir()) == [] or not (tmp_path / "scale").exists()
+
+
+def test_what_is_interrupted_keeps_the_rows_of_the_engine(tmp_path: Path) -> None:
+    class Interrupting(Silent):
+        def show(self, text: str) -> None:
+            if "usage" in text:
+                raise KeyboardInterrupt
+
+    run = Run(Plan(TINY, "seed", only=("engine",)), tmp_path, Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    names = {row.workload.rpartition("/")[0] for row in run.results.rows}
+    assert names == {"engine/put", "engine/get", "engine/stat"}
+    assert all(row.median for row in run.results.rows)
+    assert not run.results.complete
+
+
+@pytest.mark.parametrize(
+    ("wants", "parts"),
+    [
+        ((), {"engine", "start", "manage"}),
+        (("engine/put",), {"engine"}),
+        (("start",), {"start"}),
+        (("manage/tags", "small/"), {"manage"}),
+        (("push/",), set()),
+    ],
+)
+def test_only_what_was_asked_for_is_filled(wants: tuple[str, ...], parts: set[str]) -> None:
+    assert scale.parts(wants) == parts
+
+
+def test_a_row_that_grows_is_told_from_one_that_does_not() -> None:
+    assert (
+        results.Results().growth(
+            results.Row(workload="start/3", title="", group="", unit="", higher=False, target="x")
+        )
+        is None
+    )
