@@ -10,6 +10,7 @@ the attributes of those names; errors are a tree under ``EngineError``; limits a
 ``StoreConfig``.
 """
 
+from .aside import SetAside
 from .check import check_directory
 from .config import (
     DESCRIPTION_CHARS_MAX,
@@ -147,6 +148,7 @@ __all__ = [
     "Expired",
     "Plan",
     "Scrubbed",
+    "SetAside",
     "SizeMismatch",
     "Stats",
     "Status",

@@ -23,7 +23,7 @@ from .errors import AlreadyExists, Invalid, NotFound
 from .ledger import Transaction, after
 from .models import MOMENT_MAX, UNSET, Key, Page, Permission, Unset, microseconds, moment
 from .records import Key as Row
-from .records import decode, get_payload, load, put_payload, save
+from .records import get_payload, load, put_payload, readable, save
 
 _ACCESS_KEY: Final = re.compile(r"SCW[A-Z0-9]{17}", re.ASCII)
 _ALPHABET: Final = string.ascii_uppercase + string.digits
@@ -85,8 +85,7 @@ async def page_of(txn: Transaction, project: bytes | None, skip: int, limit: int
     total = 0
     start = layout.KEY
     while rows := await txn.scan(start, after(layout.KEY), limit=_STEP):
-        for key, value in rows:
-            row = decode(Row, key, value)
+        for _, row in readable(Row, rows):
             if project is None or row.project == project:
                 total += 1
                 if skip < total <= skip + limit:

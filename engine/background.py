@@ -26,7 +26,7 @@ class Background:
         self._running.set()
 
     def start(self) -> None:
-        """Begin. An EngineError in a turn is logged, and the next turn comes after a while."""
+        """Begin. An error in a turn is logged, and the next turn comes after a while."""
         self._task = asyncio.create_task(self._forever(), name=self._name)
 
     def pause(self) -> None:
@@ -45,14 +45,19 @@ class Background:
             except EngineError:
                 _log.exception("%s failed, and goes on in a while", self._name)
                 rest = AFTER_FAILURE
+            except Exception:  # noqa: BLE001 - a bug in one turn must not end all those after it
+                _log.exception("%s met an error that nobody expects", self._name)
+                rest = AFTER_FAILURE
             await asyncio.sleep(rest)
 
+    async def rest(self, seconds: float) -> None:
+        """Rest within a turn, and for as long as it is paused."""
+        await asyncio.sleep(seconds)
+        await self._running.wait()
+
     async def stop(self) -> None:
-        """End the task, in the middle of a turn if need be. Raises what it died of, if it did."""
+        """End the task, in the middle of a turn if need be."""
         task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])

@@ -8,15 +8,17 @@ verified before the new bytes are thrown away, and a damaged one is replaced by 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
-from . import claims, layout
+from . import claims, layout, records
 from .digest import Digest
 from .errors import Corrupt, NotFound
 from .ledger import Transaction, after
 from .records import INLINE, PLAIN, Blob, FileOwner, get_payload, load, put_payload, save
+
+_STEP: Final = 1000
 
 Outcome = Literal["stored", "kept", "recheck"]
 
@@ -40,6 +42,8 @@ class Arrival:
     """File id of an existing copy that the caller has just verified, or 0."""
     durable: bool = False
     """Whether the file was synced."""
+    traces: tuple[int, ...] | None = None
+    """Files of a blob whose row cannot be read (``files_of``); None: nobody has looked."""
 
 
 async def find(txn: Transaction, digest_key: bytes) -> tuple[bytes, Blob] | None:
@@ -76,11 +80,16 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
 
     ``stored``: the arrival is the blob now. ``kept``: the existing copy is good, and the new file
     is doomed. ``recheck``: there is an existing file that the caller has not verified, or one
-    that it counted on is gone; nothing was changed. The caller gives the blob an owner in the
+    that it counted on is gone, or nobody has looked for the files of a blob whose row cannot be
+    read; nothing was changed. The caller gives the blob an owner in the
     same transaction.
     """
-    row = layout.BLOB + arrival.sha256
-    old = await load(txn, Blob, row)
+    try:
+        old = await load(txn, Blob, layout.BLOB + arrival.sha256)
+    except Corrupt:
+        if arrival.traces is None:
+            return "recheck"
+        old = await _rebuilt(txn, arrival, arrival.traces, now)
     if old is not None and not old.damaged:
         if old.place == INLINE:
             good = await inline_content(txn, arrival.sha256) is not None
@@ -96,6 +105,58 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
         return "recheck"
     await _store(txn, arrival, old, now)
     return "stored"
+
+
+async def files_of(txn: Transaction, sha: bytes) -> tuple[int, ...]:
+    """Files that say of themselves that they are the blob's: for one whose row cannot be read.
+
+    Linear in the number of all files.
+    """
+    found: list[int] = []
+    start = layout.FILE
+    while rows := await txn.scan(start, after(layout.FILE), limit=_STEP):
+        for key, owner in records.readable(FileOwner, rows):
+            if owner.kind == "blob" and owner.key == sha:
+                found.append(layout.at(key, 1))
+        start = rows[-1][0] + b"\0"
+    return tuple(found)
+
+
+async def _rebuilt(txn: Transaction, arrival: Arrival, traces: tuple[int, ...], now: int) -> Blob:
+    """A damaged old copy, as the other rows tell of it: its own cannot be read.
+
+    Its size is that of what arrived, since these are the same bytes.
+    """
+    sha = arrival.sha256
+    inline = await txn.get(layout.INLINE + sha) is not None
+    blob = Blob(
+        size=arrival.size,
+        checksum=b"",
+        place=INLINE if inline else PLAIN,
+        file_id=0,
+        stored=arrival.size if inline else 0,
+        created=now,
+        aliases=await _aliases(txn, sha),
+        damaged=now,
+    )
+    for file_id in traces:
+        owner = await load(txn, FileOwner, layout.FILE + layout.number(file_id))
+        if owner is not None and (owner.kind, owner.key) == ("blob", sha):
+            blob = msgspec.structs.replace(blob, file_id=file_id, stored=owner.stored)
+    return blob
+
+
+async def _aliases(txn: Transaction, sha: bytes) -> tuple[bytes, ...]:
+    """Digest keys by which some of the owners of a blob know it."""
+    prefix = layout.REFERENCE + sha
+    found: dict[bytes, None] = {}
+    for key, _ in await txn.scan(prefix, after(prefix), limit=_STEP):
+        try:
+            claim = await claims.get(txn, key[-layout.ID_BYTES :], sha)
+        except Corrupt:
+            continue
+        found.update(dict.fromkeys(claim.aliases if claim else ()))
+    return tuple(found)
 
 
 async def inline_content(txn: Transaction, sha: bytes) -> bytes | None:
@@ -134,7 +195,7 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
     if arrival.content is not None:
         await put_payload(txn, layout.INLINE + arrival.sha256, arrival.content)
     else:
-        owner = FileOwner("blob", arrival.sha256)
+        owner = FileOwner("blob", arrival.sha256, arrival.size)
         await save(txn, layout.FILE + layout.number(arrival.file_id), owner)
     if old is None:
         await txn.add(layout.counter(layout.BLOBS), 1)
@@ -156,9 +217,15 @@ async def doom(txn: Transaction, file_id: int) -> None:
 
 
 async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bool:
-    """Mark a blob as damaged, if its bytes still lie where they were found bad."""
+    """Mark a blob as damaged, if its bytes still lie where they were found bad.
+
+    One whose row cannot be read is served to nobody as it is.
+    """
     row = layout.BLOB + sha
-    blob = await load(txn, Blob, row)
+    try:
+        blob = await load(txn, Blob, row)
+    except Corrupt:
+        return False
     if blob is None or blob.damaged or blob.file_id != file_id:
         return False
     await save(txn, row, msgspec.structs.replace(blob, damaged=now))
@@ -177,7 +244,7 @@ async def swap(
         return False
     moved = msgspec.structs.replace(blob, file_id=new_file, place=place, stored=stored, probed=now)
     await save(txn, row, moved)
-    await save(txn, layout.FILE + layout.number(new_file), FileOwner("blob", sha))
+    await save(txn, layout.FILE + layout.number(new_file), FileOwner("blob", sha, stored))
     await doom(txn, old_file)
     await txn.add(layout.counter(layout.STORED_BYTES), stored - blob.stored)
     return True

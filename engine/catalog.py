@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import images, namespaces
+from . import images, listings, namespaces
+from .errors import Corrupt, NotFound
 from .layout import AUDIENCE
 from .ledger import Transaction, after
 from .models import Repository
 from .namespaces import shelf
-from .records import Namespace, unseal
+from .records import Namespace, payloads
 
 NAMESPACES_MAX: Final = 100
 """Namespaces looked at in one read: they may be empty."""
@@ -26,19 +27,19 @@ async def listing(
 
     ``scope`` (``namespaces.scopes``) is of the namespaces whose images are all shown; what anyone
     may pull is shown besides. At most ``limit`` images, 1 or more; fewer, with a place to go on,
-    where many namespaces have none.
+    where many namespaces have none. What is damaged is left out, and the rest goes on.
     """
     own = {} if scope is None else await _homes(txn, scope, last)
     homes = sorted({**await _homes(txn, namespaces.in_public(region), last), **own}.items())
     found: list[Repository] = []
     for prefix, namespace_id in homes[:NAMESPACES_MAX]:
-        home = await namespaces.require(txn, namespace_id)
+        try:
+            home = await namespaces.require(txn, namespace_id)
+        except (Corrupt, NotFound):
+            continue
         begun = last.removeprefix(prefix) if last.startswith(prefix) else b""
         shelves = ("inherit", "public", "private") if prefix in own else _open_shelves(home)
-        for image_key in await _on(txn, home, shelves, begun, limit - len(found)):
-            row = await images.by_key(txn, image_key)
-            assert row is not None, "a listed image has no row"
-            found.append(images.repository_of(home, row.name, row))
+        found += await _images(txn, home, shelves, begun, limit - len(found))
         if len(found) == limit:
             return found, found[-1].full_name
     if len(homes) <= NAMESPACES_MAX:
@@ -55,21 +56,38 @@ async def _homes(txn: Transaction, scope: bytes, last: bytes) -> dict[bytes, byt
     prefix = AUDIENCE + scope
     name, slash, _ = last.partition(b"/")
     rows = await txn.scan(prefix + name + slash, after(prefix), limit=NAMESPACES_MAX + 1)
-    return {key.removeprefix(prefix): unseal(key, value) for key, value in rows}
+    return {key.removeprefix(prefix): value for key, value in payloads(rows)}
 
 
 def _open_shelves(home: Namespace) -> tuple[str, ...]:
     return ("inherit", "public") if home.is_public else ("public",)
 
 
+async def _images(
+    txn: Transaction, home: Namespace, shelves: tuple[str, ...], begun: bytes, limit: int
+) -> list[Repository]:
+    """The namespace's images of these visibilities, by name, after the name ``begun``."""
+    found: list[Repository] = []
+    while len(found) < limit:
+        step = limit - len(found)
+        rows = await _on(txn, home, shelves, begun, step)
+        for _, image_key in payloads([(key, value) for _, key, value in rows]):
+            read = await listings.items(txn, images.by_key, [image_key])
+            found += [images.repository_of(home, image.name, image) for image in read if image]
+        if len(rows) < step:
+            break
+        begun = rows[-1][0]
+    return found
+
+
 async def _on(
     txn: Transaction, home: Namespace, shelves: tuple[str, ...], begun: bytes, limit: int
-) -> list[bytes]:
-    """Keys of the namespace's images of these visibilities, by name, after the name ``begun``."""
-    found: list[tuple[bytes, bytes]] = []
+) -> list[tuple[bytes, bytes, bytes]]:
+    """The first names, with their rows, on these shelves after the name ``begun``."""
+    found: list[tuple[bytes, bytes, bytes]] = []
     for visibility in shelves:
         prefix = shelf(home.id, visibility)
         start = prefix + begun + b"\0" if begun else prefix
         rows = await txn.scan(start, after(prefix), limit=limit)
-        found += [(key.removeprefix(prefix), unseal(key, value)) for key, value in rows]
-    return [image_key for _, image_key in sorted(found)[:limit]]
+        found += [(key.removeprefix(prefix), key, value) for key, value in rows]
+    return sorted(found)[:limit]

@@ -14,6 +14,7 @@ from .ledger import KEY_BYTES_MAX, VALUE_BYTES_MAX, unpack_counter
 from .manifest_rows import BODY, CHILD, CONTENT
 from .records import (
     FRAMES,
+    Aside,
     Blob,
     Claim,
     FileOwner,
@@ -91,6 +92,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.TRASH_ID: _fixed(17, (8, 8)),
     layout.DEAD: _fixed(17, (1, _FREE)),
     layout.RETENTION: _fixed(17, Retention),
+    layout.ASIDE: Shape(2, _FREE, Aside),
     layout.KEY: Shape(2, _FREE, Key),
     layout.KEY_SECRET: _fixed(33, _BYTES),
     layout.COUNTER: Shape(3, _FREE, "counter"),
@@ -105,6 +107,11 @@ async def rows(look: Look) -> None:
         if reason is not None:
             look.say("record", key.hex(), reason)
             look.spoil(key)
+        elif key[:1] == layout.ASIDE:
+            kind, name = layout.about(key)
+            look.say("aside", f"{kind} {name}", decode(Aside, key, value).reason)
+            look.spoil(key[1:])
+            look.totals[layout.counter(layout.ASIDE_LENGTH)] += 1
 
 
 def fault(key: bytes, value: bytes) -> str | None:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from . import layout
+from .errors import Corrupt
 from .layout import ZERO_ID
 from .ledger import Transaction, after
 from .records import Blob, Claim, load, put_payload, save
@@ -53,7 +54,9 @@ async def unlink(
     if before is None:
         return
     need = getattr(before, kind)
-    assert need > 0, "a need was removed that was never added"
+    if need <= 0:
+        where = layout.about(layout.CLAIM + owner.key + sha)
+        raise Corrupt(*where, "a need of it ends that was never counted")
     rest = before.content + before.bodies + before.children - 1
     hold = before.hold if rest else max(before.hold, hold_until)
     claim = msgspec.structs.replace(before, hold=hold, **{kind: need - 1})
@@ -72,6 +75,39 @@ async def drop_hold(txn: Transaction, owner: Owner, sha: bytes, now: int) -> Non
     before = await get(txn, owner.key, sha)
     if before is not None:
         await change(txn, owner, sha, before, msgspec.structs.replace(before, hold=0), now)
+
+
+async def end_hold(txn: Transaction, owner: Owner, sha: bytes, until: int, now: int) -> None:
+    """End the owner's hold that lasts until then, and no other. Raises Corrupt."""
+    try:
+        before = await get(txn, owner.key, sha)
+    except Corrupt:
+        before = msgspec.structs.replace(await implied(txn, owner, sha), hold=until)
+        if before.needed:
+            raise
+    if before is not None and before.hold == until:
+        await change(txn, owner, sha, before, msgspec.structs.replace(before, hold=0), now)
+
+
+async def implied(txn: Transaction, owner: Owner, sha: bytes) -> Claim:
+    """What the reference rows tell of a claim that cannot be read. Raises Corrupt.
+
+    They tell which kinds of need there are, not how many, nor when a hold ends: enough to end
+    the claim whole, with exact numbers.
+    """
+
+    async def has(kind: bytes) -> bool:
+        row = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
+        return await txn.get(row) is not None
+
+    content = await has(layout.CONTENT)
+    blob = await load(txn, Blob, layout.BLOB + sha) if content else None
+    return Claim(
+        size=blob.size if blob else 0,
+        content=int(content),
+        bodies=int(await has(layout.KEPT)),
+        hold=int(await has(layout.HELD)),
+    )
 
 
 async def name(txn: Transaction, owner: bytes, sha: bytes, alias: bytes) -> None:
@@ -170,9 +206,14 @@ async def enqueue_if_garbage(txn: Transaction, sha: bytes, now: int) -> None:
     if await txn.scan(prefix, after(prefix), limit=1):
         return
     row = layout.BLOB + sha
-    blob = await load(txn, Blob, row)
-    if blob is None or blob.queued:
-        return
-    await save(txn, row, msgspec.structs.replace(blob, queued=now))
+    try:
+        blob = await load(txn, Blob, row)
+    except Corrupt:
+        # It is set aside when its turn comes, and known of until then.
+        pass
+    else:
+        if blob is None or blob.queued:
+            return
+        await save(txn, row, msgspec.structs.replace(blob, queued=now))
     await put_payload(txn, layout.GARBAGE + layout.number(now) + sha)
     await txn.add(layout.counter(layout.GARBAGE_LENGTH), 1)

@@ -10,6 +10,7 @@ from typing import Final
 
 from . import layout
 from .clock import uuid7
+from .errors import Corrupt
 from .ledger import Transaction
 
 _CLOCK: Final = layout.counter(b"ck")
@@ -17,7 +18,12 @@ _CLOCK: Final = layout.counter(b"ck")
 
 async def tick(txn: Transaction, now: int) -> int:
     """The time of this change: ``now``, or just after the last change if that is later."""
-    last = await txn.counter(_CLOCK)
+    try:
+        last = await txn.counter(_CLOCK)
+    except Corrupt:
+        # Begun anew: the wall clock is ahead of it, but for what was pushed in this very moment.
+        await txn.delete(_CLOCK)
+        last = 0
     time = max(now, last + 1)
     await txn.add(_CLOCK, time - last)
     return time

@@ -10,7 +10,7 @@ import msgspec
 from . import freeing, identity, layout, listings, namespaces, trash
 from .claims import Owner
 from .core import SECOND, Core
-from .errors import Invalid, NotFound
+from .errors import Corrupt, Invalid, NotFound
 from .ledger import Transaction, after
 from .listings import Entry, Query
 from .models import TAGS_SHOWN, Image, Namespace, Order, Page, Repository, Visibility, moment
@@ -28,7 +28,7 @@ def visibility_of(row: Row) -> Visibility:
     for value in VISIBILITIES:
         if value == row.visibility:
             return value
-    raise AssertionError(row.visibility)
+    raise Corrupt("image", row.name, "its visibility is none of the three")
 
 
 def in_namespace(namespace_id: bytes) -> bytes:
@@ -99,8 +99,14 @@ async def enter(
 
 
 async def drop_draft(txn: Transaction, key: bytes) -> None:
-    """Forget a draft that nothing belongs to any more: no session, no claim."""
-    row = await by_key(txn, key)
+    """Forget a draft that nothing belongs to any more: no session, no claim.
+
+    One that cannot be read is left alone: it may be no draft.
+    """
+    try:
+        row = await by_key(txn, key)
+    except Corrupt:
+        return
     if row is None or row.listed:
         return
     for kind in (layout.SESSION_IMAGE, layout.CLAIM):
@@ -226,7 +232,7 @@ async def page_of(
         if namespace is None or namespace.deleted or namespace.region != region:
             return Page([], 0)
         ids, total = await listings.ids(txn, asked)
-    return Page([await get(txn, image_id) for image_id in ids], total)
+    return Page(await listings.items(txn, get, ids), total)
 
 
 async def update(txn: Transaction, image_id: bytes, visibility: str | None, now: int) -> Image:
@@ -281,6 +287,14 @@ async def locate(txn: Transaction, region: str, namespace: str, name: str) -> Re
     """Where a full name leads. Raises NotFound where there is no such namespace."""
     found = await namespaces.find(txn, region, namespace)
     return repository_of(found, name, await by_name(txn, found.id, name))
+
+
+async def place(txn: Transaction, image_key: bytes) -> Repository:
+    """The handle for a living image. Raises NotFound, Corrupt."""
+    row = await by_key(txn, image_key)
+    if row is None or row.deleted:
+        raise NotFound("image", image_key.hex())
+    return repository_of(await namespaces.require(txn, row.namespace), row.name, row)
 
 
 class Images:

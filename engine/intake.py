@@ -18,7 +18,7 @@ from .blobs import Arrival, Outcome
 from .core import Core
 from .depot import Data, Writer
 from .digest import Digest, Hasher, Hashes
-from .errors import DigestMismatch, EngineError, StorageFailed, TooLarge
+from .errors import Corrupt, DigestMismatch, EngineError, StorageFailed, TooLarge
 
 BATCH_BYTES: Final = 512 * 1024
 """Handed to a thread at a time: long enough to make the hop cheap, short enough for 64 uploads
@@ -210,10 +210,11 @@ class Intake:
         # A copy in the ledger is verified by the transaction itself, so that few bytes go
         # straight there; it says ``recheck`` in the rare case that there is a file.
         verified = damaged = 0
+        traces: tuple[int, ...] | None = None
         looked = inline
         while True:
             if not looked:
-                verified, damaged = await self._verify_existing(hashes.sha256)
+                verified, damaged, traces = await self._verify_existing(hashes.sha256)
             looked = False
             if not inline and not verified and not arrival.durable:
                 await self._make_durable()
@@ -224,8 +225,8 @@ class Intake:
                 await self._core.ledger.transact(
                     blobs.quarantine, hashes.sha256, damaged, self._core.now()
                 )
-            if verified != arrival.verified:
-                arrival = replace(arrival, verified=verified)
+            if (verified, traces) != (arrival.verified, arrival.traces):
+                arrival = replace(arrival, verified=verified, traces=traces)
             outcome = await commit(arrival)
             if outcome != "recheck":
                 break
@@ -236,14 +237,20 @@ class Intake:
             await self._files.reap(self.file_id, self._core.now())
         return arrival
 
-    async def _verify_existing(self, sha: bytes) -> tuple[int, int]:
-        """The file id of a good copy that the store has already, or that of a bad one, or 0."""
-        found = await self._core.ledger.read(blobs.find, Digest.sha256(sha).key)
+    async def _verify_existing(self, sha: bytes) -> tuple[int, int, tuple[int, ...] | None]:
+        """The file id of a good copy that the store has already, or that of a bad one, or 0.
+
+        Where the row of the copy cannot be read, also all files that may be it.
+        """
+        try:
+            found = await self._core.ledger.read(blobs.find, Digest.sha256(sha).key)
+        except Corrupt:
+            return 0, 0, await self._core.ledger.read_aside(blobs.files_of, sha)
         if found is None or found[1].damaged or not found[1].file_id:
-            return 0, 0
+            return 0, 0, None
         blob = found[1]
         reason = await self._files.threads.run(content.damage, self._files.depot, blob)
-        return (blob.file_id, 0) if reason is None else (0, blob.file_id)
+        return (blob.file_id, 0, None) if reason is None else (0, blob.file_id, None)
 
     async def _make_durable(self) -> None:
         if self._writer is None:

@@ -67,6 +67,7 @@ TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
 TRASH_ID: Final = b"T"  # id(16) -> when(8)
 DEAD: Final = b"D"  # deleted namespace id -> region: its images are not listed any more
 RETENTION: Final = b"w"  # namespace id -> records.Retention
+ASIDE: Final = b"o"  # key of a row -> records.Aside: a queue's entry that nobody could deal with
 KEY: Final = b"K"  # access key -> records.Key
 KEY_SECRET: Final = b"k"  # sha256 of the secret -> access key
 COUNTER: Final = b"#"  # name(2) scope -> counter
@@ -134,6 +135,7 @@ STORED_BYTES: Final = b"ss"
 GARBAGE_LENGTH: Final = b"sq"
 FREED_BYTES: Final = b"sf"
 TRASH_LENGTH: Final = b"st"
+ASIDE_LENGTH: Final = b"sa"
 NAMESPACES: Final = b"sn"
 IMAGES: Final = b"si"
 UPLOADS: Final = b"su"
@@ -152,6 +154,8 @@ def about(key: bytes) -> tuple[Kind, str]:
         return "claim", f"{_blob(rest[ID_BYTES:])} of {_id(rest[:ID_BYTES])}"
     if kind == EXPIRY:
         return about(CLAIM + rest[8:])
+    if kind == ASIDE:
+        return about(rest)
     if kind in _OF_IMAGES:
         sha = rest[ID_BYTES : ID_BYTES + SHA_BYTES]
         return "manifest", f"{_blob(sha)} of {_id(rest[:ID_BYTES])}"

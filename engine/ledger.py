@@ -55,11 +55,12 @@ class Transaction(Protocol):
     async def add(self, key: bytes, delta: int) -> None:
         """Add to a counter without reading it (a blind write where the backend has one).
 
-        A counter at zero has no row. Counters are 63-bit signed.
+        A counter at zero has no row. Counters are 63-bit signed. A damaged one is left as it is:
+        what has to be counted does not fail for it, and ``Store.recount`` mends it.
         """
 
     async def counter(self, key: bytes) -> int:
-        """The value of a counter; 0 where there is no row."""
+        """The value of a counter; 0 where there is no row. Raises Corrupt."""
 
 
 class Ledger(Protocol):

@@ -8,15 +8,18 @@ the order of ids, and the id that breaks ties is the last part of every key.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from . import layout
-from .errors import Invalid
+from .errors import Corrupt, Invalid, NotFound
 from .layout import ID_BYTES
 from .ledger import Transaction, after
 from .models import Order
-from .records import put_payload, unseal
+from .records import payloads, put_payload
+
+T = TypeVar("T")
 
 CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
 _TEXT_MAX: Final = 300
@@ -117,6 +120,8 @@ async def ids(
 ) -> tuple[list[bytes], int]:
     """The ids on the page, and the total. Rows whose value is in ``dead`` are passed over.
 
+    So are damaged rows, though they are counted.
+
     With anything dead, the cost is linear in the listing: that lasts until the trash is emptied.
     """
     order, reverse = ORDERS[asked.order]
@@ -129,9 +134,22 @@ async def ids(
     skip = (asked.page - 1) * asked.page_size
     if dead:
         rows = await txn.scan(prefix, after(prefix), limit=total, reverse=reverse)
-        living = [key[-ID_BYTES:] for key, value in rows if unseal(key, value) not in dead]
+        living = [key[-ID_BYTES:] for key, value in payloads(rows) if value not in dead]
         return living[skip : skip + asked.page_size], len(living)
     if skip >= total:
         return [], total
     rows = await txn.scan(prefix, after(prefix), limit=asked.page_size, reverse=reverse, skip=skip)
-    return [key[-ID_BYTES:] for key, _ in rows], total
+    return [key[-ID_BYTES:] for key, _ in payloads(rows)], total
+
+
+async def items(
+    txn: Transaction, get: Callable[[Transaction, bytes], Awaitable[T]], ids: list[bytes]
+) -> list[T]:
+    """The objects with these ids; what is damaged is left out, and the rest goes on."""
+    found = []
+    for one in ids:
+        try:
+            found.append(await get(txn, one))
+        except (Corrupt, NotFound):
+            continue
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import Final, Protocol
 
+from .errors import Corrupt
 from .ledger import Rows
 from .rows import check_key, check_row, counted, counter_row, counter_sum
 
@@ -184,8 +185,12 @@ class Writing(Reading):
         return self._txn.delete(key)
 
     async def add(self, key: bytes, delta: int) -> None:
-        """Add to a counter."""
-        self.changed[key] = counter_sum(await self.counter(key), delta)
+        """Add to a counter; a damaged one stays as it is, for a recount."""
+        try:
+            value = await self.counter(key)
+        except Corrupt:
+            return
+        self.changed[key] = counter_sum(value, delta)
         self._tally.kinds.add(key[:1])
 
     async def counter(self, key: bytes) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import blobs, claims, images, layout, namespaces, reading
+from . import blobs, claims, images, layout, reading
 from .digest import Digest
 from .errors import Corrupt, NotFound
 from .ledger import Transaction, after
 from .models import Blob, Repository, moment
-from .records import INLINE, load
+from .records import INLINE, readable
 from .records import Blob as Row
 
 
@@ -66,13 +66,12 @@ async def present(
 
 
 async def listing(txn: Transaction, last: bytes, limit: int) -> list[Blob]:
-    """Blobs in order of their sha256, after one."""
+    """Blobs in order of their sha256, after one; those whose rows can be read."""
     start = layout.BLOB + last + b"\0" if last else layout.BLOB
-    found = []
-    for key, _ in await txn.scan(start, after(layout.BLOB), limit=limit):
-        row = await load(txn, Row, key)
-        assert row is not None
-        found.append(Blob(Digest.sha256(key[1:]), row.size))
+    found: list[Blob] = []
+    while rows := await txn.scan(start, after(layout.BLOB), limit=limit - len(found)):
+        found += [Blob(Digest.sha256(key[1:]), row.size) for key, row in readable(Row, rows)]
+        start = rows[-1][0] + b"\0"
     return found
 
 
@@ -89,15 +88,12 @@ async def holders(
         seen[key[-layout.ID_BYTES :]] = None
     found = []
     for owner in seen:
-        row = await images.by_key(txn, owner)
-        if row is None or row.deleted or not await blobs.claimed(txn, owner, sha, now):
-            continue
-        if await blobs.canonical(txn, digest.key, owner) is None:
-            continue
         try:
-            namespace = await namespaces.require(txn, row.namespace)
-        except NotFound:
+            # Also where others named it so: see ``canonical``.
+            await blobs.readable(txn, digest.key, owner, now)
+            place = await images.place(txn, owner)
+        except (NotFound, Corrupt):
             continue
-        if namespace.region == region:
-            found.append(images.repository_of(namespace, row.name, row))
+        if place.region == region:
+            found.append(place)
     return found

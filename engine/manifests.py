@@ -62,7 +62,8 @@ async def delete(
     gone = ((sha, row.media_type),)
     for name in names:
         tag = await tag_rows.by_name(txn, image.key, name)
-        assert tag is not None, "an index row names a tag that is not there"
+        if tag is None:
+            raise Corrupt("tag", name, "it stands under its manifest, and has no row")
         await tag_rows.remove(txn, image.key, tag)
         await trash.throw_tag(txn, image, namespace, tag, gone, trash_until)
     done = len(names) < TAGS_STEP

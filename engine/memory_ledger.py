@@ -7,7 +7,7 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 
-from .errors import Closed
+from .errors import Closed, Corrupt
 from .ledger import P, Rows, T, Work, drive
 from .rows import added, check_key, check_row, counted
 
@@ -97,7 +97,10 @@ class _Writing(_Reading):
     async def add(self, key: bytes, delta: int) -> None:
         check_key(key)
         before = self._table.rows.get(key)
-        row = added(key, before, delta)
+        try:
+            row = added(key, before, delta)
+        except Corrupt:
+            return
         self._undo.append((key, before))
         if row is None:
             self._table.remove(key)

@@ -263,6 +263,8 @@ class Stats:
     freed_bytes: int
     """Bytes that sweeping gave back since the store was made."""
     trash: int
+    aside: int = 0
+    """Entries of the sweep's queues that met a damaged row and wait aside: ``Sweeper.aside``."""
 
 
 @dataclass(frozen=True, slots=True)

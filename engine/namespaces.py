@@ -16,7 +16,7 @@ from .listings import Entry, Query
 from .models import UNSET, Namespace, Order, Page, Status, Unset, Usage, moment
 from .names import check_namespace_name, check_patterns, check_region
 from .records import Namespace as Row
-from .records import get_payload, load, put_payload, save, unseal
+from .records import Trash, get_payload, load, payloads, put_payload, save
 
 KIND: Final = b"n"
 
@@ -148,7 +148,7 @@ async def get_named(txn: Transaction, region: str, name: str) -> Namespace:
 async def page_of(txn: Transaction, asked: Query) -> Page[Namespace]:
     """One page of a listing."""
     ids, total = await listings.ids(txn, asked)
-    return Page([await get(txn, namespace_id) for namespace_id in ids], total)
+    return Page(await listings.items(txn, get, ids), total)
 
 
 async def update(
@@ -196,7 +196,23 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
 async def dead(txn: Transaction, region: str) -> frozenset[bytes]:
     """Ids of deleted namespaces of a region whose images still have listing rows."""
     rows = await txn.scan(layout.DEAD, after(layout.DEAD), limit=1_000_000)
-    return frozenset(key[1:] for key, value in rows if unseal(key, value) == region.encode())
+    return frozenset(key[1:] for key, value in payloads(rows) if value == region.encode())
+
+
+def of_trash(entry: Trash) -> Row:
+    """A deleted namespace, as far as its entry in the trash tells of it."""
+    return Row(
+        id=entry.id,
+        region=entry.region,
+        name=entry.name,
+        project=entry.project,
+        organization=layout.ZERO_ID,
+        description="",
+        is_public=False,
+        locked=False,
+        created=0,
+        updated=0,
+    )
 
 
 async def usage(txn: Transaction, namespace_id: bytes) -> Usage:

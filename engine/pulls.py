@@ -6,18 +6,22 @@ the tags on the manifest. A process that is killed loses what it gathered since 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from . import blobs, images, layout, manifest_rows, tags
+from . import blobs, entries, images, layout, manifest_rows, tags
 from .background import Background
 from .core import Core
 from .digest import Digest
+from .errors import Corrupt, EngineError
 from .ledger import Transaction
 from .models import Repository
 from .records import save
+
+_log: Final = logging.getLogger(__name__)
 
 REST: Final = 10.0
 """Seconds between two writes."""
@@ -83,21 +87,42 @@ class Pulls:
         """Note one pull of a manifest by a tag or a digest that was found. Never waits."""
         if repository.key is None:
             return
-        key = (repository.key, reference)
+        self._add(repository.key, reference, 1, self._core.now())
+
+    def _add(self, image_key: bytes, reference: str, count: int, last: int) -> None:
+        key = (image_key, reference)
         pull = self._gathered.get(key)
-        now = self._core.now()
         if pull is not None:
-            pull.count += 1
-            pull.last = now
+            pull.count += count
+            pull.last = max(pull.last, last)
         elif len(self._gathered) < GATHERED_MAX:
-            self._gathered[key] = Pull(1, now)
+            self._gathered[key] = Pull(count, last)
 
     async def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered; what cannot be written now is kept for the next time.
+
+        Pulls of what has a damaged row are not counted.
+        """
         gathered, self._gathered = self._gathered, {}
-        rows = [(*key, pull.count, pull.last) for key, pull in gathered.items()]
-        for start in range(0, len(rows), STEP):
-            await self._core.ledger.transact(write, tuple(rows[start : start + STEP]))
+        waiting = [(*key, pull.count, pull.last) for key, pull in gathered.items()]
+        try:
+            while waiting:
+                some, waiting = waiting[:STEP], waiting[STEP:]
+                try:
+                    await entries.each(self._write, some, self._refused)
+                except EngineError:
+                    waiting += some
+                    raise
+        finally:
+            # After a cancellation too, but for what was handed over: that commits all the same.
+            for image_key, reference, count, last in waiting:
+                self._add(image_key, reference, count, last)
+
+    async def _write(self, some: Gathered) -> None:
+        await self._core.ledger.transact(write, some)
+
+    async def _refused(self, entry: tuple[bytes, str, int, int], error: Corrupt) -> None:
+        _log.error("pulls of %s are not counted: %s", entry[1], error)
 
     async def _turn(self) -> float:
         await self.flush()

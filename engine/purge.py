@@ -1,7 +1,10 @@
-"""Purging: what has been in the trash long enough is taken apart, in bounded transactions.
+"""Purging: what is due is taken apart, in bounded transactions.
 
-Each step removes some rows and can be the last before a crash: the next step finds what is left
-by the same prefixes. An entry that a purge has begun with cannot be brought back any more.
+The queues are of holds, of upload sessions, of garbage, and the trash. A step on something large
+in the trash removes some of its rows, and can be the last before a crash: the next step finds
+what is left by the same prefixes. What such a step has to know stands in the entry itself, so
+that a damaged row of what was deleted is in nobody's way. An entry that a purge has begun with
+cannot be brought back any more.
 """
 
 from __future__ import annotations
@@ -10,11 +13,27 @@ from typing import Final
 
 import msgspec
 
-from . import blobs, claims, images, layout, sessions, trash
+from . import blobs, claims, images, layout, listings, namespaces, sessions, tags, trash
 from .claims import Owner
+from .errors import Corrupt, NotFound
 from .layout import ID_BYTES
 from .ledger import Transaction, after
-from .records import Blob, Claim, Image, Namespace, Tag, Trash, decode, load, save, unseal
+from .records import (
+    Blob,
+    Claim,
+    Image,
+    Namespace,
+    Session,
+    Trash,
+    decode,
+    get_payload,
+    load,
+    save,
+    unseal,
+)
+
+QUEUES: Final = (layout.EXPIRY, layout.SESSION_EXPIRY, layout.GARBAGE)
+"""Those whose entries are small: many are dealt with in one transaction."""
 
 _OF_IMAGE: Final = (
     layout.TAG,
@@ -24,139 +43,177 @@ _OF_IMAGE: Final = (
     layout.REFERRER,
 )
 
+_OF_LIVING: Final = (layout.NAMESPACE_SIZE, layout.NAMESPACE_IMAGES)
+"""A namespace's counters that its deleted images are not in: these may lie in the trash longer
+than the namespace does, and count in the others until they are taken apart."""
 
-async def step(txn: Transaction, due: int, now: int, limit: int) -> int:
-    """Take about ``limit`` rows of what was due by then out of the ledger; 0: nothing is."""
-    found = await trash.first(txn, due)
-    if found is None:
+
+async def due(txn: Transaction, queue: bytes, until: int, limit: int) -> tuple[bytes, ...]:
+    """Keys of the entries of a queue that are due before then, those due first first."""
+    rows = await txn.scan(queue, queue + layout.number(until), limit=limit)
+    return tuple(key for key, _ in rows)
+
+
+async def take(txn: Transaction, keys: tuple[bytes, ...], now: int) -> int:
+    """Deal with entries of ``QUEUES``; says how many bytes at rest went. Raises Corrupt."""
+    freed = 0
+    for key in keys:
+        value = await get_payload(txn, key)
+        if value is None:
+            # Another sweep was quicker.
+            continue
+        await txn.delete(key)
+        if key[:1] == layout.EXPIRY:
+            await _hold(txn, key, value, now)
+        elif key[:1] == layout.SESSION_EXPIRY:
+            await _session(txn, key)
+        else:
+            freed += await _garbage(txn, key)
+    if freed:
+        await txn.add(layout.counter(layout.FREED_BYTES), freed)
+    return freed
+
+
+async def _hold(txn: Transaction, key: bytes, place: bytes, now: int) -> None:
+    owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
+    owner = Owner(owner_key, place[:ID_BYTES], place[ID_BYTES:])
+    await claims.end_hold(txn, owner, sha, layout.at(key, 1), now)
+    await images.drop_draft(txn, owner_key)
+
+
+async def _session(txn: Transaction, key: bytes) -> None:
+    session = await load(txn, Session, layout.SESSION + key[9:])
+    if session is not None and session.expires == layout.at(key, 1):
+        await sessions.abort(txn, None, key[9:])
+
+
+async def _garbage(txn: Transaction, key: bytes) -> int:
+    """Remove a blob if nobody needs it; says how many bytes at rest that were."""
+    sha = key[9:]
+    await txn.add(layout.counter(layout.GARBAGE_LENGTH), -1)
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is None or blob.queued != layout.at(key, 1):
         return 0
-    until, entry = found
+    if await blobs.needed(txn, sha):
+        kept = msgspec.structs.replace(blob, queued=0)
+        await save(txn, layout.BLOB + sha, kept)
+        return 0
+    await blobs.remove(txn, sha, blob)
+    return blob.stored
+
+
+async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
+    """Take about ``limit`` rows of an entry of the trash out of the ledger; says how many.
+
+    Raises Corrupt.
+    """
+    entry = await load(txn, Trash, key)
+    if entry is None:
+        # Another sweep was quicker.
+        return 1
+    until = layout.at(key, 1)
     if entry.kind == "tag":
         await trash.take(txn, until, entry)
         return 1
     if not entry.purging:
         entry = msgspec.structs.replace(entry, purging=True)
-        await save(txn, layout.TRASH + layout.number(until) + entry.id, entry)
+        await save(txn, key, entry)
     if entry.kind == "image":
-        done = await _image_entry(txn, entry, now, limit)
+        namespace, project = entry.parent[:ID_BYTES], entry.parent[ID_BYTES:]
+        owner = Owner(entry.digest, project, namespace, counted=False)
+        done = await _image(txn, owner, entry.id, now, limit)
     else:
-        done = await _namespace(txn, entry.id, now, limit)
-    if not done:
-        return limit
-    await trash.take(txn, until, entry)
+        done = await _namespace(txn, entry, now, limit)
+    if done:
+        await trash.take(txn, until, entry)
     return limit
 
 
-async def _image_entry(txn: Transaction, entry: Trash, now: int, limit: int) -> bool:
-    row = await load(txn, Image, layout.IMAGE + entry.digest)
-    if row is None:
-        return True
-    return await _image(txn, row, entry.parent[ID_BYTES:], now, limit)
-
-
-async def _namespace(txn: Transaction, namespace_id: bytes, now: int, limit: int) -> bool:
-    namespace = await load(txn, Namespace, layout.NAMESPACE + namespace_id)
-    if namespace is None:
-        return True
-    prefix = layout.IMAGE_NAME + namespace_id
+async def _namespace(txn: Transaction, entry: Trash, now: int, limit: int) -> bool:
+    """Take some rows of a deleted namespace away; says whether it is all gone."""
+    prefix = layout.IMAGE_NAME + entry.id
     rows = await txn.scan(prefix, after(prefix), limit=1)
     if not rows:
-        await txn.delete(layout.NAMESPACE + namespace_id)
-        await txn.delete(layout.DEAD + namespace_id)
-        await txn.delete(layout.RETENTION + namespace_id)
+        for kind in (layout.NAMESPACE, layout.DEAD, layout.RETENTION):
+            await txn.delete(kind + entry.id)
+        for name in _OF_LIVING:
+            await txn.delete(layout.counter(name, entry.id))
         return True
     key, value = rows[0]
-    row = await images.by_key(txn, unseal(key, value))
-    assert row is not None, "an image name leads nowhere"
+    namespace = namespaces.of_trash(entry)
+    row = await _image_row(txn, namespace, key[len(prefix) :].decode(), unseal(key, value))
     if row.listed and not row.deleted:
-        size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
-        await txn.add(layout.counter(layout.NAMESPACE_SIZE, namespace_id), -size)
+        await _uncount(txn, row)
         await images.hide(txn, row, namespace)
     if not row.deleted:
         row = msgspec.structs.replace(row, deleted=now)
         await save(txn, layout.IMAGE + row.key, row)
-    if await _image(txn, row, namespace.project, now, limit):
+    owner = images.owner_of(row, namespace)
+    if await _image(txn, owner, row.id, now, limit):
         await txn.delete(key)
     return False
 
 
-async def _image(txn: Transaction, row: Image, project: bytes, now: int, limit: int) -> bool:
+async def _image_row(txn: Transaction, namespace: Namespace, name: str, key: bytes) -> Image:
+    """An image of a namespace; made anew from its place in the listing, if it cannot be read."""
+    try:
+        row = await images.by_key(txn, key)
+    except Corrupt:
+        row = None
+    if row is not None:
+        return row
+    scope = listings.named(images.in_namespace(namespace.id), name)
+    prefix = layout.LISTING + images.KIND + scope
+    rows = await txn.scan(prefix, after(prefix), limit=1)
+    found = rows[0][0][-ID_BYTES:] if rows else b""
+    return Image(key, found, namespace.id, name, "inherit", 0, 0)
+
+
+async def _uncount(txn: Transaction, row: Image) -> None:
+    """The namespace's size is that of its living images, also while it is taken apart."""
+    try:
+        size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
+    except Corrupt:
+        return
+    await txn.add(layout.counter(layout.NAMESPACE_SIZE, row.namespace), -size)
+
+
+async def _image(txn: Transaction, owner: Owner, image_id: bytes, now: int, limit: int) -> bool:
     """Take some rows of a deleted image away; says whether it is all gone."""
     left = limit
-    prefix = layout.SESSION_IMAGE + row.key
+    prefix = layout.SESSION_IMAGE + owner.key
     for key, _ in await txn.scan(prefix, after(prefix), limit=left):
-        await sessions.abort(txn, None, key[1 + ID_BYTES :])
-        left -= 1
-    owner = Owner(row.key, project, row.namespace, counted=False)
-    prefix = layout.CLAIM + row.key
-    for key, value in await txn.scan(prefix, after(prefix), limit=left):
-        claim = decode(Claim, key, value)
-        await claims.release(txn, owner, key[1 + ID_BYTES :], claim, now)
-        left -= 1
-    prefix = layout.LISTING + b"t" + row.key
-    for kind in (prefix, *(kind + row.key for kind in _OF_IMAGE)):
-        rows = await txn.scan(kind, after(kind), limit=max(left, 0))
-        for key, value in rows:
+        try:
+            await sessions.abort(txn, None, key[1 + ID_BYTES :])
+        except (Corrupt, NotFound):
+            # A session that cannot be read is set aside when its time is over.
             await txn.delete(key)
-            if kind[:1] == layout.TAG:
-                await _tag_id(txn, key, value)
-            left -= 1
-    prefix = layout.counter(layout.LISTED, b"t" + row.key)
-    for key, _ in await txn.scan(prefix, after(prefix), limit=max(left, 0)):
+        left -= 1
+    prefix = layout.CLAIM + owner.key
+    for key, value in await txn.scan(prefix, after(prefix), limit=left):
+        sha = key[1 + ID_BYTES :]
+        try:
+            claim = decode(Claim, key, value)
+        except Corrupt:
+            claim = await claims.implied(txn, owner, sha)
+        await claims.release(txn, owner, sha, claim, now)
+        left -= 1
+    prefix = layout.LISTING + tags.KIND + owner.key
+    by_creation = prefix + listings.CREATED
+    for key, _ in await txn.scan(by_creation, after(by_creation), limit=max(left, 0)):
+        await txn.delete(layout.TAG_ID + key[-ID_BYTES:])
         await txn.delete(key)
         left -= 1
+    totals = layout.counter(layout.LISTED, tags.KIND + owner.key)
+    for kind in (prefix, totals, *(kind + owner.key for kind in _OF_IMAGE)):
+        for key, _ in await txn.scan(kind, after(kind), limit=max(left, 0)):
+            await txn.delete(key)
+            left -= 1
     if left <= 0:
         return False
     for name in (layout.IMAGE_SIZE, layout.IMAGE_TAGS):
-        await txn.delete(layout.counter(name, row.key))
-    await txn.delete(layout.IMAGE + row.key)
-    if row.listed:
-        await txn.delete(layout.IMAGE_ID + row.id)
+        await txn.delete(layout.counter(name, owner.key))
+    await txn.delete(layout.IMAGE + owner.key)
+    if image_id:
+        await txn.delete(layout.IMAGE_ID + image_id)
     return True
-
-
-async def _tag_id(txn: Transaction, key: bytes, value: bytes) -> None:
-    await txn.delete(layout.TAG_ID + decode(Tag, key, value).id)
-
-
-async def expire_holds(txn: Transaction, now: int, limit: int) -> int:
-    """End holds that are over; says how many."""
-    stop = layout.EXPIRY + layout.number(now)
-    rows = await txn.scan(layout.EXPIRY, stop, limit=limit)
-    for key, value in rows:
-        owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
-        place = unseal(key, value)
-        owner = Owner(owner_key, place[:ID_BYTES], place[ID_BYTES:])
-        await claims.drop_hold(txn, owner, sha, now)
-        await images.drop_draft(txn, owner_key)
-    return len(rows)
-
-
-async def expire_uploads(txn: Transaction, now: int, limit: int) -> list[int]:
-    """End sessions whose time is over; says which files they had."""
-    stop = layout.SESSION_EXPIRY + layout.number(now)
-    rows = await txn.scan(layout.SESSION_EXPIRY, stop, limit=limit)
-    return [await sessions.abort(txn, None, key[9:]) for key, _ in rows]
-
-
-async def collect(txn: Transaction, now: int, limit: int) -> tuple[int, int]:
-    """Remove blobs of the garbage queue that nobody needs; says how many entries, and bytes."""
-    stop = layout.GARBAGE + layout.number(now)
-    rows = await txn.scan(layout.GARBAGE, stop, limit=limit)
-    freed = 0
-    for key, _ in rows:
-        sha = key[9:]
-        await txn.delete(key)
-        await txn.add(layout.counter(layout.GARBAGE_LENGTH), -1)
-        blob = await load(txn, Blob, layout.BLOB + sha)
-        if blob is None:
-            continue
-        if await blobs.needed(txn, sha):
-            kept = msgspec.structs.replace(blob, queued=0)
-            await save(txn, layout.BLOB + sha, kept)
-            continue
-        await blobs.remove(txn, sha, blob)
-        freed += blob.stored
-    if freed:
-        await txn.add(layout.counter(layout.FREED_BYTES), freed)
-    return len(rows), freed

@@ -48,8 +48,9 @@ async def locate_living(
 class BlobReader:
     """A blob, or a part of it: an async context manager, then an async iterable of bytes.
 
-    Entering raises NotFound, Corrupt (the damage is remembered, and a push of the same digest
-    heals it), Invalid where ``offset`` lies behind the end, StorageFailed.
+    Entering raises NotFound, Corrupt, Invalid where ``offset`` lies behind the end,
+    StorageFailed; iterating raises Corrupt, StorageFailed. Damage that either meets is
+    remembered, and a push of the same digest heals it.
     """
 
     digest: Digest
@@ -76,6 +77,8 @@ class BlobReader:
         self._asked = length
         self._verify = verify
         self._original: Original | None = None
+        self._lies: tuple[bytes, int] | None = None
+        """The sha256, and the file that is open."""
         self.digest = digest
         self.offset = offset
         self.size = self.length = 0
@@ -92,11 +95,12 @@ class BlobReader:
         """
         if self._verify:
             return False
-        _, blob, data = await self._look_up()
+        sha, blob, data = await self._look_up()
         if data is None:
             self._original = self._core.files.open.at_hand(blob)
             if self._original is None:
                 return False
+            self._lies = sha, blob.file_id
         self._found(blob, data)
         return True
 
@@ -123,14 +127,18 @@ class BlobReader:
             if data is not None:
                 return blob, data
             reason = await self._try(blob)
+            self._lies = sha, blob.file_id
             if reason is None:
                 return blob, None
             if blob.file_id == tried:
-                await self._core.ledger.transact(
-                    blobs.quarantine, sha, blob.file_id, self._core.now()
-                )
-                raise Corrupt("blob", str(self.digest), reason)
+                raise await self._damage(reason)
             tried = blob.file_id
+
+    async def _damage(self, reason: str) -> Corrupt:
+        """Remember that the file is bad, if it still is the blob's; the error to raise."""
+        if self._lies is not None:
+            await self._core.ledger.transact(blobs.quarantine, *self._lies, self._core.now())
+        return Corrupt("blob", str(self.digest), reason)
 
     async def _try(self, blob: Blob) -> str | None:
         """Open the file; says why not, if it cannot be served."""
@@ -173,9 +181,12 @@ class BlobReader:
             if self._original is None:
                 raise Invalid("reader", "it is closed")
             want = min(CHUNK_BYTES, stop - offset)
-            piece = await self._core.threads.run(self._original.read, offset, want)
+            try:
+                piece = await self._core.threads.run(self._original.read, offset, want)
+            except Corrupt as error:
+                raise await self._damage(error.reason) from error
             if not piece:
-                raise Corrupt("blob", str(self.digest), "the file ends early")
+                raise await self._damage("the file ends early")
             offset += len(piece)
             yield piece
 

@@ -16,9 +16,10 @@ import msgspec
 from blake3 import blake3
 
 from . import blobs, content, files, frames, layout
+from .background import Background
 from .core import Core
 from .depot import BLOCK_FILES, Depot, Writer
-from .errors import Corrupt, EngineError, NotFound, StorageFailed
+from .errors import Corrupt, NotFound, StorageFailed
 from .ledger import Transaction, after
 from .records import FRAMES, PLAIN, Blob, FileOwner, decode, load, save
 
@@ -123,7 +124,9 @@ class Recompressor:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("recompress", self._turn)
+        self._begin = 0
+        """Where the next walk of the background begins: files before it were looked at."""
         self.total = Recompressed()
 
     async def run(self) -> Recompressed:
@@ -211,33 +214,22 @@ class Recompressor:
 
     def start(self) -> None:
         """Walk in the background until ``stop``."""
-        self._task = asyncio.create_task(self._forever(), name="recompress")
+        self._background.start()
 
-    async def _forever(self) -> None:
-        begin = 0
-        while True:
-            try:
-                following = await self._core.ledger.read_aside(settled_until)
-                last: int | None = begin
-                skipped = self.total.skipped
-                while last is not None:
-                    last = await self._step(last, self.total, BYTES_PER_SECOND)
-                    await asyncio.sleep(_PAUSE)
-                if skipped == self.total.skipped:
-                    begin = following
-            except EngineError:
-                _log.exception("recompressing failed, and goes on in a while")
-            await asyncio.sleep(_IDLE)
+    async def _turn(self) -> float:
+        following = await self._core.ledger.read_aside(settled_until)
+        last: int | None = self._begin
+        skipped = self.total.skipped
+        while last is not None:
+            last = await self._step(last, self.total, BYTES_PER_SECOND)
+            await self._background.rest(_PAUSE)
+        if skipped == self.total.skipped:
+            self._begin = following
+        return _IDLE
 
     async def stop(self) -> None:
         """End the background task."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        await self._background.stop()
 
 
 def _worth_it(depot: Depot, blob: Blob) -> bool:

@@ -10,13 +10,14 @@ ever added at the end, with a default. Times are microseconds since 1970, sizes 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Final, TypeVar
 
 import msgspec
 
 from . import layout
 from .errors import Corrupt
-from .ledger import Transaction, after
+from .ledger import Rows, Transaction, after
 
 _VERSION: Final = b"\x01"
 _PART_BYTES: Final = 33 * 1900
@@ -54,6 +55,8 @@ class FileOwner(Record, frozen=True):
 
     kind: str
     key: bytes
+    stored: int = 0
+    """Of a blob's: its bytes, also told here in case that the blob's row cannot be read."""
 
 
 class Claim(Record, frozen=True):
@@ -187,6 +190,15 @@ class Trash(Record, frozen=True):
     """Of an image or a tag."""
 
 
+class Aside(Record, frozen=True):
+    """A row that was taken out of a queue, since what it is about cannot be read."""
+
+    value: bytes
+    """As it was stored."""
+    reason: str
+    when: int
+
+
 class Key(Record, frozen=True):
     """A credential; the secret is kept only as a hash."""
 
@@ -230,7 +242,7 @@ _decoders: Final[dict[type[Record], msgspec.msgpack.Decoder[Record]]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
         Blob, FileOwner, Claim, Namespace, Image, Tag, Manifest, Referrer, Session, Trash, Key,
-        Retention,
+        Retention, Aside,
     )
 }  # fmt: skip
 
@@ -269,6 +281,27 @@ async def load(txn: Transaction, kind: type[R], key: bytes) -> R | None:
     """The record under ``key``, or None. Raises Corrupt."""
     value = await txn.get(key)
     return None if value is None else decode(kind, key, value)
+
+
+def readable(kind: type[R], rows: Rows) -> Iterator[tuple[bytes, R]]:
+    """The records of those rows that can be read: for listings, where the rest goes on.
+
+    The check tells of the others.
+    """
+    for key, value in rows:
+        try:
+            yield key, decode(kind, key, value)
+        except Corrupt:
+            continue
+
+
+def payloads(rows: Rows) -> Iterator[tuple[bytes, bytes]]:
+    """As ``readable``, of rows of raw bytes."""
+    for key, value in rows:
+        try:
+            yield key, unseal(key, value)
+        except Corrupt:
+            continue
 
 
 async def save(txn: Transaction, key: bytes, record: Record) -> None:

@@ -7,6 +7,7 @@ plan of a run and the run itself are made by the same function.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,16 +18,18 @@ from .background import Background
 from .config import DAY
 from .core import SECOND, Core
 from .digest import Digest
-from .errors import Immutable, Invalid, Locked, NotFound, TooLarge
+from .errors import Corrupt, Immutable, Invalid, Locked, NotFound, TooLarge
 from .ledger import Transaction, after
 from .models import RetentionRule
 from .names import check_patterns, first_match
 from .records import Image as ImageRow
-from .records import Manifest, Retention, decode, load, save, unseal
+from .records import Manifest, Retention, decode, load, payloads, save
 from .records import RetentionRule as RuleRow
 from .records import Tag as TagRow
 
 RULES_MAX: Final = 32
+_log: Final = logging.getLogger(__name__)
+
 DAYS_MAX: Final = 36_500
 KEEP_MAX: Final = 1_000_000
 PLANNED_MAX: Final = 10_000
@@ -104,7 +107,10 @@ class Work:
 
 
 async def find(txn: Transaction, namespace_id: bytes, now: int) -> Work:
-    """What the rules remove now. Raises NotFound."""
+    """What the rules remove now. Raises NotFound, Corrupt.
+
+    An image with a damaged row is left alone: nobody can tell what should go.
+    """
     namespace = await namespaces.require(txn, namespace_id)
     rules = await get(txn, namespace_id)
     expired: list[Expired] = []
@@ -112,27 +118,23 @@ async def find(txn: Transaction, namespace_id: bytes, now: int) -> Work:
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
     while rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
-        for key, value in rows:
-            image_key = unseal(key, value)
-            image = await images.by_key(txn, image_key)
-            if image is None or not image.listed or len(expired) >= PLANNED_MAX:
+        for _, image_key in payloads(rows):
+            if len(expired) >= PLANNED_MAX:
+                break
+            try:
+                gone, lost = await _of_image(txn, image_key, rules, namespace.immutable, now)
+            except Corrupt as error:
+                _log.error("retention leaves an image alone: %s", error)
                 continue
-            here = [rule for rule in rules if first_match(rule.images, image.name)]
-            old = await _old_tags(txn, image, here, namespace.immutable, now)
-            bare = await _old_untagged(txn, image, here, now)
-            expired += [_expired(image, tag, tag.digest) for tag in old]
-            expired += [_expired(image, None, Digest.sha256(sha).key) for sha in bare]
-            gone = {tag.name: tag.sha for tag in old}
-            for sha in await freeing.losses(txn, image_key, gone, bare):
-                if sha not in losses:
-                    losses[sha] = Loss(await freeing.size_of(txn, sha))
-                losses[sha].owners.add(image_key)
+            expired += gone
+            for sha, size in lost:
+                losses.setdefault(sha, Loss(size)).owners.add(image_key)
         start = rows[-1][0] + b"\0"
     return Work(namespace.project, tuple(expired), losses)
 
 
 async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
-    """What the rules remove now, and free. Raises NotFound."""
+    """What the rules remove now, and free. Raises NotFound, Corrupt."""
     work = await find(txn, namespace_id, now)
     freed = inside = 0
     for sha, loss in work.losses.items():
@@ -158,6 +160,27 @@ async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) ->
 async def check_unlocked(txn: Transaction, namespace_id: bytes) -> None:
     """Raises NotFound, Locked."""
     namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
+
+
+async def _of_image(
+    txn: Transaction,
+    image_key: bytes,
+    rules: Sequence[RuleRow],
+    immutable: tuple[str, ...],
+    now: int,
+) -> tuple[list[Expired], list[tuple[bytes, freeing.Size]]]:
+    """What goes from an image, and the blobs that it has no right to any more then."""
+    image = await images.by_key(txn, image_key)
+    if image is None or not image.listed:
+        return [], []
+    here = [rule for rule in rules if first_match(rule.images, image.name)]
+    old = await _old_tags(txn, image, here, immutable, now)
+    bare = await _old_untagged(txn, image, here, now)
+    expired = [_expired(image, tag, tag.digest) for tag in old]
+    expired += [_expired(image, None, Digest.sha256(sha).key) for sha in bare]
+    gone = {tag.name: tag.sha for tag in old}
+    lost = await freeing.losses(txn, image_key, gone, bare)
+    return expired, [(sha, await freeing.size_of(txn, sha)) for sha in lost]
 
 
 def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:
@@ -269,7 +292,7 @@ class Retentions:
         """Remove what the rules say; what really went, and what that frees.
 
         Tags that moved or went meanwhile are left alone; a lock that comes meanwhile ends it.
-        Removed tags lie in the trash, as after ``Tags.delete``. Raises NotFound, Locked.
+        Removed tags lie in the trash, as after ``Tags.delete``. Raises NotFound, Locked, Corrupt.
         """
         ledger = self._core.ledger
         await ledger.read(check_unlocked, namespace_id.bytes)
@@ -282,6 +305,9 @@ class Retentions:
                 continue
             except Locked:
                 break
+            except Corrupt as error:
+                _log.error("retention leaves something alone: %s", error)
+                continue
             if gone:
                 removed.append(item)
         return await ledger.read_aside(outcome, work, tuple(removed))
@@ -306,6 +332,8 @@ class Retentions:
                 await self.apply(UUID(bytes=namespace_id))
             except (NotFound, Locked):
                 continue
+            except Corrupt as error:
+                _log.error("retention leaves a namespace alone: %s", error)
         return REST
 
 

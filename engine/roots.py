@@ -8,7 +8,7 @@ from .claims import Owner
 from .digest import Digest
 from .errors import NotFound
 from .ledger import Transaction, after
-from .records import put_payload, unseal
+from .records import payloads, put_payload
 
 
 async def keep(txn: Transaction, root: str, arrival: Arrival, now: int) -> Outcome:
@@ -41,4 +41,4 @@ async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
 async def names(txn: Transaction, limit: int) -> list[str]:
     """Names of all roots that keep something."""
     rows = await txn.scan(layout.ROOT, after(layout.ROOT), limit=limit)
-    return sorted(unseal(key, value).decode() for key, value in rows)
+    return sorted(name.decode() for _, name in payloads(rows))

@@ -6,7 +6,6 @@ the end. A blob in quarantine is served to nobody; a push of the same digest rep
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,10 +13,11 @@ from typing import Final
 from blake3 import blake3
 
 from . import blobs, content, layout
+from .background import Background
 from .content import Original
 from .core import SECOND, Core, entropy
 from .digest import Digest, checksum
-from .errors import Corrupt, EngineError, NotFound, StorageFailed
+from .errors import Corrupt, NotFound, StorageFailed
 from .layout import number
 from .ledger import Transaction, after
 from .records import INLINE, Blob, decode, get_payload, load, put_payload
@@ -46,9 +46,6 @@ _TURN_SECONDS: Final = 600
 
 _IDLE: Final = 60.0
 """Seconds between looks at whether the next walk is due."""
-
-_AFTER_FAILURE: Final = 60.0
-"""Seconds of rest after the disk or the ledger refused a read."""
 
 DAMAGED_SHOWN: Final = 1000
 """Digests remembered in a Scrubbed; ``damaged_count`` goes on."""
@@ -166,9 +163,7 @@ class Scrubber:
         self._rate = bytes_per_second
         self._name = entropy()
         self._holds = False
-        self._task: asyncio.Task[None] | None = None
-        self._running = asyncio.Event()
-        self._running.set()
+        self._background = Background("scrub", self._turn)
         self.total = Scrubbed()
         """What the background did since the store was opened."""
 
@@ -288,30 +283,19 @@ class Scrubber:
 
     async def _rest(self, size: int, rate: float) -> None:
         if rate:
-            await asyncio.sleep(size / rate)
-            await self._running.wait()
+            await self._background.rest(size / rate)
 
     def start(self) -> None:
         """Scrub in the background until ``stop``, a walk every ``WALK_SECONDS`` at most."""
-        self._task = asyncio.create_task(self._forever(), name="scrub")
+        self._background.start()
 
     def pause(self) -> None:
         """Let the background rest after what it reads now."""
-        self._running.clear()
+        self._background.pause()
 
     def resume(self) -> None:
         """Go on in the background."""
-        self._running.set()
-
-    async def _forever(self) -> None:
-        while True:
-            await self._running.wait()
-            try:
-                pause = await self._turn()
-            except EngineError:
-                _log.exception("the scrub failed, and goes on in a while")
-                pause = _AFTER_FAILURE
-            await asyncio.sleep(pause)
+        self._background.resume()
 
     async def _turn(self) -> float:
         """Go on with the walk, or begin one that is due; says how long to rest, in seconds."""
@@ -329,15 +313,10 @@ class Scrubber:
 
     async def stop(self) -> None:
         """End the background task; the place of the walk is kept."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
+        await self._background.stop()
         if self._holds:
+            self._holds = False
             await self._core.ledger.transact(give_up, self._name)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
 
 
 def _hash_span(original: Original, hasher: blake3, offset: int) -> int:

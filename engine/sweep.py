@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from . import purge
+from . import aside, entries, layout, purge
+from .aside import SetAside
+from .background import Background
 from .core import Core
-from .errors import EngineError
+from .errors import Corrupt
 
 _log: Final = logging.getLogger(__name__)
 
 _IDLE: Final = 1.0
 """Seconds between looks at an empty queue."""
 
-_AFTER_FAILURE: Final = 10.0
-"""Seconds of rest after a step that the disk or the ledger refused."""
-
 STEP: Final = 200
 """Entries of each kind taken in one transaction: some milliseconds of the writer's time."""
 
 FAR: Final = 1 << 62
 """A time after everything."""
+
+RECOVERY_SECONDS: Final = 30.0
+"""How often the background looks for what dead processes left: a look at some rows and locks."""
 
 
 @dataclass(slots=True)
@@ -35,79 +38,113 @@ class Progress:
     """Bytes at rest of the blobs that were removed."""
     files: int = 0
     """Files that were unlinked."""
+    aside: int = 0
+    """Of the entries: those set aside, because of a damaged row."""
+
+    def add(self, other: Progress) -> None:
+        """Count what another one did."""
+        self.entries += other.entries
+        self.freed_bytes += other.freed_bytes
+        self.files += other.files
+        self.aside += other.aside
 
 
 class Sweeper:
     """Removes what is due. Any number of processes may sweep one store at once."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, recovery_seconds: float = RECOVERY_SECONDS) -> None:
         self._core = core
-        self._task: asyncio.Task[None] | None = None
-        self._running = asyncio.Event()
-        self._running.set()
+        self._background = Background("sweep", self._turn)
+        self._recovery_seconds = recovery_seconds
+        self._recovered: float | None = None
         self.total = Progress()
 
     async def step(self, *, early: bool = False) -> Progress:
         """Do a bounded amount of work; ``early`` takes the trash before its time.
 
-        No entries and no files in the answer means that nothing is due.
+        No entries and no files in the answer means that nothing is due. An entry that meets a
+        damaged row is set aside, and the others go on.
         """
-        transact = self._core.ledger.transact
         now = self._core.now()
         done = Progress()
-        done.entries += await transact(purge.expire_holds, now, STEP)
-        sessions = await transact(purge.expire_uploads, now, STEP)
-        done.entries += len(sessions)
-        done.entries += await transact(purge.step, FAR if early else now, now, STEP)
-        collected, done.freed_bytes = await transact(purge.collect, now + 1, STEP)
-        done.entries += collected
+        for queue in purge.QUEUES:
+            await self._queue(queue, now, done)
+        await self._trash(FAR if early else now + 1, now, done)
         done.files = await self._core.files.discard_rest(STEP)
         done.files += await self._core.files.unlink_doomed(STEP, now)
-        self.total.entries += done.entries
-        self.total.freed_bytes += done.freed_bytes
-        self.total.files += done.files
+        self.total.add(done)
         return done
 
+    async def _queue(self, queue: bytes, now: int, done: Progress) -> None:
+        ledger = self._core.ledger
+        # Garbage of this very moment goes at once; holds and sessions last until theirs.
+        until = now + 1 if queue == layout.GARBAGE else now
+        keys = await ledger.read(purge.due, queue, until, STEP)
+
+        async def take(some: tuple[bytes, ...]) -> int:
+            return await ledger.transact(purge.take, some, now)
+
+        freed = await entries.each(take, keys, partial(self._set_aside, done))
+        done.entries += len(keys)
+        done.freed_bytes += sum(freed)
+
+    async def _trash(self, until: int, now: int, done: Progress) -> None:
+        ledger = self._core.ledger
+        keys = await ledger.read(purge.due, layout.TRASH, until, 1)
+
+        async def take(some: tuple[bytes, ...]) -> int:
+            return await ledger.transact(purge.step, some[0], now, STEP)
+
+        taken = await entries.each(take, keys, partial(self._set_aside, done))
+        done.entries += sum(taken)
+
+    async def _set_aside(self, done: Progress, key: bytes, error: Corrupt) -> None:
+        _log.error("the sweep sets an entry aside: %s", error)
+        await self._core.ledger.transact(aside.put, key, str(error), self._core.now())
+        done.aside += 1
+
     async def run(self, *, early: bool = False) -> Progress:
-        """Do all that is due now. ``early`` empties the trash first, whatever its age."""
-        total = Progress()
-        total.files += await self._core.files.recover()
+        """Do all that is due now. ``early`` empties the trash first, whatever its age.
+
+        What was set aside is tried once more.
+        """
+        total = Progress(files=await self._recover())
         while True:
             done = await self.step(early=early)
-            total.entries += done.entries
-            total.freed_bytes += done.freed_bytes
-            total.files += done.files
-            if not done.entries and not done.files:
+            total.add(done)
+            if not done.entries and not done.files and not done.aside:
                 return total
+
+    async def _recover(self) -> int:
+        """Put back what was set aside, remove what dead processes left; says how many files."""
+        last: bytes | None = b""
+        while last is not None:
+            last = await self._core.ledger.transact(aside.put_back, last, STEP)
+        return await self._core.files.recover()
+
+    async def aside(self, *, limit: int = 1000) -> list[SetAside]:
+        """Entries that meet a damaged row, and wait for it to be healed."""
+        return await self._core.ledger.read(aside.listing, limit)
 
     def start(self) -> None:
         """Sweep in the background until ``stop``."""
-        self._task = asyncio.create_task(self._forever(), name="sweep")
+        self._background.start()
 
     def pause(self) -> None:
         """Let the background rest after its current step."""
-        self._running.clear()
+        self._background.pause()
 
     def resume(self) -> None:
         """Go on in the background."""
-        self._running.set()
+        self._background.resume()
 
-    async def _forever(self) -> None:
-        recovered = False
-        while True:
-            await self._running.wait()
-            try:
-                if not recovered:
-                    await self._core.files.recover()
-                    recovered = True
-                pause = await self._turn()
-            except EngineError:
-                _log.exception("the sweep failed, and goes on in a while")
-                pause = _AFTER_FAILURE
-            await asyncio.sleep(pause)
+    async def stop(self) -> None:
+        """End the background task."""
+        await self._background.stop()
 
     async def _turn(self) -> float:
         """One step; says how long to rest after it, in seconds, to keep the rate."""
+        await self._recover_now_and_then()
         free = await self._core.threads.run(self._core.depot.free_bytes)
         done = await self.step(early=free < self._core.reserve_bytes)
         work = done.entries + done.files
@@ -115,12 +152,11 @@ class Sweeper:
             return _IDLE
         return min(work / self._core.config.sweep_entries_per_second, _IDLE * 5)
 
-    async def stop(self) -> None:
-        """End the background task."""
-        task, self._task = self._task, None
-        if task is None:
+    async def _recover_now_and_then(self) -> None:
+        now, last = asyncio.get_running_loop().time(), self._recovered
+        if last is not None and now - last < self._recovery_seconds:
             return
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        # Noted first: where it fails, the queues are not to wait for it.
+        self._recovered = now
+        recover = self._recover if last is None else self._core.files.recover
+        self.total.files += await recover()

@@ -138,7 +138,7 @@ async def page_of(txn: Transaction, image_id: bytes, asked: Query) -> Page[Tag]:
     image, _ = await images.require(txn, image_id)
     asked = replace(asked, scope=image.key)
     ids, total = await listings.ids(txn, asked)
-    return Page([await get(txn, tag_id) for tag_id in ids], total)
+    return Page(await listings.items(txn, get, ids), total)
 
 
 async def names(txn: Transaction, repository: Repository, last: str, limit: int) -> list[str]:

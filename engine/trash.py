@@ -8,6 +8,7 @@ from typing import Final, TypedDict
 import msgspec
 
 from . import layout
+from .errors import Corrupt
 from .layout import number
 from .ledger import Transaction, after
 from .records import Image, Namespace, Tag, Trash, decode, get_payload, load, put_payload, save
@@ -138,17 +139,6 @@ async def take(txn: Transaction, until: int, entry: Trash) -> None:
     await txn.add(layout.counter(layout.TRASH_LENGTH), -1)
 
 
-async def first(txn: Transaction, now: int) -> tuple[int, Trash] | None:
-    """The entry that is due first, if it is due by now."""
-    stop = min(now + 1, (1 << 64) - 1)
-    rows = await txn.scan(layout.TRASH, layout.TRASH + number(stop), limit=1)
-    if not rows:
-        return None
-    key = rows[0][0]
-    entry = await load(txn, Trash, key)
-    return None if entry is None else (layout.at(key, 1), entry)
-
-
 async def page_of(
     txn: Transaction, now: int, chosen: Chosen, skip: int, limit: int
 ) -> tuple[list[tuple[int, Trash]], int]:
@@ -165,7 +155,12 @@ async def page_of(
             if chosen.everything and not on_page:
                 total += 1
                 continue
-            entry = decode(Trash, key, value)
+            try:
+                entry = decode(Trash, key, value)
+            except Corrupt:
+                # On whichever page it lies, it counts; the check tells of it.
+                total += chosen.everything
+                continue
             if chosen.takes(entry):
                 total += 1
                 if on_page:
@@ -179,7 +174,10 @@ async def _begin(txn: Transaction, now: int) -> bytes:
     start = layout.TRASH + number(now + 1)
     while rows := await txn.scan(start, after(layout.TRASH), limit=1):
         key, value = rows[0]
-        if not decode(Trash, key, value).purging:
-            break
+        try:
+            if not decode(Trash, key, value).purging:
+                break
+        except Corrupt:
+            pass
         start = key + b"\0"
     return start

@@ -25,7 +25,7 @@ from .config import MANIFEST_BYTES_MAX
 from .core import Core
 from .digest import Digest
 from .documents import Document
-from .errors import AlreadyExists, Invalid, NotFound
+from .errors import AlreadyExists, Corrupt, Invalid, NotFound
 from .ledger import Transaction
 from .listings import PAGE_MAX
 from .models import Page, Trashed, TrashItem, moment
@@ -83,7 +83,8 @@ async def restore(
 
 async def _namespace(txn: Transaction, entry: Entry, time: int) -> None:
     row = await load(txn, NamespaceRow, layout.NAMESPACE + entry.id)
-    assert row is not None, "a trashed namespace has no row"
+    if row is None:
+        raise _lost(entry)
     name = layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
     if await txn.get(name) is not None:
         raise AlreadyExists("namespace", row.name)
@@ -91,9 +92,14 @@ async def _namespace(txn: Transaction, entry: Entry, time: int) -> None:
     await namespaces.enlist(txn, msgspec.structs.replace(row, deleted=0, updated=time))
 
 
+def _lost(entry: Entry) -> Corrupt:
+    return Corrupt("trash", str(UUID(bytes=entry.id)), f"the row of its {entry.kind} is missing")
+
+
 async def _image(txn: Transaction, entry: Entry, time: int) -> None:
     row = await images.by_key(txn, entry.digest)
-    assert row is not None, "a trashed image has no row"
+    if row is None:
+        raise _lost(entry)
     namespace = await _namespace_of(txn, entry)
     namespaces.check_unlocked(namespace)
     name = images.name_row(row.namespace, row.name)

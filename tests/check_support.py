@@ -23,7 +23,20 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import OCI_MANIFEST, Problem, RetentionRule, Store
+from holdfast.engine import (
+    OCI_MANIFEST,
+    Digest,
+    Problem,
+    RetentionRule,
+    Store,
+    blobs,
+    files,
+    layout,
+    scrub,
+)
+from holdfast.engine.depot import BLOCK_FILES
+from holdfast.engine.ledger import Transaction
+from holdfast.engine.records import Blob, load
 
 BASE: Final = noise(50_000, "base")
 """A layer in a file, in several images."""
@@ -115,6 +128,21 @@ async def _trash(store: Store) -> None:
     await push(store, "lost/web", "v1", [BASE, SMALL])
     await upload(store, await store.locate(REGION, "lost/draft"), HELD)
     await store.namespaces.delete(lost.id)
+
+
+async def furnish_more(store: Store) -> None:
+    """Rows that are there for moments only, or after damage; none of them is a problem."""
+    await store.core.ledger.transact(_passing_rows)
+
+
+async def _passing_rows(txn: Transaction) -> None:
+    garbage = Digest.of(GARBAGE).raw
+    blob = await load(txn, Blob, layout.BLOB + garbage)
+    assert blob is not None
+    await blobs.quarantine(txn, garbage, blob.file_id, 1)
+    await blobs.doom(txn, BLOCK_FILES + 200)
+    await scrub.mark(txn, b"", 1)
+    await files.take_lease(txn, b"a lease", 1, 1 << 60)
 
 
 async def found(store: Store, *, deep: bool = False) -> list[Problem]:

@@ -34,7 +34,7 @@ class Held:
 
 
 def hold_before(gate: Gate, name: str) -> Held:
-    """Hold whoever is first to come to the transaction of that name, such as ``purge.collect``."""
+    """Hold whoever is first to come to the transaction of that name, such as ``purge.take``."""
     held = Held()
 
     async def before(this: str) -> None:

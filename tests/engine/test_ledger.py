@@ -233,7 +233,11 @@ async def test_counters(ledger: AnyLedger) -> None:
         await ledger.transact(count, b"m", -1)
 
 
-async def test_a_damaged_counter_is_not_used(ledger: AnyLedger) -> None:
+async def test_a_damaged_counter_is_not_used_and_stops_nothing(ledger: AnyLedger) -> None:
+    async def beside(txn: Transaction, key: bytes) -> None:
+        await txn.add(key, 1)
+        await txn.put(b"beside " + key, b"")
+
     await ledger.transact(count, b"n", 5)
     row = await ledger.read(get, b"n")
     assert row is not None
@@ -242,8 +246,12 @@ async def test_a_damaged_counter_is_not_used(ledger: AnyLedger) -> None:
     for key in (b"n", b"cut", b"other"):
         with pytest.raises(Corrupt):
             await ledger.read(count, key)
+        before = await ledger.read(get, key)
         with pytest.raises(Corrupt):
             await ledger.transact(count, key, 1)
+        await ledger.transact(beside, key)
+        assert await ledger.read(get, b"beside " + key) == b""
+        assert await ledger.read(get, key) == before
 
 
 async def test_callers_run_one_after_the_other(ledger: AnyLedger) -> None:

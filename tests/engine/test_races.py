@@ -43,7 +43,7 @@ async def test_swept_between_the_row_and_the_file(place: Place, data: bytes) -> 
     async with sweeping, place.store() as store:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_after(gate(), "purge.collect")
+        held = hold_after(gate(), "purge.take")
         async with meanwhile(held, sweeping.sweeper.run()):
             with pytest.raises(NotFound):
                 await store.stat(sha256(data))
@@ -75,7 +75,7 @@ async def test_pushed_after_the_sweep_chose_it(place: Place, data: bytes) -> Non
     async with sweeping, place.store() as store:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_before(gate(), "purge.collect")
+        held = hold_before(gate(), "purge.take")
         async with meanwhile(held, sweeping.sweeper.run()):
             await store.put(data)
         assert await read(store, sha256(data)) == data
@@ -247,7 +247,7 @@ async def test_a_manifest_just_before_the_end_of_a_hold(
         await make_namespace(store)
         await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
         clock.advance(DAY + 1)
-        held = hold_before(gate(), "purge.expire_holds")
+        held = hold_before(gate(), "purge.take")
         async with meanwhile(held, sweeping.sweeper.run()):
             clock.advance(-2)
             await put(store, "app/web", manifest(b"{}", [data]), "v1")

@@ -10,7 +10,7 @@ from check_support import BASE, SMALL
 from damage_support import flip_file, flip_inline
 from engine_support import Clock, Place, noise, read, sha256
 
-from holdfast.engine import Corrupt, StorageFailed, Store
+from holdfast.engine import Corrupt, StorageFailed, Store, background
 from holdfast.engine import scrub as scrub_module
 from holdfast.engine.scrub import Scrubbed, Scrubber
 
@@ -100,7 +100,7 @@ async def test_the_background_rests_for_a_week_after_a_walk(
 async def test_the_background_outlives_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scrub_module, "_AFTER_FAILURE", 0.001)
+    monkeypatch.setattr(background, "AFTER_FAILURE", 0.001)
     clock = Clock()
     async with Place("memory", tmp_path, clock).store() as store:
         await store.put(BASE)

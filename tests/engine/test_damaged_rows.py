@@ -1,0 +1,146 @@
+"""One damaged row: what depends on it says so, is set aside or passed over; the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from check_support import furnish, furnish_more
+from damage_support import flip, sha
+from engine_support import (
+    REGION,
+    Clock,
+    Place,
+    make_namespace,
+    noise,
+    problems,
+    push,
+    read,
+    sha256,
+)
+
+from holdfast.engine import (
+    Corrupt,
+    NotFound,
+    RetentionRule,
+    Store,
+    aside,
+    layout,
+)
+from holdfast.engine.check_rows import SHAPES
+from holdfast.engine.ledger import Transaction, after
+
+DAY: Final = 24 * 3600.0
+CALM: Final = noise(45_000, "calm")
+LEAVING: Final = noise(46_000, "leaving")
+FIRST, LAST = 0, -1
+
+
+async def every(txn: Transaction, prefix: bytes) -> list[bytes]:
+    return [key for key, _ in await txn.scan(prefix, after(prefix), limit=10_000)]
+
+
+async def damage(store: Store, prefix: bytes, which: int = FIRST) -> bytes:
+    """Turn a bit of one of the rows under a prefix; says of which."""
+    key = (await store.core.ledger.read(every, prefix))[which]
+    await store.core.ledger.transact(flip, key)
+    return key
+
+
+async def calm_down(store: Store) -> None:
+    """Things beside the damage: something that stays, and something that is on its way out."""
+    calm = await make_namespace(store, "calm")
+    await push(store, "calm/web", "v1", [CALM])
+    await push(store, "calm/web", "v2", [CALM], config=b'{"v":2}')
+    await push(store, "calm/old", "v1", [CALM, LEAVING])
+    await store.retention.set(calm.id, [RetentionRule(images=("web",), keep_last=1)])
+    old = await store.locate(REGION, "calm/old")
+    assert old.image_id is not None
+    await store.images.delete(old.image_id)
+    gone = await make_namespace(store, "gone")
+    await push(store, "gone/web", "v1", [CALM, LEAVING])
+    await store.namespaces.delete(gone.id)
+
+
+async def accept(*asked: Awaitable[Any]) -> None:
+    """Answers, or refusals that say what is damaged."""
+    for question in asked:
+        with suppress(Corrupt, NotFound):
+            await question
+
+
+@pytest.mark.parametrize("which", [FIRST, LAST], ids=["first", "last"])
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+async def test_beside_a_damaged_row_of_any_kind_the_rest_goes_on(
+    kind: bytes, which: int, tmp_path: Path
+) -> None:
+    clock = Clock()
+    async with Place("disk", tmp_path, clock).store() as store:
+        await furnish(store)
+        await furnish_more(store)
+        if kind == layout.ASIDE:
+            (garbage,) = await store.core.ledger.read(every, layout.GARBAGE)
+            await store.core.ledger.transact(aside.put, garbage, "a test", 1)
+        keys = await store.core.ledger.read(every, kind)
+        await calm_down(store)
+        await store.core.ledger.transact(flip, keys[which])
+        clock.advance(3 * DAY)
+        for early in (False, True):
+            await store.sweeper.run(early=early)
+        await lists(store)
+        where = await store.locate(REGION, "calm/web")
+        store.pulls.count(where, "v2")
+        await store.pulls.flush()
+        assert where.image_id is not None
+        shown = {tag.name: tag.pull_count for tag in (await store.tags.list(where.image_id)).items}
+        assert shown == {"v1": 0, "v2": 1}
+        await store.retention._turn()
+        where = await store.locate(REGION, "calm/web")
+        assert await store.tags.names(where) == ["v2"]
+        await store.sweeper.run(early=True)
+        assert sha256(LEAVING) not in {str(blob.digest) for blob in await store.blobs()}
+        await copied(store, tmp_path)
+
+
+async def lists(store: Store) -> None:
+    names = [n.name for n in (await store.namespaces.list(REGION, page_size=100)).items]
+    assert "calm" in names
+    assert "gone" not in names
+    shown = (await store.images.list(REGION, page_size=100)).items
+    assert [image.tag_count for image in shown if image.name == "web"]
+    repositories = [r.full_name for r in (await store.repositories(REGION))[0]]
+    assert "calm/web" in repositories
+    assert "calm/old" not in repositories
+    assert sha256(CALM) in {str(blob.digest) for blob in await store.blobs()}
+    holders = await store.holders(REGION, sha256(CALM))
+    assert [r.full_name for r in holders] == ["calm/web"]
+    await store.roots()
+    await store.trash.list()
+    await store.keys.list()
+    await store.sweeper.aside()
+    # A damaged counter is told to whoever asks for it.
+    await accept(store.stats())
+
+
+async def copied(store: Store, path: Path) -> None:
+    async for _ in store.snapshot(path / "snapshot"):
+        pass
+    async with Store.open(path / "snapshot", store.config) as copy:
+        where = await copy.locate(REGION, "calm/web")
+        assert await read(copy, sha256(CALM), repository=where) == CALM
+
+
+@pytest.mark.parametrize("data", [noise(100, "few"), noise(50_000, "many")], ids=["few", "many"])
+async def test_a_push_heals_a_blob_whose_row_cannot_be_read(place: Place, data: bytes) -> None:
+    async with place.store() as store:
+        await store.put(data, root="kept")
+        await store.core.ledger.transact(flip, layout.BLOB + sha(data))
+        with pytest.raises(Corrupt):
+            await read(store, sha256(data))
+        await store.put(data)
+        assert await read(store, sha256(data)) == data
+        await store.sweeper.run()
+        assert await problems(store) == []
