@@ -340,7 +340,7 @@ class Trial:
             return delete, sweep
         raise AssertionError("a swept blob is still there")
 
-    async def open(self) -> float:
+    async def open_store(self) -> float:
         """Microseconds of opening the store, which must be closed."""
         store = Store.open(self.path, StoreConfig(background=False), create=False)
         begun = time.perf_counter()
@@ -390,7 +390,7 @@ class Trials:
                 await self._calls(name)
             await self._deletes()
         self._say(Step("opening stores"))
-        found = await self._turns(lambda trial, _: trial.open())
+        found = await self._turns(lambda trial, _: trial.open_store())
         self._tell("open", found)
 
     async def _turns(

@@ -127,14 +127,15 @@ async def ask(server: Server, world: World, operation: Operation, caller: Caller
 
 
 def expected(operation: Operation, caller: Caller, place: Place) -> int:
-    """What the tables say. Keys and trash are in no region, and keys are never public."""
+    """What the tables say. Keys and trash are in no region, and neither is ever public."""
     seen: Place = place
     if "{region}" not in operation.path and place == "region":
         seen = "private"
-    if parameters(operation) == {"access_key"} and place == "strangers_public":
-        seen = "strangers_private"
-    if parameters(operation) == {"access_key"} and place == "public":
-        seen = "private"
+    if parameters(operation) in ({"access_key"}, {"item_id"}):
+        if place == "strangers_public":
+            seen = "strangers_private"
+        elif place == "public":
+            seen = "private"
     table = OWNER if operation.owner else WRITE if operation.writes else READ
     return table[caller, seen]
 
