@@ -70,7 +70,8 @@ class SqliteBlobs:
         return await asyncio.to_thread(read)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, isolation_level=None)
+        # A disk that stalls makes its turns longer than the five seconds that are usual.
+        return sqlite3.connect(self._path, isolation_level=None, timeout=60)
 
     def _write(self) -> None:
         connection = self._connect()

@@ -20,6 +20,7 @@ from wire_support import LOOPS, SECONDS, Client, connected, request, serving
 
 from holdfast.api import pace, sendfile
 from holdfast.engine import Store, StoreConfig
+from holdfast.engine import open_files as kept_files
 
 TURN: Final = sendfile.TURN_BYTES
 BIG: Final = 24 * TURN
@@ -286,6 +287,7 @@ def test_a_client_that_takes_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(kept_files, "KEEP_SECONDS", 0.05)
 
     async def story() -> None:
         data = content(BIG)

@@ -22,6 +22,7 @@ PAGES = (
 )
 
 
+@pytest.mark.timeout(300)
 def test_the_engine_is_measured_in_process_at_all_sizes(tmp_path: Path) -> None:
     task = Task(str(tmp_path), "seed", (20, 3), puts=50, calls=10)
     found = [one for one in embedded.measure(task, 100) if isinstance(one, Measured)]
@@ -40,6 +41,7 @@ def test_a_measuring_process_that_fails_or_lingers_says_so(tmp_path: Path) -> No
         list(embedded.measure(Task(str(tmp_path), "s", (100_000,)), 0.4))
 
 
+@pytest.mark.timeout(300)
 def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> None:
     run = Run(Plan(TINY, "seed", only=("start", "manage")), tmp_path, Silent())
     run.go()
@@ -60,6 +62,7 @@ def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [] or not (tmp_path / "scale").exists()
 
 
+@pytest.mark.timeout(300)
 def test_what_is_interrupted_keeps_the_rows_of_the_engine(tmp_path: Path) -> None:
     class Interrupting(Silent):
         def show(self, text: str) -> None:
