@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from .background import recompress
 from .content import Image
@@ -99,32 +99,7 @@ def variants() -> list[Workload]:
     ]
 
 
-def _row(
-    *,
-    name: str,
-    title: str,
-    prepare: Callable[[Bench, Target], None],
-    measure: Callable[[Bench, Target, int], Sample],
-    group: str = "pull",
-    unit: str = "MB/s",
-    higher: bool = True,
-    limit: Limit = _NGINX,
-    variants: tuple[str, ...] = (),
-    needs: Callable[[Target], bool] = lambda _: True,
-) -> Workload:
-    return Workload(
-        name=name,
-        title=title,
-        group=group,
-        unit=unit,
-        limit=limit,
-        measure=measure,
-        prepare=prepare,
-        higher=higher,
-        files=True,
-        variants=variants,
-        needs=needs,
-    )
+_row: Final = partial(Workload, group="pull", unit="MB/s", limit=_NGINX, files=True)
 
 
 def _key(compressible: bool) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from .jobs import ImageSet, PushImages, PushStream
 from .measure import MEGA, Bench, MeasureFailed, megabytes, operations, sample_of
@@ -12,7 +12,7 @@ from .profile import Profile
 from .registry import Style
 from .results import Limit, Sample
 from .targets import Target
-from .workload import Workload, nothing, ours
+from .workload import Workload, ours
 
 _STYLES = {
     Style.DOCKER: "docker style: one PATCH, chunked, no length",
@@ -136,33 +136,7 @@ def huge(profile: Profile) -> list[Workload]:
     ]
 
 
-def _row(
-    *,
-    name: str,
-    title: str,
-    limit: Limit,
-    measure: Callable[[Bench, Target, int], Sample],
-    group: str = "push",
-    unit: str = "images/s",
-    higher: bool = True,
-    prepare: Callable[[Bench, Target], None] = nothing,
-    needs: Callable[[Target], bool] = lambda _: True,
-    rounds: int = 99,
-    weight: float = 1.0,
-) -> Workload:
-    return Workload(
-        name=name,
-        title=title,
-        group=group,
-        unit=unit,
-        limit=limit,
-        measure=measure,
-        prepare=prepare,
-        higher=higher,
-        needs=needs,
-        rounds=rounds,
-        weight=weight,
-    )
+_row: Final = partial(Workload, group="push", unit="images/s")
 
 
 def _stream(style: Style, bench: Bench, target: Target, turn: int) -> Sample:

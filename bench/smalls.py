@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -16,7 +17,7 @@ from .registry import Style
 from .results import Limit, Sample
 from .tagging import PushTags, tag
 from .targets import Target
-from .workload import Workload, nothing, ours, ours_or_files
+from .workload import Workload, ours, ours_or_files
 
 IMAGES = 30
 """Images whose manifests and blobs are asked for, in turn."""
@@ -110,33 +111,7 @@ def variants() -> list[Workload]:
     ]
 
 
-def _row(
-    *,
-    name: str,
-    title: str,
-    measure: Callable[[Bench, Target, int], Sample],
-    group: str = "small requests",
-    unit: str = "requests/s",
-    limit: Limit = _NGINX,
-    prepare: Callable[[Bench, Target], None] = nothing,
-    higher: bool = True,
-    files: bool = False,
-    variants: tuple[str, ...] = (),
-    needs: Callable[[Target], bool] = lambda _: True,
-) -> Workload:
-    return Workload(
-        name=name,
-        title=title,
-        group=group,
-        unit=unit,
-        limit=limit,
-        measure=measure,
-        prepare=prepare,
-        higher=higher,
-        files=files,
-        variants=variants,
-        needs=needs,
-    )
+_row: Final = partial(Workload, group="small requests", unit="requests/s", limit=_NGINX)
 
 
 def _page(count: int, *, needs: Callable[[Target], bool] = lambda _: True) -> Workload:
