@@ -121,6 +121,12 @@ async def until_closed(before: list[str]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.fixture(autouse=True)
+def _files_are_let_go_of_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests wait until all is closed."""
+    monkeypatch.setattr(kept_files, "KEEP_SECONDS", 0.05)
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How much each call of the kernel's function sent: it does the work."""
@@ -287,7 +293,6 @@ def test_a_client_that_takes_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.05)
-    monkeypatch.setattr(kept_files, "KEEP_SECONDS", 0.05)
 
     async def story() -> None:
         data = content(BIG)
@@ -296,6 +301,7 @@ def test_a_client_that_takes_nothing_is_given_up(
             before = open_files()
             async with connected(there.port) as client:
                 await client.send(request(f"GET {path} HTTP/1.1"))
+                assert await client.more()
                 await until_closed([*before, "socket: the client's own"])
                 assert len(await client.rest()) < BIG
 
