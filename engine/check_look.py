@@ -134,7 +134,7 @@ class Look:
         entry = None if when is None else await self.load(Trash, layout.TRASH + when + image.id)
         if entry is None:
             return None
-        return Owner(key, entry.parent[ID_BYTES:], image.namespace, counted=False)
+        return Owner(key, entry.project, image.namespace, counted=False)
 
     def lost(self, owner: bytes) -> bool:
         """Whether the rows that would tell who an owner is cannot be read."""
@@ -151,7 +151,7 @@ async def find_purging(look: Look) -> None:
         if not entry.purging:
             continue
         if entry.kind == "image":
-            look.purging.add(entry.digest)
+            look.purging.add(entry.image)
         elif entry.kind == "namespace":
             namespaces.add(entry.id)
     if namespaces:

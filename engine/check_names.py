@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from . import images, layout, namespaces
 from .check_look import Look, id_name, image_name
-from .layout import ID_BYTES
 from .records import Image, Namespace, Trash
 
 
@@ -107,7 +106,7 @@ async def _deleted(look: Look, row: Image, name: str) -> None:
             look.say("image", name, "it is deleted, and not in the trash")
         return
     entry = await look.load(Trash, layout.TRASH + when + row.id)
-    if entry is not None and (entry.digest != row.key or entry.parent[:ID_BYTES] != row.namespace):
+    if entry is not None and (entry.image, entry.namespace) != (row.key, row.namespace):
         look.say("image", name, "its entry in the trash is about another")
 
 

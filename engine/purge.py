@@ -119,8 +119,7 @@ async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
         entry = msgspec.structs.replace(entry, purging=True)
         await save(txn, key, entry)
     if entry.kind == "image":
-        namespace, project = entry.parent[:ID_BYTES], entry.parent[ID_BYTES:]
-        owner = Owner(entry.digest, project, namespace, counted=False)
+        owner = Owner(entry.image, entry.project, entry.namespace, counted=False)
         done = await _image(txn, owner, entry.id, now, limit)
     else:
         done = await _namespace(txn, entry, now, limit)

@@ -172,9 +172,10 @@ class Trash(Record, frozen=True):
     kind: str
     id: bytes
     name: str
-    parent: bytes
-    """Namespace and project (16 bytes each) of an image, the image key of a tag."""
+    image: bytes = b""
+    """Key of the image, or of that which the tag was in."""
     digest: bytes = b""
+    """Of a tag, in the algorithm it was pushed with."""
     digests: tuple[tuple[bytes, str], ...] = ()
     """Manifests that went with a tag: sha256 and media type."""
     created: int = 0

@@ -27,9 +27,9 @@ from .records import Manifest, Retention, decode, load, payloads, save
 from .records import RetentionRule as RuleRow
 from .records import Tag as TagRow
 
-RULES_MAX: Final = 32
 _log: Final = logging.getLogger(__name__)
 
+RULES_MAX: Final = 32
 DAYS_MAX: Final = 36_500
 KEEP_MAX: Final = 1_000_000
 PLANNED_MAX: Final = 10_000

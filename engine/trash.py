@@ -78,14 +78,13 @@ def _place(namespace: Namespace, image_name: str = "") -> Place:
 
 async def throw_namespace(txn: Transaction, row: Namespace, until: int) -> None:
     """A namespace was deleted."""
-    await throw(txn, Trash("namespace", row.id, row.name, b"", **_place(row)), until)
+    await throw(txn, Trash("namespace", row.id, row.name, **_place(row)), until)
 
 
 async def throw_image(txn: Transaction, row: Image, namespace: Namespace, until: int) -> None:
-    """An image was deleted: its key and its project are what the purge needs."""
-    parent = row.namespace + namespace.project
+    """An image was deleted: its key and its place are what the purge needs."""
     place = _place(namespace, row.name)
-    await throw(txn, Trash("image", row.id, row.name, parent, digest=row.key, **place), until)
+    await throw(txn, Trash("image", row.id, row.name, row.key, **place), until)
 
 
 async def throw_tag(

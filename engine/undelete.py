@@ -97,7 +97,7 @@ def _lost(entry: Entry) -> Corrupt:
 
 
 async def _image(txn: Transaction, entry: Entry, time: int) -> None:
-    row = await images.by_key(txn, entry.digest)
+    row = await images.by_key(txn, entry.image)
     if row is None:
         raise _lost(entry)
     namespace = await _namespace_of(txn, entry)
@@ -142,7 +142,7 @@ async def _tag(
 
 async def _image_of(txn: Transaction, entry: Entry) -> tuple[ImageRow, NamespaceRow]:
     """Where a tag would come back to. Raises NotFound, Locked, AlreadyExists."""
-    image = await images.by_key(txn, entry.parent)
+    image = await images.by_key(txn, entry.image)
     namespace = await _namespace_of(txn, entry)
     if image is None or image.deleted:
         raise NotFound("image", f"{entry.namespace_name}/{entry.image_name}")

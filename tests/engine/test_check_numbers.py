@@ -70,7 +70,7 @@ async def a_trash_entry_is_gone(txn: Transaction) -> None:
 @CASES("trash: it would bring back is not deleted", "counter: entries of the trash")
 async def a_living_image_in_the_trash(txn: Transaction) -> None:
     image = await image_of(txn, "web")
-    entry = Trash("image", image.id, "web", image.namespace + bytes(16), digest=image.key)
+    entry = Trash("image", image.id, "web", image.key, project=bytes(16), namespace=image.namespace)
     await save(txn, layout.TRASH + layout.number(9) + image.id, entry)
     await put_payload(txn, layout.TRASH_ID + image.id, layout.number(9))
 
