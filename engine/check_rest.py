@@ -71,7 +71,7 @@ async def trash(look: Look) -> None:
         if entry.kind == "namespace":
             thing = await look.load(Namespace, row)
         else:
-            row = layout.IMAGE + entry.digest
+            row = layout.IMAGE + entry.image
             thing = await look.load(Image, row)
         if thing is None and not await look.lacks(row):
             continue
