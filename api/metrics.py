@@ -147,6 +147,7 @@ def _store_lines(stats: Stats, namespace_bytes: int) -> Iterator[str]:
         ("stored_bytes", "What all blobs take on disk.", stats.stored_bytes),
         ("dedupe_ratio", "holdfast_namespace_bytes over holdfast_blob_bytes.", ratio),
         ("open_uploads", "Upload sessions that are open.", stats.uploads),
+        ("holds", "Rights to blobs that no manifest needs yet, or any more.", stats.holds),
         ("trash_entries", "Deleted things that can be brought back.", stats.trash),
         ("garbage_entries", "Length of the garbage queue.", stats.garbage),
         ("garbage_oldest_seconds", "How long the head of the queue has been due.", age),

@@ -68,6 +68,7 @@ async def claims(look: Look) -> None:
     async for key, claim in look.records(Claim, layout.CLAIM):
         owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
         name = f"{blob_name(sha)} of {id_name(owner_key)}"
+        look.totals[layout.counter(layout.HOLDS)] += claim.hold > 0
         blob = await look.load(Blob, layout.BLOB + sha)
         if blob is not None and blob.size != claim.size:
             look.say("claim", name, f"it says {claim.size} bytes, the blob has {blob.size}")

@@ -124,6 +124,7 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.NAMESPACES: ("namespaces", (layout.NAMESPACE,)),
     layout.IMAGES: ("images", (layout.IMAGE,)),
     layout.UPLOADS: ("uploads", _OF_UPLOADS),
+    layout.HOLDS: ("holds", (layout.CLAIM,)),
 }
 """Counters that ``Look.totals`` recounts: what they say, and the rows that it rests on."""
 

@@ -142,6 +142,8 @@ async def change(
         if claim.hold:
             key = layout.expiry(claim.hold, owner.key, sha)
             await put_payload(txn, key, owner.project + owner.namespace)
+    if (before.hold > 0) != (claim.hold > 0):
+        await txn.add(layout.counter(layout.HOLDS), 1 if claim.hold else -1)
     row = layout.CLAIM + owner.key + sha
     if claim.needed or claim.hold:
         await save(txn, row, claim)

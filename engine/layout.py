@@ -139,6 +139,7 @@ ASIDE_LENGTH: Final = b"sa"
 NAMESPACES: Final = b"sn"
 IMAGES: Final = b"si"
 UPLOADS: Final = b"su"
+HOLDS: Final = b"sh"
 
 
 def about(key: bytes) -> tuple[Kind, str]:

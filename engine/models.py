@@ -257,6 +257,8 @@ class Stats:
     namespaces: int
     images: int
     uploads: int
+    holds: int
+    """Rights to blobs that no manifest needs yet, or any more."""
     garbage: int
     """Entries of the garbage queue."""
     oldest_garbage: datetime | None

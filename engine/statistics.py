@@ -21,6 +21,7 @@ async def stats(txn: Transaction) -> Stats:
         namespaces=await of(layout.NAMESPACES),
         images=await of(layout.IMAGES),
         uploads=await of(layout.UPLOADS),
+        holds=await of(layout.HOLDS),
         garbage=await of(layout.GARBAGE_LENGTH),
         oldest_garbage=moment(layout.at(oldest[0][0], 1)) if oldest else None,
         freed_bytes=await of(layout.FREED_BYTES),

@@ -164,6 +164,7 @@ class Driver(RuleBasedStateMachine):
         assert stats.blobs == len(self.model.blobs)
         assert stats.blob_bytes == sum(map(len, self.model.blobs.values()))
         assert stats.stored_bytes == stats.blob_bytes
+        assert stats.holds == sum(len(image.holds) for image in self.model.images)
         listed = self.run(self.store.blobs())
         assert [(str(blob.digest), blob.size) for blob in listed] == [
             (f"sha256:{digest}", len(self.model.blobs[digest]))

@@ -16,6 +16,7 @@ from operating_support import (
     basic,
     call,
     connect,
+    digest_of,
     eventually,
     make_namespace,
     metrics_address,
@@ -98,6 +99,11 @@ def test_requests_of_all_workers_are_counted(tmp_path: Path) -> None:
         assert len(layer) < samples["holdfast_blob_bytes"] < 1.1 * len(layer)
         assert 1.8 < samples["holdfast_dedupe_ratio"] < 2
         assert samples["holdfast_garbage_entries"] == 0
+        # The manifests came: what was uploaded for them is needed now.
+        assert samples["holdfast_holds"] == 0
+        path = f"/v2/team/one/blobs/uploads/?digest={digest_of(b'waits')}"
+        assert call(server, "POST", path, b"waits", Authorization=basic(SECRET)).status == 201
+        assert scrape(server)["holdfast_holds"] == 1
         assert samples["holdfast_ledger_used_bytes"] > 0
         for name in ("scrub_blobs_total", "sweep_entries_total", "open_uploads", "connections"):
             assert f"holdfast_{name}" in samples

@@ -124,9 +124,9 @@ async def all_numbers_of_a_namespace_are_wrong(txn: Transaction) -> None:
         await txn.add(layout.counter(name, home), 5)
 
 
-@CASES(*["counter: it says"] * 8)
+@CASES(*["counter: it says"] * 9)
 async def all_numbers_of_the_store_are_wrong(txn: Transaction) -> None:
-    for name in (b"sb", b"sB", b"ss", b"sq", b"st", b"sn", b"si", b"su"):
+    for name in (b"sb", b"sB", b"ss", b"sq", b"st", b"sn", b"si", b"su", b"sh"):
         await txn.add(layout.counter(name), -1)
 
 
