@@ -23,10 +23,9 @@ from holdfast.engine import BlobReader, EngineError, NotFound, Repository, Store
 from . import access, blobs, manifests
 from .access import Caller, Unauthenticated
 from .context import SERVER, AppSettings
-from .fast_requests import REMEMBERED_MAX, Heads, Peer, Visitor, remember
+from .fast_requests import KEY_BYTES_MAX, REMEMBERED_MAX, Asking, Heads, Peer, Visitor, remember
 from .oci_errors import OciError, oci_error
 from .transfer import API_VERSION
-from .v2_paths import Target
 
 T = TypeVar("T")
 
@@ -44,47 +43,40 @@ class Rendered:
 
     status: int
     head: bytes
-    body: bytes
+    """Up to the value of Date."""
+    rest: bytes
+    """From the end of the last header on."""
+    size: int
+    """Bytes of content."""
     pull: bool
     """Whether it is a manifest that was found."""
     reader: BlobReader | None = None
-    """A file that follows the head."""
+    """The content that follows as a file: entered, and closed by whoever sends it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was answered, for whoever counts or logs it."""
+@dataclass(slots=True, eq=False)
+class Known:
+    """What the ledger says about a request, as long as it is at the same transaction."""
 
+    caller: Caller
+    repository: Repository
+    rendered: Rendered | None
+    """The answer to whoever may read; None where it has to be made anew."""
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """What goes back. (Frozen, it would cost each request a microsecond.)"""
+
+    asking: Asking
     peer: Peer
-    visitor: Visitor
-    access_key: str
-    head: bytes
-    target: Target
-    status: int
+    caller: Caller
+    rendered: Rendered
     request_id: bytes
     begun: float
     """By ``time.perf_counter``."""
-
-    @property
-    def method(self) -> str:
-        """GET or HEAD."""
-        return "GET" if self.head.startswith(b"GET") else "HEAD"
-
-    @property
-    def path(self) -> str:
-        """As it was asked for."""
-        return self.head.split(b" ", 2)[1].decode("ascii")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What goes back: ``head``, with the content or with a file to follow."""
-
-    head: bytes
-    reader: BlobReader | None
-    """Entered; to be closed by whoever sends the file."""
-    asked: Asked | None
-    """Where somebody wants to know how it ended."""
+    text: bytes
+    """The head, and the content unless that is a file to follow."""
 
 
 class Watcher(Protocol):
@@ -97,8 +89,8 @@ class Watcher(Protocol):
     def admits(self, who: str, access_key: str) -> bool:
         """Whether the limits let this request of a neighbourhood pass; otherwise declined."""
 
-    def answered(self, asked: Asked, sent: int, content: int, *, gone: bool) -> None:
-        """An answer has ended: bytes sent with its head, and without it."""
+    def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
+        """An answer has ended; so many bytes of content were sent."""
 
 
 class Lane:
@@ -116,11 +108,14 @@ class Lane:
         self._watcher = watcher
         self._heads = Heads(settings, signing_key)
         self._version: int | None = None
+        self._known: dict[Asking, Known] = {}
         self._callers: dict[Visitor, Caller] = {}
         self._places: dict[tuple[str, str], Repository] = {}
         self._answers: dict[tuple[str, bytes], Rendered] = {}
         self._body_bytes = 0
         self._closed = False
+        self._second = 0
+        self._dated = b""
         self._ids = itertools.count()
         self._id_start = str(uuid4())[:-_ID_DIGITS].encode()
 
@@ -139,111 +134,107 @@ class Lane:
 
     def answer(self, head: bytes, peer: Peer) -> Answer | None:
         """The answer to one request head (RFC 9112 section 2.1), or None to decline."""
-        watcher = self._watcher
-        begun = 0.0 if watcher is None else time.perf_counter()
-        line, _, block = head.partition(b"\r\n")
-        target = self._heads.target(line)
-        visitor = None if target is None else self._heads.visitor(block, peer)
-        if target is None or visitor is None:
+        begun = time.perf_counter()
+        asking = self._heads.read(head, peer)
+        if asking is None or self._closed:
             return None
+        now = time.time()
         try:
-            # The stamp first: what is read after it is at least as new.
-            version = self._store.version()
-            if version is None or self._closed:
+            known = self._newest(asking, len(head))
+            if not self._admits(known, asking.visitor, peer, now):
                 return None
-            if version != self._version:
-                self._forget(version)
-            caller = self._caller(visitor)
-            repository = None if caller is None else self._permitted(caller, visitor, target)
-            if caller is None or repository is None:
-                return None
-            access_key = "" if caller.key is None else caller.key.access_key
-            if watcher is not None and not watcher.admits(visitor.who or peer.who, access_key):
-                return None
-            key = (visitor.origin.region, line)
-            rendered = self._answers.get(key)
+            rendered = known.rendered
             if rendered is None:
-                rendered = self._render(key, repository, target, plain=peer.plain)
+                rendered = self._render(known, asking, plain=peer.plain)
         except (_Waits, Unauthenticated, OciError, EngineError):
             # The plain path says what is wrong.
             return None
         if rendered.pull:
-            method = "GET" if line.startswith(b"GET") else "HEAD"
-            manifests.count_pull(self._store, repository, method, target.item)
+            method, item = asking.method, asking.target.item
+            manifests.count_pull(self._store, known.repository, method, item)
         request_id = b"%b%012x" % (self._id_start, next(self._ids) & _ID_MASK)
-        whole = b"%b%b%b%b\r\n\r\n%b" % (
-            rendered.head,
-            rfc822_formatted_time().encode(),
-            _SERVER,
-            request_id,
-            rendered.body,
-        )
-        asked = None
-        if watcher is not None:
-            asked = Asked(
-                peer, visitor, access_key, head, target, rendered.status, request_id, begun
-            )
-            if rendered.reader is None:
-                watcher.answered(asked, len(whole), len(rendered.body), gone=False)
-        return Answer(whole, rendered.reader, asked)
+        text = b"".join((rendered.head, self._stamp(now), request_id, rendered.rest))
+        answer = Answer(asking, peer, known.caller, rendered, request_id, begun, text)
+        if self._watcher is not None and rendered.reader is None:
+            self._watcher.answered(answer, rendered.size, gone=False)
+        return answer
 
     def ended(self, answer: Answer, *, gone: bool) -> None:
         """The file of an answer was sent, or its client is gone."""
-        if self._watcher is not None and answer.asked is not None and answer.reader is not None:
-            content = 0 if gone else answer.reader.length
-            self._watcher.answered(answer.asked, len(answer.head) + content, content, gone=gone)
+        if self._watcher is not None:
+            self._watcher.answered(answer, 0 if gone else answer.rendered.size, gone=gone)
 
-    def _forget(self, version: int) -> None:
-        self._version = version
-        self._callers.clear()
-        self._places.clear()
-        self._answers.clear()
-        self._body_bytes = 0
+    def _stamp(self, now: float) -> bytes:
+        """The value of Date, and what follows it up to the request's id."""
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._dated = rfc822_formatted_time().encode() + _SERVER
+        return self._dated
 
-    def _caller(self, visitor: Visitor) -> Caller | None:
-        """Who is asking, if credentials and key are in their time at this moment."""
-        now = time.time()
-        claims = visitor.claims
+    def _newest(self, asking: Asking, head_bytes: int) -> Known:
+        """What the ledger says now. Raises what reading it raises."""
+        # The stamp first: what is read after it is at least as new.
+        version = self._store.version()
+        if version is None:
+            raise _Waits
+        if version != self._version:
+            self._version = version
+            self._known.clear()
+            self._callers.clear()
+            self._places.clear()
+            self._answers.clear()
+            self._body_bytes = 0
+        known = self._known.get(asking)
+        if known is None:
+            known = self._look_up(asking)
+            remember(self._known, asking, known, head_bytes)
+        return known
+
+    def _admits(self, known: Known, visitor: Visitor, peer: Peer, now: float) -> bool:
+        """Whether credentials and key are in time, rights cover it, and limits let it pass."""
+        claims, key = visitor.claims, known.caller.key
         if claims is not None and not claims.in_time(now):
-            return None
+            return False
+        if key is not None and key.expires_at is not None and key.expires_at.timestamp() <= now:
+            return False
+        if not access.may(known.caller, known.repository, "pull"):
+            return False
+        if self._watcher is None:
+            return True
+        access_key = "" if key is None else key.access_key
+        return self._watcher.admits(visitor.who or peer.who, access_key)
+
+    def _look_up(self, asking: Asking) -> Known:
+        visitor, name = asking.visitor, asking.target.name
         caller = self._callers.get(visitor)
         if caller is None:
-            caller = _at_once(access.caller_of(self._store, claims, visitor.origin.region))
+            region = visitor.origin.region
+            caller = _at_once(access.caller_of(self._store, visitor.claims, region))
             remember(self._callers, visitor, caller, 0)
-        key = caller.key
-        if key is not None and key.expires_at is not None and key.expires_at.timestamp() <= now:
-            return None
-        return caller
-
-    def _permitted(self, caller: Caller, visitor: Visitor, target: Target) -> Repository | None:
-        """The repository, if the caller may pull from it."""
-        place = (visitor.origin.region, target.name)
+        place = (visitor.origin.region, name)
         repository = self._places.get(place)
         if repository is None:
             repository = _at_once(self._store.locate(*place))
-            remember(self._places, place, repository, len(target.name))
-        if len(visitor.origin.host) + 1 + len(target.name) > access.FULL_NAME_CHARS_MAX:
-            return None
-        return repository if access.may(caller, repository, "pull") else None
+            remember(self._places, place, repository, len(name))
+        return Known(caller, repository, self._answers.get((visitor.origin.region, asking.line)))
 
-    def _render(
-        self, key: tuple[str, bytes], repository: Repository, target: Target, *, plain: bool
-    ) -> Rendered:
-        """What the plain path's functions say, as bytes."""
-        store, item = self._store, target.item
-        with_body = key[1].startswith(b"GET")
+    def _render(self, known: Known, asking: Asking, *, plain: bool) -> Rendered:
+        """What the plain path's functions say, as bytes; remembered where it lasts."""
+        store, repository = self._store, known.repository
+        target, with_body = asking.target, asking.method == "GET"
         response: web.Response | None
         lasting, pull = True, False
         try:
             if target.endpoint == "manifest":
                 pull = True
-                response = _at_once(manifests.at_hand(store, repository, item))
+                response = _at_once(manifests.at_hand(store, repository, target.item))
             elif not with_body:
-                response, lasting = _at_once(blobs.summary(store, repository, item))
+                response, lasting = _at_once(blobs.summary(store, repository, target.item))
             else:
-                response, lasting = _at_once(blobs.at_hand(store, repository, item))
+                response, lasting = _at_once(blobs.at_hand(store, repository, target.item))
                 if response is None and plain:
-                    return self._render_file(repository, item)
+                    return self._render_file(repository, target.item)
             if response is None:
                 raise _Waits
         except OciError as error:
@@ -257,21 +248,29 @@ class Lane:
         response.headers.setdefault("Content-Length", str(len(body)))
         if not with_body:
             body = b""
-        rendered = Rendered(response.status, _head(response), body, pull)
-        if lasting and self._body_bytes + len(body) <= BODY_BYTES_MAX:
-            if len(self._answers) >= REMEMBERED_MAX:
-                self._answers.clear()
-                self._body_bytes = 0
-            self._body_bytes += len(body)
-            remember(self._answers, key, rendered, len(key[1]))
+        rendered = Rendered(response.status, _head(response), _END + body, len(body), pull)
+        if lasting:
+            self._keep(known, asking, rendered)
         return rendered
+
+    def _keep(self, known: Known, asking: Asking, rendered: Rendered) -> None:
+        if self._body_bytes + rendered.size > BODY_BYTES_MAX or len(asking.line) > KEY_BYTES_MAX:
+            return
+        if len(self._answers) >= REMEMBERED_MAX:
+            # Both of them: each holds the bytes that are counted.
+            self._answers.clear()
+            self._known.clear()
+            self._body_bytes = 0
+        self._body_bytes += rendered.size
+        self._answers[asking.visitor.origin.region, asking.line] = known.rendered = rendered
 
     def _render_file(self, repository: Repository, item: str) -> Rendered:
         opened = _at_once(blobs.open_already(self._store, repository, item))
         if opened is None:
             raise _Waits
         response, reader = opened
-        return Rendered(response.status, _head(response), b"", pull=False, reader=reader)
+        head = _head(response)
+        return Rendered(response.status, head, _END, reader.length, pull=False, reader=reader)
 
 
 def _head(response: web.StreamResponse) -> bytes:
@@ -281,6 +280,7 @@ def _head(response: web.StreamResponse) -> bytes:
     return ("\r\n".join(lines) + "\r\nDate: ").encode()
 
 
+_END: Final = b"\r\n\r\n"
 _SERVER: Final = f"\r\nServer: {SERVER}\r\nX-Request-Id: ".encode()
 _ID_DIGITS: Final = 12
 _ID_MASK: Final = (1 << 4 * _ID_DIGITS) - 1

@@ -250,9 +250,10 @@ class LaneConnection(Connection):
         manager.requests_count += 1
         self._request_count += 1
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        transport.write(answer.head)
-        if answer.reader is not None:
-            self._send(transport, answer, answer.reader)
+        transport.write(answer.text)
+        reader = answer.rendered.reader
+        if reader is not None:
+            self._send(transport, answer, reader)
         return True
 
     def _send(self, transport: asyncio.Transport, answer: Answer, reader: BlobReader) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from . import tokens
+from .access import FULL_NAME_CHARS_MAX
 from .client_address import address_behind, neighbourhood
 from .context import AppSettings
 from .origin import HOST_CHARS_MAX, Origin, forwarded_origin, is_proxy, origin_from
@@ -21,8 +22,8 @@ REMEMBERED_MAX: Final = 2048
 """Of each kind of thing; then all of that kind is forgotten."""
 
 KEY_BYTES_MAX: Final = 2048
-"""Longer lines and header blocks are read anew each time: with four kinds of things under such
-keys, a client that never says the same thing twice costs 16 MiB."""
+"""Longer heads are read anew each time: with five kinds of things under such keys, a client that
+never says the same thing twice costs 20 MiB."""
 
 _LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
 _DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
@@ -56,6 +57,18 @@ class Visitor:
     agent: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asking:
+    """What a request head says."""
+
+    line: bytes
+    """The request line, without its end."""
+    method: str
+    """GET or HEAD."""
+    target: Target
+    visitor: Visitor
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """What all requests of one connection have in common."""
@@ -70,7 +83,9 @@ class Peer:
     plain: bool
     """Whether the kernel can send files to it."""
     visitors: dict[bytes, Visitor] = field(compare=False, repr=False)
-    """What is remembered of peers of this kind."""
+    """What is remembered of header blocks of peers of this kind."""
+    askings: dict[bytes, Asking] = field(compare=False, repr=False)
+    """What is remembered of their whole heads: clients say the same thing again and again."""
 
 
 class Heads:
@@ -80,23 +95,42 @@ class Heads:
         self._settings = settings
         self._signing_key = signing_key
         self._targets: dict[bytes, Target] = {}
-        self._visitors: dict[tuple[str, bool], dict[bytes, Visitor]] = {}
+        self._kinds: dict[tuple[str, bool], tuple[dict[bytes, Visitor], dict[bytes, Asking]]] = {}
 
     def peer(self, scheme: str, address: str, *, plain: bool) -> Peer:
         """The peer of a new connection."""
         believed = is_proxy(address, self._settings)
-        visitors = self._visitors.setdefault((scheme, believed), {})
-        return Peer(scheme, address, neighbourhood(address), believed, plain, visitors)
+        visitors, askings = self._kinds.setdefault((scheme, believed), ({}, {}))
+        who = neighbourhood(address)
+        return Peer(scheme, address, who, believed, plain, visitors, askings)
 
-    def target(self, line: bytes) -> Target | None:
-        """What a request line asks for, if it is a manifest or a blob; None to decline."""
+    def read(self, head: bytes, peer: Peer) -> Asking | None:
+        """What a head asks for, if it is a manifest or a blob, and nothing in it changes answers.
+
+        None to decline.
+        """
+        asking = peer.askings.get(head)
+        if asking is not None:
+            return asking
+        line, _, block = head.partition(b"\r\n")
+        target = self._target(line)
+        visitor = None if target is None else self._visitor(block, peer)
+        if target is None or visitor is None:
+            return None
+        if len(visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
+            return None
+        method = "GET" if line.startswith(b"GET") else "HEAD"
+        asking = Asking(line, method, target, visitor)
+        remember(peer.askings, head, asking, len(head))
+        return asking
+
+    def _target(self, line: bytes) -> Target | None:
         target = self._targets.get(line)
         if target is None and (target := _read_line(line)) is not None:
             remember(self._targets, line, target, len(line))
         return target
 
-    def visitor(self, block: bytes, peer: Peer) -> Visitor | None:
-        """What a header block says, if nothing in it changes answers; None to decline."""
+    def _visitor(self, block: bytes, peer: Peer) -> Visitor | None:
         visitor = peer.visitors.get(block)
         if visitor is None and (visitor := self._read_block(block, peer)) is not None:
             remember(peer.visitors, block, visitor, len(block))

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Final
 
 from .board import GONE, Slot
-from .fast_answers import Asked
+from .fast_answers import Answer
 from .limits import Limits
 from .logs import AccessLine, log_access
 
@@ -42,24 +42,26 @@ class LaneWatch:
             return False
         return not (access_key and limits.charge(who, access_key))
 
-    def answered(self, asked: Asked, sent: int, content: int, *, gone: bool) -> None:
+    def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
         """As ``fast_answers.Watcher``."""
-        seconds = perf_counter() - asked.begun
-        method = asked.method
+        seconds = perf_counter() - answer.begun
+        asking, status = answer.asking, answer.rendered.status
         if self._slot is not None:
-            status = _CLIENT_LEFT if gone else asked.status // 100
-            self._slot.count(asked.target.endpoint, method, status, 0, content, seconds)
-        if self._log is not None:
-            line = AccessLine(
-                address=asked.visitor.address or asked.peer.address,
-                method=method,
-                path=asked.path,
-                version="HTTP/1.1",
-                status=asked.status,
-                size=sent,
-                seconds=seconds,
-                agent=asked.visitor.agent,
-                actor=asked.access_key,
-                request_id=asked.request_id.decode("ascii"),
-            )
-            log_access(self._log, line)
+            kind = _CLIENT_LEFT if gone else status // 100
+            self._slot.count(asking.target.endpoint, asking.method, kind, 0, content, seconds)
+        if self._log is None:
+            return
+        key, visitor = answer.caller.key, asking.visitor
+        line = AccessLine(
+            address=visitor.address or answer.peer.address,
+            method=asking.method,
+            path=asking.line.split(b" ")[1].decode("ascii"),
+            version="HTTP/1.1",
+            status=status,
+            size=len(answer.text) + (0 if answer.rendered.reader is None else content),
+            seconds=seconds,
+            agent=visitor.agent,
+            actor="" if key is None else key.access_key,
+            request_id=answer.request_id.decode("ascii"),
+        )
+        log_access(self._log, line)

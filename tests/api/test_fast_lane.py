@@ -433,16 +433,22 @@ def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("holdfast.api.fast_answers.REMEMBERED_MAX", 10)
     lane, world = stage.world.lane, stage.world
     peer = lane.peer("http", "127.0.0.1", plain=True)
-    memories = (lane._heads._targets, peer.visitors, lane._callers, lane._answers)
+    memories = (
+        *(lane._heads._targets, peer.visitors, peer.askings),
+        *(lane._known, lane._callers, lane._answers),
+    )
     for number in range(50):
         sent = world.get(f"/v2/app/web/manifests/t{number}", f"User-Agent: {number}")
         assert lane.answer(sent, peer) is not None
         assert all(len(memory) <= 10 for memory in memories)
-        assert lane._body_bytes == sum(len(answer.body) for answer in lane._answers.values())
+        assert lane._body_bytes == sum(answer.size for answer in lane._answers.values())
+        kept = {known.rendered for known in lane._known.values()} - {None}
+        assert kept <= set(lane._answers.values())
     long = world.get("/v2/app/web/manifests/v1", "Accept: " + "x" * 3000)
-    before = len(peer.visitors)
+    before = [len(memory) for memory in memories]
     assert lane.answer(long, peer) is not None
-    assert len(peer.visitors) == before
+    assert [len(memory) for memory in memories[1:3]] == before[1:3]
+    assert len(lane._known) <= before[3]
 
 
 async def test_with_an_access_log_every_request_is_in_it(
