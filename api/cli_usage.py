@@ -21,6 +21,7 @@ _STORE: Final[Table] = {
     "trash": lambda item: item.trash,
     "garbage queue": lambda item: item.garbage,
     "oldest garbage": lambda item: None if item.garbage == 0 else moment(item.oldest_garbage),
+    "set aside": lambda item: item.aside,
     "freed so far": lambda item: exact_size(item.freed_bytes),
 }
 

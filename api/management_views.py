@@ -227,6 +227,9 @@ class StatsAnswer(msgspec.Struct, kw_only=True):
     oldest_garbage: Timestamp | None
     freed_bytes: Annotated[int, Meta(ge=0, description="Bytes given back since the store was made")]
     trash: Annotated[int, Meta(ge=0, description="Deleted things that can still be brought back")]
+    aside: Annotated[
+        int, Meta(ge=0, description="Entries of queues that met a damaged row, and wait aside")
+    ]
 
 
 class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
@@ -432,6 +435,7 @@ def stats_answer(value: Stats) -> StatsAnswer:
         oldest_garbage=None if oldest is None else timestamp(oldest),
         freed_bytes=value.freed_bytes,
         trash=value.trash,
+        aside=value.aside,
     )
 
 

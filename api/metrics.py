@@ -150,6 +150,7 @@ def _store_lines(stats: Stats, namespace_bytes: int) -> Iterator[str]:
         ("holds", "Rights to blobs that no manifest needs yet, or any more.", stats.holds),
         ("trash_entries", "Deleted things that can be brought back.", stats.trash),
         ("garbage_entries", "Length of the garbage queue.", stats.garbage),
+        ("aside_entries", "Entries of queues that met a damaged row, and wait.", stats.aside),
         ("garbage_oldest_seconds", "How long the head of the queue has been due.", age),
     )
     for name, text, value in gauges:

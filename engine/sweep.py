@@ -28,6 +28,10 @@ FAR: Final = 1 << 62
 RECOVERY_SECONDS: Final = 30.0
 """How often the background looks for what dead processes left: a look at some rows and locks."""
 
+PUT_BACK_SECONDS: Final = 3600.0
+"""How often the background tries again what was set aside. An entry whose row is still damaged is
+a line of the log each time."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -52,11 +56,19 @@ class Progress:
 class Sweeper:
     """Removes what is due. Any number of processes may sweep one store at once."""
 
-    def __init__(self, core: Core, *, recovery_seconds: float = RECOVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        core: Core,
+        *,
+        recovery_seconds: float = RECOVERY_SECONDS,
+        put_back_seconds: float = PUT_BACK_SECONDS,
+    ) -> None:
         self._core = core
         self._background = Background("sweep", self._turn)
         self._recovery_seconds = recovery_seconds
-        self._recovered: float | None = None
+        self._put_back_seconds = put_back_seconds
+        self._recover_at = self._put_back_at = 0.0
+        """When the background does so next, on the loop's clock."""
         self.total = Progress()
 
     async def step(self, *, early: bool = False) -> Progress:
@@ -108,19 +120,19 @@ class Sweeper:
 
         What was set aside is tried once more.
         """
-        total = Progress(files=await self._recover())
+        await self._put_back()
+        total = Progress(files=await self._core.files.recover())
         while True:
             done = await self.step(early=early)
             total.add(done)
             if not done.entries and not done.files and not done.aside:
                 return total
 
-    async def _recover(self) -> int:
-        """Put back what was set aside, remove what dead processes left; says how many files."""
+    async def _put_back(self) -> None:
+        """Give what was set aside back to its queues."""
         last: bytes | None = b""
         while last is not None:
             last = await self._core.ledger.transact(aside.put_back, last, STEP)
-        return await self._core.files.recover()
 
     async def aside(self, *, limit: int = 1000) -> list[SetAside]:
         """Entries that meet a damaged row, and wait for it to be healed."""
@@ -153,10 +165,11 @@ class Sweeper:
         return min(work / self._core.config.sweep_entries_per_second, _IDLE * 5)
 
     async def _recover_now_and_then(self) -> None:
-        now, last = asyncio.get_running_loop().time(), self._recovered
-        if last is not None and now - last < self._recovery_seconds:
-            return
-        # Noted first: where it fails, the queues are not to wait for it.
-        self._recovered = now
-        recover = self._recover if last is None else self._core.files.recover
-        self.total.files += await recover()
+        # Noted first each time: where it fails, the queues are not to wait for it.
+        now = asyncio.get_running_loop().time()
+        if now >= self._put_back_at:
+            self._put_back_at = now + self._put_back_seconds
+            await self._put_back()
+        if now >= self._recover_at:
+            self._recover_at = now + self._recovery_seconds
+            self.total.files += await self._core.files.recover()

@@ -1,8 +1,9 @@
 """One of several processes on a data directory: ``share_child.py DIR ROLE [ARGUMENT...]``.
 
 Roles: ``push NUMBER`` pushes what all others push too, and ends; ``sweep`` and ``read`` work
-until stdin ends; ``append SESSION`` appends to an upload, in the middle of which it says
-"holding" and waits for a line. Every role says "ready" first, and what it did at last.
+until stdin ends; ``append SESSION`` appends to an upload and ``put`` puts a blob, in the middle of
+which they say "holding" and wait for a line. Every role says "ready" first, and what it did at
+last.
 """
 
 from __future__ import annotations
@@ -77,17 +78,25 @@ async def reader(store: Store, ended: asyncio.Task[str]) -> int:
     return pulls
 
 
-async def appender(store: Store, session: UUID) -> int:
-    async def source() -> AsyncIterator[bytes]:
-        half = len(PARTS[1]) // 2
-        yield PARTS[1][:half]
-        say("holding")
-        await heard()
-        yield PARTS[1][half:]
+async def halting(*pieces: bytes) -> AsyncIterator[bytes]:
+    """A source that waits for a line before the last piece."""
+    for piece in pieces[:-1]:
+        yield piece
+    say("holding")
+    await heard()
+    yield pieces[-1]
 
+
+async def appender(store: Store, session: UUID) -> int:
+    half = len(PARTS[1]) // 2
+    source = halting(PARTS[1][:half], PARTS[1][half:])
     where = await store.locate(REGION, "app/web")
-    done = await store.uploads.append(where, session, source(), offset=len(PARTS[0]))
+    done = await store.uploads.append(where, session, source, offset=len(PARTS[0]))
     return done.offset
+
+
+async def putter(store: Store) -> int:
+    return (await store.put(halting(*PARTS))).size
 
 
 async def main(path: Path, role: str, *arguments: str) -> None:
@@ -98,6 +107,8 @@ async def main(path: Path, role: str, *arguments: str) -> None:
             done = await pusher(store, int(arguments[0]))
         elif role == "append":
             done = await appender(store, UUID(arguments[0]))
+        elif role == "put":
+            done = await putter(store)
         else:
             ended = asyncio.create_task(heard())
             work = sweeper if role == "sweep" else reader

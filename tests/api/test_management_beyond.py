@@ -270,6 +270,7 @@ async def test_statistics_are_for_keys_of_all_projects(server: Server) -> None:
     stats = await server.ok("GET", "/holdfast/v1/stats")
     assert (stats["namespaces"], stats["images"]) == (1, 1)
     assert stats["blob_bytes"] >= 102
+    assert (stats["trash"], stats["aside"]) == (0, 0)
     _, secret = await server.key(PROJECT)
     answer = await server.call("GET", "/holdfast/v1/stats", secret=secret)
     assert (answer.status, answer.json["type"]) == (403, "permissions_denied")

@@ -9,6 +9,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from damage_support import flip, sha
 from operating_support import (
     SECRET,
     WRONG,
@@ -26,6 +28,9 @@ from operating_support import (
 from server_support import ServerProcess, command
 
 from holdfast.api.board import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
+from holdfast.api.metrics import Metrics, Reporter
+from holdfast.engine import Store, StoreConfig
+from holdfast.engine.layout import BLOB
 
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"]*",?)*)\})? (\S+)')
 
@@ -127,6 +132,26 @@ def test_counters_survive_a_worker(tmp_path: Path) -> None:
         eventually(lambda: worker not in server.workers())
         assert call(server, "GET", "/healthz").status == 200
         assert requests(scrape(server), "/healthz", "GET", "2xx") == 7
+
+
+async def test_what_the_sweep_set_aside_is_counted(tmp_path: Path) -> None:
+    descriptor = create(1)
+    layout = Layout(())
+    slot = Slot(descriptor, 0, layout)
+    try:
+        async with Store.open(tmp_path / "data", StoreConfig(background=False)) as store:
+            data = b"a blob whose row is damaged"
+            await store.put(data)
+            await store.core.ledger.transact(flip, BLOB + sha(data))
+            await store.delete(digest_of(data))
+            assert (await store.sweeper.run()).aside == 1
+            metrics = Metrics(store, ["fr-par"], Board(descriptor, layout), Reporter(store, slot))
+            async with TestClient(TestServer(metrics.application())) as client:
+                text = await (await client.get("/metrics")).text()
+    finally:
+        os.close(descriptor)
+    assert "\nholdfast_aside_entries 1\n" in text
+    assert "\nholdfast_garbage_entries 0\n" in text
 
 
 def test_metrics_are_nowhere_else(tmp_path: Path) -> None:

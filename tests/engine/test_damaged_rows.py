@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from check_support import furnish, furnish_more
-from damage_support import flip, sha
+from damage_support import flip, put_back, sha
 from engine_support import (
     REGION,
     Clock,
@@ -32,6 +33,7 @@ from holdfast.engine import (
 )
 from holdfast.engine.check_rows import SHAPES
 from holdfast.engine.ledger import Transaction, after
+from holdfast.engine.sweep import Sweeper
 
 DAY: Final = 24 * 3600.0
 CALM: Final = noise(45_000, "calm")
@@ -143,4 +145,63 @@ async def test_a_push_heals_a_blob_whose_row_cannot_be_read(place: Place, data: 
         await store.put(data)
         assert await read(store, sha256(data)) == data
         await store.sweeper.run()
+        assert await problems(store) == []
+
+
+async def set_aside(store: Store, data: bytes) -> bytes:
+    """Let the sweep meet a blob whose row is damaged; says what the row was."""
+    await store.put(data)
+    whole = await store.core.ledger.transact(flip, layout.BLOB + sha(data))
+    await store.delete(sha256(data))
+    assert (await store.sweeper.run()).aside == 1
+    return whole
+
+
+async def test_an_entry_set_aside_is_told_and_taken_up_when_it_is_asked_for(
+    place: Place, clock: Clock
+) -> None:
+    data = noise(50_000, "aside")
+    async with place.store() as store:
+        whole = await set_aside(store, data)
+        await store.put(b"other")
+        await store.delete(sha256(b"other"))
+        clock.advance(60)
+        # Tried again, and set aside again: it stops nobody.
+        assert (await store.sweeper.run()).aside == 1
+        (entry,) = await store.sweeper.aside()
+        assert (entry.kind, entry.name) == ("blob", sha256(data))
+        assert entry.since.timestamp() == clock.now
+        assert "checksum" in entry.reason
+        stats = await store.stats()
+        assert (stats.aside, stats.garbage, stats.blobs) == (1, 0, 1)
+        assert "aside" in {problem.kind for problem in await problems(store)}
+        await store.core.ledger.transact(put_back, layout.BLOB + sha(data), whole)
+        done = await store.sweeper.run()
+        assert (done.aside, done.freed_bytes, place.files()) == (0, len(data), [])
+        assert (await store.stats()).aside == 0
+        assert await store.sweeper.aside() == []
+        assert await problems(store) == []
+
+
+@pytest.mark.parametrize("healed", ["before it starts", "while it runs"])
+async def test_the_background_takes_up_what_was_set_aside(place: Place, healed: str) -> None:
+    data = noise(50_000, "aside")
+    async with place.store() as store, AsyncExitStack() as stack:
+        whole = await set_aside(store, data)
+        heal = store.core.ledger.transact(put_back, layout.BLOB + sha(data), whole)
+        seconds = 3600.0
+        if healed == "before it starts":
+            await heal
+        else:
+            seconds = 0.02
+        sweeper = Sweeper(store.core, put_back_seconds=seconds)
+        sweeper.start()
+        stack.push_async_callback(sweeper.stop)
+        if healed == "while it runs":
+            while sweeper.total.aside < 2:  # noqa: ASYNC110 - the sweep tells nobody
+                await asyncio.sleep(0.01)
+            await heal
+        while place.files():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        assert (await store.stats()).aside == 0
         assert await problems(store) == []

@@ -22,6 +22,7 @@ from holdfast.engine import Busy, NotFound, OffsetMismatch, Store
 from holdfast.engine.depot import Writer
 from holdfast.engine.disk_depot import DiskDepot
 from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine.sweep import Sweeper
 
 
 class Child:
@@ -137,6 +138,38 @@ async def test_a_killed_process_lets_go_of_its_upload(tmp_path: Path) -> None:
         rest = once(whole[upload.offset :])
         await store.uploads.finish(where, session.id, sha256(whole), rest, offset=upload.offset)
         assert await read(store, sha256(whole), repository=where) == whole
+
+
+async def test_what_a_dead_process_left_goes_while_others_are_at_work(tmp_path: Path) -> None:
+    path, whole = tmp_path / "data", b"".join(PARTS)
+
+    def files() -> int:
+        return sum(found.is_file() for found in (path / "files").rglob("*"))
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(30):
+            while files() != count:  # noqa: ASYNC110 - no process tells another of its files
+                await asyncio.sleep(0.01)
+
+    async with Store.open(path, CONFIG) as store, contextlib.AsyncExitStack() as stack:
+        sweeper = Sweeper(store.core, recovery_seconds=0.1)
+        sweeper.start()
+        stack.push_async_callback(sweeper.stop)
+        # Here it has looked for the first time: what follows is found later.
+        await store.put(b"garbage")
+        await store.delete(sha256(b"garbage"))
+        while (await store.stats()).garbage:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        living = await stack.enter_async_context(child(path, "put"))
+        assert await living.heard() == "holding"
+        async with child(path, "put") as dying:
+            assert await dying.heard() == "holding"
+            assert files() == 2
+        await until(1)
+        await living.told()
+        assert await living.result() == len(whole)
+        assert await read(store, sha256(whole), verify=True) == whole
+        assert await check(store) == []
 
 
 class Pausing(FailingDepot):

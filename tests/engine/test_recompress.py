@@ -177,6 +177,35 @@ async def test_damaged_frames_are_not_served(
     assert await read(store, sha256(TAR)) == TAR
 
 
+async def test_a_frame_found_damaged_on_the_way_puts_the_blob_in_quarantine(
+    store: Store, recompressor: Recompressor, place: Place
+) -> None:
+    await store.put(TAR)
+    await recompressor.run()
+    (stored,) = place.files()
+    place.damage(stored)
+    digest = sha256(TAR)
+    got = bytearray()
+
+    async def pull() -> None:
+        async with store.get(digest) as reader:
+            async for piece in reader:
+                got.extend(piece)
+
+    with pytest.raises(Corrupt) as caught:
+        await pull()
+    assert 0 < len(got) < len(TAR)
+    assert TAR.startswith(got)
+    assert (caught.value.kind, caught.value.name) == ("blob", digest)
+    # Nobody is given a part of it any more, not even one that is still good.
+    with pytest.raises(Corrupt, match="quarantine"):
+        await read(store, digest, length=1)
+    with pytest.raises(Corrupt, match="quarantine"):
+        await store.stat(digest)
+    await store.put(TAR)
+    assert await read(store, digest, verify=True) == TAR
+
+
 async def test_a_reader_goes_on_with_what_it_opened(
     store: Store, recompressor: Recompressor
 ) -> None:
