@@ -46,6 +46,9 @@ _BODIES: Final[Mapping[object, type[Body]]] = {
 _NEED_OWNER: Final = frozenset({"CreateNamespace", "CreateKey"})
 """They take the organization, and where nothing is said the project, of the owner."""
 
+_PATIENT: Final = frozenset({"CheckStore"})
+"""They answer when all is done, however long that takes."""
+
 _NOBODY: Final = UUID(int=0)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -149,7 +152,8 @@ class Remote:
         operation = OPERATIONS[operation_id]
         parts = {name: _segment(str(item)) for name, item in path.items()}
         place = operation.path.format(region=_segment(self._region), **parts)
-        status, content = await self._send(operation.method, place, query, body)
+        seconds = None if operation_id in _PATIENT else READ_SECONDS
+        status, content = await self._send(operation.method, place, query, body, seconds)
         if status == 200:
             try:
                 answer: msgspec.Struct = msgspec.json.decode(content, type=operation.answer)
@@ -162,7 +166,12 @@ class Remote:
         raise refusal
 
     async def _send(
-        self, method: str, place: str, query: Mapping[str, str], body: Mapping[str, object]
+        self,
+        method: str,
+        place: str,
+        query: Mapping[str, str],
+        body: Mapping[str, object],
+        seconds: float | None,
     ) -> tuple[int, bytes]:
         try:
             async with self._session.request(
@@ -170,6 +179,9 @@ class Remote:
                 URL(self._url + place, encoded=True).update_query(query),
                 data=msgspec.json.encode(body) if method in ("POST", "PATCH") else None,
                 headers={AUTH_HEADER: self._secret, "Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_SECONDS, sock_read=seconds
+                ),
                 # The secret goes to the server that was named, and to no other.
                 allow_redirects=False,
             ) as response:

@@ -15,6 +15,7 @@ import msgspec
 
 from .cli_errors import not_found
 from .management_views import (
+    CheckAnswer,
     ImageAnswer,
     ImagesAnswer,
     ImageUsageAnswer,
@@ -26,8 +27,10 @@ from .management_views import (
     NewKeyAnswer,
     PlanAnswer,
     RulesAnswer,
+    ScrubAnswer,
     SettingsAnswer,
     StatsAnswer,
+    SweepAnswer,
     TagAnswer,
     TagsAnswer,
     TagUsageAnswer,
@@ -308,6 +311,28 @@ class Management:
     async def stats(self) -> StatsAnswer:
         """The numbers of the whole store."""
         return await self.ask(StatsAnswer, "GetStats")
+
+    async def sweep(self, *, early: bool) -> AsyncIterator[SweepAnswer]:
+        """Sweep until nothing is due, step by step."""
+        finished = False
+        while not finished:
+            done = await self.ask(SweepAnswer, "SweepStore", body={"early": early})
+            yield done
+            finished = done.finished
+
+    async def scrub(self, budget: int | None) -> AsyncIterator[ScrubAnswer]:
+        """Scrub every blob once, or as many bytes as the budget has, step by step."""
+        done: ScrubAnswer | None = None
+        while done is None or done.paused:
+            if done is not None and budget is not None:
+                budget = max(budget - done.bytes, 0)
+            body = {"budget": budget, "origin": None if done is None else done.origin}
+            done = await self.ask(ScrubAnswer, "ScrubStore", body=body)
+            yield done
+
+    async def check(self) -> CheckAnswer:
+        """What is wrong with the store."""
+        return await self.ask(CheckAnswer, "CheckStore")
 
     async def trash(
         self,

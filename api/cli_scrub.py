@@ -1,28 +1,27 @@
-"""``holdfast scrub``: read what a data directory stores, and quarantine what went bad."""
+"""``holdfast scrub``: read what a store has, and quarantine what went bad."""
 
 from __future__ import annotations
 
 import click
 
-from holdfast.engine import Scrubbed
-
 from .cli_errors import Damaged
-from .cli_options import data_option, example, json_option, parse_size
+from .cli_options import example, parse_size
 from .cli_output import print_json, progress, size
-from .cli_session import data_directory, opened, run
+from .cli_session import Session, managing
+from .management_views import ScrubAnswer
 
 
-@click.command(epilog=example("scrub --data data --budget 10GiB"))
-@data_option
+@click.command(epilog=example("scrub --data data", "scrub --budget 10GiB"))
 @click.option("--budget", type=parse_size, metavar="SIZE", help="Read at most this much, and stop.")
-@json_option
-def scrub(data: str, budget: int | None, as_json: bool) -> None:
+@managing
+async def scrub(session: Session, *, budget: int | None) -> None:
     """Read blobs again, compare their checksums, quarantine what is damaged.
 
-    It goes on where the last scrub stopped. A push of the same content heals a damaged blob.
+    It goes on where the last scrub stopped. A push of the same content heals a damaged blob. On a
+    server it is for keys of all projects.
     """
-    done = run(_scrub(data, budget))
-    if as_json:
+    done = await _scrub(session, budget)
+    if session.as_json:
         print_json(
             {
                 "blobs": done.blobs,
@@ -41,7 +40,25 @@ def scrub(data: str, budget: int | None, as_json: bool) -> None:
         raise Damaged(f"{done.damaged_count} blobs are damaged, and in quarantine")
 
 
-async def _scrub(data: str, budget: int | None) -> Scrubbed:
-    async with opened(data_directory(data)) as store:
-        with progress("scrubbing"):
-            return await store.scrubber.run(budget)
+async def _scrub(session: Session, budget: int | None) -> ScrubAnswer:
+    """All steps of it in one answer."""
+    total = (await session.management.stats()).stored_bytes
+    whole: ScrubAnswer | None = None
+    with progress("scrubbing") as bar:
+        async for done in session.management.scrub(budget):
+            if whole is None:
+                whole = done
+            else:
+                whole.blobs += done.blobs
+                whole.bytes += done.bytes
+                whole.damaged += done.damaged
+                whole.damaged_count += done.damaged_count
+                whole.finished = done.finished
+            found = f", {whole.damaged_count} damaged" if whole.damaged_count else ""
+            bar.show(
+                f"scrubbed {whole.blobs} blobs, {size(whole.bytes)}{found}",
+                done=whole.bytes,
+                total=total if budget is None else min(total, budget),
+            )
+    assert whole is not None, "it told nothing"
+    return whole

@@ -192,10 +192,7 @@ async def management_of(place: Place) -> AsyncIterator[Management]:
         return
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=cli_caller.CONNECT_SECONDS, sock_read=cli_caller.READ_SECONDS
-    )
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    async with aiohttp.ClientSession() as http:
         yield Management(
             cli_caller.Remote(http, place.url, place.region, place.secret, place.source)
         )
@@ -239,8 +236,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise Failure(f"{error.filename}: {told}" if error.filename else told) from error
 
 
-def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Give an async command the options of all that can work on a server, and its Session."""
+def placed(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say where it works: it gets its Place and ``as_json``."""
 
     @click.option("--server", metavar="URL", help="A running server.  [env: HOLDFAST_SERVER]")
     @click.option(
@@ -267,7 +264,17 @@ def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
         **rest: Any,
     ) -> None:
         place = place_of(os.environ, server=server, data=data, region=region, profile=profile)
+        command(place, as_json=as_json, **rest)
 
+    return outer
+
+
+def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Give an async command the options of all that can work on a server, and its Session."""
+
+    @placed
+    @functools.wraps(command)
+    def outer(place: Place, *, as_json: bool, **rest: Any) -> None:
         async def work() -> None:
             async with management_of(place) as management:
                 await command(Session(management, place, as_json), **rest)

@@ -1,40 +1,34 @@
-"""``holdfast sweep``: take what is due from a data directory."""
+"""``holdfast sweep``: take what is due from a store."""
 
 from __future__ import annotations
 
 import click
 
-from .cli_options import confirm, data_option, example, json_option, refuse_unasked
-from .cli_output import print_json, progress, size, watched
-from .cli_session import data_directory, opened, run
+from .cli_options import confirm, example, refuse_unasked
+from .cli_output import print_json, progress, size
+from .cli_session import Session, managing
 
 
-@click.command(epilog=example("sweep --data data", "sweep --data data --now --yes"))
-@data_option
+@click.command(epilog=example("sweep --data data", "sweep --now --yes"))
 @click.option("--now", is_flag=True, help="Empty the trash too: nothing can be undeleted then.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask; --now asks.")
-@json_option
-def sweep(data: str, now: bool, yes: bool, as_json: bool) -> None:
+@managing
+async def sweep(session: Session, *, now: bool, yes: bool) -> None:
     """Give back the space of all that nobody needs any more.
 
-    A running server does it by itself, at a bounded rate; this does it at once, beside it.
+    A running server does it by itself, at a bounded rate; this does it at once. On a server it is
+    for keys of all projects.
     """
     if now:
         refuse_unasked(yes=yes)
         confirm("Empty the trash, so that nothing can be undeleted?", yes=yes)
-    run(_sweep(data, now=now, as_json=as_json))
-
-
-async def _sweep(data: str, *, now: bool, as_json: bool) -> None:
-    async with opened(data_directory(data)) as store:
-        sweeper = store.sweeper
-        with progress("sweeping") as bar:
-
-            def look() -> None:
-                bar.show(f"swept {sweeper.total.entries}, freed {size(sweeper.total.freed_bytes)}")
-
-            done = await watched(sweeper.run(early=now), look)
-    if as_json:
-        print_json({"entries": done.entries, "files": done.files, "freed_bytes": done.freed_bytes})
+    entries = files = freed = 0
+    with progress("sweeping") as bar:
+        async for done in session.management.sweep(early=now):
+            entries, files = entries + done.entries, files + done.files
+            freed += done.freed_bytes
+            bar.show(f"swept {entries}, freed {size(freed)}")
+    if session.as_json:
+        print_json({"entries": entries, "files": files, "freed_bytes": freed})
     else:
-        click.echo(f"swept {done.entries} entries, freed {size(done.freed_bytes)}")
+        click.echo(f"swept {entries} entries, freed {size(freed)}")

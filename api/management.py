@@ -26,6 +26,7 @@ from . import (
     management_store,
     management_tags,
     management_trash,
+    management_upkeep,
     management_usage,
 )
 from .app_keys import SETTINGS, STORE
@@ -58,6 +59,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *management_trash.OPERATIONS,
     *management_keys.OPERATIONS,
     *management_store.OPERATIONS,
+    *management_upkeep.OPERATIONS,
 )
 """Every operation there is; routes and OpenAPI document are made from it."""
 

@@ -20,6 +20,9 @@ from holdfast.engine import (
     Namespace,
     Page,
     Permission,
+    Problem,
+    Progress,
+    Scrubbed,
     Stats,
     Tag,
     Trashed,
@@ -232,6 +235,46 @@ class StatsAnswer(msgspec.Struct, kw_only=True):
     ]
 
 
+class SweepAnswer(msgspec.Struct, kw_only=True):
+    """What one request swept."""
+
+    entries: Annotated[int, Meta(ge=0, description="Holds, sessions, trash and garbage taken")]
+    files: Annotated[int, Meta(ge=0, description="Files removed")]
+    freed_bytes: Annotated[int, Meta(ge=0, description="Bytes given back")]
+    finished: Annotated[bool, Meta(description="Whether nothing is due any more; else ask again")]
+
+
+class ScrubAnswer(msgspec.Struct, kw_only=True):
+    """What one request read again."""
+
+    blobs: Count
+    bytes: Annotated[int, Meta(ge=0, description="Bytes as they lie on disk")]
+    damaged: Annotated[
+        list[str], Meta(description="Digests that are in quarantine since now, at most 1000")
+    ]
+    damaged_count: Count
+    finished: Annotated[bool, Meta(description="Whether every blob was read since `origin`")]
+    paused: Annotated[bool, Meta(description="Whether there is more to do: ask again")]
+    origin: Annotated[
+        str, Meta(description="Where the walk began: the sha256 before it, or nothing")
+    ]
+
+
+class ProblemAnswer(msgspec.Struct, kw_only=True):
+    """One thing that is wrong."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+class CheckAnswer(msgspec.Struct, kw_only=True):
+    """What a check found."""
+
+    problems: Annotated[list[ProblemAnswer], Meta(description="At most 1000")]
+    problem_count: Count
+
+
 class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     """Something deleted that can be brought back until ``purge_at``."""
 
@@ -437,6 +480,34 @@ def stats_answer(value: Stats) -> StatsAnswer:
         trash=value.trash,
         aside=value.aside,
     )
+
+
+def sweep_answer(value: Progress) -> SweepAnswer:
+    """What was swept."""
+    return SweepAnswer(
+        entries=value.entries,
+        files=value.files,
+        freed_bytes=value.freed_bytes,
+        finished=value.finished,
+    )
+
+
+def scrub_answer(value: Scrubbed) -> ScrubAnswer:
+    """What was read again."""
+    return ScrubAnswer(
+        blobs=value.blobs,
+        bytes=value.bytes,
+        damaged=value.damaged,
+        damaged_count=value.damaged_count,
+        finished=value.finished,
+        paused=value.paused,
+        origin=value.origin,
+    )
+
+
+def problem_answer(value: Problem) -> ProblemAnswer:
+    """One thing that is wrong."""
+    return ProblemAnswer(kind=value.kind, name=value.name, reason=value.reason)
 
 
 def trash_item_answer(value: TrashItem) -> TrashItemAnswer:

@@ -7,6 +7,9 @@ the end. A blob in quarantine is served to nobody; a push of the same digest rep
 from __future__ import annotations
 
 import logging
+import math
+import re
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +20,7 @@ from .background import Background
 from .content import Original
 from .core import SECOND, Core, entropy
 from .digest import Digest, checksum
-from .errors import Corrupt, NotFound, StorageFailed
+from .errors import Corrupt, Invalid, NotFound, StorageFailed
 from .layout import number
 from .ledger import Transaction, after
 from .records import INLINE, Blob, decode, get_payload, load, put_payload
@@ -26,6 +29,7 @@ _log: Final = logging.getLogger(__name__)
 
 _CURSOR: Final = layout.SETTING + b"scrub"
 _HOLDER: Final = layout.SETTING + b"scrubber"
+_SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
 _STEP: Final = 100
 """Blobs looked at between two reads of the ledger: at most 6.4 MiB of inline content."""
 
@@ -62,7 +66,11 @@ class Scrubbed:
     """Digests of blobs that were found bad now, the first ``DAMAGED_SHOWN`` of them."""
     damaged_count: int = 0
     finished: bool = False
-    """Whether every blob was looked at, and not only what the budget allowed."""
+    """Whether every blob was looked at, and not only what budget and time allowed."""
+    paused: bool = False
+    """Whether it was the time that ended it."""
+    origin: str = ""
+    """Where it began: behind the blob of this sha256 (hexadecimal), or at the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,40 @@ async def quarantine_inline(txn: Transaction, sha: bytes, now: int) -> bool:
     return await blobs.quarantine(txn, sha, 0, now)
 
 
+class _Pace:
+    """How much a walk may read: ``budget`` bytes within ``seconds``, at ``rate`` bytes a second.
+
+    A rate of 0 is none. What was not ``resumed`` reads one blob whatever the budget.
+    """
+
+    def __init__(
+        self,
+        budget: int | None = None,
+        seconds: float | None = None,
+        *,
+        resumed: bool = False,
+        rate: float = 0,
+    ) -> None:
+        self.rate = rate
+        self._budget = math.inf if budget is None else budget
+        self._until = math.inf if seconds is None else time.monotonic() + seconds
+        self._resumed = resumed
+
+    def ends(self, done: Scrubbed, size: int) -> bool:
+        """Whether to stop before a blob of that size."""
+        if (done.blobs or self._resumed) and done.bytes + size > self._budget:
+            return True
+        done.paused = done.blobs > 0 and time.monotonic() >= self._until
+        return done.paused
+
+
+def _parse_origin(text: str) -> bytes:
+    """The sha256 that an ``origin`` names, or nothing. Raises Invalid."""
+    if text and not _SHA256_HEX.fullmatch(text):
+        raise Invalid("origin", "must be empty, or 64 lower-case hexadecimal digits")
+    return bytes.fromhex(text)
+
+
 class Scrubber:
     """Reads the blobs of a store again.
 
@@ -167,36 +209,47 @@ class Scrubber:
         self.total = Scrubbed()
         """What the background did since the store was opened."""
 
-    async def run(self, budget_bytes: int | None = None) -> Scrubbed:
+    async def run(
+        self,
+        budget_bytes: int | None = None,
+        *,
+        seconds: float | None = None,
+        origin: str | None = None,
+    ) -> Scrubbed:
         """Go on where the last scrub stopped, over every blob once, without rest.
 
         ``budget_bytes`` ends it before it reads more; only a single blob larger than all of it
-        is read in spite of it, or the walk would never pass it. Raises StorageFailed where a
-        file cannot be opened for other reasons than damage.
+        is read in spite of it, or the walk would never pass it. ``seconds`` pause it after the
+        blob that goes beyond them: the next run, with the ``origin`` of the first one and the
+        rest of the budget, goes on with the same walk. Raises Invalid (``origin``), StorageFailed
+        where a file cannot be opened for other reasons than damage.
         """
-        done = Scrubbed()
+        begun = None if origin is None else _parse_origin(origin)
         start = (await self._core.ledger.read(place) or Place()).last
-        if not await self._walk(start, b"", done, budget_bytes, 0):
-            return done
-        done.finished = not start or await self._walk(b"", start, done, budget_bytes, 0)
+        first = start if begun is None else begun
+        done = Scrubbed(origin=first.hex())
+        pace = _Pace(budget_bytes, seconds, resumed=begun is not None)
+        if begun is None or start > begun:
+            if not await self._walk(start, b"", done, pace):
+                return done
+            start = b""
+        done.finished = first == start or await self._walk(start, first, done, pace)
         return done
 
-    async def _walk(
-        self, last: bytes, stop: bytes, done: Scrubbed, budget: int | None, rate: float
-    ) -> bool:
+    async def _walk(self, last: bytes, stop: bytes, done: Scrubbed, pace: _Pace) -> bool:
         """Look at the blobs behind ``last``, up to ``stop`` or (empty) to the end of the store.
 
-        Says whether it came so far within the budget, and (with a ``rate``: in the background)
+        Says whether it came so far as the pace allowed, and (with a rate: in the background)
         before another process took its turn.
         """
-        marked = done.bytes
+        marked, rate = done.bytes, pace.rate
         while True:
             found = await self._core.ledger.read_aside(candidates, last, _STEP)
             for candidate in found:
                 if stop and candidate.sha > stop:
                     return await self._mark(last, rate)
                 size = candidate.blob.stored if candidate.blob else 0
-                if budget is not None and done.blobs and done.bytes + size > budget:
+                if pace.ends(done, size):
                     await self._mark(last, rate)
                     return False
                 await self._one(candidate, done, rate)
@@ -308,7 +361,7 @@ class Scrubber:
             return _IDLE
         if not await self._take():
             return _IDLE
-        await self._walk(stands.last, b"", self.total, None, self._rate)
+        await self._walk(stands.last, b"", self.total, _Pace(rate=self._rate))
         return _IDLE
 
     async def stop(self) -> None:

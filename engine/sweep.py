@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -44,6 +45,8 @@ class Progress:
     """Files that were unlinked."""
     aside: int = 0
     """Of the entries: those set aside, because of a damaged row."""
+    finished: bool = False
+    """Whether nothing was due any more at its end."""
 
     def add(self, other: Progress) -> None:
         """Count what another one did."""
@@ -115,18 +118,23 @@ class Sweeper:
         await self._core.ledger.transact(aside.put, key, str(error), self._core.now())
         done.aside += 1
 
-    async def run(self, *, early: bool = False) -> Progress:
+    async def run(self, *, early: bool = False, seconds: float | None = None) -> Progress:
         """Do all that is due now. ``early`` empties the trash first, whatever its age.
 
-        What was set aside is tried once more.
+        With ``seconds`` it stops after the step that goes beyond them, and is to be called again
+        until it has ``finished``. What was set aside is tried once more.
         """
+        clock = asyncio.get_running_loop().time
+        until = math.inf if seconds is None else clock() + seconds
         await self._put_back()
         total = Progress(files=await self._core.files.recover())
-        while True:
+        while not total.finished:
             done = await self.step(early=early)
             total.add(done)
-            if not done.entries and not done.files and not done.aside:
-                return total
+            total.finished = not done.entries and not done.files and not done.aside
+            if clock() >= until:
+                break
+        return total
 
     async def _put_back(self) -> None:
         """Give what was set aside back to its queues."""

@@ -85,13 +85,19 @@ LISTINGS: Final = [
     operation for operation in OPERATIONS if not parameters(operation) and operation.method == "GET"
 ]
 
+UPKEEP: Final = [
+    operation
+    for operation in OPERATIONS
+    if not parameters(operation) and operation.owner and operation.writes
+]
+
 
 def by_id(operation: Operation) -> str:
     return operation.id
 
 
 def test_every_operation_is_of_a_kind_that_is_tested() -> None:
-    tested = {operation.id for operation in (*ON_OBJECTS, *MAKERS, *LISTINGS)}
+    tested = {operation.id for operation in (*ON_OBJECTS, *MAKERS, *LISTINGS, *UPKEEP)}
     assert {operation.id for operation in OPERATIONS} == tested
     for operation in OPERATIONS:
         assert parameters(operation) <= OBJECTS, operation
@@ -207,6 +213,16 @@ async def test_an_operation_that_makes_something(
             assert answer.status == status, (operation.id, caller, project, answer)
             if status == 200:
                 assert answer.json["project_id"] == str(project)
+
+
+@pytest.mark.parametrize("operation", UPKEEP, ids=by_id)
+async def test_an_operation_on_the_whole_store(
+    server: Server, world: World, operation: Operation
+) -> None:
+    """Also without a body: nothing is asked of one who may not ask."""
+    for caller in CALLERS:
+        answer = await server.call(operation.method, operation.path, secret=world.secrets[caller])
+        assert answer.status == OWNER[caller, "private"], (operation.id, caller)
 
 
 @pytest.mark.parametrize("operation", LISTINGS, ids=by_id)

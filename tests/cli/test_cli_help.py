@@ -37,7 +37,7 @@ def test_every_help_shows_an_example(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("sweep",), ("scrub",), ("check",), ("snapshot", "copy"), ("restore", "copy")],
+    [("snapshot", "copy"), ("restore", "copy")],
     ids=lambda words: words[0],
 )
 def test_what_works_on_a_directory_says_so(tmp_path: Path, words: tuple[str, ...]) -> None:

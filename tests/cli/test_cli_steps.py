@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import InProcess, make_directory, push
+from cli_support import LAYER, InProcess, blob_files, damage, make_directory, push
 from server_support import running
 
 
@@ -102,3 +102,41 @@ def test_retention_is_set_tried_and_applied(quick: InProcess) -> None:
     saved.write_bytes(b'{"rules": [\xff]}')
     assert "--file" in quick.refused(2, "retention", "set", "kept", "--file", str(saved))
     assert quick.refused(3, "retention", "show", "absent") == "namespace absent was not found"
+
+
+def test_upkeep(quick: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweep, scrub and check do the same on a server and on a directory."""
+    monkeypatch.setattr("holdfast.api.management_upkeep.WORK_SECONDS", 0.0)
+    quick.ok("namespace", "create", "upkeep")
+    for number in range(3):
+        layer = LAYER + b"upkeep" + bytes([number])
+        asyncio.run(push(data_of(quick), f"upkeep/app{number}", "v1", layer=layer))
+    done = quick.json("scrub")
+    assert (done["finished"], done["damaged"]) == (True, [])
+    assert done["bytes"] >= 3 * len(LAYER)
+    assert done["blobs"] == quick.json("usage")["blobs"]
+    told = quick.ok("scrub", "--budget", "1")
+    assert (told.startswith("read 1 blobs"), told.endswith("for the next one\n")) == (True, True)
+    assert quick.ok("check") == "no problems\n"
+    quick.ok("namespace", "delete", "upkeep", "--yes")
+    assert "terminal" in quick.refused(2, "sweep", "--now")
+    quick.ok("sweep")
+    assert quick.json("undelete") != []
+    assert quick.json("sweep", "--now", "--yes")["freed_bytes"] >= 3 * len(LAYER)
+    assert quick.json("undelete") == []
+    assert "freed 0 B" in quick.ok("sweep")
+
+
+def test_damage_is_told(quick: InProcess) -> None:
+    quick.ok("namespace", "create", "damaged")
+    before = set(blob_files(data_of(quick)))
+    asyncio.run(push(data_of(quick), "damaged/app", "v1", layer=LAYER + b"damaged"))
+    (file,) = set(blob_files(data_of(quick))) - before
+    damage(file)
+    done = quick.run("scrub", "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["damaged_count"] == 1
+    assert done.stderr == "holdfast: 1 blobs are damaged, and in quarantine\n"
+    checked = quick.run("check", "--json")
+    assert (checked.returncode, json.loads(checked.stdout)["kind"]) == (4, "blob")
+    assert quick.ok("scrub").startswith("read ")
