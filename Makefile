@@ -79,5 +79,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[bench,dev]'
+	$(PIP) --editable '.[bench,dev,otel]'
 	@touch $@ $(VENV)/.run

@@ -7,6 +7,7 @@ from aiohttp.abc import AbstractAccessLogger
 
 from .app_keys import TRAIL
 from .logs import AccessLine, log_access
+from .trail import Trail
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -15,16 +16,36 @@ class AccessLogger(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """One request."""
         trail = request.get(TRAIL) if isinstance(request, web.Request) else None
-        line = AccessLine(
-            address=(trail.address if trail else request.remote) or "",
-            method=request.method,
-            path=request.rel_url.raw_path,
-            version=f"HTTP/{request.version.major}.{request.version.minor}",
+        line = line_of(
+            request,
+            trail,
             status=response.status,
             size=response.body_length,
             seconds=time,
-            agent=request.headers.get("User-Agent", ""),
-            actor=trail.actor if trail else "",
             request_id=response.headers.get("X-Request-Id", "-"),
         )
         log_access(self.logger, line)
+
+
+def line_of(
+    request: web.BaseRequest,
+    trail: Trail | None,
+    *,
+    status: int,
+    size: int,
+    seconds: float,
+    request_id: str,
+) -> AccessLine:
+    """What there is to say of a request that has ended."""
+    return AccessLine(
+        address=(trail.address if trail else request.remote) or "",
+        method=request.method,
+        path=request.rel_url.raw_path,
+        version=f"HTTP/{request.version.major}.{request.version.minor}",
+        status=status,
+        size=size,
+        seconds=seconds,
+        agent=request.headers.get("User-Agent", ""),
+        actor=trail.actor if trail else "",
+        request_id=request_id,
+    )

@@ -273,6 +273,13 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         help="Write a line of JSON for each change here; - is standard output.",
     ),
     click.option(
+        "--traces",
+        envvar="HOLDFAST_TRACES",
+        metavar="URL",
+        help="Send a span of each request to this OpenTelemetry collector, by OTLP over HTTP, such "
+        "as http://127.0.0.1:4318.",
+    ),
+    click.option(
         "--rate-address",
         envvar="HOLDFAST_RATE_ADDRESS",
         type=float,

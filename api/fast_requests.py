@@ -55,6 +55,10 @@ class Visitor:
     who: str
     """Its neighbourhood, likewise."""
     agent: str
+    parent: str
+    """The header ``traceparent``, for ``tracing``."""
+    state: str
+    """The header ``tracestate``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +165,8 @@ class Heads:
             )
         else:
             origin = origin_from(peer.scheme, host, settings)
-        return Visitor(origin, claims, address, who, found.get(b"user-agent", ""))
+        texts = (found.get(name, "") for name in (b"user-agent", b"traceparent", b"tracestate"))
+        return Visitor(origin, claims, address, who, *texts)
 
     def _read_token(self, authorization: str) -> tokens.Claims | None:
         if not authorization.lower().startswith(_BEARER):

@@ -10,12 +10,13 @@ from .board import GONE, Slot
 from .fast_answers import Answer
 from .limits import Limits
 from .logs import AccessLine, log_access
+from .tracing import Ended, Traces
 
 _CLIENT_LEFT: Final = GONE + 1
 
 
 class LaneWatch:
-    """Limits, metrics and access log of one worker's lane; each of them may be missing."""
+    """Limits, metrics, access log and traces of one worker's lane; each may be missing."""
 
     def __init__(
         self,
@@ -23,10 +24,12 @@ class LaneWatch:
         slot: Slot | None = None,
         limits: Limits | None = None,
         log: logging.Logger | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._slot = slot
         self._limits = limits
         self._log = log
+        self._traces = traces
 
     @property
     def logs(self) -> bool:
@@ -49,7 +52,7 @@ class LaneWatch:
         if self._slot is not None:
             kind = _CLIENT_LEFT if gone else status // 100
             self._slot.count(asking.target.endpoint, asking.method, kind, 0, content, seconds)
-        if self._log is None:
+        if self._log is None and self._traces is None:
             return
         key, visitor = answer.caller.key, asking.visitor
         line = AccessLine(
@@ -64,4 +67,17 @@ class LaneWatch:
             actor="" if key is None else key.access_key,
             request_id=answer.request_id.decode("ascii"),
         )
-        log_access(self._log, line)
+        if self._log is not None:
+            log_access(self._log, line)
+        if self._traces is not None:
+            ended = Ended(
+                line,
+                asking.target.endpoint,
+                visitor.origin.scheme,
+                gone=gone,
+                name=asking.target.name,
+                region=visitor.origin.region,
+                parent=visitor.parent,
+                state=visitor.state,
+            )
+            self._traces.ended(ended)

@@ -22,8 +22,10 @@ from .limits import Limits
 from .listeners import BACKLOG
 from .logs import ACCESS
 from .metrics import Metrics, Reporter
+from .openapi import version_of_package
 from .settings import Settings
 from .site import Site
+from .tracing import Traces
 from .watch import ROUTES, Watch
 
 SCRAPERS: Final = House(total=64, of_address=16, of_process=64)
@@ -34,7 +36,7 @@ KEEPALIVE_SECONDS: Final = 75.0
 
 
 class Instruments:
-    """Board, limits, audit log and metrics of one worker.
+    """Board, limits, audit log, traces and metrics of one worker.
 
     ``board`` and ``limits`` are descriptors of what all workers share; there is a board only where
     there are metrics.
@@ -60,14 +62,22 @@ class Instruments:
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
         self._limits = Limits(limits, settings.rates)
         self._audit = None if settings.audit_log is None else Audit(settings.audit_log)
+        self._traces = (
+            None if settings.traces is None else Traces(settings.traces, version_of_package())
+        )
         self._task: asyncio.Task[None] | None = None
         self._scrapes: web.AppRunner | None = None
 
     def install(self, app: web.Application) -> None:
         """Watch an application. Call it before the application runs."""
-        Watch(self._app_settings, slot=self._slot, limits=self._limits, audit=self._audit).install(
-            app
+        watch = Watch(
+            self._app_settings,
+            slot=self._slot,
+            limits=self._limits,
+            audit=self._audit,
+            traces=self._traces,
         )
+        watch.install(app)
 
     def tell(self, name: str) -> None:
         """Count something that belongs to no route (``board.TALLIES``)."""
@@ -83,9 +93,15 @@ class Instruments:
             slot=self._slot,
             limits=self._limits if self._limits.asks else None,
             log=logging.getLogger(ACCESS) if settings.access_log else None,
+            traces=self._traces,
         )
         signing_key = await self._store.keys.signing_key()
-        watched = self._slot is not None or self._limits.asks or settings.access_log
+        watched = (
+            self._slot is not None
+            or self._limits.asks
+            or settings.access_log
+            or self._traces is not None
+        )
         return Lane(self._store, self._app_settings, signing_key, watch if watched else None)
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
@@ -119,3 +135,6 @@ class Instruments:
         if self._audit is not None:
             self._audit.close()
             self._audit = None
+        traces, self._traces = self._traces, None
+        if traces is not None:
+            await traces.close()

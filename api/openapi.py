@@ -66,7 +66,7 @@ def document(operations: Sequence[Operation], regions: Sequence[str], base: str 
         "openapi": "3.1.0",
         "info": {
             "title": "Holdfast management API",
-            "version": _version(),
+            "version": version_of_package(),
             "description": "Scaleway's Container Registry API (`/registry/v1`), and what holdfast "
             "has beyond it (`/holdfast/v1`). Unknown parameters and fields are ignored.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -92,7 +92,8 @@ def document(operations: Sequence[Operation], regions: Sequence[str], base: str 
     }
 
 
-def _version() -> str:
+def version_of_package() -> str:
+    """The version of Holdfast that is installed; 0 where none is."""
     try:
         return version("holdfast")
     except PackageNotFoundError:  # run from a source tree that is not installed

@@ -28,6 +28,7 @@ from .limits import RATE_MAX, Rates
 from .logs import LEVELS, LogFormat
 from .regions import REGIONS_DEFAULT
 from .tls import server_context
+from .tracing import missing
 
 PORT_DEFAULT: Final = 5000
 WORKERS_MAX: Final = 256
@@ -170,6 +171,9 @@ class Settings:
     audit_log: str | None = None
     """A file, or ``-`` for standard output."""
 
+    traces: str | None = None
+    """Base URL of an OTLP collector that gets a span of each request."""
+
     rates: Rates = NO_LIMITS
     """Requests and failed logins by address and key, over all workers together."""
 
@@ -205,6 +209,7 @@ class Settings:
         log_format: str = "plain",
         log_level: str = "info",
         audit_log: str | None = None,
+        traces: str | None = None,
         rate_address: float | None = None,
         rate_key: float | None = None,
         login_failures: float = LOGIN_FAILURES_DEFAULT,
@@ -255,6 +260,7 @@ class Settings:
             log_format=_log_format(log_format),
             log_level=_checked("--log-level", _log_level, log_level),
             audit_log=audit_log,
+            traces=None if traces is None else _checked("--traces", _collector, traces),
             rates=Rates(
                 address=_within(
                     "--rate-address", _either(rate_address, RATE_DEFAULT), 0.0, RATE_MAX
@@ -404,6 +410,14 @@ def _network(text: str) -> str:
     if text == UNIX:
         return text
     return str(ipaddress.ip_network(text))
+
+
+def _collector(text: str) -> str:
+    if missing():
+        raise ValueError("needs the packages of holdfast[otel]")
+    if "@" in urlsplit(text).netloc:
+        raise ValueError("credentials belong into OTEL_EXPORTER_OTLP_HEADERS")
+    return _url(text)
 
 
 def _url(text: str) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from .access_log import line_of
 from .app_keys import TRAIL
 from .audit import Audit
 from .board import GONE, Slot
@@ -19,6 +20,8 @@ from .limits import Kind, Limits
 from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
 from .management_errors import too_many as too_many_requests
 from .oci_errors import too_many
+from .origin import origin_of
+from .tracing import Ended, Traces
 from .trail import CURRENT, OTHER, Trail
 from .v2_paths import Endpoint
 
@@ -89,11 +92,13 @@ class Watch:
         slot: Slot | None = None,
         limits: Limits | None = None,
         audit: Audit | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._settings = settings
         self._slot = slot
         self._limits = limits
         self._audit = audit
+        self._traces = traces
 
     def install(self, app: web.Application) -> None:
         """Watch an application. Call it before the application runs."""
@@ -165,10 +170,42 @@ class Watch:
             received = request.content.total_bytes
             sent = 0 if status > GONE else _body_bytes(request, response)
             slot.count(trail.route, request.method, status, received, sent, seconds)
+        if self._traces is not None:
+            self._traces.ended(self._ended(request, trail, response, status, seconds))
         if self._audit is not None and _changes(request, trail):
             answered = response.status if response is not None else 0
             if not self._audit.write(_complete(request, trail), request, answered) and slot:
                 slot.add("audit_failed")
+
+    def _ended(
+        self,
+        request: web.Request,
+        trail: Trail,
+        response: web.StreamResponse | None,
+        status: int,
+        seconds: float,
+    ) -> Ended:
+        gone = status > GONE
+        parents = request.headers.getall("traceparent", ())
+        line = line_of(
+            request,
+            trail,
+            # What is raised here, aiohttp answers with 500.
+            status=0 if gone else 500 if response is None else response.status,
+            size=0,
+            seconds=seconds,
+            request_id=trail.request_id,
+        )
+        return Ended(
+            line,
+            trail.route,
+            origin_of(request, self._settings).scheme,
+            gone=gone,
+            name=trail.name,
+            region=trail.region,
+            parent=parents[0] if len(parents) == 1 else "",
+            state=",".join(request.headers.getall("tracestate", ())),
+        )
 
 
 def _body_bytes(request: web.Request, response: web.StreamResponse | None) -> int:
