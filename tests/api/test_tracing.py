@@ -272,4 +272,5 @@ def test_without_the_extra_one_line_says_what_is_missing(tmp_path: Path) -> None
             assert (done.returncode, done.stderr) == (0, "")
         else:
             assert (done.returncode, done.stdout) == (2, "")
-            assert done.stderr == "holdfast: --traces: needs the packages of holdfast[otel] (see holdfast serve --help)\n"
+            reason = "needs the packages of holdfast[otel]"
+            assert done.stderr == f"holdfast: --traces: {reason} (see holdfast serve --help)\n"
