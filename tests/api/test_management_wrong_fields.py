@@ -1,0 +1,193 @@
+"""Every field of every operation, wrong in every way: made from the table of operations.
+
+A new operation, and a new field of an old one, is tested without a word here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final
+
+import pytest
+from management_support import (
+    ABSENT,
+    OWNER_SECRET,
+    REGISTRY,
+    Answer,
+    Server,
+    memory_store,
+    serving,
+)
+from yarl import URL
+
+from holdfast.api.management import OPERATIONS
+from holdfast.api.openapi import document
+from holdfast.api.operation import Nothing, Operation
+from holdfast.api.regions import REGIONS_DEFAULT
+
+TEN_MEGABYTES: Final = b'{"x": "' + b"x" * 10_000_000 + b'"}'
+NO_JSON: Final = (b"{", b"[]", b"null", b"5", b'"x"', b"x=1", b"\xff", b"[" * 60_000, b"{} {}")
+DOCUMENT: Final = document(OPERATIONS, REGIONS_DEFAULT)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(memory_store()) as running:
+        yield running
+
+
+@pytest.fixture
+async def known(server: Server) -> dict[str, str]:
+    """An object for each parameter of a path, so that wrong fields are looked at."""
+    namespace = await server.create("known")
+    trashed = await server.create("trashed")
+    await server.ok("DELETE", f"{REGISTRY}/namespaces/{trashed['id']}")
+    await server.push("known/app", "v1", b"1")
+    image = (await server.ok("GET", f"{REGISTRY}/images"))["images"][0]
+    tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
+    key, _ = await server.key()
+    return {
+        "region": "fr-par",
+        "namespace_id": namespace["id"],
+        "image_id": image["id"],
+        "tag_id": tag["id"],
+        "item_id": trashed["id"],
+        "access_key": key.access_key,
+    }
+
+
+def by_id(operation: Operation) -> str:
+    return operation.id
+
+
+WITH_QUERY: Final = [operation for operation in OPERATIONS if operation.query is not Nothing]
+WITH_BODY: Final = [operation for operation in OPERATIONS if operation.body is not Nothing]
+WITH_IDS: Final = [operation for operation in OPERATIONS if re.search(r"_id}", operation.path)]
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        found: dict[str, Any] = DOCUMENT["components"]["schemas"][name]
+        return found
+    return schema
+
+
+def alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a value may be; null is one of them where it is."""
+    return [resolved(item) for item in schema.get("anyOf", [schema])]
+
+
+def wrong(schema: dict[str, Any]) -> Iterator[object]:
+    """Values that the schema does not allow, and that no leniency takes for others."""
+    choices = alternatives(schema)
+    kinds = {item.get("type", "string") for item in choices}
+    yield {}
+    yield {"x": [1]}
+    if "array" not in kinds:
+        yield [{}]
+    if not kinds & {"integer", "boolean"}:
+        yield from (5, 1.5, True)
+    if "string" not in kinds:
+        yield from ("nonsense", "\x00", "x" * 10_000)
+    if "integer" in kinds:
+        yield from (1.5, "1", True, 10**400, -(2**63) - 1)
+    if "boolean" in kinds:
+        yield from (2, -1, 1.5, "yes")
+    for item in choices:
+        if "enum" in item:
+            yield from ("nonsense", "", item["enum"][0].upper() + "X")
+        if item.get("format") in ("uuid", "date-time"):
+            yield from ("nonsense", ABSENT[:-1], "x" * 10_000, "\x00")
+        if "maxLength" in item:
+            yield from ("x" * (item["maxLength"] + 1), "\u00e4" * 10_000)
+        if "maximum" in item:
+            yield item["maximum"] + 1
+        if "minimum" in item:
+            yield item["minimum"] - 1
+        if item.get("type") == "array":
+            yield from ("nonsense", 5, [5], [None], [[]])
+            yield [{} for _ in range(item.get("maxItems", 0) + 1)]
+        if item.get("pattern"):
+            yield from ("\x00", "\n", "\u00e4", "A B")
+
+
+def assert_names(answer: Answer, argument: str, *told: object) -> None:
+    where = (argument, str(told)[:100], answer.status, answer.body[:300])
+    assert answer.status == 400, where
+    assert answer.json["type"] == "invalid_arguments", where
+    assert argument in {item["argument_name"] for item in answer.json["details"]}, where
+
+
+def properties(operation: Operation) -> dict[str, Any]:
+    component: dict[str, Any] = DOCUMENT["components"]["schemas"][operation.body.__name__]
+    return component
+
+
+@pytest.mark.parametrize("operation", WITH_BODY, ids=by_id)
+async def test_fields_of_bodies(
+    server: Server, known: dict[str, str], operation: Operation
+) -> None:
+    path = operation.path.format(**known)
+    schema = properties(operation)
+    for name in schema.get("required", []):
+        assert_names(await server.call(operation.method, path, payload={}), name)
+        assert_names(await server.call(operation.method, path, payload={name: None}), name)
+    for name, field in schema["properties"].items():
+        for value in wrong(field):
+            answer = await server.call(operation.method, path, payload={name: value})
+            assert_names(answer, name, value)
+        raw = json.dumps({name: "?"}).encode().replace(b"?", b"a\xffb")
+        assert_names(await server.call(operation.method, path, body=raw), name, raw)
+
+
+@pytest.mark.parametrize("operation", WITH_BODY, ids=by_id)
+async def test_bodies_as_a_whole(
+    server: Server, known: dict[str, str], operation: Operation
+) -> None:
+    path = operation.path.format(**known)
+    for body in NO_JSON:
+        assert_names(await server.call(operation.method, path, body=body), "body", body)
+    answer = await server.call(operation.method, path, body=io.BytesIO(TEN_MEGABYTES))
+    assert answer.status == 413
+    assert answer.json["details"][0]["argument_name"] == "body"
+
+
+@pytest.mark.parametrize("operation", WITH_QUERY, ids=by_id)
+async def test_parameters_of_queries(
+    server: Server, known: dict[str, str], operation: Operation
+) -> None:
+    path = operation.path.format(**known)
+    declared = DOCUMENT["paths"][operation.path][operation.method.lower()]["parameters"]
+    fields = {item["name"]: item["schema"] for item in declared if item["in"] == "query"}
+    assert set(fields) == set(operation.query.__struct_fields__)
+    for name, schema in fields.items():
+        plain = schema.get("type") == "string" and set(schema) <= {"type", "default"}
+        for value in () if plain else wrong(schema):
+            if isinstance(value, bool) or value in ("", 1, "1"):
+                continue  # the same text as something good, or as nothing
+            text = value if isinstance(value, str) else json.dumps(value)
+            if len(text) > 4000:
+                text = text[:4000]
+            answer = await server.call(operation.method, path, params={name: text})
+            assert_names(answer, name, text)
+        url = URL(f"{server.url}{path}?{name}=%ff", encoded=True)
+        async with server.http.request(
+            operation.method, url, headers={"X-Auth-Token": OWNER_SECRET}
+        ) as response:
+            answer = Answer(response.status, response.headers, await response.read())
+        assert_names(answer, name, "%ff")
+    if "page" in fields:
+        far = await server.ok(operation.method, path, params={"page": "1000000000"})
+        assert next(iter(far.values())) == []
+
+
+@pytest.mark.parametrize("operation", WITH_IDS, ids=by_id)
+async def test_ids_of_paths(server: Server, known: dict[str, str], operation: Operation) -> None:
+    (name,) = re.findall(r"{(\w+_id)}", operation.path)
+    for value in ("x", "%00", "%ff", "a" * 4000, ABSENT[:-1]):
+        path = operation.path.format(**{**known, name: value})
+        assert_names(await server.call(operation.method, path), name, value)
