@@ -19,7 +19,8 @@ async def namespace_rows(look: Look) -> None:
                 look.say("namespace", name, "it lives, and is among the dead")
             continue
         dead = layout.DEAD + row.id
-        await look.expect(dead, row.region.encode(), "namespace", name, "its place among the dead")
+        scope = namespaces.in_project(row.region, row.project)
+        await look.expect(dead, scope, "namespace", name, "its place among the dead")
         if await look.lacks(layout.TRASH_ID + row.id):
             look.say("namespace", name, "it is deleted, and not in the trash")
     async for key, value in look.rows(layout.NAMESPACE_NAME):

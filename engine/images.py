@@ -226,7 +226,8 @@ async def page_of(
 ) -> Page[Image]:
     """One page of a listing: of a namespace, if it is one of the region, or of a wider scope."""
     if namespace_id is None:
-        ids, total = await listings.ids(txn, asked, await namespaces.dead(txn, region))
+        dead = await namespaces.dead(txn, asked.scope)
+        ids, total = await listings.ids(txn, asked, {one: in_namespace(one) for one in dead})
     else:
         namespace = await load(txn, NamespaceRow, layout.NAMESPACE + namespace_id)
         if namespace is None or namespace.deleted or namespace.region != region:

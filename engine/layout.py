@@ -65,7 +65,7 @@ SESSION_IMAGE: Final = b"U"  # image key, session id -> ''
 # Trash, keys, the rest
 TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
 TRASH_ID: Final = b"T"  # id(16) -> when(8)
-DEAD: Final = b"D"  # deleted namespace id -> region: its images are not listed any more
+DEAD: Final = b"D"  # deleted namespace id -> its scope: its images are not listed any more
 RETENTION: Final = b"w"  # namespace id -> records.Retention
 ASIDE: Final = b"o"  # key of a row -> records.Aside: a queue's entry that nobody could deal with
 KEY: Final = b"K"  # access key -> records.Key

@@ -8,7 +8,7 @@ the order of ids, and the id that breaks ties is the last part of every key.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -24,6 +24,9 @@ T = TypeVar("T")
 CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
 _TEXT_MAX: Final = 300
 """Longer texts sort by their first bytes only: keys stay under 500 bytes."""
+
+_CHUNK: Final = 100
+"""Least rows read at a time where some of them may be passed over."""
 
 PAGE_MAX: Final = 1000
 """Most items of a page."""
@@ -116,30 +119,55 @@ def query(
 
 
 async def ids(
-    txn: Transaction, asked: Query, dead: frozenset[bytes] = frozenset()
+    txn: Transaction, asked: Query, dead: Mapping[bytes, bytes] | None = None
 ) -> tuple[list[bytes], int]:
-    """The ids on the page, and the total. Rows whose value is in ``dead`` are passed over.
+    """The ids on the page, and the total, which counts damaged rows too.
 
-    So are damaged rows, though they are counted.
-
-    With anything dead, the cost is linear in the listing: that lasts until the trash is emptied.
+    Rows whose value is in ``dead`` are passed over, and not counted: it leads to a scope that
+    holds just these rows. They cost something where they lie before what is asked for.
     """
     order, reverse = ORDERS[asked.order]
+
+    def within(scope: bytes) -> bytes:
+        return scope if asked.name is None else named(scope, asked.name)
+
+    prefix = layout.LISTING + asked.kind + within(asked.scope)
     if asked.name is None:
-        prefix = layout.LISTING + asked.kind + asked.scope + order
-        total = await txn.counter(total_of(asked.kind, asked.scope))
-    else:
-        prefix = layout.LISTING + asked.kind + named(asked.scope, asked.name)
-        total = await txn.counter(total_of(asked.kind, named(asked.scope, asked.name)))
+        prefix += order
+    total = await txn.counter(total_of(asked.kind, within(asked.scope)))
+    hidden = {}
+    for value, scope in (dead or {}).items():
+        if count := await txn.counter(total_of(asked.kind, within(scope))):
+            hidden[value] = count
+    total -= sum(hidden.values())
     skip = (asked.page - 1) * asked.page_size
-    if dead:
-        rows = await txn.scan(prefix, after(prefix), limit=total, reverse=reverse)
-        living = [key[-ID_BYTES:] for key, value in payloads(rows) if value not in dead]
-        return living[skip : skip + asked.page_size], len(living)
     if skip >= total:
         return [], total
+    if hidden:
+        return await _living(txn, prefix, reverse, hidden, skip, asked.page_size), total
     rows = await txn.scan(prefix, after(prefix), limit=asked.page_size, reverse=reverse, skip=skip)
     return [key[-ID_BYTES:] for key, _ in payloads(rows)], total
+
+
+async def _living(
+    txn: Transaction,
+    prefix: bytes,
+    reverse: bool,
+    hidden: Container[bytes],
+    skip: int,
+    limit: int,
+) -> list[bytes]:
+    """The ids behind the first ``skip``, of rows whose value is not hidden."""
+    start, stop = prefix, after(prefix)
+    found: list[bytes] = []
+    while missing := max(0, skip + limit - len(found)):
+        rows = await txn.scan(start, stop, limit=max(missing, _CHUNK), reverse=reverse)
+        if not rows:
+            break
+        found += [key[-ID_BYTES:] for key, value in payloads(rows) if value not in hidden]
+        last = rows[-1][0]
+        start, stop = (start, last) if reverse else (last + b"\0", stop)
+    return found[skip : skip + limit]
 
 
 async def items(

@@ -184,7 +184,7 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     gone = msgspec.structs.replace(row, deleted=time, updated=time)
     await save(txn, layout.NAMESPACE + row.id, gone)
     await txn.delete(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name))
-    await put_payload(txn, layout.DEAD + row.id, row.region.encode())
+    await put_payload(txn, layout.DEAD + row.id, in_project(row.region, row.project))
     await listings.remove(txn, KIND, scopes(row), entry(row))
     for scope in (*scopes(row), in_public(row.region)):
         await txn.delete(audience_row(scope, row))
@@ -193,10 +193,14 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     return await view(txn, gone)
 
 
-async def dead(txn: Transaction, region: str) -> frozenset[bytes]:
-    """Ids of deleted namespaces of a region whose images still have listing rows."""
+async def dead(txn: Transaction, scope: bytes) -> list[bytes]:
+    """Ids of deleted namespaces of a region, or of a project, whose images still have rows there.
+
+    Linear in the deleted namespaces of the store.
+    """
     rows = await txn.scan(layout.DEAD, after(layout.DEAD), limit=1_000_000)
-    return frozenset(key[1:] for key, value in payloads(rows) if value == region.encode())
+    within = b"p" + scope[1:]
+    return [key[1:] for key, value in payloads(rows) if value.startswith(within)]
 
 
 def of_trash(entry: Trash) -> Row:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -81,38 +81,41 @@ def alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return [resolved(item) for item in schema.get("anyOf", [schema])]
 
 
+OF_TYPE: Final[dict[str, tuple[object, ...]]] = {
+    "integer": (1.5, "1", True, 10**400, -(2**63) - 1),
+    "boolean": (2, -1, 1.5, "yes"),
+    "array": ("nonsense", 5, [5], [None], [[]]),
+}
+"""Not of that type, though they look so."""
+
+BEYOND_BOUND: Final[dict[str, Callable[[Any], tuple[object, ...]]]] = {
+    "enum": lambda names: ("nonsense", "", names[0].upper() + "X"),
+    "format": lambda _: ("nonsense", ABSENT[:-1], "x" * 10_000, "\x00"),
+    "pattern": lambda _: ("\x00", "\n", "\u00e4", "A B"),
+    "maxLength": lambda bound: ("x" * (bound + 1), "\u00e4" * 10_000),
+    "maxItems": lambda bound: ([{} for _ in range(bound + 1)],),
+    "maximum": lambda bound: (bound + 1,),
+    "minimum": lambda bound: (bound - 1,),
+}
+"""Values that break a bound of the schema."""
+
+
 def wrong(schema: dict[str, Any]) -> Iterator[object]:
     """Values that the schema does not allow, and that no leniency takes for others."""
     choices = alternatives(schema)
     kinds = {item.get("type", "string") for item in choices}
-    yield {}
-    yield {"x": [1]}
+    yield from ({}, {"x": [1]})
     if "array" not in kinds:
         yield [{}]
     if not kinds & {"integer", "boolean"}:
         yield from (5, 1.5, True)
     if "string" not in kinds:
         yield from ("nonsense", "\x00", "x" * 10_000)
-    if "integer" in kinds:
-        yield from (1.5, "1", True, 10**400, -(2**63) - 1)
-    if "boolean" in kinds:
-        yield from (2, -1, 1.5, "yes")
+    for kind in kinds & OF_TYPE.keys():
+        yield from OF_TYPE[kind]
     for item in choices:
-        if "enum" in item:
-            yield from ("nonsense", "", item["enum"][0].upper() + "X")
-        if item.get("format") in ("uuid", "date-time"):
-            yield from ("nonsense", ABSENT[:-1], "x" * 10_000, "\x00")
-        if "maxLength" in item:
-            yield from ("x" * (item["maxLength"] + 1), "\u00e4" * 10_000)
-        if "maximum" in item:
-            yield item["maximum"] + 1
-        if "minimum" in item:
-            yield item["minimum"] - 1
-        if item.get("type") == "array":
-            yield from ("nonsense", 5, [5], [None], [[]])
-            yield [{} for _ in range(item.get("maxItems", 0) + 1)]
-        if item.get("pattern"):
-            yield from ("\x00", "\n", "\u00e4", "A B")
+        for bound in item.keys() & BEYOND_BOUND.keys():
+            yield from BEYOND_BOUND[bound](item[bound])
 
 
 def assert_names(answer: Answer, argument: str, *told: object) -> None:

@@ -53,7 +53,7 @@ async def a_deleted_namespace_is_not_among_the_dead(txn: Transaction) -> None:
 
 @CASES("namespace: it lives, and is among the dead")
 async def a_living_namespace_among_the_dead(txn: Transaction) -> None:
-    await put_payload(txn, layout.DEAD + (await image_of(txn, "web")).namespace, REGION.encode())
+    await put_payload(txn, layout.DEAD + (await image_of(txn, "web")).namespace, b"p")
 
 
 @CASES(*["namespace: its place in a catalog is missing"] * 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
@@ -20,7 +21,7 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import Invalid, Locked, NotFound, Store
+from holdfast.engine import Image, Invalid, Locked, NotFound, Order, Store
 
 LAYER = noise(1000)
 DAY = 24 * 3600.0
@@ -123,6 +124,58 @@ async def test_listings_pass_over_a_deleted_namespace(store: Store) -> None:
     assert [image.namespace_id for image in page.items] == [two.id, two.id, fresh.id]
     await store.sweeper.run(early=True)
     assert await store.images.list(REGION) == page
+
+
+async def test_pages_beside_deleted_namespaces(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every order, with every filter, they are those of a store that never had them."""
+    monkeypatch.setattr("holdfast.engine.listings._CHUNK", 2)
+    gone = [await make_namespace(store, name) for name in ("gone1", "gone2")]
+    gone.append(await make_namespace(store, "gone3", project=OTHER_PROJECT))
+    await make_namespace(store, "here")
+    await make_namespace(store, "there", project=OTHER_PROJECT)
+    spaces = ("gone1", "here", "gone2", "gone3", "there")
+    for name in "cab":
+        for space in spaces if name != "b" else spaces[1:]:
+            await push(store, f"{space}/{name}", "v1", [LAYER])
+    ids = {space.id for space in gone}
+    orders: tuple[Order, ...] = ("created_at_asc", "created_at_desc", "name_asc", "name_desc")
+    for dead in gone:
+        await store.namespaces.delete(dead.id)
+    for project in (None, PROJECT, OTHER_PROJECT, uuid4()):
+        for filtered in (None, "b", "x"):
+            for order in orders:
+                whole = await store.images.list(
+                    REGION, order=order, project_id=project, name=filtered
+                )
+                assert not ids & {image.namespace_id for image in whole.items}
+                wanted = {None: 2, PROJECT: 1, OTHER_PROJECT: 1}.get(project, 0)
+                wanted *= {None: 3, "b": 1}.get(filtered, 0)
+                assert whole.total == len(whole.items) == wanted
+                assert whole.items == _in_order(whole.items, order)
+                pages = [
+                    await store.images.list(
+                        REGION,
+                        order=order,
+                        project_id=project,
+                        name=filtered,
+                        page=page,
+                        page_size=2,
+                    )
+                    for page in (1, 2, 3, 4)
+                ]
+                assert [image for page in pages for image in page.items] == whole.items
+                assert {page.total for page in pages} == {wanted}
+
+
+def _in_order(images: Sequence[Image], order: str) -> list[Image]:
+    by_name = order.startswith("name")
+    return sorted(
+        images,
+        key=lambda image: (image.name if by_name else "", image.id),
+        reverse=order.endswith("desc"),
+    )
 
 
 async def test_visibility(store: Store) -> None:
