@@ -40,33 +40,27 @@ async def summary(store: Store, repository: Repository, item: str) -> tuple[web.
 
 async def at_hand(
     store: Store, repository: Repository, item: str
-) -> tuple[web.Response | None, bool]:
-    """The answer to GET of a small blob, or None for one that lies in a file.
+) -> tuple[web.StreamResponse, bool]:
+    """The answer to GET of a blob: a ``web.Response``, or only the head where it lies in a file.
 
     The second part is as in ``summary``. Raises OciError, EngineError.
     """
     blob, data = await store.small(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
-    lasting = blob.held_until is None
+    lasting, headers = blob.held_until is None, _headers(blob)
     if data is None:
-        return None, lasting
-    return whole(data, 200, _headers(blob)), lasting
+        return file_head(200, headers, blob.size), lasting
+    return whole(data, 200, headers), lasting
 
 
-async def open_already(
-    store: Store, repository: Repository, item: str
-) -> tuple[web.StreamResponse, BlobReader] | None:
-    """The head of the answer to GET of a blob whose file is open, and its reader, entered.
-
-    None for another one. Raises OciError, EngineError.
-    """
-    digest = read_digest(item, "BLOB_UNKNOWN")
-    reader = store.get(digest, repository=repository)
+async def open_already(store: Store, repository: Repository, item: str) -> BlobReader | None:
+    """A blob whose file is open, entered; None for another one. Raises OciError, EngineError."""
+    reader = store.get(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
     if not await reader.at_hand():
         return None
     if reader.file() is None:
         await reader.close()
         return None
-    return file_head(200, _headers(Blob(digest, reader.size)), reader.length), reader
+    return reader
 
 
 async def fetch(exchange: Exchange) -> web.StreamResponse:

@@ -20,7 +20,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from holdfast.engine import BlobReader, EngineError, NotFound, Repository, Store
 
-from . import access, blobs, manifests
+from . import access, blobs, manifests, sendfile
 from .access import Caller, Unauthenticated
 from .context import SERVER, AppSettings
 from .fast_requests import KEY_BYTES_MAX, REMEMBERED_MAX, Asking, Heads, Peer, Visitor, remember
@@ -29,8 +29,11 @@ from .transfer import API_VERSION
 
 T = TypeVar("T")
 
-BODY_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of rendered answers that are remembered."""
+KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of the content of answers that are remembered."""
+
+WHOLE_BYTES_MAX: Final = 64 * 1024
+"""Of files that are read and sent at once with the head: that takes less than sendfile does."""
 
 
 class _Waits(Exception):
@@ -47,11 +50,11 @@ class Rendered:
     rest: bytes
     """From the end of the last header on."""
     size: int
-    """Bytes of content."""
+    """Bytes of content to be sent."""
     pull: bool
     """Whether it is a manifest that was found."""
-    reader: BlobReader | None = None
-    """The content that follows as a file: entered, and closed by whoever sends it."""
+    file: bool = False
+    """Whether the content lies in a file, which is looked for with each request."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +65,8 @@ class Known:
     repository: Repository
     rendered: Rendered | None
     """The answer to whoever may read; None where it has to be made anew."""
+    reader: BlobReader | None = None
+    """One that read the file of that answer, and is closed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +82,8 @@ class Answer:
     """By ``time.perf_counter``."""
     text: bytes
     """The head, and the content unless that is a file to follow."""
+    reader: BlobReader | None
+    """That file: entered, and closed by whoever sends it."""
 
 
 class Watcher(Protocol):
@@ -112,8 +119,10 @@ class Lane:
         self._callers: dict[Visitor, Caller] = {}
         self._places: dict[tuple[str, str], Repository] = {}
         self._answers: dict[tuple[str, bytes], Rendered] = {}
-        self._body_bytes = 0
+        self._kept_bytes = 0
         self._closed = False
+        self._scratch = memoryview(bytearray(WHOLE_BYTES_MAX))
+        """What files are read into: it is copied out of it at once."""
         self._second = 0
         self._dated = b""
         self._ids = itertools.count()
@@ -145,7 +154,10 @@ class Lane:
                 return None
             rendered = known.rendered
             if rendered is None:
-                rendered = self._render(known, asking, plain=peer.plain)
+                rendered = self._render(known, asking)
+            data, reader = _NOTHING, None
+            if rendered.file:
+                data, reader = self._open(known, asking, plain=peer.plain)
         except (_Waits, Unauthenticated, OciError, EngineError):
             # The plain path says what is wrong.
             return None
@@ -153,9 +165,9 @@ class Lane:
             method, item = asking.method, asking.target.item
             manifests.count_pull(self._store, known.repository, method, item)
         request_id = b"%b%012x" % (self._id_start, next(self._ids) & _ID_MASK)
-        text = b"".join((rendered.head, self._stamp(now), request_id, rendered.rest))
-        answer = Answer(asking, peer, known.caller, rendered, request_id, begun, text)
-        if self._watcher is not None and rendered.reader is None:
+        text = b"".join((rendered.head, self._stamp(now), request_id, rendered.rest, data))
+        answer = Answer(asking, peer, known.caller, rendered, request_id, begun, text, reader)
+        if self._watcher is not None and reader is None:
             self._watcher.answered(answer, rendered.size, gone=False)
         return answer
 
@@ -184,7 +196,7 @@ class Lane:
             self._callers.clear()
             self._places.clear()
             self._answers.clear()
-            self._body_bytes = 0
+            self._kept_bytes = 0
         known = self._known.get(asking)
         if known is None:
             known = self._look_up(asking)
@@ -219,11 +231,11 @@ class Lane:
             remember(self._places, place, repository, len(name))
         return Known(caller, repository, self._answers.get((visitor.origin.region, asking.line)))
 
-    def _render(self, known: Known, asking: Asking, *, plain: bool) -> Rendered:
+    def _render(self, known: Known, asking: Asking) -> Rendered:
         """What the plain path's functions say, as bytes; remembered where it lasts."""
         store, repository = self._store, known.repository
         target, with_body = asking.target, asking.method == "GET"
-        response: web.Response | None
+        response: web.StreamResponse | None
         lasting, pull = True, False
         try:
             if target.endpoint == "manifest":
@@ -233,44 +245,60 @@ class Lane:
                 response, lasting = _at_once(blobs.summary(store, repository, target.item))
             else:
                 response, lasting = _at_once(blobs.at_hand(store, repository, target.item))
-                if response is None and plain:
-                    return self._render_file(repository, target.item)
             if response is None:
                 raise _Waits
         except OciError as error:
             response, pull = error.response(), False
         except NotFound as error:
             response, pull = oci_error(error).response(), False
-        body = response.body
-        if not isinstance(body, bytes):
-            body = b""
         response.headers.update(API_VERSION)
-        response.headers.setdefault("Content-Length", str(len(body)))
-        if not with_body:
-            body = b""
-        rendered = Rendered(response.status, _head(response), _END + body, len(body), pull)
+        size, body, file = 0, b"", False
+        if isinstance(response, web.Response):
+            found = response.body if isinstance(response.body, bytes) else b""
+            response.headers.setdefault("Content-Length", str(len(found)))
+            if with_body:
+                size, body = len(found), found
+        else:
+            size, file = response.content_length or 0, True
+        rendered = Rendered(response.status, _head(response), _END + body, size, pull, file)
         if lasting:
             self._keep(known, asking, rendered)
         return rendered
 
     def _keep(self, known: Known, asking: Asking, rendered: Rendered) -> None:
-        if self._body_bytes + rendered.size > BODY_BYTES_MAX or len(asking.line) > KEY_BYTES_MAX:
+        size = len(rendered.rest)
+        if self._kept_bytes + size > KEPT_BYTES_MAX or len(asking.line) > KEY_BYTES_MAX:
             return
         if len(self._answers) >= REMEMBERED_MAX:
             # Both of them: each holds the bytes that are counted.
             self._answers.clear()
             self._known.clear()
-            self._body_bytes = 0
-        self._body_bytes += rendered.size
+            self._kept_bytes = 0
+        self._kept_bytes += size
         self._answers[asking.visitor.origin.region, asking.line] = known.rendered = rendered
 
-    def _render_file(self, repository: Repository, item: str) -> Rendered:
-        opened = _at_once(blobs.open_already(self._store, repository, item))
-        if opened is None:
+    def _open(
+        self, known: Known, asking: Asking, *, plain: bool
+    ) -> tuple[memoryview, BlobReader | None]:
+        """The content of a file that is open, or who reads it. Raises _Waits for another one."""
+        if known.reader is None:
+            item = asking.target.item
+            reader = _at_once(blobs.open_already(self._store, known.repository, item))
+            if known.rendered is not None:
+                known.reader = reader
+        else:
+            reader = known.reader.again()
+        file = None if reader is None else reader.file()
+        if reader is None or file is None:
             raise _Waits
-        response, reader = opened
-        head = _head(response)
-        return Rendered(response.status, head, _END, reader.length, pull=False, reader=reader)
+        data = self._scratch[: reader.length]
+        whole = reader.length <= WHOLE_BYTES_MAX and sendfile.read_cached(*file[:2], data)
+        if plain and not whole:
+            return _NOTHING, reader
+        reader.release()
+        if not whole:
+            raise _Waits
+        return data, None
 
 
 def _head(response: web.StreamResponse) -> bytes:
@@ -280,6 +308,7 @@ def _head(response: web.StreamResponse) -> bytes:
     return ("\r\n".join(lines) + "\r\nDate: ").encode()
 
 
+_NOTHING: Final = memoryview(b"")
 _END: Final = b"\r\n\r\n"
 _SERVER: Final = f"\r\nServer: {SERVER}\r\nX-Request-Id: ".encode()
 _ID_DIGITS: Final = 12

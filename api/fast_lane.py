@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -56,7 +57,7 @@ class LaneConnection(Connection):
 
     __slots__ = (
         "_between", "_buffers", "_drain", "_free", "_held", "_held_bytes", "_kept_from", "_lane",
-        "_peer", "_sending", "_waiting",
+        "_peer", "_sending",
     )  # fmt: skip
 
     def __init__(
@@ -84,8 +85,6 @@ class LaneConnection(Connection):
         client has sent it already.
         """
         self._sending: Sending | None = None
-        self._waiting: Sending | None = None
-        """Begins when the transport has sent the head."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As ever, and note who it is."""
@@ -100,23 +99,14 @@ class LaneConnection(Connection):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """As ever; a file on its way goes no further."""
-        sending, self._waiting = self._sending, None
-        if sending is not None:
-            sending.stop(ConnectionResetError("the connection was lost"))
+        if self._sending is not None:
+            self._sending.stop(ConnectionResetError("the connection was lost"))
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as in the class above
         """As ever; what is held is all there is, and the parser sees whether it is whole."""
         self.release_body()
         return super().eof_received()
-
-    def resume_writing(self) -> None:
-        """As ever; the head of a file is gone, perhaps."""
-        super().resume_writing()
-        sending, self._waiting = self._waiting, None
-        if sending is not None and self.transport is not None:
-            self.transport.set_write_buffer_limits()
-            sending.start()
 
     def data_received(self, data: bytes) -> None:
         """Answer at once, hold, or hand on."""
@@ -250,30 +240,26 @@ class LaneConnection(Connection):
         manager.requests_count += 1
         self._request_count += 1
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        transport.write(answer.text)
-        reader = answer.rendered.reader
-        if reader is not None:
-            self._send(transport, answer, reader)
+        if answer.reader is None:
+            transport.write(answer.text)
+        else:
+            self._send(transport, answer, answer.reader)
         return True
 
     def _send(self, transport: asyncio.Transport, answer: Answer, reader: BlobReader) -> None:
         file = reader.file()
         assert file is not None
         self._free = False
-        self._pause_reading_for_buffer()
         self._drain.begin()
         try:
-            sending = Sending(transport, *file, lambda error: self._sent(answer, reader, error))
+            done = partial(self._sent, answer, reader)
+            sending = self._sending = Sending(transport, *file, done, answer.text)
         except OSError as error:
             self._sent(answer, reader, error)
             return
-        self._sending = sending
-        if transport.get_write_buffer_size():
-            self._waiting = sending
-            # At a limit of zero the transport says when its buffer is empty.
-            transport.set_write_buffer_limits(high=0)
-        else:
-            sending.start()
+        sending.start()
+        if self._sending is not None:
+            self._pause_reading_for_buffer()
 
     def _sent(self, answer: Answer, reader: BlobReader, error: Exception | None) -> None:
         self._sending = None
@@ -283,7 +269,8 @@ class LaneConnection(Connection):
         if error is None and self.transport is not None:
             self._free = True
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            self._resume_reading_for_buffer()
+            if self._buffer_paused:
+                self._resume_reading_for_buffer()
             return
         if error is not None and not isinstance(error, ConnectionError):
             _log.error("breaking off GET of blob %s: %s", reader.digest, error)

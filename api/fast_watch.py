@@ -61,7 +61,7 @@ class LaneWatch:
             path=asking.line.split(b" ")[1].decode("ascii"),
             version="HTTP/1.1",
             status=status,
-            size=len(answer.text) + (0 if answer.rendered.reader is None else content),
+            size=len(answer.text) + (0 if answer.reader is None else content),
             seconds=seconds,
             agent=visitor.agent,
             actor="" if key is None else key.access_key,

@@ -45,17 +45,23 @@ class Sending:
     """
 
     __slots__ = (
-        "_busy", "_done", "_ended", "_file", "_loop", "_offset", "_patience", "_sock", "_stop",
-        "_watching",
+        "_busy", "_done", "_ended", "_file", "_head", "_loop", "_offset", "_patience", "_sock",
+        "_stop", "_watching",
     )  # fmt: skip
 
     def __init__(
-        self, transport: asyncio.Transport, file: int, offset: int, count: int, done: Done
+        self,
+        transport: asyncio.Transport,
+        file: int,
+        offset: int,
+        count: int,
+        done: Done,
+        head: bytes = b"",
     ) -> None:
         """Raises ConnectionError where the transport is closing.
 
         Nothing may wait between the making and ``start``, nor be in the transport's buffer then.
-        ``file`` is the caller's until ``done``.
+        ``file`` is the caller's until ``done``; ``head`` goes out before it.
         """
         if transport.is_closing():
             raise ConnectionResetError("the connection was lost")
@@ -65,9 +71,9 @@ class Sending:
         self._offset = offset
         self._stop = offset + count
         self._done = done
-        self._patience = pace.Watch(
-            pace.Pace(pace.READER_GRACE_SECONDS), lambda: self._offset, self._give_up
-        )
+        self._head = head
+        self._patience: pace.Watch | None = None
+        """Once the client took less than it was sent."""
         self._watching = False
         self._busy = False
         """Whether a thread works on the descriptors."""
@@ -86,9 +92,12 @@ class Sending:
             self._finish(reason)
 
     def _step(self) -> None:
-        self._patience.end()
+        if self._patience is not None:
+            self._patience.end()
         turn = TURN_BYTES
         while turn > 0 and not self._busy:
+            if self._head and not self._send_head():
+                return
             want = min(turn, self._stop - self._offset)
             try:
                 if not _cached(self._file, self._offset, want):
@@ -115,6 +124,19 @@ class Sending:
     def _resume(self) -> None:
         if self._sock >= 0:
             self._step()
+
+    def _send_head(self) -> bool:
+        """Whether all of it went."""
+        try:
+            self._head = self._head[os.write(self._sock, self._head) :]
+        except BlockingIOError:
+            pass  # watched below, as a part that went
+        except OSError as error:
+            self._finish(_translated(error))
+            return False
+        if self._head:
+            self._watch()
+        return not self._head
 
     def _advance(self, sent: int) -> bool:
         """Count what was sent; whether there is more to do."""
@@ -154,6 +176,9 @@ class Sending:
         if not self._watching:
             self._watching = True
             self._loop.add_writer(self._sock, self._step)
+        if self._patience is None:
+            patience = pace.Pace(pace.READER_GRACE_SECONDS)
+            self._patience = pace.Watch(patience, lambda: self._offset, self._give_up)
         self._patience.begin()
 
     def _unwatch(self) -> None:
@@ -171,7 +196,8 @@ class Sending:
         if self._watching:
             self._watching = False
             self._loop.remove_writer(sock)
-        self._patience.close()
+        if self._patience is not None:
+            self._patience.close()
         os.close(sock)
         self._done(error)
 
@@ -242,6 +268,17 @@ def _translated(error: OSError) -> OSError:
     if error.errno in _GONE and not isinstance(error, ConnectionError):
         return ConnectionResetError("the connection was lost")
     return error
+
+
+def read_cached(file: int, offset: int, buffer: memoryview) -> bool:
+    """Fill a buffer from a file; False where that is not all in memory, or cannot be told."""
+    if not _NOWAIT:
+        return False
+    try:
+        return os.preadv(file, [buffer], offset, _NOWAIT) == len(buffer)
+    except OSError:
+        # Whoever reads it in another way meets that too, and says so.
+        return False
 
 
 def _cached(file: int, offset: int, count: int) -> bool:

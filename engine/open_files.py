@@ -46,13 +46,13 @@ class OpenFiles:
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def at_hand(self, blob: Blob) -> Original | None:
-        """The blob's file, if it is open and has its size; give it back with ``release``."""
-        kept = self._files.get(blob.file_id)
+    def at_hand(self, file_id: int) -> Original | None:
+        """The file, if it is open and has its size; give it back with ``release``."""
+        kept = self._files.get(file_id)
         if kept is None:
             return None
         if not kept.original.reader.is_whole():
-            self._forget(blob.file_id)
+            self._forget(file_id)
             return None
         kept.readers += 1
         return kept.original

@@ -97,12 +97,35 @@ class BlobReader:
             return False
         sha, blob, data = await self._look_up()
         if data is None:
-            self._original = self._core.files.open.at_hand(blob)
+            self._original = self._core.files.open.at_hand(blob.file_id)
             if self._original is None:
                 return False
             self._lies = sha, blob.file_id
         self._found(blob, data)
         return True
+
+    def again(self) -> BlobReader | None:
+        """Another one of the same, entered, if it is a file that is still open; else None.
+
+        For whoever knows that the store has not changed since (``Store.version``), and that no
+        hold could have run out: nobody's right to the blob is looked at.
+        """
+        if self._lies is None:
+            return None
+        original = self._core.files.open.at_hand(self._lies[1])
+        if original is None:
+            return None
+        reader = BlobReader(
+            self._core,
+            self.digest,
+            owner=self._owner,
+            offset=self.offset,
+            length=self._asked,
+            verify=False,
+        )
+        reader.size, reader.length = self.size, self.length
+        reader._lies, reader._original = self._lies, original
+        return reader
 
     def _found(self, blob: Blob, data: bytes | None) -> None:
         self.size = blob.size
@@ -143,7 +166,7 @@ class BlobReader:
     async def _try(self, blob: Blob) -> str | None:
         """Open the file; says why not, if it cannot be served."""
         files = self._core.files.open
-        original = files.at_hand(blob)
+        original = files.at_hand(blob.file_id)
         if original is None:
             try:
                 original = await files.open(blob)

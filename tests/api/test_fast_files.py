@@ -19,6 +19,7 @@ from lane_support import FILE, Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
 
 from holdfast.api import pace, sendfile
+from holdfast.api.fast_answers import WHOLE_BYTES_MAX
 from holdfast.engine import open_files
 
 BIG = os.urandom(1 << 16) * 400
@@ -69,7 +70,7 @@ def test_every_size_around_the_boundaries(stage: Stage) -> None:
     turn = sendfile.TURN_BYTES
 
     async def story() -> None:
-        for size in (40_000, turn - 1, turn, turn + 1, 3 * turn + 7):
+        for size in (40_000, WHOLE_BYTES_MAX, WHOLE_BYTES_MAX + 1, turn, turn + 1, 3 * turn + 7):
             data = BIG[:size]
             sent = world.get(f"/v2/app/web/blobs/{await world.blob('app/web', data)}")
             plain, fast = await world.same([sent]), await world.same([sent])
@@ -78,7 +79,7 @@ def test_every_size_around_the_boundaries(stage: Stage) -> None:
 
     stage.run(story())
     # Each was asked of the plain path first, which opened it.
-    assert world.lane.answered == 10
+    assert world.lane.answered == 12
 
 
 def test_requests_that_wait_for_the_end_of_a_file(stage: Stage) -> None:
@@ -210,14 +211,20 @@ def test_an_idle_timer_does_not_end_a_transfer(stage: Stage) -> None:
     assert world.lane.answered == 1
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["held", "linked"])
 def test_a_file_that_was_cut_off_is_not_served_as_whole(
-    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture, linked: bool
 ) -> None:
     """Not even when it is open already: its size is looked at each time."""
     world = stage.world
 
     async def story() -> None:
+        if linked:  # then the lane remembers where it lies
+            await world.manifest("app/web", "big", BIG)
         sent = await big(world)
+        for _ in range(2):
+            (answer, _) = await world.same([sent])
+            assert body(answer) == BIG
         (path,) = (
             path
             for path in (tmp_path / "store" / "files").rglob("*")
@@ -259,6 +266,27 @@ def test_a_swept_file_is_let_go_of(stage: Stage, monkeypatch: pytest.MonkeyPatch
                 await asyncio.sleep(0.01)
 
     stage.run(story())
+
+
+def test_a_file_that_is_remembered_goes_with_its_image(stage: Stage) -> None:
+    """What the lane knows of a linked file ends with any change of the store."""
+    world, store = stage.world, stage.world.store
+    data = BIG[:50_000]
+    sent = world.get(f"/v2/app/web/blobs/{digest_of(data)}")
+
+    async def story() -> None:
+        await world.manifest("app/web", "gone", data)
+        for _ in range(3):
+            (answer, _) = await world.same([sent])
+            assert body(answer) == data
+        repository = await store.locate("fr-par", "app/web")
+        assert repository.image_id is not None
+        await store.images.delete(repository.image_id)
+        (answer, _) = await world.same([sent])
+        assert answer.startswith(b"HTTP/1.1 404 ")
+
+    stage.run(story())
+    assert world.lane.answered == 4
 
 
 def test_many_files_do_not_stay_open(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -441,7 +441,7 @@ def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyP
         sent = world.get(f"/v2/app/web/manifests/t{number}", f"User-Agent: {number}")
         assert lane.answer(sent, peer) is not None
         assert all(len(memory) <= 10 for memory in memories)
-        assert lane._body_bytes == sum(answer.size for answer in lane._answers.values())
+        assert lane._kept_bytes == sum(len(answer.rest) for answer in lane._answers.values())
         kept = {known.rendered for known in lane._known.values()} - {None}
         assert kept <= set(lane._answers.values())
     long = world.get("/v2/app/web/manifests/v1", "Accept: " + "x" * 3000)
