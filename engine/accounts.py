@@ -215,7 +215,7 @@ class Keys:
             created=self._core.now(),
             expires=_expiry(expires_at),
         )
-        return await self._core.ledger.transact(create, row), secret
+        return await self._core.grow(create, row), secret
 
     async def list(
         self, *, project_id: UUID | None = None, page: int = 1, page_size: int = 100

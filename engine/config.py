@@ -21,6 +21,10 @@ DESCRIPTION_CHARS_MAX: Final = 1000
 RESERVE_BYTES: Final = 256 * 1024 * 1024
 RESERVE_SHARE: Final = 20
 
+LEDGER_RESERVE_BYTES: Final = 16 * 1024 * 1024
+"""With less room than this for rows (or an eighth of a map that is small, or a quarter of
+``disk_reserve_bytes``) nothing is added to the ledger: a delete writes rows before it frees any."""
+
 HOUR: Final = 3600.0
 DAY: Final = 24 * 3600
 
@@ -60,7 +64,8 @@ class StoreConfig:
     """Whether ``recompress`` may store compressible blobs as framed zstd."""
 
     map_bytes: int = 1 << 40
-    """Address space of the ledger's map: sparse, never resized, so choose it once and large."""
+    """Address space of the ledger's map: sparse, never resized, so choose it once and large. The
+    last of it is left to deletes (``LEDGER_RESERVE_BYTES``)."""
 
     threads: int = 8
     """Threads for file and hash work of one process."""
@@ -73,7 +78,8 @@ class StoreConfig:
 
     disk_reserve_bytes: int | None = None
     """Below this much free space the trash is emptied early and new uploads are refused. Running
-    uploads get half of it; the rest stays for the ledger, without which nothing can be deleted.
+    uploads get half of it; the rest stays for the ledger, and of that the last for deletes
+    (``LEDGER_RESERVE_BYTES``).
     None: 256 MiB, or a twentieth of a file system where that is less."""
 
     def __post_init__(self) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .config import StoreConfig
+from .config import LEDGER_RESERVE_BYTES, StoreConfig
 from .depot import Depot
 from .errors import StorageFull
 from .files import Files
-from .ledger import Ledger
+from .ledger import Ledger, P, Room, T, Transaction, Work
 from .offload import Threads
 
 SECOND: Final = 1_000_000
@@ -44,6 +44,21 @@ class Core:
         given = self.config.disk_reserve_bytes
         return self.reserve_default if given is None else given
 
+    @property
+    def ledger_reserve(self) -> Room:
+        """Room in the ledger that is left to deletes."""
+        return Room(
+            min(LEDGER_RESERVE_BYTES, self.config.map_bytes // 8),
+            min(LEDGER_RESERVE_BYTES, self.reserve_bytes // 4),
+        )
+
+    async def grow(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Transact, for work that adds to the ledger. Raises StorageFull where it is nearly full.
+
+        What is left then is for deletes: they write rows too, before anything is freed.
+        """
+        return await self.ledger.transact(growing, self.ledger_reserve, work, *args, **kwargs)
+
     def hold_until(self, now: int) -> int:
         """When a hold that is made now ends."""
         return now + int(self.config.hold_seconds * SECOND)
@@ -61,6 +76,21 @@ class Core:
         less than ``reserve`` of it."""
         if self.depot.free_bytes() - size < reserve:
             raise StorageFull("depot")
+
+
+async def growing(
+    txn: Transaction, reserve: Room, work: Work[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Do the work if more than the reserve is left. Raises StorageFull, and what it raises."""
+    if await runs_low(txn, reserve):
+        raise StorageFull("ledger")
+    return await work(txn, *args, **kwargs)
+
+
+async def runs_low(txn: Transaction, reserve: Room) -> bool:
+    """Whether the ledger has less room than the reserve."""
+    room = await txn.room()
+    return room.map < reserve.map or room.disk < reserve.disk
 
 
 def entropy() -> bytes:

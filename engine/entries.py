@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from .errors import Corrupt
+from .errors import Corrupt, StorageFull
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -20,11 +20,15 @@ async def each(
 
     ``work`` has to be all or nothing, as a transaction is. One bad entry among n costs about
     2 log2(n) more calls. ``refused`` gets each entry for which ``work`` raises Corrupt alone.
+    A transaction that is too large for what room is left is halved too.
     """
     if not entries:
         return []
     try:
         return [await work(tuple(entries))]
+    except StorageFull:
+        if len(entries) == 1:
+            raise
     except Corrupt as error:
         if len(entries) == 1:
             await refused(entries[0], error)

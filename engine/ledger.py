@@ -15,7 +15,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 from . import layout
 from .errors import Corrupt
@@ -29,6 +38,13 @@ VALUE_BYTES_MAX: Final = 64 * 1024
 Rows = list[tuple[bytes, bytes]]
 Work = Callable[Concatenate["Transaction", P], Coroutine[Any, Any, T]]
 """A transaction's body."""
+
+
+class Room(NamedTuple):
+    """What a ledger's rows may still take, in bytes; pages that are free inside count in both."""
+
+    map: int
+    disk: int
 
 
 class Transaction(Protocol):
@@ -61,6 +77,9 @@ class Transaction(Protocol):
 
     async def counter(self, key: bytes) -> int:
         """The value of a counter; 0 where there is no row. Raises Corrupt."""
+
+    async def room(self) -> Room:
+        """What rows may still take, this transaction's counted as they stand."""
 
 
 class Ledger(Protocol):
@@ -139,6 +158,7 @@ __all__ = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "Ledger",
+    "Room",
     "Rows",
     "Transaction",
     "Work",

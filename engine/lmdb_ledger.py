@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EIO, ENOSPC
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,9 @@ _CHECK_COMMITS: Final = 1000
 _CHECK_SECONDS: Final = 60.0
 """How often slots of killed readers are looked for: such a reader keeps freed pages from reuse."""
 
+_SCRAP_BYTES: Final = 1024 * 1024
+"""A disk with less free space is full: where it cuts a write short, LMDB says EIO."""
+
 _NOTHING: Final = b"\xff" * (KEY_BYTES_MAX + 1)
 """A key that no row has: it is over the limit. LMDB allows 511 bytes."""
 
@@ -53,8 +56,11 @@ class _Environment:
     _open: Final[dict[tuple[int, int, int], _Environment]] = {}
     _opening: Final = threading.Lock()
 
-    def __init__(self, env: lmdb.Environment, key: tuple[int, int, int]) -> None:
+    def __init__(self, env: lmdb.Environment, path: Path, key: tuple[int, int, int]) -> None:
         self.env = env
+        self.map_bytes = env.info()["map_size"]
+        self._page_bytes = env.stat()["psize"]
+        self._path = path
         self.commits = 0
         self.members = 0
         self._key = key
@@ -71,7 +77,7 @@ class _Environment:
         with cls._opening:
             environment = cls._open.get(key)
             if environment is None:
-                environment = cls._open[key] = cls(_open(path, map_bytes), key)
+                environment = cls._open[key] = cls(_open(path, map_bytes), path, key)
             else:
                 environment._users += 1
             return environment
@@ -91,11 +97,11 @@ class _Environment:
             outcomes = self._together(group) if len(group) > 1 else self._alone(group[0])
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             if len(group) == 1:
-                return [(None, _failure(error))]
+                return [(None, self._failure(error))]
             # Only those that do not fit shall fail.
             return [outcome for member in group for outcome in self.commit([member])]
         except lmdb.Error as error:
-            return [(None, _failure(error)) for _ in group]
+            return [(None, self._failure(error)) for _ in group]
         with self._counting:
             self.commits += 1
             self.members += len(group)
@@ -116,7 +122,7 @@ class _Environment:
         txn = self.env.begin(write=True)
         try:
             tally = Tally()
-            outcome = _attempt(txn, member, tally)
+            outcome = self._attempt(txn, member, tally)
             if outcome[1] is None:
                 settle(txn, tally.values)
                 txn.commit()
@@ -133,7 +139,7 @@ class _Environment:
             tally = Tally()
             for member in group:
                 child = begin(None, txn, True)
-                outcome = _attempt(child, member, tally)
+                outcome = self._attempt(child, member, tally)
                 if outcome[1] is None:
                     child.commit()
                 outcomes.append(outcome)
@@ -143,6 +149,44 @@ class _Environment:
             txn.abort()
             raise
         return outcomes
+
+    def _attempt(self, txn: lmdb.Transaction[bytes], member: Member, tally: Tally) -> Outcome:
+        """Run one member; unless it succeeds, its transaction is aborted.
+
+        Raises MapFullError and TxnFullError.
+        """
+        _, work, args, kwargs = member
+        # An error keeps this frame alive, and the future will keep the error: no cycle, please.
+        del member
+        try:
+            writing = Writing(txn, self, tally)
+            result = drive(work(writing, *args, **kwargs))
+            writing.succeeded()
+            return result, None
+        except (lmdb.MapFullError, lmdb.TxnFullError):
+            txn.abort()
+            raise
+        except lmdb.Error as error:
+            txn.abort()
+            return None, self._failure(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+            txn.abort()
+            return None, error
+
+    def disk_bytes(self) -> int:
+        """What the disk still takes, and the file has taken of it. Blocks. Raises OSError."""
+        return self._free_bytes() + (self.env.info()["last_pgno"] + 1) * self._page_bytes
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._path)
+        return disk.f_bavail * disk.f_frsize
+
+    def _failure(self, error: lmdb.Error) -> EngineError:
+        failure = _failure(error)
+        if error.code == EIO and self._free_bytes() < _SCRAP_BYTES:
+            failure = StorageFull("ledger")
+            failure.__cause__ = error
+        return failure
 
     def _check_readers(self) -> None:
         self._check_commits += 1
@@ -248,7 +292,7 @@ class LmdbLedger:
         try:
             txn = self._begin()
             try:
-                return drive(work(Reading(txn), *args, **kwargs))
+                return drive(work(Reading(txn, self._environment), *args, **kwargs))
             finally:
                 txn.abort()
         except lmdb.Error as error:
@@ -329,30 +373,6 @@ class LmdbLedger:
             self._aside_ended.wait_for(lambda: not self._asides)
         self._commits.stop(self._environment.release)
         self._commits.join()
-
-
-def _attempt(txn: lmdb.Transaction[bytes], member: Member, tally: Tally) -> Outcome:
-    """Run one member; unless it succeeds, its transaction is aborted.
-
-    Raises MapFullError and TxnFullError.
-    """
-    _, work, args, kwargs = member
-    # An error keeps this frame alive, and the future will keep the error: no cycle, please.
-    del member
-    try:
-        writing = Writing(txn, tally)
-        result = drive(work(writing, *args, **kwargs))
-        writing.succeeded()
-        return result, None
-    except (lmdb.MapFullError, lmdb.TxnFullError):
-        txn.abort()
-        raise
-    except lmdb.Error as error:
-        txn.abort()
-        return None, _failure(error)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
-        txn.abort()
-        return None, error
 
 
 def _failure(error: lmdb.Error | OSError) -> EngineError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Final, Protocol
+from typing import Final, Protocol, TypedDict
 
 from .errors import Corrupt
-from .ledger import Rows
+from .ledger import Room, Rows
 from .rows import check_key, check_row, counted, counter_row, counter_sum
 
 _SKIP_STEP: Final = 1024
@@ -39,6 +39,15 @@ class Cursor(Protocol):
         """This row and all before it."""
 
 
+class Stat(TypedDict):
+    """Numbers of pages, and their size in bytes."""
+
+    psize: int
+    branch_pages: int
+    leaf_pages: int
+    overflow_pages: int
+
+
 class Txn(Protocol):
     """What is used of a transaction of the binding."""
 
@@ -54,14 +63,27 @@ class Txn(Protocol):
     def cursor(self) -> Cursor:
         """A cursor, which lives as long as the transaction."""
 
+    def stat(self) -> Stat:
+        """How many pages the rows take, as the transaction sees them."""
+
+
+class Space(Protocol):
+    """Where the rows lie."""
+
+    map_bytes: int
+
+    def disk_bytes(self) -> int:
+        """What the disk still takes, and the file has taken of it. Blocks for a look at it."""
+
 
 class Reading:
     """A transaction that only reads. Not usable after its end."""
 
-    __slots__ = ("_cursor", "_txn")
+    __slots__ = ("_cursor", "_space", "_txn")
 
-    def __init__(self, txn: Txn) -> None:
+    def __init__(self, txn: Txn, space: Space) -> None:
         self._txn = txn
+        self._space = space
         self._cursor: Cursor | None = None
 
     async def get(self, key: bytes) -> bytes | None:
@@ -116,16 +138,28 @@ class Reading:
         check_key(key)
         return counted(key, self._txn.get(key))
 
+    async def room(self) -> Room:
+        """What rows may still take."""
+        stat = self._txn.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        live = pages * stat["psize"]
+        return Room(self._space.map_bytes - live, self._disk_bytes() - live)
+
+    def _disk_bytes(self) -> int:
+        return self._space.disk_bytes()
+
 
 class Tally:
-    """The counters of one group that changed, with their values so far."""
+    """What the members of one group have in common: the counters that changed, and the disk."""
 
-    __slots__ = ("kinds", "values")
+    __slots__ = ("disk_bytes", "kinds", "values")
 
     def __init__(self) -> None:
         self.values: dict[bytes, int] = {}
         self.kinds: set[bytes] = set()
         """First bytes of their keys: tells most scans that no counter concerns them."""
+        self.disk_bytes: int | None = None
+        """What the space said, once a member has asked."""
 
 
 class Writing(Reading):
@@ -138,8 +172,8 @@ class Writing(Reading):
 
     __slots__ = ("_tally", "changed")
 
-    def __init__(self, txn: Txn, tally: Tally) -> None:
-        super().__init__(txn)
+    def __init__(self, txn: Txn, space: Space, tally: Tally) -> None:
+        super().__init__(txn, space)
         self._tally = tally
         self.changed: dict[bytes, int] = {}
 
@@ -197,6 +231,11 @@ class Writing(Reading):
         """The value of a counter."""
         value = self._aside(key)
         return await super().counter(key) if value is None else value
+
+    def _disk_bytes(self) -> int:
+        if self._tally.disk_bytes is None:
+            self._tally.disk_bytes = super()._disk_bytes()
+        return self._tally.disk_bytes
 
 
 def settle(txn: Txn, tally: dict[bytes, int]) -> None:

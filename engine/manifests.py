@@ -187,7 +187,7 @@ class Manifests:
         pushed: list[Pushed] = []
 
         async def commit(arrival: Arrival) -> Outcome:
-            outcome, done = await self._core.ledger.transact(
+            outcome, done = await self._core.grow(
                 manifest_put.put, repository, push, arrival, self._core.now(), random
             )
             if done is not None:

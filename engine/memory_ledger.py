@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 
 from .errors import Closed, Corrupt
-from .ledger import P, Rows, T, Work, drive
+from .ledger import P, Room, Rows, T, Work, drive
 from .rows import added, check_key, check_row, counted
 
 
@@ -69,6 +70,9 @@ class _Reading:
     async def counter(self, key: bytes) -> int:
         check_key(key)
         return counted(key, self._table.rows.get(key))
+
+    async def room(self) -> Room:
+        return Room(sys.maxsize, sys.maxsize)
 
 
 class _Writing(_Reading):

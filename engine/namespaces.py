@@ -277,7 +277,7 @@ class Namespaces:
             created=0,
             updated=0,
         )
-        return await self._core.ledger.transact(create, draft, self._core.now(), entropy())
+        return await self._core.grow(create, draft, self._core.now(), entropy())
 
     async def get(self, namespace_id: UUID) -> Namespace:
         """The namespace with that id. Raises NotFound."""

@@ -195,7 +195,7 @@ class Store:
         intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms)
 
         async def commit(arrival: Arrival) -> Outcome:
-            return await core.ledger.transact(roots.keep, root, arrival, core.now())
+            return await core.grow(roots.keep, root, arrival, core.now())
 
         try:
             async for piece in sources.pieces(source):
@@ -297,7 +297,7 @@ class Store:
         """
         core = self.core
         now = core.now()
-        return await core.ledger.transact(
+        return await core.grow(
             mounts.mount,
             repository,
             Digest.parse(digest),

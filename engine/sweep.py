@@ -12,8 +12,8 @@ from typing import Final
 from . import aside, entries, layout, purge
 from .aside import SetAside
 from .background import Background
-from .core import Core
-from .errors import Corrupt
+from .core import Core, runs_low
+from .errors import Corrupt, StorageFull
 
 _log: Final = logging.getLogger(__name__)
 
@@ -108,7 +108,15 @@ class Sweeper:
         keys = await ledger.read(purge.due, layout.TRASH, until, 1)
 
         async def take(some: tuple[bytes, ...]) -> int:
-            return await ledger.transact(purge.step, some[0], now, STEP)
+            limit = STEP
+            while True:
+                try:
+                    return await ledger.transact(purge.step, some[0], now, limit)
+                except StorageFull:
+                    # A smaller step may do with what room is left.
+                    if limit == 1:
+                        raise
+                limit = max(1, limit // 8)
 
         taken = await entries.each(take, keys, partial(self._set_aside, done))
         done.entries += sum(taken)
@@ -165,12 +173,17 @@ class Sweeper:
     async def _turn(self) -> float:
         """One step; says how long to rest after it, in seconds, to keep the rate."""
         await self._recover_now_and_then()
-        free = await self._core.threads.run(self._core.depot.free_bytes)
-        done = await self.step(early=free < self._core.reserve_bytes)
+        done = await self.step(early=await self._runs_low())
         work = done.entries + done.files
         if not work:
             return _IDLE
         return min(work / self._core.config.sweep_entries_per_second, _IDLE * 5)
+
+    async def _runs_low(self) -> bool:
+        core = self._core
+        if await core.threads.run(core.depot.free_bytes) < core.reserve_bytes:
+            return True
+        return await core.ledger.read(runs_low, core.ledger_reserve)
 
     async def _recover_now_and_then(self) -> None:
         # Noted first each time: where it fails, the queues are not to wait for it.

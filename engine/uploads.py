@@ -77,9 +77,7 @@ class Uploads:
             expires=self._core.upload_until(now),
         )
         limits = self._passing.limits(repository.namespace_id)
-        await self._core.ledger.transact(
-            sessions.begin, repository, draft, session_id, limits, entropy()
-        )
+        await self._core.grow(sessions.begin, repository, draft, session_id, limits, entropy())
         return self._view(session_id, draft, 0)
 
     async def _require_disk(self, size: int) -> None:
@@ -291,7 +289,7 @@ class Uploads:
         async def commit(arrival: Arrival) -> Outcome:
             now = core.now()
             limits = self._passing.limits(namespace_id)
-            return await core.ledger.transact(
+            return await core.grow(
                 sessions.deliver, repository, arrival, now, core.hold_until(now), random, limits
             )
 

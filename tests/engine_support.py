@@ -28,7 +28,7 @@ from holdfast.engine import (
     StoreConfig,
 )
 from holdfast.engine import datadir as engine_datadir
-from holdfast.engine.core import Core
+from holdfast.engine.core import Core, growing
 from holdfast.engine.datadir import Opened
 from holdfast.engine.files import Files
 from holdfast.engine.incarnation import NAME_BYTES
@@ -83,12 +83,12 @@ class Gate:
     async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
         if self.before is not None:
-            await self.before(_name(work))
+            await self.before(_name(work, args))
         try:
             return await self._inner.transact(work, *args, **kwargs)
         finally:
             if self.after is not None:
-                await self.after(_name(work))
+                await self.after(_name(work, args))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
@@ -115,7 +115,9 @@ class Gate:
             raise Closed
 
 
-def _name(work: Callable[..., object]) -> str:
+def _name(work: Callable[..., object], args: tuple[Any, ...] = ()) -> str:
+    if work is growing:
+        work = args[1]
     module = work.__module__.rpartition(".")[2]
     return f"{module}.{work.__name__}"
 

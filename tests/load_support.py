@@ -82,6 +82,20 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", str(path)], check=True, timeout=WAIT_SECONDS)
 
 
+def fill_disk(path: Path) -> Path:
+    """A file of somebody else's that takes all the space there is."""
+    ballast = path / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+    assert os.statvfs(path).f_bavail == 0
+    return ballast
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what another process does; fails when it never does it."""
     async with asyncio.timeout(WAIT_SECONDS):
