@@ -6,12 +6,12 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /src
 COPY . .
-# What is installed has no pip: the one that installs it stays behind. EXTRAS= leaves tracing out.
+# EXTRAS= leaves tracing out. What has installed everything goes at the end.
 ARG EXTRAS=[otel]
-RUN python -m venv /opt/pip \
-    && python -m venv --without-pip /opt/holdfast \
-    && /opt/pip/bin/pip --python /opt/holdfast/bin/python install --no-cache-dir \
-        -c constraints.txt ".${EXTRAS}"
+RUN python -m venv /opt/holdfast \
+    && /opt/holdfast/bin/pip install --no-cache-dir --disable-pip-version-check \
+        -c constraints.txt ".${EXTRAS}" \
+    && /opt/holdfast/bin/pip uninstall --yes setuptools pip
 
 FROM ${BASE}
 ENV PATH=/opt/holdfast/bin:$PATH \

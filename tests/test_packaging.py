@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import email
+import fcntl
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from http.client import HTTPConnection
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
 from support import ROOT, require_tool
 
 FOLDERS = ("engine", "api", "bench")
 REST = ("Makefile", "constraints.txt", "Dockerfile", ".ci", "deploy", "docs", "tests")
 """What the sdist has besides, so that it can be tested and built from."""
+
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -27,6 +35,14 @@ def run(*command: str | Path, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def pip_of_new_environment(place: Path) -> tuple[str | Path, ...]:
+    """Make an environment with nothing in it; how our own pip installs into it."""
+    run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place.parent)
+    python = place / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    return (*pip, "install", "--quiet")
 
 
 @pytest.fixture(scope="session")
@@ -41,24 +57,46 @@ def sources() -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """``once(name, make)``: a directory that is made once for all processes of a test run."""
+    top = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        top = top.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        place, done = top / name, top / f"{name}.made"
+        with (top / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(place)
+                done.touch()
+        return place
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def built(once: Once) -> tuple[Path, Path]:
     """The sdist, and the wheel that was built from it."""
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", out, ROOT, cwd=out)
+
+    def make(place: Path) -> None:
+        run(sys.executable, "-m", "build", "--outdir", place, ROOT, cwd=place.parent)
+
+    out = once("dist", make)
     (sdist,) = out.glob("*.tar.gz")
     (wheel,) = out.glob("*.whl")
     return sdist, wheel
 
 
 @pytest.fixture(scope="session")
-def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(built: tuple[Path, Path], once: Once) -> Path:
     """The interpreter of an environment that has the wheel and what it needs, nothing else."""
-    place = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "venv", place, cwd=place)
-    python = place / "bin" / "python"
-    constraints = ROOT / "constraints.txt"
-    run(python, "-m", "pip", "install", "--quiet", "-c", constraints, built[1], cwd=place)
-    return python
+
+    def make(place: Path) -> None:
+        install = pip_of_new_environment(place)
+        run(*install, "-c", ROOT / "constraints.txt", built[1], cwd=place.parent)
+
+    return once("installed", make) / "bin" / "python"
 
 
 @pytest.mark.timeout(600)
@@ -149,14 +187,14 @@ def test_the_installed_wheel_serves(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_an_editable_install_has_the_same_modules(sources: set[str], tmp_path: Path) -> None:
-    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    install = pip_of_new_environment(tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     copy = tmp_path / "copy"
     for name in (*sources, "pyproject.toml", "README.md", "LICENSE"):
         target = copy / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", copy, cwd=tmp_path)
+    run(*install, "--no-deps", "--editable", copy, cwd=tmp_path)
     program = (
         "import importlib.util, pathlib\n"
         "for folder in ('engine', 'api', 'bench'):\n"
@@ -168,3 +206,73 @@ def test_an_editable_install_has_the_same_modules(sources: set[str], tmp_path: P
         "    assert place == pathlib.Path.cwd() / 'copy' / folder, place\n"
     )
     assert set(run(python, "-c", program, cwd=tmp_path).splitlines()) == sources
+
+
+def needed(extra: str = "") -> dict[NormalizedName, Distribution]:
+    """What an installed Holdfast needs, with what that needs in turn, by name."""
+    found: dict[NormalizedName, Distribution] = {}
+    queue = [Requirement(f"holdfast[{extra}]")]
+    while queue:
+        wanted = queue.pop()
+        one = distribution(wanted.name)
+        environments = [{"extra": extra} for extra in ("", *wanted.extras)]
+        for text in one.requires or ():
+            need = Requirement(text)
+            applies = need.marker is None or any(map(need.marker.evaluate, environments))
+            if applies and canonicalize_name(need.name) not in found:
+                found[canonicalize_name(need.name)] = distribution(need.name)
+                queue.append(need)
+    return found
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {
+        canonicalize_name(name): version
+        for name, _, version in (
+            line.partition("==")
+            for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+            if not line.startswith("#")
+        )
+    }
+    assert len(needed()) > 20
+    for name, one in needed("otel").items():
+        assert pinned[name] == one.version, name
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_dependency_has_a_wheel(machine: str, tmp_path: Path) -> None:
+    """For both architectures, so that neither needs a compiler. What came as a wheel for any
+    machine has one; of the rest, the index is asked."""
+    compiled = [
+        f"{name}=={one.version}"
+        for name, one in needed("otel").items()
+        if "-none-any\n" not in (one.read_text("WHEEL") or "")
+    ]
+    assert 10 < len(compiled) < 20, compiled
+    platforms = [f"manylinux2014_{machine}", f"manylinux_2_28_{machine}"]
+    report = run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--dry-run", "--no-deps", "--ignore-installed", "--only-binary=:all:", "--report=-"),
+        *("--implementation=cp", "--python-version=3.11", f"--target={tmp_path / 'none'}"),
+        *(f"--platform={platform}" for platform in platforms),
+        *compiled,
+        cwd=tmp_path,
+    )
+    urls = [each["download_info"]["url"] for each in json.loads(report)["install"]]
+    assert len(urls) == len(compiled)
+    assert all(url.endswith(".whl") and f"_{machine}" in url for url in urls), urls
+
+
+@pytest.mark.timeout(600)
+def test_without_the_extra_traces_are_refused(installed: Path, tmp_path: Path) -> None:
+    holdfast = installed.with_name("holdfast")
+    done = subprocess.run(
+        [holdfast, "serve", "--traces=http://127.0.0.1:1", f"--data={tmp_path / 'data'}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "needs the packages of holdfast[otel]" in done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -254,23 +252,3 @@ def test_an_endpoint_that_is_none(url: str, reason: str) -> None:
     assert done.stderr.startswith("holdfast: --traces: ")
     assert reason in done.stderr
     assert "of-the-collector" not in done.stderr
-
-
-def test_without_the_extra_one_line_says_what_is_missing(tmp_path: Path) -> None:
-    program = (
-        "import sys; sys.modules['opentelemetry'] = None\nfrom holdfast.api.cli import main; main()"
-    )
-    for arguments in (("serve", "--traces=http://127.0.0.1:1"), ("config",)):
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments, f"--data={tmp_path / 'data'}"],
-            capture_output=True,
-            text=True,
-            timeout=WAIT_SECONDS,
-            check=False,
-        )
-        if arguments == ("config",):
-            assert (done.returncode, done.stderr) == (0, "")
-        else:
-            assert (done.returncode, done.stdout) == (2, "")
-            reason = "needs the packages of holdfast[otel]"
-            assert done.stderr == f"holdfast: --traces: {reason} (see holdfast serve --help)\n"

@@ -42,7 +42,6 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             f"--exec-root={home / 'run'}",
             f"--pidfile={home / 'pid'}",
             f"--config-file={settings}",
-            "--storage-driver=vfs",
             "--bridge=none",
             "--iptables=false",
             "--ip6tables=false",

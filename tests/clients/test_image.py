@@ -1,0 +1,135 @@
+"""The Dockerfile builds, and the image runs as deploy/compose.yaml says and serves docker."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from base_image_support import ENVIRONMENT, base_image
+from clients_support import Failed, Program
+from images_support import docker_archive, layers
+from operating_support import eventually
+from support import ROOT
+
+BASE, IMAGE, CONTAINER, VOLUME = "holdfast-base", "holdfast", "holdfast", "holdfast-data"
+USER = 10001
+BUILD_SECONDS = 400
+"""It fetches, and compiles, all that Holdfast needs."""
+
+
+@pytest.fixture
+def docker(new_docker: Callable[[str], Program], tmp_path: Path) -> Program:
+    """A docker command whose daemon has our image, on a base of this machine's files."""
+    program = new_docker("docker")
+    base = tmp_path / "base.tar"
+    base_image(base)
+    program("import", f"--change=ENV {ENVIRONMENT}", str(base), BASE)
+    base.unlink()
+    arguments = ("--network=host", f"--build-arg=BASE={BASE}", f"--tag={IMAGE}", str(ROOT))
+    with program.start("build", *arguments) as build:
+        said, _ = build.communicate(timeout=BUILD_SECONDS)
+    assert build.returncode == 0, said
+    return program
+
+
+def compose() -> dict[str, Any]:
+    """The service as the compose file has it."""
+    (service,) = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"].values()
+    found: dict[str, Any] = service
+    return found
+
+
+def run(docker: Program) -> None:
+    """Start it as compose does, but on ports of this machine that are free."""
+    service = compose()
+    (volume,) = service["volumes"]
+    docker(
+        "run",
+        "--detach",
+        f"--name={CONTAINER}",
+        "--network=host",
+        f"--read-only={str(service['read_only']).lower()}",
+        *(f"--cap-drop={each}" for each in service["cap_drop"]),
+        *(f"--security-opt={each}" for each in service["security_opt"]),
+        *(f"--env={each}=127.0.0.1:0" for each in service["environment"]),
+        f"--volume={VOLUME}:{volume.partition(':')[2]}",
+        "--health-interval=1s",
+        IMAGE,
+        "serve",
+        "--listen=127.0.0.1:0",
+        "--workers=2",
+    )
+
+
+def inspect(docker: Program, what: str, name: str = CONTAINER) -> Any:
+    return json.loads(docker("inspect", f"--format={{{{json {what}}}}}", name))
+
+
+def inside(docker: Program, *command: str) -> str:
+    return docker("exec", CONTAINER, *command)
+
+
+def variables(docker: Program) -> dict[str, str]:
+    """What ``holdfast env`` exports in there."""
+    said = inside(docker, "holdfast", "env").splitlines()
+    lines = (line.removeprefix("export ") for line in said)
+    return dict(shlex.split(line)[0].split("=", 1) for line in lines)
+
+
+def is_healthy(docker: Program) -> bool:
+    return bool(inspect(docker, ".State.Health.Status") == "healthy")
+
+
+@pytest.mark.timeout(600)
+def test_it_builds_runs_and_serves(docker: Program, tmp_path: Path) -> None:
+    config = inspect(docker, ".Config", IMAGE)
+    assert config["User"] == "holdfast"
+    assert list(config["Volumes"]) == ["/data"]
+    # Ours is what is added to the base: packages and the interpreter's links, no pip, no sources.
+    size = inspect(docker, ".Size", IMAGE) - inspect(docker, ".Size", BASE)
+    assert size < 120_000_000
+    with pytest.raises(Failed):
+        docker("run", "--rm", "--network=none", "--entrypoint=python", IMAGE, "-c", "import pip")
+
+    run(docker)
+    eventually(lambda: is_healthy(docker))
+    # One tree of processes below the first one, none of them root's.
+    header, *rows = docker("top", CONTAINER, "-eo", "pid,ppid,uid,args").splitlines()
+    processes = {row.split()[0]: row.split() for row in rows if "holdfast" in row}
+    assert header.split()[0] == "PID"
+    assert {row[2] for row in processes.values()} == {str(USER)}
+    roots = [row for row in processes.values() if row[1] not in processes]
+    assert len(roots) == 1
+    assert "serve" in roots[0]
+    assert "Read-only" in docker.refused("exec", CONTAINER, "sh", "-c", "> /opt/holdfast/new")
+    # The extra is there.
+    inside(docker, "python", "-c", "from holdfast.api.tracing import missing; assert not missing()")
+
+    known = variables(docker)
+    host = known["HOLDFAST_REGISTRY"]
+    inside(docker, "holdfast", "namespace", "create", "team", "--data", "/data")
+    docker("login", "--username=nologin", "--password-stdin", host, stdin=known["SCW_SECRET_KEY"])
+    name = f"{host}/team/app:v1"
+    archive = tmp_path / "image.tar"
+    image_id = docker_archive(archive, name, layers("image"))
+    docker("load", "--quiet", f"--input={archive}")
+    docker("push", name)
+    docker("rmi", name)
+    docker("pull", "--quiet", name)
+    assert docker("image", "inspect", "--format={{.Id}}", name) == image_id
+
+    docker("stop", CONTAINER)
+    assert inspect(docker, ".State.ExitCode") == 0
+    said = docker("logs", CONTAINER)
+    assert "Traceback" not in said
+    docker("rm", CONTAINER)
+
+    # What it kept is in the volume, and is whole.
+    where = ("--network=none", "--read-only", f"--volume={VOLUME}:/data")
+    shown = docker("run", "--rm", *where, IMAGE, "check", "--deep")
+    assert shown == "no problems"
