@@ -14,7 +14,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
-from holdfast.engine import Stats, Store
+from holdfast.engine import ScrubProgress, Stats, Store
 
 from .board import BOUNDS, Board, Slot
 
@@ -102,6 +102,7 @@ class Metrics:
         stats = await self._store.stats()
         lines = (
             *_store_lines(stats, self._namespace_bytes),
+            *_scrub_lines(await self._store.scrubber.progress()),
             *_ledger_lines(ledger_info(self._store)),
             *_board_lines(self._board),
         )
@@ -157,6 +158,14 @@ def _store_lines(stats: Stats, namespace_bytes: int) -> Iterator[str]:
         yield from _family(name, "gauge", text, value)
     text = "Bytes that sweeping gave back since the store was made."
     yield from _family("freed_bytes_total", "counter", text, stats.freed_bytes)
+
+
+def _scrub_lines(progress: ScrubProgress) -> Iterator[str]:
+    age = max(0.0, time.time() - progress.ended.timestamp()) if progress.ended is not None else 0.0
+    text = "How much of all blobs the present walk of the scrub has read; 0 between two walks."
+    yield from _family("scrub_walk_ratio", "gauge", text, progress.part)
+    text = "Time since the last walk over all blobs ended; at first, since the store was made."
+    yield from _family("scrub_walk_age_seconds", "gauge", text, age)
 
 
 def _ledger_lines(info: Mapping[str, int]) -> Iterator[str]:

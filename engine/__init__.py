@@ -88,7 +88,7 @@ from .recompress import Recompressed
 from .registry_import import FoundRepository, Migrated, import_registry, list_registry
 from .registry_names import Renames
 from .retention import Expired, Plan
-from .scrub import Scrubbed
+from .scrub import Scrubbed, ScrubProgress
 from .snapshot import Copied
 from .store import Store
 from .sweep import Progress
@@ -148,6 +148,7 @@ __all__ = [
     "Expired",
     "Plan",
     "Scrubbed",
+    "ScrubProgress",
     "SetAside",
     "SizeMismatch",
     "Stats",

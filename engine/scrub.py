@@ -11,6 +11,7 @@ import math
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from blake3 import blake3
@@ -23,6 +24,7 @@ from .digest import Digest, checksum
 from .errors import Corrupt, Invalid, NotFound, StorageFailed
 from .layout import number
 from .ledger import Transaction, after
+from .models import moment
 from .records import INLINE, Blob, decode, get_payload, load, put_payload
 
 _log: Final = logging.getLogger(__name__)
@@ -79,6 +81,19 @@ class Place:
 
     finished: int = 0
     last: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubProgress:
+    """How far the walk over all blobs has come."""
+
+    part: float
+    """From 0 to 1; 0 also between two walks. It goes by sha256, so it is a share of the number of
+    blobs, not of their bytes."""
+
+    ended: datetime | None
+    """When the last walk ended; before the first one, when the background began to wait for it.
+    None where neither was yet."""
 
 
 async def place(txn: Transaction) -> Place | None:
@@ -208,6 +223,12 @@ class Scrubber:
         self._background = Background("scrub", self._turn)
         self.total = Scrubbed()
         """What the background did since the store was opened."""
+
+    async def progress(self) -> ScrubProgress:
+        """How far the walk is, whichever process walks; as old as its last mark."""
+        stands = await self._core.ledger.read(place) or Place()
+        part = int.from_bytes(stands.last[:8].ljust(8, b"\0"), "big") / 2**64
+        return ScrubProgress(part, moment(stands.finished) if stands.finished else None)
 
     async def run(
         self,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import yaml
 from operating_support import call, metrics_address, operated
-from support import ROOT
+from server_support import WAIT_SECONDS
+from support import ROOT, require_tool
 
 from holdfast.api.cli_serve import config
 from holdfast.api.config_file import options_of
+from holdfast.api.settings import Settings
 
 DEPLOY = ROOT / "deploy"
 OPTIONS = options_of(config.params)
@@ -58,6 +62,34 @@ def test_the_unit_starts_with_that_file_and_may_write_where_it_says() -> None:
         (name,) = re.findall(rf"^{key}=(\w+)$", unit, re.MULTILINE)
         assert any(str(value).startswith(place + name) for value in table.values())
     assert "\nProtectSystem=strict\n" in unit
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """It only warns of a key that it does not know, and ignores it."""
+    unit = tmp_path / "holdfast.service"
+    text = (DEPLOY / "holdfast.service").read_text("utf-8")
+    command = require_tool("true")
+    assert text.count("ExecStart=/usr/local/bin/holdfast ") == 1
+    unit.write_text(text.replace("ExecStart=/usr/local/bin/holdfast ", f"ExecStart={command} "))
+    analyze = require_tool("systemd-analyze")
+    for question in (("verify", "--man=no"), ("security", "--offline=yes", "--threshold=20")):
+        done = subprocess.run(
+            [analyze, *question, unit],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_a_stop_has_more_time_than_running_requests() -> None:
+    unit = (DEPLOY / "holdfast.service").read_text("utf-8")
+    (service,) = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"].values()
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert service["stop_grace_period"] == f"{seconds}s"
+    assert float(seconds) > Settings.parse().grace_seconds
 
 
 def test_compose_is_read_only_and_sets_what_exists() -> None:

@@ -25,7 +25,7 @@ from operating_support import (
     operated,
     push,
 )
-from server_support import ServerProcess, command
+from server_support import WAIT_SECONDS, ServerProcess, command
 
 from holdfast.api.board import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
 from holdfast.api.metrics import Metrics, Reporter
@@ -110,6 +110,8 @@ def test_requests_of_all_workers_are_counted(tmp_path: Path) -> None:
         assert call(server, "POST", path, b"waits", Authorization=basic(SECRET)).status == 201
         assert scrape(server)["holdfast_holds"] == 1
         assert samples["holdfast_ledger_used_bytes"] > 0
+        assert samples["holdfast_scrub_walk_ratio"] == 0
+        assert 0 <= samples["holdfast_scrub_walk_age_seconds"] < WAIT_SECONDS
         for name in ("scrub_blobs_total", "sweep_entries_total", "open_uploads", "connections"):
             assert f"holdfast_{name}" in samples
         # What the other worker committed comes within a second or so.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from check_support import BASE, SIGNED, SMALL, TEXT, found, furnish
 from damage_support import blob_of, flip_file, flip_inline, lose_file, lose_inline
 from engine_support import REGION, Clock, Place, noise, once, push, read, sha256, sha512, upload
 
-from holdfast.engine import Corrupt, Digest, NotFound, StorageFailed, Store, layout
+from holdfast.engine import Corrupt, Digest, NotFound, ScrubProgress, StorageFailed, Store, layout
 from holdfast.engine import scrub as scrub_module
 from holdfast.engine.ledger import Transaction
 from holdfast.engine.recompress import Recompressor
@@ -147,6 +148,24 @@ async def test_a_budget_bounds_each_run_and_the_place_is_kept(place: Place) -> N
         await flip_file(store, contents[0])
         fourth = await Scrubber(store.core).run(100_000)
         assert fourth.damaged == [sha256(contents[0])]
+
+
+async def test_how_far_the_walk_is(place: Place) -> None:
+    contents = sorted((noise(40_000, number) for number in range(6)), key=sha256)
+    async with place.store() as store:
+        for content in contents:
+            await store.put(content)
+        assert await store.scrubber.progress() == ScrubProgress(0.0, None)
+        await Scrubber(store.core).run(100_000)
+        stands = await store.scrubber.progress()
+        second = int(sha256(contents[1])[7:23], 16) / 2**64
+        assert stands.part == pytest.approx(second)
+        assert stands.ended is not None
+        place.clock.advance(60)
+        await Scrubber(store.core).run(160_000)
+        # Behind the last one nothing is left: that was the end of a walk.
+        after = stands.ended + timedelta(seconds=60)
+        assert await store.scrubber.progress() == ScrubProgress(0.0, after)
 
 
 async def test_a_blob_larger_than_the_budget_is_read_all_the_same(place: Place) -> None:
