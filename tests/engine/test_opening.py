@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from holdfast.engine import (
 
 EXAMPLE = """
 import asyncio
+import os
 from holdfast.engine import Store
 
 async def main() -> None:
@@ -154,6 +156,36 @@ async def test_where_there_is_no_store(tmp_path: Path) -> None:
         with pytest.raises(NotAStore):
             await Store.open(path).start()
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("beside", ["lost+found", ".hidden"])
+async def test_what_a_new_disk_brings_is_in_nobodys_way(tmp_path: Path, beside: str) -> None:
+    """A file system's own directory, and what is hidden; they are left as they are."""
+    (tmp_path / beside).mkdir()
+    (tmp_path / beside / "inside").write_bytes(b"mine")
+    with pytest.raises(NotAStore):
+        await Store.open(tmp_path, create=False).start()
+    assert names(tmp_path) == [beside]
+    for _ in range(2):
+        async with Store.open(tmp_path) as store:
+            await store.put(b"hello")
+    assert (tmp_path / beside / "inside").read_bytes() == b"mine"
+    assert sorted(names(tmp_path)) == sorted(["FORMAT", "files", "ledger", "run", beside])
+
+
+@pytest.mark.parametrize("left", [0, 5000, 0.5])
+async def test_a_ledger_that_was_cut_off(tmp_path: Path, left: float) -> None:
+    data = tmp_path / "data"
+    async with Store.open(data) as store:
+        for number in range(20):
+            await store.put(noise(10_000, number))
+    ledger = data / "ledger" / "data.mdb"
+    os.truncate(ledger, int(left * ledger.stat().st_size) if left < 1 else int(left))
+    before = descriptors()
+    with pytest.raises(Corrupt, match=r"ledger/data\.mdb .*`holdfast restore`") as damaged:
+        await Store.open(data).start()
+    assert (damaged.value.kind, damaged.value.name) == ("file", "ledger/data.mdb")
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("mark", [b"holdfast 2\n", b"holdfast\n", b"", b"\xff", b"other 1\n"])
