@@ -12,16 +12,11 @@ touches it (SIGBUS), and then the check is the one that survives to tell.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import signal
-import sys
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from . import (
     check_blobs,
@@ -33,13 +28,13 @@ from . import (
     check_names,
     check_rest,
     check_rows,
-    lmdb_file,
+    worker,
 )
 from .check_files import Run
 from .check_look import Look, Report, find_purging
 from .config import StoreConfig
 from .depot import Depot
-from .errors import Corrupt, NotAStore, StorageFailed
+from .errors import Corrupt
 from .ledger import Ledger, Transaction
 from .problem import Problem
 
@@ -70,19 +65,6 @@ _AREAS: Final = (
     check_rest.counters,
 )
 """In this order: rows first, since the others pass over what cannot be read; counters last."""
-
-_WORKER: Final = "holdfast.engine.check_worker"
-_LINE_BYTES_MAX: Final = 64 * 1024
-_DAMAGE_SIGNALS: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One line that the worker writes: a problem, an error, or that it is done."""
-
-    problem: tuple[str, str, str] | None = None
-    not_a_store: tuple[str, str] | None = None
-    failed: tuple[str, str] | None = None
-    done: bool = False
 
 
 async def rows_and_rules(txn: Transaction, report: Report) -> None:
@@ -118,50 +100,15 @@ async def check_directory(
     ``deep`` reads and hashes all bytes at rest. A ledger that kills the process that reads it
     is a problem like others. Raises NotAStore, StorageFailed.
     """
-    where = Path(path)
-    arguments = [str(where), str((config or StoreConfig()).map_bytes), "deep" if deep else "quick"]
-    search = os.pathsep.join(entry for entry in sys.path if entry)
+    map_bytes = (config or StoreConfig()).map_bytes
+    arguments = (str(Path(path)), str(map_bytes), "deep" if deep else "quick")
     try:
-        # -P: nothing is imported from the working directory.
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", _WORKER, *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LINE_BYTES_MAX,
-            env={**os.environ, "PYTHONPATH": search},
-        )  # fmt: skip
-    except OSError as error:
-        raise StorageFailed("check", f"cannot start: {error.strerror}") from error
-    try:
-        assert worker.stdout is not None
-        done = False
-        async for text in worker.stdout:
-            line = msgspec.json.decode(text, type=Line)
-            if line.problem is not None:
-                yield Problem(*line.problem)
-            elif line.not_a_store is not None:
-                raise NotAStore(*line.not_a_store)
-            elif line.failed is not None:
-                raise StorageFailed(*line.failed)
-            done = line.done
-        status = await worker.wait()
-        if not done:
-            yield _death(status)
-    finally:
-        if worker.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                worker.kill()
-            await worker.wait()
-
-
-def _death(status: int) -> Problem:
-    """What it means that the worker ended before it was done. Raises StorageFailed."""
-    if -status in _DAMAGE_SIGNALS:
-        name = signal.Signals(-status).name
-        reason = f"reading it ended the process with {name}; {lmdb_file.ADVICE}"
-        return Problem("ledger", f"ledger/{lmdb_file.NAME}", reason)
-    how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    raise StorageFailed("check", f"its process ended {how} before it was done")
+        async with aclosing(worker.messages("check_worker", *arguments)) as found:
+            async for message in found:
+                if isinstance(message, worker.Found):
+                    yield Problem(message.kind, message.name, message.reason)
+    except Corrupt as error:
+        yield Problem("ledger", error.name, error.reason)
 
 
 async def check_open(

@@ -1,30 +1,28 @@
-"""Restoring: a verified copy of a snapshot becomes a store."""
+"""Restoring: a verified copy of a snapshot becomes a store.
+
+What touches the copied ledger runs in processes of its own, as a check does: a damaged page may
+kill them, and whoever restores lives to tell.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from . import blobs, datadir, incarnation, layout, lmdb_file
+from . import datadir, incarnation, lmdb_file, worker
 from .check import check_directory
 from .config import StoreConfig
-from .core import SECOND
-from .digest import Digest
-from .disk_depot import DiskDepot
 from .disk_file import refused
-from .errors import Busy, Corrupt, NotFound
-from .ledger import Ledger, Transaction
-from .lmdb_ledger import LmdbLedger
+from .errors import Busy, Corrupt
 from .offload import Threads
 from .problem import Problem
-from .records import Blob, load
-from .snapshot import Copied, Filled, Filling, detach
+from .snapshot import Copied
 from .staging import Staging
 
 _log: Final = logging.getLogger(__name__)
@@ -59,31 +57,31 @@ async def restore(
         await threads.run(_look, snapshot)
         staging = await threads.run(Staging, target, "snapshot")
         try:
-            done = Filled()
-            known: frozenset[str] = frozenset()
+            done = Copied(0, 0, 0)
+            known: set[str] = set()
             await threads.run(_copy_ledger, snapshot, staging.path)
-            ledger = _open(staging.path, config)
-            try:
-                await detach(ledger)
-                depot = DiskDepot(snapshot / "files")
-                place = depot.copy if copy else depot.link
-                async for done in Filling(ledger, staging.path, place, threads):
-                    yield Copied(done.files, done.total, done.size)
-                known = await ledger.read_aside(quarantined)
-            finally:
-                await ledger.close()
+            how = "copy" if copy else "link"
+            arguments = (str(snapshot), str(staging.path), str(config.map_bytes), how)
+            async with aclosing(_work(staging, "fill", *arguments)) as messages:
+                async for message in messages:
+                    if isinstance(message, worker.Step):
+                        done = Copied(message.files, message.total, message.size)
+                        yield done
+                    elif isinstance(message, worker.Known):
+                        known.add(message.name)
             await threads.run(datadir.mark_made, staging.path)
             problems = await _check(snapshot, staging.path, config, known)
-            if problems and not salvage:
+            unusable = any(problem.kind == "ledger" for problem in problems)
+            if problems and (unusable or not salvage):
                 raise _refusal(snapshot, problems)
-            damaged = await _quarantine(staging.path, config, problems) if problems else 0
+            damaged = await _quarantine(staging, config, problems) if problems else 0
             await threads.run(staging.publish)
         except BaseException:
             await threads.run(staging.abandon)
             raise
     finally:
         threads.close()
-    yield Copied(done.files, done.total, done.size, damaged)
+    yield Copied(done.files, done.total, done.bytes, damaged)
 
 
 def _look(snapshot: Path) -> None:
@@ -117,22 +115,16 @@ def _pump(file: Path, fd: int) -> None:
         shutil.copyfileobj(source, copied, _COPY_BYTES)
 
 
-def _open(directory: Path, config: StoreConfig) -> LmdbLedger:
-    return LmdbLedger.open(directory / "ledger", map_bytes=config.map_bytes, create=False)
-
-
-async def quarantined(txn: Transaction) -> frozenset[str]:
-    """Digests of the blobs in quarantine."""
-    found: set[str] = set()
-    start = layout.DAMAGED
-    while rows := await txn.scan(start, layout.DAMAGED + b"\xff" * 33, limit=1000):
-        found.update(str(Digest.sha256(key[1:])) for key, _ in rows)
-        start = rows[-1][0] + b"\0"
-    return frozenset(found)
+def _work(
+    staging: Staging, *arguments: str, names: Iterable[str] = ()
+) -> AsyncGenerator[worker.Message, None]:
+    """Let another process work on the copy; it holds the lock too, so nobody comes between."""
+    fds = (staging.lock,)
+    return worker.messages("restore_worker", *arguments, names=names, pass_fds=fds)
 
 
 async def _check(
-    snapshot: Path, directory: Path, config: StoreConfig, known: frozenset[str]
+    snapshot: Path, directory: Path, config: StoreConfig, known: set[str]
 ) -> list[Problem]:
     """Problems of the copy, but for blobs that were known to be damaged."""
     problems = []
@@ -150,28 +142,13 @@ def _refusal(snapshot: Path, problems: list[Problem]) -> Corrupt:
     return Corrupt("snapshot", str(snapshot), told + more)
 
 
-async def _quarantine(directory: Path, config: StoreConfig, problems: list[Problem]) -> int:
+async def _quarantine(staging: Staging, config: StoreConfig, problems: list[Problem]) -> int:
     """Put blobs that a check found damaged in quarantine; says how many. Raises Corrupt."""
-    ledger = _open(directory, config)
-    try:
-        now = int(time.time() * SECOND)
-        names = {problem.name for problem in problems if problem.kind == "blob"}
-        return sum([await _give_up(ledger, name, now) for name in names])
-    finally:
-        await ledger.close()
-
-
-async def _give_up(ledger: Ledger, name: str, now: int) -> bool:
-    try:
-        return await ledger.transact(quarantine_blob, Digest.parse(name).raw, now)
-    except (Corrupt, NotFound):
-        # Its row is not there, or cannot be read: then it is served to nobody.
-        return False
-
-
-async def quarantine_blob(txn: Transaction, sha: bytes, now: int) -> bool:
-    """Put a blob in quarantine, wherever it lies; says whether it was not. Raises NotFound."""
-    blob = await load(txn, Blob, layout.BLOB + sha)
-    if blob is None:
-        raise NotFound("blob", str(Digest.sha256(sha)))
-    return await blobs.quarantine(txn, sha, blob.file_id, now)
+    names = {problem.name for problem in problems if problem.kind == "blob"}
+    arguments = ("quarantine", str(staging.path), str(config.map_bytes))
+    damaged = 0
+    async with aclosing(_work(staging, *arguments, names=names)) as messages:
+        async for message in messages:
+            if isinstance(message, worker.Step):
+                damaged += message.changed
+    return damaged

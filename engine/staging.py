@@ -32,6 +32,8 @@ class Staging:
 
     path: Path
     """Where to make it; exists, and is empty."""
+    lock: int
+    """Descriptor that keeps others away: a process that helps to make it may inherit it."""
 
     def __init__(self, target: Path, kind: ErrorKind) -> None:
         """Raises AlreadyExists for a target that holds something, Busy, StorageFailed.
@@ -49,12 +51,12 @@ class Staging:
                 self._refuse_filled()
                 self._home = self.path = self._target.with_name(self._target.name + ".partial")
             self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = self._claim()
+            self.lock = self._claim()
             try:
                 self._clear()
                 self.path.mkdir(mode=0o700, exist_ok=True)
             except BaseException:
-                os.close(self._lock)
+                os.close(self.lock)
                 raise
         except (FileExistsError, NotADirectoryError) as error:
             raise AlreadyExists(kind, str(self._target)) from error
@@ -111,7 +113,7 @@ class Staging:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise AlreadyExists(self._kind, str(self._target)) from error
             raise StorageFailed(str(self._target), error.strerror or str(error)) from error
-        os.close(self._lock)
+        os.close(self.lock)
 
     def _move_up(self) -> None:
         entries = sorted(self.path.iterdir(), key=lambda entry: not entry.is_dir())
@@ -132,4 +134,4 @@ class Staging:
         except OSError as error:
             raise StorageFailed(str(self._home), error.strerror or str(error)) from error
         finally:
-            os.close(self._lock)
+            os.close(self.lock)

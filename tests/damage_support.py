@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,3 +145,18 @@ async def lose_file(store: Store, data: bytes) -> None:
 async def lose_inline(store: Store, data: bytes) -> None:
     """Remove a blob's content from the ledger."""
     await store.core.ledger.transact(cut, layout.INLINE + sha(data))
+
+
+def overrun(ledger: Path, key: bytes, value: bytes) -> None:
+    """Damage the length of a row's value: to copy it runs over the end of the file (SIGBUS)."""
+    content = bytearray(ledger.read_bytes())
+    at, damaged = content.find(key), 0
+    while at >= 0:
+        # A node: low and high half of the value's size, flags, size of the key, the key.
+        low, high, flags, length = struct.unpack_from("=HHHH", content, at - 8)
+        if (low | high << 16, length) == (len(value), len(key)) and flags in {0, 1}:
+            struct.pack_into("=H", content, at - 6, 0x7000)
+            damaged += 1
+        at = content.find(key, at + 1)
+    assert damaged
+    ledger.write_bytes(content)

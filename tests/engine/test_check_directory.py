@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import os
 import random
-import struct
 import sys
 from pathlib import Path
 
 import pytest
 from check_history import History
 from check_support import BASE, HELD, SMALL, found, furnish, matches
-from damage_support import claim_of, cut, file_of, flip, rows, sha, vanish
+from damage_support import claim_of, cut, file_of, flip, overrun, rows, sha, vanish
 from engine_support import Clock, noise
 
 from holdfast.engine import (
@@ -29,8 +28,6 @@ from holdfast.engine.ledger import Transaction
 from holdfast.engine.lmdb_ledger import LmdbLedger
 
 QUIET = StoreConfig(background=False)
-ELSEWHERE = 1
-"""Flag of a node of LMDB whose value is too long for its page."""
 
 
 async def in_directory(path: Path, *, deep: bool = False) -> list[Problem]:
@@ -109,23 +106,11 @@ async def test_a_cut_off_ledger_is_a_problem_that_says_how_to_restore(
 
 
 async def test_a_ledger_that_kills_its_reader_is_a_problem(tmp_path: Path) -> None:
-    """A damaged length of a long value: copying it runs over the end of the file (SIGBUS)."""
     place = tmp_path / "data"
     async with Store.open(place, QUIET) as store:
         await furnish(store)
-    ledger = place / "ledger" / "data.mdb"
-    content = bytearray(ledger.read_bytes())
-    key = layout.INLINE + sha(SMALL)
-    at, damaged = content.find(key), 0
-    while at >= 0:
-        # A node: low and high half of the value's size, flags, size of the key, the key.
-        low, _, flags, length = struct.unpack_from("=HHHH", content, at - 8)
-        if low > len(SMALL) and flags == ELSEWHERE and length == len(key):
-            struct.pack_into("=H", content, at - 6, 0x7000)
-            damaged += 1
-        at = content.find(key, at + 1)
-    assert damaged
-    ledger.write_bytes(content)
+        ((key, value),) = await store.core.ledger.read(rows, layout.INLINE + sha(SMALL))
+    overrun(place / "ledger" / "data.mdb", key, value)
     problems = await in_directory(place)
     assert problems[-1].kind == "ledger"
     assert "SIGBUS" in problems[-1].reason

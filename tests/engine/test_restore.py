@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from copies_support import (
     names,
     verify,
 )
+from damage_support import overrun, rows, sha
 from engine_support import (
     Clock,
     Place,
@@ -36,6 +38,7 @@ from holdfast.engine import (
     NotAStore,
     NotFound,
     Store,
+    layout,
 )
 
 
@@ -128,6 +131,34 @@ async def test_a_ledger_that_was_cut_off(snapshot: Path, tmp_path: Path, share: 
             await finish(Store.restore(snapshot, tmp_path / "restored", salvage=salvage))
     assert not (tmp_path / "restored").exists()
     assert not (tmp_path / "restored.partial").exists()
+
+
+async def refused(snapshot: Path, target: Path, match: str) -> None:
+    """Neither is it restored nor is anything left of it."""
+    for salvage in (False, True):
+        with pytest.raises(Corrupt, match=match):
+            await finish(Store.restore(snapshot, target, salvage=salvage))
+    assert [name for name in names(target.parent) if name.startswith(target.name)] == []
+
+
+async def test_a_ledger_that_kills_its_reader_does_not_kill_who_restores(
+    filled: Store, tmp_path: Path
+) -> None:
+    await filled.put(noise(9000, "long"))
+    await finish(filled.snapshot(tmp_path / "copy", copy=True))
+    ((key, value),) = await filled.core.ledger.read(rows, layout.INLINE + sha(noise(9000, "long")))
+    overrun(tmp_path / "copy" / "ledger" / "data.mdb", key, value)
+    await refused(tmp_path / "copy", tmp_path / "restored", r"data\.mdb.*SIGBUS")
+
+
+async def test_who_first_uses_the_copied_ledger_may_die_of_it(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "worker"
+    program.write_text("#!/bin/sh\nkill -BUS $$\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    await refused(snapshot, tmp_path / "restored", r"data\.mdb.*SIGBUS")
 
 
 async def test_a_damaged_record_is_found(snapshot: Path, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""The process in which a restored copy of a ledger is first used; see ``restore`` and ``worker``.
+
+``fill SNAPSHOT DIR MAP_BYTES copy|link`` turns the copied ledger in DIR into one that nobody
+uses, brings in the files that it names, and tells which blobs are in quarantine.
+``quarantine DIR MAP_BYTES`` puts the blobs that stdin names there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from . import blobs, layout
+from .core import SECOND
+from .digest import Digest
+from .disk_depot import DiskDepot
+from .errors import Corrupt, NotFound
+from .ledger import Ledger, Transaction, after
+from .lmdb_ledger import LmdbLedger
+from .offload import Threads
+from .records import Blob, load
+from .snapshot import Filling, detach
+from .worker import Known, Step, run, say
+
+_STEP: Final = 1000
+
+
+async def fill(snapshot: str, directory: str, map_bytes: str, how: str) -> None:
+    """Make the copied ledger's store whole. Raises Corrupt, StorageFull, StorageFailed."""
+    ledger = _open(directory, map_bytes)
+    threads = Threads(1, "restore")
+    try:
+        await detach(ledger)
+        depot = DiskDepot(Path(snapshot) / "files")
+        place = depot.copy if how == "copy" else depot.link
+        async for done in Filling(ledger, Path(directory), place, threads):
+            say(Step(done.files, done.total, done.size))
+        last: bytes | None = b""
+        while last is not None:
+            names, last = await ledger.read(quarantined, last)
+            for name in names:
+                say(Known(name))
+    finally:
+        threads.close()
+        await ledger.close()
+
+
+async def quarantined(txn: Transaction, last: bytes) -> tuple[list[str], bytes | None]:
+    """Some of the blobs in quarantine behind ``last``, and where to go on, or None."""
+    rows = await txn.scan(layout.DAMAGED + last + b"\0", after(layout.DAMAGED), limit=_STEP)
+    return [str(Digest.sha256(key[1:])) for key, _ in rows], rows[-1][0][1:] if rows else None
+
+
+async def quarantine(directory: str, map_bytes: str) -> None:
+    """Put blobs that a check found damaged in quarantine. Raises Corrupt, StorageFailed."""
+    ledger = _open(directory, map_bytes)
+    try:
+        now = int(time.time() * SECOND)
+        names = [line.strip() for line in sys.stdin]
+        say(Step(changed=sum([await _give_up(ledger, name, now) for name in names])))
+    finally:
+        await ledger.close()
+
+
+def _open(directory: str, map_bytes: str) -> LmdbLedger:
+    path = Path(directory) / "ledger"
+    return LmdbLedger.open(path, map_bytes=int(map_bytes), create=False)
+
+
+async def _give_up(ledger: Ledger, name: str, now: int) -> bool:
+    try:
+        return await ledger.transact(quarantine_blob, Digest.parse(name).raw, now)
+    except (Corrupt, NotFound):
+        # Its row is not there, or cannot be read: then it is served to nobody.
+        return False
+
+
+async def quarantine_blob(txn: Transaction, sha: bytes, now: int) -> bool:
+    """Put a blob in quarantine, wherever it lies; says whether it was not. Raises NotFound."""
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is None:
+        raise NotFound("blob", str(Digest.sha256(sha)))
+    return await blobs.quarantine(txn, sha, blob.file_id, now)
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    run(fill(*arguments) if what == "fill" else quarantine(*arguments))
