@@ -15,6 +15,7 @@ from .connection import Connection
 from .oci_errors import OciError
 from .pace import Pace
 from .taken_body import TakenBody
+from .trail import flow
 
 DRAIN_BYTES_MAX: Final = 1 << 20
 """Unread bytes that are taken in so that the connection can go on; with more it is closed."""
@@ -58,8 +59,9 @@ async def chunks(request: web.Request, pace: Pace | None = None) -> AsyncIterato
     are of the bytes as sent.
     """
     await _begin(request)
+    moving, source = flow(), _content(request, pace or Pace())
     with _broken():
-        async for piece in _content(request, pace or Pace()):
+        async for piece in source if moving is None else moving.through(source):
             yield piece
 
 
@@ -112,9 +114,11 @@ async def stream(request: web.Request) -> AsyncIterator[AsyncIterator[bytes | me
         await _begin(request)
         if connection is not None:
             taken = connection.take_body(request)
+        source: AsyncIterator[bytes | memoryview]
         source = _content(request, Pace()) if taken is None else taken.views()
+        moving = flow()
         with _broken():
-            async for piece in source:
+            async for piece in source if moving is None else moving.through(source):
                 yield piece
 
     try:

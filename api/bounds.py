@@ -20,6 +20,10 @@ JSON_BYTES_MOST: Final = 16 << 20
 
 UPLOADS_MAX: Final = 1_000_000
 
+BANDWIDTH_LEAST: Final = 64 * 1024
+"""With less, one buffer of a body takes longer than clients wait."""
+BANDWIDTH_MOST: Final = 1 << 40
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -36,6 +40,9 @@ class Bounds:
 
     uploads: int = 1000
     """Open upload sessions of one namespace."""
+
+    bandwidth: int = 0
+    """Bytes of content a second, in and out, that all namespaces share; 0 is no limit."""
 
     connections: int = CONNECTIONS_DEFAULT
     """Connections at one time, of all workers."""

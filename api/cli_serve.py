@@ -198,6 +198,15 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         help="Open upload sessions of one namespace.",
     ),
     click.option(
+        "--bandwidth",
+        envvar="HOLDFAST_BANDWIDTH",
+        type=size,
+        default="0",
+        metavar="SIZE",
+        help="Bytes of content a second, in and out, over all workers, that namespaces share "
+        "fairly; 64KiB at the least, 0 is no limit.  [default: 0]",
+    ),
+    click.option(
         "--sparse-indexes/--no-sparse-indexes",
         envvar="HOLDFAST_SPARSE_INDEXES",
         default=False,

@@ -24,7 +24,7 @@ from .oci_errors import OciError, oci_error, too_many
 from .origin import origin_of
 from .rights import Action
 from .token_service import token
-from .trail import note_key, note_region, note_target
+from .trail import flow, note_key, note_namespace, note_region, note_target
 from .transfer import API_VERSION
 from .v2_paths import Endpoint, parse_path
 
@@ -185,6 +185,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     store, settings = request.app[STORE], request.app[SETTINGS]
     origin = origin_of(request, settings)
     note_region(origin.region)
+    note_namespace(origin.region, target.name.partition("/")[0])
     gate = Gate(store, settings, origin, prefix)
     try:
         caller = await identify(request, store, origin.region)
@@ -193,4 +194,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
         raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
     if wait := note_key(caller.key):
         raise too_many(wait, "too many requests with this key")
-    return await route.handler(Exchange(request, gate, caller, target, route))
+    response = await route.handler(Exchange(request, gate, caller, target, route))
+    if (moving := flow()) is not None and request.method == "GET" and not response.prepared:
+        await moving.turn(response.content_length or 0)
+    return response

@@ -96,6 +96,13 @@ class Watcher(Protocol):
     def admits(self, who: str, access_key: str) -> bool:
         """Whether the limits let this request of a neighbourhood pass; otherwise declined."""
 
+    @property
+    def sends_files(self) -> bool:
+        """Whether files may go out as fast as they are taken."""
+
+    def passes(self, region: str, name: str, count: int) -> bool:
+        """Whether so many bytes of content of a repository may go out now."""
+
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
         """An answer has ended; so many bytes of content were sent."""
 
@@ -113,6 +120,7 @@ class Lane:
         self._store = store
         self._settings = settings
         self._watcher = watcher
+        self._metered = watcher is not None and not watcher.sends_files
         self._heads = Heads(settings, signing_key)
         self._version: int | None = None
         self._known: dict[Asking, Known] = {}
@@ -155,6 +163,8 @@ class Lane:
             rendered = known.rendered
             if rendered is None:
                 rendered = self._render(known, asking)
+            if self._metered and not self._passes(asking, rendered):
+                return None
             data, reader = _NOTHING, None
             if rendered.file:
                 data, reader = self._open(known, asking, plain=peer.plain)
@@ -216,6 +226,13 @@ class Lane:
             return True
         access_key = "" if key is None else key.access_key
         return self._watcher.admits(visitor.who or peer.who, access_key)
+
+    def _passes(self, asking: Asking, rendered: Rendered) -> bool:
+        """Whether the content may go out now, where that has a limit. Files go in turns."""
+        if not rendered.size or self._watcher is None:
+            return True
+        region, name = asking.visitor.origin.region, asking.target.name
+        return not rendered.file and self._watcher.passes(region, name, rendered.size)
 
     def _look_up(self, asking: Asking) -> Known:
         visitor, name = asking.visitor, asking.target.name

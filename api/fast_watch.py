@@ -6,6 +6,7 @@ import logging
 from time import perf_counter
 from typing import Final
 
+from .bandwidth import Bandwidth
 from .board import GONE, Slot
 from .fast_answers import Answer
 from .limits import Limits
@@ -23,10 +24,12 @@ class LaneWatch:
         *,
         slot: Slot | None = None,
         limits: Limits | None = None,
+        bandwidth: Bandwidth | None = None,
         log: logging.Logger | None = None,
         traces: Traces | None = None,
     ) -> None:
         self._slot = slot
+        self._bandwidth = bandwidth
         self._limits = limits
         self._log = log
         self._traces = traces
@@ -44,6 +47,16 @@ class LaneWatch:
         if limits.arrive(who):
             return False
         return not (access_key and limits.charge(who, access_key))
+
+    @property
+    def sends_files(self) -> bool:
+        """As ``fast_answers.Watcher``."""
+        return self._bandwidth is None
+
+    def passes(self, region: str, name: str, count: int) -> bool:
+        """As ``fast_answers.Watcher``."""
+        bandwidth = self._bandwidth
+        return bandwidth is None or bandwidth.of(region, name.partition("/")[0]).now(count)
 
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
         """As ``fast_answers.Watcher``."""

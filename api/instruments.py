@@ -14,6 +14,7 @@ from holdfast.engine import Store
 
 from .admission import Admission, House
 from .audit import Audit
+from .bandwidth import Bandwidth
 from .board import Board, Layout, Slot
 from .context import AppSettings
 from .fast_answers import Lane
@@ -38,8 +39,8 @@ KEEPALIVE_SECONDS: Final = 75.0
 class Instruments:
     """Board, limits, audit log, traces and metrics of one worker.
 
-    ``board`` and ``limits`` are descriptors of what all workers share; there is a board only where
-    there are metrics.
+    ``board``, ``limits`` and ``bandwidth`` are descriptors of what all workers share; there is a
+    board only where there are metrics.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Instruments:
         board: int | None,
         slot: int,
         limits: int,
+        bandwidth: int,
     ) -> None:
         """Raises OSError where the audit log cannot be opened."""
         self._settings = settings
@@ -61,6 +63,8 @@ class Instruments:
         self._slot = None if board is None else Slot(board, slot, layout)
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
         self._limits = Limits(limits, settings.rates)
+        rate = settings.bounds.bandwidth
+        self._bandwidth = Bandwidth(bandwidth, rate) if rate else None
         self._audit = None if settings.audit_log is None else Audit(settings.audit_log)
         self._traces = (
             None if settings.traces is None else Traces(settings.traces, version_of_package())
@@ -74,6 +78,7 @@ class Instruments:
             self._app_settings,
             slot=self._slot,
             limits=self._limits,
+            bandwidth=self._bandwidth,
             audit=self._audit,
             traces=self._traces,
         )
@@ -92,6 +97,7 @@ class Instruments:
         watch = LaneWatch(
             slot=self._slot,
             limits=self._limits if self._limits.asks else None,
+            bandwidth=self._bandwidth,
             log=logging.getLogger(ACCESS) if settings.access_log else None,
             traces=self._traces,
         )
@@ -99,6 +105,7 @@ class Instruments:
         watched = (
             self._slot is not None
             or self._limits.asks
+            or self._bandwidth is not None
             or settings.access_log
             or self._traces is not None
         )

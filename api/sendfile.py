@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from . import pace
+from .bandwidth import Flow
 
 TURN_BYTES: Final = 1024 * 1024
 """Sent before other connections get their turn: some 0.2 ms of the loop's time."""
@@ -45,8 +46,8 @@ class Sending:
     """
 
     __slots__ = (
-        "_busy", "_done", "_ended", "_file", "_head", "_loop", "_offset", "_patience", "_sock",
-        "_stop", "_watching",
+        "_busy", "_done", "_ended", "_file", "_head", "_loop", "_offset", "_pace", "_patience",
+        "_sock", "_stop", "_watching",
     )  # fmt: skip
 
     def __init__(
@@ -57,11 +58,13 @@ class Sending:
         count: int,
         done: Done,
         head: bytes = b"",
+        patience: pace.Pace | None = None,
     ) -> None:
         """Raises ConnectionError where the transport is closing.
 
         Nothing may wait between the making and ``start``, nor be in the transport's buffer then.
-        ``file`` is the caller's until ``done``; ``head`` goes out before it.
+        ``file`` is the caller's until ``done``; ``head`` goes out before it. ``patience`` is what
+        is left of the client's.
         """
         if transport.is_closing():
             raise ConnectionResetError("the connection was lost")
@@ -72,6 +75,7 @@ class Sending:
         self._stop = offset + count
         self._done = done
         self._head = head
+        self._pace = patience
         self._patience: pace.Watch | None = None
         """Once the client took less than it was sent."""
         self._watching = False
@@ -177,7 +181,7 @@ class Sending:
             self._watching = True
             self._loop.add_writer(self._sock, self._step)
         if self._patience is None:
-            patience = pace.Pace(pace.READER_GRACE_SECONDS)
+            patience = self._pace or pace.Pace(pace.READER_GRACE_SECONDS)
             self._patience = pace.Watch(patience, lambda: self._offset, self._give_up)
         self._patience.begin()
 
@@ -216,18 +220,34 @@ def is_plain(transport: asyncio.Transport) -> bool:
     )
 
 
-async def send_file(request: web.Request, file: int, offset: int, count: int) -> None:
+async def send_file(
+    request: web.Request, file: int, offset: int, count: int, flow: Flow | None = None
+) -> None:
     """Send ``count`` bytes of an open file after the headers of a prepared response.
 
     The descriptor stays in use until this returns, cancelled or not. Raises ConnectionError when
     the client is gone, EOFError when the file is shorter, other OSError when it cannot be read.
     """
+    patience = pace.Pace(pace.READER_GRACE_SECONDS)
+    stop = offset + count
+    while offset < stop:
+        turn = stop - offset
+        if flow is not None:
+            turn = min(turn, flow.bandwidth.piece_bytes)
+            await flow.turn(turn)
+        await _send(request, file, offset, turn, patience)
+        offset += turn
+
+
+async def _send(
+    request: web.Request, file: int, offset: int, count: int, patience: pace.Pace
+) -> None:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the connection was lost")
     await _flushed(request, transport)
     ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-    sending = Sending(transport, file, offset, count, ended.set_result)
+    sending = Sending(transport, file, offset, count, ended.set_result, patience=patience)
     sending.start()
     try:
         error = await asyncio.shield(ended)

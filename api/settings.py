@@ -16,6 +16,8 @@ from holdfast.engine import MANIFEST_BYTES_MAX, StoreConfig
 
 from .bounds import (
     ADDRESS_CONNECTIONS_DEFAULT,
+    BANDWIDTH_LEAST,
+    BANDWIDTH_MOST,
     CONNECTIONS_DEFAULT,
     CONNECTIONS_MAX,
     JSON_BYTES_LEAST,
@@ -143,7 +145,7 @@ class Settings:
     """Whether small reads may be answered without aiohttp (``fast_lane``)."""
 
     bounds: Bounds = NO_BOUNDS
-    """Sizes and counts."""
+    """Sizes, counts and bandwidth."""
 
     sparse_indexes: bool = False
     """Whether an index may name manifests that the image does not have."""
@@ -200,6 +202,7 @@ class Settings:
         max_manifest: int = NO_BOUNDS.manifest_bytes,
         max_json: int = NO_BOUNDS.json_bytes,
         max_uploads: int = NO_BOUNDS.uploads,
+        bandwidth: int = NO_BOUNDS.bandwidth,
         sparse_indexes: bool = False,
         watchdog_seconds: float = 60.0,
         unix: str | None = None,
@@ -239,6 +242,9 @@ class Settings:
                 manifest_bytes=_within("--max-manifest", max_manifest, 1, MANIFEST_BYTES_MAX),
                 json_bytes=_within("--max-json", max_json, JSON_BYTES_LEAST, JSON_BYTES_MOST),
                 uploads=_within("--max-uploads", max_uploads, 1, UPLOADS_MAX),
+                bandwidth=_within("--bandwidth", bandwidth, BANDWIDTH_LEAST, BANDWIDTH_MOST)
+                if bandwidth
+                else 0,
                 connections=_within("--max-connections", max_connections, 1, CONNECTIONS_MAX),
                 address_connections=_within(
                     "--max-connections-per-address",

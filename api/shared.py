@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 
-from . import board, limits, roster
+from . import bandwidth, board, limits, roster
 from .roster import Roster
 from .settings import Settings
 
 
 class Shared:
-    """The buckets of the limits, the roster of the workers and the board of the metrics, as
-    their supervisor has them."""
+    """The buckets of the limits, the clocks of the bandwidth, the roster of the workers and the
+    board of the metrics, as their supervisor has them."""
 
     def __init__(self, settings: Settings) -> None:
         self.limits = limits.create()
+        self.bandwidth = bandwidth.create()
         self.roster = roster.create(2 * settings.workers)
         self.workers = Roster(self.roster)
         self.board = None if settings.metrics is None else board.create(2 * settings.workers)
@@ -25,7 +26,7 @@ class Shared:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What workers inherit."""
-        always = (self.limits, self.roster)
+        always = (self.limits, self.bandwidth, self.roster)
         return always if self.board is None else (*always, self.board)
 
     def other(self, index: int) -> int:

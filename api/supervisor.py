@@ -402,6 +402,7 @@ class Supervisor:
                 connections=self._connections,
                 slot=shared.slots[index],
                 limits=shared.limits,
+                bandwidth=shared.bandwidth,
                 roster=shared.roster,
                 board=shared.board,
                 metrics=metrics,

@@ -13,6 +13,8 @@ from uuid import uuid4
 
 from holdfast.engine import Key
 
+from .bandwidth import Bandwidth, Flow
+
 OTHER: Final = "other"
 """The route of what reaches no endpoint."""
 
@@ -61,6 +63,9 @@ class Trail:
 
     region: str = ""
     guard: Guard | None = None
+    bandwidth: Bandwidth | None = None
+    flow: Flow | None = None
+    """Of the namespace whose content it moves; None where that has no limit."""
 
 
 CURRENT: Final[ContextVar[Trail | None]] = ContextVar("holdfast.trail", default=None)
@@ -104,6 +109,19 @@ def note_region(region: str) -> None:
     trail = CURRENT.get()
     if trail is not None:
         trail.region = region
+
+
+def note_namespace(region: str, name: str) -> None:
+    """Whose content it moves."""
+    trail = CURRENT.get()
+    if trail is not None and trail.bandwidth is not None:
+        trail.flow = trail.bandwidth.of(region, name)
+
+
+def flow() -> Flow | None:
+    """What its content has to go through, where bandwidth is limited."""
+    trail = CURRENT.get()
+    return None if trail is None else trail.flow
 
 
 def note_object(id: str, name: str) -> None:  # noqa: A002 - as the field

@@ -13,6 +13,7 @@ from holdfast.engine import BlobReader, Digest, EngineError, Repository, Store
 
 from . import sendfile
 from .ranges import Span
+from .trail import flow
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ async def send(
         if file is None:
             await _copy(reader, response)
         else:
-            await sendfile.send_file(request, *file)
+            await sendfile.send_file(request, *file, flow=flow())
     except BaseException as error:
         # What was sent is no whole answer: nothing may follow it on this connection.
         if request.transport is not None:
@@ -107,7 +108,8 @@ def _head(status: int, headers: Mapping[str, str], length: int) -> web.StreamRes
 
 
 async def _copy(reader: BlobReader, response: web.StreamResponse) -> None:
-    async for chunk in reader:
+    moving = flow()
+    async for chunk in reader if moving is None else moving.through(reader):
         await response.write(chunk)
 
 

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from .access_log import line_of
 from .app_keys import TRAIL
 from .audit import Audit
+from .bandwidth import Bandwidth
 from .board import GONE, Slot
 from .bodies import settle
 from .client_address import client_address, neighbourhood
@@ -91,12 +92,14 @@ class Watch:
         *,
         slot: Slot | None = None,
         limits: Limits | None = None,
+        bandwidth: Bandwidth | None = None,
         audit: Audit | None = None,
         traces: Traces | None = None,
     ) -> None:
         self._settings = settings
         self._slot = slot
         self._limits = limits
+        self._bandwidth = bandwidth
         self._audit = audit
         self._traces = traces
 
@@ -136,7 +139,8 @@ class Watch:
             self._after(request, trail, response, status, perf_counter() - begun)
 
     def _lay(self, request: web.Request) -> Trail:
-        trail = Trail(address=client_address(request, self._settings))
+        address = client_address(request, self._settings)
+        trail = Trail(address=address, bandwidth=self._bandwidth)
         resource = request.match_info.route.resource
         if resource is not None and resource.canonical in _KNOWN:
             trail.route = resource.canonical

@@ -91,6 +91,7 @@ async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> N
             board=config.board,
             slot=config.slot,
             limits=config.limits,
+            bandwidth=config.bandwidth,
         )
         instruments.install(app)
         drain = Drain()

@@ -44,6 +44,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: int
     """Inherited descriptor of the buckets that all workers share."""
 
+    bandwidth: int
+    """Inherited descriptor of the clocks that all workers share."""
+
     roster: int
     """Inherited descriptor of the roster."""
 

@@ -101,6 +101,7 @@ LIMITS = [
 OPTIONS = options_of(config.params)
 DEFAULTS = Settings.parse()
 OF_OPTIONS = {
+    "bandwidth": DEFAULTS.bounds.bandwidth,
     "grace": DEFAULTS.grace_seconds,
     "login-failures": DEFAULTS.rates.login,
     "max-blob": DEFAULTS.bounds.blob_bytes,
