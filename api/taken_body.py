@@ -8,6 +8,7 @@ chunked coding has to be taken out of.
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -43,7 +44,9 @@ class Buffers:
             buffer = self._free.pop()
             if len(buffer) <= size:
                 return buffer
-        return memoryview(bytearray(1 << size.bit_length() - 1))
+        # Pages into which nothing came yet take no memory: a thousand uploads may be slow ones.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        return memoryview(mmap.mmap(-1, 1 << size.bit_length() - 1, flags=flags))
 
     def give_back(self, buffer: memoryview) -> None:
         """The buffer is not used any more."""
