@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from holdfast.engine import Problem, check_directory
@@ -15,12 +17,13 @@ from .cli_session import Place, management_of, placed, run
 @click.command(epilog=example("check --data data --deep", "check --server http://127.0.0.1:5000"))
 @click.option("--deep", is_flag=True, help="Of a directory: read and hash all bytes too.")
 @placed
-def check(place: Place, *, deep: bool, as_json: bool) -> None:
+def check(where: Callable[[], Place], *, deep: bool, as_json: bool) -> None:
     """Find everything that is wrong with a data directory. It may be in use.
 
     Each problem is a line (with --json, an object on a line) as soon as it is found. A server is
     asked to check its own directory, and answers at the end; that is for keys of all projects.
     """
+    place = where()
     if deep and place.url is not None:
         raise Misused("--deep needs --data: a server reads its bytes again with holdfast scrub")
     count = run(_check(place, deep=deep, as_json=as_json))

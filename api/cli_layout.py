@@ -11,22 +11,20 @@ import click
 
 from holdfast.engine import Invalid, Renames, Transferred, export_layout, import_layout
 
-from .cli_options import data_option, example, json_option
+from .cli_errors import Misused
+from .cli_images import images_of
+from .cli_options import example
 from .cli_output import Bar, last_of, print_json, progress, size
-from .cli_session import data_directory, opened, place_of, run
+from .cli_session import Place, placed, run
 
 LAYOUT_FILE: Final = "oci-layout"
 """What tells a layout from the storage of a registry (OCI image-spec, "Image Layout")."""
-
-_region = click.option(
-    "--region", metavar="REGION", help="[default: what the directory's server served last]"
-)
 
 
 @click.command(
     "import",
     epilog=example(
-        "import layout team/web --data data",
+        "import layout team/web",
         "import /var/lib/docker-registry --namespace library --dry-run",
     ),
 )
@@ -60,21 +58,18 @@ _region = click.option(
 )
 @click.option("--tagged-only", is_flag=True, help="Of a registry: leave out untagged manifests.")
 @click.option("--dry-run", is_flag=True, help="Of a registry: only say what would be imported.")
-@data_option
-@_region
-@json_option
+@placed
 def import_(
+    where: Callable[[], Place],
+    *,
     path: Path,
     image: str | None,
-    *,
     references: tuple[str, ...],
     namespace: str | None,
     renames: tuple[str, ...],
     project_id: UUID | None,
     tagged_only: bool,
     dry_run: bool,
-    data: str,
-    region: str | None,
     as_json: bool,
 ) -> None:
     """Bring images of an OCI image layout, or all of a docker-registry, bit by bit as they are.
@@ -82,8 +77,9 @@ def import_(
     With NAMESPACE/IMAGE, PATH is a layout: a directory whose names become tags. The namespace has
     to exist.
 
-    Without it, PATH is the storage directory of a docker-registry (CNCF distribution). The first
-    component of each name becomes the namespace, made where it is missing. What was imported
+    Without it, PATH is the storage directory of a docker-registry (CNCF distribution), and goes
+    into a data directory (--data), which may be in use. The first component of each name becomes
+    the namespace, made where it is missing. What was imported
     before is not read again: after an interruption, or to catch up, do it once more.
     """
     of_registry = {
@@ -95,7 +91,7 @@ def import_(
     }
     if image is not None:
         _refuse(of_registry, "needs an import without NAMESPACE/IMAGE")
-        done = run(_import(path, image, references, data, region))
+        done = run(_import(where(), path, image, references))
         _tell("imported", done, as_json=as_json)
         return
     _refuse({"--reference": references}, "needs an import into NAMESPACE/IMAGE")
@@ -110,7 +106,9 @@ def import_(
     if dry_run:
         run(show_registry(path, rules, as_json=as_json))
         return
-    place = place_of({}, data=data, region=region)
+    place = where()
+    if place.url is not None:
+        raise Misused("the storage of a registry goes into a data directory: give --data DIR")
     run(
         bring_registry(
             path,
@@ -130,46 +128,38 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
             raise click.UsageError(f"{option} {why}")
 
 
-async def _import(
-    path: Path, image: str, references: tuple[str, ...], data: str, region: str | None
-) -> Transferred:
-    place = place_of({}, data=data, region=region)
-    async with opened(data_directory(data)) as store:
-        repository = await store.locate(place.region, image)
+async def _import(place: Place, path: Path, image: str, references: tuple[str, ...]) -> Transferred:
+    async with images_of(place, image) as (registry, repository):
         with progress("import") as bar:
-            steps = import_layout(store, repository, path, references=references or None)
+            steps = import_layout(registry, repository, path, references=references or None)
             return await last_of(steps, _shower(bar))
 
 
-@click.command("export", epilog=example("export team/web:v1 exported --data data"))
+@click.command(
+    "export", epilog=example("export team/web:v1 exported", "export team/web exported --data data")
+)
 @click.argument("image", metavar="NAMESPACE/IMAGE[:TAG]")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--no-referrers", is_flag=True, help="Leave out signatures and other referrers.")
-@data_option
-@_region
-@json_option
+@placed
 def export(
-    image: str, path: Path, no_referrers: bool, data: str, region: str | None, as_json: bool
+    where: Callable[[], Place], *, image: str, path: Path, no_referrers: bool, as_json: bool
 ) -> None:
     """Write images to an OCI image layout, bit by bit as they are.
 
     PATH is a directory: new, empty, or a layout already, which is added to. IMAGE may end in a
     digest too (NAMESPACE/IMAGE@sha256:...); without a tag, all tags are written.
     """
-    done = run(_export(image, path, data, region, referrers=not no_referrers))
+    done = run(_export(where(), image, path, referrers=not no_referrers))
     _tell("exported", done, as_json=as_json)
 
 
-async def _export(
-    image: str, path: Path, data: str, region: str | None, *, referrers: bool
-) -> Transferred:
-    place = place_of({}, data=data, region=region)
+async def _export(place: Place, image: str, path: Path, *, referrers: bool) -> Transferred:
     name, reference = _split(image)
-    async with opened(data_directory(data)) as store:
-        repository = await store.locate(place.region, name)
+    async with images_of(place, name) as (registry, repository):
         with progress("export") as bar:
             steps = export_layout(
-                store,
+                registry,
                 repository,
                 path,
                 references=None if reference is None else [reference],

@@ -237,7 +237,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def placed(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where it works: it gets its Place and ``as_json``."""
+    """Give a command the options that say where it works.
+
+    It gets ``as_json``, and a function that gives its Place, or raises Failure.
+    """
 
     @click.option("--server", metavar="URL", help="A running server.  [env: HOLDFAST_SERVER]")
     @click.option(
@@ -263,8 +266,10 @@ def placed(command: Callable[..., None]) -> Callable[..., None]:
         as_json: bool,
         **rest: Any,
     ) -> None:
-        place = place_of(os.environ, server=server, data=data, region=region, profile=profile)
-        command(place, as_json=as_json, **rest)
+        where = functools.partial(
+            place_of, os.environ, server=server, data=data, region=region, profile=profile
+        )
+        command(where, as_json=as_json, **rest)
 
     return outer
 
@@ -274,7 +279,9 @@ def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
 
     @placed
     @functools.wraps(command)
-    def outer(place: Place, *, as_json: bool, **rest: Any) -> None:
+    def outer(where: Callable[[], Place], *, as_json: bool, **rest: Any) -> None:
+        place = where()
+
         async def work() -> None:
             async with management_of(place) as management:
                 await command(Session(management, place, as_json), **rest)

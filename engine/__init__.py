@@ -85,6 +85,7 @@ from .oci_layout import import_layout
 from .problem import Problem
 from .reading import BlobReader
 from .recompress import Recompressed
+from .registry import Registry
 from .registry_import import FoundRepository, Migrated, import_registry, list_registry
 from .registry_names import Renames
 from .retention import Expired, Plan
@@ -142,6 +143,7 @@ __all__ = [
     "QuotaExceeded",
     "Recompressed",
     "Referrer",
+    "Registry",
     "Renames",
     "Repository",
     "RetentionRule",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from . import documents
 from .digest import Digest
@@ -24,9 +24,7 @@ from .errors import (
     TooLarge,
 )
 from .models import Repository
-
-if TYPE_CHECKING:
-    from .store import Store
+from .registry import Registry
 
 ITEMS_MAX: Final = 1_000_000
 """Manifests and blobs of one import together: some 300 bytes of memory each."""
@@ -84,7 +82,7 @@ class _Plan:
 
 
 async def import_images(
-    store: Store, repository: Repository, source: Source, entries: Sequence[Entry]
+    store: Registry, repository: Repository, source: Source, entries: Sequence[Entry]
 ) -> AsyncGenerator[Transferred, None]:
     """Import manifests with all that they need, and tag them.
 
@@ -125,7 +123,7 @@ async def import_images(
     yield Transferred(count, blobs, size, len(present), tags)
 
 
-async def _present(store: Store, here: Repository, digests: Iterable[Digest]) -> set[str]:
+async def _present(store: Registry, here: Repository, digests: Iterable[Digest]) -> set[str]:
     """Those that the repository has."""
     asked = list(digests)
     found: set[str] = set()
@@ -137,7 +135,7 @@ async def _present(store: Store, here: Repository, digests: Iterable[Digest]) ->
 class _Planner:
     """Reads all manifests of an import, and finds out what it takes."""
 
-    def __init__(self, store: Store, here: Repository, source: Source) -> None:
+    def __init__(self, store: Registry, here: Repository, source: Source) -> None:
         self._store = store
         self._here = here
         self._source = source

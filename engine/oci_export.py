@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import aiofiles
 import msgspec
@@ -32,9 +32,7 @@ from .oci_layout import (
     check_version,
     read_entries,
 )
-
-if TYPE_CHECKING:
-    from .store import Store
+from .registry import Registry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +46,7 @@ Descriptor = dict[str, Any]
 
 
 async def export_layout(
-    store: Store,
+    store: Registry,
     repository: Repository,
     path: Path,
     *,
@@ -77,7 +75,7 @@ async def export_layout(
 
 
 async def _roots(
-    store: Store, repository: Repository, references: Sequence[str] | None
+    store: Registry, repository: Repository, references: Sequence[str] | None
 ) -> AsyncIterator[Manifest]:
     if references is not None:
         for reference in references:
@@ -96,7 +94,7 @@ class _Export:
     """One export on its way."""
 
     def __init__(
-        self, store: Store, repository: Repository, target: _Layout, *, referrers: bool
+        self, store: Registry, repository: Repository, target: _Layout, *, referrers: bool
     ) -> None:
         self._store = store
         self._repository = repository
@@ -161,7 +159,7 @@ class _Export:
                 await self._target.write(digest, reader)
             except _Different:
                 # Reading it whole once more puts it in quarantine.
-                async with self._store.get(digest, verify=True):
+                async with self._store.get(digest, verify=True, repository=self._repository):
                     raise Corrupt("blob", str(digest), "it was read with other bytes") from None
         self._blobs += 1
         self._size += size

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -20,9 +20,7 @@ from .foreign_files import ForeignFiles
 from .image_import import Entry, Transferred, import_images
 from .models import Repository
 from .names import check_tag_name
-
-if TYPE_CHECKING:
-    from .store import Store
+from .registry import Registry
 
 LAYOUT_FILE: Final = "oci-layout"
 INDEX_FILE: Final = "index.json"
@@ -124,7 +122,7 @@ def _place(digest: Digest) -> tuple[str, str, str]:
 
 
 async def import_layout(
-    store: Store,
+    store: Registry,
     repository: Repository,
     path: Path,
     *,

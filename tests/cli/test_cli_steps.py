@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 from cli_support import LAYER, InProcess, blob_files, damage, make_directory, push
+from engine_support import descriptor, index, manifest
+from layout_support import LAYERS, REF_NAME, Layout, contents, entries
 from server_support import running
+
+from holdfast.engine import OCI_INDEX
 
 
 def data_of(quick: InProcess) -> Path:
@@ -140,3 +144,72 @@ def test_damage_is_told(quick: InProcess) -> None:
     checked = quick.run("check", "--json")
     assert (checked.returncode, json.loads(checked.stdout)["kind"]) == (4, "blob")
     assert quick.ok("scrub").startswith("read ")
+
+
+def made_layout(path: Path) -> Layout:
+    """An index of two images under two names, something that refers to it, and an image beside."""
+    layout = Layout(path)
+    children = [manifest(b"{}", LAYERS[:2]), manifest(b'{"os": "x"}', LAYERS[1:])]
+    both = index(children)
+    referring = manifest(b"{}", [], subject=descriptor(both, OCI_INDEX), artifactType="a/sbom")
+    layout.add(b"{}", b'{"os": "x"}', *LAYERS, *children, both, referring)
+    layout.list(both, "v1")
+    layout.list(both, "registry:5000/some/app:latest")
+    layout.list(referring)
+    layout.list(children[0], "single")
+    return layout
+
+
+def test_images_go_in_and_out_as_they_are(quick: InProcess, tmp_path: Path) -> None:
+    """Indexes, children, referrers and names; twice, and then nothing is copied."""
+    quick.ok("namespace", "create", "copies")
+    layout = made_layout(tmp_path / "made")
+    done = quick.json("import", str(layout.path), "copies/deep/app")
+    assert (done["tags"], done["manifests"], done["blobs"]) == (3, 4, 5)
+    assert quick.json("image", "get", "copies/deep/app")["tags"] == ["latest", "single", "v1"]
+    again = quick.json("import", str(layout.path), "copies/deep/app", "--reference", "single")
+    assert (again["tags"], again["blobs"], again["present"]) == (1, 0, 3)
+
+    out = tmp_path / "out"
+    done = quick.json("export", "copies/deep/app", str(out))
+    assert (done["tags"], done["manifests"], done["blobs"]) == (3, 4, 5)
+    assert contents(out) == contents(layout.path)
+    names = {(item["digest"], item.get("annotations", {}).get(REF_NAME)) for item in entries(out)}
+    index_digest = layout.manifests[0]["digest"]
+    assert {name for digest, name in names if digest == index_digest} == {"v1", "latest"}
+    digest = quick.json("tag", "get", "copies/deep/app:single")["digest"]
+    for reference in (":single", f"@{digest}"):
+        few = tmp_path / f"few{len(reference)}"
+        quick.ok("export", f"copies/deep/app{reference}", str(few), "--no-referrers")
+        assert [item["digest"] for item in entries(few)] == [digest]
+    assert "was not found" in quick.refused(3, "export", "copies/deep/app:no", str(out))
+    assert "was not found" in quick.refused(3, "export", "copies/none", str(tmp_path / "none"))
+    assert "absent" in quick.refused(3, "import", str(layout.path), "absent/app")
+
+
+def test_an_import_that_is_refused_lists_nothing(quick: InProcess, tmp_path: Path) -> None:
+    quick.ok("namespace", "create", "refused")
+    layout = made_layout(tmp_path / "made")
+    damage(layout.file(LAYERS[0]))
+    assert "digest" in quick.refused(2, "import", str(layout.path), "refused/app").lower()
+    assert quick.json("image", "list", "refused") == []
+    quick.ok("namespace", "settings", "refused", "--lock")
+    good = made_layout(tmp_path / "good")
+    assert "locked" in quick.refused(1, "import", str(good.path), "refused/app")
+
+
+def test_a_region_has_images_of_its_own(quick: InProcess, tmp_path: Path) -> None:
+    layout = made_layout(tmp_path / "made")
+    for region in ("fr-par", "nl-ams"):
+        quick.ok("namespace", "create", "regional", "--region", region)
+    quick.ok("import", str(layout.path), "regional/app", "--region", "nl-ams")
+    assert quick.json("image", "list", "regional") == []
+    out = str(tmp_path / "out")
+    quick.ok("export", "regional/app:v1", out, "--region", "nl-ams")
+    assert "was not found" in quick.refused(3, "export", "regional/app:v1", out)
+
+
+def test_the_storage_of_a_registry_goes_into_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    shell = InProcess(tmp_path, {"SCW_SECRET_KEY": "s", "HOLDFAST_SERVER": "http://127.0.0.1:1"})
+    assert "--data" in shell.refused(2, "import", str(tmp_path / "old"))
