@@ -35,7 +35,7 @@ from holdfast.engine import (
 from . import cli_caller
 from .cli_errors import Failure, Misused
 from .cli_management import Management, Named
-from .cli_session import Place, management_of, opened
+from .cli_session import Place, management_of
 
 PIECE_BYTES: Final = 1024 * 1024
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -45,12 +45,8 @@ _ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIS
 
 
 @asynccontextmanager
-async def images_of(place: Place, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
-    """Where ``namespace/image`` is, on a server or in a directory. Raises Failure, EngineError."""
-    if place.url is None:
-        async with opened(place.directory) as store:
-            yield store, await store.locate(place.region, name)
-        return
+async def remote_images(place: Place, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
+    """Where ``namespace/image`` is on a server. Raises Failure, ApiError."""
     async with management_of(place) as management:
         url, repository = await _find(management, place, name)
     credentials = {"Authorization": aiohttp.encode_basic_auth("nologin", place.secret)}

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 import click
 
-from holdfast.engine import Invalid, Renames, Transferred, export_layout, import_layout
+from holdfast.engine import (
+    Invalid,
+    Registry,
+    Renames,
+    Repository,
+    Transferred,
+    export_layout,
+    import_layout,
+)
 
 from .cli_errors import Misused
-from .cli_images import images_of
 from .cli_options import example
 from .cli_output import Bar, last_of, print_json, progress, size
-from .cli_session import Place, placed, run
+from .cli_session import Place, opened, placed, run
 
 LAYOUT_FILE: Final = "oci-layout"
 """What tells a layout from the storage of a registry (OCI image-spec, "Image Layout")."""
@@ -128,8 +136,21 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
             raise click.UsageError(f"{option} {why}")
 
 
+@asynccontextmanager
+async def _images(place: Place, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
+    """Where ``namespace/image`` is, on a server or in a directory."""
+    if place.url is not None:
+        from .cli_images import remote_images
+
+        async with remote_images(place, name) as found:
+            yield found
+        return
+    async with opened(place.directory) as store:
+        yield store, await store.locate(place.region, name)
+
+
 async def _import(place: Place, path: Path, image: str, references: tuple[str, ...]) -> Transferred:
-    async with images_of(place, image) as (registry, repository):
+    async with _images(place, image) as (registry, repository):
         with progress("import") as bar:
             steps = import_layout(registry, repository, path, references=references or None)
             return await last_of(steps, _shower(bar))
@@ -156,7 +177,7 @@ def export(
 
 async def _export(place: Place, image: str, path: Path, *, referrers: bool) -> Transferred:
     name, reference = _split(image)
-    async with images_of(place, name) as (registry, repository):
+    async with _images(place, name) as (registry, repository):
         with progress("export") as bar:
             steps = export_layout(
                 registry,
