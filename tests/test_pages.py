@@ -89,6 +89,55 @@ def test_each_promise_is_tested(row: str) -> None:
     assert set(named) <= run_in_ci(), row
 
 
+SHOWN_ONLY = {
+    "README.md": {
+        "make run": "test_the_quick_start starts the same command, with data of its own",
+        "make bench": "hours",
+    },
+    "operating.md": {
+        "cp": "to a machine with systemd, as the next ones",
+        "systemctl": "",
+        "eval": "test_env_is_what_a_shell_can_evaluate",
+        "ln": "nothing of ours",
+        "python3 -m venv": "test_the_installed_wheel_serves does the same",
+        "/opt/holdfast/bin/pip": "test_it_builds_runs_and_serves does the same, with the extra",
+    },
+}
+"""Beginnings of commands in ``console`` blocks that no test runs as they stand, and why."""
+RUN = {
+    "docker build": "test_it_builds_runs_and_serves",
+    "docker run": "test_it_builds_runs_and_serves",
+    "docker exec": "test_it_builds_runs_and_serves",
+    "skopeo sync": "test_another_registry_moves_in",
+}
+BLOCKS_RUN = {
+    ("README.md", "sh"): "test_the_quick_start",
+    ("README.md", "python"): "test_the_store",
+    ("configuration.md", "sh"): "test_what_the_page_shows",
+    ("configuration.md", "toml"): "test_what_the_page_shows",
+    ("embedding.md", "python"): "test_the_store",
+    ("operating.md", "sh"): "test_the_commands_run",
+    ("operating.md", "nginx"): "test_images_go_through_it",
+}
+"""What runs all blocks of a language on a page. ``json`` blocks are answers."""
+
+
+SHOWING = [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.name)
+def test_each_command_is_run(page: Path) -> None:
+    fenced = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    known = {*RUN, *SHOWN_ONLY.get(page.name, {})}
+    for language, text in fenced.findall(page.read_text("utf-8")):
+        if language == "console":
+            for line in re.findall(r"^[$#] (.*)$", text, re.MULTILINE):
+                assert any(line.startswith(start) for start in known), line
+        elif language != "json":
+            assert BLOCKS_RUN[page.name, language] in run_in_ci()
+    assert {*RUN.values()} <= run_in_ci()
+
+
 UNITS = {
     "": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "KiB": 1 << 10, "MiB": 1 << 20,
     "GiB": 1 << 30, "TiB": 1 << 40,

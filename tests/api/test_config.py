@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import tomllib
@@ -23,6 +24,7 @@ from operating_support import (
     operated,
 )
 from server_support import WAIT_SECONDS, ServerProcess, command, running
+from support import ROOT
 
 
 def written(path: Path, text: str) -> str:
@@ -96,6 +98,21 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, reason: st
         assert done.stderr.startswith("holdfast: ")
         assert done.stderr.count("\n") == 1
         assert reason in done.stderr
+
+
+def test_what_the_page_shows(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (shown,) = re.findall(r"```sh\nholdfast (.*)\n```", page)
+    file = written(tmp_path / "holdfast.toml", example)
+    done = command(*shown.split(), environment={"HOLDFAST_CONFIG": file})
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = tomllib.loads(done.stdout)
+    given = tomllib.loads(example)
+    assert {key: printed[key] for key in given} == given | {
+        "data": "data",
+        "listen": "127.0.0.1:5000",
+    }
 
 
 def test_a_missing_file_and_one_that_is_too_large(tmp_path: Path) -> None:

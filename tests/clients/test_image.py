@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 from base_image_support import ENVIRONMENT, base_image
-from clients_support import Failed, Program
+from clients_support import Program
 from images_support import docker_archive, layers
 from operating_support import eventually
 from support import ROOT
 
-BASE, IMAGE, CONTAINER, VOLUME = "holdfast-base", "holdfast", "holdfast", "holdfast-data"
+BASE, IMAGE, CONTAINER, VOLUME = "holdfast-base", "holdfast", "registry", "holdfast"
 USER = 10001
 BUILD_SECONDS = 400
 """It fetches, and compiles, all that Holdfast needs."""
@@ -30,11 +31,20 @@ def docker(new_docker: Callable[[str], Program], tmp_path: Path) -> Program:
     base_image(base)
     program("import", f"--change=ENV {ENVIRONMENT}", str(base), BASE)
     base.unlink()
-    arguments = ("--network=host", f"--build-arg=BASE={BASE}", f"--tag={IMAGE}", str(ROOT))
-    with program.start("build", *arguments) as build:
+    *arguments, place = page("build")
+    assert place == "."
+    more = ("--network=host", f"--build-arg=BASE={BASE}", str(ROOT))
+    with program.start(*arguments, *more) as build:
         said, _ = build.communicate(timeout=BUILD_SECONDS)
     assert build.returncode == 0, said
     return program
+
+
+def page(command: str) -> list[str]:
+    """The arguments of docker in the one line of docs/operating.md with this command of it."""
+    text = (ROOT / "docs" / "operating.md").read_text("utf-8")
+    (line,) = re.findall(rf"^\$ docker ({command} .*)$", text, re.MULTILINE)
+    return shlex.split(line)
 
 
 def compose() -> dict[str, Any]:
@@ -45,19 +55,26 @@ def compose() -> dict[str, Any]:
 
 
 def run(docker: Program) -> None:
-    """Start it as compose does, but on ports of this machine that are free."""
+    """Start it as the page and compose do, but on ports of this machine that are free."""
     service = compose()
+    arguments = page("run")
+    published = arguments.index("--publish")
+    del arguments[published : published + 2]
     (volume,) = service["volumes"]
+    *arguments, mount, mounted, image = arguments
+    assert (mount, mounted, image) == ("--volume", f"{VOLUME}:/data", IMAGE)
+    assert volume.partition(":")[2] == "/data"
+    assert service["read_only"] is True
+    assert "--read-only" in arguments
     docker(
-        "run",
+        *arguments,
         "--detach",
         f"--name={CONTAINER}",
         "--network=host",
-        f"--read-only={str(service['read_only']).lower()}",
         *(f"--cap-drop={each}" for each in service["cap_drop"]),
         *(f"--security-opt={each}" for each in service["security_opt"]),
         *(f"--env={each}=127.0.0.1:0" for each in service["environment"]),
-        f"--volume={VOLUME}:{volume.partition(':')[2]}",
+        f"--volume={mounted}",
         "--health-interval=1s",
         IMAGE,
         "serve",
@@ -76,7 +93,9 @@ def inside(docker: Program, *command: str) -> str:
 
 def variables(docker: Program) -> dict[str, str]:
     """What ``holdfast env`` exports in there."""
-    said = inside(docker, "holdfast", "env").splitlines()
+    words = [CONTAINER if word == "CONTAINER" else word for word in page("exec")]
+    assert words[-2:] == ["holdfast", "env"]
+    said = docker(*words).splitlines()
     lines = (line.removeprefix("export ") for line in said)
     return dict(shlex.split(line)[0].split("=", 1) for line in lines)
 
@@ -93,8 +112,6 @@ def test_it_builds_runs_and_serves(docker: Program, tmp_path: Path) -> None:
     # Ours is what is added to the base: packages and the interpreter's links, no pip, no sources.
     size = inspect(docker, ".Size", IMAGE) - inspect(docker, ".Size", BASE)
     assert size < 120_000_000
-    with pytest.raises(Failed):
-        docker("run", "--rm", "--network=none", "--entrypoint=python", IMAGE, "-c", "import pip")
 
     run(docker)
     eventually(lambda: is_healthy(docker))
@@ -107,8 +124,14 @@ def test_it_builds_runs_and_serves(docker: Program, tmp_path: Path) -> None:
     assert len(roots) == 1
     assert "serve" in roots[0]
     assert "Read-only" in docker.refused("exec", CONTAINER, "sh", "-c", "> /opt/holdfast/new")
-    # The extra is there.
-    inside(docker, "python", "-c", "from holdfast.api.tracing import missing; assert not missing()")
+    # The extra is there, and what installed everything is not.
+    inside(
+        docker,
+        *("python", "-c"),
+        "from importlib.util import find_spec\n"
+        "from holdfast.api.tracing import missing\n"
+        "assert (missing(), find_spec('pip')) == (False, None)",
+    )
 
     known = variables(docker)
     host = known["HOLDFAST_REGISTRY"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 from clients_support import ABSENT_SECRET, Program, Registry, skopeo_in
 from clients_support import PLAIN_COPY as COPY
 from images_support import INDEX_TYPE, Layout, content_size, docker_archive, layers
+from support import ROOT
 
+OPERATING = (ROOT / "docs" / "operating.md").read_text("utf-8")
 PLAIN = ("--tls-verify=false",)
 INDEXED = ("amd64", "arm64", "s390x")
 
@@ -133,6 +136,23 @@ def test_two_namespaces_share_their_layers(skopeo: Program, registry: Registry, 
     registry.manage("DELETE", f"/namespaces/{registry.described('first')['id']}")
     assert skopeo("inspect", *PLAIN, two)
     assert registry.files() == files
+
+
+def test_another_registry_moves_in(
+    skopeo: Program, registry: Registry, index: tuple[str, str], image: str
+) -> None:
+    """As docs/operating.md says; here, from one namespace to another."""
+    (line,) = re.findall(r"^\$ skopeo (sync .*)$", OPERATING, re.MULTILINE)
+    source, digest = index
+    old, new = registry.namespace("old"), registry.namespace("team")
+    skopeo(*COPY, "--all", source, f"docker://{old}/web:all")
+    skopeo(*COPY, image, f"docker://{old}/web:v1")
+    places = {"old.example.org/team/web": f"{old}/web", "holdfast.example.org/team": new}
+    words = [places.get(word, word) for word in line.split()]
+    assert {*places.values()} <= {*words}
+    skopeo(*words, "--src-tls-verify=false", "--dest-tls-verify=false")
+    assert registry.tag("team", "web", "all")["digest"] == digest
+    assert registry.manifest("team/web", "v1") == registry.manifest("old/web", "v1")
 
 
 def test_sync_to_a_directory_and_back(
