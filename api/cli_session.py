@@ -30,10 +30,11 @@ import msgspec
 from holdfast.engine import EngineError, Store, StoreConfig
 
 from . import cli_output
-from .cli_errors import Failure, Misused, failure_of_api, failure_of_engine
+from .cli_errors import Failure, Misused
 from .cli_management import Management, id_of
 from .cli_options import DATA_DEFAULT, json_option
 from .cli_profile import Profile, read_profile
+from .cli_refusals import failure_of_api, failure_of_engine
 from .datadir import OWNER_FILE, read_note
 from .management_errors import ApiError
 from .owner import Owner, OwnerError, load_owner

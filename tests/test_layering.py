@@ -140,3 +140,21 @@ def test_the_engine_loads_no_http() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_health_check_loads_neither_engine_nor_server() -> None:
+    """It runs every few seconds, for as long as the server does."""
+    program = (
+        "import sys, atexit\n"
+        "heavy = {'aiohttp', 'asyncio', 'uvloop', 'lmdb', 'holdfast.engine', 'opentelemetry'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
+        "from holdfast.api.cli import main\n"
+        "sys.argv = ['holdfast', 'health', '--data', '/nonexistent']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "[]\n"
+    assert done.stderr == "holdfast: no server has run on /nonexistent yet\n"
+    assert done.returncode == 1
