@@ -21,6 +21,7 @@ from load_support import (
     TEAM,
     Load,
     Memory,
+    Picture,
     Wire,
     digest_of,
     eventually,
@@ -35,7 +36,7 @@ from load_support import (
     read_reply,
     wired,
 )
-from server_support import ServerProcess
+from server_support import ServerProcess, command
 
 KINDS: Final = ("worker", "supervisor", "all")
 ROUNDS: Final = 6
@@ -160,3 +161,30 @@ async def test_requests_in_the_middle_of_a_worker_that_lives_end_well(tmp_path: 
             got = await wire.ask("GET", f"{path}/{digest_of(other)}")
             assert (got.status, got.body) == (200, other)
     assert await problems(tmp_path / "data") == []
+
+
+async def test_a_snapshot_while_clients_push_and_delete(tmp_path: Path) -> None:
+    """Made by the command line beside the server. It has all that was acknowledged before it
+    began and not touched since, and serves."""
+    memory = Memory()
+    kept = Picture(f"{TEAM}/kept", 3)
+    with loaded(tmp_path / "data") as server:
+        await make_namespace(server.address)
+        async with wired(server.address) as wire:
+            await memory.push(wire, kept, "v1")
+        load = Load(server.address, Memory(), 7)
+        load.start()
+        await eventually(lambda: load.memory.acknowledged >= ACKNOWLEDGED_MIN)
+        before = load.memory.acknowledged
+        options = ("snapshot", f"--data={server.data}", str(tmp_path / "copy"))
+        done = await asyncio.to_thread(command, *options)
+        assert done.returncode == 0, done.stderr
+        await eventually(lambda: load.memory.acknowledged > before)
+        await load.stop()
+    assert await problems(tmp_path / "copy") == []
+    with loaded(tmp_path / "copy") as copy:
+        assert await memory.verify(copy.address) == 1
+        async with wired(copy.address) as wire:
+            await memory.push(wire, Picture(f"{TEAM}/kept", 4), "v2")
+        assert await memory.verify(copy.address) == 2
+    assert await problems(tmp_path / "copy") == []
