@@ -9,6 +9,7 @@ from uuid import UUID
 from aiohttp import ClientSession, web
 
 from holdfast.api import AppSettings, create_app
+from holdfast.api.management import DOCUMENT_PATH, OPERATIONS
 from holdfast.engine import Store
 
 
@@ -89,3 +90,18 @@ async def test_two_of_them_inside_another_application() -> None:
             async with session.get(url + "/mine") as answer:
                 assert await answer.text() == "mine"
                 assert "X-Request-Id" not in answer.headers
+
+
+async def test_every_route_is_of_a_kind_whose_callers_are_tested() -> None:
+    """Who may do what on ``/v2/`` and in the management API is tested from tables that these two
+    are made of (``test_security_distribution``, ``test_security_management``). Whoever adds a
+    route beside them says here that it tells everybody the same."""
+    told_to_everybody = {"/healthz", "/readyz", DOCUMENT_PATH}
+    asks_for_a_key = {"/token"}
+    store = Store.memory()
+    routes = {resource.canonical for resource in create_app(store).router.resources()}
+    operations = {operation.path for operation in OPERATIONS}
+    assert operations <= routes
+    nowhere = {"/registry", "/registry/{tail}", "/holdfast", "/holdfast/{tail}", "/{tail}"}
+    rest = routes - operations - told_to_everybody - asks_for_a_key - nowhere
+    assert rest == {"/v2", "/v2/{tail}"}

@@ -76,6 +76,45 @@ async def test_forwarded_headers_count_only_from_trusted_proxies() -> None:
             assert f'realm="{wanted}"' in answer.headers["WWW-Authenticate"]
 
 
+FORWARDED = {
+    # What a proxy says, and where the client finds the token service then; None: where it came.
+    "one": ({"Proto": "https", "Host": "hub.example"}, "https://hub.example"),
+    "port": ({"Proto": "https", "Host": "hub.example:8443"}, "https://hub.example:8443"),
+    "ipv6": ({"Proto": "https", "Host": "[2001:db8::1]:8443"}, "https://[2001:db8::1]:8443"),
+    "chain": ({"Proto": "https, http", "Host": "hub.example, inner"}, "https://hub.example"),
+    "scheme alone": ({"Proto": "HTTPS"}, "https://{here}"),
+    "host alone": ({"Host": "hub.example"}, "http://hub.example"),
+    "no scheme": ({"Proto": "gopher"}, "http://{here}"),
+    "no host": ({"Host": "evil.example/path"}, "http://localhost"),
+    "quotes": ({"Host": 'a",scope="x'}, "http://localhost"),
+    "user": ({"Host": "user@evil.example"}, "http://localhost"),
+    "long": ({"Host": "x" * 300}, "http://localhost"),
+    "nothing": ({"Proto": "", "Host": ""}, "http://{here}"),
+    "for alone": ({"For": "10.0.0.1", "Port": "1", "Prefix": "/x"}, "http://{here}"),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDED)
+async def test_what_a_proxy_may_say(name: str) -> None:
+    """And none of it gets into a Location, which is relative."""
+    said, base = FORWARDED[name]
+    headers = {f"X-Forwarded-{key}": value for key, value in said.items()}
+    settings = AppSettings(trusted_proxies=(ip_network("127.0.0.1/32"),))
+    for trusting in (True, False):
+        async with registry(settings=settings if trusting else AppSettings()) as server:
+            await server.namespace("team")
+            answer = await server.call("GET", "/v2/", secret=None, headers=headers)
+            here = server.url.removeprefix("http://")
+            wanted = (base if trusting else "http://{here}").format(here=here)
+            assert f'realm="{wanted}/token"' in answer.headers["WWW-Authenticate"]
+            answer = await server.call("POST", f"/v2/{NAME}/blobs/uploads/", headers=headers)
+            assert answer.location.startswith(f"/v2/{NAME}/blobs/uploads/")
+            answer = await server.call(
+                "PUT", f"{answer.location}?digest={digest_of(b'x')}", data=b"x"
+            )
+            assert answer.location == f"/v2/{NAME}/blobs/{digest_of(b'x')}"
+
+
 async def test_a_public_url_is_the_realm() -> None:
     settings = AppSettings(public_url="https://hub.example/r", endpoints={"nl-ams": "nl.example"})
     async with registry(settings=settings) as server:
