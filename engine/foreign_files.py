@@ -19,6 +19,7 @@ from typing import Any, Final
 import aiofiles
 
 from .errors import Invalid, NotFound, StorageFailed, TooLarge
+from .offload import opened
 
 _PIECE_BYTES: Final = 256 * 1024
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -73,7 +74,7 @@ class ForeignFiles:
         return StorageFailed(shown, error.strerror or str(error))
 
     def _file(self, names: Names) -> AbstractAsyncContextManager[Any]:
-        return aiofiles.open(names[-1], "rb", opener=partial(self._open, names))
+        return opened(aiofiles.open(names[-1], "rb", opener=partial(self._open, names)))
 
     async def size(self, *names: str) -> int:
         """Bytes of a file. Raises NotFound, Invalid, StorageFailed."""

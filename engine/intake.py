@@ -289,7 +289,7 @@ class Intake:
     async def _let_go(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            await self._files.threads.run(writer.close)
+            await self._files.threads.finish(writer.close)
 
     async def abandon(self) -> None:
         """Let go of the bytes, unless they were published: for streams without a session."""

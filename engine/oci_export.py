@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -32,6 +32,7 @@ from .oci_layout import (
     check_version,
     read_entries,
 )
+from .offload import Threads, opened
 from .registry import Registry
 
 P = ParamSpec("P")
@@ -211,30 +212,40 @@ class _Different(Exception):
 @contextlib.asynccontextmanager
 async def _opened(path: Path) -> AsyncIterator[_Layout]:
     """The layout in a directory, ours alone. Raises Invalid, Busy, StorageFailed."""
-    layout = _Layout(path)
-    lock = await _call(path, _lock, path)
+    threads = Threads(1, "export")
     try:
-        await layout.begin()
-        yield layout
+        lock = await _call(path, threads.acquire(_Lock, path))
+        try:
+            layout = _Layout(path, threads)
+            await layout.begin()
+            yield layout
+        finally:
+            lock.close()
     finally:
-        os.close(lock)
+        threads.close()
 
 
-def _lock(path: Path) -> int:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class _Lock:
+    """A directory, made where it is missing, that no other export may write to meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise Busy("file", str(path)) from None
+
+    def close(self) -> None:
+        """Let others export to it."""
+        os.close(self._lock)
+
+
+async def _call(path: Path, called: Awaitable[T]) -> T:
+    """What a call in a thread returns. Raises StorageFull, StorageFailed for an OSError."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Busy("file", str(path)) from None
-    return lock
-
-
-async def _call(path: Path, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``fn`` in a thread. Raises StorageFull, StorageFailed for an OSError."""
-    try:
-        return await asyncio.to_thread(fn, *args, **kwargs)
+        return await called
     except OSError as error:
         raise refused(error, str(path)) from error
 
@@ -242,14 +253,18 @@ async def _call(path: Path, fn: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 class _Layout:
     """A layout that is written to. Every file appears under its name whole, and durable."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: Threads) -> None:
         self._path = path
+        self._threads = threads
         self._entries: list[Descriptor] = []
         self._directories: set[Path] = {path}
 
+    async def _run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _call(self._path, self._threads.run(fn, *args, **kwargs))
+
     async def begin(self) -> None:
         """Look at what is there, and begin a layout where nothing is. Raises Invalid."""
-        names = await _call(self._path, os.listdir, self._path)
+        names = await self._run(os.listdir, self._path)
         mark, index = self._path / LAYOUT_FILE, self._path / INDEX_FILE
         if LAYOUT_FILE in names:
             check_version(await self._read(mark))
@@ -263,7 +278,7 @@ class _Layout:
 
     async def _read(self, path: Path) -> bytes:
         try:
-            async with aiofiles.open(path, "rb") as file:
+            async with opened(aiofiles.open(path, "rb")) as file:
                 content = await file.read(INDEX_BYTES_MAX + 1)
         except OSError as error:
             raise refused(error, str(path)) from error
@@ -276,12 +291,12 @@ class _Layout:
 
     async def has(self, digest: Digest, size: int) -> bool:
         """Whether a good copy of that content is there. Raises StorageFailed."""
-        return await _call(self._path, _matches, self._place(digest), digest, size)
+        return await self._run(_matches, self._place(digest), digest, size)
 
     async def write(self, digest: Digest, content: AsyncIterator[bytes] | Any) -> None:
         """Write a blob or a manifest. Raises _Different, StorageFull, StorageFailed."""
         place = self._place(digest)
-        await _call(self._path, place.parent.mkdir, parents=True, exist_ok=True)
+        await self._run(place.parent.mkdir, parents=True, exist_ok=True)
         self._directories |= {place.parent, place.parent.parent}
         await self._write(place, content, digest)
 
@@ -289,27 +304,27 @@ class _Layout:
         draft = place.with_name(place.name + _PARTIAL)
         hasher = hashlib.new(digest.algorithm) if digest else None
         try:
-            async with aiofiles.open(draft, "wb", opener=_no_link) as file:
+            async with opened(aiofiles.open(draft, "wb", opener=_no_link)) as file:
                 async for piece in content:
                     if hasher is not None:
-                        await asyncio.to_thread(hasher.update, piece)
+                        await self._threads.run(hasher.update, piece)
                     await file.write(piece)
                 await file.flush()
-                await asyncio.to_thread(os.fsync, file.fileno())
+                await self._threads.run(os.fsync, file.fileno())
             if digest is not None and hasher is not None and hasher.digest() != digest.raw:
                 raise _Different
-            await _call(self._path, draft.replace, place)
+            await self._run(draft.replace, place)
         except OSError as error:
-            await _call(self._path, draft.unlink, missing_ok=True)
+            await self._run(draft.unlink, missing_ok=True)
             raise refused(error, str(place)) from error
         except BaseException:
-            await _call(self._path, draft.unlink, missing_ok=True)
+            await self._run(draft.unlink, missing_ok=True)
             raise
 
     async def finish(self, entries: Sequence[Descriptor]) -> None:
         """List the entries too, after all they need is durable."""
         for directory in sorted(self._directories, reverse=True):
-            await _call(self._path, sync_directory, directory)
+            await self._run(sync_directory, directory)
         unique = {(entry["digest"], _name_of(entry)): entry for entry in entries}
         names = {_name_of(entry) for entry in entries} - {None}
         kept = [
@@ -326,8 +341,8 @@ class _Layout:
         if len(content) > INDEX_BYTES_MAX:
             raise Invalid("layout", f"{INDEX_FILE} would have over {INDEX_BYTES_MAX} bytes")
         await self._write(self._path / INDEX_FILE, _one(content), None)
-        await _call(self._path, sync_directory, self._path)
-        await _call(self._path, sync_directory, self._path.absolute().parent)
+        await self._run(sync_directory, self._path)
+        await self._run(sync_directory, self._path.absolute().parent)
 
 
 def _no_link(path: str, flags: int) -> int:

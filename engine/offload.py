@@ -7,10 +7,11 @@ call is over: no file is closed, and no buffer used again, while a thread still 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from .errors import Closed, EngineError
 
@@ -68,6 +69,18 @@ class Threads:
         finally:
             del future
 
+    async def finish(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``run``, for a call that lets go of something: it is made in any case.
+
+        Also where the caller is cancelled before it began.
+        """
+        future = self._submit(fn, *args, **kwargs)
+        try:
+            await _settle(future, begun=True)
+            return future.result()
+        finally:
+            del future
+
     def close(self) -> None:
         """Wait for the calls that were submitted, and end the threads. May be called twice."""
         self._closed = True
@@ -87,12 +100,13 @@ def _call(fn: Callable[[], T]) -> T:
         raise RuntimeError("a call in a thread raised StopIteration") from error
 
 
-async def _settle(future: Future[T]) -> None:
-    """Wait until the call is over. Raises CancelledError only, and only then (or unbegun)."""
+async def _settle(future: Future[T], *, begun: bool = False) -> None:
+    """Wait until the call is over. Raises CancelledError only, and only then, or where the call
+    has not begun (nor counts as ``begun``)."""
     try:
         await _over(future)
     except asyncio.CancelledError as cancelled:
-        if future.cancel():
+        if not begun and future.cancel():
             raise
         while not future.done():
             try:
@@ -123,3 +137,40 @@ def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None
 def _finish(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+class File(Protocol):
+    """A file of aiofiles."""
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+F = TypeVar("F", bound=File)
+
+
+@asynccontextmanager
+async def opened(opening: Awaitable[F]) -> AsyncIterator[F]:
+    """A file that aiofiles opens: closed in any case, also where its caller is cancelled
+    meanwhile, which aiofiles by itself does not see to."""
+    task = asyncio.ensure_future(opening)
+    try:
+        file = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if task.exception() is None:
+            await _surely(task.result().close())
+        raise
+    try:
+        yield file
+    finally:
+        await _surely(file.close())
+
+
+async def _surely(closing: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(closing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -118,7 +118,7 @@ class OpenFiles:
             # The threads are gone.
             original.close()
             return
-        task = asyncio.get_running_loop().create_task(self._threads.run(original.close))
+        task = asyncio.get_running_loop().create_task(self._threads.finish(original.close))
         self._closing.add(task)
         task.add_done_callback(self._was_closed)
 

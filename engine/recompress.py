@@ -181,7 +181,7 @@ class Recompressor:
             try:
                 stored = await self._compress(blob, writer, rate)
             finally:
-                await core.threads.run(writer.close)
+                await core.threads.finish(writer.close)
             done.read_bytes += blob.size
             if stored is None:
                 await core.files.discard(file_id)
@@ -210,7 +210,7 @@ class Recompressor:
                     await asyncio.sleep(_PIECE_BYTES / rate)
             return await run(work.finish)
         finally:
-            await run(work.close)
+            await self._core.threads.finish(work.close)
 
     def start(self) -> None:
         """Walk in the background until ``stop``."""

@@ -55,7 +55,7 @@ async def restore(
     threads = Threads(1, "restore")
     try:
         await threads.run(_look, snapshot)
-        staging = await threads.run(Staging, target, "snapshot")
+        staging = await threads.acquire(Staging, target, "snapshot")
         try:
             done = Copied(0, 0, 0)
             known: set[str] = set()
@@ -77,7 +77,7 @@ async def restore(
             damaged = await _quarantine(staging, config, problems) if problems else 0
             await threads.run(staging.publish)
         except BaseException:
-            await threads.run(staging.abandon)
+            await threads.finish(staging.close)
             raise
     finally:
         threads.close()

@@ -353,7 +353,7 @@ class Scrubber:
         except (Corrupt, StorageFailed) as error:
             return str(error)
         finally:
-            await threads.run(original.close)
+            await threads.finish(original.close)
 
     async def _rest(self, size: int, rate: float) -> None:
         if rate:

@@ -118,7 +118,7 @@ async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerato
     place: Place = getattr(core.depot, "copy", core.depot.link) if copy else core.depot.link
     threads = Threads(1, "snapshot")
     try:
-        staging = await threads.run(Staging, target, "snapshot")
+        staging = await threads.acquire(Staging, target, "snapshot")
         try:
             async with Lease(core) as lease:
                 directory = staging.path
@@ -129,7 +129,7 @@ async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerato
             await threads.run(datadir.mark_made, directory)
             await threads.run(staging.publish)
         except BaseException:
-            await threads.run(staging.abandon)
+            await threads.finish(staging.close)
             raise
     finally:
         threads.close()

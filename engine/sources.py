@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 import aiofiles
 
 from .errors import Invalid
+from .offload import opened
 
 Stream = AsyncIterable[bytes | memoryview]
 """Bytes in pieces. A buffer behind a memoryview may be filled again once the next piece but one is
@@ -31,7 +32,7 @@ async def pieces(
         for start in range(0, len(source), PIECE_BYTES):
             yield bytes(source[start : start + PIECE_BYTES])
     elif isinstance(source, os.PathLike):
-        async with aiofiles.open(source, "rb") as file:
+        async with opened(aiofiles.open(source, "rb")) as file:
             while piece := await file.read(PIECE_BYTES):
                 yield piece
     elif isinstance(source, AsyncIterable):

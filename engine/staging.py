@@ -25,7 +25,7 @@ _FOREIGN: Final = "lost+found"
 
 
 class Staging:
-    """A directory in the making at ``path``; synchronous. End it with ``publish`` or ``abandon``.
+    """A directory in the making at ``path``; synchronous. End it with ``publish`` or ``close``.
 
     What an earlier maker left when it was killed is removed first.
     """
@@ -113,7 +113,11 @@ class Staging:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise AlreadyExists(self._kind, str(self._target)) from error
             raise StorageFailed(str(self._target), error.strerror or str(error)) from error
-        os.close(self.lock)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        lock, self.lock = self.lock, -1
+        os.close(lock)
 
     def _move_up(self) -> None:
         entries = sorted(self.path.iterdir(), key=lambda entry: not entry.is_dir())
@@ -124,8 +128,10 @@ class Staging:
         self.path.rmdir()
         sync_directory(self._target)
 
-    def abandon(self) -> None:
-        """Remove what was made. Raises StorageFailed."""
+    def close(self) -> None:
+        """Remove what was made, unless it was published. Raises StorageFailed."""
+        if self.lock < 0:
+            return
         try:
             self._clear()
             (self._home / MARK).unlink()
@@ -134,4 +140,4 @@ class Staging:
         except OSError as error:
             raise StorageFailed(str(self._home), error.strerror or str(error)) from error
         finally:
-            os.close(self.lock)
+            self._let_go()

@@ -182,7 +182,7 @@ class Uploads:
                     sessions.trust, repository, session_id, core.boot
                 )
         except BaseException:
-            await core.threads.run(writer.close)
+            await core.threads.finish(writer.close)
             await core.files.discard(session.file_id)
             raise
         known = self._hashers.pop(session_id, None)

@@ -294,3 +294,21 @@ async def test_an_error_leaves_no_circle_behind(threads: Threads) -> None:
         assert left() is None
     finally:
         gc.enable()
+
+
+async def test_what_lets_go_of_something_is_called_though_its_caller_is_gone() -> None:
+    threads = Threads(1, "test")
+    go, called = threading.Event(), threading.Event()
+    busy = asyncio.create_task(threads.run(go.wait))
+    letting_go = asyncio.create_task(threads.finish(called.set))
+    while not threads._pool._work_queue.qsize():  # noqa: ASYNC110 - until it waits for its turn
+        await asyncio.sleep(0)
+    letting_go.cancel()
+    await asyncio.sleep(0)
+    assert not letting_go.done()
+    go.set()
+    await busy
+    await asyncio.wait([letting_go])
+    assert letting_go.cancelled()
+    assert called.is_set()
+    threads.close()
