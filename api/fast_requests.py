@@ -7,7 +7,7 @@ remembered. Whatever is not plainly understood is declined.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -86,6 +86,8 @@ class Peer:
     """Whether it is a proxy whose word counts."""
     plain: bool
     """Whether the kernel can send files to it."""
+    limited: bool
+    """Whether there are limits on its requests."""
     visitors: dict[bytes, Visitor] = field(compare=False, repr=False)
     """What is remembered of header blocks of peers of this kind."""
     askings: dict[bytes, Asking] = field(compare=False, repr=False)
@@ -101,21 +103,24 @@ class Heads:
         self._targets: dict[bytes, Target] = {}
         self._kinds: dict[tuple[str, bool], tuple[dict[bytes, Visitor], dict[bytes, Asking]]] = {}
 
-    def peer(self, scheme: str, address: str, *, plain: bool) -> Peer:
-        """The peer of a new connection."""
+    def peer(
+        self,
+        scheme: str,
+        address: str,
+        *,
+        plain: bool,
+        limits: Callable[[str], bool] | None = None,
+    ) -> Peer:
+        """The peer of a new connection. ``limits`` says whether a neighbourhood has any."""
         believed = is_proxy(address, self._settings)
         visitors, askings = self._kinds.setdefault((scheme, believed), ({}, {}))
         who = neighbourhood(address)
-        return Peer(scheme, address, who, believed, plain, visitors, askings)
+        limited = limits is not None and limits(who)
+        return Peer(scheme, address, who, believed, plain, limited, visitors, askings)
 
     def read(self, head: bytes, peer: Peer) -> Asking | None:
-        """What a head asks for, if it is a manifest or a blob, and nothing in it changes answers.
-
-        None to decline.
-        """
-        asking = peer.askings.get(head)
-        if asking is not None:
-            return asking
+        """What a new head asks for, if it is a manifest or a blob, and nothing in it changes
+        answers. None to decline. It is in ``peer.askings`` from now on."""
         line, _, block = head.partition(b"\r\n")
         target = self._target(line)
         visitor = None if target is None else self._visitor(block, peer)

@@ -39,6 +39,12 @@ class LaneWatch:
         """Whether it writes the access log."""
         return self._log is not None
 
+    def limits(self, who: str) -> bool:
+        """As ``fast_answers.Watcher``."""
+        if self._bandwidth is not None:
+            return True
+        return self._limits is not None and self._limits.asks_of(who)
+
     def admits(self, who: str, access_key: str) -> bool:
         """As ``fast_answers.Watcher``. What is refused is counted by the plain path."""
         limits = self._limits

@@ -91,6 +91,11 @@ class Limits:
         """Whether requests have to be counted at all before they run."""
         return "address" in self._pace or "key" in self._pace
 
+    def asks_of(self, who: str) -> bool:
+        """Whether those of a neighbourhood have to be."""
+        spared = is_here(who) and self._rates.spare_local_address and self._rates.spare_local_key
+        return self.asks and not spared
+
     def arrive(self, who: str) -> int:
         """A request came from a neighbourhood; as ``take``."""
         if self._rates.spare_local_address and is_here(who):

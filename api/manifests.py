@@ -51,7 +51,8 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
     """GET and HEAD: the bytes and the type as pushed; Accept is not negotiated over."""
     repository = await exchange.repository()
     response = await answer(exchange.store, repository, exchange.target.item)
-    count_pull(exchange.store, repository, exchange.request.method, exchange.target.item)
+    if counts(exchange.request.method, exchange.target.item):
+        exchange.store.pulls.count(repository, exchange.target.item)
     if exchange.not_modified(response.headers["Docker-Content-Digest"]):
         del response.headers["Content-Type"]
         return web.Response(status=304, headers=response.headers)
@@ -77,10 +78,9 @@ def _response(manifest: Manifest, reference: str) -> web.Response:
     return web.Response(body=manifest.body, headers=headers)
 
 
-def count_pull(store: Store, repository: Repository, method: str, item: str) -> None:
-    """Count a read of a manifest that was found: by tag always, by digest only a GET."""
-    if method == "GET" or not _is_digest(item):
-        store.pulls.count(repository, item)
+def counts(method: str, item: str) -> bool:
+    """Whether reading a manifest that is there is a pull: by tag always, by digest only GET."""
+    return method == "GET" or not _is_digest(item)
 
 
 async def push(exchange: Exchange) -> web.StreamResponse:

@@ -63,9 +63,15 @@ class Claims:
     expires_at: int
     scopes: Scopes
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """When the token begins to be valid, and when it ends: seconds since 1970."""
+        return self.issued_at - LEEWAY_SECONDS, self.expires_at + LEEWAY_SECONDS
+
     def in_time(self, now: float) -> bool:
-        """Whether the token is valid at ``now``: what ``read`` checked when it was called."""
-        return self.issued_at - LEEWAY_SECONDS <= now < self.expires_at + LEEWAY_SECONDS
+        """Whether the token is valid at ``now``."""
+        since, until = self.span
+        return since <= now < until
 
 
 class BadToken(Exception):

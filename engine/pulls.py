@@ -87,7 +87,13 @@ class Pulls:
         """Note one pull of a manifest by a tag or a digest that was found. Never waits."""
         if repository.key is None:
             return
-        self._add(repository.key, reference, 1, self._core.now())
+        now = self._core.now()
+        pull = self._gathered.get((repository.key, reference))
+        if pull is None:
+            self._add(repository.key, reference, 1, now)
+        else:
+            pull.count += 1
+            pull.last = max(pull.last, now)
 
     def _add(self, image_key: bytes, reference: str, count: int, last: int) -> None:
         key = (image_key, reference)
