@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
@@ -388,6 +389,32 @@ def test_a_token_ends_without_a_change_of_the_store(
 
     stage.run(story())
     assert world.lane.answered == 2
+
+
+async def test_a_key_ends_without_a_change_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    await world.start(tmp_path)
+    try:
+        key, _ = await world.store.keys.create(
+            project_id=world.key.project_id,
+            default_project_id=world.key.default_project_id,
+            organization_id=world.key.organization_id,
+            permission="read",
+            expires_at=datetime.now(UTC) + timedelta(seconds=600),
+        )
+        world.tokens["brief"] = await world.issue(key.access_key)
+        sent = world.get("/v2/app/web/manifests/v1", bearer="brief")
+        lane, real = world.lane, time.time
+        peer = lane.peer("http", "127.0.0.1", plain=True)
+        assert lane.answer(sent, peer) is not None
+        monkeypatch.setattr(time, "time", lambda: real() + 601)
+        assert lane.answer(sent, peer) is None, "the key has ended, and the token has not"
+        monkeypatch.setattr(time, "time", real)
+        assert lane.answer(sent, peer) is not None
+    finally:
+        await world.stop()
 
 
 def test_pulls_are_counted(stage: Stage) -> None:
