@@ -171,6 +171,12 @@ class Driver(RuleBasedStateMachine):
             for digest in sorted(self.model.blobs)
         ]
 
+    @rule()
+    def look_after(self) -> None:
+        """All is read, and what compresses is compressed (nothing of this is): nobody can tell."""
+        assert self.run(self.store.scrubber.run()).damaged_count == 0
+        assert self.run(self.store.recompressor.run()).swapped == 0
+
     def _is_open(self, session: Session) -> bool:
         try:
             self.run(self.store.uploads.get(self._where(session.image), session.id))
