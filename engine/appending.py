@@ -1,4 +1,4 @@
-"""An upload session that somebody goes on with: its stream, and what the ledger lets it have.
+"""An upload session that somebody goes on with: its stream, and what its namespace lets it have.
 
 An append to a file writes no row, but for the session's end now and then: the file's own size is
 the offset. Only where the namespace has a quota, room is asked for in steps as bytes arrive, and
@@ -16,7 +16,7 @@ from .errors import NotFound, OffsetMismatch, QuotaExceeded, SizeMismatch, TooLa
 from .intake import BATCH_BYTES, Intake
 from .models import Repository
 from .records import Session
-from .room import STEP_BYTES, UNLIMITED, Limits, Passing
+from .room import STEP_BYTES, UNLIMITED, Rooms
 from .sessions import Seen
 from .sources import Stream
 
@@ -30,14 +30,14 @@ class Appending:
     def __init__(
         self,
         core: Core,
-        passing: Passing,
+        rooms: Rooms,
         repository: Repository,
         session_id: bytes,
         session: Session,
         intake: Intake,
     ) -> None:
         self._core = core
-        self._passing = passing
+        self._rooms = rooms
         self._repository = repository
         self._id = session_id
         self.session = session
@@ -80,31 +80,37 @@ class Appending:
         """Refuse at once what would be refused on its way. Raises SizeMismatch, QuotaExceeded."""
         self._check_declared(size)
         if size > self.session.counted:
-            await self._core.ledger.read(
-                sessions.rest, self._repository, self._id, size, self._limits
-            )
+            await self._rest(size)
+
+    async def _rest(self, size: int) -> int:
+        """Bytes that may come after the first ``size``. Raises NotFound, QuotaExceeded."""
+        return await self._core.scratch.read(
+            sessions.rest,
+            self._repository,
+            self._id,
+            size,
+            await self._rooms.look(self._repository),
+        )
 
     def _check_declared(self, size: int) -> None:
         if 0 <= self.session.declared < size:
             raise SizeMismatch(self.session.declared, size)
-
-    @property
-    def _limits(self) -> Limits:
-        return self._passing.limits(self._repository.namespace_id)
 
     async def _require(self, size: int) -> None:
         """Make sure that the session may have so many bytes. Raises what ``_announce`` does."""
         self._check_declared(size)
         if size <= self._granted:
             return
-        ledger, limits = self._core.ledger, self._limits
-        rest = await ledger.read(sessions.rest, self._repository, self._id, size, limits)
-        if rest >= UNLIMITED:
+        if await self._rest(size) >= UNLIMITED:
             self._granted = size + STEP_BYTES
             return
         self._asked = True
-        self.session = await ledger.transact(
-            sessions.grant, self._repository, self._id, size, limits
+        self.session = await self._core.scratch.transact(
+            sessions.grant,
+            self._repository,
+            self._id,
+            size,
+            await self._rooms.look(self._repository),
         )
         self._granted = self.session.counted
 
@@ -114,7 +120,7 @@ class Appending:
         Its end moves once a quarter of its time is gone, so that most uses write no row.
         """
         if self._due:
-            self.session = await self._core.ledger.transact(
+            self.session = await self._core.scratch.transact(
                 sessions.settle, self._repository, self._id, None, self._expires
             )
 
@@ -141,7 +147,7 @@ class Appending:
 
     async def _keep(self) -> None:
         core, intake, session = self._core, self.intake, self.session
-        transact, limits = core.ledger.transact, self._limits
+        transact = core.scratch.transact
         await intake.drain()
         if not session.file_id and intake.file_id:
             self.session = await transact(
@@ -151,11 +157,10 @@ class Appending:
                 self.seen,
                 intake.size,
                 file_id=intake.file_id,
-                boot=core.boot,
                 expires=self._expires,
-                limits=limits,
+                room=await self._rooms.look(self._repository),
             )
-            core.files.settle(intake.file_id)
+            core.files.lend(intake.file_id)
         elif not session.file_id and intake.size != self.seen.held:
             self.session = await transact(
                 sessions.remember,
@@ -164,21 +169,21 @@ class Appending:
                 self.seen,
                 intake.held,
                 self._expires,
-                limits,
+                await self._rooms.look(self._repository),
             )
         elif self._asked or self._due:
             self.session = await transact(
                 sessions.settle, self._repository, self._id, intake.size, self._expires
             )
+        else:
+            # Somebody may have ended it.
+            await core.scratch.read(sessions.unchanged, self._repository, self._id, self.seen)
 
     async def undo(self) -> None:
         """After a failure: a file that the session does not have goes, and so does a session
         whose file was lost."""
-        if not self.seen.file_id:
-            await self.intake.abandon()
-        elif self.intake.lost:
+        if self.intake.lost and self.seen.file_id:
             # Another one may have ended it; should this fail, its file is empty all the same.
             with contextlib.suppress(NotFound):
-                core = self._core
-                file_id = await core.ledger.transact(sessions.abort, self._repository, self._id)
-                await core.files.reap(file_id, core.now())
+                await self._core.scratch.transact(sessions.abort, self._repository, self._id)
+        await self.intake.abandon()

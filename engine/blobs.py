@@ -16,7 +16,7 @@ from . import claims, layout, records
 from .digest import Digest
 from .errors import Corrupt, NotFound
 from .ledger import Transaction, after
-from .records import INLINE, PLAIN, Blob, FileOwner, get_payload, load, put_payload, save
+from .records import INLINE, PLAIN, Blob, File, get_payload, load, put_payload, save
 
 _STEP: Final = 1000
 
@@ -115,8 +115,8 @@ async def files_of(txn: Transaction, sha: bytes) -> tuple[int, ...]:
     found: list[int] = []
     start = layout.FILE
     while rows := await txn.scan(start, after(layout.FILE), limit=_STEP):
-        for key, owner in records.readable(FileOwner, rows):
-            if owner.kind == "blob" and owner.key == sha:
+        for key, file in records.readable(File, rows):
+            if file.sha == sha:
                 found.append(layout.at(key, 1))
         start = rows[-1][0] + b"\0"
     return tuple(found)
@@ -140,9 +140,9 @@ async def _rebuilt(txn: Transaction, arrival: Arrival, traces: tuple[int, ...], 
         damaged=now,
     )
     for file_id in traces:
-        owner = await load(txn, FileOwner, layout.FILE + layout.number(file_id))
-        if owner is not None and (owner.kind, owner.key) == ("blob", sha):
-            blob = msgspec.structs.replace(blob, file_id=file_id, stored=owner.stored)
+        file = await load(txn, File, layout.FILE + layout.number(file_id))
+        if file is not None and file.sha == sha:
+            blob = msgspec.structs.replace(blob, file_id=file_id, stored=file.stored)
     return blob
 
 
@@ -195,8 +195,8 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
     if arrival.content is not None:
         await put_payload(txn, layout.INLINE + arrival.sha256, arrival.content)
     else:
-        owner = FileOwner("blob", arrival.sha256, arrival.size)
-        await save(txn, layout.FILE + layout.number(arrival.file_id), owner)
+        file = File(arrival.sha256, arrival.size)
+        await save(txn, layout.FILE + layout.number(arrival.file_id), file)
     if old is None:
         await txn.add(layout.counter(layout.BLOBS), 1)
         await txn.add(layout.counter(layout.BLOB_BYTES), arrival.size)
@@ -244,7 +244,7 @@ async def swap(
         return False
     moved = msgspec.structs.replace(blob, file_id=new_file, place=place, stored=stored, probed=now)
     await save(txn, row, moved)
-    await save(txn, layout.FILE + layout.number(new_file), FileOwner("blob", sha, stored))
+    await save(txn, layout.FILE + layout.number(new_file), File(sha, stored))
     await doom(txn, old_file)
     await txn.add(layout.counter(layout.STORED_BYTES), stored - blob.stored)
     return True

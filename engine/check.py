@@ -59,7 +59,6 @@ _AREAS: Final = (
     check_manifests.tag_index,
     check_listings.objects,
     check_listings.rows,
-    check_rest.uploads,
     check_rest.trash,
     check_rest.keys,
     check_rest.counters,

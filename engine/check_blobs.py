@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from . import layout
-from .check_look import Look, blob_name, digest_name, id_name
+from .check_look import Look, blob_name, digest_name
 from .depot import BLOCK_FILES
 from .layout import SHA_BYTES, number
-from .records import FRAMES, INLINE, Blob, FileOwner, Session
+from .records import FRAMES, INLINE, Blob, File
 
 _NEXT_BLOCK = layout.counter(b"fb")
 
@@ -89,23 +89,18 @@ async def _garbage(look: Look) -> None:
 
 
 async def file_rows(look: Look) -> None:
-    """Every file row and its owner name each other, and no id will be given out again."""
+    """Every file row and its blob name each other, and no id will be given out again."""
     last = 0
-    async for key, file in look.records(FileOwner, layout.FILE):
+    async for key, file in look.records(File, layout.FILE):
         last = layout.at(key, 1)
-        row = (layout.BLOB if file.kind == "blob" else layout.SESSION) + file.key
-        owner: Blob | Session | None
-        if file.kind == "blob":
-            owner = await look.load(Blob, row)
-        else:
-            owner = await look.load(Session, row)
-        if owner is None and not await look.lacks(row):
+        row = layout.BLOB + file.sha
+        blob = await look.load(Blob, row)
+        if blob is None and not await look.lacks(row):
             continue
-        if owner is None or owner.file_id != last:
-            who = blob_name(file.key) if file.kind == "blob" else f"upload {id_name(file.key)}"
-            look.say("file", f"{last:x}", f"its owner, {who}, does not name it")
+        if blob is None or blob.file_id != last:
+            look.say("file", f"{last:x}", f"its blob, {blob_name(file.sha)}, does not name it")
         if not await look.lacks(layout.DOOMED + key[1:]):
-            look.say("file", f"{last:x}", "it has an owner, and is doomed")
+            look.say("file", f"{last:x}", "it is a blob's, and is doomed")
     if not look.spoiled(_NEXT_BLOCK):
         given = await look.txn.counter(_NEXT_BLOCK)
         async for key, _ in look.rows(layout.DOOMED):

@@ -1,4 +1,4 @@
-"""Upload sessions, the trash and keys against their index rows; then every counter."""
+"""The trash and keys against their index rows; then every counter."""
 
 from __future__ import annotations
 
@@ -6,54 +6,7 @@ from typing import Final
 
 from . import layout
 from .check_look import Look, id_name
-from .layout import ID_BYTES, number
-from .records import FileOwner, Image, Key, Namespace, Session, Trash
-
-
-async def uploads(look: Look) -> None:
-    """Every upload session is in its image, has its end, and owns its file."""
-    async for key, row in look.records(Session, layout.SESSION):
-        session_id = key[1:]
-        name = id_name(session_id)
-        look.totals[layout.counter(layout.UPLOADS)] += 1
-        look.totals[layout.counter(layout.NAMESPACE_UPLOADS, row.namespace)] += 1
-        look.totals[layout.counter(layout.NAMESPACE_UPLOAD_BYTES, row.namespace)] += row.counted
-        image = await look.load(Image, layout.IMAGE + row.image)
-        if image is None and await look.lacks(layout.IMAGE + row.image):
-            look.say("upload", name, "its image does not exist")
-        elif image is not None and image.namespace != row.namespace:
-            look.say("upload", name, "its image is in another namespace")
-        end = layout.SESSION_EXPIRY + number(row.expires) + session_id
-        await look.expect(end, b"", "upload", name, "the row that ends it")
-        place = layout.SESSION_IMAGE + row.image + session_id
-        await look.expect(place, b"", "upload", name, "its row in its image")
-        if row.file_id:
-            file = layout.FILE + number(row.file_id)
-            owner = await look.load(FileOwner, file)
-            if owner is None and await look.lacks(file):
-                look.say("upload", name, f"its file {row.file_id:x} has no row")
-            if not await look.lacks(layout.SESSION_DATA + session_id):
-                look.say("upload", name, "it lies in a file, and has content in the ledger")
-    await _session_index(look)
-
-
-async def _session_index(look: Look) -> None:
-    async for key, _ in look.rows(layout.SESSION_EXPIRY):
-        row = await look.load(Session, layout.SESSION + key[9:])
-        if row is None and not await look.lacks(layout.SESSION + key[9:]):
-            continue
-        if row is None or row.expires != layout.at(key, 1):
-            look.say("upload", id_name(key[9:]), "a row ends it at a time that it does not have")
-    async for key, _ in look.rows(layout.SESSION_IMAGE):
-        image_key, session_id = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
-        row = await look.load(Session, layout.SESSION + session_id)
-        if row is None and not await look.lacks(layout.SESSION + session_id):
-            continue
-        if row is None or row.image != image_key:
-            look.say("upload", id_name(session_id), "it stands in an image that is not its own")
-    async for key, _ in look.rows(layout.SESSION_DATA):
-        if await look.lacks(layout.SESSION + key[1:]):
-            look.say("upload", id_name(key[1:]), "content without a session")
+from .records import Image, Key, Namespace, Trash
 
 
 async def trash(look: Look) -> None:
@@ -105,7 +58,6 @@ async def keys(look: Look) -> None:
 _OF_BLOBS: Final = (layout.BLOB, layout.GARBAGE)
 _OF_NAMESPACE: Final = (layout.IMAGE, layout.CLAIM, layout.NEEDS)
 _OF_LINKS: Final = (layout.CLAIM, layout.REFERENCE)
-_OF_UPLOADS: Final = (layout.SESSION,)
 
 _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.NAMESPACE_SIZE: ("size of namespace", _OF_NAMESPACE),
@@ -113,8 +65,6 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.NAMESPACE_UNIQUE: ("unique size of namespace", _OF_LINKS),
     layout.NAMESPACE_EXCLUSIVE: ("exclusive size of namespace", _OF_LINKS),
     layout.NAMESPACE_PROJECT_EXCLUSIVE: ("exclusive size in its project of namespace", _OF_LINKS),
-    layout.NAMESPACE_UPLOADS: ("uploads of namespace", _OF_UPLOADS),
-    layout.NAMESPACE_UPLOAD_BYTES: ("bytes of uploads of namespace", _OF_UPLOADS),
     layout.BLOBS: ("blobs", _OF_BLOBS),
     layout.BLOB_BYTES: ("bytes of blobs", _OF_BLOBS),
     layout.STORED_BYTES: ("bytes at rest", _OF_BLOBS),
@@ -123,7 +73,6 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.ASIDE_LENGTH: ("entries set aside", (layout.ASIDE,)),
     layout.NAMESPACES: ("namespaces", (layout.NAMESPACE,)),
     layout.IMAGES: ("images", (layout.IMAGE,)),
-    layout.UPLOADS: ("uploads", _OF_UPLOADS),
     layout.HOLDS: ("holds", (layout.CLAIM,)),
 }
 """Counters that ``Look.totals`` recounts: what they say, and the rows that it rests on."""

@@ -17,7 +17,7 @@ from .records import (
     Aside,
     Blob,
     Claim,
-    FileOwner,
+    File,
     Image,
     Key,
     Manifest,
@@ -25,7 +25,6 @@ from .records import (
     Record,
     Referrer,
     Retention,
-    Session,
     Tag,
     Trash,
     decode,
@@ -61,7 +60,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.BLOB: _fixed(33, Blob),
     layout.INLINE: _fixed(33, _BYTES),
     layout.ALIAS: _fixed(66, _SHA),
-    layout.FILE: _fixed(9, FileOwner),
+    layout.FILE: _fixed(9, File),
     layout.DOOMED: _fixed(9, _NOTHING),
     layout.BLOCK: _fixed(17, _NOTHING),
     layout.GARBAGE: _fixed(41, _NOTHING),
@@ -84,10 +83,6 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.MANIFEST: _fixed(49, Manifest),
     layout.NEEDS: _fixed(51, _BYTES),
     layout.REFERRER: Shape(83, 115, Referrer),
-    layout.SESSION: _fixed(17, Session),
-    layout.SESSION_DATA: _fixed(17, _BYTES),
-    layout.SESSION_EXPIRY: _fixed(25, _NOTHING),
-    layout.SESSION_IMAGE: _fixed(33, _NOTHING),
     layout.TRASH: _fixed(25, Trash),
     layout.TRASH_ID: _fixed(17, (8, 8)),
     layout.DEAD: _fixed(17, (1, _FREE)),
@@ -166,10 +161,8 @@ def _odd(key: bytes, record: Record) -> str | None:
         case Claim():
             good = min(record.size, record.content, record.children, record.hold) >= 0
             good = good and 0 <= record.bodies <= 1
-        case Session():
-            good = len(record.image) == ID_BYTES == len(record.namespace)
-        case FileOwner():
-            good = record.kind in ("blob", "session")
+        case File():
+            good = len(record.sha) == SHA_BYTES and record.stored >= 0
         case _:
             good = True
     return None if good else "its fields do not fit its key, or each other"

@@ -20,17 +20,16 @@ SECOND: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """The two seams, the threads, the limits and the clock of one open store."""
+    """The seams, the threads, the limits and the clock of one open store."""
 
     ledger: Ledger
+    scratch: Ledger
+    """What has to survive processes, but not the machine: it is not synced."""
     depot: Depot
     files: Files
     threads: Threads
     config: StoreConfig
     clock: Callable[[], float]
-    boot: str
-    """Identifies the time since the machine started: what was written before it and not synced
-    may be lost."""
     reserve_default: int = 0
     """In bytes: what ``StoreConfig.disk_reserve_bytes`` is on this disk where it is None."""
 

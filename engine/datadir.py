@@ -3,6 +3,7 @@
     DIR/FORMAT     one line: the format version
     DIR/ledger/    the ledger's files
     DIR/files/     the depot
+    DIR/scratch/   the scratch ledger, in a directory of its own for each start of the machine
     DIR/run/       one lock file for each open store of a process
 
 Services may keep files of their own beside these; the engine does not touch them.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,7 +40,7 @@ FORMAT: Final = 1
 
 _MARK: Final = "FORMAT"
 _LINE: Final = re.compile(r"holdfast (\d{1,6})\n", re.ASCII)
-_OURS: Final = ("ledger", "files", "run")
+_OURS: Final = ("ledger", "files", "run", "scratch")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -56,6 +58,7 @@ class Opened:
             rest.callback(self.core.depot.close)
             rest.callback(self.core.threads.close)
             rest.push_async_callback(self.core.ledger.close)
+            rest.push_async_callback(self.core.scratch.close)
             await self.core.files.close()
 
 
@@ -70,41 +73,63 @@ def open_directory(
         prepare(path, create=create)
         depot = DiskDepot(path / "files")
         disk = os.statvfs(path / "files")
-        incarnations = LockedIncarnations(path / "run")
-        try:
+        with ExitStack() as opened:
+            incarnations = LockedIncarnations(path / "run")
+            opened.callback(incarnations.close)
+            scratch = open_scratch(path / "scratch", boot_id(), config.map_bytes)
+            opened.callback(scratch.end)
             ledger = LmdbLedger.open(path / "ledger", map_bytes=config.map_bytes, create=False)
-        except BaseException:
-            incarnations.close()
-            raise
+            opened.pop_all()
     except OSError as error:
         raise refused(error, str(error.filename or path)) from error
     reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
-    return assemble(ledger, depot, incarnations, config, clock, boot_id(), reserve_default=reserve)
+    seams = ledger, scratch, depot, incarnations
+    return assemble(*seams, config, clock, reserve_default=reserve)
+
+
+def open_scratch(path: Path, boot: str, map_bytes: int) -> LmdbLedger:
+    """Open the scratch ledger of this start of the machine, and forget those of others.
+
+    One that is damaged is forgotten as well: nothing in it was promised to last. Raises
+    StorageFull, StorageFailed, OSError.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    for other in path.iterdir():
+        if other.name != boot:
+            # Another process may be doing the same.
+            shutil.rmtree(other, ignore_errors=True)
+    home = path / boot
+    try:
+        return LmdbLedger.open(home, map_bytes=map_bytes, create=True, synced=False)
+    except Corrupt:
+        shutil.rmtree(home)
+        return LmdbLedger.open(home, map_bytes=map_bytes, create=True, synced=False)
 
 
 def open_memory(config: StoreConfig, clock: Callable[[], float]) -> Opened:
     """A new store in memory."""
-    return assemble(MemoryLedger(), MemoryDepot(), SoleIncarnation(), config, clock, "memory")
+    seams = MemoryLedger(), MemoryLedger(), MemoryDepot(), SoleIncarnation()
+    return assemble(*seams, config, clock)
 
 
 def assemble(
     ledger: Ledger,
+    scratch: Ledger,
     depot: Depot,
     incarnations: Incarnations,
     config: StoreConfig,
     clock: Callable[[], float],
-    boot: str,
     *,
     reserve_default: int = 0,
 ) -> Opened:
     """An opened store over seams of any kind: what the opener that a Store is made of returns.
 
-    They are the store's from now on: closing it closes them. ``boot`` is another text whenever
-    the machine was started anew. ``reserve_default`` is of the core.
+    They are the store's from now on: closing it closes them. ``scratch`` need not survive the
+    machine. ``reserve_default`` is of the core.
     """
     threads = Threads(config.threads, "holdfast")
-    files = Files(ledger, depot, threads, incarnations)
-    core = Core(ledger, depot, files, threads, config, clock, boot, reserve_default)
+    files = Files(ledger, scratch, depot, threads, incarnations)
+    core = Core(ledger, scratch, depot, files, threads, config, clock, reserve_default)
     return Opened(core, incarnations)
 
 
@@ -194,8 +219,5 @@ def sync_directory(path: Path) -> None:
 
 
 def boot_id() -> str:
-    """Identifies the time since the machine started; empty where the system does not tell."""
-    try:
-        return _BOOT_ID.read_text("ascii").strip()
-    except OSError:
-        return ""
+    """Identifies the time since the machine started. Raises OSError."""
+    return _BOOT_ID.read_text("ascii").strip()

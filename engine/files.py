@@ -1,8 +1,9 @@
 """File ids: taking them in blocks, settling them, and cleaning up after a process that died.
 
-A file without a row may exist only in a block that its process still has open: a block is
-closed when all its ids were used and every one of them got a row or was removed. So recovery
-lists a few directories, not the depot.
+A file without a row may exist only in an open block: a block is closed when all its ids were
+used and every one of them got a row or was removed. So recovery lists a few directories, not the
+depot. The file of an upload session has its row in the scratch ledger, which may be forgotten:
+its block stays open until the file is a blob's, or gone.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from . import layout
 from .depot import BLOCK_FILES, Depot, Writer
-from .errors import AlreadyExists, Closed, Corrupt, EngineError
+from .errors import AlreadyExists, Busy, Closed, Corrupt, EngineError, NotFound
 from .incarnation import NAME_BYTES, Incarnations
-from .ledger import Ledger, Transaction, after
+from .ledger import Ledger, P, T, Transaction, Work, after
 from .offload import Threads
 from .open_files import OpenFiles
 from .records import get_payload, put_payload, unseal
@@ -76,6 +77,19 @@ async def without_row(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
     return found
 
 
+async def without_session(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
+    """Those of the files that are no upload session's; of the scratch ledger."""
+    found = []
+    for file_id in file_ids:
+        try:
+            session_id = await get_payload(txn, layout.SESSION_FILE + layout.number(file_id))
+        except Corrupt:
+            session_id = None
+        if session_id is None or await txn.get(layout.SESSION + session_id) is None:
+            found.append(file_id)
+    return found
+
+
 async def take_lease(txn: Transaction, name: bytes, now: int, until: int) -> None:
     """Keep all files where they are until then; leases that ran out are forgotten.
 
@@ -130,20 +144,34 @@ async def forget_doomed(txn: Transaction, file_ids: tuple[int, ...]) -> None:
         await txn.delete(layout.DOOMED + layout.number(file_id))
 
 
+class _Ask(Protocol):
+    """``Ledger.read`` or ``Ledger.transact``."""
+
+    async def __call__(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns."""
+
+
 class Files:
     """The files of one incarnation."""
 
     def __init__(
-        self, ledger: Ledger, depot: Depot, threads: Threads, incarnations: Incarnations
+        self,
+        ledger: Ledger,
+        scratch: Ledger,
+        depot: Depot,
+        threads: Threads,
+        incarnations: Incarnations,
     ) -> None:
         self.depot = depot
         self.threads = threads
         self.open = OpenFiles(depot, threads)
         self._ledger = ledger
+        self._scratch = scratch
         self._incarnations = incarnations
         self._ids: Iterator[int] = iter(())
         self._unsettled: dict[int, set[int]] = {}
         self._given_up: set[int] = set()
+        self._lent: set[int] = set()
         self._taking = asyncio.Lock()
         self._closed = False
 
@@ -193,6 +221,8 @@ class Files:
 
     async def _finished_blocks(self) -> tuple[int, ...]:
         """Blocks with nothing unsettled; what was deleted from them is gone for good."""
+        for file_id in (*self._lent, *self._given_up):
+            await self.discard(file_id)
         done = tuple(block for block, files in self._unsettled.items() if not files)
         for block in done:
             await self.threads.run(self.depot.sync_block, block)
@@ -202,15 +232,23 @@ class Files:
         """The file has a row now, or is gone."""
         self._unsettled.get(file_id // BLOCK_FILES, set()).discard(file_id)
         self._given_up.discard(file_id)
+        self._lent.discard(file_id)
+
+    def lend(self, file_id: int) -> None:
+        """The file is a session's now, which any process may go on with, and end."""
+        self._given_up.discard(file_id)
+        if file_id in self._unsettled.get(file_id // BLOCK_FILES, ()):
+            self._lent.add(file_id)
 
     async def discard(self, file_id: int) -> None:
-        """Let go of a file of ours; it is removed unless a row names it.
+        """Let go of a file; it is removed unless a row names it, or somebody writes it.
 
         Whoever lets go may not know: the transaction that was to name it may have committed
-        although its caller was cancelled, or heard of a failure. So the ledger is asked, in a
-        transaction, which runs after all that were submitted before. Where that or the removal
-        fails, the sweep tries again; after this process, recovery does.
+        although its caller was cancelled, or heard of a failure. Where it cannot be removed now,
+        it is tried again later; after this process, recovery does it. 0 stands for none.
         """
+        if not file_id:
+            return
         self._given_up.add(file_id)
         try:
             await self._discard(file_id)
@@ -218,11 +256,35 @@ class Files:
             _log.exception("file %x is left for the sweep", file_id)
 
     async def _discard(self, file_id: int) -> bool:
-        removed = False
-        if await self._ledger.transact(without_row, (file_id,)):
+        """Remove a file that nothing names and nobody writes; says whether there was one."""
+        if await self._is_named(self._ledger.read, self._scratch.read, file_id):
+            return False
+        try:
+            writer = await self.threads.acquire(self.depot.reopen, file_id)
+        except NotFound:
+            self.settle(file_id)
+            return False
+        except Busy:
+            return False
+        # While we have it, nobody is on the way from the one row to the other.
+        try:
+            # In transactions, which run after all that were submitted before.
+            if await self._is_named(self._ledger.transact, self._scratch.transact, file_id):
+                return False
             removed = await self.threads.run(self.depot.delete, file_id)
-        self.settle(file_id)
-        return removed
+            self.settle(file_id)
+            return removed
+        finally:
+            await self.threads.finish(writer.close)
+
+    async def _is_named(self, ledger: _Ask, scratch: _Ask, file_id: int) -> bool:
+        if not await ledger(without_row, (file_id,)):
+            self.settle(file_id)
+            return True
+        if not await scratch(without_session, (file_id,)):
+            self.lend(file_id)
+            return True
+        return False
 
     async def reap(self, file_id: int, now: int) -> None:
         """Unlink a doomed file at once, unless a snapshot may need it; 0 stands for none.
@@ -246,21 +308,43 @@ class Files:
         return removed
 
     async def recover(self) -> int:
-        """Remove what dead processes left without a row; says how many files that were."""
-        blocks = await self._ledger.read_aside(open_blocks)
+        """Remove what dead processes left without a row; says how many files that were.
+
+        Blocks with files of sessions stay open, to be looked at again; so are our own, which
+        another process may have ended, or a caller who was cancelled.
+        """
         removed = 0
+        for file_id in tuple(self._lent):
+            removed += await self._discard(file_id)
+        blocks = await self._ledger.read_aside(open_blocks)
         for name in {name for name, _ in blocks}:
             if not await self.threads.run(self._incarnations.dead, name):
                 continue
-            owned = tuple(block for owner, block in blocks if owner == name)
+            owned = [block for owner, block in blocks if owner == name]
+            done = []
             for block in owned:
-                found = tuple(await self.threads.run(list, self.depot.files(block)))
-                for file_id in await self._ledger.read_aside(without_row, found):
-                    removed += await self.threads.run(self.depot.delete, file_id)
-                await self.threads.run(self.depot.sync_block, block)
-            await self._ledger.transact(close_blocks, name, owned)
-            await self.threads.run(self._incarnations.forget, name)
+                gone, stay = await self._clear(block)
+                removed += gone
+                if not stay:
+                    await self.threads.run(self.depot.sync_block, block)
+                    done.append(block)
+            if done:
+                await self._ledger.transact(close_blocks, name, tuple(done))
+            if len(done) == len(owned):
+                await self.threads.run(self._incarnations.forget, name)
         return removed
+
+    async def _clear(self, block: int) -> tuple[int, int]:
+        """Remove what nothing names from a dead process's block; how many went, how many not.
+
+        Those not are of sessions, or being written at this moment.
+        """
+        found = tuple(await self.threads.run(list, self.depot.files(block)))
+        nameless = await self._ledger.read_aside(without_row, found)
+        gone = 0
+        for file_id in await self._scratch.read_aside(without_session, tuple(nameless)):
+            gone += await self._discard(file_id)
+        return gone, len(nameless) - gone
 
     async def unlink_doomed(self, limit: int, now: int) -> int:
         """Unlink some doomed files, unless a snapshot is made; says how many there were."""

@@ -1,4 +1,4 @@
-"""Images (OCI: repositories): made by the first upload, seen from the first manifest on."""
+"""Images (OCI: repositories): made by the first blob, seen from the first manifest on."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def enter(
 
 
 async def drop_draft(txn: Transaction, key: bytes) -> None:
-    """Forget a draft that nothing belongs to any more: no session, no claim.
+    """Forget a draft that has no claim any more.
 
     One that cannot be read is left alone: it may be no draft.
     """
@@ -109,9 +109,8 @@ async def drop_draft(txn: Transaction, key: bytes) -> None:
         return
     if row is None or row.listed:
         return
-    for kind in (layout.SESSION_IMAGE, layout.CLAIM):
-        if await txn.scan(kind + key, after(kind + key), limit=1):
-            return
+    if await txn.scan(layout.CLAIM + key, after(layout.CLAIM + key), limit=1):
+        return
     await txn.delete(layout.IMAGE + key)
     # Nothing but a draft's own image has its name.
     await txn.delete(name_row(row.namespace, row.name))

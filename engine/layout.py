@@ -56,11 +56,12 @@ REFERRER: Final = (
     b"x"  # image key, length(1) subject digest key, referrer sha256 -> records.Referrer
 )
 
-# Uploads
+# Uploads: in the scratch ledger
 SESSION: Final = b"s"  # session id -> records.Session
 SESSION_DATA: Final = b"S"  # session id -> content so far of a small upload
+SESSION_FILE: Final = b"F"  # file id -> session id
 SESSION_EXPIRY: Final = b"e"  # until(8) session id -> ''
-SESSION_IMAGE: Final = b"U"  # image key, session id -> ''
+SESSION_NAMESPACE: Final = b"U"  # namespace id, session id -> ''
 
 # Trash, keys, the rest
 TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
@@ -126,8 +127,6 @@ NAMESPACE_IMAGES: Final = b"ni"
 NAMESPACE_UNIQUE: Final = b"nu"
 NAMESPACE_EXCLUSIVE: Final = b"ne"
 NAMESPACE_PROJECT_EXCLUSIVE: Final = b"np"
-NAMESPACE_UPLOADS: Final = b"nq"
-NAMESPACE_UPLOAD_BYTES: Final = b"nb"
 LISTED: Final = b"ls"  # listing kind and scope (and name)
 BLOBS: Final = b"sb"  # store-wide, as all of the next
 BLOB_BYTES: Final = b"sB"
@@ -138,8 +137,10 @@ TRASH_LENGTH: Final = b"st"
 ASIDE_LENGTH: Final = b"sa"
 NAMESPACES: Final = b"sn"
 IMAGES: Final = b"si"
-UPLOADS: Final = b"su"
 HOLDS: Final = b"sh"
+UPLOADS: Final = b"su"  # store-wide, in the scratch ledger
+NAMESPACE_UPLOADS: Final = b"nq"  # namespace id, in the scratch ledger
+NAMESPACE_UPLOAD_BYTES: Final = b"nb"  # namespace id, in the scratch ledger
 
 
 def about(key: bytes) -> tuple[Kind, str]:
@@ -149,7 +150,7 @@ def about(key: bytes) -> tuple[Kind, str]:
         return "blob", _blob(rest[-SHA_BYTES:])
     if kind == ALIAS:
         return "blob", _digest(rest)
-    if kind in (FILE, DOOMED):
+    if kind in (FILE, DOOMED, SESSION_FILE):
         return "file", rest.hex().lstrip("0")
     if kind == CLAIM:
         return "claim", f"{_blob(rest[ID_BYTES:])} of {_id(rest[:ID_BYTES])}"
@@ -161,7 +162,7 @@ def about(key: bytes) -> tuple[Kind, str]:
         sha = rest[ID_BYTES : ID_BYTES + SHA_BYTES]
         return "manifest", f"{_blob(sha)} of {_id(rest[:ID_BYTES])}"
     if kind in _BY_ID:
-        start = len(rest) - ID_BYTES if kind in (SESSION_EXPIRY, SESSION_IMAGE, TRASH) else 0
+        start = len(rest) - ID_BYTES if kind in (SESSION_EXPIRY, SESSION_NAMESPACE, TRASH) else 0
         return _BY_ID[kind], _id(rest[start:])
     if kind in _BY_NAME:
         what, start = _BY_NAME[kind]
@@ -180,7 +181,7 @@ _BY_ID: Final[dict[bytes, Kind]] = {
     SESSION: "upload",
     SESSION_DATA: "upload",
     SESSION_EXPIRY: "upload",
-    SESSION_IMAGE: "upload",
+    SESSION_NAMESPACE: "upload",
     TRASH: "trash",
     TRASH_ID: "trash",
 }

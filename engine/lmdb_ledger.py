@@ -70,14 +70,15 @@ class _Environment:
         self._check_time = time.monotonic() + _CHECK_SECONDS
 
     @classmethod
-    def of(cls, path: Path, map_bytes: int) -> _Environment:
+    def of(cls, path: Path, map_bytes: int, *, synced: bool) -> _Environment:
         """The environment of this data file, for one more user."""
         stat = (path / lmdb_file.NAME).stat()
         key = (os.getpid(), stat.st_dev, stat.st_ino)
         with cls._opening:
             environment = cls._open.get(key)
             if environment is None:
-                environment = cls._open[key] = cls(_open(path, map_bytes), path, key)
+                env = _open(path, map_bytes, synced=synced)
+                environment = cls._open[key] = cls(env, path, key)
             else:
                 environment._users += 1
             return environment
@@ -223,11 +224,12 @@ class LmdbLedger:
             raise _failure(error) from error
 
     @classmethod
-    def open(cls, path: Path, *, map_bytes: int, create: bool) -> LmdbLedger:
+    def open(cls, path: Path, *, map_bytes: int, create: bool, synced: bool = True) -> LmdbLedger:
         """Open the ledger in directory ``path``; with ``create``, make it if there is none.
 
         ``map_bytes`` of address space bound its size for good; it is the same in all processes.
-        Within a process, the first ledger on a path decides.
+        Within a process, the first ledger on a path decides. What was committed without
+        ``synced`` survives all processes, but not the machine: then the file may be damaged.
 
         Raises NotAStore, Corrupt (damaged or cut off), StorageFull, StorageFailed.
         """
@@ -236,7 +238,7 @@ class LmdbLedger:
         try:
             lmdb_file.check_header(path / lmdb_file.NAME)
             lmdb_file.make_lock(path, _READERS_MAX)
-            return cls(_Environment.of(path, map_bytes))
+            return cls(_Environment.of(path, map_bytes, synced=synced))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotAStore(str(path), f"there is no ledger: {error.strerror}") from error
         except (OSError, lmdb.Error) as error:
@@ -366,9 +368,11 @@ class LmdbLedger:
     async def close(self) -> None:
         """Finish submitted transactions, copies and reads, and let go. May be called twice."""
         self._closed = True
-        await asyncio.to_thread(self._finish)
+        await asyncio.to_thread(self.end)
 
-    def _finish(self) -> None:
+    def end(self) -> None:
+        """As ``close``, blocking."""
+        self._closed = True
         with self._aside_ended:
             self._aside_ended.wait_for(lambda: not self._asides)
         self._commits.stop(self._environment.release)
@@ -395,13 +399,15 @@ def _failure(error: lmdb.Error | OSError) -> EngineError:
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
 
 
-def _open(path: Path, map_bytes: int) -> lmdb.Environment:
+def _open(path: Path, map_bytes: int, *, synced: bool) -> lmdb.Environment:
     """Open an existing ledger and make sure that its file is whole."""
     env = lmdb.open(
         str(path),
         map_size=map_bytes,
         mode=0o600,
         create=False,
+        sync=synced,
+        metasync=synced,
         readahead=False,
         max_readers=_READERS_MAX,
         max_spare_txns=_IDLE_READERS,

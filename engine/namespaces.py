@@ -78,6 +78,11 @@ async def require(txn: Transaction, namespace_id: bytes) -> Row:
     return row
 
 
+async def gone(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
+    """Those of the namespaces that are not even in the trash."""
+    return [each for each in namespace_ids if await txn.get(layout.NAMESPACE + each) is None]
+
+
 def check_unlocked(row: Row) -> None:
     """Raises Locked where an operator locked the namespace."""
     if row.locked:

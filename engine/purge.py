@@ -1,6 +1,6 @@
 """Purging: what is due is taken apart, in bounded transactions.
 
-The queues are of holds, of upload sessions, of garbage, and the trash. A step on something large
+The queues are of holds, of garbage, and the trash. A step on something large
 in the trash removes some of its rows, and can be the last before a crash: the next step finds
 what is left by the same prefixes. What such a step has to know stands in the entry itself, so
 that a damaged row of what was deleted is in nobody's way. An entry that a purge has begun with
@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from . import blobs, claims, images, layout, listings, namespaces, sessions, tags, trash
+from . import blobs, claims, images, layout, listings, namespaces, tags, trash
 from .claims import Owner
-from .errors import Corrupt, NotFound
+from .errors import Corrupt
 from .layout import ID_BYTES
 from .ledger import Transaction, after
 from .records import (
@@ -23,7 +23,6 @@ from .records import (
     Claim,
     Image,
     Namespace,
-    Session,
     Trash,
     decode,
     get_payload,
@@ -32,7 +31,7 @@ from .records import (
     unseal,
 )
 
-QUEUES: Final = (layout.EXPIRY, layout.SESSION_EXPIRY, layout.GARBAGE)
+QUEUES: Final = (layout.EXPIRY, layout.GARBAGE)
 """Those whose entries are small: many are dealt with in one transaction."""
 
 _OF_IMAGE: Final = (
@@ -65,8 +64,6 @@ async def take(txn: Transaction, keys: tuple[bytes, ...], now: int) -> int:
         await txn.delete(key)
         if key[:1] == layout.EXPIRY:
             await _hold(txn, key, value, now)
-        elif key[:1] == layout.SESSION_EXPIRY:
-            await _session(txn, key)
         else:
             freed += await _garbage(txn, key)
     if freed:
@@ -79,12 +76,6 @@ async def _hold(txn: Transaction, key: bytes, place: bytes, now: int) -> None:
     owner = Owner(owner_key, place[:ID_BYTES], place[ID_BYTES:])
     await claims.end_hold(txn, owner, sha, layout.at(key, 1), now)
     await images.drop_draft(txn, owner_key)
-
-
-async def _session(txn: Transaction, key: bytes) -> None:
-    session = await load(txn, Session, layout.SESSION + key[9:])
-    if session is not None and session.expires == layout.at(key, 1):
-        await sessions.abort(txn, None, key[9:])
 
 
 async def _garbage(txn: Transaction, key: bytes) -> int:
@@ -181,14 +172,6 @@ async def _uncount(txn: Transaction, row: Image) -> None:
 async def _image(txn: Transaction, owner: Owner, image_id: bytes, now: int, limit: int) -> bool:
     """Take some rows of a deleted image away; says whether it is all gone."""
     left = limit
-    prefix = layout.SESSION_IMAGE + owner.key
-    for key, _ in await txn.scan(prefix, after(prefix), limit=left):
-        try:
-            await sessions.abort(txn, None, key[1 + ID_BYTES :])
-        except (Corrupt, NotFound):
-            # A session that cannot be read is set aside when its time is over.
-            await txn.delete(key)
-        left -= 1
     prefix = layout.CLAIM + owner.key
     for key, value in await txn.scan(prefix, after(prefix), limit=left):
         sha = key[1 + ID_BYTES :]

@@ -21,7 +21,7 @@ from .core import Core
 from .depot import BLOCK_FILES, Depot, Writer
 from .errors import Corrupt, NotFound, StorageFailed
 from .ledger import Transaction, after
-from .records import FRAMES, PLAIN, Blob, FileOwner, decode, load, save
+from .records import FRAMES, PLAIN, Blob, File, decode, load, save
 
 _log: Final = logging.getLogger(__name__)
 
@@ -88,12 +88,12 @@ async def candidates(txn: Transaction, last: int) -> tuple[list[Candidate], int 
     for key, value in rows:
         file_id = layout.at(key, 1)
         try:
-            owner = decode(FileOwner, key, value)
-            blob = await load(txn, Blob, layout.BLOB + owner.key) if owner.kind == "blob" else None
+            file = decode(File, key, value)
+            blob = await load(txn, Blob, layout.BLOB + file.sha)
         except Corrupt:
             continue
         if blob is not None and _is_candidate(blob, file_id):
-            found.append(Candidate(owner.key, blob))
+            found.append(Candidate(file.sha, blob))
     return found, layout.at(rows[-1][0], 1) if len(rows) == _SCAN else None
 
 

@@ -50,13 +50,11 @@ INLINE, PLAIN, FRAMES = 0, 1, 2
 """Places of a blob: in the ledger, in a file as it is, in a file of zstd frames."""
 
 
-class FileOwner(Record, frozen=True):
-    """Whose a file is: a blob's (sha256), or an upload session's (id)."""
+class File(Record, frozen=True):
+    """The blob that a file is of, and its bytes: in case that the blob's row cannot be read."""
 
-    kind: str
-    key: bytes
-    stored: int = 0
-    """Of a blob's: its bytes, also told here in case that the blob's row cannot be read."""
+    sha: bytes
+    stored: int
 
 
 class Claim(Record, frozen=True):
@@ -152,16 +150,16 @@ class Referrer(Record, frozen=True):
 class Session(Record, frozen=True):
     """An open upload."""
 
-    image: bytes
     namespace: bytes
+    name: str
+    """Of its image, without the namespace."""
     algorithm: str
     declared: int
     """Bytes that it will have at most, or -1 where nobody said."""
     counted: int
     """Bytes that it counts for in its namespace."""
     file_id: int
-    boot: str
-    """Since when the file's size is the offset; in another time, nothing of it is certain."""
+    """The file that has its bytes, all of them; 0 while they are few."""
     created: int
     expires: int
 
@@ -242,7 +240,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decoders: Final[dict[type[Record], msgspec.msgpack.Decoder[Record]]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
-        Blob, FileOwner, Claim, Namespace, Image, Tag, Manifest, Referrer, Session, Trash, Key,
+        Blob, File, Claim, Namespace, Image, Tag, Manifest, Referrer, Session, Trash, Key,
         Retention, Aside,
     )
 }  # fmt: skip

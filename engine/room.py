@@ -1,8 +1,9 @@
 """The quota of a namespace while bytes arrive for it (design §9, "quota").
 
 What counts is the namespace's size and the bytes of its open uploads. Those of a session stand
-in its row. An upload in one request has no row: its process counts it beside (``Passing``), and
-the transaction that publishes it looks once more. Last, the put of a manifest compares the size.
+in its row, in the scratch ledger. An upload in one request has no row: its process counts it
+beside (``Rooms``). The transaction that publishes an upload looks once more; and last, the put
+of a manifest compares the size.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from . import layout, namespaces
+from .core import Core
 from .errors import QuotaExceeded
 from .ledger import Transaction
 from .models import Repository
@@ -25,42 +27,89 @@ STEP_BYTES: Final = 64 * 1024 * 1024
 UNLIMITED: Final = 1 << 62
 
 
+@dataclass(slots=True)
+class Coming:
+    """Uploads on their way to a namespace."""
+
+    uploads: int = 0
+    bytes: int = 0
+    """What they count for: what was announced, or came."""
+
+
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a namespace is held to, beyond its row."""
+class Room:
+    """What a namespace has and may have, as of one moment."""
 
     uploads_max: int
     """Open uploads."""
-    uploads: int = 0
-    """Uploads to it in one request that run in this process now."""
-    bytes: int = 0
-    """Bytes of these: what was announced, or came."""
+    quota: int
+    """In bytes; below zero there is none."""
+    size: int
+    """The namespace's size in bytes; 0 where there is no quota."""
+    passing: Coming
+    """Uploads without a session."""
+
+    def check_uploads(self, sessions: Coming, more: int) -> None:
+        """Whether so many more uploads may be open. Raises QuotaExceeded."""
+        opened = sessions.uploads + self.passing.uploads
+        if opened + more > self.uploads_max:
+            raise QuotaExceeded("uploads", self.uploads_max, opened)
+
+    def left(self, sessions: Coming, more: int) -> int:
+        """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
+        if self.quota < 0:
+            return UNLIMITED
+        used = self.size + sessions.bytes + self.passing.bytes
+        if used + more > self.quota:
+            raise QuotaExceeded("size", self.quota, used)
+        return self.quota - used - more
+
+    def step(self, sessions: Coming, more: int) -> int:
+        """How much one upload may bring after ``more`` before it asks again.
+
+        An eighth of what is left, so that the first one that asks leaves room for others.
+        Raises QuotaExceeded.
+        """
+        return min(STEP_BYTES, self.left(sessions, more) // 8)
 
 
-@dataclass(slots=True)
-class _Sum:
-    uploads: int = 0
-    bytes: int = 0
+async def of(txn: Transaction, namespace: Namespace, uploads_max: int, passing: Coming) -> Room:
+    """The room of a namespace that is open to uploads. Raises Locked."""
+    namespaces.check_unlocked(namespace)
+    if namespace.quota < 0:
+        return Room(uploads_max, -1, 0, passing)
+    size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
+    return Room(uploads_max, namespace.quota, size, passing)
 
 
-class Passing:
-    """The uploads in one request that run in this process, by namespace."""
+async def look(txn: Transaction, repository: Repository, uploads_max: int, passing: Coming) -> Room:
+    """The room of the repository's namespace. Raises NotFound, Locked."""
+    namespace = await namespaces.require(txn, repository.namespace_id.bytes)
+    return await of(txn, namespace, uploads_max, passing)
 
-    def __init__(self, uploads_max: int) -> None:
-        self._uploads_max = uploads_max
-        self._sums: dict[UUID, _Sum] = {}
 
-    def limits(self, namespace_id: UUID) -> Limits:
-        """The limits of a namespace as of now."""
-        total = self._sums.get(namespace_id)
-        if total is None:
-            return Limits(self._uploads_max)
-        return Limits(self._uploads_max, total.uploads, total.bytes)
+class Rooms:
+    """The room of namespaces, and the uploads in one request that run in this process."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._sums: dict[UUID, Coming] = {}
+
+    async def look(self, repository: Repository) -> Room:
+        """The room of the repository's namespace. Raises NotFound, Locked."""
+        uploads_max = self._core.config.uploads_per_namespace_max
+        passing = self.passing(repository.namespace_id)
+        return await self._core.ledger.read(look, repository, uploads_max, passing)
+
+    def passing(self, namespace_id: UUID) -> Coming:
+        """The uploads in one request to a namespace, as of now."""
+        now = self._sums.get(namespace_id, Coming())
+        return Coming(now.uploads, now.bytes)
 
     @contextmanager
     def enter(self, namespace_id: UUID) -> Iterator[Passage]:
         """One more of them, for as long as the block lasts."""
-        total = self._sums.setdefault(namespace_id, _Sum())
+        total = self._sums.setdefault(namespace_id, Coming())
         total.uploads += 1
         passage = Passage(total)
         try:
@@ -75,7 +124,7 @@ class Passing:
 class Passage:
     """One upload in one request."""
 
-    def __init__(self, total: _Sum) -> None:
+    def __init__(self, total: Coming) -> None:
         self._total = total
         self._bytes = 0
 
@@ -83,41 +132,3 @@ class Passage:
         """It has, or will have, so many bytes."""
         self._total.bytes += size - self._bytes
         self._bytes = size
-
-
-async def look(txn: Transaction, repository: Repository, more: int, limits: Limits) -> int:
-    """As ``left``, for an upload that is counted in the limits; its namespace must be open to it.
-
-    Raises NotFound, Locked, QuotaExceeded.
-    """
-    namespace = await namespaces.require(txn, repository.namespace_id.bytes)
-    namespaces.check_unlocked(namespace)
-    await check_uploads(txn, namespace, 0, limits)
-    return await left(txn, namespace, more, limits)
-
-
-async def check_uploads(txn: Transaction, namespace: Namespace, more: int, limits: Limits) -> None:
-    """Whether so many more uploads may be open. Raises QuotaExceeded."""
-    opened = await txn.counter(layout.counter(layout.NAMESPACE_UPLOADS, namespace.id))
-    if opened + limits.uploads + more > limits.uploads_max:
-        raise QuotaExceeded("uploads", limits.uploads_max, opened + limits.uploads)
-
-
-async def left(txn: Transaction, namespace: Namespace, more: int, limits: Limits) -> int:
-    """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
-    if namespace.quota < 0:
-        return UNLIMITED
-    size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
-    coming = await txn.counter(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, namespace.id))
-    used = size + coming + limits.bytes
-    if used + more > namespace.quota:
-        raise QuotaExceeded("size", namespace.quota, used)
-    return namespace.quota - used - more
-
-
-def step(rest: int) -> int:
-    """How much of what is left one upload may bring before it asks again.
-
-    An eighth, so that the first one that asks leaves room for others.
-    """
-    return min(STEP_BYTES, rest // 8)

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from . import blobs, datadir, disk_depot, files, layout, sessions
+from . import blobs, datadir, disk_depot, files, layout
 from .core import SECOND, Core
 from .depot import BLOCK_FILES
 from .errors import Corrupt, EngineError, Invalid, NotFound, StorageFailed
 from .ledger import Ledger, Transaction, after
 from .lmdb_ledger import LmdbLedger
 from .offload import Threads
-from .records import FileOwner, Session, decode
+from .records import File, decode
 from .staging import Staging
 
 _log: Final = logging.getLogger(__name__)
@@ -156,26 +156,10 @@ async def _fill(
 
 
 async def detach(ledger: Ledger) -> None:
-    """Turn a copied ledger into one of a store that nobody uses: no uploads, no open blocks."""
-    last: bytes | None = b""
-    while last is not None:
-        last = await ledger.transact(drop_sessions, last, _STEP)
+    """Turn a copied ledger into one of a store that nobody uses: no open blocks."""
     for kind in (layout.DOOMED, layout.BLOCK, files.LEASE):
         while await ledger.transact(drop_rows, kind, _STEP):
             continue
-
-
-async def drop_sessions(txn: Transaction, last: bytes, limit: int) -> bytes | None:
-    """End the sessions behind ``last``; says where to go on. One that is damaged stays."""
-    rows = await txn.scan(layout.SESSION + last + b"\0", after(layout.SESSION), limit=limit)
-    for key, value in rows:
-        try:
-            decode(Session, key, value)
-        except Corrupt:
-            # The check tells of it.
-            continue
-        await sessions.abort(txn, None, key[1:])
-    return rows[-1][0][1:] if rows else None
 
 
 async def drop_rows(txn: Transaction, prefix: bytes, limit: int) -> int:
@@ -198,11 +182,10 @@ async def file_rows(
     found = []
     for key, value in rows:
         try:
-            owner = decode(FileOwner, key, value)
+            sha = decode(File, key, value).sha
         except Corrupt:
-            owner = FileOwner("blob", b"")
-        if owner.kind == "blob":
-            found.append((layout.at(key, 1), owner.key))
+            sha = b""
+        found.append((layout.at(key, 1), sha))
     return found, layout.at(rows[-1][0], 1) if rows else None
 
 

@@ -7,8 +7,8 @@ from .ledger import Transaction, after
 from .models import Stats, moment
 
 
-async def stats(txn: Transaction) -> Stats:
-    """All of them, from one state."""
+async def stats(txn: Transaction, uploads: int) -> Stats:
+    """All of them, from one state; but open uploads, which the scratch ledger counts."""
 
     async def of(name: bytes) -> int:
         return await txn.counter(layout.counter(name))
@@ -20,7 +20,7 @@ async def stats(txn: Transaction) -> Stats:
         stored_bytes=await of(layout.STORED_BYTES),
         namespaces=await of(layout.NAMESPACES),
         images=await of(layout.IMAGES),
-        uploads=await of(layout.UPLOADS),
+        uploads=uploads,
         holds=await of(layout.HOLDS),
         garbage=await of(layout.GARBAGE_LENGTH),
         oldest_garbage=moment(layout.at(oldest[0][0], 1)) if oldest else None,

@@ -19,6 +19,7 @@ from . import (
     namespaces,
     restore,
     roots,
+    sessions,
     snapshot,
     sources,
     statistics,
@@ -355,7 +356,8 @@ class Store:
 
     async def stats(self) -> Stats:
         """The numbers of the whole store, in constant time."""
-        return await self.core.ledger.read(statistics.stats)
+        uploads = await self.core.scratch.read(sessions.total)
+        return await self.core.ledger.read(statistics.stats, uploads)
 
     def check(self, *, deep: bool = False) -> AsyncGenerator[Problem, None]:
         """Verify the promises of the store and yield every problem: see ``check``.

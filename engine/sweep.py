@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from . import aside, entries, layout, purge
+from . import aside, entries, layout, namespaces, purge, sessions
 from .aside import SetAside
 from .background import Background
 from .core import Core, runs_low
@@ -72,6 +72,8 @@ class Sweeper:
         self._put_back_seconds = put_back_seconds
         self._recover_at = self._put_back_at = 0.0
         """When the background does so next, on the loop's clock."""
+        self._places = b""
+        """From which namespace on sessions are looked at next."""
         self.total = Progress()
 
     async def step(self, *, early: bool = False) -> Progress:
@@ -85,6 +87,7 @@ class Sweeper:
         for queue in purge.QUEUES:
             await self._queue(queue, now, done)
         await self._trash(FAR if early else now + 1, now, done)
+        await self._uploads(now, done)
         done.files = await self._core.files.discard_rest(STEP)
         done.files += await self._core.files.unlink_doomed(STEP, now)
         self.total.add(done)
@@ -102,6 +105,21 @@ class Sweeper:
         freed = await entries.each(take, keys, partial(self._set_aside, done))
         done.entries += len(keys)
         done.freed_bytes += sum(freed)
+
+    async def _uploads(self, now: int, done: Progress) -> None:
+        scratch = self._core.scratch
+        if await scratch.read(sessions.due, now):
+            await self._drop(await scratch.transact(sessions.expire, now, STEP), done)
+        some = await scratch.read(sessions.places, self._places, STEP)
+        self._places = some[-1] + b"\0" if len(some) == STEP else b""
+        for namespace_id in await self._core.ledger.read(namespaces.gone, some):
+            await self._drop(await scratch.transact(sessions.leave, namespace_id, STEP), done)
+
+    async def _drop(self, ended: tuple[int, list[int]], done: Progress) -> None:
+        count, files = ended
+        for file_id in files:
+            await self._core.files.discard(file_id)
+        done.entries += count
 
     async def _trash(self, until: int, now: int, done: Progress) -> None:
         ledger = self._core.ledger

@@ -1,25 +1,25 @@
 """Upload sessions: bytes on their way into an image, over any number of requests.
 
-The session's row is written when it is opened and when its bytes move from the ledger to a file,
-never for an append to the file: the file's own size is the offset. What keeps two appends apart
-is the lock on the file (between processes) and a set of busy sessions (within one).
+Sessions are rows of the scratch ledger, written when one is opened and when its bytes move to a
+file, never for an append to the file: the file's own size is the offset. What keeps two appends
+apart is the lock on the file (between processes) and a set of busy sessions (within one). What
+waits for a disk is the end alone, where the bytes become a blob.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 from uuid import UUID
 
-from . import room, sessions
+from . import delivery, files, namespaces, sessions
 from .appending import Appending
 from .blobs import Arrival, Outcome
 from .core import Core, entropy
-from .depot import Writer
 from .digest import ALGORITHMS, Digest, Hasher
 from .errors import (
-    AlreadyExists,
     Busy,
     DigestMismatch,
     Invalid,
@@ -31,6 +31,7 @@ from .errors import (
 from .intake import BATCH_BYTES, Intake
 from .models import Blob, Repository, Upload, moment
 from .records import Session
+from .room import Coming, Passage, Rooms
 from .sources import Stream
 
 HASHERS_MAX: Final = 4096
@@ -44,7 +45,7 @@ class Uploads:
         self._core = core
         self._busy: set[bytes] = set()
         self._hashers: dict[bytes, Hasher] = {}
-        self._passing = room.Passing(core.config.uploads_per_namespace_max)
+        self._rooms = Rooms(core)
 
     async def begin(
         self, repository: Repository, *, size: int | None = None, algorithm: str = "sha256"
@@ -65,20 +66,33 @@ class Uploads:
         await self._require_disk(size or 0)
         now = self._core.now()
         session_id = entropy()
-        draft = Session(
-            image=b"",
-            namespace=b"",
+        session = Session(
+            namespace=repository.namespace_id.bytes,
+            name=repository.name,
             algorithm=algorithm,
             declared=-1 if size is None else size,
             counted=size or 0,
             file_id=0,
-            boot="",
             created=now,
             expires=self._core.upload_until(now),
         )
-        limits = self._passing.limits(repository.namespace_id)
-        await self._core.grow(sessions.begin, repository, draft, session_id, limits, entropy())
-        return self._view(session_id, draft, 0)
+        room = await self._rooms.look(repository)
+        await self._core.scratch.transact(sessions.begin, session_id, session, room)
+        return self._view(session_id, session, 0)
+
+    async def _inspect(self, repository: Repository, session_id: bytes) -> tuple[Session, bytes]:
+        """The session, and its content as far as that is in no file.
+
+        Raises NotFound, for the namespace or for the upload.
+        """
+        ledger, scratch = self._core.ledger, self._core.scratch
+        await ledger.read(namespaces.require, repository.namespace_id.bytes)
+        session, content = await scratch.read(sessions.inspect, repository, session_id)
+        if session.file_id and not await ledger.read(files.without_row, (session.file_id,)):
+            # It was finished by a process that did not come to end it.
+            await scratch.transact(sessions.abort, repository, session_id)
+            raise NotFound("upload", str(UUID(bytes=session_id)))
+        return session, content
 
     async def _require_disk(self, size: int) -> None:
         core = self._core
@@ -92,13 +106,9 @@ class Uploads:
 
     async def get(self, repository: Repository, upload_id: UUID) -> Upload:
         """The session as it stands. Raises NotFound."""
-        session, content = await self._core.ledger.read(
-            sessions.inspect, repository, upload_id.bytes
-        )
+        session, content = await self._inspect(repository, upload_id.bytes)
         if not session.file_id:
             return self._view(upload_id.bytes, session, len(content))
-        if session.boot != self._core.boot:
-            return self._view(upload_id.bytes, session, 0)
         try:
             size = await self._core.threads.run(self._file_size, session.file_id)
         except NotFound:
@@ -132,10 +142,13 @@ class Uploads:
             try:
                 await stay.receive(source, offset, length)
             finally:
-                await stay.keep()
-                if stay.intake.hasher is not None:
-                    self._remember(upload_id.bytes, stay.intake.hasher)
+                await self._keep(stay, upload_id)
             return self._view(upload_id.bytes, stay.session, stay.intake.size)
+
+    async def _keep(self, stay: Appending, upload_id: UUID) -> None:
+        await stay.keep()
+        if stay.intake.hasher is not None:
+            self._remember(upload_id.bytes, stay.intake.hasher)
 
     def _remember(self, session_id: bytes, hasher: Hasher) -> None:
         self._hashers[session_id] = hasher
@@ -165,25 +178,22 @@ class Uploads:
     async def _resume(self, repository: Repository, upload_id: UUID) -> Appending:
         """The session's stream so far, its file locked for us."""
         core, session_id = self._core, upload_id.bytes
-        session, held = await core.ledger.read(sessions.inspect, repository, session_id)
+        session, held = await self._inspect(repository, session_id)
         algorithms = (session.algorithm,)
         if not session.file_id:
             intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms, held=held)
-            return Appending(core, self._passing, repository, session_id, session, intake)
-        writer = await self._lock(session, upload_id)
+            return Appending(core, self._rooms, repository, session_id, session, intake)
         try:
-            # Until the file was locked, another process may have ended the session (the file is
-            # a blob now, or doomed), or gone on with it.
-            session, _ = await core.ledger.read(sessions.inspect, repository, session_id)
-            if session.boot != core.boot:
-                # The machine started anew since: nothing in the file is certain.
-                await core.threads.run(writer.truncate, 0)
-                session = await core.ledger.transact(
-                    sessions.trust, repository, session_id, core.boot
-                )
+            writer = await core.threads.acquire(core.depot.reopen, session.file_id)
+        except Busy:
+            raise Busy("upload", str(upload_id)) from None
+        except NotFound:
+            raise NotFound("upload", str(upload_id)) from None
+        try:
+            # Until the file was locked, another process may have ended the session, or gone on.
+            session, _ = await self._inspect(repository, session_id)
         except BaseException:
             await core.threads.finish(writer.close)
-            await core.files.discard(session.file_id)
             raise
         known = self._hashers.pop(session_id, None)
         if known is None and writer.size == 0:
@@ -195,22 +205,7 @@ class Uploads:
             file_id=session.file_id,
             writer=writer,
         )
-        return Appending(core, self._passing, repository, session_id, session, intake)
-
-    async def _lock(self, session: Session, upload_id: UUID) -> Writer:
-        depot, acquire = self._core.depot, self._core.threads.acquire
-        try:
-            return await acquire(depot.reopen, session.file_id)
-        except Busy:
-            raise Busy("upload", str(upload_id)) from None
-        except NotFound:
-            if session.boot == self._core.boot:
-                raise NotFound("upload", str(upload_id)) from None
-        # A power failure may take a file that was never synced; its session begins anew.
-        try:
-            return await acquire(depot.create, session.file_id)
-        except AlreadyExists:
-            raise Busy("upload", str(upload_id)) from None
+        return Appending(core, self._rooms, repository, session_id, session, intake)
 
     async def finish(
         self,
@@ -228,47 +223,74 @@ class Uploads:
         ends the session.
         """
         digest = Digest.parse(digest)
-        if source is not None or offset is not None:
-            await self.append(
-                repository, upload_id, source or _nothing(), offset=offset, length=length
-            )
         async with self._stay(repository, upload_id) as stay:
-            core = self._core
-
-            async def commit(arrival: Arrival) -> Outcome:
-                now = core.now()
-                return await core.ledger.transact(
-                    sessions.complete,
-                    repository,
-                    upload_id.bytes,
-                    stay.seen,
-                    arrival,
-                    now,
-                    core.hold_until(now),
-                    limits=self._passing.limits(repository.namespace_id),
-                )
-
             try:
-                await stay.live_on()
-                arrival = await stay.intake.publish(digest, commit)
-            except DigestMismatch:
-                # While the file is locked: nobody may go on with it in between.
-                file_id = await core.ledger.transact(
-                    sessions.refuse, repository, upload_id.bytes, stay.seen
-                )
-                await core.files.reap(file_id, core.now())
-                raise
+                await stay.receive(source or _nothing(), offset, length)
             except BaseException:
-                await stay.undo()
+                await self._keep(stay, upload_id)
                 raise
+            arrival = await self._publish(repository, upload_id, digest, stay)
         return Blob(digest, arrival.size)
+
+    async def _publish(
+        self, repository: Repository, upload_id: UUID, digest: Digest, stay: Appending
+    ) -> Arrival:
+        """Make the blob, and end the session; where that fails, it stands where it stood before,
+        or further on."""
+        core, random = self._core, entropy()
+        session = repository, upload_id.bytes, stay.seen
+
+        async def commit(arrival: Arrival) -> Outcome:
+            await core.scratch.read(sessions.unchanged, *session)
+            more = arrival.size - stay.session.counted
+            return await self._deliver(repository, arrival, random, more)
+
+        try:
+            await stay.live_on()
+            arrival = await stay.intake.publish(digest, commit)
+        except DigestMismatch:
+            # While the file is locked: nobody may go on with it in between.
+            try:
+                await core.scratch.transact(sessions.end, *session)
+            finally:
+                await stay.intake.abandon()
+            raise
+        except BaseException:
+            await stay.undo()
+            raise
+        # Bytes of another one who went on with it in this very moment stay in the session; and
+        # one who ended it came too late.
+        with contextlib.suppress(Busy, NotFound):
+            await core.scratch.transact(sessions.end, *session)
+        return arrival
+
+    async def _deliver(
+        self, repository: Repository, arrival: Arrival, random: bytes, more: int
+    ) -> Outcome:
+        """Publish what came; ``more`` of it is counted nowhere."""
+        core = self._core
+        opened = await self._sessions(repository)
+        now = core.now()
+        return await core.grow(
+            delivery.deliver,
+            repository,
+            arrival,
+            now,
+            core.hold_until(now),
+            random,
+            uploads_max=core.config.uploads_per_namespace_max,
+            passing=self._rooms.passing(repository.namespace_id),
+            opened=opened,
+            more=more,
+        )
 
     async def abort(self, repository: Repository, upload_id: UUID) -> None:
         """End a session and forget its bytes. Raises NotFound."""
         self._hashers.pop(upload_id.bytes, None)
         core = self._core
-        file_id = await core.ledger.transact(sessions.abort, repository, upload_id.bytes)
-        await core.files.reap(file_id, core.now())
+        await core.ledger.read(namespaces.require, repository.namespace_id.bytes)
+        file_id = await core.scratch.transact(sessions.abort, repository, upload_id.bytes)
+        await core.files.discard(file_id)
 
     async def put(
         self,
@@ -287,13 +309,9 @@ class Uploads:
         random = entropy()
 
         async def commit(arrival: Arrival) -> Outcome:
-            now = core.now()
-            limits = self._passing.limits(namespace_id)
-            return await core.grow(
-                sessions.deliver, repository, arrival, now, core.hold_until(now), random, limits
-            )
+            return await self._deliver(repository, arrival, random, 0)
 
-        with self._passing.enter(namespace_id) as passage:
+        with self._rooms.enter(namespace_id) as passage:
             try:
                 await self._receive(repository, intake, passage, source, length)
                 arrival = await intake.publish(digest, commit)
@@ -306,7 +324,7 @@ class Uploads:
         self,
         repository: Repository,
         intake: Intake,
-        passage: room.Passage,
+        passage: Passage,
         source: Stream,
         length: int | None,
     ) -> None:
@@ -335,8 +353,13 @@ class Uploads:
     async def _rest(self, repository: Repository) -> int:
         """How much more may come before this is asked again. Raises NotFound, Locked,
         QuotaExceeded."""
-        limits = self._passing.limits(repository.namespace_id)
-        return room.step(await self._core.ledger.read(room.look, repository, 0, limits))
+        room = await self._rooms.look(repository)
+        opened = await self._sessions(repository)
+        room.check_uploads(opened, 0)
+        return room.step(opened, 0)
+
+    async def _sessions(self, repository: Repository) -> Coming:
+        return await self._core.scratch.read(sessions.coming, repository.namespace_id.bytes)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

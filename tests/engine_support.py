@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,35 +67,45 @@ class Clock:
         self.now += seconds
 
 
+Hook = Callable[[str], Awaitable[None]]
+
+
+@dataclass
+class Hooks:
+    """What a test has to say to the transactions of a store."""
+
+    before: Hook | None = None
+    """Awaited before each transaction with the name of its function."""
+    after: Hook | None = None
+    """Awaited when the transaction is committed (or failed), before its caller goes on."""
+    after_read: Hook | None = None
+    """Awaited when a read is done, before its caller goes on."""
+
+
 class Gate:
     """A ledger in front of another: where hooks of a test are, and what closes alone."""
 
-    def __init__(self, inner: Ledger, *, owned: bool) -> None:
+    def __init__(self, inner: Ledger, hooks: Hooks, *, owned: bool) -> None:
         self._inner = inner
         self._owned = owned
         self._closed = False
-        self.before: Callable[[str], Awaitable[None]] | None = None
-        """Awaited before each transaction with the name of its function."""
-        self.after: Callable[[str], Awaitable[None]] | None = None
-        """Awaited when the transaction is committed (or failed), before its caller goes on."""
-        self.after_read: Callable[[str], Awaitable[None]] | None = None
-        """Awaited when a read is done, before its caller goes on."""
+        self._hooks = hooks
 
     async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
-        if self.before is not None:
-            await self.before(_name(work, args))
+        if self._hooks.before is not None:
+            await self._hooks.before(_name(work, args))
         try:
             return await self._inner.transact(work, *args, **kwargs)
         finally:
-            if self.after is not None:
-                await self.after(_name(work, args))
+            if self._hooks.after is not None:
+                await self._hooks.after(_name(work, args))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
         result = await self._inner.read(work, *args, **kwargs)
-        if self.after_read is not None:
-            await self.after_read(_name(work))
+        if self._hooks.after_read is not None:
+            await self._hooks.after_read(_name(work))
         return result
 
     async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -148,11 +159,10 @@ class Place:
     path: Path
     clock: Clock
     defaults: dict[str, Any] = field(default_factory=dict)
-    boot: str | None = None
-    """Set it to another text, and the machine has started anew."""
 
     def __post_init__(self) -> None:
         self._ledger = MemoryLedger()
+        self._scratch = MemoryLedger()
         self._depot = MemoryDepot()
         self._living: set[bytes] = set()
 
@@ -163,29 +173,36 @@ class Place:
         """A store over it; any number may be open at once."""
         return self.gated(**changes)[0]
 
-    def gated(self, **changes: Any) -> tuple[Store, Callable[[], Gate]]:
-        """A store, and the gate before its ledger once it is open."""
+    def gated(self, **changes: Any) -> tuple[Store, Hooks]:
+        """A store, and the hooks of its ledgers."""
         config = self.config(**changes)
-        gates: list[Gate] = []
+        hooks = Hooks()
 
         def opener() -> Opened:
             opened = self._open(config)
-            gate = Gate(opened.core.ledger, owned=self.kind == "disk")
-            gates.append(gate)
-            boot = opened.core.boot if self.boot is None else self.boot
-            core = replace(opened.core, ledger=gate, boot=boot)
-            return replace(opened, core=core)
+            core, owned = opened.core, self.kind == "disk"
+            ledger = Gate(core.ledger, hooks, owned=owned)
+            scratch = Gate(core.scratch, hooks, owned=owned)
+            return replace(opened, core=replace(core, ledger=ledger, scratch=scratch))
 
-        return Store(opener, config), lambda: gates[-1]
+        return Store(opener, config), hooks
+
+    def restart_machine(self) -> None:
+        """Forget what no machine keeps. No store may be open."""
+        self._scratch = MemoryLedger()
+        if self.kind == "disk":
+            shutil.rmtree(self.path / "data" / "scratch")
 
     def _open(self, config: StoreConfig) -> Opened:
         if self.kind == "disk":
             return engine_datadir.open_directory(self.path / "data", config, True, self.clock)
         threads = Threads(config.threads, "holdfast")
         incarnation = _Incarnation(self._living)
-        ledger = Gate(self._ledger, owned=False)
-        files = Files(ledger, self._depot, threads, incarnation)
-        core = Core(ledger, self._depot, files, threads, config, self.clock, "memory")
+        hooks = Hooks()
+        ledger = Gate(self._ledger, hooks, owned=False)
+        scratch = Gate(self._scratch, hooks, owned=False)
+        files = Files(ledger, scratch, self._depot, threads, incarnation)
+        core = Core(ledger, scratch, self._depot, files, threads, config, self.clock)
         return Opened(core, incarnation)
 
     def files(self) -> list[int]:
@@ -348,8 +365,16 @@ async def put(store: Store, name: str, body: bytes, *tags: str, **more: Any) -> 
     return await store.manifests.put(where, body, media_type=media_type, tags=tags, **more)
 
 
-async def read(store: Store, digest: str, **more: Any) -> bytes:
-    async with store.get(digest, **more) as reader:
+async def found(store: Store, where: Repository) -> Repository:
+    """Where its name leads now: a push may have made the image."""
+    return await store.locate(where.region, where.full_name)
+
+
+async def read(
+    store: Store, digest: str, *, repository: Repository | None = None, **more: Any
+) -> bytes:
+    where = None if repository is None else await found(store, repository)
+    async with store.get(digest, repository=where, **more) as reader:
         return await collect(reader)
 
 
@@ -376,6 +401,7 @@ __all__ = [
     "Vanished",
     "collect",
     "descriptor",
+    "found",
     "index",
     "make_namespace",
     "manifest",

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from engine_support import Gate
+from engine_support import Hooks
 
 
 class Held:
@@ -33,29 +33,29 @@ class Held:
         self._go_on.set()
 
 
-def hold_before(gate: Gate, name: str) -> Held:
+def hold_before(hooks: Hooks, name: str) -> Held:
     """Hold whoever is first to come to the transaction of that name, such as ``purge.take``."""
     held = Held()
 
     async def before(this: str) -> None:
         if this == name:
-            gate.before = None
+            hooks.before = None
             await held.hold()
 
-    gate.before = before
+    hooks.before = before
     return held
 
 
-def hold_after(gate: Gate, name: str) -> Held:
+def hold_after(hooks: Hooks, name: str) -> Held:
     """As ``hold_before``, when it is committed and its caller does not know yet."""
     held = Held()
 
     async def after(this: str) -> None:
         if this == name:
-            gate.after = None
+            hooks.after = None
             await held.hold()
 
-    gate.after = after
+    hooks.after = after
     return held
 
 
@@ -76,7 +76,7 @@ async def meanwhile(held: Held, work: Awaitable[object]) -> AsyncIterator[asynci
 
 
 async def gaps(
-    gate: Gate,
+    hooks: Hooks,
     gap: int,
     work: Callable[[], Awaitable[object]],
     intrude: Callable[[], Awaitable[None]],
@@ -93,15 +93,15 @@ async def gaps(
         nonlocal seen, intruded
         if seen == gap:
             intruded = True
-            gate.before = None
+            hooks.before = None
             await intrude()
         seen += 1
 
-    gate.before = before
+    hooks.before = before
     try:
         await work()
     except Exception as error:  # noqa: BLE001 - the caller says which ones may come
         return intruded, error
     finally:
-        gate.before = None
+        hooks.before = None
     return intruded, None

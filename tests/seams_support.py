@@ -21,7 +21,7 @@ from typing import Any, Final
 from engine_support import REGION, Clock, read
 
 from holdfast.engine import Corrupt, Repository, Store, StoreConfig, layout
-from holdfast.engine.datadir import Opened, assemble
+from holdfast.engine.datadir import Opened, assemble, open_scratch
 from holdfast.engine.depot import Depot
 from holdfast.engine.incarnation import NAME_BYTES
 from holdfast.engine.ledger import Ledger, Transaction, after
@@ -74,7 +74,10 @@ class _Incarnation:
 
 @dataclass
 class Seams:
-    """A directory with a ledger, a depot, a clock, and who is alive."""
+    """A directory with a ledger, a depot, a clock, and who is alive.
+
+    With another ``boot``, the machine has started anew.
+    """
 
     path: Path
     depot: Depot = field(default_factory=MemoryDepot)
@@ -91,18 +94,20 @@ class Seams:
         self,
         depot: Callable[[Depot], Depot] | None = None,
         ledger: Callable[[LmdbLedger], Ledger] | None = None,
+        scratch: Callable[[LmdbLedger], Ledger] | None = None,
     ) -> Store:
-        """A store over it, with something in front of its depot or its ledger."""
+        """A store over it, with something in front of its depot or of a ledger."""
 
         def opener() -> Opened:
             rows = LmdbLedger.open(self.path, map_bytes=MAP_BYTES, create=True)
+            sessions = open_scratch(self.path / "scratch", self.boot, MAP_BYTES)
             return assemble(
                 rows if ledger is None else ledger(rows),
+                sessions if scratch is None else scratch(sessions),
                 self.depot if depot is None else depot(self.depot),
                 _Incarnation(self._living),
                 self.config,
                 self.clock,
-                self.boot,
             )
 
         return Store(opener, self.config)
@@ -112,12 +117,14 @@ class Seams:
         core = store.core
         self._living.clear()
         await core.ledger.close()
+        await core.scratch.close()
         core.threads.close()
 
     def copy(self, path: Path) -> Seams:
         """The same rows and files (in memory) once more, for a test to break."""
         path.mkdir()
         shutil.copyfile(self.path / "data.mdb", path / "data.mdb")
+        shutil.copytree(self.path / "scratch", path / "scratch", dirs_exist_ok=True)
         depot = MemoryDepot()
         for block in self.depot.blocks():
             for file_id in self.depot.files(block):
@@ -269,5 +276,6 @@ async def last_in_line(store: Store) -> None:
     async def nothing(txn: Transaction) -> None:
         """It only has to be the last."""
 
-    ledger = getattr(store.core.ledger, "inner", store.core.ledger)
-    await ledger.transact(nothing)
+    for rows in (store.core.ledger, store.core.scratch):
+        ledger = getattr(rows, "inner", rows)
+        await ledger.transact(nothing)

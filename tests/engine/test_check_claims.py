@@ -21,7 +21,7 @@ from damage_support import (
 
 from holdfast.engine import Digest, layout
 from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Claim, FileOwner, load, put_payload, save, unseal
+from holdfast.engine.records import Claim, File, load, put_payload, save, unseal
 
 CASES = Cases()
 
@@ -191,7 +191,7 @@ async def a_blob_without_a_file(txn: Transaction) -> None:
 async def a_file_row_that_nothing_names(txn: Transaction) -> None:
     key, _ = (await rows(txn, layout.FILE))[0]
     other = key[:-1] + b"\xf0"
-    owner = await load(txn, FileOwner, key)
+    owner = await load(txn, File, key)
     assert owner is not None
     await save(txn, other, owner)
 
@@ -202,7 +202,7 @@ async def a_file_row_is_gone(txn: Transaction) -> None:
     await cut(txn, layout.FILE + layout.number(blob.file_id))
 
 
-@CASES("file: it has an owner, and is doomed")
+@CASES("file: it is a blob's, and is doomed")
 async def a_file_in_use_is_doomed(txn: Transaction) -> None:
     _, blob = await blob_of(txn, BASE)
     await put_payload(txn, layout.DOOMED + layout.number(blob.file_id))

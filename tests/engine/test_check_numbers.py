@@ -1,4 +1,4 @@
-"""The check of uploads, trash, keys and counters: exact about what was damaged."""
+"""The check of trash, keys and counters: exact about what was damaged."""
 
 from __future__ import annotations
 
@@ -6,51 +6,17 @@ from pathlib import Path
 
 import pytest
 from check_support import found, furnish, matches
-from damage_support import Cases, change, cut, flip, image_of, records, rows
+from damage_support import Cases, cut, flip, image_of, records, rows
 from engine_support import Clock, Place
 
 from holdfast.engine import layout
 from holdfast.engine.ledger import Transaction, pack_counter
-from holdfast.engine.records import Session, Tag, Trash, load, put_payload, save
+from holdfast.engine.records import Tag, Trash, load, put_payload, save
 
 CASES = Cases()
 
 
-# Uploads, trash, keys
-
-
-@CASES("upload: the row that ends it is missing")
-async def an_upload_without_an_end(txn: Transaction) -> None:
-    await cut(txn, (await rows(txn, layout.SESSION_EXPIRY))[0][0])
-
-
-@CASES("upload: at a time that it does not have")
-async def an_upload_with_two_ends(txn: Transaction) -> None:
-    key = (await rows(txn, layout.SESSION_EXPIRY))[0][0]
-    await put_payload(txn, layout.SESSION_EXPIRY + layout.number(7) + key[9:])
-
-
-@CASES("upload: its row in its image is missing")
-async def an_upload_is_not_in_its_image(txn: Transaction) -> None:
-    await cut(txn, (await rows(txn, layout.SESSION_IMAGE))[0][0])
-
-
-@CASES("upload: in an image that is not its own")
-async def an_upload_in_two_images(txn: Transaction) -> None:
-    key = (await rows(txn, layout.SESSION_IMAGE))[0][0]
-    await put_payload(txn, layout.SESSION_IMAGE + b"n" * 16 + key[17:])
-
-
-@CASES("upload: content without a session")
-async def content_of_no_upload(txn: Transaction) -> None:
-    await put_payload(txn, layout.SESSION_DATA + b"n" * 16, b"lost")
-
-
-@CASES("upload: has no row", "file: does not name it")
-async def an_upload_names_a_file_that_is_not_its_own(txn: Transaction) -> None:
-    for key, session in await records(txn, Session, layout.SESSION):
-        if session.file_id:
-            await change(txn, key, session, file_id=session.file_id + 77)
+# Trash, keys
 
 
 @CASES("trash: the row of its id is missing", "image: it is deleted, and not in the trash")
@@ -115,18 +81,16 @@ async def a_count_of_tags_is_wrong(txn: Transaction) -> None:
     "counter: unique size of namespace",
     "counter: exclusive size of namespace",
     "counter: exclusive size in its project",
-    "counter: uploads of namespace",
-    "counter: bytes of uploads of namespace",
 )
 async def all_numbers_of_a_namespace_are_wrong(txn: Transaction) -> None:
     home = (await image_of(txn, "web")).namespace
-    for name in (b"ns", b"ni", b"nu", b"ne", b"np", b"nq", b"nb"):
+    for name in (b"ns", b"ni", b"nu", b"ne", b"np"):
         await txn.add(layout.counter(name, home), 5)
 
 
-@CASES(*["counter: it says"] * 9)
+@CASES(*["counter: it says"] * 8)
 async def all_numbers_of_the_store_are_wrong(txn: Transaction) -> None:
-    for name in (b"sb", b"sB", b"ss", b"sq", b"st", b"sn", b"si", b"su", b"sh"):
+    for name in (b"sb", b"sB", b"ss", b"sq", b"st", b"sn", b"si", b"sh"):
         await txn.add(layout.counter(name), -1)
 
 
@@ -148,7 +112,7 @@ async def test_one_bad_record_does_not_hide_another_problem(tmp_path: Path) -> N
         await flip(txn, (await rows(txn, layout.CLAIM))[0][0])
         await cut(txn, (await rows(txn, layout.REFERRER))[0][0])
 
-    names = ["an_upload_with_two_ends", "a_secret_too_many", "a_living_image_in_the_trash"]
+    names = ["a_secret_too_many", "a_living_image_in_the_trash"]
     expected = ["record: checksum", "record: checksum", "manifest: missing among the referrers"]
     async with Place("memory", tmp_path, Clock()).store() as store:
         await furnish(store)

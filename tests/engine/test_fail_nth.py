@@ -377,9 +377,14 @@ class Trial:
         else:
             calls = Countdown(number)
         when: Literal["before", "after"] = "after" if fault == "acknowledgement" else "before"
+
+        def failing(rows: LmdbLedger) -> FailingLedger:
+            return FailingLedger(rows, calls if fault in LEDGER else 0, when)
+
         store = seams.store(
             depot=lambda inner: FailingDepot(inner, calls if fault in DEPOT else 0),
-            ledger=lambda rows: FailingLedger(rows, calls if fault in LEDGER else 0, when),
+            ledger=failing,
+            scratch=failing,
         )
         await store.start()
         task = asyncio.create_task(client())

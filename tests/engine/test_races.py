@@ -39,11 +39,11 @@ async def clean(store: Store) -> None:
 
 @BOTH
 async def test_swept_between_the_row_and_the_file(place: Place, data: bytes) -> None:
-    sweeping, gate = place.gated()
+    sweeping, hooks = place.gated()
     async with sweeping, place.store() as store:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_after(gate(), "purge.take")
+        held = hold_after(hooks, "purge.take")
         async with meanwhile(held, sweeping.sweeper.run()):
             with pytest.raises(NotFound):
                 await store.stat(sha256(data))
@@ -55,11 +55,11 @@ async def test_swept_between_the_row_and_the_file(place: Place, data: bytes) -> 
 
 @BOTH
 async def test_swept_after_the_push_found_the_copy_good(place: Place, data: bytes) -> None:
-    store, gate = place.gated()
+    store, hooks = place.gated()
     async with store, place.store() as sweeping:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_before(gate(), "roots.keep")
+        held = hold_before(hooks, "roots.keep")
         async with meanwhile(held, store.put(data)) as pushing:
             await sweeping.sweeper.run()
             assert await sweeping.blobs() == []
@@ -71,11 +71,11 @@ async def test_swept_after_the_push_found_the_copy_good(place: Place, data: byte
 
 @BOTH
 async def test_pushed_after_the_sweep_chose_it(place: Place, data: bytes) -> None:
-    sweeping, gate = place.gated()
+    sweeping, hooks = place.gated()
     async with sweeping, place.store() as store:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_before(gate(), "purge.take")
+        held = hold_before(hooks, "purge.take")
         async with meanwhile(held, sweeping.sweeper.run()):
             await store.put(data)
         assert await read(store, sha256(data)) == data
@@ -88,7 +88,7 @@ async def test_pushed_after_the_sweep_chose_it(place: Place, data: bytes) -> Non
 async def test_a_push_with_a_sweep_in_every_gap(
     place: Place, clock: Clock, data: bytes, session: bool
 ) -> None:
-    pushing, gate = place.gated()
+    pushing, hooks = place.gated()
     async with pushing, place.store() as other:
         await make_namespace(pushing)
 
@@ -108,7 +108,7 @@ async def test_a_push_with_a_sweep_in_every_gap(
             # The same digests lie in the garbage queue, unneeded.
             await other.put(data)
             await other.delete(sha256(data))
-            intruded, error = await gaps(gate(), gap, push_image, sweep)
+            intruded, error = await gaps(hooks, gap, push_image, sweep)
             assert error is None
             where = await other.locate(REGION, "app/web")
             assert where.image_id is not None
@@ -125,7 +125,7 @@ async def test_a_push_with_a_sweep_in_every_gap(
 
 @BOTH
 async def test_a_sweep_with_a_push_in_every_gap(place: Place, data: bytes) -> None:
-    sweeping, gate = place.gated()
+    sweeping, hooks = place.gated()
     async with sweeping, place.store() as store:
         await make_namespace(store)
 
@@ -138,7 +138,7 @@ async def test_a_sweep_with_a_push_in_every_gap(place: Place, data: bytes) -> No
             assert where.image_id is not None
             await store.images.delete(where.image_id)
             intruded, error = await gaps(
-                gate(), gap, lambda: sweeping.sweeper.run(early=True), push_image
+                hooks, gap, lambda: sweeping.sweeper.run(early=True), push_image
             )
             assert error is None
             if not intruded:
@@ -169,11 +169,11 @@ async def test_a_reader_reads_on_while_its_blob_is_swept(store: Store, place: Pl
 
 
 async def test_healed_while_a_reader_finds_the_damage(place: Place) -> None:
-    reading, gate = place.gated()
+    reading, hooks = place.gated()
     async with reading, place.store() as store:
         await store.put(BIG)
         place.damage(len(BIG))
-        held = hold_before(gate(), "blobs.quarantine")
+        held = hold_before(hooks, "blobs.quarantine")
         async with meanwhile(held, read(reading, sha256(BIG), verify=True)) as late:
             await store.put(BIG)
             assert await read(store, sha256(BIG), verify=True) == BIG
@@ -185,11 +185,11 @@ async def test_healed_while_a_reader_finds_the_damage(place: Place) -> None:
 
 
 async def test_two_heal_at_once(place: Place) -> None:
-    one, gate = place.gated()
+    one, hooks = place.gated()
     async with one, place.store() as other:
         await one.put(BIG, root="a")
         place.damage(len(BIG))
-        held = hold_before(gate(), "roots.keep")
+        held = hold_before(hooks, "roots.keep")
         async with meanwhile(held, one.put(BIG, root="b")):
             await other.put(BIG, root="c")
         assert await read(other, sha256(BIG), verify=True) == BIG
@@ -200,18 +200,18 @@ async def test_two_heal_at_once(place: Place) -> None:
 
 async def test_read_while_the_file_is_replaced(place: Place) -> None:
     """Who looked the row up before the heal finds the new file when it opens."""
-    reading, gate = place.gated()
+    reading, hooks = place.gated()
     async with reading, place.store() as store:
         await store.put(BIG)
 
         async def heal(name: str) -> None:
             if name == "reading.locate_living":
-                gate().after_read = None
+                hooks.after_read = None
                 place.damage(len(BIG))
                 await store.put(BIG)
                 await store.sweeper.run()
 
-        gate().after_read = heal
+        hooks.after_read = heal
         assert await read(reading, sha256(BIG), verify=True) == BIG
 
 
@@ -220,12 +220,12 @@ async def test_read_while_the_file_is_replaced(place: Place) -> None:
 
 @BOTH
 async def test_a_manifest_after_the_end_of_a_hold(place: Place, clock: Clock, data: bytes) -> None:
-    store, gate = place.gated()
+    store, hooks = place.gated()
     async with store, place.store() as sweeping:
         await make_namespace(store)
         await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
         body = manifest(b"{}", [data])
-        held = hold_before(gate(), "manifest_put.put")
+        held = hold_before(hooks, "manifest_put.put")
         async with meanwhile(held, put(store, "app/web", body, "v1")) as late:
             clock.advance(DAY + 1)
             await sweeping.sweeper.run()
@@ -242,12 +242,12 @@ async def test_a_manifest_after_the_end_of_a_hold(place: Place, clock: Clock, da
 async def test_a_manifest_just_before_the_end_of_a_hold(
     place: Place, clock: Clock, data: bytes
 ) -> None:
-    sweeping, gate = place.gated()
+    sweeping, hooks = place.gated()
     async with sweeping, place.store() as store:
         await make_namespace(store)
         await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
         clock.advance(DAY + 1)
-        held = hold_before(gate(), "purge.take")
+        held = hold_before(hooks, "purge.take")
         async with meanwhile(held, sweeping.sweeper.run()):
             clock.advance(-2)
             await put(store, "app/web", manifest(b"{}", [data]), "v1")

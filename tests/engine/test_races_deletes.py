@@ -41,7 +41,7 @@ async def clean(store: Store) -> None:
 async def test_a_push_with_a_delete_of_its_namespace_in_every_gap(
     place: Place, data: bytes, again: bool
 ) -> None:
-    pushing, gate = place.gated()
+    pushing, hooks = place.gated()
     async with pushing, place.store() as other:
         where = await make_namespace(other)
 
@@ -64,7 +64,7 @@ async def test_a_push_with_a_delete_of_its_namespace_in_every_gap(
                 await pushing.manifests.put(found, body, media_type=None, tags=tags)
 
         for gap in range(GAPS_MAX):
-            intruded, error = await gaps(gate(), gap, push_image, delete)
+            intruded, error = await gaps(hooks, gap, push_image, delete)
             if not intruded:
                 assert error is None
                 await other.namespaces.delete(where.id)
@@ -89,7 +89,7 @@ async def test_a_push_with_a_delete_of_its_namespace_in_every_gap(
 async def test_a_purge_with_a_push_to_the_new_namespace_in_every_gap(
     place: Place, data: bytes
 ) -> None:
-    sweeping, gate = place.gated()
+    sweeping, hooks = place.gated()
     async with sweeping, place.store() as store:
         old = await make_namespace(store)
         await push(store, "app/web", "v1", [data])
@@ -102,7 +102,7 @@ async def test_a_purge_with_a_push_to_the_new_namespace_in_every_gap(
                 await push(store, "app/web", "v1", [data])
 
             intruded, error = await gaps(
-                gate(), gap, lambda: sweeping.sweeper.run(early=True), push_image
+                hooks, gap, lambda: sweeping.sweeper.run(early=True), push_image
             )
             assert error is None
             if not intruded:
@@ -118,7 +118,7 @@ async def test_a_purge_with_a_push_to_the_new_namespace_in_every_gap(
 
 
 async def test_a_mount_from_a_namespace_that_goes(place: Place) -> None:
-    store, gate = place.gated()
+    store, hooks = place.gated()
     async with store, place.store() as other:
         space = await make_namespace(store, "app")
         await make_namespace(store, "other")
@@ -127,7 +127,7 @@ async def test_a_mount_from_a_namespace_that_goes(place: Place) -> None:
             await store.locate(REGION, "app/web"),
             await store.locate(REGION, "other/web"),
         )
-        held = hold_before(gate(), "mounts.mount")
+        held = hold_before(hooks, "mounts.mount")
         async with meanwhile(held, store.mount(target, sha256(BIG), source)) as mounting:
             await other.namespaces.delete(space.id)
         assert mounting.result() is None
@@ -136,13 +136,13 @@ async def test_a_mount_from_a_namespace_that_goes(place: Place) -> None:
 
 
 async def test_a_restore_under_a_purge(place: Place) -> None:
-    restoring, gate = place.gated()
+    restoring, hooks = place.gated()
     async with restoring, place.store() as store:
         await make_namespace(store)
         done = await push(store, "app/web", "v1", [BIG])
         (tag,) = (await store.tags.list(done.image_id)).items
         await store.tags.delete(tag.id)
-        held = hold_before(gate(), "undelete.restore")
+        held = hold_before(hooks, "undelete.restore")
         async with meanwhile(held, restoring.trash.restore(tag.id)) as late:
             await store.sweeper.run(early=True)
         assert isinstance(late.exception(), NotFound)

@@ -37,7 +37,7 @@ def run(script: str, argument: Path) -> int:
 
 async def race(place: Place, meanwhile: Callable[[Store], Awaitable[None]]) -> Store:
     """Recompress TAR; right before the swap, ``meanwhile`` happens in another opening."""
-    store, gate = place.gated()
+    store, hooks = place.gated()
     await store.start()
     other = place.store()
     await other.start()
@@ -45,12 +45,12 @@ async def race(place: Place, meanwhile: Callable[[Store], Awaitable[None]]) -> S
 
     async def before(name: str) -> None:
         if name == "blobs.swap":
-            gate().before = None
+            hooks.before = None
             await meanwhile(other)
 
-    gate().before = before
+    hooks.before = before
     await store.recompressor.run()
-    assert gate().before is None, "there was no swap"
+    assert hooks.before is not before, "there was no swap"
     await other.close()
     return store
 
@@ -157,9 +157,9 @@ async def test_killed_between_the_file_and_the_swap(place: Place, tmp_path: Path
         "    if name == 'blobs.swap':\n"
         "        os._exit(9)\n"
         "async def main():\n"
-        "    store, gate = Place('disk', pathlib.Path(sys.argv[1]), Clock()).gated()\n"
+        "    store, hooks = Place('disk', pathlib.Path(sys.argv[1]), Clock()).gated()\n"
         "    await store.start()\n"
-        "    gate().before = die\n"
+        "    hooks.before = die\n"
         "    await store.recompressor.run()\n"
         "asyncio.run(main())\n"
     )
@@ -174,7 +174,7 @@ async def test_killed_between_the_file_and_the_swap(place: Place, tmp_path: Path
 
 
 async def test_committed_although_the_answer_was_lost(place: Place) -> None:
-    store, gate = place.gated()
+    store, hooks = place.gated()
     await store.start()
     await store.put(TAR)
 
@@ -182,9 +182,9 @@ async def test_committed_although_the_answer_was_lost(place: Place) -> None:
         if name == "blobs.swap":
             raise StorageFailed("ledger", "nobody knows")
 
-    gate().after = after
+    hooks.after = after
     assert (await store.recompressor.run()).failed == 1
-    gate().after = None
+    hooks.after = None
     assert await read(store, sha256(TAR)) == TAR
     assert (await store.stats()).stored_bytes < len(TAR) / 3
     await ends_clean(store, 1, place)

@@ -110,7 +110,7 @@ async def test_a_subject_of_an_algorithm_that_is_not_kept(store: Store) -> None:
 
 async def test_referrers_while_one_is_deleted(place: Place) -> None:
     """What goes between the look at the index and the look at the document is left out."""
-    store, gate = place.gated()
+    store, hooks = place.gated()
     async with store:
         await make_namespace(store)
         await upload(store, await store.locate(REGION, "app/web"), CONFIG)
@@ -121,9 +121,9 @@ async def test_referrers_while_one_is_deleted(place: Place) -> None:
 
         async def delete(name: str) -> None:
             if name == "manifests.list_referrers":
-                gate().after_read = None
+                hooks.after_read = None
                 await store.manifests.delete(where, sha256(bodies[0]))
 
-        gate().after_read = delete
+        hooks.after_read = delete
         found = await store.manifests.referrers(where, sha256(BODY))
         assert [str(referrer.digest) for referrer in found] == [sha256(bodies[1])]

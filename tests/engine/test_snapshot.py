@@ -208,7 +208,8 @@ async def test_sweeping_waits_for_it(filled: Store, tmp_path: Path) -> None:
     async with Store.open(tmp_path / "copy", QUIET) as store:
         assert await read(store, sha256(BIG)) == BIG
     assert (await filled.sweeper.run()).files
-    assert not [path for path in (tmp_path / "data/files").rglob("*") if path.is_file()]
+    left = [path for path in (tmp_path / "data/files").rglob("*") if path.is_file()]
+    assert [path.stat().st_size for path in left] == [700_000], "an upload on its way"
 
 
 async def test_a_process_that_died_does_not_take_its_files_along(

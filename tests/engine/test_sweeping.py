@@ -102,7 +102,7 @@ async def test_in_the_background(busy: Store, place: Place, clock: Clock) -> Non
 
 
 async def test_paused_and_resumed(place: Place) -> None:
-    store, gate = place.gated(background=True)
+    store, hooks = place.gated(background=True)
     async with store:
         store.sweeper.pause()
         seen: list[str] = []
@@ -111,7 +111,7 @@ async def test_paused_and_resumed(place: Place) -> None:
             if name.startswith("purge."):
                 seen.append(name)
 
-        gate().before = note
+        hooks.before = note
         await store.put(b"hello")
         await store.delete(sha256(b"hello"))
         for _ in range(1000):

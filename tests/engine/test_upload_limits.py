@@ -230,7 +230,7 @@ async def test_appends_to_a_file_write_few_rows(
     place: Place, monkeypatch: pytest.MonkeyPatch, quota: int | None
 ) -> None:
     monkeypatch.setattr("holdfast.engine.room.STEP_BYTES", 4_000_000)
-    store, gate = place.gated()
+    store, hooks = place.gated()
     async with store:
         space = await make_namespace(store)
         await store.namespaces.update(space.id, quota=quota)
@@ -241,10 +241,10 @@ async def test_appends_to_a_file_write_few_rows(
         async def count(name: str) -> None:
             written.append(name)
 
-        gate().before = count
+        hooks.before = count
         for _ in range(2):
             await store.uploads.append(where, upload.id, once(*[BIG] * 5))
-        gate().before = None
+        hooks.before = None
         rows = ["sessions.grant", "sessions.grant", "sessions.settle"]
         assert written == ([] if quota is None else rows * 2)
         if quota:

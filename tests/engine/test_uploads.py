@@ -242,27 +242,44 @@ async def test_sessions_survive_a_restart(place: Place, first: bytes, second: by
         assert await read(store, sha256(first + second), repository=where) == first + second
 
 
-async def test_after_a_power_failure_only_synced_bytes_count(place: Place) -> None:
-    place.boot = "one"
+async def test_sessions_do_not_survive_the_machine(place: Place) -> None:
+    """Of their bytes nothing would be certain. What was finished is there."""
     async with place.store() as store:
         await make_namespace(store)
         where, upload = await begin(store)
-        where, small = await begin(store)
+        _, small = await begin(store)
+        _, done = await begin(store)
         await store.uploads.append(where, upload.id, once(BIG))
         await store.uploads.append(where, small.id, once(SMALL))
-    place.boot = "two"
+        await store.uploads.finish(where, done.id, sha256(MIDDLE), once(MIDDLE))
+    place.restart_machine()
     async with place.store() as store:
-        # A file's bytes may be lost though its size is there; the ledger's are durable.
-        assert (await store.uploads.get(where, upload.id)).offset == 0
-        assert (await store.uploads.get(where, small.id)).offset == len(SMALL)
-        with pytest.raises(OffsetMismatch) as wrong:
-            await store.uploads.append(where, upload.id, once(b""), offset=len(BIG))
-        assert wrong.value.offset == 0
-        await store.uploads.append(where, upload.id, once(MIDDLE), offset=0)
-        assert (await store.uploads.get(where, upload.id)).offset == len(MIDDLE)
-        await store.uploads.append(where, upload.id, once(SMALL), offset=len(MIDDLE))
-        await store.uploads.finish(where, upload.id, sha256(MIDDLE + SMALL))
-        assert await read(store, sha256(MIDDLE + SMALL), repository=where) == MIDDLE + SMALL
+        for session_id in (upload.id, small.id, done.id):
+            with pytest.raises(NotFound):
+                await store.uploads.get(where, session_id)
+        await store.sweeper.run()
+        assert (await store.stats()).uploads == 0
+        assert place.files() == [len(MIDDLE)]
+        assert await read(store, sha256(MIDDLE), repository=where, verify=True) == MIDDLE
+        assert await problems(store) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no ledger" * 1000], ids=["empty", "strange"])
+async def test_damaged_sessions_are_forgotten(tmp_path: Path, content: bytes) -> None:
+    place = Place("disk", tmp_path, Clock())
+    async with place.store() as store:
+        await make_namespace(store)
+        where, upload = await begin(store)
+        await store.uploads.append(where, upload.id, once(BIG))
+    (ledger,) = (tmp_path / "data" / "scratch").glob("*/data.mdb")
+    ledger.write_bytes(content)
+    async with place.store() as store:
+        with pytest.raises(NotFound):
+            await store.uploads.get(where, upload.id)
+        where, again = await begin(store)
+        await store.uploads.finish(where, again.id, sha256(SMALL), once(SMALL))
+        await store.sweeper.run()
+        assert (place.files(), await problems(store)) == ([], [])
 
 
 async def test_abort(store: Store, place: Place) -> None:
