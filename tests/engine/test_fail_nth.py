@@ -12,6 +12,7 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -377,10 +378,7 @@ class Trial:
         else:
             calls = Countdown(number)
         when: Literal["before", "after"] = "after" if fault == "acknowledgement" else "before"
-
-        def failing(rows: LmdbLedger) -> FailingLedger:
-            return FailingLedger(rows, calls if fault in LEDGER else 0, when)
-
+        failing = partial(FailingLedger, fail_at=calls if fault in LEDGER else 0, when=when)
         store = seams.store(
             depot=lambda inner: FailingDepot(inner, calls if fault in DEPOT else 0),
             ledger=failing,
