@@ -58,6 +58,11 @@ class Core:
         """
         return await self.ledger.transact(growing, self.ledger_reserve, work, *args, **kwargs)
 
+    async def require_growth(self) -> None:
+        """Raises StorageFull where ``grow`` would: for what will end in such work."""
+        if await self.ledger.read(runs_low, self.ledger_reserve):
+            raise StorageFull("ledger")
+
     def hold_until(self, now: int) -> int:
         """When a hold that is made now ends."""
         return now + int(self.config.hold_seconds * SECOND)

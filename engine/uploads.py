@@ -64,6 +64,7 @@ class Uploads:
         if size is not None and size > self._core.config.blob_bytes_max:
             raise TooLarge("blob", self._core.config.blob_bytes_max)
         await self._require_disk(size or 0)
+        await self._core.require_growth()
         now = self._core.now()
         session_id = entropy()
         session = Session(
