@@ -72,8 +72,10 @@ class Threads:
     async def finish(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``run``, for a call that lets go of something: it is made in any case.
 
-        Also where the caller is cancelled before it began.
+        Also where the caller is cancelled before it began, and here where the threads have ended.
         """
+        if self._closed:
+            return fn(*args, **kwargs)
         future = self._submit(fn, *args, **kwargs)
         try:
             await _settle(future, begun=True)
