@@ -368,7 +368,8 @@ class LmdbLedger:
     async def close(self) -> None:
         """Finish submitted transactions, copies and reads, and let go. May be called twice."""
         self._closed = True
-        await asyncio.to_thread(self.end)
+        # Whoever waits for it may be cancelled; it is done all the same.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.end))
 
     def end(self) -> None:
         """As ``close``, blocking."""
