@@ -15,8 +15,8 @@ from .core import SECOND, Core
 from .errors import NotFound, OffsetMismatch, QuotaExceeded, SizeMismatch, TooLarge
 from .intake import BATCH_BYTES, Intake
 from .models import Repository
+from .quota import STEP_BYTES, UNLIMITED, Quotas
 from .records import Session
-from .room import STEP_BYTES, UNLIMITED, Rooms
 from .sessions import Seen
 from .sources import Stream
 
@@ -30,14 +30,14 @@ class Appending:
     def __init__(
         self,
         core: Core,
-        rooms: Rooms,
+        quotas: Quotas,
         repository: Repository,
         session_id: bytes,
         session: Session,
         intake: Intake,
     ) -> None:
         self._core = core
-        self._rooms = rooms
+        self._quotas = quotas
         self._repository = repository
         self._id = session_id
         self.session = session
@@ -89,7 +89,7 @@ class Appending:
             self._repository,
             self._id,
             size,
-            await self._rooms.look(self._repository),
+            await self._quotas.look(self._repository),
         )
 
     def _check_declared(self, size: int) -> None:
@@ -110,7 +110,7 @@ class Appending:
             self._repository,
             self._id,
             size,
-            await self._rooms.look(self._repository),
+            await self._quotas.look(self._repository),
         )
         self._granted = self.session.counted
 
@@ -158,7 +158,7 @@ class Appending:
                 intake.size,
                 file_id=intake.file_id,
                 expires=self._expires,
-                room=await self._rooms.look(self._repository),
+                quota=await self._quotas.look(self._repository),
             )
             core.files.lend(intake.file_id)
         elif not session.file_id and intake.size != self.seen.held:
@@ -169,7 +169,7 @@ class Appending:
                 self.seen,
                 intake.held,
                 self._expires,
-                await self._rooms.look(self._repository),
+                await self._quotas.look(self._repository),
             )
         elif self._asked or self._due:
             self.session = await transact(

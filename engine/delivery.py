@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import blobs, claims, images, room
+from . import blobs, claims, images, quota
 from .blobs import Arrival, Outcome
 from .ledger import Transaction
 from .models import Repository
-from .room import Coming
+from .quota import Coming
 
 
 async def deliver(
@@ -30,7 +30,7 @@ async def deliver(
     row, namespace = await images.enter(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
-    limits = await room.of(txn, namespace, uploads_max, passing)
+    limits = await quota.of(txn, namespace, uploads_max, passing)
     limits.check_uploads(opened, 0)
     limits.left(opened, more)
     outcome = await blobs.publish(txn, arrival, now)

@@ -22,8 +22,8 @@ from .errors import Busy, Corrupt, NotFound
 from .layout import number
 from .ledger import Transaction, after
 from .models import Repository
+from .quota import Coming, Quota
 from .records import Session, get_payload, load, put_payload, save
-from .room import Coming, Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ async def total(txn: Transaction) -> int:
     return await txn.counter(layout.counter(layout.UPLOADS))
 
 
-async def begin(txn: Transaction, session_id: bytes, session: Session, room: Room) -> None:
+async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Quota) -> None:
     """Open a session. Raises QuotaExceeded."""
     others = await coming(txn, session.namespace)
-    room.check_uploads(others, 1)
-    room.left(others, session.counted)
+    quota.check_uploads(others, 1)
+    quota.left(others, session.counted)
     await save(txn, layout.SESSION + session_id, session)
     await put_payload(txn, layout.SESSION_EXPIRY + number(session.expires) + session_id)
     await put_payload(txn, layout.SESSION_NAMESPACE + session.namespace + session_id)
@@ -100,12 +100,12 @@ async def unchanged(
     return session
 
 
-async def _grown(txn: Transaction, session: Session, size: int, room: Room) -> int:
+async def _grown(txn: Transaction, session: Session, size: int, quota: Quota) -> int:
     """What a session with that size counts for. Raises QuotaExceeded if it may not grow so far."""
     counted = max(session.declared, size)
     if counted > session.counted:
         others = await coming(txn, session.namespace)
-        room.left(others, counted - session.counted)
+        quota.left(others, counted - session.counted)
     return counted
 
 
@@ -116,12 +116,12 @@ async def remember(
     seen: Seen,
     content: bytes,
     expires: int,
-    room: Room,
+    quota: Quota,
 ) -> Session:
     """Keep the content of a small session in its row. Raises NotFound, Busy, QuotaExceeded."""
     session = await unchanged(txn, repository, session_id, seen)
     await put_payload(txn, layout.SESSION_DATA + session_id, content)
-    counted = await _grown(txn, session, len(content), room)
+    counted = await _grown(txn, session, len(content), quota)
     return await _change(txn, session_id, session, counted=counted, expires=expires)
 
 
@@ -134,7 +134,7 @@ async def move_to_file(
     *,
     file_id: int,
     expires: int,
-    room: Room,
+    quota: Quota,
 ) -> Session:
     """From now on the session's ``size`` bytes lie in a file.
 
@@ -143,7 +143,7 @@ async def move_to_file(
     session = await unchanged(txn, repository, session_id, seen)
     await txn.delete(layout.SESSION_DATA + session_id)
     await put_payload(txn, layout.SESSION_FILE + number(file_id), session_id)
-    counted = await _grown(txn, session, size, room)
+    counted = await _grown(txn, session, size, quota)
     changes = {"counted": counted, "expires": expires, "file_id": file_id}
     return await _change(txn, session_id, session, **changes)
 
@@ -153,7 +153,7 @@ async def rest(
     repository: Repository,
     session_id: bytes,
     size: int,
-    room: Room,
+    quota: Quota,
 ) -> int:
     """Bytes that may come to a session after the first ``size``, which it may have.
 
@@ -161,7 +161,7 @@ async def rest(
     """
     session = await _find(txn, repository, session_id)
     others = await coming(txn, session.namespace)
-    return room.left(others, size - session.counted)
+    return quota.left(others, size - session.counted)
 
 
 async def grant(
@@ -169,12 +169,12 @@ async def grant(
     repository: Repository,
     session_id: bytes,
     size: int,
-    room: Room,
+    quota: Quota,
 ) -> Session:
     """Let a session count for ``size`` bytes, and some more. Raises NotFound, QuotaExceeded."""
     session = await _find(txn, repository, session_id)
     others = await coming(txn, session.namespace)
-    more = room.step(others, size - session.counted)
+    more = quota.step(others, size - session.counted)
     return await _change(txn, session_id, session, counted=size + more)
 
 

@@ -30,8 +30,8 @@ from .errors import (
 )
 from .intake import BATCH_BYTES, Intake
 from .models import Blob, Repository, Upload, moment
+from .quota import Coming, Passage, Quotas
 from .records import Session
-from .room import Coming, Passage, Rooms
 from .sources import Stream
 
 HASHERS_MAX: Final = 4096
@@ -45,7 +45,7 @@ class Uploads:
         self._core = core
         self._busy: set[bytes] = set()
         self._hashers: dict[bytes, Hasher] = {}
-        self._rooms = Rooms(core)
+        self._quotas = Quotas(core)
 
     async def begin(
         self, repository: Repository, *, size: int | None = None, algorithm: str = "sha256"
@@ -77,8 +77,8 @@ class Uploads:
             created=now,
             expires=self._core.upload_until(now),
         )
-        room = await self._rooms.look(repository)
-        await self._core.scratch.transact(sessions.begin, session_id, session, room)
+        quota = await self._quotas.look(repository)
+        await self._core.scratch.transact(sessions.begin, session_id, session, quota)
         return self._view(session_id, session, 0)
 
     async def _inspect(self, repository: Repository, session_id: bytes) -> tuple[Session, bytes]:
@@ -183,7 +183,7 @@ class Uploads:
         algorithms = (session.algorithm,)
         if not session.file_id:
             intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms, held=held)
-            return Appending(core, self._rooms, repository, session_id, session, intake)
+            return Appending(core, self._quotas, repository, session_id, session, intake)
         try:
             writer = await core.threads.acquire(core.depot.reopen, session.file_id)
         except Busy:
@@ -206,7 +206,7 @@ class Uploads:
             file_id=session.file_id,
             writer=writer,
         )
-        return Appending(core, self._rooms, repository, session_id, session, intake)
+        return Appending(core, self._quotas, repository, session_id, session, intake)
 
     async def finish(
         self,
@@ -280,7 +280,7 @@ class Uploads:
             core.hold_until(now),
             random,
             uploads_max=core.config.uploads_per_namespace_max,
-            passing=self._rooms.passing(repository.namespace_id),
+            passing=self._quotas.passing(repository.namespace_id),
             opened=opened,
             more=more,
         )
@@ -312,7 +312,7 @@ class Uploads:
         async def commit(arrival: Arrival) -> Outcome:
             return await self._deliver(repository, arrival, random, 0)
 
-        with self._rooms.enter(namespace_id) as passage:
+        with self._quotas.enter(namespace_id) as passage:
             try:
                 await self._receive(repository, intake, passage, source, length)
                 arrival = await intake.publish(digest, commit)
@@ -354,10 +354,10 @@ class Uploads:
     async def _rest(self, repository: Repository) -> int:
         """How much more may come before this is asked again. Raises NotFound, Locked,
         QuotaExceeded."""
-        room = await self._rooms.look(repository)
+        quota = await self._quotas.look(repository)
         opened = await self._sessions(repository)
-        room.check_uploads(opened, 0)
-        return room.step(opened, 0)
+        quota.check_uploads(opened, 0)
+        return quota.step(opened, 0)
 
     async def _sessions(self, repository: Repository) -> Coming:
         return await self._core.scratch.read(sessions.coming, repository.namespace_id.bytes)

@@ -229,7 +229,7 @@ async def test_the_end_of_a_session_looks_at_the_quota_again(store: Store, data:
 async def test_appends_to_a_file_write_few_rows(
     place: Place, monkeypatch: pytest.MonkeyPatch, quota: int | None
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.room.STEP_BYTES", 4_000_000)
+    monkeypatch.setattr("holdfast.engine.quota.STEP_BYTES", 4_000_000)
     store, hooks = place.gated()
     async with store:
         space = await make_namespace(store)

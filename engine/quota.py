@@ -2,7 +2,7 @@
 
 What counts is the namespace's size and the bytes of its open uploads. Those of a session stand
 in its row, in the scratch ledger. An upload in one request has no row: its process counts it
-beside (``Rooms``). The transaction that publishes an upload looks once more; and last, the put
+beside (``Quotas``). The transaction that publishes an upload looks once more; and last, the put
 of a manifest compares the size.
 """
 
@@ -37,12 +37,12 @@ class Coming:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Quota:
     """What a namespace has and may have, as of one moment."""
 
     uploads_max: int
     """Open uploads."""
-    quota: int
+    size_max: int
     """In bytes; below zero there is none."""
     size: int
     """The namespace's size in bytes; 0 where there is no quota."""
@@ -57,12 +57,12 @@ class Room:
 
     def left(self, sessions: Coming, more: int) -> int:
         """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
-        if self.quota < 0:
+        if self.size_max < 0:
             return UNLIMITED
         used = self.size + sessions.bytes + self.passing.bytes
-        if used + more > self.quota:
-            raise QuotaExceeded("size", self.quota, used)
-        return self.quota - used - more
+        if used + more > self.size_max:
+            raise QuotaExceeded("size", self.size_max, used)
+        return self.size_max - used - more
 
     def step(self, sessions: Coming, more: int) -> int:
         """How much one upload may bring after ``more`` before it asks again.
@@ -73,30 +73,32 @@ class Room:
         return min(STEP_BYTES, self.left(sessions, more) // 8)
 
 
-async def of(txn: Transaction, namespace: Namespace, uploads_max: int, passing: Coming) -> Room:
-    """The room of a namespace that is open to uploads. Raises Locked."""
+async def of(txn: Transaction, namespace: Namespace, uploads_max: int, passing: Coming) -> Quota:
+    """The quota of a namespace that is open to uploads. Raises Locked."""
     namespaces.check_unlocked(namespace)
     if namespace.quota < 0:
-        return Room(uploads_max, -1, 0, passing)
+        return Quota(uploads_max, -1, 0, passing)
     size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
-    return Room(uploads_max, namespace.quota, size, passing)
+    return Quota(uploads_max, namespace.quota, size, passing)
 
 
-async def look(txn: Transaction, repository: Repository, uploads_max: int, passing: Coming) -> Room:
-    """The room of the repository's namespace. Raises NotFound, Locked."""
+async def look(
+    txn: Transaction, repository: Repository, uploads_max: int, passing: Coming
+) -> Quota:
+    """The quota of the repository's namespace. Raises NotFound, Locked."""
     namespace = await namespaces.require(txn, repository.namespace_id.bytes)
     return await of(txn, namespace, uploads_max, passing)
 
 
-class Rooms:
-    """The room of namespaces, and the uploads in one request that run in this process."""
+class Quotas:
+    """The quotas of namespaces, and the uploads in one request that run in this process."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sums: dict[UUID, Coming] = {}
 
-    async def look(self, repository: Repository) -> Room:
-        """The room of the repository's namespace. Raises NotFound, Locked."""
+    async def look(self, repository: Repository) -> Quota:
+        """The quota of the repository's namespace. Raises NotFound, Locked."""
         uploads_max = self._core.config.uploads_per_namespace_max
         passing = self.passing(repository.namespace_id)
         return await self._core.ledger.read(look, repository, uploads_max, passing)
