@@ -102,7 +102,7 @@ def open_scratch(path: Path, boot: str, map_bytes: int) -> LmdbLedger:
     try:
         return LmdbLedger.open(home, map_bytes=map_bytes, create=True, synced=False)
     except Corrupt:
-        shutil.rmtree(home)
+        shutil.rmtree(home, ignore_errors=True)
         return LmdbLedger.open(home, map_bytes=map_bytes, create=True, synced=False)
 
 
