@@ -6,6 +6,7 @@
 #   make check    formatting, lint, types and layers
 #   make docs     the tables of docs/ that are made from the code
 #   make bench    the benchmarks (BENCH_ARGS adds options)
+#   make image    builds the container image on a base of this machine's files, and tries it
 #   make soak     the long randomized tests (for SOAK_SECONDS at least)
 #   make clean    removes all that was made here, but no data
 
@@ -36,7 +37,7 @@ SERVE_ARGS ?=
 BENCH_ARGS ?=
 SOAK_SECONDS ?= 600
 
-.PHONY: run test check format docs bench soak clean
+.PHONY: run test check format docs bench image soak clean
 
 run: $(VENV)/.run
 	$(BIN)/holdfast serve $(SERVE_ARGS)
@@ -59,6 +60,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m holdfast.bench $(BENCH_ARGS)
+
+image: $(VENV)/.dev
+	$(BIN)/python -m pytest --override-ini=timeout=0 -m image $(PYTEST_ARGS) $(TESTS)
 
 soak: $(VENV)/.dev
 	HOLDFAST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest --override-ini=timeout=0 -m soak \

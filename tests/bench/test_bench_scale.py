@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_a_measuring_process_that_fails_or_lingers_says_so(tmp_path: Path) -> No
 
 @pytest.mark.timeout(300)
 def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> None:
-    run = Run(Plan(TINY, "seed", only=("start", "manage")), tmp_path, Silent())
+    profile = replace(TINY, scale_rounds=1)
+    run = Run(Plan(profile, "seed", only=("start", "manage")), tmp_path, Silent())
     run.go()
     found = run.results
     assert found.complete, found.remarks
@@ -52,7 +54,7 @@ def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> Non
         f"{name}/{size}" for name in ("start", *PAGES) for size in SIZES
     }
     for row in found.rows:
-        assert len(row.samples) == row.rounds == TINY.scale_rounds
+        assert len(row.samples) == row.rounds == profile.scale_rounds
         assert row.median
         assert found.share(row)
         assert (found.growth(row) is None) == (row.scale == SIZES[0])

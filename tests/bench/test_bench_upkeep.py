@@ -28,6 +28,7 @@ def test_the_background_is_at_work_in_one_half_and_idle_in_the_other(
         return found
 
     monkeypatch.setattr(upkeep, "half", remembered)
+    monkeypatch.setattr(upkeep, "AROUND_SECONDS", 3.0)
     starters = (Starter("holdfast", lambda: start_holdfast(tmp_path / "holdfast")),)
     profile = replace(TINY, upkeep_rounds=1)
     only = ("upkeep/pull",)

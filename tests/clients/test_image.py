@@ -107,6 +107,7 @@ def is_healthy(docker: Program) -> bool:
     return bool(inspect(docker, ".State.Health.Status") == "healthy")
 
 
+@pytest.mark.image
 @pytest.mark.timeout(600)
 def test_it_builds_runs_and_serves(docker: Program, tmp_path: Path) -> None:
     config = inspect(docker, ".Config", IMAGE)

@@ -170,7 +170,9 @@ async def test_what_a_new_disk_brings_is_in_nobodys_way(tmp_path: Path, beside: 
         async with Store.open(tmp_path) as store:
             await store.put(b"hello")
     assert (tmp_path / beside / "inside").read_bytes() == b"mine"
-    assert sorted(names(tmp_path)) == sorted(["FORMAT", "files", "ledger", "run", beside])
+    assert sorted(names(tmp_path)) == sorted(
+        ["FORMAT", "files", "ledger", "run", "scratch", beside]
+    )
 
 
 @pytest.mark.parametrize("left", [0, 5000, 0.5])
