@@ -94,8 +94,8 @@ class Program:
 def daemon(program: Program, log: Path, ready: Program, *question: str) -> Iterator[int]:
     """Run a program until the end of the block, from when ``ready`` answers; its process id.
 
-    It is stopped with SIGTERM and stops its children itself. Where it cannot start, the machine
-    does not allow what it needs.
+    It is stopped with SIGTERM and stops its children itself; what it leaves mounted below its home
+    is unmounted. Where it cannot start, the machine does not allow what it needs.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -122,6 +122,16 @@ def daemon(program: Program, log: Path, ready: Program, *question: str) -> Itera
             finally:
                 process.kill()
                 process.wait()
+        _unmount(program.home)
+
+
+def _unmount(root: Path) -> None:
+    """Unmount all below ``root``: a mount there, such as the network namespace that dockerd keeps in
+    its run directory, makes the directory impossible to remove."""
+    mounted = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for path in reversed(mounted):
+        if path.is_relative_to(root):
+            subprocess.run(["umount", path], check=True, timeout=WAIT_SECONDS)
 
 
 def _answers(program: Program, *question: str) -> bool:
