@@ -100,6 +100,11 @@ class InProcess(Shell):
         return subprocess.CompletedProcess(arguments, code, *streams)
 
 
+def data_of(shell: Shell) -> Path:
+    """The directory that the commands of a shell work on, themselves or through a server."""
+    return shell.directory / "data"
+
+
 def open_store(data: Path) -> Store:
     """The store of a directory, beside whoever uses it."""
     return Store.open(data, StoreConfig(background=False))

@@ -126,8 +126,8 @@ def daemon(program: Program, log: Path, ready: Program, *question: str) -> Itera
 
 
 def _unmount(root: Path) -> None:
-    """Unmount all below ``root``: a mount there, such as the network namespace that dockerd keeps in
-    its run directory, makes the directory impossible to remove."""
+    """Unmount all below ``root``: a mount there, such as the network namespace that dockerd keeps
+    in its run directory, makes the directory impossible to remove."""
     mounted = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in reversed(mounted):
         if path.is_relative_to(root):

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import LAYER, InProcess, blob_files, damage, make_directory, push
+from cli_support import LAYER, InProcess, blob_files, damage, data_of, push
 from engine_support import descriptor, index, manifest
 from layout_support import LAYERS, REF_NAME, Layout, contents, entries
-from server_support import running
 
 from holdfast.engine import OCI_INDEX
-
-
-def data_of(quick: InProcess) -> Path:
-    return quick.directory / "data"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
-    place = tmp_path_factory.mktemp("served")
-    with running(place / "data") as server:
-        yield InProcess(place, server.variables())
-
-
-@pytest.fixture(params=["server", "directory"])
-def quick(request: pytest.FixtureRequest, tmp_path: Path) -> InProcess:
-    if request.param == "server":
-        served: InProcess = request.getfixturevalue("served")
-        return served
-    asyncio.run(make_directory(tmp_path / "data"))
-    return InProcess(tmp_path, {"HOLDFAST_DATA": str(tmp_path / "data")})
 
 
 def test_what_was_deleted_is_named_as_it_was(quick: InProcess) -> None:
