@@ -10,17 +10,25 @@ from clients_support import Program, Registry, daemon, require_root, serving, sk
 from support import require_tool
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workers() -> int:
     """How many workers the server has; requests of one client are spread over them."""
     return 2
 
 
-@pytest.fixture
-def registry(tmp_path: Path, workers: int) -> Iterator[Registry]:
-    """A server with nothing in it."""
-    with serving(tmp_path / "data", workers=workers) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, workers: int) -> Iterator[Registry]:
+    """A server for the tests of one file."""
+    with serving(tmp_path_factory.mktemp("server") / "data", workers=workers) as running:
         yield running
+
+
+@pytest.fixture
+def registry(server: Registry) -> Iterator[Registry]:
+    """The server with nothing in it: what a test leaves is deleted, and no file of it may stay."""
+    yield server
+    server.clear()
+    assert server.files() == []
 
 
 @pytest.fixture(scope="session")

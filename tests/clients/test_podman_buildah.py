@@ -14,7 +14,7 @@ from support import require_tool
 PLAIN = "--tls-verify=false"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workers() -> int:
     """One: skopeo, whose library theirs is, goes to several."""
     return 1
