@@ -65,8 +65,8 @@ image: $(VENV)/.dev
 	$(BIN)/python -m pytest --override-ini=timeout=0 -m image $(PYTEST_ARGS) $(TESTS)
 
 soak: $(VENV)/.dev
-	HOLDFAST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest --override-ini=timeout=0 -m soak \
-		$(PYTEST_ARGS) $(TESTS)
+	HOLDFAST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest --override-ini=timeout=0 \
+		--override-ini=faulthandler_timeout=0 -m soak $(PYTEST_ARGS) $(TESTS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \

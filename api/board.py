@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from holdfast.engine import GROUP_BOUNDS
+
 SLOT_BYTES: Final = 128 * 1024
 """More than twice what all counters need; untouched pages take no memory."""
 
@@ -38,7 +40,7 @@ _METHOD_AT: Final = MappingProxyType({name: at * _METHOD_CELLS for at, name in e
 _OTHER_AT: Final = _METHOD_AT["OTHER"]
 
 TALLIES: Final = (
-    "commits",
+    *(f"commits_{bound}" for bound in GROUP_BOUNDS),
     "members",
     "swept_entries",
     "swept_files",

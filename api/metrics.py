@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
-from holdfast.engine import ScrubProgress, Stats, Store
+from holdfast.engine import GROUP_BOUNDS, ScrubProgress, Stats, Store
 
 from .board import BOUNDS, Board, Slot
 
@@ -26,6 +26,7 @@ USAGE_SECONDS: Final = 30.0
 """How old the sum over all namespaces may be: it takes a read for every hundred of them."""
 
 _PAGE: Final = 100
+_GROUPS: Final = tuple(f"commits_{bound}" for bound in GROUP_BOUNDS)
 
 
 @runtime_checkable
@@ -55,7 +56,7 @@ class Reporter:
         swept, scrubbed = self._store.sweeper.total, self._store.scrubber.total
         info = ledger_info(self._store)
         totals = {
-            "commits": info.get("commits", 0),
+            **{name: info.get(name, 0) for name in _GROUPS},
             "members": info.get("members", 0),
             "swept_entries": swept.entries,
             "swept_files": swept.files,
@@ -124,10 +125,27 @@ class Metrics:
         return total
 
 
-def _family(name: str, kind: str, text: str, samples: Mapping[str, float] | float) -> Iterator[str]:
-    """One metric. ``samples`` are values by their labels, or one value without labels."""
+def _head(name: str, kind: str, text: str) -> Iterator[str]:
     yield f"# HELP holdfast_{name} {text}"
     yield f"# TYPE holdfast_{name} {kind}"
+
+
+def _histogram(
+    name: str, bounds: Sequence[float], counts: Sequence[int], total: float, label: str = ""
+) -> Iterator[str]:
+    """Samples of one histogram: ``counts`` is how many are up to each bound but not to the one
+    before, and how many beyond the last."""
+    first, braced = (f"{label},", f"{{{label}}}") if label else ("", "")
+    summed = list(accumulate(counts))
+    for bound, count in zip((*map(str, bounds), "+Inf"), summed, strict=True):
+        yield f'holdfast_{name}_bucket{{{first}le="{bound}"}} {count}'
+    yield f"holdfast_{name}_sum{braced} {total}"
+    yield f"holdfast_{name}_count{braced} {summed[-1]}"
+
+
+def _family(name: str, kind: str, text: str, samples: Mapping[str, float] | float) -> Iterator[str]:
+    """One metric. ``samples`` are values by their labels, or one value without labels."""
+    yield from _head(name, kind, text)
     if isinstance(samples, Mapping):
         for labels, value in samples.items():
             yield f"holdfast_{name}{{{labels}}} {value}"
@@ -175,16 +193,16 @@ def _ledger_lines(info: Mapping[str, int]) -> Iterator[str]:
         "live_bytes": "What rows take of it.",
         "entries": "Rows of the ledger.",
         "readers": "Slots of readers taken.",
-        "last_txn": "Number of the last transaction.",
     }
     for name, text in texts.items():
         if name in info:
             yield from _family(f"ledger_{name}", "gauge", text, info[name])
+    if "last_txn" in info:
+        text = "Transactions since the ledger was made, of whatever process."
+        yield from _family("ledger_transactions_total", "counter", text, info["last_txn"])
 
 
 _TALLIES: Final = {
-    "commits": ("ledger_commits_total", "Transactions that were committed."),
-    "members": ("ledger_members_total", "Changes in them: members over commits is the group."),
     "swept_entries": ("sweep_entries_total", "Entries that the sweep took."),
     "swept_files": ("sweep_files_total", "Files that the sweep removed."),
     "scrubbed_blobs": ("scrub_blobs_total", "Blobs that the scrub looked at."),
@@ -217,14 +235,13 @@ def _board_lines(board: Board) -> Iterator[str]:
     yield from _family("received_bytes_total", "counter", "Bytes of request bodies.", received)
     sent = {f'route="{route}"': row.sent for route, row in rows.items()}
     yield from _family("sent_bytes_total", "counter", "Bytes of answers' bodies.", sent)
-    yield "# HELP holdfast_request_seconds Time until an answer is ready, or streamed."
-    yield "# TYPE holdfast_request_seconds histogram"
+    yield from _head("request_seconds", "histogram", "Time until an answer is ready, or streamed.")
     for route, row in rows.items():
-        counts = list(accumulate(row.buckets))
-        for bound, count in zip((*map(str, BOUNDS), "+Inf"), counts, strict=True):
-            yield f'holdfast_request_seconds_bucket{{route="{route}",le="{bound}"}} {count}'
-        yield f'holdfast_request_seconds_sum{{route="{route}"}} {row.seconds}'
-        yield f'holdfast_request_seconds_count{{route="{route}"}} {counts[-1]}'
+        label = f'route="{route}"'
+        yield from _histogram("request_seconds", BOUNDS, row.buckets, row.seconds, label)
+    yield from _head("ledger_commit_members", "histogram", "Changes in a commit of the ledger.")
+    groups = [*(tallies[name] for name in _GROUPS), 0]
+    yield from _histogram("ledger_commit_members", GROUP_BOUNDS, groups, tallies["members"])
     for tally, (name, text) in _TALLIES.items():
         yield from _family(name, "counter", text, tallies[tally])
     limited = {f'limit="{kind}"': tallies[f"limited_{kind}"] for kind in _LIMITS}

@@ -47,6 +47,7 @@ from .errors import (
     TooLarge,
     Unusable,
 )
+from .group_commit import GROUP_BOUNDS
 from .image_import import Transferred
 from .models import (
     TAGS_SHOWN,
@@ -99,6 +100,7 @@ __all__ = [
     "DESCRIPTION_CHARS_MAX",
     "DOCKER_LIST",
     "DOCKER_MANIFEST",
+    "GROUP_BOUNDS",
     "INLINE_BYTES_CAP",
     "MANIFEST_BYTES_MAX",
     "NEEDS_MAX",

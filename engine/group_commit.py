@@ -17,6 +17,9 @@ from .errors import Closed
 GROUP_MEMBERS_MAX: Final = 512
 """Bodies in one commit: bounds the pages that one transaction holds in memory."""
 
+GROUP_BOUNDS: Final = tuple(1 << power for power in range(GROUP_MEMBERS_MAX.bit_length()))
+"""By which groups are counted: the powers of two up to the largest."""
+
 Member = tuple[
     asyncio.Future[Any],
     Callable[..., Coroutine[Any, Any, Any]],

@@ -22,7 +22,7 @@ import lmdb
 
 from . import lmdb_file
 from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed, StorageFull
-from .group_commit import GroupCommit, Member, Outcome
+from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .ledger import KEY_BYTES_MAX, P, T, Work, drive
 from .lmdb_txn import Reading, Tally, Writing, settle
 
@@ -61,7 +61,8 @@ class _Environment:
         self.map_bytes = env.info()["map_size"]
         self._page_bytes = env.stat()["psize"]
         self._path = path
-        self.commits = 0
+        self.groups = [0] * len(GROUP_BOUNDS)
+        """Commits by the least of GROUP_BOUNDS that their members do not exceed."""
         self.members = 0
         self._key = key
         self._users = 1
@@ -104,7 +105,7 @@ class _Environment:
         except lmdb.Error as error:
             return [(None, self._failure(error)) for _ in group]
         with self._counting:
-            self.commits += 1
+            self.groups[(len(group) - 1).bit_length()] += 1
             self.members += len(group)
         return outcomes
 
@@ -346,6 +347,8 @@ class LmdbLedger:
 
         ``used_bytes`` never shrinks; ``live_bytes`` is what rows take of it, with their tree.
         ``commits`` and ``members`` (bodies run) are of this process and path since it opened.
+        ``commits_1``, ``commits_2``, ``commits_4`` … are those commits whose members are at most
+        that many, and more than half of it: one number for each of GROUP_BOUNDS.
         """
         if self._closed:
             raise Closed
@@ -361,8 +364,12 @@ class LmdbLedger:
             "entries": stat["entries"],
             "readers": info["num_readers"],
             "last_txn": info["last_txnid"],
-            "commits": self._environment.commits,
+            "commits": sum(self._environment.groups),
             "members": self._environment.members,
+            **{
+                f"commits_{bound}": count
+                for bound, count in zip(GROUP_BOUNDS, self._environment.groups, strict=True)
+            },
         }
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 
 from .errors import Closed, Corrupt
+from .group_commit import GROUP_BOUNDS
 from .ledger import P, Room, Rows, T, Work, drive
 from .rows import added, check_key, check_row, counted
 
@@ -184,6 +185,8 @@ class MemoryLedger:
                 "last_txn": self._commits,
                 "commits": self._commits,
                 "members": self._members,
+                **{f"commits_{bound}": 0 for bound in GROUP_BOUNDS},
+                "commits_1": self._commits,  # nobody shares one
             }
 
     def capture(self) -> dict[bytes, bytes]:

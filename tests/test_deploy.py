@@ -22,23 +22,26 @@ DEPLOY = ROOT / "deploy"
 OPTIONS = options_of(config.params)
 
 
-def test_every_metric_of_the_dashboard_is_served(tmp_path: Path) -> None:
-    """By name, also those that count nothing yet."""
+def test_the_dashboard_shows_every_metric_that_is_served(tmp_path: Path) -> None:
+    """By name, also those that count nothing yet; and there is none that it does not show."""
     dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
     page = (ROOT / "docs" / "operating.md").read_text("utf-8")
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     names = set(re.findall(r"\bholdfast_\w+", "\n".join([*asked, page])))
-    assert len(names) > 10
     with operated(tmp_path / "data", "--metrics=127.0.0.1:0") as server:
         text = call(metrics_address(server), "GET", "/metrics").body.decode()
-    served = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
-    for name, kind in list(served.items()):
+    families = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    # What a query asks for by each name, and the family that it shows.
+    served = {name: name for name in families}
+    for name, kind in families.items():
         if kind == "histogram":
-            served |= dict.fromkeys((f"{name}_bucket", f"{name}_sum", f"{name}_count"), kind)
+            served |= {f"{name}_{part}": name for part in ("bucket", "sum", "count")}
     assert names <= served.keys()
+    shown = {served[name] for name in re.findall(r"\bholdfast_\w+", "\n".join(asked))}
+    assert shown == families.keys()
     for expression in asked:
         for rated in re.findall(r"rate\((\w+)\[", expression):
-            assert rated.endswith(("_total", "_bucket")), expression
+            assert families[served[rated]] in {"counter", "histogram"}, expression
 
 
 def test_the_panels_do_not_overlap() -> None:

@@ -53,7 +53,21 @@ def scrape(server: ServerProcess) -> dict[str, float]:
             key = f"{match[1]}{{{match[2]}}}" if match[2] else match[1]
             assert key not in samples
             samples[key] = float(match[3])
+    check_histograms(samples)
     return samples
+
+
+def check_histograms(samples: dict[str, float]) -> None:
+    """Buckets are counts up to a bound, so they only grow, and the last one has all."""
+    last: dict[str, float] = {}
+    for key, count in samples.items():
+        if match := re.fullmatch(r'(\w+)_bucket\{(?:(.*),)?le="(\S+)"\}', key):
+            labels = f"{{{match[2]}}}" if match[2] else ""
+            assert count >= last.get(match[1] + labels, 0), key
+            last[match[1] + labels] = count
+            if match[3] == "+Inf":
+                assert samples[f"{match[1]}_count{labels}"] == count
+    assert last
 
 
 def requests(samples: dict[str, float], route: str, method: str, status: str) -> float:
@@ -115,7 +129,7 @@ def test_requests_of_all_workers_are_counted(tmp_path: Path) -> None:
         for name in ("scrub_blobs_total", "sweep_entries_total", "open_uploads", "connections"):
             assert f"holdfast_{name}" in samples
         # What the other worker committed comes within a second or so.
-        eventually(lambda: scrape(server)["holdfast_ledger_members_total"] >= 7)
+        eventually(lambda: scrape(server)["holdfast_ledger_commit_members_sum"] >= 7)
         assert "team" not in " ".join(samples)
 
 
@@ -198,7 +212,7 @@ def test_the_board_sums_its_slots() -> None:
         first.count("a", "GET", 2, 1, 10, 0.0001)
         second.count("a", "GET", 2, 2, 20, 0.3)
         second.count("a", "BREW", 4, 0, 0, 1000.0)
-        second.add("commits", 7)
+        second.add("commits_4", 7)
         first.set("connections", 3)
         board = Board(descriptor, layout)
         sums = board.sums()
@@ -210,7 +224,7 @@ def test_the_board_sums_its_slots() -> None:
         assert row.buckets[BOUNDS.index(0.5)] == 1
         assert row.buckets[-1] == 1
         assert board.rows(sums).keys() == {"a"}
-        assert board.tallies(sums)["commits"] == 7
+        assert board.tallies(sums)["commits_4"] == 7
         # The one that follows goes on, but has no connections yet.
         Slot(descriptor, 0, layout).count("a", "GET", 2, 0, 0, 0.0)
         sums = board.sums()

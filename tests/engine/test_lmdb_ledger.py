@@ -26,6 +26,7 @@ from holdfast.engine.errors import (
     StorageFailed,
     StorageFull,
 )
+from holdfast.engine.group_commit import GROUP_BOUNDS
 from holdfast.engine.ledger import Transaction
 from holdfast.engine.lmdb_ledger import LmdbLedger
 
@@ -449,7 +450,17 @@ async def test_a_group_is_bounded(ledger: LmdbLedger) -> None:
     tasks = await submitted(*(ledger.transact(add, b"n") for _ in range(1200)))
     gate.go_on.set()
     await asyncio.gather(first, *tasks)
-    assert ledger.info()["commits"] == 1 + 3
+    info = ledger.info()
+    assert info["commits"] == 1 + 3
+    # One member; 512 twice; and the 176 that were left.
+    sizes = {name: count for name, count in info.items() if name.startswith("commits_")}
+    assert len(sizes) == len(GROUP_BOUNDS)
+    assert {name for name, count in sizes.items() if count} == {
+        "commits_1",
+        "commits_256",
+        "commits_512",
+    }
+    assert sizes["commits_512"] == 2
     assert ledger.read_now(total, b"n") == 1200
 
 
