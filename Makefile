@@ -3,7 +3,7 @@
 #   make run      a server on http://127.0.0.1:5000 with its data in ./data
 #   make test     all tests (TESTS=tests/engine narrows them, PYTEST_ARGS adds options, JOBS says
 #                 how many processes share them)
-#   make check    formatting, lint, types and layers
+#   make check    formatting, lint, types, security and layers
 #   make docs     the tables of docs/ that are made from the code
 #   make bench    the benchmarks (BENCH_ARGS adds options)
 #   make image    builds the container image on a base of this machine's files, and tries it
@@ -37,7 +37,9 @@ SERVE_ARGS ?=
 BENCH_ARGS ?=
 SOAK_SECONDS ?= 600
 
-.PHONY: run test check format docs bench image soak clean
+CHECKS := check-lint check-types check-security check-layers
+
+.PHONY: run test check $(CHECKS) format docs bench image soak clean
 
 run: $(VENV)/.run
 	$(BIN)/holdfast serve $(SERVE_ARGS)
@@ -45,10 +47,21 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) $(TESTS)
 
+# Side by side, as far as there are processors; what each says stays together.
 check: $(VENV)/.dev
+	+@$(MAKE) --no-print-directory --jobs=$$(nproc) --output-sync=target $(CHECKS)
+
+check-lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+check-types:
 	$(BIN)/mypy
+
+check-security:
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive engine api bench
+
+check-layers:
 	PYTHONPATH=.dev $(BIN)/lint-imports
 
 format: $(VENV)/.dev
