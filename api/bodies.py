@@ -81,7 +81,13 @@ async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
         request.protocol.release_body()
     content = request.content
     while not content.at_eof():
-        data = await pace.within(content.readany())
+        try:
+            data = await pace.within(content.readany())
+        except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
+            # Once a body has broken off, its reader refuses to give what had come before.
+            if rest := content._read_nowait(-1):
+                yield rest
+            raise
         if data:
             pace.moved(len(data))
             yield data

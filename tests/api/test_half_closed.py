@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -100,8 +101,11 @@ def test_a_pull_in_parts_is_not_cut_off(edge: Edge) -> None:
     edge.run(story())
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("declared", [10, 1_000_000])
-def test_half_a_body_is_kept_and_answered(edge: Edge, declared: int) -> None:
+def test_half_a_body_is_kept_and_answered(edge: Edge, declared: int, at_once: bool) -> None:
+    """All that came of it, also where its end is there before anybody reads it."""
+
     async def story() -> None:
         async with edge.server() as port:
             async with connected(port) as client:
@@ -109,10 +113,13 @@ def test_half_a_body_is_kept_and_answered(edge: Edge, declared: int) -> None:
                 await client.send(request(begin, OWNER, "Content-Length: 0"))
                 head = await client.answer()
                 place = head.partition(b"\r\nLocation: ")[2].partition(b"\r\n")[0].decode()
-                await client.send(
-                    request(f"PATCH {place} HTTP/1.1", OWNER, f"Content-Length: {declared}"),
-                    b"abc" * (declared // 5),
-                )
+                patch = request(f"PATCH {place} HTTP/1.1", OWNER, f"Content-Length: {declared}")
+                content = b"abc" * (declared // 5)
+                if at_once:
+                    # With no turn of the server's between the last byte and the end.
+                    await asyncio.get_running_loop().sock_sendall(client.sock, patch + content)
+                else:
+                    await client.send(patch, content)
                 client.end()
                 answer = await client.rest()
                 assert answer.startswith(b"HTTP/1.1 400 ")
