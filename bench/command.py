@@ -160,6 +160,9 @@ def bench(**options: object) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         _bench(console, **options)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        click.echo("holdfast: interrupted; what was measured is kept", err=True)
+        raise
     except (CannotRun, trace.BadTrace, results.BadResults, OSError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -219,7 +222,13 @@ def _bench(
 def _report(
     found: results.Results, old: results.Results | None, out: Path, console: Console
 ) -> None:
-    """Keep and show what there is, also of a run that was interrupted."""
+    """Keep and show what there is, also of a run that was interrupted.
+
+    A run that measured nothing leaves the report of the one before alone.
+    """
+    if not found.rows:
+        console.print("nothing was measured: no report is written", highlight=False)
+        return
     results.save(found, out / "report.json")
     (out / "report.html").write_text(page.render(found))
     table.show(found, console)
@@ -268,6 +277,5 @@ def main() -> None:
         click.echo(f"holdfast: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("holdfast: interrupted; what was measured is kept", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,15 @@ class Meter:
     files: int | None = None
     disk: int | None = None
     reads: int | None = None
+    seconds: float = 0.0
+    busy: float = 0.0
+    """CPU seconds of the whole machine."""
+
+    def others(self, client_cpu: float) -> float | None:
+        """Cores that neither the server nor its clients had; None where we cannot look at it."""
+        if self.cpu is None or not self.seconds:
+            return None
+        return max(0.0, self.busy - self.cpu - client_cpu) / self.seconds
 
 
 @dataclass(slots=True)
@@ -149,6 +159,7 @@ class Bench:
             server_cpu=meter.cpu,
             client_cpu=done.cpu,
             client_busy=done.cpu / done.seconds,
+            others=meter.others(done.cpu),
             **_memory(meter),
         )
 
@@ -175,7 +186,9 @@ def metered(target: Target, *, disk: bool = False, cold: bool = False) -> Iterat
             meter.idle = process.resident_bytes(target.pid)
             reads = process.disk_reads(target.pid)
             cpu = process.cpu_seconds(target.pid)
+    begun, busy = time.monotonic(), process.busy_seconds()
     yield meter
+    meter.seconds, meter.busy = time.monotonic() - begun, process.busy_seconds() - busy
     with _watched(target):
         if target.pid is not None:
             meter.cpu = process.cpu_seconds(target.pid) - cpu
@@ -225,6 +238,7 @@ def sample_of(result: Result, meter: Meter, value: float) -> Sample:
         server_cpu=meter.cpu,
         client_cpu=result.cpu,
         client_busy=result.busiest,
+        others=meter.others(result.cpu),
         disk_files=meter.files,
         disk_bytes=meter.disk,
         disk_reads=meter.reads,

@@ -327,6 +327,8 @@ def _details(results: Results, row: Row) -> Iterator[str]:
     yield from row.notes
     if row.client_bound:
         yield "the client was the limit"
+    if row.disturbed:
+        yield f"{row.disturbed} of {len(row.samples)} rounds disturbed by other programs"
 
 
 def _disk(row: Row) -> Iterator[str]:

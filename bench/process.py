@@ -51,6 +51,13 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def busy_seconds() -> float:
+    """CPU seconds that all cores together have worked so far, or were kept from us by a host."""
+    words = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def disk_reads(pid: int) -> int | None:
     """Bytes that a process tree has made the disks read; None where the kernel does not tell."""
     total = 0

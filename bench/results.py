@@ -13,6 +13,9 @@ FORMAT: Final = 2
 CLIENT_BUSY: Final = 0.9
 """A client process that takes so much of a core has nothing left."""
 
+OTHERS_MAX: Final = 0.3
+"""Cores that others may have: more than the kernel's own threads take to write to the disk."""
+
 
 class BadResults(Exception):
     """A file that is not a report of this bench. The text is one line."""
@@ -53,6 +56,10 @@ class Sample(msgspec.Struct, kw_only=True):
     client_cpu: float = 0.0
     client_busy: float = 0.0
     """Share of a core that the busiest client process took."""
+
+    others: float | None = None
+    """Cores that were neither the server's nor its clients': other programs, the kernel's own
+    threads, a host that gave us less. None where the server's process cannot be seen."""
 
     memory: int | None = None
     """Peak of resident memory of the server's processes together."""
@@ -165,6 +172,11 @@ class Row(msgspec.Struct, kw_only=True):
         """Whether the client was the limit in most rounds."""
         bound = sum(sample.client_bound(self.workers) for sample in self.counted)
         return bound * 2 > len(self.counted)
+
+    @property
+    def disturbed(self) -> int:
+        """Rounds in which others had too much of the machine for the value to mean much."""
+        return sum((sample.others or 0.0) > OTHERS_MAX for sample in self.counted)
 
     @property
     def notes(self) -> list[str]:

@@ -24,7 +24,7 @@ from .embedded import EmbeddedFailed
 from .measure import Bench, MeasureFailed
 from .profile import Profile
 from .reach import Unreachable
-from .results import Results, Row, TargetFacts
+from .results import OTHERS_MAX, Results, Row, TargetFacts
 from .servers import CannotStart, Starter
 from .targets import Target
 from .trace import Operation
@@ -170,6 +170,7 @@ class Run:
         if self._workloads(bench, workloads, targets, share):
             self.results.complete = True
         self._say_fewer()
+        self._say_disturbed()
 
     def _workloads(
         self, bench: Bench, workloads: list[Workload], targets: list[Target], share: float
@@ -212,6 +213,17 @@ class Run:
         }
         if fewer:
             self._remark(f"short of time, fewer rounds of {', '.join(fewer.values())}")
+
+    def _say_disturbed(self) -> None:
+        """Whether the machine was ours: what else it did makes numbers noise."""
+        samples = [one for row in self.results.rows for one in row.counted]
+        taken = [one.others for one in samples if one.others is not None]
+        many = [cores for cores in taken if cores > OTHERS_MAX]
+        if many:
+            self._remark(
+                f"{len(many)} of {len(taken)} measurements were disturbed: other programs took up "
+                f"to {max(many):.1f} cores meanwhile"
+            )
 
     def _check_room(self) -> None:
         profile = self._plan.profile

@@ -233,4 +233,6 @@ def _value(row: Row | None) -> Text:
         text.append(f"\n{len(row.samples)} of {row.rounds} rounds", "dim")
     if row.client_bound:
         text.append("\nclient-bound", "yellow")
+    if row.disturbed:
+        text.append(f"\n{row.disturbed} disturbed", "yellow")
     return text

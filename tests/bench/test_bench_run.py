@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -18,10 +19,14 @@ from pathlib import Path
 import pytest
 from bench_support import TINY, Keeper, Reply, Silent, serving, serving_bodies
 
-from holdfast.bench import results, servers
+from holdfast.api import cli
+from holdfast.api.cli_serve import serve
+from holdfast.bench import limits, mixes, pulls, results, servers, syncs
 from holdfast.bench.interrupts import terminable
 from holdfast.bench.limits import LIMITS
+from holdfast.bench.measure import Bench
 from holdfast.bench.process import can_drop
+from holdfast.bench.profile import PROFILES
 from holdfast.bench.results import Sample
 from holdfast.bench.run import CannotRun, Plan, Run, workspace
 from holdfast.bench.servers import (
@@ -36,8 +41,12 @@ from holdfast.bench.servers import (
 )
 from holdfast.bench.targets import Target
 from holdfast.bench.trace import Operation
+from holdfast.bench.workload import Workload
 
 WAIT_SECONDS = 100
+
+ALONE = replace(TINY, processes=1)
+"""For servers of one thread."""
 
 ONLY = (
     "small/manifest/get/tag",
@@ -55,15 +64,43 @@ ONLY = (
 
 
 def served(directory: Path) -> tuple[Starter, ...]:
-    """Holdfast, in all its variants."""
+    """Holdfast, and under the names of its variants the same server: the rows are what counts."""
+    started: list[Server] = []
+
+    def start(variant: str) -> Server:
+        if not started:
+            started.append(start_holdfast(directory / "holdfast"))
+        (server,) = started
+        name = VARIANTS[variant].name if variant else "holdfast"
+        return replace(server, target=replace(server.target, name=name, variant=variant))
+
     return tuple(
-        Starter(name, partial(start_holdfast, directory / f"holdfast-{name}", variant), variant)
-        for name, variant in (("holdfast", ""), ("log", "log"), ("two", "two"), ("plain", "plain"))
+        Starter(variant or "holdfast", partial(start, variant), variant)
+        for variant in ("", *VARIANTS)
     )
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_is_a_way_to_serve(variant: str) -> None:
+    """Its options are those of ``holdfast serve``, and none is what that does anyway."""
+    how = VARIANTS[variant]
+    arguments = [*how.options, f"--workers={how.workers}"]
+    values = [
+        serve.make_context("serve", ["--data=x", *given]).params
+        for given in (arguments, ["--workers=1"])
+    ]
+    assert values[0] != values[1]
+
+
 @pytest.mark.timeout(300)
-def test_workloads_of_each_kind_run_against_holdfast(tmp_path: Path) -> None:
+def test_workloads_of_each_kind_run_against_holdfast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without wrk, which takes a second for what is a tenth here; test_bench_lies drives it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(syncs, "per_image", lambda bench, target: 7.5)
+    monkeypatch.setattr(pulls, "STORM_SIZES", (4 << 10, 64 << 10, 300 << 10))
+    monkeypatch.setattr(mixes, "KNOWN_IMAGES", 6)
     trace = tuple(
         Operation(index / 50, kind, f"object{index % 3}", 2000)  # type: ignore[arg-type]
         for index, kind in enumerate(
@@ -71,11 +108,17 @@ def test_workloads_of_each_kind_run_against_holdfast(tmp_path: Path) -> None:
             * 3
         )
     )
-    plan = Plan(TINY, "seed", served(tmp_path), only=ONLY, scale=False, trace=trace)
+    profile = replace(TINY, small_seconds=0.1)
+    plan = Plan(profile, "seed", served(tmp_path), only=ONLY, scale=False, trace=trace)
     run = Run(plan, tmp_path, Silent())
     run.go()
     found = run.results
     assert found.complete, found.remarks
+    assert "wrk is not installed: small requests are driven from Python" in found.remarks
+    assert {one.name: one.syncs_per_image for one in found.targets} == {
+        "holdfast": 7.5,
+        **{variant.name: None for variant in VARIANTS.values()},
+    }
     cold = {"pull/stream/cold", "pull/images/cold"}
     droppable = can_drop(tmp_path)
     assert [
@@ -90,6 +133,7 @@ def test_workloads_of_each_kind_run_against_holdfast(tmp_path: Path) -> None:
         assert len(row.samples) == 1
         assert row.median
         assert row.samples[0].server_cpu is not None
+        assert row.samples[0].others is not None
         assert row.limit is not None
     assert set(found.limits) == set(LIMITS)
     assert "load at the end" in found.machine
@@ -123,6 +167,13 @@ def test_workloads_of_each_kind_run_against_holdfast(tmp_path: Path) -> None:
     assert zstd.server_cpu is not None
 
 
+@pytest.fixture
+def _known_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine can do is not asked again."""
+    monkeypatch.setattr(limits, "measure", lambda directory, seconds: dict.fromkeys(LIMITS, 1.0))
+
+
+@pytest.mark.usefixtures("_known_limits")
 def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     """A server that has everything, with the wrong bytes."""
 
@@ -133,14 +184,15 @@ def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> 
 
     with serving(answer) as port:
         liar = Target(name="liar", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
+        only = ("small/blob/head/miss", "pull/stream", "pull/storm", "pull/ranges")
         run = Run(
-            Plan(TINY, "seed", targets=(liar,), only=("pull/", "small/blob"), scale=False),
+            Plan(ALONE, "seed", targets=(liar,), only=only, scale=False),
             tmp_path,
             Silent(),
         )
         run.go()
     assert run.results.complete
-    assert len(run.results.rows) == 8
+    assert len(run.results.rows) == 4
     for row in run.results.rows:
         assert row.void
         assert row.values == []
@@ -193,10 +245,11 @@ def test_without_workloads_no_server_is_started(tmp_path: Path) -> None:
         Run(plan, tmp_path, Silent()).go()
 
 
+@pytest.mark.usefixtures("_known_limits")
 def test_a_run_that_is_late_leaves_out_the_rest_and_says_so(tmp_path: Path) -> None:
     with serving(lambda method, target: (200, {}, b"{}")) as port:
         target = Target(name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        late = replace(TINY, budget=0.0)
+        late = replace(ALONE, budget=0.0)
         run = Run(Plan(late, "s", targets=(target,), scale=False), tmp_path, Silent())
         run.go()
     assert not run.results.complete
@@ -221,9 +274,10 @@ def test_a_variant_is_started_for_its_rows_only(tmp_path: Path) -> None:
     assert needed("options/log") == ["holdfast", "log"]
     assert needed("pull/text") == ["holdfast", "plain"]
     assert needed("engine/") == []
-    assert needed() == ["holdfast", "log", "two", "plain"]
+    assert needed() == ["holdfast", *VARIANTS]
 
 
+@pytest.mark.usefixtures("_known_limits")
 def test_targets_take_turns(tmp_path: Path) -> None:
     """Rounds are interleaved: a slow moment of the machine hits all alike."""
     seen: list[str] = []
@@ -247,7 +301,7 @@ def test_targets_take_turns(tmp_path: Path) -> None:
             )
             for name in names
         )
-        profile = replace(TINY, rounds=2, small_seconds=0.1)
+        profile = replace(ALONE, rounds=2, small_seconds=0.1)
         only = ("small/blob/head/miss",)
         run = Run(Plan(profile, "s", targets=targets, only=only, scale=False), tmp_path, Silent())
         run.go()
@@ -265,12 +319,13 @@ class Interrupting(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("_known_limits")
 def test_an_interrupt_within_a_row_keeps_its_rounds(tmp_path: Path) -> None:
     with serving(lambda method, target: (404, {}, b"")) as port:
         target = Target(
             name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
         )
-        profile = replace(TINY, rounds=5, small_seconds=0.1)
+        profile = replace(ALONE, rounds=5, small_seconds=0.1)
         only = ("small/blob/head/miss", "small/manifest/miss")
         run = Run(
             Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Interrupting()
@@ -299,6 +354,7 @@ class Delaying(Silent):
         return time.monotonic() + self.late
 
 
+@pytest.mark.usefixtures("_known_limits")
 def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     delaying = Delaying()
     monkeypatch.setattr("holdfast.bench.run.time", delaying)
@@ -306,7 +362,7 @@ def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         target = Target(
             name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
         )
-        profile = replace(TINY, rounds=5, small_seconds=0.1, budget=600)
+        profile = replace(ALONE, rounds=5, small_seconds=0.1, budget=600)
         only = ("small/blob/head/miss",)
         run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, delaying)
         run.go()
@@ -316,85 +372,115 @@ def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.results.remarks == ["short of time, fewer rounds of small/blob/head/miss (2 of 5)"]
 
 
-def bench(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "holdfast.api.cli", "bench", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Command = Callable[..., tuple[int, str, str]]
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    with process:
-        out, err = process.communicate(timeout=WAIT_SECONDS)
-    return process.returncode, out, err
+@pytest.fixture
+def command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    _known_limits: None,
+) -> Command:
+    """``holdfast bench``, in this process and tiny: its code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PROFILES, "quick", replace(ALONE, small_seconds=0.1))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["holdfast", "bench", "--quick", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
-def test_the_command_writes_its_report_and_compares(tmp_path: Path) -> None:
-    with serving(lambda method, target: (200 if target == "/v2/" else 404, {}, b"")) as port:
+def test_the_command_writes_its_report_and_compares(tmp_path: Path, command: Command) -> None:
+    keeper = Keeper()
+    with serving_bodies(keeper.answer) as port:
         arguments = (
-            "--quick",
             f"--url=mine=http://127.0.0.1:{port}",
-            "--only=small/blob/get/miss",
+            *("--only=small/blob/head/miss", "--only=small/tags/10"),
             "--out=report",
         )
-        code, _, err = finished(bench(*arguments, cwd=tmp_path))
+        code, out, err = command(*arguments)
         assert code == 0, err
+        assert "void: small/tags/10 on mine" in out
         found = results.load(tmp_path / "report" / "report.json")
-        (row,) = found.rows
-        # This server refuses the content that comes first, so there is nothing to measure.
-        assert "POST of an upload: 404" in row.void
-        assert "POST of an upload" in (tmp_path / "report" / "report.html").read_text()
-        code, out, err = finished(bench(*arguments, "--compare=report/report.json", cwd=tmp_path))
+        right, wrong = found.rows
+        assert right.median
+        assert wrong.void
+        assert wrong.void in html.unescape((tmp_path / "report" / "report.html").read_text())
+        assert found.command == f"holdfast bench --quick {' '.join(arguments)}"
+        code, out, err = command(*arguments, "--compare=report/report.json")
         assert code == 0, err
         assert "against the run of" in out
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "bad.json").write_text("no json")
-    for arguments, says in (
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         (("--url=http://127.0.0.1:1",), "nothing to measure"),
         (("--compare=bad.json",), "no report"),
         (("--trace=bad.json",), "not JSON"),
         (("--peer=mine",), "NAME=VALUE"),
         (("--peer-config=mine=x",), "no such --peer"),
-    ):
-        code, _, err = finished(bench(*arguments, cwd=tmp_path))
-        assert code != 0
-        assert says in err
-        assert "Traceback" not in err
-        assert len(err.strip().splitlines()) == 1
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, command: Command, arguments: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "bad.json").write_text("no json")
+    kept = tmp_path / "bench" / "results" / "report.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("the run before")
+    code, _, err = command(*arguments)
+    assert code != 0
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+    assert kept.read_text() == "the run before"
 
 
-def test_an_interrupt_stops_the_servers_and_keeps_what_there_is(tmp_path: Path) -> None:
-    """In the middle of the second measurement: the first one is in the report."""
-    process = bench(
-        *("--only=small/manifest/head/tag", "--only=small/manifest/miss", "--quick"),
-        *("--no-scale", "--directory=data", "--out=report"),
-        cwd=tmp_path,
+def test_a_registry_that_asks_for_a_login_says_how_to_give_it(command: Command) -> None:
+    challenge = {"WWW-Authenticate": 'Basic realm="here"'}
+    with serving(lambda method, target: (401, challenge, b"")) as port:
+        code, out, err = command(f"--url=http://127.0.0.1:{port}", "--only=small/blob")
+    assert code != 0
+    assert "needs a login: give --user and a password" in out
+    assert err.strip().splitlines() == ["holdfast: nothing to measure"]
+
+
+def test_an_interrupt_stops_the_servers_and_keeps_what_there_is(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal in the middle of the second row: the first one is in the report."""
+    seen: list[Path] = []
+    begin = Run._workload
+
+    def interrupted(run: Run, bench: Bench, workload: Workload, targets: list[Target]) -> None:
+        if workload.name == "small/manifest/miss":
+            seen.extend(left(tmp_path))
+            os.kill(os.getpid(), signal.SIGINT)
+        begin(run, bench, workload, targets)
+
+    monkeypatch.setattr(Run, "_workload", interrupted)
+    code, out, err = command(
+        *("--only=small/manifest/head/tag", "--only=small/manifest/miss"),
+        *("--no-scale", f"--directory={tmp_path / 'data'}", "--out=report"),
     )
-    with process:
-        try:
-            deadline = time.monotonic() + WAIT_SECONDS
-            while not (wrk := running(b"wrk", process.pid)):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=WAIT_SECONDS)
-        finally:
-            process.terminate()  # and so, its servers
-    assert process.returncode == 130, err
-    assert wrk
+    assert code == 130, err
+    assert err.strip() == "holdfast: interrupted; what was measured is kept"
+    assert "This run is incomplete." in out
+    assert seen
+    assert left(tmp_path) == []
     assert not any((tmp_path / "data").iterdir())
     found = results.load(tmp_path / "report" / "report.json")
     assert not found.complete
     row = found.row("small/manifest/head/tag", "holdfast")
     assert row is not None
     assert row.median
-    assert left(tmp_path) == []
 
 
 def left(directory: Path) -> list[Path]:
@@ -431,21 +517,7 @@ def test_an_interrupt_before_a_started_server_is_held_stops_it(tmp_path: Path) -
     assert left(tmp_path) == []
 
 
-def running(name: bytes, parent: int) -> list[int]:
-    """Children of a process whose program is called so."""
-    children = Path(f"/proc/{parent}/task/{parent}/children")
-    try:
-        pids = [int(word) for word in children.read_text().split()]
-    except FileNotFoundError:
-        return []
-    return [
-        pid
-        for pid in pids
-        if _command_line(Path(f"/proc/{pid}")).split(b"\0")[0].rpartition(b"/")[2] == name
-    ]
-
-
-def test_a_trace_is_replayed_from_a_file(tmp_path: Path) -> None:
+def test_a_trace_is_replayed_from_a_file(tmp_path: Path, command: Command) -> None:
     """From the recorded lines to the report: each kind of request is made, when it is due."""
     lines = [
         {
@@ -479,12 +551,9 @@ def test_a_trace_is_replayed_from_a_file(tmp_path: Path) -> None:
         return keeper.answer(method, target, body)
 
     with serving_bodies(answer) as port:
-        code, _, err = finished(
-            bench(
-                *("--quick", f"--url=mine=http://127.0.0.1:{port}", "--only=mixed/replay"),
-                *("--trace=trace.json", "--trace-scale=1", "--out=report"),
-                cwd=tmp_path,
-            )
+        code, _, err = command(
+            *(f"--url=mine=http://127.0.0.1:{port}", "--only=mixed/replay"),
+            *("--trace=trace.json", "--trace-scale=1", "--out=report"),
         )
     assert code == 0, err
     found = results.load(tmp_path / "report" / "report.json")
