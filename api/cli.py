@@ -6,7 +6,6 @@ when its command is used, so that ``holdfast env`` does not pay for the HTTP ser
 
 from __future__ import annotations
 
-import http.client
 import importlib
 import shlex
 import sys
@@ -124,6 +123,8 @@ def env(data: str, region: str | None, as_json: bool) -> None:
 @data_option
 def health(data: str) -> None:
     """Ask the running server whether it is ready. Exit code 0 means yes."""
+    import http.client
+
     from .datadir import read_note
 
     note = read_note(Path(data))

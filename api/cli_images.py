@@ -32,7 +32,7 @@ from holdfast.engine import (
     is_digest,
 )
 
-from . import cli_caller
+from . import cli_remote
 from .cli_errors import Failure, Misused
 from .cli_management import Management, Named
 from .cli_session import Place, management_of
@@ -51,7 +51,7 @@ async def remote_images(place: Place, name: str) -> AsyncIterator[tuple[Registry
         url, repository = await _find(management, place, name)
     credentials = {"Authorization": aiohttp.encode_basic_auth("nologin", place.secret)}
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=cli_caller.CONNECT_SECONDS, sock_read=cli_caller.READ_SECONDS
+        total=None, sock_connect=cli_remote.CONNECT_SECONDS, sock_read=cli_remote.READ_SECONDS
     )
     async with aiohttp.ClientSession(headers=credentials, timeout=timeout) as http:
         yield RemoteRegistry(http, url, repository), repository

@@ -185,18 +185,18 @@ async def opened(directory: Path) -> AsyncIterator[Store]:
 @contextlib.asynccontextmanager
 async def management_of(place: Place) -> AsyncIterator[Management]:
     """The management operations of a place."""
-    from . import cli_caller
-
     if place.url is None:
+        from .cli_caller import Local
+
         async with opened(place.directory) as store:
-            yield Management(cli_caller.Local(store, place.region, place.owner, place.registries))
+            yield Management(Local(store, place.region, place.owner, place.registries))
         return
     import aiohttp
 
+    from .cli_remote import Remote
+
     async with aiohttp.ClientSession() as http:
-        yield Management(
-            cli_caller.Remote(http, place.url, place.region, place.secret, place.source)
-        )
+        yield Management(Remote(http, place.url, place.region, place.secret, place.source))
 
 
 @dataclass(frozen=True, slots=True)

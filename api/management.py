@@ -1,4 +1,4 @@
-"""The management API: its whole table, its routes, and what every request goes through.
+"""The management API: its routes, and what every request goes through.
 
 Order of checks: key (401), region (404), permission (403), path, query and body (400, 413), then
 the operation. None of the first three looks at an object, so they tell nothing about one.
@@ -16,21 +16,9 @@ from aiohttp import hdrs, web
 
 from holdfast.engine import EngineError, Key
 
-from . import (
-    management_images,
-    management_keys,
-    management_namespaces,
-    management_pulls,
-    management_retention,
-    management_settings,
-    management_store,
-    management_tags,
-    management_trash,
-    management_upkeep,
-    management_usage,
-)
 from .app_keys import SETTINGS, STORE
 from .management_auth import AUTH_HEADER, authenticate
+from .management_body import expect, read_body
 from .management_errors import (
     ApiError,
     InternalError,
@@ -42,26 +30,12 @@ from .management_errors import (
     not_found,
     too_many,
 )
+from .management_operations import OPERATIONS
 from .openapi import document
 from .operation import Call, Nothing, Operation
 from .origin import origin_of
-from .parameters import expect, parse_body, parse_query, parse_uuid, read_body
+from .parameters import parse_body, parse_query, parse_uuid
 from .trail import note_key, note_object, note_region, note_target
-
-OPERATIONS: Final[tuple[Operation, ...]] = (
-    *management_namespaces.OPERATIONS,
-    *management_images.OPERATIONS,
-    *management_tags.OPERATIONS,
-    *management_usage.OPERATIONS,
-    *management_settings.OPERATIONS,
-    *management_retention.OPERATIONS,
-    *management_pulls.OPERATIONS,
-    *management_trash.OPERATIONS,
-    *management_keys.OPERATIONS,
-    *management_store.OPERATIONS,
-    *management_upkeep.OPERATIONS,
-)
-"""Every operation there is; routes and OpenAPI document are made from it."""
 
 DOCUMENT_PATH: Final = "/openapi.json"
 

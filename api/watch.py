@@ -18,8 +18,9 @@ from .bodies import settle
 from .client_address import client_address, neighbourhood
 from .context import AppSettings
 from .limits import Kind, Limits
-from .management import DOCUMENT_PATH, HEADERS, OPERATIONS
+from .management import DOCUMENT_PATH, HEADERS
 from .management_errors import too_many as too_many_requests
+from .management_operations import OPERATIONS
 from .oci_errors import too_many
 from .origin import origin_of
 from .tracing import Ended, Traces

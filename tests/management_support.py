@@ -17,7 +17,7 @@ from aiohttp import ClientSession, web
 from jsonschema_rs import Draft202012Validator
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.management import OPERATIONS
+from holdfast.api.management_operations import OPERATIONS
 from holdfast.api.openapi import document
 from holdfast.engine import Key, Permission, Store, StoreConfig
 

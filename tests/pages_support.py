@@ -15,7 +15,7 @@ from support import ROOT
 
 from holdfast.api.cli_serve import config
 from holdfast.api.config_file import options_of
-from holdfast.api.management import OPERATIONS
+from holdfast.api.management_operations import OPERATIONS
 from holdfast.api.operation import SCALEWAY, Operation
 from holdfast.api.supervisor import FIXED
 

@@ -23,7 +23,7 @@ from management_support import (
 )
 from yarl import URL
 
-from holdfast.api.management import OPERATIONS
+from holdfast.api.management_operations import OPERATIONS
 from holdfast.api.openapi import document
 from holdfast.api.operation import Nothing, Operation
 from holdfast.api.regions import REGIONS_DEFAULT

@@ -29,7 +29,7 @@ from tenants_support import (
     read_table,
 )
 
-from holdfast.api.management import OPERATIONS
+from holdfast.api.management_operations import OPERATIONS
 from holdfast.api.operation import Operation
 
 READ: Final = read_table("""
