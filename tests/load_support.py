@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from server_support import WAIT_SECONDS, ServerProcess, running
-from support import unavailable
+from support import require_tool, unavailable
 
 from holdfast.engine import check_directory
 
@@ -80,6 +80,27 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", str(path)], check=True, timeout=WAIT_SECONDS)
+
+
+@contextmanager
+def failing_disk(path: Path, image: Path) -> Iterator[Callable[[], None]]:
+    """An ext4 at ``path``, kept in ``image``. To call what this gives makes it read-only under
+    whoever writes to it, as the kernel does when a disk fails."""
+    if not image.exists():
+        with image.open("wb") as file:
+            file.truncate(64 << 20)
+        subprocess.run([require_tool("mkfs.ext4"), "-q", "-F", str(image)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(path)], check=False).returncode:
+        unavailable("mounting is not permitted here")
+    try:
+        # ext4(5) has it for debugging. A plain "ro" is refused while files are open.
+        yield lambda: remount(path, "abort")
+    finally:
+        subprocess.run(["umount", str(path)], check=True, timeout=WAIT_SECONDS)
+
+
+def remount(path: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True, timeout=WAIT_SECONDS)
 
 
 def fill_disk(path: Path) -> Path:

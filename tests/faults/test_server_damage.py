@@ -19,12 +19,15 @@ from load_support import (
     Reply,
     Wire,
     digest_of,
+    failing_disk,
     loaded,
     make_namespace,
     noise,
     problems,
     push,
     push_blob,
+    put_manifest,
+    remount,
     small_disk,
     wired,
 )
@@ -143,10 +146,6 @@ def refused(data: Path, prefix: tuple[str, ...], reason: str) -> None:
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def remount(disk: Path, mode: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True, timeout=WAIT_SECONDS)
-
-
 @pytest.mark.parametrize("place", ["", "ledger", "ledger/data.mdb", "files", "run"])
 async def test_no_start_without_permission(
     tmp_path: Path, bound: tuple[str, ...], place: str
@@ -169,6 +168,49 @@ async def test_no_start_on_a_read_only_disk(tmp_path: Path) -> None:
             remount(disk, "ro")
             stack.callback(remount, disk, "rw")
             refused(disk / "data", (), "ead-only file system")
+        assert await problems(disk / "data") == []
+
+
+async def test_the_disk_becomes_read_only_under_a_server(tmp_path: Path) -> None:
+    """Pulls go on, changes are refused and not half done, and all is there on a disk that is well
+    again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    memory = Memory()
+    new, large = b"new", noise("new", 100_000)
+    uploads = f"/v2/{IMAGE}/blobs/uploads/"
+    manifest = f"/v2/{IMAGE}/manifests/v1"
+    with failing_disk(disk, tmp_path / "image") as fail, loaded(disk / "data") as server:
+        workers = server.workers()
+        await make_namespace(server.address)
+        async with wired(server.address) as wire:
+            await memory.push(wire, PICTURE, "v1")
+            begun = (await wire.ask("POST", uploads)).headers["location"]
+            fail()
+            for method, path, body in (
+                ("POST", uploads, b""),
+                ("POST", f"{uploads}?digest={digest_of(new)}", new),
+                ("POST", f"{uploads}?digest={digest_of(large)}", large),
+                ("PATCH", begun, large),
+                ("DELETE", begun, b""),
+                ("DELETE", manifest, b""),
+            ):
+                reply = await wire.ask(method, path, body)
+                assert (reply.status, reply.code) == (503, "UNAVAILABLE"), (method, path, reply)
+            reply = await put_manifest(wire, IMAGE, "v2", PICTURE.manifest)
+            assert (reply.status, reply.code) == (503, "UNAVAILABLE")
+            for content, status in ((new, 404), (large, 404), (PICTURE.config, 200)):
+                assert (await blob(wire, content)).status == status
+        for _ in workers:
+            assert await memory.verify(server.address) == 1
+        assert server.workers() == workers
+    with failing_disk(disk, tmp_path / "image"), loaded(disk / "data") as server:
+        assert await memory.verify(server.address) == 1
+        async with wired(server.address) as wire:
+            assert (await wire.ask("GET", f"/v2/{IMAGE}/manifests/v2")).status == 404
+            await memory.push(wire, Picture(IMAGE, 2), "v2")
+        assert await memory.verify(server.address) == 2
+        assert server.stop() == 0
         assert await problems(disk / "data") == []
 
 
