@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from holdfast.engine import tell_wait
+
 GRACE_SECONDS = 60.0
 """How long nothing at all may come: a radio link that is lost for a while, a lid that is shut."""
 
@@ -41,8 +43,9 @@ class Pace:
         self.left = min(self._grace, self.left + count / self._rate)
 
     def waited(self, seconds: float) -> None:
-        """So long it let us wait."""
+        """So long it let us wait, until now."""
         self.left -= seconds
+        tell_wait("client", seconds)
 
     async def within(self, wait: Awaitable[T]) -> T:
         """The result of a wait for the client. Raises TimeoutError when its time is over."""

@@ -1,8 +1,10 @@
-"""Traces: a span for each request, sent to a collector by OTLP over HTTP.
+"""Traces: a span for each request, and below it one for each kind of thing that it waited for,
+sent to a collector by OTLP over HTTP.
 
 An extra, ``holdfast[otel]``: nothing of OpenTelemetry is imported unless traces are switched on.
-A span is made when its request has ended, from what the access log and the metrics know of it too,
-so one that waits costs nothing. A secret is in none: no query, no header but ``User-Agent``.
+Spans are made when their request has ended, from what the access log and the metrics know of it
+too, so nothing of OpenTelemetry runs while it does. A secret is in none: no query, no header but
+``User-Agent``.
 
 Besides the endpoint, what OpenTelemetry's own variables say counts: ``OTEL_TRACES_SAMPLER``,
 ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_BSP_…``.
@@ -19,13 +21,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from .logs import AccessLine
+from .steps import Step
 from .trail import OTHER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
 SERVICE: Final = "holdfast"
 PATH: Final = "/v1/traces"
@@ -92,6 +95,8 @@ class Ended:
     """The header ``traceparent``; empty where there is none, or more than one."""
     state: str = ""
     """The header ``tracestate``."""
+    steps: Iterable[Step] = ()
+    """What it waited for."""
 
 
 class Traces:
@@ -128,7 +133,7 @@ class Traces:
         if ended.route in _SILENT:
             return
         line = ended.line
-        now = time.time_ns()
+        now, clock = time.time_ns(), time.perf_counter()
         method = line.method if line.method in _METHODS else "_OTHER"
         route = _V2.get(ended.route, ended.route)
         # Semantic conventions 1.x, "HTTP server span".
@@ -144,7 +149,22 @@ class Traces:
             span.set_attribute("error.type", "gone" if ended.gone else str(line.status))
         if line.status >= 500:
             span.set_status(StatusCode.ERROR)
+        if span.is_recording():
+            self._below(span, ended.steps, lambda at: now - int((clock - at) * 1e9))
         span.end(now)
+
+    def _below(self, span: Span, steps: Iterable[Step], when: Callable[[float], int]) -> None:
+        """Make the spans of what a request waited for. ``when`` tells the time of a clock."""
+        from opentelemetry.context import Context
+        from opentelemetry.trace import set_span_in_context
+
+        context = set_span_in_context(span, Context())
+        for step in steps:
+            attributes = {"holdfast.count": step.count, "holdfast.seconds": step.seconds}
+            below = self._tracer.start_span(
+                step.what, context=context, attributes=attributes, start_time=when(step.begun)
+            )
+            below.end(when(step.ended))
 
     def _context(self, ended: Ended) -> Context:
         """The trace that the client says the request belongs to; else one of its own."""

@@ -14,6 +14,7 @@ from uuid import uuid4
 from holdfast.engine import Key
 
 from .bandwidth import Bandwidth, Flow
+from .steps import Steps
 
 OTHER: Final = "other"
 """The route of what reaches no endpoint."""
@@ -66,6 +67,9 @@ class Trail:
     bandwidth: Bandwidth | None = None
     flow: Flow | None = None
     """Of the namespace whose content it moves; None where that has no limit."""
+
+    steps: Steps | None = None
+    """What it waited for, where somebody wants to know."""
 
 
 CURRENT: Final[ContextVar[Trail | None]] = ContextVar("holdfast.trail", default=None)

@@ -9,6 +9,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from holdfast.engine import WAITS
+
 from .access_log import line_of
 from .app_keys import TRAIL
 from .audit import Audit
@@ -23,6 +25,7 @@ from .management_errors import too_many as too_many_requests
 from .management_operations import OPERATIONS
 from .oci_errors import too_many
 from .origin import origin_of
+from .steps import Steps
 from .tracing import Ended, Traces
 from .trail import CURRENT, OTHER, Trail
 from .v2_paths import Endpoint
@@ -149,6 +152,9 @@ class Watch:
             trail.guard = _Guard(self._limits, self._slot, neighbourhood(trail.address))
         # Each request runs in a context of its own, so that this ends with it.
         CURRENT.set(trail)
+        if self._traces is not None:
+            trail.steps = Steps()
+            WAITS.set(trail.steps)
         request[TRAIL] = trail
         return trail
 
@@ -210,6 +216,7 @@ class Watch:
             region=trail.region,
             parent=parents[0] if len(parents) == 1 else "",
             state=",".join(request.headers.getall("tracestate", ())),
+            steps=trail.steps or (),
         )
 
 

@@ -94,6 +94,7 @@ from .scrub import Scrubbed, ScrubProgress
 from .snapshot import Copied
 from .store import Store
 from .sweep import Progress
+from .waits import WAITS, Waits, tell_wait
 
 __all__ = [
     "ALGORITHMS",
@@ -153,6 +154,7 @@ __all__ = [
     "Plan",
     "Scrubbed",
     "ScrubProgress",
+    "WAITS",
     "SetAside",
     "SizeMismatch",
     "Stats",
@@ -171,6 +173,7 @@ __all__ = [
     "Upload",
     "Usage",
     "Visibility",
+    "Waits",
     "check_directory",
     "check_image_name",
     "check_namespace_name",
@@ -182,4 +185,5 @@ __all__ = [
     "is_digest",
     "list_registry",
     "split_full_name",
+    "tell_wait",
 ]

@@ -109,7 +109,7 @@ class Intake:
         batch = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held.clear()
         self._held_bytes = 0
-        self._running = asyncio.ensure_future(self._files.threads.run(self._take, batch))
+        self._running = asyncio.ensure_future(self._files.threads.run(self._hash_and_write, batch))
         if self._syncing is None and self._writer.size - self._syncing_from >= WRITE_BACK_BYTES:
             self._syncing_from = self._writer.size
             self._syncing = asyncio.ensure_future(self._files.threads.run(self._sync, self._writer))
@@ -121,7 +121,7 @@ class Intake:
         if syncing is not None:
             await syncing
 
-    def _take(self, batch: Data) -> None:
+    def _hash_and_write(self, batch: Data) -> None:
         assert self._writer is not None
         before = self._writer.size
         self._append(self._writer, batch)

@@ -25,6 +25,7 @@ from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .ledger import KEY_BYTES_MAX, P, T, Work, drive
 from .lmdb_txn import Reading, Tally, Writing, settle
+from .waits import told
 
 _LIBRARY: Final = 0
 """The 0.9 line of LMDB; ``lmdb_file`` knows its format."""
@@ -56,7 +57,9 @@ class _Environment:
     _open: Final[dict[tuple[int, int, int], _Environment]] = {}
     _opening: Final = threading.Lock()
 
-    def __init__(self, env: lmdb.Environment, path: Path, key: tuple[int, int, int]) -> None:
+    def __init__(
+        self, env: lmdb.Environment, path: Path, key: tuple[int, int, int], name: str
+    ) -> None:
         self.env = env
         self.map_bytes = env.info()["map_size"]
         self._page_bytes = env.stat()["psize"]
@@ -64,6 +67,8 @@ class _Environment:
         self.groups = [0] * len(GROUP_BOUNDS)
         """Commits by the least of GROUP_BOUNDS that their members do not exceed."""
         self.members = 0
+        self.name = name
+        """What waits for its commits are told as (``waits``)."""
         self._key = key
         self._users = 1
         self._counting = threading.Lock()
@@ -79,7 +84,8 @@ class _Environment:
             environment = cls._open.get(key)
             if environment is None:
                 env = _open(path, map_bytes, synced=synced)
-                environment = cls._open[key] = cls(env, path, key)
+                name = "ledger commit" if synced else "scratch commit"
+                environment = cls._open[key] = cls(env, path, key, name)
             else:
                 environment._users += 1
             return environment
@@ -254,7 +260,7 @@ class LmdbLedger:
             raise Closed
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._commits.submit((future, work, args, kwargs))
-        return await future
+        return await told(self._environment.name, future)
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` over the newest committed state.

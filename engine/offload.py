@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from .errors import Closed, EngineError
+from .waits import told
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Threads:
         """
         future = self._submit(fn, *args, **kwargs)
         try:
-            await _settle(future)
+            await told("thread", _settle(future), fn)
             return future.result()
         finally:
             # The error in the future has a traceback that leads here: break the circle.
@@ -57,7 +58,7 @@ class Threads:
         future = self._submit(fn, *args, **kwargs)
         try:
             try:
-                await _settle(future)
+                await told("thread", _settle(future), fn)
             except asyncio.CancelledError as cancelled:
                 if not future.cancelled() and future.exception() is None:
                     try:
@@ -78,7 +79,7 @@ class Threads:
             return fn(*args, **kwargs)
         future = self._submit(fn, *args, **kwargs)
         try:
-            await _settle(future, begun=True)
+            await told("thread", _settle(future, begun=True), fn)
             return future.result()
         finally:
             del future

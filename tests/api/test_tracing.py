@@ -69,6 +69,8 @@ class Collector:
                     self.spans.append(
                         {
                             "name": span.name,
+                            "id": span.span_id.hex(),
+                            "begun": span.start_time_unix_nano,
                             "kind": span.kind,
                             "trace": span.trace_id.hex(),
                             "parent": span.parent_span_id.hex(),
@@ -115,7 +117,7 @@ def test_a_span_for_each_request(path: str, workers: int, tmp_path: Path) -> Non
             },
         ) as server:
             namespace = make_namespace(server, "team", is_public=True).json
-            push(server, "team/app", b"layer" * 30_000)
+            push(server, "team/app", b"layer" * 300_000)
             connection = connect(server.address)
             manifest = ask(
                 connection,
@@ -143,7 +145,9 @@ def test_a_span_for_each_request(path: str, workers: int, tmp_path: Path) -> Non
             call(server, "GET", "/v2/team/app/tags/list", Authorization=f"Bearer {token}")
             assert server.stop() == 0
             assert server.errors() == ""
-        spans = collector.spans
+        check_what_uploads_waited_for(collector)
+        # Of kind server; what they waited for is internal.
+        spans = [span for span in collector.spans if span["kind"] != 1]
         assert all(span["kind"] == 2 for span in spans)
         assert all(0 < span["nanoseconds"] < 60e9 for span in spans)
         assert len({span["holdfast.request_id"] for span in spans}) == len(spans)
@@ -195,6 +199,28 @@ def test_a_span_for_each_request(path: str, workers: int, tmp_path: Path) -> Non
         # No secret of anybody, and nothing of a query.
         for secret in (SECRET, WRONG, basic(SECRET)[6:], token, "of-a-query"):
             assert secret.encode() not in collector.raw
+
+
+def check_what_uploads_waited_for(collector: Collector) -> None:
+    """A small blob waits for a commit, one with a file for its bytes and for the disk too."""
+    below: dict[str, list[dict[str, Any]]] = {}
+    for span in collector.spans:
+        if span["kind"] == 1:
+            below.setdefault(span["parent"], []).append(span)
+    uploads = collector.of("POST /v2/{name}/blobs/uploads/")
+    small, large = sorted((below[span["id"]] for span in uploads), key=len)
+    assert "ledger commit" in {step["name"] for step in small}
+    assert not any("sync" in step["name"] for step in small)
+    names = {step["name"] for step in large}
+    assert names >= {"ledger commit", "thread create", "thread hash_and_write", "thread sync"}
+    for parent in collector.spans:
+        for step in below.get(parent["id"], ()):
+            assert step["trace"] == parent["trace"]
+            assert parent["begun"] <= step["begun"] + 1_000_000
+            ended = parent["begun"] + parent["nanoseconds"]
+            assert step["begun"] + step["nanoseconds"] <= ended + 1_000_000
+            assert step["holdfast.count"] >= 1
+            assert 0 <= step["holdfast.seconds"] < 60
 
 
 def ended(**more: Any) -> Ended:

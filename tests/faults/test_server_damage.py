@@ -204,7 +204,7 @@ async def test_the_disk_becomes_read_only_under_a_server(tmp_path: Path) -> None
         for _ in workers:
             assert await memory.verify(server.address) == 1
         assert server.workers() == workers
-    with failing_disk(disk, tmp_path / "image"), loaded(disk / "data") as server:
+    with failing_disk(disk, tmp_path / "image"), loaded(disk / "data", workers=1) as server:
         assert await memory.verify(server.address) == 1
         async with wired(server.address) as wire:
             assert (await wire.ask("GET", f"/v2/{IMAGE}/manifests/v2")).status == 404
