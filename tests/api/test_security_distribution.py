@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from distribution_support import Answer, Registry, registry
+from distribution_support import Answer, Registry, basic, registry
 from tenants_support import (
     CALLERS,
     MANIFEST_TYPE,
     OTHER_REGION,
     PLACES,
+    READERS,
     REGION,
     Caller,
     Place,
@@ -31,8 +32,10 @@ from tenants_support import (
     read_table,
 )
 
-from holdfast.api import tokens
+from holdfast.api import create_app, tokens
 from holdfast.api.distribution import ENDPOINTS
+from holdfast.api.management import DOCUMENT_PATH
+from holdfast.api.management_operations import OPERATIONS
 from holdfast.api.rights import Action
 
 OK: Final = 200
@@ -95,6 +98,18 @@ REQUESTS: Final[dict[tuple[str, str], tuple[Action, int]]] = {
 
 EVERYWHERE: Final = {"ping", "catalog", "registry_extensions"}
 """Endpoints of the registry as a whole."""
+
+OPEN: Final = {
+    "/healthz": 200,
+    "/readyz": 200,
+    DOCUMENT_PATH: 200,
+    "/registry": 404,
+    "/registry/{tail}": 404,
+    "/holdfast": 404,
+    "/holdfast/{tail}": 404,
+    "/{tail}": 404,
+}
+"""All other paths of the router, and how a GET of them is answered, whoever asks."""
 
 DATA: Final = b"what a push sends"
 
@@ -193,6 +208,60 @@ def test_every_endpoint_and_method_is_tested() -> None:
     assert set(REQUESTS) == offered
     for endpoint in EVERYWHERE:
         assert set(ENDPOINTS[endpoint]) == {"GET", "HEAD"}  # type: ignore[index]
+
+
+async def test_the_router_has_nothing_that_is_not_tested(server: Registry) -> None:
+    """``/v2/`` by its endpoints, the management API by its operations, the token service, and what
+    is the same for everybody."""
+    paths = {resource.canonical for resource in create_app(server.store).router.resources()}
+    operations = {operation.path for operation in OPERATIONS}
+    assert paths == {*OPEN, *operations, "/v2", "/v2/{tail}", "/token"}
+
+
+async def test_what_is_open_is_the_same_for_everybody(server: Registry, world: World) -> None:
+    thing = await world.add("private")
+    await world.revoke()
+    for path, status in OPEN.items():
+        url = server.url + path.replace("{tail}", f"v1/{thing.repository}")
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+            seen = set()
+            for caller in CALLERS:
+                secret = world.secrets[caller]
+                token = await widest(world, caller, thing.repository)
+                for headers in (
+                    {"Authorization": basic(secret), "X-Auth-Token": secret} if secret else {},
+                    {"Authorization": f"Bearer {token}"},
+                ):
+                    async with server.http.request(method, url, headers=headers) as answer:
+                        found = Answer(answer.status, answer.headers, await answer.read())
+                    seen.add(repr(found.fingerprint))
+                    assert method != "GET" or found.status == status, (path, caller)
+                    assert method in ("GET", "HEAD") or found.status in (404, 405), (path, method)
+            assert len(seen) == 1, (path, method, seen)
+
+
+async def test_a_token_for_every_caller_and_place(server: Registry, world: World) -> None:
+    """What is granted is what the caller may do, or, where that would tell of what is hidden, what
+    its kind of key may do in a project of its own."""
+    await world.revoke()
+    signing_key = await server.store.keys.signing_key()
+    for caller in CALLERS:
+        for place in PLACES:
+            thing = await world.add(place)
+            scope = f"repository:{thing.repository}:pull,push,delete"
+            answer = await server.call(
+                "GET", f"/token?service=holdfast&scope={scope}", secret=world.secrets[caller]
+            )
+            where = (caller, place, answer)
+            if not is_valid(caller) and caller != "nobody":
+                assert answer.status == 401, where
+                continue
+            assert answer.status == 200, where
+            granted = tokens.read(signing_key, answer.json["token"], "access").scopes
+            actions = {action for action in TABLES if TABLES[action][caller, place] == OK}
+            if PULL[caller, place] == 404:
+                actions = {"pull"} if caller in READERS else set(TABLES)
+            assert granted.get(("repository", thing.repository), frozenset()) == actions, where
 
 
 @pytest.mark.parametrize(
