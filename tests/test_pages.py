@@ -82,6 +82,21 @@ def test_there_are_promises() -> None:
     assert {page.name for page, _ in promises()} >= {"SECURITY.md", "limits.md"}
 
 
+UNTESTED = {"Reporting", "Out of scope"}
+"""Sections of SECURITY.md that promise nothing."""
+
+
+def test_every_part_of_the_threat_model_is_tested() -> None:
+    _, *sections = re.split(r"^## ", (ROOT / "SECURITY.md").read_text("utf-8"), flags=re.MULTILINE)
+    titles = [section.partition("\n")[0] for section in sections]
+    assert set(titles) > UNTESTED
+    for title, section in zip(titles, sections, strict=True):
+        assert ("<!-- tested -->" in section) == (title not in UNTESTED), title
+        assert set(re.findall(r"`(test_\w+)`", section)) <= run_in_ci()
+        # What it claims is in tables: no list beside them.
+        assert not re.search(r"^[-*] ", section, re.MULTILINE), title
+
+
 @pytest.mark.parametrize("row", [row for _, row in promises()], ids=lambda row: row[2:40])
 def test_each_promise_is_tested(row: str) -> None:
     named = re.findall(r"`(test_\w+)`", row.split("|")[-2])

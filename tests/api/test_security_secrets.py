@@ -6,15 +6,19 @@ import json
 import os
 import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import pytest
 from operating_support import (
+    MANIFEST,
     NAMESPACES,
     SECRET,
     WRONG,
     basic,
     call,
+    digest_of,
     eventually,
     holds,
     make_namespace,
@@ -94,21 +98,61 @@ def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(tmp_path: Path) -
                 assert not holds(path, secret), path
 
 
-def test_no_answer_repeats_a_credential(tmp_path: Path) -> None:
-    """But those whose purpose it is: a new key, and the token service."""
-    with operated(tmp_path / "data") as server:
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with the namespace ``team``."""
+    with operated(tmp_path_factory.mktemp("quiet") / "data") as server:
         make_namespace(server, "team")
-        for secret in (SECRET, WRONG):
-            for reply in (
-                call(server, "GET", "/v2/", Authorization=f"Bearer {secret}"),
-                call(server, "GET", "/v2/", Authorization=basic(secret)),
-                call(server, "GET", f"/v2/team/app/tags/list?n={secret}"),
-                call(server, "GET", NAMESPACES, X_Auth_Token=secret),
-                call(server, "GET", "/holdfast/v1/keys", X_Auth_Token=secret),
-            ):
-                text = reply.body.decode() + json.dumps(dict(reply.headers))
-                assert secret not in text
-                assert basic(secret) not in text
+        yield server
+
+
+def test_no_answer_repeats_a_credential(quiet: ServerProcess) -> None:
+    """But those whose purpose it is: a new key, and the token service."""
+    for secret in (SECRET, WRONG):
+        for reply in (
+            call(quiet, "GET", "/v2/", Authorization=f"Bearer {secret}"),
+            call(quiet, "GET", "/v2/", Authorization=basic(secret)),
+            call(quiet, "GET", f"/v2/team/app/tags/list?n={secret}"),
+            call(quiet, "GET", NAMESPACES, X_Auth_Token=secret),
+            call(quiet, "GET", "/holdfast/v1/keys", X_Auth_Token=secret),
+        ):
+            text = reply.body.decode() + json.dumps(dict(reply.headers))
+            assert secret not in text
+            assert basic(secret) not in text
+
+
+def test_a_secret_in_a_url_opens_nothing(quiet: ServerProcess) -> None:
+    """Wherever in a URL somebody might put it; one there beside none in a header is none at all."""
+    for name in ("password", "secret_key", "access_token", "token", "X-Auth-Token"):
+        pair = urlencode({name: SECRET})
+        assert call(quiet, "GET", f"{NAMESPACES}?{pair}").status in (400, 401)
+        assert call(quiet, "GET", f"/v2/?{pair}").status == 401
+        assert call(quiet, "GET", f"/v2/team/app/tags/list?{pair}").status == 401
+        scope = "service=holdfast&scope=repository:team/app:push"
+        token = call(quiet, "GET", f"/token?{scope}&{pair}").json["token"]
+        bearer = f"Bearer {token}"
+        path = "/v2/team/app/blobs/uploads/"
+        assert call(quiet, "POST", path, Authorization=bearer).status == 401
+    address = quiet.address.replace("127", f"nologin:{SECRET}@127", 1)
+    assert call(quiet, "GET", f"http://{address}/v2/").status in (400, 401)
+
+
+def test_content_is_served_as_what_no_browser_runs(quiet: ServerProcess) -> None:
+    page = b"<html><script>alert(1)</script>"
+    push(quiet, "team/page", page)
+    auth = basic(SECRET)
+    reply = call(quiet, "GET", f"/v2/team/page/blobs/{digest_of(page)}", Authorization=auth)
+    assert (reply.body, reply.headers["Content-Type"]) == (page, "application/octet-stream")
+    path = "/v2/team/page/manifests/v1"
+    manifest = call(quiet, "GET", path, Authorization=auth)
+    assert manifest.headers["Content-Type"] == MANIFEST
+    put = call(quiet, "PUT", path, manifest.body, Authorization=auth, Content_Type="text/html")
+    assert put.status == 400
+    html = manifest.body.replace(MANIFEST.encode(), b"text/html")
+    for declared in (MANIFEST, "text/html"):
+        put = call(quiet, "PUT", path, html, Authorization=auth, Content_Type=declared)
+        assert put.status == 400
+    assert call(quiet, "GET", path, Authorization=auth).headers["Content-Type"] == MANIFEST
 
 
 def test_only_the_servers_user_can_read_what_it_writes(tmp_path: Path) -> None:
