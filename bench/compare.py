@@ -73,3 +73,8 @@ def show(old: Results, new: Results, console: Console) -> None:
             Text(f"{number(change.times)} x", style),
         )
     console.print(table)
+    for row in new.rows:
+        before = old.row(row.workload, row.target)
+        if before is not None and before.values and row.void:
+            text = f"void now, not before: {row.workload} on {row.target}"
+            console.print(text, style="red", highlight=False, markup=False)

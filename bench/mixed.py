@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -15,6 +19,12 @@ from .schedule import Bursts, poisson
 Action = Callable[[Registry], Awaitable[Moved]]
 """One operation on any free connection. Raises WrongAnswer."""
 
+STYLES: Final = {Style.DOCKER: 0.70, Style.WHOLE: 0.25, Style.PARTS: 0.05}
+"""How clients send blobs, and how many of them do so."""
+
+PULLED_AFTER_SECONDS: Final = 0.3
+"""How soon others pull what was pushed: within the hour in the traces, within seconds here."""
+
 LOOKED_AT = 3
 """Images that each process reads whole and hashes before the clock runs, and pushed ones after."""
 
@@ -23,7 +33,8 @@ class Mixed(msgspec.Struct, frozen=True, tag=True):
     """Pulls and pushes of images as today's clients do them.
 
     A pull asks for the tag (HEAD); ``stop`` of them end there, for the client has the image. The
-    others get the manifest and the blobs. A push finds most layers present.
+    others get the manifest and the blobs. A push finds most layers present, and asks for them,
+    but for a few that send all again. Most of what is pushed is what the next pulls want.
     """
 
     known: ImageSet
@@ -40,9 +51,28 @@ class Mixed(msgspec.Struct, frozen=True, tag=True):
     present: float = 0.75
     """Share of a pushed image's layers that the repository has."""
 
+    blind: float = 0.05
+    """Share of pushes that do not ask."""
+
+    wanted: float = 0.7
+    """Share of pushed images that others then pull."""
+
+    wanted_pulls: int = 3
+    """How often; these are among the pulls, not besides them."""
+
     burst_factor: float = 3.0
     burst_every: float = 3.0
     burst_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """An image that is pushed while the clock runs."""
+
+    image: Image
+    tag: str
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether its push is over."""
 
 
 class Mix:
@@ -58,6 +88,8 @@ class Mix:
         self._fresh = iter(range(part, job.fresh.count, parts))
         self._part = part
         self._pushed: list[tuple[Image, str]] = []
+        self._wanted: deque[tuple[float, _Fresh]] = deque()
+        """When the next pulls of what was pushed are due at the earliest."""
 
     async def verify(self, registry: Registry) -> None:
         """Before the clock runs: whether some of what is there has the right bytes."""
@@ -77,14 +109,29 @@ class Mix:
         plan: list[tuple[float, Action]] = []
         for at in poisson(self._rate, seconds, self._chance, bursts):
             number = next(self._fresh, None) if self._chance.random() < share else None
-            plan.append((at, self._pull() if number is None else self._push(number)))
+            plan.append((at, self._pull(at) if number is None else self._push(number, at)))
         return plan
 
-    def _pull(self) -> Action:
+    def _pull(self, at: float) -> Action:
+        if self._wanted and self._wanted[0][0] <= at:
+            _, fresh = self._wanted.popleft()
+            return self._pull_fresh(fresh)
         number = self._zipf.draw(self._chance)
-        image, tag = self._known[number], self._job.known.tag(number)
         stop = self._chance.random() < self._job.stop
+        return self._pull_of(self._known[number], self._job.known.tag(number), stop=stop)
 
+    def _pull_fresh(self, fresh: _Fresh) -> Action:
+        """By a client that has none of it. Until it is there the pull waits, which counts."""
+        whole = self._pull_of(fresh.image, fresh.tag, stop=False)
+
+        async def pull(registry: Registry) -> Moved:
+            await fresh.ended.wait()
+            return await whole(registry)
+
+        return pull
+
+    @staticmethod
+    def _pull_of(image: Image, tag: str, *, stop: bool) -> Action:
         async def pull(registry: Registry) -> Moved:
             if not await registry.has_manifest(tag):
                 raise WrongAnswer("HEAD of a manifest that was pushed: 404")
@@ -97,8 +144,10 @@ class Mix:
 
         return pull
 
-    def _push(self, number: int) -> Action:
+    def _push(self, number: int, at: float) -> Action:
         job = self._job
+        (style,) = self._chance.choices([*STYLES], [*STYLES.values()])
+        blind = self._chance.random() < job.blind
         new = job.fresh.image(self._content, number)
         layers = tuple(
             self._chance.choice(self._known).layers[index % job.known.layers]
@@ -108,10 +157,17 @@ class Mix:
         )
         image = self._content.image_of(f"{job.fresh.name}/{number}", _distinct(layers))
         tag = job.fresh.tag(number)
+        fresh = _Fresh(image.hollow(), tag)
+        if self._chance.random() < job.wanted:
+            due = at + PULLED_AFTER_SECONDS
+            self._wanted.extend((due, fresh) for _ in range(job.wanted_pulls))
 
         async def push(registry: Registry) -> Moved:
-            sent = await registry.push_image(image, tag, Style.DOCKER)
-            self._pushed.append((image, tag))
+            try:
+                sent = await registry.push_image(image, tag, style, blind=blind)
+            finally:
+                fresh.ended.set()
+            self._pushed.append((fresh.image, tag))
             return Moved(sent=sent)
 
         return push

@@ -178,7 +178,10 @@ def _ratio(results: Results, workload: str, other: str) -> Text:
         text = Text(f"~{number(times)} x", "dim")
     else:
         text = Text(f"{number(times)} x", "bold green" if times >= 1 else "bold red")
-    return text.append("\n").append(value)
+    text.append("\n").append(value)
+    row = results.row(workload, other)
+    spent = "" if row is None or row.scale else cost(row)
+    return text.append(f"\nCPU s {spent}", "dim") if spent else text
 
 
 def _share(results: Results, row: Row | None) -> Text:

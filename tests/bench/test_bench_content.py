@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import random
 import zlib
+from collections import Counter
+from typing import cast
 
 import pytest
 
-from holdfast.bench.content import PIECE_BYTES, Content, LayerSizes
+from holdfast.bench.content import PIECE_BYTES, Content, Image, LayerSizes
+from holdfast.bench.jobs import ImageSet
 from holdfast.bench.latencies import Latencies
+from holdfast.bench.mixed import STYLES, Mix, Mixed
 from holdfast.bench.popularity import Zipf
+from holdfast.bench.registry import Registry, Style
 from holdfast.bench.schedule import Bursts, poisson
 
 
@@ -96,3 +102,76 @@ def test_percentiles_are_exact_to_a_percent() -> None:
         want = values[int(5000 * percent / 100) - 1]
         assert latencies.percentile(percent) == pytest.approx(want, rel=0.011)
     assert Latencies().percentile(50) is None
+
+
+class Recorder:
+    """A registry that keeps what it was asked for, and has it all."""
+
+    def __init__(self) -> None:
+        self.pushed: list[tuple[str, Style, bool]] = []
+        self.stopped: list[str] = []
+        """Tags that were asked for, and no more."""
+
+        self.pulled: list[str] = []
+        self.early: list[str] = []
+        """Tags that were asked for before they were pushed."""
+
+    async def push_image(self, image: Image, tag: str, style: Style, *, blind: bool) -> int:
+        self.pushed.append((tag, style, blind))
+        return image.size
+
+    async def has_manifest(self, tag: str) -> bool:
+        self.stopped.append(tag)
+        if tag.startswith("new-") and tag not in {one for one, *_ in self.pushed}:
+            self.early.append(tag)
+        return True
+
+    async def pull_manifest(self, reference: str, digest: str) -> int:
+        self.pulled.append(self.stopped.pop())
+        return 1
+
+    async def pull_blob(self, digest: str, size: int) -> int:
+        return size
+
+
+def mix() -> Mix:
+    known, fresh = ImageSet("known", 20, 2, sizes=(70, 80)), ImageSet("new", 900, 2, sizes=(90, 99))
+    return Mix(Mixed(known, fresh, rate=100), Content("seed"), 0, 1)
+
+
+def test_a_mix_has_the_shares_that_clients_have() -> None:
+    seen = Recorder()
+
+    async def play() -> None:
+        for _, action in mix().plan(40):
+            await action(cast("Registry", seen))
+
+    asyncio.run(play())
+    pushes = len(seen.pushed)
+    pulls = len(seen.pulled) + len(seen.stopped)
+    assert pushes > 600
+    assert pulls / pushes == pytest.approx(8, rel=0.15)
+    styles = Counter(style for _, style, _ in seen.pushed)
+    for style, share in STYLES.items():
+        assert styles[style] / pushes == pytest.approx(share, abs=0.04)
+    assert sum(blind for *_, blind in seen.pushed) / pushes == pytest.approx(0.05, abs=0.03)
+    fresh = Counter(tag for tag in seen.pulled if tag.startswith("new-"))
+    assert set(fresh) <= {tag for tag, *_ in seen.pushed}
+    assert len(fresh) / pushes == pytest.approx(0.7, abs=0.06)
+    assert fresh.most_common(1)[0][1] == 3
+    assert not any(tag.startswith("new-") for tag in seen.stopped)
+    others = pulls - fresh.total()
+    assert len(seen.stopped) / others == pytest.approx(0.55, abs=0.04)
+
+
+def test_a_pull_of_what_is_pushed_waits_for_it() -> None:
+    seen = Recorder()
+
+    async def play() -> None:
+        plan = mix().plan(5)
+        tasks = [asyncio.create_task(one(cast("Registry", seen))) for _, one in reversed(plan)]
+        await asyncio.gather(*tasks)
+
+    asyncio.run(play())
+    assert any(tag.startswith("new-") for tag in seen.pulled)
+    assert seen.early == []

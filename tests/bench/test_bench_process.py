@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from bench_support import TINY
 
 from holdfast.bench import process, syncs
 from holdfast.bench.crew import Crew
-from holdfast.bench.measure import Bench
+from holdfast.bench.measure import Bench, Meter
 from holdfast.bench.servers import Server, start_docker_registry, start_holdfast
 
 MIB = 1 << 20
@@ -38,6 +39,17 @@ def test_a_tree_of_processes_is_summed() -> None:
         running.communicate(b"\n")
     with pytest.raises(ProcessLookupError):
         process.cpu_seconds(running.pid)
+
+
+def test_what_others_take_is_what_server_and_clients_did_not() -> None:
+    before, spent = process.busy_seconds(), time.process_time()
+    while time.process_time() - spent < 0.3:
+        pass
+    assert process.busy_seconds() - before > 0.25
+    meter = Meter(cpu=1.0, seconds=2.0, busy=3.6)
+    assert meter.others(client_cpu=0.6) == pytest.approx(1.0)
+    assert meter.others(client_cpu=2.7) == 0.0
+    assert Meter(cpu=None, seconds=2.0, busy=3.6).others(0.0) is None
 
 
 def test_a_peak_is_forgotten() -> None:

@@ -144,7 +144,7 @@ def test_the_terminal_shows_winning_losing_and_void_rows() -> None:
     text = console.export_text()
     for part in ("4 x", "0.25 x", "100…300", "client-bound", "void", "other bytes", "50%"):
         assert part in text
-    for part in ("1 / 5 / 10", "0.40/GB", "waits for the disk 20 times"):
+    for part in ("1 / 5 / 10", "0.40/GB", "waits for the disk 20 times", "CPU s 0.40/GB"):
         assert part in text
 
 
@@ -152,6 +152,17 @@ def test_fewer_rounds_are_told() -> None:
     found = made()
     found.rows[0].rounds = 5
     assert "3 of 5 rounds" in page.render(found)
+
+
+def test_rounds_that_others_disturbed_are_told() -> None:
+    found = made()
+    for sample, others in zip(found.rows[0].samples, (0.1, 0.9, 0.4), strict=True):
+        sample.others = others
+    console = Console(width=160, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    table.show(found, console)
+    console.file.close()
+    assert "2 disturbed" in console.export_text()
+    assert "2 of 3 rounds disturbed by other programs" in page.render(found)
 
 
 class Checker(HTMLParser):
@@ -204,6 +215,7 @@ def test_two_runs_are_compared() -> None:
     old, new = made(), made()
     new.rows[0] = row("a", "holdfast", 400, 600, 800)
     new.rows[3] = row("b", "holdfast", 40, higher=False)
+    new.rows[6] = row("c", "peer", 10, void="a wrong answer")
     new.rows[4] = row("new", "holdfast", 1)
     found = {(one.workload, one.target): one for one in compare.changes(old, new)}
     assert found["a", "holdfast"].times == 3
@@ -215,4 +227,7 @@ def test_two_runs_are_compared() -> None:
     console = Console(width=160, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
     compare.show(old, new, console)
     console.file.close()
-    assert "3 x" in console.export_text()
+    text = console.export_text()
+    assert "3 x" in text
+    assert "void now, not before: c on peer" in text
+    assert "not before: c on holdfast" not in text
