@@ -25,6 +25,9 @@ from .targets import Target
 PASSWORD_VARIABLE = "HOLDFAST_BENCH_PASSWORD"  # nosec # noqa: S105 - the name of a variable
 TRACE_LIMIT = 20_000
 
+WIDTH = 170
+"""Characters of a line where there is no terminal."""
+
 
 class _Shown:
     """Progress on a terminal; plain lines elsewhere."""
@@ -157,7 +160,7 @@ def bench(**options: object) -> None:
 
     Without --url it starts everything itself on loopback, and stops it at the end.
     """
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     try:
         _bench(console, **options)  # type: ignore[arg-type]
     except KeyboardInterrupt:

@@ -9,10 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .limits import LIMITS
-from .results import Results, Row
+from .results import OTHERS_MAX, Results, Row
 
 FIRST = "holdfast"
 """The column that the others are compared with; the first target where there is no such."""
+
+_WIDEST = 1000
+
+DISTURBED = " !"
+"""Beside a value of which some rounds were disturbed."""
 
 GROWTH_MAX = 2.0
 """What must not grow with the store may be so many times worse with more in it."""
@@ -92,13 +97,22 @@ def show(results: Results, console: Console) -> None:
     for target in results.targets:
         console.print(f"  {describe(results, target.name)}", highlight=False)
     for group, names in groups(results):
-        console.print(_table(results, group, names))
+        whole = _table(results, group, names)
+        # In the console's own width it would always fit, with columns cut off.
+        needed = console.measure(whole, options=console.options.update_width(_WIDEST)).minimum
+        fits = needed <= console.width
+        console.print(whole if fits else _table(results, group, names, narrow=True))
     for row in results.rows:
         if row.void:
             text = f"void: {row.workload} on {row.target}: {row.void}"
             console.print(text, style="red", highlight=False, markup=False)
     for text in results.remarks:
         console.print(f"· {text}", highlight=False, markup=False)
+    if any(row.disturbed for row in results.rows):
+        text = (
+            f"{DISTURBED.strip()} other programs had over {OTHERS_MAX:g} of a core in some rounds"
+        )
+        console.print(text, style="yellow", highlight=False)
     if results.limits:
         console.print(f"limits of this machine: {limits(results)}", highlight=False)
     if not results.complete:
@@ -126,7 +140,8 @@ def describe(results: Results, name: str) -> str:
     return f"{text}: {'; '.join(notes)}" if notes else text
 
 
-def _table(results: Results, group: str, names: list[str]) -> Table:
+def _table(results: Results, group: str, names: list[str], *, narrow: bool = False) -> Table:
+    """One group; ``narrow`` leaves out what the page has too, so that ratios are whole."""
     main = subject(results)
     title = f"{group}: {main}, and how many times better it is"
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
@@ -136,16 +151,16 @@ def _table(results: Results, group: str, names: list[str]) -> Table:
         if name != main and any(results.row(workload, name) for workload in names)
     ]
     sized = any(row.scale for row in results.rows if row.workload in names)
-    table.add_column("", ratio=1, min_width=36)
+    table.add_column("", ratio=None if narrow else 1, min_width=20 if narrow else 36)
     table.add_column(main, justify="right")
     for other in others:
         table.add_column(f"than {other}", justify="right")
-    for name in (
-        ("of limit", "growth") if sized else ("of limit", "p50/p99/p99.9 ms", "CPU s", "MB")
-    ):
+    heads = ("of limit", "growth") if sized else ("of limit", "p50/p99/p99.9 ms", "MB")
+    for name in heads[: 1 + sized] if narrow else heads:
         table.add_column(name, justify="right")
     for workload in names:
-        table.add_row(*_cells(results, workload, main, others, sized=sized))
+        cells = _cells(results, workload, main, others, sized=sized)
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 
@@ -163,7 +178,6 @@ def _cells(
     if sized:
         return [*cells, _growth(results, row)]
     cells.append(Text("" if row is None else latencies(row)))
-    cells.append(Text("" if row is None else cost(row)))
     memory = None if row is None else row.middle("worker_memory")
     cells.append(Text("" if memory is None else f"{memory / 1e6:.0f}"))
     return cells
@@ -178,10 +192,7 @@ def _ratio(results: Results, workload: str, other: str) -> Text:
         text = Text(f"~{number(times)} x", "dim")
     else:
         text = Text(f"{number(times)} x", "bold green" if times >= 1 else "bold red")
-    text.append("\n").append(value)
-    row = results.row(workload, other)
-    spent = "" if row is None or row.scale else cost(row)
-    return text.append(f"\nCPU s {spent}", "dim") if spent else text
+    return text.append("\n").append(value)
 
 
 def _share(results: Results, row: Row | None) -> Text:
@@ -230,12 +241,14 @@ def _value(row: Row | None) -> Text:
     if row.median is None:
         return Text("")
     text = Text(number(row.median))
+    if row.disturbed:
+        text.append(DISTURBED, "yellow")
     if len(row.samples) > 1:
         text.append(f"\n{spread(row)}", "dim")
     if len(row.samples) < row.rounds:
         text.append(f"\n{len(row.samples)} of {row.rounds} rounds", "dim")
     if row.client_bound:
         text.append("\nclient-bound", "yellow")
-    if row.disturbed:
-        text.append(f"\n{row.disturbed} disturbed", "yellow")
+    if (spent := cost(row)) and not row.scale:
+        text.append(f"\nCPU {spent}", "dim")
     return text

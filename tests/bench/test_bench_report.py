@@ -144,7 +144,7 @@ def test_the_terminal_shows_winning_losing_and_void_rows() -> None:
     text = console.export_text()
     for part in ("4 x", "0.25 x", "100…300", "client-bound", "void", "other bytes", "50%"):
         assert part in text
-    for part in ("1 / 5 / 10", "0.40/GB", "waits for the disk 20 times", "CPU s 0.40/GB"):
+    for part in ("1 / 5 / 10", "0.40/GB", "waits for the disk 20 times", "CPU 0.40/GB"):
         assert part in text
 
 
@@ -161,8 +161,22 @@ def test_rounds_that_others_disturbed_are_told() -> None:
     console = Console(width=160, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
     table.show(found, console)
     console.file.close()
-    assert "2 disturbed" in console.export_text()
+    text = console.export_text()
+    assert "200 !" in text
+    assert "50 !" not in text
+    assert "! other programs had over 0.3 of a core in some rounds" in text
     assert "2 of 3 rounds disturbed by other programs" in page.render(found)
+
+
+@pytest.mark.parametrize(("width", "wide"), [(160, True), (80, False)])
+def test_a_narrow_terminal_gets_whole_ratios(width: int, wide: bool) -> None:
+    console = Console(width=width, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    table.show(made(), console)
+    console.file.close()
+    text = console.export_text()
+    assert ("p99.9" in text) == wide
+    assert "0.40/GB" in text
+    assert all(len(line) <= width for line in text.splitlines())
 
 
 class Checker(HTMLParser):
