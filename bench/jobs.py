@@ -14,7 +14,7 @@ import msgspec
 
 from .content import PIECE_BYTES, Blob, Content, Image, LayerSizes, digest_of
 from .popularity import Zipf
-from .registry import Exhausted, Moved, Registry, Style, WrongAnswer
+from .registry import Exhausted, Moved, Registry, Style, WrongAnswer, reason
 from .tagging import PushTags, Tagger
 
 KEPT_BYTES_MAX = 512 << 20
@@ -300,10 +300,8 @@ class _Requests(_Pull):
             headers += f"Accept: {ask.accept}\r\n"
         answer = await registry.client.request(ask.method, ask.target, headers, keep=verify)
         if answer.status != ask.status:
-            text = answer.body[:100].decode("utf-8", "replace")
-            raise WrongAnswer(
-                f"{ask.method} {ask.target[:80]}: {answer.status}, not {ask.status} {text}"
-            )
+            text = f"{answer.status}, not {ask.status} {reason(answer.body)}".rstrip()
+            raise WrongAnswer(f"{ask.method} {ask.target[:80]}: {text}")
         if verify and ask.digest and ask.method == "GET":
             got = digest_of(answer.body)
             if got != ask.digest:

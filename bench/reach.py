@@ -85,6 +85,19 @@ def reach(url: str, repository: str, login: Login, *, others: tuple[str, ...] = 
     return found(*_token(site, challenge, scopes, login))
 
 
+def look(url: str, found: Reach, login: Login) -> None:
+    """See that a repository is not closed to this login, which an anonymous token does not tell.
+
+    Raises Unreachable.
+    """
+    status, _, _ = _site(url).get(f"/v2/{found.repository}/tags/list?n=1", found.authorization)
+    if status in (401, 403):
+        text = (
+            "refuses the login" if login.password else "needs a login: give --user and a password"
+        )
+        raise Unreachable(f"{url}: {text}: {found.repository} answers {status}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Site:
     """A server, under the name that messages call it by."""
@@ -140,7 +153,9 @@ def _token(site: _Site, challenge: str, scopes: list[str], login: Login) -> tupl
     target = f"{urlsplit(values['realm']).path}?{query}"
     status, _, body = service.get(target, login.basic())
     if status in (401, 403):
-        text = "refuses the login" if login.password else "needs a login: give --user"
+        text = (
+            "refuses the login" if login.password else "needs a login: give --user and a password"
+        )
         raise Unreachable(f"{url}: {text}")
     try:
         answer = msgspec.json.decode(body)

@@ -10,11 +10,15 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from .content import MANIFEST_TYPE, PIECE_BYTES, Blob, Image
 from .wire import Address, Answer, Client
 
 CHUNK_BYTES: Final = 16 << 20
 """One PATCH of an upload in several."""
+
+REASON_MAX: Final = 200
 
 _OCTETS: Final = "Content-Type: application/octet-stream\r\n"
 _ACCEPT: Final = f"Accept: {MANIFEST_TYPE}\r\n"
@@ -51,8 +55,17 @@ class WrongAnswer(Exception):
 def expect(answer: Answer, status: int, what: str) -> None:
     """Raises WrongAnswer for another status."""
     if answer.status != status:
-        text = answer.body[:200].decode("utf-8", "replace")
-        raise WrongAnswer(f"{what}: {answer.status}, not {status} {text}".rstrip())
+        raise WrongAnswer(f"{what}: {answer.status}, not {status} {reason(answer.body)}".rstrip())
+
+
+def reason(body: bytes) -> str:
+    """Why a registry refuses: the first error in OCI's form, else how its answer begins."""
+    try:
+        error = msgspec.json.decode(body)["errors"][0]
+        text = f"{error['code']}: {error['message']}"
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        text = body.decode("utf-8", "replace")
+    return " ".join(text.split())[:REASON_MAX]
 
 
 class Registry:

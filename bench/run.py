@@ -244,7 +244,7 @@ class Run:
         found = []
         for target in targets:
             try:
-                target.reach("probe")
+                target.probe()
             except Unreachable as error:
                 self._remark(f"left out: {error}")
                 continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .reach import ANONYMOUS, Login, Reach, reach
+from .reach import ANONYMOUS, Login, Reach, look, reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +58,9 @@ class Target:
             assert parts.hostname is not None
             return Reach(parts.hostname, parts.port or 80, False, repository, "")
         return reach(self.url, repository, self.login)
+
+    def probe(self) -> None:
+        """Whether it can be measured. Raises Unreachable."""
+        found = self.reach("probe")
+        if self.registry:
+            look(self.url, found, self.login)

@@ -19,7 +19,7 @@ from holdfast.bench.drive import Outcome, open_loop
 from holdfast.bench.jobs import Ask, Requests
 from holdfast.bench.latencies import Latencies
 from holdfast.bench.reach import ANONYMOUS, Login, Reach, Unreachable, reach
-from holdfast.bench.registry import Moved, Registry
+from holdfast.bench.registry import Moved, Registry, reason
 from holdfast.bench.volley import Shot, Volley
 from holdfast.bench.wire import Address, Client, WireError
 
@@ -177,3 +177,19 @@ def test_a_login_is_turned_into_a_header() -> None:
     assert found.authorization == "Bearer abc"
     assert found.token_target.startswith("/token?")
     assert login.basic() == "Basic dXNlcjpzZWNyZXQ="
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"errors": [{"code": "DENIED", "message": "not\\n you"}]}', "DENIED: not you"),
+        (b'{"errors": []}', '{"errors": []}'),
+        (b'{"errors": [1]}', '{"errors": [1]}'),
+        (b"[]", "[]"),
+        (b"<html>\nno", "<html> no"),
+        (b"\xff" * 500, "\ufffd" * 200),
+        (b"", ""),
+    ],
+)
+def test_a_refusal_is_told_in_a_line(body: bytes, says: str) -> None:
+    assert reason(body) == says

@@ -169,8 +169,7 @@ def test_a_pull_of_what_is_pushed_waits_for_it() -> None:
 
     async def play() -> None:
         plan = mix().plan(5)
-        tasks = [asyncio.create_task(one(cast("Registry", seen))) for _, one in reversed(plan)]
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*(one(cast("Registry", seen)) for _, one in reversed(plan)))
 
     asyncio.run(play())
     assert any(tag.startswith("new-") for tag in seen.pulled)

@@ -443,9 +443,21 @@ def test_mistakes_are_one_line(
     assert kept.read_text() == "the run before"
 
 
-def test_a_registry_that_asks_for_a_login_says_how_to_give_it(command: Command) -> None:
-    challenge = {"WWW-Authenticate": 'Basic realm="here"'}
-    with serving(lambda method, target: (401, challenge, b"")) as port:
+@pytest.mark.parametrize("how", ["basic", "anonymous token"])
+def test_a_registry_that_asks_for_a_login_says_how_to_give_it(command: Command, how: str) -> None:
+    """Also one that gives a token to everybody, with which nothing can be done."""
+    ports: list[int] = []
+
+    def answer(method: str, target: str) -> Reply:
+        if target.startswith("/token"):
+            return 200, {}, b'{"token": "good for nothing"}'
+        challenge = f'Bearer realm="http://127.0.0.1:{ports[0]}/token",service="here"'
+        if how == "basic":
+            challenge = 'Basic realm="here"'
+        return 401, {"WWW-Authenticate": challenge}, b""
+
+    with serving(answer) as port:
+        ports.append(port)
         code, out, err = command(f"--url=http://127.0.0.1:{port}", "--only=small/blob")
     assert code != 0
     assert "needs a login: give --user and a password" in out
