@@ -8,12 +8,14 @@ returns the name of the error that the store has to raise.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from uuid import UUID
 
 HOLD, TRASH, UPLOAD = 60.0, 100.0, 1000.0
 """Seconds, as the store under test is configured."""
+
+DAY = 24 * 3600.0
 
 UPLOADS_MAX = 3
 
@@ -50,6 +52,24 @@ class Tag:
     sha: str
     id: UUID | None = None
     order: int = 0
+    moved: int = 0
+    """Its place among the moves of all tags."""
+    updated: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What goes by itself. A pattern ends with its only ``*``, or has none."""
+
+    images: str = "*"
+    tags: str = "*"
+    keep_last: int | None = None
+    older_days: int | None = None
+    untagged_days: int | None = None
+
+
+def fits(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 @dataclass(eq=False)
@@ -60,6 +80,8 @@ class Image:
     order: int = 0
     visibility: str = "inherit"
     manifests: dict[str, Document] = field(default_factory=dict)
+    since: dict[str, float] = field(default_factory=dict)
+    """When each manifest came."""
     tags: dict[str, Tag] = field(default_factory=dict)
     holds: dict[str, float] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -97,8 +119,9 @@ class Image:
             if name not in gone
         )
 
-    def closure(self, tag: Tag) -> set[str]:
-        """Manifests that go with a tag, as the least set that follows from the rule."""
+    def closure(self, root: str, tag: Tag | None = None) -> set[str]:
+        """Manifests that go with one, once a tag is gone: the least set that follows from the
+        rule."""
 
         def needed(digest: str, gone: set[str]) -> bool:
             if any(other.sha == digest for other in self.tags.values() if other is not tag):
@@ -106,9 +129,9 @@ class Image:
             return self.is_child(digest, gone)
 
         gone: set[str] = set()
-        if tag.sha not in self.manifests or needed(tag.sha, gone):
+        if root not in self.manifests or needed(root, gone):
             return gone
-        gone.add(tag.sha)
+        gone.add(root)
         while True:
             lost_parent = {sha(c) for name in gone for c in self.manifests[name].children}
             more = set()
@@ -144,12 +167,13 @@ class Namespace:
     is_public: bool = False
     locked: bool = False
     immutable: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
     quota: int | None = None
     deleted: bool = False
 
     def covers(self, tag: str) -> bool:
         """Only patterns of the form ``x*`` are used here."""
-        return any(tag.startswith(pattern[:-1]) for pattern in self.immutable)
+        return any(fits(pattern, tag) for pattern in self.immutable)
 
 
 @dataclass(eq=False)
@@ -283,7 +307,7 @@ class Model:
         return sum(len(self.blobs[digest]) for digest in lost - others)
 
     def freed_by_tag(self, image: Image, tag: Tag) -> int:
-        gone = image.closure(tag)
+        gone = image.closure(tag.sha, tag)
         rest = {
             need
             for digest, document in image.manifests.items()
@@ -303,6 +327,61 @@ class Model:
             if not image.deleted:
                 lost |= self.claims(image)
         return self.freed(lost, inside)
+
+    # --- retention
+
+    def old_tags(self, image: Image) -> list[Tag]:
+        """Those that a rule of their namespace removes, in order of their names."""
+        old: set[str] = set()
+        for rule in image.namespace.rules:
+            if (rule.keep_last, rule.older_days) == (None, None):
+                continue
+            covered = [t for t in image.tags.values() if fits(rule.tags, t.name)]
+            covered.sort(key=lambda tag: tag.moved, reverse=True)
+            for tag in covered[rule.keep_last or 0 :] if fits(rule.images, image.name) else ():
+                aged = rule.older_days is None or tag.updated + rule.older_days * DAY <= self.now
+                if aged and not image.namespace.covers(tag.name):
+                    old.add(tag.name)
+        return [image.tags[name] for name in sorted(old)]
+
+    def old_untagged(self, image: Image) -> list[str]:
+        """Manifests that no tag, index or subject keeps, and a rule removes, in order."""
+        days = [
+            rule.untagged_days
+            for rule in image.namespace.rules
+            if rule.untagged_days is not None and fits(rule.images, image.name)
+        ]
+        old = []
+        for digest, document in sorted(image.manifests.items()):
+            subject = None if document.subject is None else sha(document.subject)
+            if subject not in image.manifests and image.closure(digest):
+                old += [digest] * (image.since[digest] + min(days, default=1e9) * DAY <= self.now)
+        return old
+
+    def lost(self, image: Image, tags: list[Tag], untagged: list[str]) -> set[str]:
+        """What an image has no right to any more, holds being over, when these are gone."""
+        rest = replace(image, manifests=dict(image.manifests), tags=dict(image.tags), holds={})
+        for tag in tags:
+            del rest.tags[tag.name]
+            rest.drop(rest.closure(tag.sha), 0)
+        for digest in untagged:
+            rest.drop(rest.closure(digest), 0)
+        return image.linked() - rest.linked()
+
+    def freed_by_rules(self, losses: dict[str, list[Image]]) -> tuple[int, int]:
+        """Bytes of blobs that so many images lose: in the store, and as a project knows it."""
+        whole = inside = 0
+        for digest, who in losses.items():
+            whole += self.freed({digest}, who)
+            others = [
+                image
+                for image in self.images
+                if image.namespace.project == who[0].namespace.project
+                and not any(image is one for one in who)
+            ]
+            if not any(digest in self.claims(image) for image in others):
+                inside += len(self.blobs[digest])
+        return whole, inside
 
     # --- changing
 
@@ -366,6 +445,7 @@ class Model:
         missing |= {sha(c) for c in document.children if sha(c) not in image.manifests}
         if not missing:
             image.manifests[sha(document.body)] = document
+            image.since[sha(document.body)] = self.now
             for need in document.needs:
                 image.holds.pop(need, None)
         return missing

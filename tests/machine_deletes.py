@@ -74,10 +74,13 @@ class Deleting(Pushing):
         deleted = self.expect(self.store.tags.delete(tag.id), outcome)
         if deleted is not None:
             assert (deleted.status, deleted.name) == ("deleting", tag.name)
-            gone = image.closure(tag)
-            documents = tuple(image.manifests[digest] for digest in gone)
-            self._throw_tag(image, tag, documents)
-            image.drop(gone, self.model.now + max(TRASH, HOLD))
+            self._tag_gone(image, tag)
+
+    def _tag_gone(self, image: Image, tag: Tag) -> None:
+        gone = image.closure(tag.sha, tag)
+        documents = tuple(image.manifests[digest] for digest in gone)
+        self._throw_tag(image, tag, documents)
+        image.drop(gone, self.model.now + max(TRASH, HOLD))
 
     @rule(pick=PICK, which=PICK, algorithm=ALGORITHM)
     def delete_manifest(self, pick: int, which: int, algorithm: str) -> None:
@@ -189,6 +192,7 @@ class Deleting(Pushing):
             image.manifests, image.holds = saved
             return refused
         image.tags[entry.name] = entry.tag
+        entry.tag.moved, entry.tag.updated = self.model.next(), self.model.now
         if entry.tag.digest.startswith("sha512:"):
             image.named.add(entry.tag.sha)
         return None

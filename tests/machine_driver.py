@@ -7,6 +7,7 @@ Import it as ``machine_driver``. The rules are in here, in ``machine_pushes`` an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Awaitable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from engine_model import (
+    DAY,
     HOLD,
     TRASH,
     UPLOAD,
@@ -38,6 +40,7 @@ from engine_support import (
 )
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from seams_support import swift
 
 from holdfast.engine import (
     EngineError,
@@ -93,9 +96,13 @@ class Driver(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.path = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+        with contextlib.ExitStack() as stack:
+            # A real disk adds nothing here but waiting: what it loses is modelled elsewhere.
+            otherwise = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-test-"))
+            self.path = stack.enter_context(swift(Path(otherwise)))
+            self.cleanup = stack.pop_all()
         self.clock = Clock()
-        limits = {
+        self.limits = {
             "hold_seconds": HOLD,
             "trash_seconds": TRASH,
             "upload_seconds": UPLOAD,
@@ -104,7 +111,7 @@ class Driver(RuleBasedStateMachine):
             "map_bytes": 1 << 30,
             "threads": 2,
         }
-        self.place = Place(self.kind, self.path, self.clock, limits)
+        self.place = Place(self.kind, self.path, self.clock, self.limits)
         self.model = Model()
         self.model.now = self.clock.now
         self.documents: list[Document] = []
@@ -145,7 +152,9 @@ class Driver(RuleBasedStateMachine):
         self.stores[0] = self.place.store()
         self.run(self.store.start())
 
-    @rule(seconds=st.sampled_from([1.0, HOLD / 2 + 1, HOLD, HOLD + 1, TRASH, UPLOAD * 2]))
+    @rule(
+        seconds=st.sampled_from([1.0, HOLD / 2 + 1, HOLD, HOLD + 1, TRASH, UPLOAD * 2, DAY * 0.6])
+    )
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.model.now = self.clock.now

@@ -420,3 +420,4 @@ class Pushing(Uploading):
                 if found.name == name:
                     tag.id = found.id
         tag.digest, tag.sha = digest, target
+        tag.moved, tag.updated = self.model.next(), self.model.now

@@ -7,7 +7,6 @@ like any other. At the end all is aged and swept, and the checker must find noth
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 from uuid import UUID
 
@@ -15,16 +14,16 @@ import pytest
 from engine_model import (
     Image,
     Namespace,
+    Rule,
     sha,
 )
 from engine_support import (
     problems,
-    read,
     sha256,
 )
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import initialize, invariant, rule
-from machine_deletes import Deleting
+from machine_copies import Copying, rules_of
 from machine_driver import (
     BLOBS,
     IMAGES,
@@ -42,10 +41,16 @@ from holdfast.engine import (
     Order,
 )
 
+RULES = (
+    (Rule(keep_last=1, untagged_days=0),),
+    (Rule(older_days=0), Rule(images="lib/*", untagged_days=1)),
+    (Rule(tags="v*", keep_last=0, untagged_days=0),),
+)
+
 ORDERS: tuple[Order, ...] = ("created_at_asc", "created_at_desc", "name_asc", "name_desc")
 
 
-class StoreMachine(Deleting):
+class StoreMachine(Copying):
     """All rules, and the comparison."""
 
     @initialize()
@@ -63,6 +68,19 @@ class StoreMachine(Deleting):
             self.push_tagged(0, name, BLOBS[3:6], tag or "v1")
             self.push_tagged(1, name, BLOBS[4:], tag or "v2")
             self.push_index(0, name, [0, 1], tag, None, docker=False, algorithm="sha256")
+        # A second name for what has one, and something that refers to it.
+        self.put_again(0, "web", 0, "v2", "")
+        self.put_again(0, "web", 0, "v1", "")
+        self.push_image(
+            0,
+            "web",
+            BLOBS[1:2],
+            upload=True,
+            tag=None,
+            subject=0,
+            docker=False,
+            algorithm="sha256",
+        )
         self.upload_whole(0, "web", BLOBS[2], "sha512")
         self.upload_whole(1, "lib/x", BLOBS[-1], "sha256")
         self.keep_under_root(BLOBS[1], "default", "sha256")
@@ -119,6 +137,7 @@ class StoreMachine(Deleting):
         assert (shown.description, shown.is_public) == (namespace.description, namespace.is_public)
         assert (shown.immutable_tags, shown.quota) == (namespace.immutable, namespace.quota)
         assert (shown.size, shown.image_count) == (model.size(namespace), len(images))
+        assert await self.store.retention.get(namespace.id) == rules_of(namespace)
         usage = await self.store.namespaces.usage(namespace.id)
         assert (usage.size, usage.image_count) == (shown.size, shown.image_count)
         assert usage.unique_size == sum(len(model.blobs[d]) for d in model.links(namespace))
@@ -209,21 +228,19 @@ class StoreMachine(Deleting):
 
     async def _read_all(self) -> None:
         for image in self.model.listed():
-            where = await self._find(image.namespace, image.name)
-            for algorithm in ALGORITHMS:
-                allowed = self.model.readable(image, algorithm)
-                for digest, data in self.model.blobs.items():
-                    if digest in allowed:
-                        got = await read(self.store, named(data, algorithm), repository=where)
-                        assert got == data
-                    else:
-                        with pytest.raises(NotFound):
-                            await read(self.store, named(data, algorithm), repository=where)
+            await self._read_image(image)
 
     def teardown(self) -> None:
         try:
             if self.stores:
                 assert self.run(problems(self.store)) == []
+                # Whatever came before: each run ends with copies, and with some retention.
+                for pick in range(3):
+                    self.copy_image(pick, pick + 1, IMAGES[0])
+                if self.snapshot is None:
+                    self.take_snapshot()
+                for pick, rules in enumerate(RULES[: len(self.model.living())]):
+                    self.retain(pick, rules, age=bool(pick % 2))
                 self._settle()
                 self.same()
                 self.read_all()
@@ -231,11 +248,14 @@ class StoreMachine(Deleting):
                 if self.kind == "disk":
                     stored = [d for d in self.model.blobs.values() if len(d) > INLINE]
                     assert self.place.files() == sorted(map(len, stored))
+                    self.go_back()
+                    self.same()
+                    self.read_all()
         finally:
             for store in self.stores:
                 self.run(store.close())
             self.runner.close()
-            shutil.rmtree(self.path)
+            self.cleanup.close()
 
 
 def ordered(order: Order, things: list[Any]) -> list[UUID]:
