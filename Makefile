@@ -6,7 +6,8 @@
 #   make check    formatting, lint, types, security and layers
 #   make docs     the tables of docs/ that are made from the code
 #   make bench    the benchmarks (BENCH_ARGS adds options)
-#   make image    builds the container image on a base of this machine's files, and tries it
+#   make image    builds the container image on a base of this machine's files, and tries it; and
+#                 the systemd unit, under a systemd of its own
 #   make soak     the long randomized tests (for SOAK_SECONDS at least)
 #   make clean    removes all that was made here, but no data
 

@@ -9,10 +9,12 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
-from operating_support import call, metrics_address, operated
+from operating_support import NAMESPACES, call, eventually, metrics_address, operated
 from server_support import WAIT_SECONDS
 from support import ROOT, require_tool
+from systemd_support import booted
 
 from holdfast.api.cli_serve import config
 from holdfast.api.config_file import options_of
@@ -85,6 +87,44 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+@pytest.mark.image
+def test_systemd_runs_the_unit(tmp_path: Path) -> None:
+    """As it stands, with all that it locks up: it serves, reloads, is killed, comes back, stops."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with booted(scratch) as systemd:
+
+        def address(starts: int) -> str:
+            ready = re.compile(r"^holdfast is ready on http://(\S+) ", re.MULTILINE)
+            eventually(lambda: len(ready.findall(systemd.said())) == starts)
+            return str(ready.findall(systemd.said())[-1])
+
+        here = address(1)
+        main = systemd.show("MainPID")
+        status = systemd.run("cat", f"/proc/{main}/status")
+        assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+        assert "\nNoNewPrivs:\t1\n" in status
+        assert "\nSeccomp:\t2\n" in status
+        assert "\nUid:\t0\t" not in status
+        owner = json.loads(systemd.run("cat", "/var/lib/holdfast/owner.json"))
+        secret = {"X_Auth_Token": owner["secret_key"], "Content_Type": "application/json"}
+        assert call(here, "POST", NAMESPACES, b'{"name": "team"}', **secret).status == 200
+        assert "CreateNamespace" in systemd.run("cat", "/var/log/holdfast/audit.log")
+        workers = systemd.workers()
+        systemd.run("systemctl", "reload", "holdfast")
+        eventually(
+            lambda: len(systemd.workers()) >= len(workers) and not workers & systemd.workers()
+        )
+        assert call(here, "GET", "/readyz").status == 200
+        systemd.run("kill", "-KILL", main)
+        here = address(2)
+        assert call(here, "GET", NAMESPACES, **secret).json["namespaces"][0]["name"] == "team"
+        for place in ("/var/lib/holdfast", "/var/log/holdfast"):
+            assert systemd.run("stat", "--dereference", "--format=%a %U", place) == "700 holdfast\n"
+        systemd.run("systemctl", "stop", "holdfast")
+        assert (systemd.show("Result"), systemd.show("ExecMainStatus")) == ("success", "0")
 
 
 def test_a_stop_has_more_time_than_running_requests() -> None:
