@@ -143,6 +143,7 @@ class Run:
                 bench.can_drop = process.can_drop(self._directory)
                 self._measure_all(bench, self._reachable(targets))
         finally:
+            self._say_disturbed()
             self.results.seconds = round(time.monotonic() - self._begun, 1)
             self.results.machine["load at the end"] = f"{os.getloadavg()[0]:.1f}"
 
@@ -170,7 +171,6 @@ class Run:
         if self._workloads(bench, workloads, targets, share):
             self.results.complete = True
         self._say_fewer()
-        self._say_disturbed()
 
     def _workloads(
         self, bench: Bench, workloads: list[Workload], targets: list[Target], share: float

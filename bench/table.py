@@ -151,7 +151,7 @@ def _table(results: Results, group: str, names: list[str], *, narrow: bool = Fal
         if name != main and any(results.row(workload, name) for workload in names)
     ]
     sized = any(row.scale for row in results.rows if row.workload in names)
-    table.add_column("", ratio=None if narrow else 1, min_width=20 if narrow else 36)
+    table.add_column("", ratio=None if narrow else 1, min_width=16 if narrow else 36)
     table.add_column(main, justify="right")
     for other in others:
         table.add_column(f"than {other}", justify="right")

@@ -24,7 +24,7 @@ from holdfast.api.cli_serve import serve
 from holdfast.bench import limits, mixes, pulls, results, servers, syncs
 from holdfast.bench.interrupts import terminable
 from holdfast.bench.limits import LIMITS
-from holdfast.bench.measure import Bench
+from holdfast.bench.measure import Bench, Meter
 from holdfast.bench.process import can_drop
 from holdfast.bench.profile import PROFILES
 from holdfast.bench.results import Sample
@@ -336,6 +336,24 @@ def test_an_interrupt_within_a_row_keeps_its_rounds(tmp_path: Path) -> None:
     assert len(row.samples) == 1
     assert row.median
     assert not run.results.complete
+
+
+@pytest.mark.usefixtures("_known_limits")
+def test_how_much_others_disturbed_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meter, "others", lambda meter, cpu: 0.7)
+    with serving(lambda method, target: (404, {}, b"")) as port:
+        target = Target(
+            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
+        )
+        profile = replace(ALONE, rounds=2, small_seconds=0.1)
+        only = ("small/blob/head/miss",)
+        run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Silent())
+        run.go()
+    assert run.results.remarks[-1] == (
+        "2 of 2 measurements were disturbed: other programs took up to 0.7 cores meanwhile"
+    )
 
 
 class Delaying(Silent):
