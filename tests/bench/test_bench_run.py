@@ -490,14 +490,14 @@ def test_an_interrupt_stops_the_servers_and_keeps_what_there_is(
     begin = Run._workload
 
     def interrupted(run: Run, bench: Bench, workload: Workload, targets: list[Target]) -> None:
-        if workload.name == "small/manifest/miss":
+        if workload.name == "pull/stream":
             seen.extend(left(tmp_path))
             os.kill(os.getpid(), signal.SIGINT)
         begin(run, bench, workload, targets)
 
     monkeypatch.setattr(Run, "_workload", interrupted)
     code, out, err = command(
-        *("--only=small/manifest/head/tag", "--only=small/manifest/miss"),
+        *("--only=small/token", "--only=pull/stream"),
         *("--no-scale", f"--directory={tmp_path / 'data'}", "--out=report"),
     )
     assert code == 130, err
@@ -508,7 +508,7 @@ def test_an_interrupt_stops_the_servers_and_keeps_what_there_is(
     assert not any((tmp_path / "data").iterdir())
     found = results.load(tmp_path / "report" / "report.json")
     assert not found.complete
-    row = found.row("small/manifest/head/tag", "holdfast")
+    row = found.row("small/token", "holdfast")
     assert row is not None
     assert row.median
 
