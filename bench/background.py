@@ -1,9 +1,10 @@
-"""What Holdfast does in the background, made ready or done at once: garbage, scrubbing, zstd.
+"""What is made ready or done at once, past the server: garbage, scrubbing, zstd, a million tags.
 
 ``python -m holdfast.bench.background fill DIRECTORY COUNT BYTES WORK`` makes a store with COUNT
 small blobs and BYTES of large ones. With WORK 1 the small ones are garbage and a scrub has begun:
 a server that is started on this directory sweeps and scrubs at once, at its own rates. With WORK 0
 it has neither to do. ``recompress DIRECTORY`` does at once what a server would in its own time.
+``tag DIRECTORY REPOSITORY COUNT`` gives the manifest of the first tag COUNT tags, beside a server.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from holdfast.engine import Store, StoreConfig
 
 from .content import Content
 from .measure import MeasureFailed
+from .servers import REGION
+from .tagging import tag
 
-SECONDS_MAX: Final = 600.0
+SECONDS_MAX: Final = 3600.0
 _ROOT: Final = "bench-garbage"
 _CALLERS: Final = 64
+_TAGGERS: Final = 100
 _SMALL_BYTES: Final = 1024
 _FILE_BYTES: Final = 40 * 1024
 _FILE_EVERY: Final = 10
@@ -63,6 +67,14 @@ def recompress(directory: Path) -> Recompressed:
     """Recompress all there is to be. Raises MeasureFailed."""
     read, kept, cpu = _run("recompress", str(directory)).split()
     return Recompressed(int(read), int(kept), float(cpu))
+
+
+def set_tags(directory: Path, repository: str, count: int) -> None:
+    """Give the manifest of ``tag(0)`` so many tags: through HTTP a million take most of an hour.
+
+    Raises MeasureFailed.
+    """
+    _run("tag", str(directory), repository, str(count))
 
 
 def progress(metrics: str) -> Work:
@@ -122,9 +134,27 @@ async def _recompress(directory: Path) -> None:
         sys.stdout.write(f"{done.read_bytes} {done.read_bytes - done.saved_bytes} {cpu:.3f}\n")
 
 
+async def _set_tags(directory: Path, full_name: str, count: int) -> None:
+    config = StoreConfig(background=False)
+    async with Store.open(directory, config, create=False) as store:
+        repository = await store.locate(REGION, full_name)
+        manifest = await store.manifests.get(repository, tag(0))
+        names = iter([tag(number) for number in range(1, count)])
+
+        async def caller() -> None:
+            for name in names:
+                await store.manifests.put(
+                    repository, manifest.body, media_type=manifest.media_type, reference=name
+                )
+
+        await asyncio.gather(*(caller() for _ in range(_TAGGERS)))
+
+
 def _main(what: str, directory: str, *rest: str) -> None:
     if what == "recompress":
         asyncio.run(_recompress(Path(directory)))
+    elif what == "tag":
+        asyncio.run(_set_tags(Path(directory), rest[0], int(rest[1])))
     else:
         small, large_bytes, work = map(int, rest)
         asyncio.run(_fill(Path(directory), small, large_bytes, bool(work)))

@@ -38,6 +38,9 @@ STOP_SECONDS: Final = 20.0
 _READY: Final = re.compile(r"holdfast is ready on (http://\S+) \(")
 _METRICS: Final = re.compile(r"metrics are on (http://\S+)")
 _ERROR: Final = re.compile(r"^[\w.]*(?:Error|Exception)\b|\b(?:error|emerg|fatal)\b")
+REGION: Final = "fr-par"
+"""Of the namespaces; the first one of a Holdfast that is told nothing else."""
+
 NAMESPACES: Final = ("bench-one", "bench-two")
 _OWNERS: Final = uuid.UUID("6d3a3a5e-5b6f-4f0e-9a53-0c6f3b1d2e47")
 
@@ -221,7 +224,7 @@ def _create_namespace(url: str, name: str, project: str, secret: str) -> None:
     try:
         connection.request(
             "POST",
-            "/registry/v1/regions/fr-par/namespaces",
+            f"/registry/v1/regions/{REGION}/namespaces",
             msgspec.json.encode({"name": name, "project_id": project, "is_public": False}),
             {"X-Auth-Token": secret, "Content-Type": "application/json"},
         )

@@ -108,7 +108,7 @@ def test_workloads_of_each_kind_run_against_holdfast(
             * 3
         )
     )
-    profile = replace(TINY, small_seconds=0.1)
+    profile = replace(TINY, small_seconds=0.1, huge_tags=130)
     plan = Plan(profile, "seed", served(tmp_path), only=ONLY, scale=False, trace=trace)
     run = Run(plan, tmp_path, Silent())
     run.go()
@@ -144,6 +144,8 @@ def test_workloads_of_each_kind_run_against_holdfast(
         assert row is not None
         return row.samples[0]
 
+    page = sample("small/tags/130")
+    assert page.received > page.requests * 100 * len('"tag-0000000"')
     pushed = sample("push/small")
     assert pushed.disk_bytes
     assert pushed.sent
