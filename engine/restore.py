@@ -79,6 +79,8 @@ async def restore(
         except BaseException:
             await threads.finish(staging.close)
             raise
+    except OSError as error:
+        raise refused(error, str(error.filename or target)) from error
     finally:
         threads.close()
     yield Copied(done.files, done.total, done.bytes, damaged)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from . import blobs, datadir, disk_depot, files, layout
+from . import blobs, datadir, disk_depot, disk_file, files, layout
 from .core import SECOND, Core
 from .depot import BLOCK_FILES
 from .errors import Corrupt, EngineError, Invalid, NotFound, StorageFailed
@@ -131,6 +131,8 @@ async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerato
         except BaseException:
             await threads.finish(staging.close)
             raise
+    except OSError as error:
+        raise disk_file.refused(error, str(error.filename or target)) from error
     finally:
         threads.close()
 

@@ -43,6 +43,7 @@ class Staging:
         self._kind = kind
         self._target = Path(os.path.abspath(target))
         self._mounted = os.path.ismount(self._target)
+        self._appeared = False
         try:
             if self._mounted:
                 self._home = self._target
@@ -97,7 +98,11 @@ class Staging:
                 entry.unlink()
 
     def publish(self) -> None:
-        """Let it appear, durably. Its content has to be durable. Raises as making one does."""
+        """Let it appear, durably. Its content has to be durable. Raises as making one does.
+
+        Where that fails after it has appeared, it stays: it is whole, and may be in use already.
+        Only nobody can tell whether a power failure takes it away.
+        """
         try:
             if self._mounted:
                 self._move_up()
@@ -105,6 +110,7 @@ class Staging:
             else:
                 sync_directory(self.path)
                 self.path.rename(self._target)
+                self._appeared = True
                 sync_directory(self._target.parent)
                 home = self._target
             (home / MARK).unlink()
@@ -125,12 +131,16 @@ class Staging:
             if not entry.is_dir():
                 sync_directory(self._target)
             entry.rename(self._target / entry.name)
+        self._appeared = True
         self.path.rmdir()
         sync_directory(self._target)
 
     def close(self) -> None:
-        """Remove what was made, unless it was published. Raises StorageFailed."""
+        """Remove what was made, unless it has appeared. Raises StorageFailed."""
         if self.lock < 0:
+            return
+        if self._appeared:
+            self._let_go()
             return
         try:
             self._clear()

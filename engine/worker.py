@@ -18,6 +18,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from . import lmdb_file
+from .disk_file import refused
 from .errors import Corrupt, EngineError, Kind, NotAStore, StorageFailed, StorageFull
 
 _LINE_BYTES_MAX: Final = 64 * 1024
@@ -131,7 +132,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     except EngineError as error:
         say(End(_fields(error)))
     except OSError as error:
-        say(End(("StorageFailed", error.filename or "worker", error.strerror or str(error))))
+        say(End(_fields(refused(error, str(error.filename or "worker")))))
     else:
         say(End())
 
