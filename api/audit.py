@@ -8,7 +8,6 @@ import time
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
 
 from .logs import timestamp
 from .trail import Trail
@@ -42,21 +41,22 @@ class Audit:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
 
-    def write(self, trail: Trail, request: web.Request, status: int) -> bool:
-        """One change, with the status it ended with (0: none, the client left).
+    def write(self, trail: Trail, method: str, path: str, status: int) -> bool:
+        """One change (``path`` without its query), with the status it ended with (0: none, the
+        client left).
 
         False where the line could not be written; that is logged.
         """
         line: dict[str, Any] = {
             "time": timestamp(time.time()),
             "actor": trail.actor or "anonymous",
-            "action": trail.action or f"{request.method} {trail.route}",
+            "action": trail.action or f"{method} {trail.route}",
             "kind": trail.kind,
             "id": trail.id,
             "name": trail.name,
             "region": trail.region,
-            "method": request.method,
-            "path": request.rel_url.raw_path,
+            "method": method,
+            "path": path,
             "address": trail.address,
             "status": status,
             "result": result_of(status),

@@ -71,7 +71,7 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
     repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
     async with exchange.store.get(digest, repository=repository) as reader:
-        return await send(exchange.request, reader, 200, _headers(Blob(digest, reader.size)))
+        return await send(exchange.plain, reader, 200, _headers(Blob(digest, reader.size)))
 
 
 async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
@@ -91,7 +91,7 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
     except Unsatisfiable:
         unsatisfied = {"Content-Range": f"bytes */{blob.size}"}
         raise OciError("RANGE_INVALID", headers=unsatisfied) from None
-    request, store = exchange.request, exchange.store
+    request, store = exchange.plain, exchange.store
     if len(spans) > 1:
         return await send_parts(request, store, repository, blob.digest, blob.size, spans, headers)
     if not spans:

@@ -16,6 +16,7 @@ from .oci_errors import OciError
 from .pace import Pace
 from .taken_body import TakenBody
 from .trail import flow
+from .whole_request import Asked, WholeRequest
 
 DRAIN_BYTES_MAX: Final = 1 << 20
 """Unread bytes that are taken in so that the connection can go on; with more it is closed."""
@@ -107,11 +108,14 @@ def _broken() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def stream(request: web.Request) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
+async def stream(request: Asked) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
     """The body of an upload as it arrives: as ``chunks``, or in larger pieces where it can be
     received past the parser. A memoryview stays as it is until the next but one is asked for, or
     the context is left. Nothing is read before the first piece is asked for.
     """
+    if isinstance(request, WholeRequest):
+        yield _at_once(request.body)
+        return
     connection = request.protocol if isinstance(request.protocol, Connection) else None
     taken: TakenBody | None = None
 
@@ -136,11 +140,21 @@ async def stream(request: web.Request) -> AsyncIterator[AsyncIterator[bytes | me
                 connection.cut_body(request)
 
 
-async def read_bounded(request: web.Request, limit: int, code: str) -> bytes:
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    """A body that is there."""
+    if body:
+        yield body
+
+
+async def read_bounded(request: Asked, limit: int, code: str) -> bytes:
     """The whole body, of at most ``limit`` bytes. Raises 413 with ``code``, and BrokenBody."""
     too_large = OciError(code, f"the body is over the limit of {limit} bytes", status=413)
     if (request.content_length or 0) > limit:
         raise too_large
+    if isinstance(request, WholeRequest):
+        if len(request.body) > limit:
+            raise too_large
+        return request.body
     body = bytearray()
     async for data in chunks(request, Pace(WHOLE_SECONDS, WHOLE_RATE)):
         body += data

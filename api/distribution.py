@@ -78,7 +78,7 @@ ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
 """Endpoint to method to route."""
 
 
-_KINDS: Final[Mapping[Endpoint, str]] = {
+KINDS: Final[Mapping[Endpoint, str]] = {
     endpoint: endpoint if endpoint in ("manifest", "blob", "upload") else ""
     for endpoint in ENDPOINTS
 } | {"uploads": "upload"}
@@ -131,33 +131,37 @@ async def _answered(
     """The answer, or the error that came instead; what is left of the body settled."""
     try:
         response = await answer(request)
-    except OciError as error:
-        response = error.response()
-        if isinstance(error, BrokenBody):
-            response.force_close()
-    except Invalid as error:
-        refusal = oci_error(error)
-        if refusal.code == "NAME_INVALID":
-            # Some clients probe with HEAD first, and give up without ever seeing a message.
-            refusal.headers |= warning(refusal.message)
-        response = refusal.response()
-    except EngineError as error:
-        if isinstance(error, Unusable):
-            level = logging.ERROR if isinstance(error, Corrupt) else logging.WARNING
-            _log.log(level, "%s %s: %s", request.method, request.path, error)
-        response = oci_error(error).response()
     except ConnectionError as error:
         # The client is gone in the middle of an answer: this one only ends the connection.
         _log.debug("%s %s: %s", request.method, request.path, error)
         response = OciError("UNAVAILABLE").response()
         response.force_close()
-    except Exception:  # noqa: BLE001 - the edge: a bug is logged, and answered as one
-        _log.exception("unexpected error in %s %s", request.method, request.path)
-        response = OciError("UNKNOWN").response()
+    except Exception as error:  # noqa: BLE001 - the edge: a bug is logged, and answered as one
+        response = refusal(error, request.method, request.path)
     if not response.prepared:
         response.headers.update(headers)
     await settle(request, response)
     return response
+
+
+def refusal(error: Exception, method: str, path: str) -> web.Response:
+    """The answer to a request that ended with this error; what is our fault is logged."""
+    if isinstance(error, OciError):
+        response = error.response()
+        if isinstance(error, BrokenBody):
+            response.force_close()
+        return response
+    if isinstance(error, EngineError):
+        if isinstance(error, Unusable):
+            level = logging.ERROR if isinstance(error, Corrupt) else logging.WARNING
+            _log.log(level, "%s %s: %s", method, path, error)
+        answer = oci_error(error)
+        if isinstance(error, Invalid) and answer.code == "NAME_INVALID":
+            # Some clients probe with HEAD first, and give up without ever seeing a message.
+            answer.headers |= warning(answer.message)
+        return answer.response()
+    _log.error("unexpected error in %s %s", method, path, exc_info=error)
+    return OciError("UNKNOWN").response()
 
 
 def _prefix(request: web.Request) -> str:
@@ -177,7 +181,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     target = parse_path(rest.removeprefix("/")) if raw.startswith(start) else None
     if target is None:
         return await nowhere(request)
-    note_target(target.endpoint, _KINDS[target.endpoint], name=target.name, id=target.item)
+    note_target(target.endpoint, KINDS[target.endpoint], name=target.name, id=target.item)
     methods = ENDPOINTS[target.endpoint]
     route = methods.get(request.method)
     if route is None:

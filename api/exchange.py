@@ -27,6 +27,7 @@ from .oci_errors import JSON, OciError
 from .queries import Query, parse_query
 from .rights import Action
 from .v2_paths import Target
+from .whole_request import Asked, WholeRequest
 
 RESULTS_MAX: Final = 1000
 """Results on one page; a larger ``n`` is cut to it, and answered with a Link."""
@@ -41,11 +42,20 @@ _NUMBER: Final = re.compile(r"\d{1,9}", re.ASCII)
 class Exchange:
     """A request with its caller; ``target`` holds the repository's name as it was asked for."""
 
-    request: web.Request
+    request: Asked
     gate: Gate
     caller: Caller
     target: Target
     route: Route
+    permitted: Repository | None = None
+    """Where the path leads, if it was found already that the caller may do there what the route
+    is for."""
+
+    @property
+    def plain(self) -> web.Request:
+        """The request, for a handler that the fast lane has no part in."""
+        assert isinstance(self.request, web.Request)
+        return self.request
 
     @property
     def store(self) -> Store:
@@ -63,6 +73,8 @@ class Exchange:
         ``creates``: a first push, which may make the namespace (``Gate.repository``). Raises
         OciError as ``rights.TABLE`` says, and NAME_INVALID.
         """
+        if self.permitted is not None:
+            return self.permitted
         name, action = self.target.name, self.route.action
         assert action is not None, "a route without a repository"
         if len(self.gate.origin.host) + 1 + len(name) > FULL_NAME_CHARS_MAX:
@@ -96,12 +108,14 @@ class Route:
     """What its challenge asks for, where more than ``action`` is likely to follow."""
 
 
-def query_of(request: web.Request) -> Query:
+def query_of(request: Asked) -> Query:
     """The parameters of a request's query string."""
+    if isinstance(request, WholeRequest):
+        return parse_query(request.query)
     return parse_query(request.rel_url.raw_query_string)
 
 
-def scope_asked(request: web.Request, target: Target, route: Route) -> str:
+def scope_asked(request: Asked, target: Target, route: Route) -> str:
     """What a token must cover for a request, as its challenge says it."""
     if target.endpoint == "catalog":
         return tokens.format_scopes({tokens.CATALOG: frozenset("*")})

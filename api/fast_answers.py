@@ -25,8 +25,18 @@ from holdfast.engine import BlobReader, EngineError, NotFound, Repository, Store
 from . import access, blobs, manifests, sendfile
 from .access import Caller, Unauthenticated
 from .context import SERVER, AppSettings
-from .fast_requests import KEY_BYTES_MAX, REMEMBERED_MAX, Asking, Heads, Peer, Visitor, remember
+from .fast_requests import (
+    KEY_BYTES_MAX,
+    REMEMBERED_MAX,
+    Asking,
+    Heads,
+    Peer,
+    Sent,
+    Visitor,
+    remember,
+)
 from .oci_errors import OciError, oci_error
+from .steps import Steps
 from .transfer import API_VERSION
 
 T = TypeVar("T")
@@ -92,6 +102,28 @@ class Answer(msgspec.Struct, eq=False):
     """That file: entered, and closed by whoever sends it."""
 
 
+@dataclass(slots=True, eq=False)
+class Written:
+    """How a push ended; see ``fast_writes``."""
+
+    sent: Sent
+    peer: Peer
+    caller: Caller
+    begun: float
+    """By ``time.perf_counter``."""
+    status: int
+    """0 where it was cancelled."""
+    received: int
+    """Bytes of the body."""
+    content: int
+    """Bytes of the answer's body."""
+    text: bytes
+    """The whole answer."""
+    request_id: str
+    steps: Steps | None
+    """What it waited for, where somebody wants to know."""
+
+
 class Watcher(Protocol):
     """What a server does around the answers of the lane, as ``watch`` does around others."""
 
@@ -115,6 +147,13 @@ class Watcher(Protocol):
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
         """An answer has ended; so many bytes of content were sent."""
 
+    @property
+    def traces(self) -> bool:
+        """Whether somebody wants to know what pushes wait for."""
+
+    def wrote(self, written: Written, *, gone: bool) -> None:
+        """A push has ended, and its answer is about to be sent unless the client is ``gone``."""
+
 
 class Lane:
     """The answers that need no waiting, over one store."""
@@ -126,10 +165,10 @@ class Lane:
         signing_key: bytes,
         watcher: Watcher | None = None,
     ) -> None:
-        self._store = store
-        self._settings = settings
-        self._watcher = watcher
-        self._heads = Heads(settings, signing_key)
+        self.store = self._store = store
+        self.settings = settings
+        self.watcher = self._watcher = watcher
+        self.heads = self._heads = Heads(settings, signing_key)
         self._version = -1
         self._known: dict[Asking, Known] = {}
         self._callers: dict[Visitor, Caller] = {}
@@ -186,16 +225,11 @@ class Lane:
             data, reader = _NOTHING, None
             if rendered.file:
                 data, reader = self._open(known, asking, plain=peer.plain)
-        except (_Waits, Unauthenticated, OciError, EngineError):
-            # The plain path says what is wrong.
+        except UNSURE:
             return None
         if rendered.pull:
             self._store.pulls.count(known.repository, asking.target.item)
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._dated = rfc822_formatted_time().encode() + _SERVER
-        request_id = b"%b%012x" % (self._id_start, next(self._ids) & _ID_MASK)
+        request_id = self._name(now)
         text = b"".join((rendered.head, self._dated, request_id, rendered.rest, data))
         answer = Answer(asking, peer, known.caller, rendered, request_id, begun, text, reader)
         if self._watcher is not None and reader is None:
@@ -218,28 +252,72 @@ class Lane:
         self._answers.clear()
         self._kept_bytes = 0
 
-    def _look_up(self, asking: Asking, head_bytes: int) -> Known:
-        """What the ledger says now. Raises what reading it raises."""
-        visitor, name = asking.visitor, asking.target.name
+    def permit(self, visitor: Visitor, name: str) -> tuple[Caller, Repository]:
+        """Who pushes there, and where that is. Raises whatever says that he may not, or that it
+        cannot be said at once (``UNSURE``)."""
+        if self._closed:
+            raise _Waits
+        version = self._store.version()
+        if version != self._version:
+            self._forget(version)
+        caller, repository = self._caller(visitor), self._place(visitor.origin.region, name)
+        since, until = _span(visitor, caller)
+        if not since <= time.time() < until or not access.may(caller, repository, "push"):
+            raise _Waits
+        return caller, repository
+
+    def finished(self, response: web.Response) -> tuple[bytes, bytes]:
+        """An answer of the distribution API as bytes, and the name of its request."""
+        rendered = _rendered(response, with_body=True)
+        request_id = self.name()
+        more = _CLOSE if self._closed else b""
+        text = b"".join((rendered.head, self._dated, request_id, more, rendered.rest))
+        return text, request_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether the answers of now are the last ones of their connections."""
+        return self._closed
+
+    def name(self) -> bytes:
+        """A name for a request that ends now."""
+        return self._name(time.time())
+
+    def _name(self, now: float) -> bytes:
+        """A name for a request, at a time that Date is brought to."""
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._dated = rfc822_formatted_time().encode() + _SERVER
+        return b"%b%012x" % (self._id_start, next(self._ids) & _ID_MASK)
+
+    def _caller(self, visitor: Visitor) -> Caller:
         caller = self._callers.get(visitor)
         if caller is None:
             region = visitor.origin.region
             caller = _at_once(access.caller_of(self._store, visitor.claims, region))
             remember(self._callers, visitor, caller, 0)
-        place = (visitor.origin.region, name)
-        repository = self._places.get(place)
+        return caller
+
+    def _place(self, region: str, name: str) -> Repository:
+        repository = self._places.get((region, name))
         if repository is None:
-            repository = _at_once(self._store.locate(*place))
-            remember(self._places, place, repository, len(name))
-        since, until = (0.0, math.inf) if visitor.claims is None else visitor.claims.span
-        if caller.key is not None and caller.key.expires_at is not None:
-            until = min(until, caller.key.expires_at.timestamp())
+            repository = _at_once(self._store.locate(region, name))
+            remember(self._places, (region, name), repository, len(name))
+        return repository
+
+    def _look_up(self, asking: Asking, head_bytes: int) -> Known:
+        """What the ledger says now. Raises what reading it raises."""
+        visitor = asking.visitor
+        caller = self._caller(visitor)
+        repository = self._place(visitor.origin.region, asking.target.name)
+        since, until = _span(visitor, caller)
         known = Known(
             caller=caller,
             repository=repository,
             permitted=access.may(caller, repository, "pull"),
-            since=float(since),
-            until=float(until),
+            since=since,
+            until=until,
             rendered=self._answers.get((visitor.origin.region, asking.line)),
         )
         remember(self._known, asking, known, head_bytes)
@@ -279,16 +357,7 @@ class Lane:
             response, pull = error.response(), False
         except NotFound as error:
             response, pull = oci_error(error).response(), False
-        response.headers.update(API_VERSION)
-        size, body, file = 0, b"", False
-        if isinstance(response, web.Response):
-            found = response.body if isinstance(response.body, bytes) else b""
-            response.headers.setdefault("Content-Length", str(len(found)))
-            if with_body:
-                size, body = len(found), found
-        else:
-            size, file = response.content_length or 0, True
-        rendered = Rendered(response.status, _head(response), _END + body, size, pull, file)
+        rendered = _rendered(response, with_body=with_body, pull=pull)
         if lasting:
             self._keep(known, asking, rendered)
         return rendered
@@ -329,6 +398,28 @@ class Lane:
         return data, None
 
 
+def _span(visitor: Visitor, caller: Caller) -> tuple[float, float]:
+    """The time of a visitor's credentials: seconds since 1970."""
+    since, until = (0.0, math.inf) if visitor.claims is None else visitor.claims.span
+    if caller.key is not None and caller.key.expires_at is not None:
+        until = min(until, caller.key.expires_at.timestamp())
+    return float(since), float(until)
+
+
+def _rendered(response: web.StreamResponse, *, with_body: bool, pull: bool = False) -> Rendered:
+    """A response as bytes; a file's content is not in it."""
+    response.headers.update(API_VERSION)
+    size, body, file = 0, b"", False
+    if isinstance(response, web.Response):
+        found = response.body if isinstance(response.body, bytes) else b""
+        response.headers.setdefault("Content-Length", str(len(found)))
+        if with_body:
+            size, body = len(found), found
+    else:
+        size, file = response.content_length or 0, True
+    return Rendered(response.status, _head(response), _END + body, size, pull, file)
+
+
 def _head(response: web.StreamResponse) -> bytes:
     """Status line and headers, up to the value of Date."""
     lines = [f"HTTP/1.1 {response.status} {response.reason}"]
@@ -336,8 +427,12 @@ def _head(response: web.StreamResponse) -> bytes:
     return ("\r\n".join(lines) + "\r\nDate: ").encode()
 
 
+UNSURE: Final = (_Waits, Unauthenticated, OciError, EngineError)
+"""What makes the lane decline: the plain path says what is wrong."""
+
 _NOTHING: Final = memoryview(b"")
 _END: Final = b"\r\n\r\n"
+_CLOSE: Final = b"\r\nConnection: close"
 _SERVER: Final = f"\r\nServer: {SERVER}\r\nX-Request-Id: ".encode()
 _ID_DIGITS: Final = 12
 _ID_MASK: Final = (1 << 4 * _ID_DIGITS) - 1

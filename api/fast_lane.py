@@ -6,6 +6,7 @@ in the buffer and with no header that is not known to be harmless, may be answer
 byte for byte: the same functions make them. A file follows its head by ``sendfile``, and meanwhile
 nothing is read from the connection.
 
+A push that comes whole within a moment is answered likewise, by a task of its own (``Writes``).
 The large body of an upload is kept from aiohttp's parser, until the request's handler takes it
 (``taken_body``) or turns out not to want it.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import Context
 from functools import partial
 from typing import Any, Final, cast
 
@@ -30,6 +32,7 @@ from .connection import Connection
 from .drain import Drain
 from .fast_answers import Answer, Lane
 from .fast_requests import Peer
+from .fast_writes import GATHER_SECONDS, Gathering, Write, Writes
 from .sendfile import Sending
 from .site import Site
 from .taken_body import Buffers, TakenBody
@@ -56,15 +59,29 @@ class LaneConnection(Connection):
     """A connection with a look at idle moments."""
 
     __slots__ = (
-        "_between", "_buffers", "_drain", "_free", "_held", "_held_bytes", "_kept_from", "_lane",
-        "_peer", "_sending",
+        "_between", "_buffers", "_drain", "_free", "_gathering", "_held", "_held_bytes",
+        "_kept_from", "_lane", "_patient", "_peer", "_sending", "_writes", "_writing",
     )  # fmt: skip
 
     def __init__(
-        self, manager: Server, *, lane: Lane, drain: Drain, buffers: Buffers, **options: Any
+        self,
+        manager: Server,
+        *,
+        lane: Lane,
+        writes: Writes,
+        drain: Drain,
+        buffers: Buffers,
+        **options: Any,
     ) -> None:
         super().__init__(manager, **options)
         self._lane = lane
+        self._writes = writes
+        self._gathering: Gathering | None = None
+        """A push that has not come whole."""
+        self._patient: asyncio.TimerHandle | None = None
+        """Until it is the parser's."""
+        self._writing: asyncio.Task[None] | None = None
+        """Answers a push. What comes meanwhile is held."""
         self._drain = drain
         self._buffers = buffers
         self._kept_from: StreamReader | None = None
@@ -101,28 +118,141 @@ class LaneConnection(Connection):
         """As ever; a file on its way goes no further."""
         if self._sending is not None:
             self._sending.stop(ConnectionResetError("the connection was lost"))
+        self._end_gathering()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as in the class above
         """As ever; what is held is all there is, and the parser sees whether it is whole."""
+        self._give_over()
         self.release_body()
         return super().eof_received()
 
     def data_received(self, data: bytes) -> None:
         """Answer at once, hold, or hand on."""
-        if self._kept_from is not None:
+        if self._kept_from is not None or self._writing is not None:
             self._hold(data)
+            return
+        if self._gathering is not None:
+            self._gathering.feed(data)
+            self._go_on(self._gathering)
             return
         end = data.endswith(_END)
         if end and self._between and self._answer(data):
             return
         if self._between and self._free and data.startswith(_UPLOADS):
-            data = self._begin_upload(data)
-            end = True if not data else end
+            if not self._begin_push(data):
+                self._parse_upload(data)
+            return
         if data:
             self._between = end
             self._free = False
         super().data_received(data)
+
+    def _parse_upload(self, data: bytes) -> None:
+        """As ``data_received``, of the beginning of an upload that the parser gets."""
+        data = self._begin_upload(data)
+        if data:
+            self._between = data.endswith(_END)
+            self._free = False
+        super().data_received(data)
+
+    def _may_answer(self) -> bool:
+        """Whether nothing waits to be sent, and the connection stays."""
+        transport = self.transport
+        return not (
+            self._force_close
+            or self._close
+            or (self._logging_enabled and not self._lane.logs)
+            or self._manager is None
+            or transport is None
+            or self._peer is None
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
+        )
+
+    def _begin_push(self, data: bytes) -> bool:
+        """Take a push whose head is there; False to leave it to the parser."""
+        at = data.find(_END, 0, HEAD_BYTES_MAX)
+        if at < 0 or self._peer is None or not self._may_answer():
+            return False
+        gathering = self._writes.gather(data, at + len(_END), self._peer)
+        if gathering is None or gathering.state == "declined":
+            return False
+        self._gathering = gathering
+        self._patient = self._loop.call_later(GATHER_SECONDS, self._give_over)
+        self._go_on(gathering)
+        return True
+
+    def _go_on(self, gathering: Gathering) -> None:
+        """Answer a push that is whole; hand on one that is too much."""
+        if gathering.state == "more":
+            return
+        write = None
+        if gathering.state == "whole" and self._peer is not None and self._may_answer():
+            write = self._writes.admit(gathering, self._peer)
+        if write is None:
+            self._give_over()
+            return
+        self._end_gathering()
+        self._free = False
+        self._open += 1
+        self._request_count += 1
+        self._drain.begin()
+        if self._manager is not None:
+            self._manager.requests_count += 1
+        # In a context of its own: nothing that was noted of another request is in it.
+        self._writing = self._loop.create_task(self._push(write), context=Context())
+
+    def _end_gathering(self) -> bytes:
+        """Gather no more; what there is of it."""
+        gathering, timer = self._gathering, self._patient
+        self._gathering = self._patient = None
+        if timer is not None:
+            timer.cancel()
+        return b"" if gathering is None else bytes(gathering.data)
+
+    def _give_over(self) -> None:
+        """Leave the push that is being gathered, if there is one, to the parser."""
+        if (data := self._end_gathering()) and self.transport is not None:
+            self._parse_upload(data)
+
+    async def _push(self, write: Write) -> None:
+        """Answer a push."""
+        try:
+            written = await self._writes.answer(write)
+        except asyncio.CancelledError:
+            self._writes.left(write)
+            self.force_close()
+            raise
+        else:
+            transport = self.transport
+            gone = transport is None or transport.is_closing()
+            self._writes.ended(written, gone=gone)
+            if transport is not None and not gone:
+                transport.write(written.text)
+        finally:
+            self._writing = None
+            self._open -= 1
+            self._drain.end()
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._free = True
+        if (self._ended and not self._open and not self._held) or self._lane.closed:
+            self._close = True
+            if transport is not None:
+                transport.close()
+        elif held := self._let_go():
+            if transport is not None and not self._reading_paused and not self._buffer_paused:
+                transport.resume_reading()
+            self.data_received(held)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - as aiohttp
+        """As ever, with the push that runs."""
+        writing = self._writing
+        if writing is not None:
+            await asyncio.wait([writing], timeout=timeout)
+            writing.cancel()
+            await asyncio.wait([writing], timeout=timeout)
+        await super().shutdown(timeout)
 
     def _begin_upload(self, data: bytes) -> bytes:
         """Give the head of an upload to the parser; what is left for it."""
@@ -209,8 +339,9 @@ class LaneConnection(Connection):
         return resp, reset
 
     def _process_keepalive(self) -> None:
-        """The timer of idle connections: one that is sent a file is not idle."""
-        if self._sending is None:
+        """The timer of idle connections: one that is sent a file, or waits for an answer, is not
+        idle."""
+        if self._sending is None and self._writing is None and self._gathering is None:
             super()._process_keepalive()
             return
         close_time = self._loop.time() + self._keepalive_timeout
@@ -224,14 +355,10 @@ class LaneConnection(Connection):
             not self._free
             or not data.startswith(_STARTS)
             or len(data) > HEAD_BYTES_MAX
-            or self._force_close
-            or self._close
-            or (self._logging_enabled and not self._lane.logs)
             or manager is None
             or transport is None
             or peer is None
-            or transport.is_closing()
-            or transport.get_write_buffer_size()
+            or not self._may_answer()
         ):
             return False
         answer = self._lane.answer(data, peer)
@@ -288,9 +415,15 @@ class LaneSite(Site):
         super().__init__(runner, sock, **options)
         self._lane = lane
         self._drain = drain
+        self._writes = Writes(lane)
         self._buffers = Buffers()
 
     def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
         return LaneConnection(
-            server, lane=self._lane, drain=self._drain, buffers=self._buffers, **options
+            server,
+            lane=self._lane,
+            writes=self._writes,
+            drain=self._drain,
+            buffers=self._buffers,
+            **options,
         )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from multidict import CIMultiDict
+
 from . import tokens
 from .access import FULL_NAME_CHARS_MAX
 from .client_address import address_behind, neighbourhood
@@ -22,8 +24,8 @@ REMEMBERED_MAX: Final = 2048
 """Of each kind of thing; then all of that kind is forgotten."""
 
 KEY_BYTES_MAX: Final = 2048
-"""Longer heads are read anew each time: with five kinds of things under such keys, a client that
-never says the same thing twice costs 20 MiB."""
+"""Longer heads are read anew each time: with six kinds of things under such keys, a client that
+never says the same thing twice costs 24 MiB."""
 
 _LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
 _DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
@@ -73,6 +75,30 @@ class Asking:
     visitor: Visitor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sender:
+    """What the header block of a request with a body says."""
+
+    visitor: Visitor
+    headers: Mapping[str, str]
+    """Those that handlers look at."""
+    length: int | None
+    """Of the body, in bytes; None where it is chunked."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """What the head of a request with a body says."""
+
+    method: str
+    path: str
+    """Raw."""
+    query: str
+    """Raw."""
+    target: Target
+    sender: Sender
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """What all requests of one connection have in common."""
@@ -92,6 +118,11 @@ class Peer:
     """What is remembered of header blocks of peers of this kind."""
     askings: dict[bytes, Asking] = field(compare=False, repr=False)
     """What is remembered of their whole heads: clients say the same thing again and again."""
+    senders: dict[bytes, Sender] = field(compare=False, repr=False)
+    """As ``visitors``, of requests with a body."""
+
+
+_Memories = tuple[dict[bytes, Visitor], dict[bytes, Asking], dict[bytes, Sender]]
 
 
 class Heads:
@@ -101,7 +132,7 @@ class Heads:
         self._settings = settings
         self._signing_key = signing_key
         self._targets: dict[bytes, Target] = {}
-        self._kinds: dict[tuple[str, bool], tuple[dict[bytes, Visitor], dict[bytes, Asking]]] = {}
+        self._kinds: dict[tuple[str, bool], _Memories] = {}
 
     def peer(
         self,
@@ -113,10 +144,10 @@ class Heads:
     ) -> Peer:
         """The peer of a new connection. ``limits`` says whether a neighbourhood has any."""
         believed = is_proxy(address, self._settings)
-        visitors, askings = self._kinds.setdefault((scheme, believed), ({}, {}))
+        memories = self._kinds.setdefault((scheme, believed), ({}, {}, {}))
         who = neighbourhood(address)
         limited = limits is not None and limits(who)
-        return Peer(scheme, address, who, believed, plain, limited, visitors, askings)
+        return Peer(scheme, address, who, believed, plain, limited, *memories)
 
     def read(self, head: bytes, peer: Peer) -> Asking | None:
         """What a new head asks for, if it is a manifest or a blob, and nothing in it changes
@@ -145,10 +176,47 @@ class Heads:
             remember(peer.visitors, block, visitor, len(block))
         return visitor
 
+    def read_sent(self, head: bytes, peer: Peer) -> Sent | None:
+        """What the head of a push says, if nothing in it changes answers. None to decline."""
+        line, _, block = head.partition(b"\r\n")
+        match = _SENT_LINE.fullmatch(line)
+        if match is None or _DOTTED.search(match[2]) or match[2].startswith(b"/"):
+            return None
+        rest, method = match[2].decode("ascii"), match[1].decode("ascii")
+        target = parse_path(rest)
+        if target is None or (method, target.endpoint) not in _SENT_TO:
+            return None
+        sender = peer.senders.get(block)
+        if sender is None:
+            sender = self._read_sender(block, peer)
+            if sender is None:
+                return None
+            remember(peer.senders, block, sender, len(block))
+        if len(sender.visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
+            return None
+        query = "" if match[3] is None else match[3].decode("ascii")
+        return Sent(method, f"/v2/{rest}", query, target, sender)
+
+    def _read_sender(self, block: bytes, peer: Peer) -> Sender | None:
+        found = _headers(block, _ABOUT_BODY)
+        visitor = None if found is None else self._visitor_of(found, peer)
+        if found is None or visitor is None:
+            return None
+        length, coding = found.get(b"content-length"), found.get(b"transfer-encoding")
+        if (coding is not None and (coding.lower() != "chunked" or length is not None)) or (
+            length is not None and not _LENGTH.fullmatch(length)
+        ):
+            return None
+        headers = {"Content-Type": found[b"content-type"]} if b"content-type" in found else {}
+        return Sender(
+            visitor, CIMultiDict(headers), None if coding is not None else int(length or 0)
+        )
+
     def _read_block(self, block: bytes, peer: Peer) -> Visitor | None:
         found = _headers(block)
-        if found is None:
-            return None
+        return None if found is None else self._visitor_of(found, peer)
+
+    def _visitor_of(self, found: Mapping[bytes, str], peer: Peer) -> Visitor | None:
         host = found.get(b"host", "")
         if not 0 < len(host) <= HOST_CHARS_MAX:
             return None
@@ -192,8 +260,11 @@ def _read_line(line: bytes) -> Target | None:
     return target
 
 
-def _headers(block: bytes) -> Mapping[bytes, str] | None:
-    """The headers that matter, by lower-case name; None where one may change the answer."""
+def _headers(block: bytes, more: frozenset[bytes] = frozenset()) -> Mapping[bytes, str] | None:
+    """The headers that matter, by lower-case name; None where one may change the answer.
+
+    ``more`` are names of further ones that are understood.
+    """
     found: dict[bytes, str] = {}
     lines = block.split(b"\r\n")[:-2]
     if len(lines) > _HEADERS_MAX:
@@ -208,12 +279,22 @@ def _headers(block: bytes) -> Mapping[bytes, str] | None:
         if name.startswith(_EXTENSION) and name not in _MEANINGFUL:
             if name not in _FORWARDED:
                 continue
-        elif name not in _HARMLESS:
+        elif name not in _HARMLESS and name not in more:
             return None
         if name in found and not name.startswith(b"accept"):
             return None
         found[name] = match[2].decode("ascii")
     return found
+
+
+_SENT_LINE: Final = re.compile(
+    rb"(POST|PATCH|PUT) /v2/([A-Za-z0-9._:/+=-]+)(?:\?([A-Za-z0-9._:/+=%&-]*))? HTTP/1\.1"
+)
+_SENT_TO: Final = frozenset(
+    (("POST", "uploads"), ("PATCH", "upload"), ("PUT", "upload"), ("PUT", "manifest"))
+)
+_LENGTH: Final = re.compile(r"[0-9]{1,9}")
+_ABOUT_BODY: Final = frozenset((b"content-type", b"content-length", b"transfer-encoding"))
 
 
 K = TypeVar("K")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Final
 
+from .audit import Audit
 from .bandwidth import Bandwidth
 from .board import GONE, Slot
-from .fast_answers import Answer
+from .distribution import KINDS
+from .fast_answers import Answer, Written
+from .fast_requests import Sent, Visitor
 from .limits import Limits
 from .logs import AccessLine, log_access
+from .queries import parse_query
+from .steps import Step
 from .tracing import Ended, Traces
+from .trail import Trail
+from .v2_paths import Target
+from .watch import UPLOADS, name_upload
 
 _CLIENT_LEFT: Final = GONE + 1
 
@@ -26,8 +35,10 @@ class LaneWatch:
         limits: Limits | None = None,
         bandwidth: Bandwidth | None = None,
         log: logging.Logger | None = None,
+        audit: Audit | None = None,
         traces: Traces | None = None,
     ) -> None:
+        self._audit = audit
         self._slot = slot
         self._bandwidth = bandwidth
         self._limits = limits
@@ -86,17 +97,83 @@ class LaneWatch:
             actor="" if key is None else key.access_key,
             request_id=answer.request_id.decode("ascii"),
         )
+        self._tell(line, asking.target, visitor, gone=gone)
+
+    @property
+    def traces(self) -> bool:
+        """As ``fast_answers.Watcher``."""
+        return self._traces is not None
+
+    def wrote(self, written: Written, *, gone: bool) -> None:
+        """As ``fast_answers.Watcher``. The audit log has its line before there is an answer."""
+        seconds = perf_counter() - written.begun
+        sent, status = written.sent, written.status
+        if self._slot is not None:
+            kind = _CLIENT_LEFT if gone else status // 100
+            content = 0 if gone else written.content
+            self._slot.count(
+                sent.target.endpoint, sent.method, kind, written.received, content, seconds
+            )
+        if self._audit is None and self._log is None and self._traces is None:
+            return
+        key, visitor = written.caller.key, sent.sender.visitor
+        line = AccessLine(
+            address=visitor.address or written.peer.address,
+            method=sent.method,
+            path=sent.path,
+            version="HTTP/1.1",
+            status=status,
+            size=len(written.text),
+            seconds=seconds,
+            agent=visitor.agent,
+            actor="" if key is None else key.access_key,
+            request_id=written.request_id,
+        )
+        self._record(line, sent)
+        self._tell(line, sent.target, visitor, gone=gone, steps=written.steps or ())
+
+    def _record(self, line: AccessLine, sent: Sent) -> None:
+        """The line of the audit log."""
+        if self._audit is None:
+            return
+        target = sent.target
+        trail = Trail(
+            request_id=line.request_id,
+            address=line.address,
+            route=target.endpoint,
+            actor=line.actor,
+            kind=KINDS[target.endpoint],
+            id=target.item,
+            name=target.name,
+            region=sent.sender.visitor.origin.region,
+        )
+        if target.endpoint in UPLOADS:
+            name_upload(trail, parse_query(sent.query))
+        if not self._audit.write(trail, line.method, line.path, line.status) and self._slot:
+            self._slot.add("audit_failed")
+
+    def _tell(
+        self,
+        line: AccessLine,
+        target: Target,
+        visitor: Visitor,
+        *,
+        gone: bool,
+        steps: Iterable[Step] = (),
+    ) -> None:
+        """The access log, and whoever collects traces."""
         if self._log is not None:
             log_access(self._log, line)
         if self._traces is not None:
             ended = Ended(
                 line,
-                asking.target.endpoint,
+                target.endpoint,
                 visitor.origin.scheme,
                 gone=gone,
-                name=asking.target.name,
+                name=target.name,
                 region=visitor.origin.region,
                 parent=visitor.parent,
                 state=visitor.state,
+                steps=steps,
             )
             self._traces.ended(ended)

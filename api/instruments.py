@@ -99,6 +99,7 @@ class Instruments:
             limits=self._limits if self._limits.asks else None,
             bandwidth=self._bandwidth,
             log=logging.getLogger(ACCESS) if settings.access_log else None,
+            audit=self._audit,
             traces=self._traces,
         )
         signing_key = await self._store.keys.signing_key()
@@ -107,6 +108,7 @@ class Instruments:
             or self._limits.asks
             or self._bandwidth is not None
             or settings.access_log
+            or self._audit is not None
             or self._traces is not None
         )
         return Lane(self._store, self._app_settings, signing_key, watch if watched else None)

@@ -26,6 +26,7 @@ from .bodies import stream
 from .exchange import Exchange
 from .oci_errors import OciError, oci_error
 from .ranges import Span, parse_content_range
+from .whole_request import Asked
 
 SOURCES_MAX: Final = 100
 """Repositories looked at for a mount that names none."""
@@ -181,7 +182,7 @@ async def cancel(exchange: Exchange) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-def _chunk(request: web.Request) -> tuple[int | None, int | None]:
+def _chunk(request: Asked) -> tuple[int | None, int | None]:
     """Where the body goes and how long it is, as far as its headers say.
 
     Raises SIZE_INVALID for a Content-Range that is malformed or contradicts Content-Length.

@@ -19,12 +19,14 @@ from .board import GONE, Slot
 from .bodies import settle
 from .client_address import client_address, neighbourhood
 from .context import AppSettings
+from .exchange import query_of
 from .limits import Kind, Limits
 from .management import DOCUMENT_PATH, HEADERS
 from .management_errors import too_many as too_many_requests
 from .management_operations import OPERATIONS
 from .oci_errors import too_many
 from .origin import origin_of
+from .queries import Query
 from .steps import Steps
 from .tracing import Ended, Traces
 from .trail import CURRENT, OTHER, Trail
@@ -51,6 +53,8 @@ _NO_CHANGES: Final = frozenset(("/token", "exists"))
 _EXEMPT: Final = frozenset(("/healthz", "/readyz"))
 _MANAGEMENT: Final = ("/registry", "/holdfast")
 _DIGEST_CHARS_MAX: Final = 256
+UPLOADS: Final = ("upload", "uploads")
+"""Endpoints of uploads."""
 
 
 class _Guard:
@@ -185,7 +189,10 @@ class Watch:
             self._traces.ended(self._ended(request, trail, response, status, seconds))
         if self._audit is not None and _changes(request, trail):
             answered = response.status if response is not None else 0
-            if not self._audit.write(_complete(request, trail), request, answered) and slot:
+            if trail.route in UPLOADS:
+                name_upload(trail, query_of(request))
+            path = request.rel_url.raw_path
+            if not self._audit.write(trail, request.method, path, answered) and slot:
                 slot.add("audit_failed")
 
     def _ended(
@@ -230,10 +237,8 @@ def _changes(request: web.Request, trail: Trail) -> bool:
     return request.method not in _READS and trail.route not in _NO_CHANGES
 
 
-def _complete(request: web.Request, trail: Trail) -> Trail:
-    """The trail, with the digest that an upload names only in its query."""
-    if trail.route in ("upload", "uploads"):
-        named = request.query.get("digest") or request.query.get("mount")
-        if named:
-            trail.kind, trail.id = "blob", named[:_DIGEST_CHARS_MAX]
-    return trail
+def name_upload(trail: Trail, query: Query) -> None:
+    """Note the digest, which an upload names only in its query."""
+    named = query.first("digest") or query.first("mount")
+    if named:
+        trail.kind, trail.id = "blob", named[:_DIGEST_CHARS_MAX]

@@ -26,7 +26,7 @@ from distribution_support import (
 from wire_support import LOOPS, Client, CountingLane, connected, exchange, request, serving
 
 from holdfast.api import AppSettings, tokens
-from holdfast.engine import Key, Namespace, Store, StoreConfig
+from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
 
 APPLICATION: Final = AppSettings(endpoints={"nl-ams": "nl.example:5000"})
 NAMES: Final = ("app/web", "open/web", "other/web", "app/none", "none/none", "NOT/valid", "single")
@@ -43,6 +43,7 @@ class World:
     own: Namespace
     key: Key
     revoked: Key
+    pusher: Key
 
     def __init__(self, settings: AppSettings = APPLICATION) -> None:
         self.settings = settings
@@ -154,6 +155,8 @@ class World:
         self.revoked = await self._key(PROJECT)
         stranger = await self._key(OTHER_PROJECT)
         self.tokens["good"] = await self.issue(self.key.access_key)
+        self.pusher = await self._key(PROJECT, "full")
+        self.tokens["pusher"] = await self.issue(self.pusher.access_key, actions=("pull", "push"))
         self.tokens["stranger"] = await self.issue(stranger.access_key)
         self.tokens["anonymous"] = await self.issue(None)
         self.tokens["nobody"] = await self.issue("SCWNOSUCHKEY00000000")
@@ -166,12 +169,12 @@ class World:
         self.tokens["forged"] = self.tokens["good"][:-4] + "AAAA"
         await self.store.keys.revoke(self.revoked.access_key)
 
-    async def _key(self, project: UUID) -> Key:
+    async def _key(self, project: UUID, permission: Permission = "read") -> Key:
         key, _ = await self.store.keys.create(
             project_id=project,
             default_project_id=project,
             organization_id=ORGANIZATION,
-            permission="read",
+            permission=permission,
         )
         return key
 
@@ -183,13 +186,14 @@ class World:
         region: str = "fr-par",
         age: int = 0,
         use: tokens.Use = "access",
+        actions: Sequence[str] = ("pull",),
     ) -> str:
         return tokens.issue(
             await self.store.keys.signing_key(),
             use,
             access_key=access_key,
             region=region,
-            scopes={("repository", name): frozenset(("pull",)) for name in names},
+            scopes={("repository", name): frozenset(actions) for name in names},
             now=int(time.time()) - age,
             seconds=3600,
         )

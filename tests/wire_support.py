@@ -42,6 +42,8 @@ class CountingLane(Lane):
 
     answered = 0
     declined = 0
+    written = 0
+    """Pushes that were answered."""
 
     def answer(self, head: bytes, peer: Peer) -> Answer | None:
         answer = super().answer(head, peer)
@@ -50,6 +52,10 @@ class CountingLane(Lane):
         else:
             self.answered += 1
         return answer
+
+    def finished(self, response: web.Response) -> tuple[bytes, bytes]:
+        self.written += 1
+        return super().finished(response)
 
 
 @asynccontextmanager

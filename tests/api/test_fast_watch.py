@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
-from distribution_support import digest_of
+from distribution_support import MANIFEST_TYPE, digest_of
 from lane_support import Stage, World, staged
-from wire_support import CountingLane, connected, serving
+from wire_support import Client, CountingLane, connected, request, serving
 
 from holdfast.api import limits
 from holdfast.api.access_log import AccessLogger
+from holdfast.api.audit import Audit
 from holdfast.api.board import Board, Layout, Row, Slot, create
 from holdfast.api.fast_watch import LaneWatch
 from holdfast.api.limits import Limits, Rates
 from holdfast.api.watch import ROUTES, Watch
 
 NO_LIMITS = Rates()
+IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -34,8 +38,12 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
 class Watched:
     """A server with or without the lane, and everything that counts around it."""
 
-    def __init__(self, world: World, rates: Rates = NO_LIMITS) -> None:
+    def __init__(
+        self, world: World, rates: Rates = NO_LIMITS, *, audit: Path | None = None
+    ) -> None:
         self.world = world
+        self._audit_path = audit
+        self.audit = None if audit is None else Audit(str(audit))
         self._memory = create(1)
         self._layout = Layout(ROUTES)
         self.slot = Slot(self._memory, 0, self._layout)
@@ -48,12 +56,13 @@ class Watched:
     ) -> int:
         world = self.world
         if fast:
-            watch = LaneWatch(slot=self.slot, limits=self.limits, log=log)
+            watch = LaneWatch(slot=self.slot, limits=self.limits, audit=self.audit, log=log)
             signing = await world.store.keys.signing_key()
             self.lane = CountingLane(world.store, world.settings, signing, watch)
 
         def around(app: web.Application) -> None:
-            Watch(world.settings, slot=self.slot, limits=self.limits).install(app)
+            watch = Watch(world.settings, slot=self.slot, limits=self.limits, audit=self.audit)
+            watch.install(app)
 
         return await stack.enter_async_context(
             serving(
@@ -70,7 +79,20 @@ class Watched:
         board = Board(self._memory, self._layout)
         return board.rows(board.sums())
 
+    def audited(self) -> list[dict[str, Any]]:
+        """The lines of the audit log, without what is new each time."""
+        assert self._audit_path is not None
+        lines = [msgspec.json.decode(line) for line in self._audit_path.read_bytes().splitlines()]
+        for line in lines:
+            line["id"] = IDENTIFIER.sub("ID", line["id"])
+            line["path"] = IDENTIFIER.sub("ID", line["path"])
+        return [
+            {k: v for k, v in line.items() if k not in ("time", "request_id")} for line in lines
+        ]
+
     def close(self) -> None:
+        if self.audit is not None:
+            self.audit.close()
         os.close(self._memory)
         os.close(self._buckets)
 
@@ -103,16 +125,38 @@ async def ask(world: World, port: int) -> list[int]:
             await client.send(world.get(path, "User-Agent: x/1", method=method, bearer=token))
             answer = await client.answer(head=method == "HEAD")
             statuses.append(int(answer[9:12]))
+        statuses += await push(world, client)
     return statuses
 
 
-def test_every_request_is_counted_once_and_alike(stage: Stage) -> None:
+async def push(world: World, client: Client) -> list[int]:
+    """An upload, one that goes wrong, and a manifest that lacks something; the statuses."""
+    statuses = []
+
+    async def ask(line: str, body: bytes = b"", *headers: str) -> bytes:
+        length = f"Content-Length: {len(body)}"
+        lines = (world.bearer("pusher"), "User-Agent: x/2", length, *headers)
+        await client.send(request(f"{line} HTTP/1.1", *lines) + body)
+        answer = await client.answer()
+        statuses.append(int(answer[9:12]))
+        return answer
+
+    for body in (b"good", b"bad"):
+        where = (await ask("POST /v2/app/web/blobs/uploads/")).partition(b"Location: ")[2]
+        place = where.partition(b"\r")[0].decode()
+        await ask(f"PATCH {place}", body)
+        await ask(f"PUT {place}?digest={digest_of(b'good')}")
+    await ask("PUT /v2/app/web/manifests/v5", b"{}", f"Content-Type: {MANIFEST_TYPE}")
+    return statuses
+
+
+def test_every_request_is_counted_once_and_alike(stage: Stage, tmp_path: Path) -> None:
     world = stage.world
 
     async def story() -> None:
-        counted = []
+        counted, audited = [], []
         for fast in (False, True):
-            watched = Watched(world)
+            watched = Watched(world, audit=tmp_path / f"audit-{fast}")
             async with AsyncExitStack() as stack:
                 statuses = await ask(world, await watched.start(stack, fast=fast))
             rows = {
@@ -122,10 +166,14 @@ def test_every_request_is_counted_once_and_alike(stage: Stage) -> None:
             counted.append((statuses, rows))
             assert sum(sum(row.buckets) for row in watched.rows().values()) == len(statuses)
             assert all(row.seconds > 0 for row in watched.rows().values())
+            audited.append(watched.audited())
             watched.close()
             if watched.lane is not None:
                 assert watched.lane.answered >= 7
+                assert watched.lane.written == 7
         assert counted[0] == counted[1]
+        assert audited[0] == audited[1]
+        assert [line["status"] for line in audited[0]] == counted[0][0][-7:]
 
     stage.run(story())
 
@@ -207,6 +255,8 @@ def test_the_access_log_has_the_same_lines(stage: Stage, caplog: pytest.LogCaptu
         fields = [record.__dict__["fields"] for record in records]
         assert all(isinstance(line["seconds"], float) for line in fields)
         assert len({line["request_id"] for line in fields}) == len(fields)
+        for line in fields:
+            line["path"] = IDENTIFIER.sub("ID", line["path"])
         written.append([{k: v for k, v in line.items() if k not in changing} for line in fields])
         assert records[0].getMessage().startswith('127.0.0.1 "GET /v2/app/web/manifests/v1 HTTP/1')
     assert written[0] == written[1]

@@ -1,0 +1,42 @@
+"""A request that came whole past aiohttp, as far as handlers look at one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+
+class WholeRequest:
+    """A request with all of its body. The names are those of ``web.Request``."""
+
+    __slots__ = ("body", "content_length", "headers", "method", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        content_length: int | None,
+    ) -> None:
+        """``headers`` are looked up in any case. ``content_length`` is None for a chunked body,
+        whose ``body`` is its content."""
+        self.method = method
+        self.path = path
+        """Raw, without the query."""
+        self.query = query
+        """Raw."""
+        self.headers = headers
+        self.body = body
+        self.content_length = content_length
+
+    @property
+    def body_exists(self) -> bool:
+        """Whether there is one, be it empty."""
+        return self.content_length != 0
+
+
+Asked = web.Request | WholeRequest
+"""What handlers get that need to know no more of a request than this."""
