@@ -42,7 +42,8 @@ def pip_of_new_environment(place: Path) -> tuple[str | Path, ...]:
     run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place.parent)
     python = place / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
-    return (*pip, "install", "--quiet")
+    # Few of the modules are ever imported, and those are compiled then.
+    return (*pip, "install", "--quiet", "--no-compile")
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,8 @@ def built(once: Once) -> tuple[Path, Path]:
     """The sdist, and the wheel that was built from it."""
 
     def make(place: Path) -> None:
-        run(sys.executable, "-m", "build", "--outdir", place, ROOT, cwd=place.parent)
+        command = ("-m", "build", "--no-isolation", "--outdir", place, ROOT)
+        run(sys.executable, *command, cwd=place.parent)
 
     out = once("dist", make)
     (sdist,) = out.glob("*.tar.gz")
