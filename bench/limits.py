@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from .wire import BUFFER_BYTES
+
 MEGA: Final = 1e6
 _SMALL: Final = os.urandom(4096)
 
@@ -169,7 +171,7 @@ def sendfile_rate(directory: Path, seconds: float) -> float:
         receiver, _ = server.accept()
 
         def receive() -> None:
-            buffer = bytearray(256 * 1024)
+            buffer = bytearray(BUFFER_BYTES)
             while receiver.recv_into(buffer):
                 pass
 

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-_BUFFER: Final = memoryview(bytearray(512 * 1024))
-"""Where the kernel puts what arrives, on any connection: it is used up before the next read. Half
-of it makes a pull of one stream slower, twice as much no faster."""
+BUFFER_BYTES: Final = 512 * 1024
+"""Half of it makes a pull of one stream slower, twice as much no faster."""
+
+_BUFFER: Final = memoryview(bytearray(BUFFER_BYTES))
+"""Where the kernel puts what arrives, on any connection: it is used up before the next read."""
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
