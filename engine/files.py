@@ -29,6 +29,10 @@ LEASE = layout.SETTING + b"lease"
 _LEASES_MAX: Final = 10_000
 """Far more snapshots than are ever made at once."""
 
+_LOOKS: Final = 2 * BLOCK_FILES
+"""Files of sessions, and such as could not be removed, that are looked after at one time: more
+than come between two times, and few enough that nobody waits for it."""
+
 
 async def last_block(txn: Transaction) -> int:
     """The last block that was ever opened, or 0."""
@@ -171,7 +175,8 @@ class Files:
         self._ids: Iterator[int] = iter(())
         self._unsettled: dict[int, set[int]] = {}
         self._given_up: set[int] = set()
-        self._lent: set[int] = set()
+        self._lent: dict[int, None] = {}
+        """In the order in which they were looked at last."""
         self._taking = asyncio.Lock()
         self._closed = False
 
@@ -221,24 +226,36 @@ class Files:
 
     async def _finished_blocks(self) -> tuple[int, ...]:
         """Blocks with nothing unsettled; what was deleted from them is gone for good."""
-        for file_id in (*self._lent, *self._given_up):
+        for file_id in (*await self._unlent(), *list(self._given_up)[:_LOOKS]):
             await self.discard(file_id)
         done = tuple(block for block, files in self._unsettled.items() if not files)
         for block in done:
             await self.threads.run(self.depot.sync_block, block)
         return done
 
+    async def _unlent(self) -> list[int]:
+        """Of the files that were lent, some that no session has any more, and no row names."""
+        lent = tuple(self._lent)[:_LOOKS]
+        nameless = await self._ledger.read(without_row, lent)
+        for file_id in set(lent).difference(nameless):
+            self.settle(file_id)
+        found = await self._scratch.read(without_session, tuple(nameless))
+        for file_id in set(nameless).difference(found):
+            self.lend(file_id)
+        return found
+
     def settle(self, file_id: int) -> None:
         """The file has a row now, or is gone."""
         self._unsettled.get(file_id // BLOCK_FILES, set()).discard(file_id)
         self._given_up.discard(file_id)
-        self._lent.discard(file_id)
+        self._lent.pop(file_id, None)
 
     def lend(self, file_id: int) -> None:
         """The file is a session's now, which any process may go on with, and end."""
         self._given_up.discard(file_id)
+        self._lent.pop(file_id, None)
         if file_id in self._unsettled.get(file_id // BLOCK_FILES, ()):
-            self._lent.add(file_id)
+            self._lent[file_id] = None
 
     async def discard(self, file_id: int) -> None:
         """Let go of a file; it is removed unless a row names it, or somebody writes it.
@@ -310,11 +327,11 @@ class Files:
     async def recover(self) -> int:
         """Remove what dead processes left without a row; says how many files that were.
 
-        Blocks with files of sessions stay open, to be looked at again; so are our own, which
-        another process may have ended, or a caller who was cancelled.
+        Blocks with files of sessions stay open, to be looked at again; so are some of our own,
+        which another process may have ended, or a caller who was cancelled.
         """
         removed = 0
-        for file_id in tuple(self._lent):
+        for file_id in await self._unlent():
             removed += await self._discard(file_id)
         blocks = await self._ledger.read_aside(open_blocks)
         for name in {name for name, _ in blocks}:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from depot_support import python, write
 from depot_support import read as contents
-from engine_support import noise, read, sha256
+from engine_support import REGION, make_namespace, noise, once, read, sha256
+from faults_support import Countdown, FailingLedger
 from race_support import Held
 from seams_support import Seams, check, orphan
 
@@ -196,3 +198,18 @@ async def test_an_upload_that_is_given_up_leaves_no_file(seams: Seams) -> None:
         await asyncio.wait([task])
         assert await seams.leaks() == ""
         assert await read(store, sha256(noise(50))) == noise(50)
+
+
+async def test_many_open_sessions_do_not_hold_up_a_new_block(seams: Seams) -> None:
+    """Whoever needs the next block of ids waits for few looks, whatever is on its way."""
+    calls = Countdown(0)
+    async with seams.store(scratch=partial(FailingLedger, fail_at=calls)) as store:
+        await make_namespace(store)
+        where = await store.locate(REGION, "app/web")
+        for number in range(BLOCK_FILES):
+            session = await store.uploads.begin(where)
+            await store.uploads.append(where, session.id, once(noise(20, number)))
+        calls.log.clear()
+        for number in range(BLOCK_FILES):
+            await store.put(noise(30, number))
+        assert calls.log == ["read"]
