@@ -157,10 +157,10 @@ def prepare(path: Path, *, create: bool) -> None:
     if found is None:
         raise NotAStore(str(path), f"{_MARK} holds no format version of holdfast")
     version = int(found[1])
-    if version > FORMAT:
+    if version != FORMAT:
+        use = "a newer one" if version > FORMAT else "an older one"
         raise NotAStore(
-            str(path),
-            f"its format is {version}, and this holdfast knows up to {FORMAT}: use a newer one",
+            str(path), f"its format is {version}, and this holdfast knows {FORMAT}: use {use}"
         )
     if not is_there(path / "ledger" / lmdb_file.NAME):
         raise lmdb_file.damaged("it is missing")

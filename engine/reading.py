@@ -48,9 +48,9 @@ async def locate_living(
 class BlobReader:
     """A blob, or a part of it: an async context manager, then an async iterable of bytes.
 
-    Entering raises NotFound, Corrupt, Invalid where ``offset`` lies behind the end,
-    StorageFailed; iterating raises Corrupt, StorageFailed. Damage that either meets is
-    remembered, and a push of the same digest heals it.
+    Entering raises NotFound, Corrupt, StorageFailed, and Invalid where ``offset`` lies behind the
+    end, or ``length`` is negative; iterating raises Corrupt, StorageFailed. Damage that either
+    meets is remembered, and a push of the same digest heals it.
     """
 
     digest: Digest
@@ -132,8 +132,11 @@ class BlobReader:
         if not 0 <= self.offset <= blob.size:
             self.release()
             raise Invalid("offset", f"{self.offset} is outside of a blob of {blob.size} bytes")
+        if self._asked is not None and self._asked < 0:
+            self.release()
+            raise Invalid("length", "must not be negative")
         rest = blob.size - self.offset
-        self.length = rest if self._asked is None else max(0, min(self._asked, rest))
+        self.length = rest if self._asked is None else min(self._asked, rest)
         if data is not None:
             self.data = data[self.offset : self.offset + self.length]
 

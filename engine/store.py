@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, Self
 from uuid import UUID
 
 from . import (
@@ -95,6 +95,14 @@ class Store:
         self._path: Path | None = None
         self._opened: Opened | None = None
         self._prompt: Prompt | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """A part of a store that was never opened. Raises Closed."""
+            if name in Store.__annotations__:
+                raise Closed
+            raise AttributeError(f"{type(self).__name__!r} has no {name!r}")
 
     @classmethod
     def open(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_support import Clock, Place, Vanished, noise, once, read, sha256, sha512, vanishing
@@ -84,13 +85,15 @@ async def test_a_part_of_a_blob(store: Store, offset: int, length: int | None) -
             assert reader.length == len(data[at:stop])
 
 
-@pytest.mark.parametrize("offset", [-1, 6])
-async def test_an_offset_outside_of_the_blob(store: Store, offset: int) -> None:
-    blob = await store.put(b"hello")
-    with pytest.raises(Invalid) as wrong:
-        async with store.get(blob.digest, offset=offset):
-            pass
-    assert wrong.value.argument == "offset"
+@pytest.mark.parametrize(("argument", "value"), [("offset", -1), ("offset", 6), ("length", -1)])
+async def test_a_part_outside_of_the_blob(store: Store, argument: str, value: int) -> None:
+    for content in (b"hello", BIG[:100_000]):
+        blob = await store.put(content)
+        more: dict[str, Any] = {argument: value * len(content)}
+        with pytest.raises(Invalid) as wrong:
+            async with store.get(blob.digest, **more):
+                pass
+        assert wrong.value.argument == argument
 
 
 async def test_a_reader_is_used_up_with_its_context(store: Store) -> None:
@@ -259,6 +262,9 @@ async def test_a_closed_store(place: Place) -> None:
     store = place.store()
     with pytest.raises(Closed):
         await store.put(b"hello")
+    with pytest.raises(Closed):
+        await store.namespaces.list("fr-par")
+    assert not hasattr(store, "nothing")
     async with store:
         await store.put(b"hello")
         namespaces = store.namespaces
