@@ -15,6 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from click.testing import CliRunner
+
+from holdfast.api.cli import holdfast
+
 WAIT_SECONDS: Final = 60
 """Until a test gives up on a process. Nothing takes this long unless it hangs."""
 
@@ -83,9 +87,9 @@ class ServerProcess:
         return "".join(self._errors)
 
     def variables(self) -> dict[str, str]:
-        """What ``holdfast env`` exports."""
-        done = command("env", "--data", str(self.data))
-        assert done.returncode == 0, done.stderr
+        """What ``holdfast env`` exports, run in this process."""
+        done = CliRunner().invoke(holdfast, ["env", "--data", str(self.data)])
+        assert done.exit_code == 0, done.output
         pairs = (line.removeprefix("export ") for line in done.stdout.splitlines())
         return dict(shlex.split(pair)[0].split("=", 1) for pair in pairs)
 

@@ -256,6 +256,13 @@ def test_smuggled_requests_are_not_answered(edge: Edge) -> None:
         request(UPLOAD, OWNER, "Content-Length: 0, 5") + inner,
         request(UPLOAD, OWNER, "X: a\n\nGET /healthz HTTP/1.1"),
         request("GET /v2/app/web/manifests/v1 HTTP/1.1", "X: a\rContent-Length: 9") + inner,
+        request(UPLOAD, OWNER, 'Transfer-Encoding: "chunked"') + chunked,
+        request(UPLOAD, OWNER, "Transfer-Encoding: \x0bchunked") + chunked,
+        request(UPLOAD, OWNER, "Transfer-Encoding: chunked;q=1") + chunked,
+        request(UPLOAD, OWNER, "Transfer-Encoding:", " chunked") + chunked,
+        request(UPLOAD, OWNER, "Content-Length: 3", "Content-Length: 3") + b"abc" + inner,
+        request(UPLOAD, OWNER, "Content-Length: 3 0") + b"abc" + inner,
+        request(UPLOAD, OWNER, "Content-Length: 0x3") + b"abc" + inner,
     )
 
     async def story() -> None:
@@ -266,6 +273,35 @@ def test_smuggled_requests_are_not_answered(edge: Edge) -> None:
                     answer = await client.rest()
                     assert answer.startswith(b"HTTP/1.0 400 ")
                     assert answer.count(b"HTTP/1.") == 1
+
+    edge.run(story())
+
+
+def test_a_request_in_a_body_of_odd_chunks_is_not_answered(edge: Edge) -> None:
+    """What another reader might take for the end of the body ends the connection here."""
+    inner = request("GET /healthz HTTP/1.1")
+    bodies = (
+        b"3\nabc\n0\n\n",
+        b"3\nabc\r\n0\r\n\r\n",
+        b"3\r\nabc\n0\r\n\r\n",
+        b"0x3\r\nabc\r\n0\r\n\r\n",
+        b"+3\r\nabc\r\n0\r\n\r\n",
+        b"0_3\r\nabc\r\n0\r\n\r\n",
+        b" 3\r\nabc\r\n0\r\n\r\n",
+        b"3;a\nb\r\nabc\r\n0\r\n\r\n",
+        b"3;a\rb\r\nabc\r\n0\r\n\r\n",
+    )
+    path = f"/v2/app/web/blobs/uploads/?digest={digest_of(b'abc')}"
+    head = request(f"POST {path} HTTP/1.1", OWNER, "Transfer-Encoding: chunked")
+
+    async def story() -> None:
+        async with edge.server() as port:
+            for body in bodies:
+                async with connected(port) as client:
+                    await client.send(head + body + inner)
+                    answer = await client.rest()
+                    assert answer[9:12] == b"400", body[:20]
+                    assert answer.count(b"HTTP/1.") == 1, body[:20]
 
     edge.run(story())
 
