@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .config import LEDGER_RESERVE_BYTES, StoreConfig
@@ -16,6 +17,30 @@ from .offload import Threads
 
 SECOND: Final = 1_000_000
 """In microseconds, the unit of all times in the ledger."""
+
+
+SPACIOUS_BYTES: Final = 8 << 30
+SPACIOUS_SECONDS: Final = 1.0
+"""Nobody writes so much in so short a time."""
+
+
+class Space:
+    """Whether a look at the disk saw so much room that for a moment nobody need look again."""
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def seen(self, spare: int) -> None:
+        """So many bytes were left beyond what was asked for."""
+        now = time.monotonic()
+        self._until = now + SPACIOUS_SECONDS if spare >= SPACIOUS_BYTES else 0.0
+
+    @property
+    def spacious(self) -> bool:
+        """Whether a little more fits for certain."""
+        return time.monotonic() < self._until
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +57,8 @@ class Core:
     clock: Callable[[], float]
     reserve_default: int = 0
     """In bytes: what ``StoreConfig.disk_reserve_bytes`` is on this disk where it is None."""
+    space: Space = field(default_factory=Space)
+    """What the last look at the disk saw."""
 
     def now(self) -> int:
         """Microseconds since 1970."""
@@ -78,7 +105,9 @@ class Core:
     def require_room(self, size: int, reserve: int) -> None:
         """Blocks for a look at the disk. Raises StorageFull if ``size`` more bytes would leave
         less than ``reserve`` of it."""
-        if self.depot.free_bytes() - size < reserve:
+        spare = self.depot.free_bytes() - size - reserve
+        self.space.seen(spare)
+        if spare < 0:
             raise StorageFull("depot")
 
 

@@ -27,6 +27,9 @@ of a worker to fit in 64 MiB."""
 VIEW_BYTES: Final = 64 * 1024
 """What comes in buffers that are used again is handed over at once, if it is so long."""
 
+SPLIT_BYTES: Final = 128 * 1024
+"""A batch of this length is written by one thread while another one computes its digests."""
+
 WRITE_BACK_BYTES: Final = 32 * 1024 * 1024
 """Synced in the background each time so much was written, so that the last sync, which the
 client waits for, has little left to do."""
@@ -50,8 +53,8 @@ class Intake:
     ) -> None:
         """A new stream; or one resumed with what was ``held`` in memory, or with a file.
 
-        ``hasher`` is None when the hashes of the bytes so far are not known here: they are then
-        read once more at the end.
+        ``hasher`` is of the bytes in the file; None when their hashes are not known here: they
+        are then read once more at the end. A file that is begun here has one of its own.
         """
         self._core = core
         self._files = core.files
@@ -106,10 +109,11 @@ class Intake:
         await self._finish_running()
         if self._writer is None:
             self.file_id, self._writer = await self._files.create()
+            self._hasher = Hasher(self._algorithms)
         batch = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held.clear()
         self._held_bytes = 0
-        self._running = asyncio.ensure_future(self._files.threads.run(self._hash_and_write, batch))
+        self._running = asyncio.ensure_future(self._take(batch))
         if self._syncing is None and self._writer.size - self._syncing_from >= WRITE_BACK_BYTES:
             self._syncing_from = self._writer.size
             self._syncing = asyncio.ensure_future(self._files.threads.run(self._sync, self._writer))
@@ -121,12 +125,35 @@ class Intake:
         if syncing is not None:
             await syncing
 
-    def _hash_and_write(self, batch: Data) -> None:
-        assert self._writer is not None
-        before = self._writer.size
-        self._append(self._writer, batch)
-        if self._hasher is not None and self._hasher.size == before:
-            self._hasher.update(batch)
+    async def _take(self, batch: Data) -> None:
+        """Write and hash a batch; a long one in two threads, since either takes its time."""
+        writer, hasher, run = self._writer, self._hasher, self._files.threads.run
+        assert writer is not None
+        if hasher is not None and hasher.size != writer.size:
+            hasher = None
+        if hasher is None or len(batch) < SPLIT_BYTES:
+            await run(self._hash_and_write, writer, batch, hasher)
+            return
+        # Both are over when this is, well or not: the batch is in use until then.
+        outcomes = await asyncio.gather(
+            run(self._check_and_write, writer, batch, hasher),
+            run(hasher.update_digests, batch),
+            return_exceptions=True,
+        )
+        for error in outcomes:
+            if error is not None:
+                # It may have seen what is not in the file.
+                self._hasher = None
+                raise error
+
+    def _hash_and_write(self, writer: Writer, batch: Data, hasher: Hasher | None) -> None:
+        self._append(writer, batch)
+        if hasher is not None:
+            hasher.update(batch)
+
+    def _check_and_write(self, writer: Writer, batch: Data, hasher: Hasher) -> None:
+        self._append(writer, batch)
+        hasher.update_checksum(batch)
 
     async def _finish_running(self) -> None:
         running, self._running = self._running, None
@@ -281,6 +308,8 @@ class Intake:
 
     async def close(self) -> None:
         """Let go of the file, which stays."""
+        if self._writer is None and self._running is None and self._syncing is None:
+            return
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._let_go)
             stack.push_async_callback(self._finish_syncing)

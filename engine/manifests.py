@@ -21,7 +21,7 @@ from . import (
 from . import tags as tag_rows
 from .blobs import Arrival, Outcome
 from .core import SECOND, Core, entropy
-from .digest import Digest, Hasher
+from .digest import Digest
 from .documents import Document
 from .errors import Corrupt, DigestMismatch, NotFound
 from .intake import Intake
@@ -180,9 +180,7 @@ class Manifests:
             if_absent=if_absent,
             guarded=tag,
         )
-        intake = Intake(
-            self._core, hasher=Hasher((digest.algorithm,)), algorithms=(digest.algorithm,)
-        )
+        intake = Intake(self._core, hasher=None, algorithms=(digest.algorithm,))
         random = entropy() + entropy()
         pushed: list[Pushed] = []
 

@@ -30,7 +30,7 @@ from .check import check_directory, check_open
 from .config import StoreConfig
 from .core import Core, entropy
 from .datadir import Opened
-from .digest import Digest, Hasher
+from .digest import Digest
 from .errors import Closed, InvalidDigest
 from .images import Images
 from .intake import Intake
@@ -201,7 +201,7 @@ class Store:
         check_root_name(root)
         wanted = None if digest is None else Digest.parse(digest)
         algorithms = (wanted.algorithm,) if wanted else ()
-        intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms)
+        intake = Intake(core, hasher=None, algorithms=algorithms)
 
         async def commit(arrival: Arrival) -> Outcome:
             return await core.grow(roots.keep, root, arrival, core.now())

@@ -97,7 +97,8 @@ class Uploads:
 
     async def _require_disk(self, size: int) -> None:
         core = self._core
-        await core.threads.run(core.require_room, size, core.reserve_bytes)
+        if size > BATCH_BYTES or not core.space.spacious:
+            await core.threads.run(core.require_room, size, core.reserve_bytes)
 
     @staticmethod
     def _view(session_id: bytes, session: Session, offset: int) -> Upload:
@@ -182,7 +183,7 @@ class Uploads:
         session, held = await self._inspect(repository, session_id)
         algorithms = (session.algorithm,)
         if not session.file_id:
-            intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms, held=held)
+            intake = Intake(core, hasher=None, algorithms=algorithms, held=held)
             return Appending(core, self._quotas, repository, session_id, session, intake)
         try:
             writer = await core.threads.acquire(core.depot.reopen, session.file_id)
@@ -306,7 +307,7 @@ class Uploads:
         core, namespace_id = self._core, repository.namespace_id
         await self._require_disk(length or 0)
         algorithms = (digest.algorithm,)
-        intake = Intake(core, hasher=Hasher(algorithms), algorithms=algorithms)
+        intake = Intake(core, hasher=None, algorithms=algorithms)
         random = entropy()
 
         async def commit(arrival: Arrival) -> Outcome:

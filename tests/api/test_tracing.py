@@ -212,7 +212,7 @@ def check_what_uploads_waited_for(collector: Collector) -> None:
     assert "ledger commit" in {step["name"] for step in small}
     assert not any("sync" in step["name"] for step in small)
     names = {step["name"] for step in large}
-    assert names >= {"ledger commit", "thread create", "thread hash_and_write", "thread sync"}
+    assert names >= {"ledger commit", "thread create", "thread check_and_write", "thread sync"}
     for parent in collector.spans:
         for step in below.get(parent["id"], ()):
             assert step["trace"] == parent["trace"]

@@ -19,7 +19,9 @@ from holdfast.engine import (
     NotFound,
     Store,
     TooLarge,
+    blobs,
 )
+from holdfast.engine.blobs import Arrival
 
 BIG = noise(3_000_000)
 
@@ -37,7 +39,7 @@ async def test_every_source_gives_the_same_blob(store: Store, tmp_path: Path, si
     path = tmp_path / "source"
     path.write_bytes(data)
     with path.open("rb") as file:
-        blobs = [
+        put = [
             await store.put(data),
             await store.put(bytearray(data)),
             await store.put(memoryview(data)),
@@ -46,8 +48,25 @@ async def test_every_source_gives_the_same_blob(store: Store, tmp_path: Path, si
             await store.put(io.BytesIO(data)),
             await store.put(once(data[:7], b"", data[7:])),
         ]
-    assert {(str(blob.digest), blob.size) for blob in blobs} == {(sha256(data), size)}
+    assert {(str(blob.digest), blob.size) for blob in put} == {(sha256(data), size)}
     assert (await store.stats()).blobs == 1
+    assert await read(store, sha256(data)) == data
+
+
+async def test_a_file_that_is_published_twice_stays(store: Store) -> None:
+    """As after a commit whose caller was cancelled, and went on with the session at once."""
+    data = noise(300_000)
+    blob = await store.put(data)
+    core = store.core
+    found = await core.ledger.read(blobs.find, blob.digest.key)
+    assert found is not None
+    sha, row = found
+    assert row.file_id
+    arrival = Arrival(
+        sha, row.size, row.checksum, None, row.file_id, verified=row.file_id, durable=True
+    )
+    assert await core.ledger.transact(blobs.publish, arrival, core.now()) == "stored"
+    await store.sweeper.run()
     assert await read(store, sha256(data)) == data
 
 
