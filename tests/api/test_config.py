@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cli_support import InProcess
 from operating_support import (
     NAMESPACES,
     SECRET,
@@ -38,16 +39,14 @@ def test_each_source_wins_over_the_next(tmp_path: Path) -> None:
         'data = "of the file"\ntoken-seconds = 100\nworkers = 3\ngrace = 5\n'
         'region = ["nl-ams"]\ncreate-namespaces = true\naccess-log = true\n',
     )
-    done = command(
+    done = InProcess(tmp_path, {}).run(
         "config",
         "--token-seconds=300",
         "--no-access-log",
-        environment={
-            "HOLDFAST_CONFIG": file,
-            "HOLDFAST_WORKERS": "2",
-            "HOLDFAST_TOKEN_SECONDS": "200",
-            "HOLDFAST_SECRET_KEY": SECRET,
-        },
+        HOLDFAST_CONFIG=file,
+        HOLDFAST_WORKERS="2",
+        HOLDFAST_TOKEN_SECONDS="200",
+        HOLDFAST_SECRET_KEY=SECRET,
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -92,7 +91,7 @@ def test_each_source_wins_over_the_next(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
     file = written(tmp_path / "holdfast.toml", text)
-    done = command("serve", f"--config={file}")
+    done = InProcess(tmp_path, {}).run("config", f"--config={file}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("holdfast: ")
     assert done.stderr.count("\n") == 1
@@ -104,7 +103,7 @@ def test_what_the_page_shows(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (shown,) = re.findall(r"```sh\nholdfast (.*)\n```", page)
     file = written(tmp_path / "holdfast.toml", example)
-    done = command(*shown.split(), environment={"HOLDFAST_CONFIG": file})
+    done = InProcess(tmp_path, {}).run(*shown.split(), HOLDFAST_CONFIG=file)
     assert (done.returncode, done.stderr) == (0, "")
     printed = tomllib.loads(done.stdout)
     given = tomllib.loads(example)
@@ -115,12 +114,13 @@ def test_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_one_that_is_too_large(tmp_path: Path) -> None:
-    done = command("config", f"--config={written(tmp_path / 'bad', 'colour = 1')}")
+    run = InProcess(tmp_path, {}).run
+    done = command("serve", f"--config={written(tmp_path / 'bad', 'colour = 1')}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = command("config", f"--config={tmp_path / 'none'}")
+    done = run("config", f"--config={tmp_path / 'none'}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "No such file" in done.stderr
-    done = command("config", f"--config={written(tmp_path / 'big', '#' * (1 << 20) + '#')}")
+    done = run("config", f"--config={written(tmp_path / 'big', '#' * (1 << 20) + '#')}")
     assert "over 1048576 bytes" in done.stderr
 
 
