@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from copies_support import finish
 from engine_model import (
     DAY,
     HOLD,
@@ -61,10 +61,6 @@ def rules_of(namespace: Namespace) -> list[RetentionRule]:
         )
         for each in namespace.rules
     ]
-
-
-async def finish(steps: AsyncIterator[Any]) -> Any:
-    return [step async for step in steps][-1]
 
 
 class Copying(Deleting):
