@@ -117,7 +117,8 @@ class Run:
         self._directory = directory
         self._progress = progress
         self._begun = time.monotonic()
-        self._due = 1.0
+        self._due = plan.profile.budget
+        """When the row that is measured should be over: later it gets no further round."""
         self.results = Results(
             profile=plan.profile.name,
             seed=plan.seed,
@@ -144,7 +145,7 @@ class Run:
                 self._measure_all(bench, self._reachable(targets))
         finally:
             self._say_disturbed()
-            self.results.seconds = round(time.monotonic() - self._begun, 1)
+            self.results.seconds = round(self._spent(), 1)
             self.results.machine["load at the end"] = f"{os.getloadavg()[0]:.1f}"
 
     def _measure_all(self, bench: Bench, targets: list[Target]) -> None:
@@ -167,21 +168,19 @@ class Run:
         if parts:
             seconds = profile.scale_seconds if workloads else profile.budget
             self._scale(bench, parts, seconds)
-        share = profile.scale_seconds / profile.budget if parts else 0.0
-        if self._workloads(bench, workloads, targets, share):
+        if self._workloads(bench, workloads, targets):
             self.results.complete = True
         self._say_fewer()
 
-    def _workloads(
-        self, bench: Bench, workloads: list[Workload], targets: list[Target], share: float
-    ) -> bool:
-        """Measure them in order; whether there was time for all."""
+    def _workloads(self, bench: Bench, workloads: list[Workload], targets: list[Target]) -> bool:
+        """Measure them in order; whether there was time for all. What is left of it they share."""
         total = sum(workload.weight for workload in workloads)
+        left = bench.profile.budget - self._spent()
         done = 0.0
         for workload in workloads:
             done += workload.weight
-            self._due = share + (1 - share) * done / total
-            if self._late():
+            self._due = bench.profile.budget - left * (1 - done / total)
+            if self._spent() > bench.profile.budget:
                 self._remark(
                     f"out of time after {bench.profile.budget:.0f} s: left out from "
                     f"{workload.name} on"
@@ -196,9 +195,9 @@ class Run:
     def _rounds(self, workload: Workload) -> int:
         return min(workload.rounds, self._plan.profile.rounds)
 
-    def _late(self, share: float = 1.0) -> bool:
-        """Whether more than this share of the time is gone."""
-        return time.monotonic() - self._begun > self._plan.profile.budget * share
+    def _spent(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._begun
 
     def _remark(self, text: str) -> None:
         self.results.remarks.append(text)
@@ -306,7 +305,7 @@ class Run:
             if problem:
                 self.failed(row, problem[0])
         for turn in range(self._rounds(workload)):
-            if turn and self._late(self._due):
+            if turn and self._spent() > self._due:
                 return
             for target in targets:
                 row = rows[target.name]

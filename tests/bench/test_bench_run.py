@@ -392,6 +392,28 @@ def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.results.remarks == ["short of time, fewer rounds of small/blob/head/miss (2 of 5)"]
 
 
+def test_what_a_start_takes_is_not_the_first_rows_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delaying = Delaying()
+
+    def measured(directory: Path, seconds: float) -> dict[str, float]:
+        delaying.late = 400.0
+        return dict.fromkeys(LIMITS, 1.0)
+
+    monkeypatch.setattr("holdfast.bench.run.time", delaying)
+    monkeypatch.setattr(limits, "measure", measured)
+    with serving(lambda method, target: (404, {}, b"")) as port:
+        target = Target(
+            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
+        )
+        profile = replace(ALONE, rounds=2, small_seconds=0.1, budget=600)
+        only = ("small/blob/head/miss", "small/manifest/miss")
+        run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Silent())
+        run.go()
+    assert [len(row.samples) for row in run.results.rows] == [2, 2]
+
+
 Command = Callable[..., tuple[int, str, str]]
 
 
