@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Final, cast
 BUFFER_BYTES: Final = 512 * 1024
 """Half of it makes a pull of one stream slower, twice as much no faster."""
 
-_BUFFER: Final = memoryview(bytearray(BUFFER_BYTES))
+_BUFFER: Final = memoryview(mmap.mmap(-1, BUFFER_BYTES + mmap.PAGESIZE))
 """Where the kernel puts what arrives, on any connection: it is used up before the next read."""
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -85,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self._chunked: bytearray | None = None
         self._until_close = False
         self._bodyless = False
+        self._at = 0
         self._keep = False
         self._kept = bytearray()
         self._hasher: Any = None
@@ -114,13 +116,18 @@ class Connection(asyncio.BufferedProtocol):
         self._writable.set()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to put what arrives."""
-        return _BUFFER
+        """Where to put what arrives.
+
+        A body goes to the offset in a page that it has in its file: else, after a head of an odd
+        length in the same read, the kernel copies at a third of the speed.
+        """
+        self._at = 0 if self._answer is None else self._answer.size % mmap.PAGESIZE
+        return _BUFFER[self._at : self._at + BUFFER_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Something arrived."""
         try:
-            self._take(_BUFFER[:nbytes])
+            self._take(_BUFFER[self._at : self._at + nbytes])
         except WireError as error:
             self.close()
             self._fail(str(error))
