@@ -220,6 +220,8 @@ def _bench(
         finally:
             shown.end()
             _report(run.results, old, out, console)
+    if all(row.void for row in run.results.rows):
+        raise click.ClickException("nothing was measured")
 
 
 def _report(
@@ -230,7 +232,7 @@ def _report(
     A run that measured nothing leaves the report of the one before alone.
     """
     if not found.rows:
-        console.print("nothing was measured: no report is written", highlight=False)
+        console.print("no report is written", highlight=False)
         return
     results.save(found, out / "report.json")
     (out / "report.html").write_text(page.render(found))

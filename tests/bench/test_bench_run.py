@@ -459,6 +459,9 @@ def test_the_command_writes_its_report_and_compares(tmp_path: Path, command: Com
         code, out, err = command(*arguments, "--compare=report/report.json")
         assert code == 0, err
         assert "against the run of" in out
+        code, out, err = command(arguments[0], "--only=small/tags/10")
+        assert (code, err) == (1, "holdfast: nothing was measured\n")
+        assert "void: small/tags/10 on mine" in out
 
 
 @pytest.mark.parametrize(
