@@ -220,16 +220,15 @@ class LaneConnection(Connection):
         """Answer a push."""
         try:
             written = await self._writes.answer(write)
-        except asyncio.CancelledError:
-            self._writes.left(write)
-            self.force_close()
-            raise
-        else:
             transport = self.transport
             gone = transport is None or transport.is_closing()
             self._writes.ended(written, gone=gone)
             if transport is not None and not gone:
                 transport.write(written.text)
+        except BaseException:
+            # There is no answer, and the client must not wait for one.
+            self.force_close()
+            raise
         finally:
             self._writing = None
             self._open -= 1

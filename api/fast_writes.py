@@ -141,7 +141,18 @@ class Writes:
         return Write(gathering, peer, caller, repository)
 
     async def answer(self, write: Write) -> Written:
-        """Do what is asked for, in a context of its own. Raises nothing but CancelledError."""
+        """Do what is asked for, in a context of its own.
+
+        Raises CancelledError, and what a mistake of ours raises; either is told as an end without
+        an answer.
+        """
+        try:
+            return await self._answer(write)
+        except BaseException:
+            self.ended(self._written(write, 0, 0, b"", self._lane.name()), gone=True)
+            raise
+
+    async def _answer(self, write: Write) -> Written:
         if self._watcher is not None and self._watcher.traces:
             write.steps = Steps()
             WAITS.set(write.steps)
@@ -164,10 +175,6 @@ class Writes:
         """The answer is about to be sent, or its client is gone."""
         if self._watcher is not None:
             self._watcher.wrote(written, gone=gone)
-
-    def left(self, write: Write) -> None:
-        """It was cancelled: there is no answer."""
-        self.ended(self._written(write, 0, 0, b"", self._lane.name()), gone=True)
 
     def _written(
         self, write: Write, status: int, content: int, text: bytes, request_id: bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -350,6 +351,30 @@ def test_a_stop_waits_for_the_push_that_runs_and_then_ends_it(
             assert await client.rest() == b""
 
     stage.run(story())
+
+
+def test_a_mistake_of_ours_ends_the_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no answer, nobody waits for one; the loop says what it was."""
+    world = stage.world
+    said: list[Any] = []
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: said.append(told))
+        async with connected(world.ports[1]) as client:
+            await begun(world, client)
+            monkeypatch.setattr(world.lane, "finished", broken)
+            await client.send(push(world, f"POST /v2/{NAME}/blobs/uploads/"))
+            assert await client.rest() == b""
+        gc.collect()
+
+    stage.run(story())
+    (told,) = said
+    assert isinstance(told["exception"], ZeroDivisionError)
 
 
 def test_rights_that_end_between_two_requests(stage: Stage) -> None:
