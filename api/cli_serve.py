@@ -134,7 +134,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         "--fast-path/--no-fast-path",
         envvar="HOLDFAST_FAST_PATH",
         default=True,
-        help="Answer small reads without going through the whole HTTP stack.  [default: on]",
+        help="Answer small reads and pushes without going through the whole HTTP stack."
+        "  [default: on]",
     ),
     click.option(
         "--compression",
