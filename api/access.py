@@ -54,7 +54,7 @@ class Unauthenticated(Exception):
                 "malformed": "the credentials are malformed",
                 "not_found": "the secret belongs to no key",
                 "expired": "the key has expired",
-                "token": "the token is not valid, or not any more",  # nosec # a message
+                "token": "the token is not valid, or not any more",  # nosec B105 # a message
             }[reason]
         )
         self.advice = "insufficient_scope" if reason == "token" else ""

@@ -18,7 +18,7 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 
 VARIABLES: Final[Mapping[str, str]] = {
     "api_url": "SCW_API_URL",
-    "secret_key": "SCW_SECRET_KEY",  # nosec # a variable's name
+    "secret_key": "SCW_SECRET_KEY",  # nosec B105 # a variable's name
     "default_project_id": "SCW_DEFAULT_PROJECT_ID",
     "default_region": "SCW_DEFAULT_REGION",
 }

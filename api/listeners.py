@@ -81,7 +81,7 @@ class Listeners:
             return False
         if endpoint.port in self.ports():
             return False
-        wildcard = self.address.host in {"0.0.0.0", "::"}  # nosec # noqa: S104 - compared
+        wildcard = self.address.host in {"0.0.0.0", "::"}  # nosec B104 # noqa: S104 - compared
         if wildcard and not _is_local(endpoint):
             return False
         try:

@@ -28,7 +28,7 @@ _ALPHABET: Final = string.ascii_uppercase + string.digits
 
 VARIABLES: Final = {
     "access_key": "HOLDFAST_ACCESS_KEY",
-    "secret_key": "HOLDFAST_SECRET_KEY",  # nosec # a variable's name
+    "secret_key": "HOLDFAST_SECRET_KEY",  # nosec B105 # a variable's name
     "project_id": "HOLDFAST_PROJECT_ID",
     "organization_id": "HOLDFAST_ORGANIZATION_ID",
 }

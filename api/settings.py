@@ -100,7 +100,7 @@ class Address:
 
     def reachable(self) -> Address:
         """The same for a client on this machine: a wildcard becomes the loopback address."""
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec # noqa: S104 - read, not bound
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104 # noqa: S104 - read, not bound
         return Address(loopback.get(self.host, self.host), self.port)
 
 

@@ -41,7 +41,7 @@ async def answer_get(request: web.Request, gate: Gate) -> web.Response:
     """The GET form: query ``service``, ``scope`` (repeated), ``offline_token``; Basic optional."""
     query = parse_query(request.rel_url.raw_query_string, form=True)
     credentials = credentials_of(request)
-    secret = ""  # nosec # none yet
+    secret = ""  # nosec B105 # none yet
     if credentials is not None:
         scheme, value = credentials
         if scheme != "basic":
@@ -109,7 +109,7 @@ async def _tokens(
     answer: dict[str, Any] = {
         "token": access,
         "access_token": access,
-        "token_type": "Bearer",  # nosec # a scheme
+        "token_type": "Bearer",  # nosec B105 # a scheme
         "scope": tokens.format_scopes(granted),
         "expires_in": seconds,
         "issued_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

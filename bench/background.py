@@ -26,6 +26,7 @@ from .servers import REGION
 from .tagging import tag
 
 SECONDS_MAX: Final = 3600.0
+METRICS_BYTES_MAX: Final = 1 << 20
 _ROOT: Final = "bench-garbage"
 _CALLERS: Final = 64
 _TAGGERS: Final = 100
@@ -80,8 +81,8 @@ def set_tags(directory: Path, repository: str, count: int) -> None:
 def progress(metrics: str) -> Work:
     """What the server with these metrics says. Raises MeasureFailed."""
     try:
-        with urllib.request.urlopen(metrics, timeout=10) as answer:  # nosec # noqa: S310 - ours
-            lines = answer.read().decode().splitlines()
+        with urllib.request.urlopen(metrics, timeout=10) as answer:  # nosec B310 # noqa: S310 - ours
+            lines = answer.read(METRICS_BYTES_MAX).decode().splitlines()
         values = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
         return Work(
             swept=int(values["holdfast_sweep_entries_total"]),

@@ -22,7 +22,7 @@ from .run import CannotRun, Plan, Run, workspace
 from .servers import Peer, installed
 from .targets import Target
 
-PASSWORD_VARIABLE = "HOLDFAST_BENCH_PASSWORD"  # nosec # noqa: S105 - the name of a variable
+PASSWORD_VARIABLE = "HOLDFAST_BENCH_PASSWORD"  # nosec B105 # noqa: S105 - a variable
 TRACE_LIMIT = 20_000
 
 WIDTH = 170

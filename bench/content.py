@@ -141,7 +141,7 @@ class Content:
 
     def chance(self, key: str) -> random.Random:
         """A source of randomness for one purpose."""
-        return random.Random(f"{self._seed}/{key}")  # nosec # noqa: S311 - repeatable, not secret
+        return random.Random(f"{self._seed}/{key}")  # nosec B311 # noqa: S311 - no secret
 
     def _pool(self, compressible: bool) -> bytes:
         if compressible:

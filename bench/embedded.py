@@ -188,7 +188,7 @@ class Trial:
         self.path = path_of(Path(task.directory), size)
         self._task = task
         self._say = say
-        self._chance = random.Random(f"{task.seed}/{size}")  # nosec # noqa: S311 - no secret
+        self._chance = random.Random(f"{task.seed}/{size}")  # nosec B311 # noqa: S311 - no secret
         self._serial = 0
         self._digests: list[str] = []
         self._rival = SqliteBlobs(self.path.with_suffix(".db"))

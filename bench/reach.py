@@ -64,7 +64,7 @@ def reach(url: str, repository: str, login: Login, *, others: tuple[str, ...] = 
     """
     site = _site(url)
 
-    def found(authorization: str, token_target: str = "") -> Reach:  # nosec # none
+    def found(authorization: str, token_target: str = "") -> Reach:  # nosec B107 # none
         return Reach(site.host, site.port, site.tls, repository, authorization, token_target)
 
     status, headers, _ = site.get("/v2/")

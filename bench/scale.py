@@ -44,6 +44,9 @@ PARTS: Final = ("engine", "start", "manage")
 PAGE_SECONDS: Final = 0.1
 """One measurement of one order of one list."""
 
+ANSWER_BYTES_MAX: Final = 64 << 20
+"""Of one page; a longer one is cut, and then no JSON."""
+
 _BASE: Final = f"/registry/v1/regions/{REGION}"
 _GROUP: Final = "cost against the size of the store (Holdfast alone)"
 _ORDERS: Final = ("created_at_asc", "created_at_desc", "name_asc", "name_desc")
@@ -307,10 +310,10 @@ def _get(target: Target, path: str, *, right: int = 200) -> bytes:
         target.url + path, headers={"X-Auth-Token": target.login.password}
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # nosec # noqa: S310
-            status, body = answer.status, answer.read()
+        with urllib.request.urlopen(request, timeout=30) as answer:  # nosec B310 # noqa: S310
+            status, body = answer.status, answer.read(ANSWER_BYTES_MAX)
     except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
+        status, body = error.code, error.read(ANSWER_BYTES_MAX)
     except OSError as error:
         raise MeasureFailed(f"{target.name} does not answer: {error}") from error
     if status != right:
