@@ -206,9 +206,13 @@ def test_a_client_that_leaves_is_counted_so(stage: Stage) -> None:
     [(Rates(address=1), "address"), (Rates(key=1), "key")],
     ids=["address", "key"],
 )
-def test_who_is_over_a_limit_is_told_so(stage: Stage, rates: Rates, kind: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_is_over_a_limit_is_told_so(stage: Stage, rates: Rates, kind: str, method: str) -> None:
     world = stage.world
-    sent = world.get("/v2/app/web/manifests/v1")
+    sent, right = world.get("/v2/app/web/manifests/v1"), b"HTTP/1.1 200 "
+    if method == "POST":
+        line = "POST /v2/app/web/blobs/uploads/ HTTP/1.1"
+        sent, right = request(line, world.bearer("pusher"), "Content-Length: 0"), b"HTTP/1.1 202 "
 
     async def story() -> None:
         watched = Watched(world, rates)
@@ -219,14 +223,14 @@ def test_who_is_over_a_limit_is_told_so(stage: Stage, rates: Rates, kind: str) -
                 for _ in range(limits.BURST_MIN + 2):
                     await client.send(sent)
                     answers.append(await client.answer())
-        good = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
+        good = [answer for answer in answers if answer.startswith(right)]
         assert len(good) == limits.BURST_MIN
         for answer in answers[len(good) :]:
             assert answer.startswith(b"HTTP/1.1 429 ")
             assert b"\r\nRetry-After: " in answer
         assert watched.lane is not None
-        assert watched.lane.answered == limits.BURST_MIN
-        refused = [row.requests.get(("GET", "4xx"), 0) for row in watched.rows().values()]
+        assert watched.lane.answered + watched.lane.written == limits.BURST_MIN
+        refused = [row.requests.get((method, "4xx"), 0) for row in watched.rows().values()]
         assert sum(refused) == 2
         watched.close()
 

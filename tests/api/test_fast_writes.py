@@ -264,6 +264,31 @@ def test_a_request_that_comes_while_a_push_runs_waits(stage: Stage) -> None:
     stage.run(story())
 
 
+def test_answers_come_in_the_order_of_requests(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the second one could be answered first."""
+    world, uploads = stage.world, stage.world.store.uploads
+    real, may_end = uploads.begin, asyncio.Event()
+
+    async def late(*args: Any, **options: Any) -> Any:
+        await may_end.wait()
+        return await real(*args, **options)
+
+    async def story() -> None:
+        async with connected(world.ports[1]) as client:
+            monkeypatch.setattr(uploads, "begin", late)
+            await client.send(push(world, f"POST /v2/{NAME}/blobs/uploads/"))
+            for _ in range(3):
+                await client.send(world.get(f"/v2/{NAME}/manifests/v1"))
+            asyncio.get_running_loop().call_later(0.05, may_end.set)
+            answers = [await client.answer() for _ in range(4)]
+        assert [answer[9:12] for answer in answers] == [b"202", b"200", b"200", b"200"]
+        assert world.lane.written == 1
+
+    stage.run(story())
+
+
 def test_what_comes_slowly_is_left_to_the_plain_path(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

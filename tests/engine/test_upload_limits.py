@@ -27,10 +27,13 @@ from holdfast.engine import (
     QuotaExceeded,
     Repository,
     SizeMismatch,
+    StorageFull,
     Store,
     TooLarge,
     Upload,
 )
+from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.memory_depot import MemoryDepot
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
@@ -74,6 +77,35 @@ async def test_limits(place: Place) -> None:
                 await call
         with pytest.raises(InvalidDigest):
             await store.uploads.begin(where, algorithm="md5")
+
+
+async def test_the_reserve_of_the_disk_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that saw much room spares small uploads the next one; no other look does."""
+    reserve, spare = 1 << 20, 0
+    for kind in (DiskDepot, MemoryDepot):
+        monkeypatch.setattr(kind, "free_bytes", lambda _: reserve + spare)
+    async with place.store(disk_reserve_bytes=reserve) as store:
+        await make_namespace(store)
+
+        async def put(data: bytes) -> None:
+            where = await store.locate(REGION, "app/web")
+            await store.uploads.put(where, sha256(data), once(data), length=len(data))
+
+        spare = len(BIG)
+        await put(SMALL)
+        spare = 0
+        with pytest.raises(StorageFull):
+            await put(noise(101))
+        spare = 9 << 30
+        await put(noise(102))
+        spare = 0
+        await put(noise(103))
+        with pytest.raises(StorageFull):
+            await put(BIG)
+        with pytest.raises(StorageFull):
+            await put(noise(104))
 
 
 async def test_a_quota_counts_open_uploads(store: Store) -> None:
