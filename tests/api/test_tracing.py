@@ -27,7 +27,10 @@ from operating_support import (
 from server_support import WAIT_SECONDS, command
 
 from holdfast.api.logs import AccessLine
+from holdfast.api.pace import Pace
+from holdfast.api.steps import Steps
 from holdfast.api.tracing import Ended, Traces
+from holdfast.engine import WAITS
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -231,6 +234,17 @@ def ended(**more: Any) -> Ended:
     }  # fmt: skip
     rest = {key: more.pop(key) for key in ("gone", "parent", "state") if key in more}
     return Ended(AccessLine(**{**line, **more}), "manifest", "https", **{"gone": False, **rest})
+
+
+async def test_a_wait_for_the_client_is_told() -> None:
+    steps = Steps()
+    WAITS.set(steps)
+    pace = Pace()
+    for _ in range(2):
+        await pace.within(asyncio.sleep(0.001))
+    (step,) = steps
+    assert (step.what, step.count) == ("client", 2)
+    assert 0 < step.seconds < step.ended - step.begun + 0.001
 
 
 async def test_whatever_clients_write_is_taken() -> None:
