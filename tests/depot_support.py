@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,12 @@ def read(depot: Depot, file_id: int) -> bytes:
 def descriptors() -> int:
     """How many files this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def descriptors_before() -> int:
+    """As ``descriptors``, when what earlier tests left to the collector has gone."""
+    gc.collect()
+    return descriptors()
 
 
 def python(script: str, *arguments: str, wrapper: tuple[str, ...] = ()) -> str:

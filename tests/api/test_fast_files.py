@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from depot_support import descriptors, descriptors_before
 from distribution_support import digest_of
 from lane_support import FILE, Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
@@ -148,7 +149,7 @@ def test_clients_that_vanish_leave_nothing_open(stage: Stage, manner: str) -> No
     async def story() -> None:
         sent = await big(world)
         _, fast = world.ports
-        before = descriptors()
+        before = descriptors_before()
         for number in range(6):
             async with connected(fast) as client:
                 await client.send(sent)
@@ -159,10 +160,6 @@ def test_clients_that_vanish_leave_nothing_open(stage: Stage, manner: str) -> No
 
     stage.run(story())
     assert world.lane.answered == 6
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def at_most(count: int) -> None:
@@ -177,7 +174,7 @@ def test_one_that_takes_nothing_is_given_up(stage: Stage, monkeypatch: pytest.Mo
     world = stage.world
 
     async def story() -> None:
-        before = descriptors()
+        before = descriptors_before()
         sent = await big(world)
         # All that is left is the file, and later the client's own socket.
         await at_most(before + 1)
@@ -294,7 +291,7 @@ def test_many_files_do_not_stay_open(stage: Stage, monkeypatch: pytest.MonkeyPat
     world = stage.world
 
     async def story() -> None:
-        before = descriptors()
+        before = descriptors_before()
         for number in range(10):
             data = BIG[number : number + 50_000]
             digest = await world.blob("app/web", data)

@@ -213,7 +213,7 @@ def test_whatever_is_pushed_is_answered_alike(stage: Stage) -> None:
 
     stage.run(world.blob(NAME, CONFIG))
     check()
-    assert world.lane.written > 70 + 15, "it must not decline everything"
+    assert world.lane.written > 70, "it must not decline everything but the beginnings"
 
 
 def test_a_chunk_that_is_none(stage: Stage) -> None:

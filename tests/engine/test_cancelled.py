@@ -7,7 +7,6 @@ finds nothing wrong, nobody finds a session in use, and the same call can be mad
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 from copies_support import names
-from depot_support import descriptors
+from depot_support import descriptors, descriptors_before
 from engine_support import (
     ORGANIZATION,
     PROJECT,
@@ -343,8 +342,7 @@ async def export_and_import(scene: Scene) -> Call:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_that_is_cancelled_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
-    gc.collect()  # what an earlier test left to the collector is not to go meanwhile
-    before = descriptors()
+    before = descriptors_before()
     async with Place("disk", tmp_path, Clock()).store() as store:
         await make_namespace(store)
         await store.put(LAYER)

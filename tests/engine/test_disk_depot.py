@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from depot_support import descriptors, python, read, write
+from depot_support import descriptors, descriptors_before, python, read, write
 
 from holdfast.engine.disk_depot import DiskDepot
 from holdfast.engine.errors import Busy, NotFound, StorageFailed
@@ -184,7 +184,7 @@ def test_a_file_replaced_before_the_lock_is_not_written(
         lock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", meddle)
-    before = descriptors()
+    before = descriptors_before()
     with pytest.raises(NotFound):
         depot.reopen(1)
     assert descriptors() == before
@@ -193,7 +193,7 @@ def test_a_file_replaced_before_the_lock_is_not_written(
 @pytest.mark.parametrize("how", ["create", "reopen", "open"])
 def test_what_is_forgotten_is_closed_and_told(depot: DiskDepot, how: str) -> None:
     write(depot, 1, b"x")
-    before = descriptors()
+    before = descriptors_before()
     with pytest.warns(ResourceWarning, match="was not closed"):
         forget(depot, how)
     assert descriptors() == before
@@ -210,7 +210,7 @@ def forget(depot: DiskDepot, how: str) -> None:
 
 
 def test_no_descriptor_is_left_open(depot: DiskDepot) -> None:
-    before = descriptors()
+    before = descriptors_before()
     for file_id in range(20):
         write(depot, file_id, b"x")
     list(depot.files(0))

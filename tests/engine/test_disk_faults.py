@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from depot_support import descriptors, python, read, write
+from depot_support import descriptors, descriptors_before, python, read, write
 from support import unavailable
 
 from holdfast.engine import disk_file
@@ -48,7 +48,7 @@ def test_a_file_in_the_place_of_a_directory(root: Path, depot: DiskDepot, place:
 
 def test_a_directory_in_the_place_of_a_file(root: Path, depot: DiskDepot) -> None:
     (root / BIG_PATH).mkdir(parents=True)
-    before = descriptors()
+    before = descriptors_before()
     for call in (depot.open, depot.reopen, depot.delete):
         with pytest.raises(StorageFailed) as caught:
             call(BIG_ID)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from depot_support import descriptors
+from depot_support import descriptors, descriptors_before
 from engine_support import (
     REGION,
     Clock,
@@ -183,7 +183,7 @@ async def test_a_ledger_that_was_cut_off(tmp_path: Path, left: float) -> None:
             await store.put(noise(10_000, number))
     ledger = data / "ledger" / "data.mdb"
     os.truncate(ledger, int(left * ledger.stat().st_size) if left < 1 else int(left))
-    before = descriptors()
+    before = descriptors_before()
     with pytest.raises(Corrupt, match=r"ledger/data\.mdb .*`holdfast restore`") as damaged:
         await Store.open(data).start()
     assert (damaged.value.kind, damaged.value.name) == ("file", "ledger/data.mdb")
@@ -256,7 +256,7 @@ async def test_an_opening_that_fails_leaves_nothing_open(tmp_path: Path, wrong: 
         pass
     (data / wrong).rename(tmp_path / "aside")
     (data / wrong).write_bytes(b"a file in the place of a directory")
-    before = descriptors()
+    before = descriptors_before()
     for _ in range(3):
         with pytest.raises(Unusable) as refused:
             await Store.open(data).start()
