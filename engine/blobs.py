@@ -15,12 +15,24 @@ import msgspec
 from . import claims, layout, records
 from .digest import Digest
 from .errors import Corrupt, NotFound
-from .ledger import Transaction, after
+from .ledger import Rows, Transaction, after
 from .records import INLINE, PLAIN, Blob, File, get_payload, load, put_payload, save
 
 _STEP: Final = 1000
+_CONTENT_STEP: Final = 100
+"""At most 6 MiB of rows."""
 
 Outcome = Literal["stored", "kept", "recheck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What says of itself that it is a blob's: for one whose row cannot be read."""
+
+    files: tuple[int, ...]
+    """Ids of files."""
+    contents: tuple[int, ...]
+    """Times of content in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +54,8 @@ class Arrival:
     """File id of an existing copy that the caller has just verified, or 0."""
     durable: bool = False
     """Whether the file was synced."""
-    traces: tuple[int, ...] | None = None
-    """Files of a blob whose row cannot be read (``files_of``); None: nobody has looked."""
+    traces: Traces | None = None
+    """What is left of a blob whose row cannot be read; None: nobody has looked."""
 
 
 async def find(txn: Transaction, digest_key: bytes) -> tuple[bytes, Blob] | None:
@@ -96,7 +108,7 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
             await alias(txn, arrival.sha256, old, arrival.alias)
             return "stored"
         if old.place == INLINE:
-            good = await inline_content(txn, arrival.sha256) is not None
+            good = await inline_content(txn, arrival.sha256, old) is not None
         elif old.file_id == arrival.verified:
             good = True
         else:
@@ -111,39 +123,54 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
     return "stored"
 
 
-async def files_of(txn: Transaction, sha: bytes) -> tuple[int, ...]:
-    """Files that say of themselves that they are the blob's: for one whose row cannot be read.
+async def rows_after(txn: Transaction, last: bytes, limit: int) -> Rows:
+    """The rows of at most ``limit`` blobs behind a sha256, in order; none: there are no more."""
+    found: Rows = []
+    start = after(layout.BLOB + last) if last else layout.BLOB
+    while len(found) < limit and (rows := await txn.scan(start, after(layout.BLOB), limit=limit)):
+        found += [row for row in rows if layout.kind(row[0]) == layout.BLOB]
+        # Behind the last group, of which there may be much more: a blob's row is the first of it.
+        start = after(rows[-1][0][: layout.BLOB_KEY_BYTES])
+    return found[:limit]
 
-    Linear in the number of all files.
-    """
-    found: list[int] = []
+
+async def traces_of(txn: Transaction, sha: bytes) -> Traces:
+    """What is left of a blob whose row cannot be read. Linear in the number of all blobs."""
+    files: list[int] = []
     start = layout.FILE
     while rows := await txn.scan(start, after(layout.FILE), limit=_STEP):
         for key, file in records.readable(File, rows):
             if file.sha == sha:
-                found.append(layout.at(key, 1))
+                files.append(layout.at(key, 1))
         start = rows[-1][0] + b"\0"
-    return tuple(found)
+    contents: list[int] = []
+    start = layout.INLINE
+    while rows := await txn.scan(start, after(layout.INLINE), limit=_CONTENT_STEP):
+        contents += [layout.at(key, 1) for key, _ in rows if key.endswith(sha)]
+        start = rows[-1][0] + b"\0"
+    return Traces(tuple(files), tuple(contents))
 
 
-async def _rebuilt(txn: Transaction, arrival: Arrival, traces: tuple[int, ...], now: int) -> Blob:
+async def _rebuilt(txn: Transaction, arrival: Arrival, traces: Traces, now: int) -> Blob:
     """A damaged old copy, as the other rows tell of it: its own cannot be read.
 
     Its size is that of what arrived, since these are the same bytes.
     """
     sha = arrival.sha256
-    inline = await txn.get(layout.INLINE + sha) is not None
+    times = [
+        time for time in traces.contents if await txn.get(layout.content(time, sha)) is not None
+    ]
     blob = Blob(
         size=arrival.size,
         checksum=b"",
-        place=INLINE if inline else PLAIN,
+        place=INLINE if times else PLAIN,
         file_id=0,
-        stored=arrival.size if inline else 0,
-        created=now,
+        stored=arrival.size if times else 0,
+        created=times[0] if times else now,
         aliases=await _aliases(txn, sha),
         damaged=now,
     )
-    for file_id in traces:
+    for file_id in traces.files:
         file = await load(txn, File, layout.FILE + layout.number(file_id))
         if file is not None and file.sha == sha:
             blob = msgspec.structs.replace(blob, file_id=file_id, stored=file.stored)
@@ -152,7 +179,7 @@ async def _rebuilt(txn: Transaction, arrival: Arrival, traces: tuple[int, ...], 
 
 async def _aliases(txn: Transaction, sha: bytes) -> tuple[bytes, ...]:
     """Digest keys by which some of the owners of a blob know it."""
-    prefix = layout.REFERENCE + sha
+    prefix = layout.references(sha)
     found: dict[bytes, None] = {}
     for key, _ in await txn.scan(prefix, after(prefix), limit=_STEP):
         try:
@@ -163,10 +190,10 @@ async def _aliases(txn: Transaction, sha: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-async def inline_content(txn: Transaction, sha: bytes) -> bytes | None:
+async def inline_content(txn: Transaction, sha: bytes, blob: Blob) -> bytes | None:
     """The content of a small blob, or None where its row is missing or damaged."""
     try:
-        return await get_payload(txn, layout.INLINE + sha)
+        return await get_payload(txn, layout.content(blob.created, sha))
     except Corrupt:
         return None
 
@@ -197,7 +224,7 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
     await save(txn, layout.BLOB + arrival.sha256, blob)
     await alias(txn, arrival.sha256, blob, arrival.alias)
     if arrival.content is not None:
-        await put_payload(txn, layout.INLINE + arrival.sha256, arrival.content)
+        await put_payload(txn, layout.content(blob.created, arrival.sha256), arrival.content)
     else:
         file = File(arrival.sha256, arrival.size)
         await save(txn, layout.FILE + layout.number(arrival.file_id), file)
@@ -208,7 +235,7 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
         await txn.delete(layout.DAMAGED + arrival.sha256)
         await doom(txn, old.file_id)
         if old.place == INLINE and not inline:
-            await txn.delete(layout.INLINE + arrival.sha256)
+            await txn.delete(layout.content(old.created, arrival.sha256))
     stored = blob.stored - (old.stored if old else 0)
     await txn.add(layout.counter(layout.STORED_BYTES), stored)
 
@@ -261,7 +288,7 @@ async def remove(txn: Transaction, sha: bytes, blob: Blob) -> None:
     for alias in blob.aliases:
         await txn.delete(layout.ALIAS + alias)
     if blob.place == INLINE:
-        await txn.delete(layout.INLINE + sha)
+        await txn.delete(layout.content(blob.created, sha))
     await doom(txn, blob.file_id)
     await txn.add(layout.counter(layout.BLOBS), -1)
     await txn.add(layout.counter(layout.BLOB_BYTES), -blob.size)
@@ -270,7 +297,7 @@ async def remove(txn: Transaction, sha: bytes, blob: Blob) -> None:
 
 async def needed(txn: Transaction, sha: bytes) -> bool:
     """Whether anybody links or holds the blob."""
-    prefix = layout.REFERENCE + sha
+    prefix = layout.references(sha)
     return bool(await txn.scan(prefix, after(prefix), limit=1))
 
 

@@ -25,7 +25,7 @@ async def blobs(look: Look) -> None:
             row = layout.ALIAS + alias
             if await look.lacks(row):
                 look.say("blob", name, f"its alias {digest_name(alias)} is missing")
-        needed = await look.any(layout.REFERENCE + sha)
+        needed = await look.any(layout.references(sha))
         if needed and blob.damaged:
             look.say("blob", name, "it is in quarantine; push it again")
         if bool(blob.damaged) == await look.lacks(layout.DAMAGED + sha):
@@ -38,7 +38,7 @@ async def blobs(look: Look) -> None:
 
 
 async def _place(look: Look, sha: bytes, blob: Blob, name: str) -> None:
-    row = layout.INLINE + sha
+    row = layout.content(blob.created, sha)
     if blob.place == INLINE:
         value = await look.value(row)
         if value is None:
@@ -61,10 +61,13 @@ async def _place(look: Look, sha: bytes, blob: Blob, name: str) -> None:
 async def belongings(look: Look) -> None:
     """Every row that belongs to a blob has one that says so too."""
     async for key, _ in look.rows(layout.INLINE):
-        blob = await look.load(Blob, layout.BLOB + key[1:])
+        sha = key[-SHA_BYTES:]
+        blob = await look.load(Blob, layout.BLOB + sha)
+        if blob is None and not await look.lacks(layout.BLOB + sha):
+            continue
         # A blob in a file was told of its content already.
-        if blob is None and await look.lacks(layout.BLOB + key[1:]):
-            look.say("blob", blob_name(key[1:]), "content without a blob")
+        if blob is None or blob.created != layout.at(key, 1):
+            look.say("blob", blob_name(sha), "content without a blob")
     async for key, sha in look.rows(layout.ALIAS):
         blob = await look.load(Blob, layout.BLOB + sha)
         if blob is None and not await look.lacks(layout.BLOB + sha):

@@ -15,7 +15,6 @@ from .records import Blob, Claim, Image
 
 _KINDS: Final = ((CONTENT, "content"), (BODY, "bodies"), (CHILD, "children"))
 _INTEREST: Final = {layout.CONTENT: "content", layout.KEPT: "kept", layout.HELD: "held"}
-_OWNER_AT: Final = 1 + SHA_BYTES + 1 + 2 * ID_BYTES
 
 
 async def recounts(look: Look) -> None:
@@ -26,12 +25,18 @@ async def recounts(look: Look) -> None:
         known = not look.spoiled(layout.NEEDS + image.key)
         needed = await _needed(look, image.key) if known else None
         size = 0
-        async for key, claim in look.records(Claim, layout.CLAIM + image.key):
+        async for key, _ in look.rows(layout.claimed(image.key)):
             sha = key[-SHA_BYTES:]
+            claim = await look.load(Claim, layout.claim(image.key, sha))
+            if claim is None:
+                if await look.lacks(layout.claim(image.key, sha)):
+                    name = f"{blob_name(sha)} of image {image_name(image)}"
+                    look.say("claim", name, "it is listed, and does not exist")
+                continue
             size += claim.size if claim.content else 0
             if needed is not None:
                 _compare(look, image, sha, claim, needed)
-        if look.spoiled(layout.CLAIM + image.key):
+        if look.spoiled_kind(layout.CLAIM, image.key) or look.spoiled(layout.claimed(image.key)):
             continue
         for kind, sha in needed or ():
             name = f"{blob_name(sha)} of image {image_name(image)}"
@@ -65,8 +70,7 @@ def _compare(
 
 async def claims(look: Look) -> None:
     """Every claim is of a known owner on a known blob, and has exactly its other rows."""
-    async for key, claim in look.records(Claim, layout.CLAIM):
-        owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
+    async for owner_key, sha, claim in look.claims():
         name = f"{blob_name(sha)} of {id_name(owner_key)}"
         look.totals[layout.counter(layout.HOLDS)] += claim.hold > 0
         blob = await look.load(Blob, layout.BLOB + sha)
@@ -84,15 +88,25 @@ async def claims(look: Look) -> None:
             if not look.lost(owner_key):
                 look.say("claim", name, "its owner does not exist")
             continue
-        if owner.project == layout.ZERO_ID and (claim.content, claim.children) != (0, 0):
+        await _follows(look, owner, sha, claim, name)
+
+
+async def _follows(look: Look, owner: Owner, sha: bytes, claim: Claim, name: str) -> None:
+    """The rows and numbers that follow from a claim."""
+    if owner.is_root:
+        look.totals[layout.counter(layout.ROOT_BLOBS, owner.key)] += 1
+        if (claim.content, claim.children) != (0, 0):
             look.say("claim", name, "a root has no manifests")
-        for kind in _implied(claim):
-            row = layout.reference(sha, kind, owner.project, owner.namespace, owner_key)
-            await look.expect(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
-        if claim.hold:
-            row = layout.expiry(claim.hold, owner_key, sha)
-            place = owner.project + owner.namespace
-            await look.expect(row, place, "hold", name, "the row that ends it")
+    else:
+        row = layout.claimed(owner.key, sha)
+        await look.expect(row, b"", "claim", name, "its row in the list of its image")
+    for kind in _implied(claim):
+        row = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
+        await look.expect(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
+    if claim.hold:
+        row = layout.expiry(claim.hold, owner.key, sha)
+        place = owner.project + owner.namespace
+        await look.expect(row, place, "hold", name, "the row that ends it")
 
 
 def _implied(claim: Claim) -> set[bytes]:
@@ -110,23 +124,24 @@ async def references(look: Look) -> None:
     group = b""
     size = 0
     places: set[tuple[bytes, bytes]] = set()
-    async for key, _ in look.rows(layout.REFERENCE):
-        sha, kind = key[1 : 1 + SHA_BYTES], key[1 + SHA_BYTES : 2 + SHA_BYTES]
+    async for key, _ in look.of_blobs(layout.REFERENCE):
+        sha = key[1 : layout.BLOB_KEY_BYTES]
+        kind = key[layout.PROJECT_AT - 1 : layout.PROJECT_AT]
         if sha != group:
             _distinct(look, size, places)
             group, size, places = sha, 0, set()
         claim = await _check_reference(look, key, sha, kind)
         if kind == layout.CONTENT and claim is not None:
             size = claim.size
-            at = 2 + SHA_BYTES
-            places.add((key[at : at + ID_BYTES], key[at + ID_BYTES : _OWNER_AT]))
+            project = key[layout.PROJECT_AT : layout.NAMESPACE_AT]
+            places.add((project, key[layout.NAMESPACE_AT : layout.OWNER_AT]))
     _distinct(look, size, places)
 
 
 async def _check_reference(look: Look, key: bytes, sha: bytes, kind: bytes) -> Claim | None:
     """The claim behind a reference, if that is a right one."""
-    owner_key = key[_OWNER_AT:]
-    row = layout.CLAIM + owner_key + sha
+    owner_key = key[layout.OWNER_AT :]
+    row = layout.claim(owner_key, sha)
     claim = await look.load(Claim, row)
     name = f"{blob_name(sha)} of {id_name(owner_key)}"
     if claim is None:
@@ -163,7 +178,7 @@ async def holds(look: Look) -> None:
     """Every row that ends a hold belongs to one."""
     async for key, _ in look.rows(layout.EXPIRY):
         owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
-        row = layout.CLAIM + owner_key + sha
+        row = layout.claim(owner_key, sha)
         claim = await look.load(Claim, row)
         if claim is None and not await look.lacks(row):
             continue
@@ -173,10 +188,15 @@ async def holds(look: Look) -> None:
 
 
 async def roots(look: Look) -> None:
-    """Every root keeps something, and lies under the key that follows from its name."""
+    """Every root keeps something, and lies under the key that follows from its name.
+
+    After ``claims``, which counts what roots keep.
+    """
     async for key, value in look.rows(layout.ROOT):
         name = value.decode("utf-8", "replace")
         if layout.root_owner(name) != key[1:]:
             look.say("root", name, "it lies under the key of another")
-        if not await look.any(layout.CLAIM + key[1:]):
+        counter = layout.counter(layout.ROOT_BLOBS, key[1:])
+        spoiled = look.spoiled_kind(layout.CLAIM, key[1:])
+        if not look.totals[counter] and not spoiled:
             look.say("root", name, "it keeps nothing")

@@ -45,7 +45,7 @@ async def slice_after(
             blob = await load(txn, Blob, layout.BLOB + sha)
             body: Body | None = blob
             if blob is not None and blob.place == INLINE:
-                body = await get_payload(txn, layout.INLINE + sha)
+                body = await get_payload(txn, layout.content(blob.created, sha))
         except Corrupt:
             continue
         if body is not None and blob is not None and not blob.damaged:

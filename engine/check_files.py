@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from . import content, files, layout
+from .blobs import inline_content, rows_after
 from .check_look import Report, blob_name
 from .depot import Depot
 from .digest import Digest, Hasher, Hashes
 from .errors import Corrupt, NotFound, StorageFailed
-from .ledger import Ledger, Transaction, after
+from .ledger import Ledger, Transaction
 from .problem import problem
-from .records import INLINE, Blob, decode, unseal
+from .records import INLINE, Blob, decode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,32 +52,25 @@ async def slice_after(
     Rows that cannot be read, and what is in quarantine, were told of already.
     """
     found = []
-    rows = await txn.scan(layout.BLOB + last + b"\0", after(layout.BLOB), limit=limit)
+    rows = await rows_after(txn, last, limit)
     for key, value in rows:
-        resting = _resting(key, value, await _content(txn, key[1:]) if deep else None)
+        resting = await _resting(txn, key, value, deep)
         if resting is not None:
             found.append(resting)
     return found, rows[-1][0][1:] if rows else None
 
 
-def _resting(key: bytes, value: bytes, data: bytes | None) -> Resting | None:
+async def _resting(txn: Transaction, key: bytes, value: bytes, deep: bool) -> Resting | None:
     try:
         blob = decode(Blob, key, value)
     except Corrupt:
         return None
-    if blob.damaged or (blob.place == INLINE and data is None):
+    if blob.damaged:
         return None
-    return Resting(key[1:], blob, data if blob.place == INLINE else None)
-
-
-async def _content(txn: Transaction, sha: bytes) -> bytes | None:
-    value = await txn.get(layout.INLINE + sha)
-    if value is None:
-        return None
-    try:
-        return unseal(layout.INLINE + sha, value)
-    except Corrupt:
-        return None
+    if blob.place != INLINE:
+        return Resting(key[1:], blob, None)
+    data = await inline_content(txn, key[1:], blob) if deep else None
+    return None if data is None else Resting(key[1:], blob, data)
 
 
 async def newest(txn: Transaction, sha: bytes, deep: bool) -> Resting | None:
@@ -84,7 +78,7 @@ async def newest(txn: Transaction, sha: bytes, deep: bool) -> Resting | None:
     value = await txn.get(layout.BLOB + sha)
     if value is None:
         return None
-    return _resting(layout.BLOB + sha, value, await _content(txn, sha) if deep else None)
+    return await _resting(txn, layout.BLOB + sha, value, deep)
 
 
 async def blobs(ledger: Ledger, depot: Depot, run: Run, report: Report, *, deep: bool) -> None:

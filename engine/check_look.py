@@ -17,7 +17,7 @@ from .digest import Digest
 from .layout import ID_BYTES
 from .ledger import Transaction, after
 from .problem import Problem, problem
-from .records import Image, Namespace, Record, Trash, decode, get_payload, unseal
+from .records import Claim, Image, Namespace, Record, Trash, decode, get_payload, unseal
 
 R = TypeVar("R", bound=Record)
 
@@ -57,10 +57,20 @@ class Look:
         """Whether a row under that prefix cannot be read."""
         return any(key.startswith(prefix) for key in self._spoiled)
 
+    def spoiled_kind(self, kind: bytes, end: bytes = b"") -> bool:
+        """Whether a row of that kind, with that end, cannot be read."""
+        return any(layout.kind(key) == kind and key.endswith(end) for key in self._spoiled)
+
     async def rows(self, prefix: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
         """All readable rows under a prefix, in key order, each with what is in its value."""
         async for key, value in self.stored(prefix):
             yield key, unseal(key, value)
+
+    async def of_blobs(self, kind: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
+        """As ``rows``, those of one kind in the groups of all blobs."""
+        async for key, value in self.stored(layout.BLOB):
+            if layout.kind(key) == kind:
+                yield key, unseal(key, value)
 
     async def stored(self, prefix: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
         """As ``rows`` (all of the ledger for an empty prefix), with values as they are stored.
@@ -79,9 +89,17 @@ class Look:
             start = last + b"\0"
 
     async def records(self, kind: type[R], prefix: bytes) -> AsyncIterator[tuple[bytes, R]]:
-        """As ``rows``, decoded."""
+        """As ``rows``, decoded; of a blob's group its own row only."""
         async for key, value in self.stored(prefix):
-            yield key, decode(kind, key, value)
+            if layout.kind(key) == prefix[:1]:
+                yield key, decode(kind, key, value)
+
+    async def claims(self) -> AsyncIterator[tuple[bytes, bytes, Claim]]:
+        """All claims that can be read: the owner's key, the sha256, and the claim."""
+        async for key, value in self.stored(layout.BLOB):
+            if layout.kind(key) == layout.CLAIM:
+                sha, owner = key[1 : layout.BLOB_KEY_BYTES], key[-ID_BYTES:]
+                yield owner, sha, decode(Claim, key, value)
 
     async def load(self, kind: type[R], key: bytes) -> R | None:
         """The record under a key; None where it is absent, or cannot be read."""

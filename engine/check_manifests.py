@@ -96,7 +96,7 @@ async def tag_rows(look: Look) -> None:
         if digest.algorithm == "sha256":
             agrees = digest.raw == tag.sha
         else:
-            claim = await look.load(Claim, layout.CLAIM + image_key + tag.sha)
+            claim = await look.load(Claim, layout.claim(image_key, tag.sha))
             agrees = claim is None or tag.digest in claim.aliases
         if not agrees:
             look.say("tag", name, f"its digest {digest} is not that of {blob_name(tag.sha)}")

@@ -94,7 +94,7 @@ async def image_rows(look: Look) -> None:
             look.totals[layout.counter(layout.NAMESPACE_IMAGES, row.namespace)] += 1
             key = images.catalog_row(row)
             await look.expect(key, row.key, "image", name, "its row in the catalog")
-        elif not await look.any(layout.CLAIM + row.key):
+        elif not await look.any(layout.claimed(row.key)):
             look.say("image", name, "a draft that nothing belongs to")
 
 

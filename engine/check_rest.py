@@ -56,7 +56,7 @@ async def keys(look: Look) -> None:
 
 
 _OF_BLOBS: Final = (layout.BLOB, layout.GARBAGE)
-_OF_NAMESPACE: Final = (layout.IMAGE, layout.CLAIM, layout.NEEDS)
+_OF_NAMESPACE: Final = (layout.IMAGE, layout.CLAIM, layout.CLAIMED, layout.NEEDS)
 _OF_LINKS: Final = (layout.CLAIM, layout.REFERENCE)
 
 _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
@@ -74,6 +74,7 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.NAMESPACES: ("namespaces", (layout.NAMESPACE,)),
     layout.IMAGES: ("images", (layout.IMAGE,)),
     layout.HOLDS: ("holds", (layout.CLAIM,)),
+    layout.ROOT_BLOBS: ("blobs of root", (layout.CLAIM, layout.ROOT)),
 }
 """Counters that ``Look.totals`` recounts: what they say, and the rows that it rests on."""
 
@@ -100,7 +101,7 @@ async def counters(look: Look) -> None:
 
 async def _compare(look: Look, key: bytes, expected: int) -> None:
     what, rests_on = _COUNTED[key[_NAME_AT:_SCOPE_AT]]
-    if any(look.spoiled(kind) for kind in rests_on):
+    if any(look.spoiled_kind(kind) for kind in rests_on):
         return
     scope = key[_SCOPE_AT:]
     await look.counted(key, expected, f"{what} {id_name(scope)}" if scope else what)

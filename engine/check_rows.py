@@ -58,15 +58,16 @@ _BYTES: Final = (0, VALUE_BYTES_MAX)
 
 SHAPES: Final[dict[bytes, Shape]] = {
     layout.BLOB: _fixed(33, Blob),
-    layout.INLINE: _fixed(33, _BYTES),
+    layout.INLINE: _fixed(41, _BYTES),
     layout.ALIAS: _fixed(66, _SHA),
     layout.FILE: _fixed(9, File),
     layout.DOOMED: _fixed(9, _NOTHING),
     layout.BLOCK: _fixed(17, _NOTHING),
     layout.GARBAGE: _fixed(41, _NOTHING),
     layout.DAMAGED: _fixed(33, _NOTHING),
-    layout.CLAIM: _fixed(49, Claim),
-    layout.REFERENCE: _fixed(82, _NOTHING),
+    layout.CLAIM: _fixed(50, Claim),
+    layout.REFERENCE: _fixed(83, _NOTHING),
+    layout.CLAIMED: _fixed(49, _NOTHING),
     layout.EXPIRY: _fixed(57, (2 * ID_BYTES, 2 * ID_BYTES)),
     layout.ROOT: _fixed(17, _BYTES),
     layout.NAMESPACE: _fixed(17, Namespace),
@@ -111,7 +112,7 @@ async def rows(look: Look) -> None:
 
 def fault(key: bytes, value: bytes) -> str | None:
     """Why a row cannot be one of ours, or None."""
-    shape = SHAPES.get(key[:1])
+    shape = SHAPES.get(layout.kind(key))
     if shape is None:
         return "a row of no known kind"
     if not shape.shortest <= len(key) <= shape.longest:

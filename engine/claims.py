@@ -32,10 +32,15 @@ class Owner:
     counted: bool = True
     """False while the image lies in the trash: its size left the numbers when it was deleted."""
 
+    @property
+    def is_root(self) -> bool:
+        """Whether it is a root. Its claims are counted, and never walked: it has no end."""
+        return self.namespace == ZERO_ID
+
 
 async def get(txn: Transaction, owner: bytes, sha: bytes) -> Claim | None:
     """The owner's claim on the blob, or None."""
-    return await load(txn, Claim, layout.CLAIM + owner + sha)
+    return await load(txn, Claim, layout.claim(owner, sha))
 
 
 async def link(txn: Transaction, owner: Owner, sha: bytes, size: int, kind: str, now: int) -> None:
@@ -55,7 +60,7 @@ async def unlink(
         return
     need = getattr(before, kind)
     if need <= 0:
-        where = layout.about(layout.CLAIM + owner.key + sha)
+        where = layout.about(layout.claim(owner.key, sha))
         raise Corrupt(*where, "a need of it ends that was never counted")
     rest = before.content + before.bodies + before.children - 1
     hold = before.hold if rest else max(before.hold, hold_until)
@@ -119,7 +124,7 @@ async def name(txn: Transaction, owner: bytes, sha: bytes, alias: bytes) -> None
     claim = await get(txn, owner, sha)
     if alias and claim is not None and alias not in claim.aliases:
         named = msgspec.structs.replace(claim, aliases=(*claim.aliases, alias))
-        await save(txn, layout.CLAIM + owner + sha, named)
+        await save(txn, layout.claim(owner, sha), named)
 
 
 async def release(txn: Transaction, owner: Owner, sha: bytes, before: Claim, now: int) -> None:
@@ -144,12 +149,24 @@ async def change(
             await put_payload(txn, key, owner.project + owner.namespace)
     if (before.hold > 0) != (claim.hold > 0):
         await txn.add(layout.counter(layout.HOLDS), 1 if claim.hold else -1)
-    row = layout.CLAIM + owner.key + sha
-    if claim.needed or claim.hold:
-        await save(txn, row, claim)
+    had, has = before.needed or before.hold > 0, claim.needed or claim.hold > 0
+    if had != has:
+        await _enter(txn, owner, sha, has)
+    if has:
+        await save(txn, layout.claim(owner.key, sha), claim)
     else:
-        await txn.delete(row)
+        await txn.delete(layout.claim(owner.key, sha))
         await enqueue_if_garbage(txn, sha, now)
+
+
+async def _enter(txn: Transaction, owner: Owner, sha: bytes, has: bool) -> None:
+    """Keep what tells of an owner which claims it has."""
+    if owner.is_root:
+        await txn.add(layout.counter(layout.ROOT_BLOBS, owner.key), 1 if has else -1)
+    elif has:
+        await put_payload(txn, layout.claimed(owner.key, sha))
+    else:
+        await txn.delete(layout.claimed(owner.key, sha))
 
 
 async def _refer(
@@ -172,7 +189,7 @@ async def _count(txn: Transaction, owner: Owner, sha: bytes, size: int, linked: 
         await txn.add(layout.counter(layout.NAMESPACE_SIZE, owner.namespace), delta)
     if not linked:
         await _refer(txn, owner, sha, layout.CONTENT, had=True, has=False)
-    every = layout.REFERENCE + sha + layout.CONTENT
+    every = layout.references(sha, layout.CONTENT)
     own_project = every + owner.project
     own = own_project + owner.namespace
     if not await txn.scan(own, after(own), limit=1):
@@ -193,18 +210,17 @@ async def _count(txn: Transaction, owner: Owner, sha: bytes, size: int, linked: 
 async def _first_namespaces(txn: Transaction, prefix: bytes) -> list[bytes]:
     """The first two namespaces with a content link under ``prefix``: none, one, or several."""
     start, stop = prefix, after(prefix)
-    depth = 1 + layout.SHA_BYTES + 1 + layout.ID_BYTES
     found: list[bytes] = []
     while len(found) < 2 and (rows := await txn.scan(start, stop, limit=1)):
         key = rows[0][0]
-        found.append(key[depth : depth + layout.ID_BYTES])
-        start = after(key[: depth + layout.ID_BYTES])
+        found.append(key[layout.NAMESPACE_AT : layout.OWNER_AT])
+        start = after(key[: layout.OWNER_AT])
     return found
 
 
 async def enqueue_if_garbage(txn: Transaction, sha: bytes, now: int) -> None:
     """Put a blob that nobody has an interest in any more into the garbage queue."""
-    prefix = layout.REFERENCE + sha
+    prefix = layout.references(sha)
     if await txn.scan(prefix, after(prefix), limit=1):
         return
     row = layout.BLOB + sha

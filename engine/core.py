@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from .config import LEDGER_RESERVE_BYTES, StoreConfig
 from .depot import Depot
@@ -59,6 +59,15 @@ class Core:
     """In bytes: what ``StoreConfig.disk_reserve_bytes`` is on this disk where it is None."""
     space: Space = field(default_factory=Space)
     """What the last look at the disk saw."""
+    ledger_reserve: Room = field(init=False)
+    """Room in the ledger that is left to deletes."""
+
+    def __post_init__(self) -> None:
+        reserve = Room(
+            min(LEDGER_RESERVE_BYTES, self.config.map_bytes // 8),
+            min(LEDGER_RESERVE_BYTES, self.reserve_bytes // 4),
+        )
+        object.__setattr__(self, "ledger_reserve", reserve)
 
     def now(self) -> int:
         """Microseconds since 1970."""
@@ -70,20 +79,12 @@ class Core:
         given = self.config.disk_reserve_bytes
         return self.reserve_default if given is None else given
 
-    @property
-    def ledger_reserve(self) -> Room:
-        """Room in the ledger that is left to deletes."""
-        return Room(
-            min(LEDGER_RESERVE_BYTES, self.config.map_bytes // 8),
-            min(LEDGER_RESERVE_BYTES, self.reserve_bytes // 4),
-        )
-
-    async def grow(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def grow(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         """Transact, for work that adds to the ledger. Raises StorageFull where it is nearly full.
 
         What is left then is for deletes: they write rows too, before anything is freed.
         """
-        return await self.ledger.transact(growing, self.ledger_reserve, work, *args, **kwargs)
+        return self.ledger.transact(growing, self.ledger_reserve, work, *args, **kwargs)
 
     async def require_growth(self) -> None:
         """Raises StorageFull where ``grow`` would: for what will end in such work."""

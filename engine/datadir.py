@@ -35,7 +35,7 @@ from .memory_depot import MemoryDepot
 from .memory_ledger import MemoryLedger
 from .offload import Threads
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of everything under the directory. A change that old code cannot read adds one."""
 
 _MARK: Final = "FORMAT"

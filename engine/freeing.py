@@ -13,8 +13,6 @@ from .ledger import Transaction, after
 from .records import unseal
 
 _STEP: Final = 1000
-_NAMESPACE_AT: Final = 1 + SHA_BYTES + 1 + ID_BYTES
-_OWNER_AT: Final = _NAMESPACE_AT + ID_BYTES
 
 
 async def by_tag(txn: Transaction, tag_id: bytes, project_only: bool) -> int:
@@ -72,15 +70,15 @@ async def alone(
 
     Twice: in the whole store, and as far as the project knows of.
     """
-    prefix = layout.REFERENCE + sha
+    prefix = layout.references(sha)
     rows = await txn.scan(prefix, after(prefix), limit=3 * len(owners) + 1)
-    if all(key[_OWNER_AT:] in owners for key, _ in rows):
+    if all(key[layout.OWNER_AT :] in owners for key, _ in rows):
         return True, True
     for kind in (layout.CONTENT, layout.KEPT, layout.HELD):
         rows = await txn.scan(
             prefix + kind + project, after(prefix + kind + project), limit=len(owners) + 1
         )
-        if not all(key[_OWNER_AT:] in owners for key, _ in rows):
+        if not all(key[layout.OWNER_AT :] in owners for key, _ in rows):
             return False, False
     return False, True
 
@@ -137,13 +135,13 @@ async def by_namespace(txn: Transaction, namespace_id: bytes) -> int:
             async for sha in _claimed(txn, unseal(key, value)):
                 if sha not in seen:
                     seen.add(sha)
-                    freed += await _if_alone(txn, sha, _NAMESPACE_AT, namespace_id)
+                    freed += await _if_alone(txn, sha, layout.NAMESPACE_AT, namespace_id)
         start = rows[-1][0] + b"\0"
     return freed
 
 
 async def _claimed(txn: Transaction, image_key: bytes) -> AsyncIterator[bytes]:
-    prefix = layout.CLAIM + image_key
+    prefix = layout.claimed(image_key)
     start = prefix
     while rows := await txn.scan(start, after(prefix), limit=_STEP):
         for key, _ in rows:
@@ -153,7 +151,7 @@ async def _claimed(txn: Transaction, image_key: bytes) -> AsyncIterator[bytes]:
 
 async def _if_alone(txn: Transaction, sha: bytes, at: int, who: bytes) -> int:
     """The blob's bytes at rest, if every reference to it is by ``who`` (found at ``at``)."""
-    prefix = layout.REFERENCE + sha
+    prefix = layout.references(sha)
     start = prefix
     while rows := await txn.scan(start, after(prefix), limit=1):
         key = rows[0][0]

@@ -109,7 +109,7 @@ async def drop_draft(txn: Transaction, key: bytes) -> None:
         return
     if row is None or row.listed:
         return
-    if await txn.scan(layout.CLAIM + key, after(layout.CLAIM + key), limit=1):
+    if await txn.scan(layout.claimed(key), after(layout.claimed(key)), limit=1):
         return
     await txn.delete(layout.IMAGE + key)
     # Nothing but a draft's own image has its name.

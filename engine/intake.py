@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Final
 
 from . import blobs, content
-from .blobs import Arrival, Outcome
+from .blobs import Arrival, Outcome, Traces
 from .core import Core
 from .depot import Data, Writer
-from .digest import Digest, Hasher, Hashes
+from .digest import Digest, Hasher, Hashes, hashes_of
 from .errors import Corrupt, DigestMismatch, EngineError, StorageFailed, TooLarge
 
 BATCH_BYTES: Final = 512 * 1024
@@ -195,17 +195,15 @@ class Intake:
 
     async def hashes(self, algorithm: str) -> Hashes:
         """The hashes of the whole stream; re-reads a file only if they are not known."""
-        wanted = Hasher((*self._algorithms, algorithm))
+        algorithms = (*self._algorithms, algorithm)
         if self._writer is None:
             if self._held_bytes <= _SMALL:
-                wanted.update(self.held)
-            else:
-                await self._files.threads.run(wanted.update, self.held)
-            return wanted.result()
+                return hashes_of(self.held, algorithms)
+            return await self._files.threads.run(hashes_of, self.held, algorithms)
         await self.drain()
         hasher = self.hasher
         if hasher is None or algorithm not in hasher.algorithms:
-            hasher = wanted
+            hasher = Hasher(algorithms)
             await self._files.threads.run(content.hash_written, self._writer, hasher)
         return hasher.result()
 
@@ -237,7 +235,7 @@ class Intake:
         # A copy in the ledger is verified by the transaction itself, so that few bytes go
         # straight there; it says ``recheck`` in the rare case that there is a file.
         verified = damaged = 0
-        traces: tuple[int, ...] | None = None
+        traces: Traces | None = None
         looked = inline
         while True:
             if not looked:
@@ -264,15 +262,15 @@ class Intake:
             await self._files.reap(self.file_id, self._core.now())
         return arrival
 
-    async def _verify_existing(self, sha: bytes) -> tuple[int, int, tuple[int, ...] | None]:
+    async def _verify_existing(self, sha: bytes) -> tuple[int, int, Traces | None]:
         """The file id of a good copy that the store has already, or that of a bad one, or 0.
 
-        Where the row of the copy cannot be read, also all files that may be it.
+        Where the row of the copy cannot be read, also what is left of it.
         """
         try:
             found = await self._core.ledger.read(blobs.find, Digest.sha256(sha).key)
         except Corrupt:
-            return 0, 0, await self._core.ledger.read_aside(blobs.files_of, sha)
+            return 0, 0, await self._core.ledger.read_aside(blobs.traces_of, sha)
         if found is None or found[1].damaged or not found[1].file_id:
             return 0, 0, None
         blob = found[1]

@@ -1,8 +1,10 @@
 """Where everything lies in the ledger: one table of key shapes, documented in ARCHITECTURE.md.
 
 A key is one byte that says what the row is, then fixed-width parts, then at most one part of
-free length at the end (or closed by a zero byte, which no name contains). Numbers and times are
-big-endian, so keys order as the numbers do. Every value is sealed with version and checksum
+free length at the end (or closed by a zero byte, which no name contains). What changes together
+with a blob lies behind its row, under the blob's own key and a byte for the kind: so it shares a
+page, however many blobs there are. Numbers and times are big-endian, so keys order as the numbers
+do. Every value is sealed with version and checksum
 (``records``); below stands what is in it, '' where the key says all. These bytes are the data
 format: a change of one needs a new format version in ``settings``.
 """
@@ -22,7 +24,7 @@ ZERO_ID: Final = bytes(ID_BYTES)
 
 # Blobs and files
 BLOB: Final = b"b"  # sha256 -> records.Blob
-INLINE: Final = b"B"  # sha256 -> content of a small blob
+INLINE: Final = b"B"  # when its blob came(8) sha256 -> content of a small blob
 ALIAS: Final = b"a"  # digest key of another algorithm -> sha256
 FILE: Final = b"f"  # file id -> records.FileOwner
 DOOMED: Final = b"d"  # file id -> '' : no row names it any more, to be unlinked
@@ -31,8 +33,9 @@ GARBAGE: Final = b"q"  # when(8) sha256 -> '' : due for removal unless somebody 
 DAMAGED: Final = b"z"  # sha256 -> '' : quarantined
 
 # Claims: who has a right to a blob
-CLAIM: Final = b"c"  # owner(16) sha256 -> records.Claim
-REFERENCE: Final = b"r"  # sha256 kind(1) project(16) namespace(16) owner(16) -> ''
+CLAIM: Final = b"c"  # (behind b sha256) owner(16) -> records.Claim
+REFERENCE: Final = b"r"  # (behind b sha256) kind(1) project(16) namespace(16) owner(16) -> ''
+CLAIMED: Final = b"C"  # image key, sha256 -> '' : blobs that the image has a claim on
 EXPIRY: Final = b"h"  # until(8) owner(16) sha256 -> project(16) namespace(16)
 ROOT: Final = b"R"  # owner(16) -> root name
 
@@ -79,6 +82,13 @@ CONTENT: Final = b"c"
 KEPT: Final = b"m"
 HELD: Final = b"h"
 
+BLOB_KEY_BYTES: Final = 1 + SHA_BYTES
+"""Of the key of a blob's row. Longer ones, in the blob's group, say there what they are."""
+PROJECT_AT: Final = BLOB_KEY_BYTES + 2
+NAMESPACE_AT: Final = PROJECT_AT + ID_BYTES
+OWNER_AT: Final = NAMESPACE_AT + ID_BYTES
+"""Where the parts of a reference's key begin."""
+
 
 def number(value: int) -> bytes:
     """Eight bytes that order as the number (0 to 2^64 - 1)."""
@@ -90,9 +100,36 @@ def at(key: bytes, start: int) -> int:
     return int.from_bytes(key[start : start + 8], "big")
 
 
+def kind(key: bytes) -> bytes:
+    """What a row is: one of the bytes above, wherever it stands in the key."""
+    if key[:1] == BLOB and len(key) > BLOB_KEY_BYTES:
+        return key[BLOB_KEY_BYTES : BLOB_KEY_BYTES + 1]
+    return key[:1]
+
+
+def content(created: int, sha: bytes) -> bytes:
+    """Key of the content of a small blob: in order of arrival, since its size makes pages full."""
+    return INLINE + number(created) + sha
+
+
+def claim(owner: bytes, sha: bytes) -> bytes:
+    """Key of the owner's claim on a blob."""
+    return BLOB + sha + CLAIM + owner
+
+
+def claimed(owner: bytes, sha: bytes = b"") -> bytes:
+    """Key of the row by which an image's claim is found from the image; or prefix of all."""
+    return CLAIMED + owner + sha
+
+
+def references(sha: bytes, kind: bytes = b"") -> bytes:
+    """Prefix of the references to a blob, or of those of one kind."""
+    return BLOB + sha + REFERENCE + kind
+
+
 def reference(sha: bytes, kind: bytes, project: bytes, namespace: bytes, owner: bytes) -> bytes:
     """Key of the row that says: this owner has that kind of interest in the blob."""
-    return REFERENCE + sha + kind + project + namespace + owner
+    return references(sha, kind) + project + namespace + owner
 
 
 def expiry(until: int, owner: bytes, sha: bytes) -> bytes:
@@ -127,6 +164,7 @@ NAMESPACE_IMAGES: Final = b"ni"
 NAMESPACE_UNIQUE: Final = b"nu"
 NAMESPACE_EXCLUSIVE: Final = b"ne"
 NAMESPACE_PROJECT_EXCLUSIVE: Final = b"np"
+ROOT_BLOBS: Final = b"rb"  # root's owner id
 LISTED: Final = b"ls"  # listing kind and scope (and name)
 BLOBS: Final = b"sb"  # store-wide, as all of the next
 BLOB_BYTES: Final = b"sB"
@@ -145,27 +183,28 @@ NAMESPACE_UPLOAD_BYTES: Final = b"nb"  # namespace id, in the scratch ledger
 
 def about(key: bytes) -> tuple[Kind, str]:
     """What a row is about, as people know it: from its key alone, which may be any bytes."""
-    kind, rest = key[:1], key[1:]
-    if kind in (BLOB, INLINE, DAMAGED, GARBAGE):
+    row, rest = kind(key), key[1:]
+    if row in (BLOB, INLINE, DAMAGED, GARBAGE):
         return "blob", _blob(rest[-SHA_BYTES:])
-    if kind == ALIAS:
+    if row == ALIAS:
         return "blob", _digest(rest)
-    if kind in (FILE, DOOMED, SESSION_FILE):
+    if row in (FILE, DOOMED, SESSION_FILE):
         return "file", rest.hex().lstrip("0")
-    if kind == CLAIM:
-        return "claim", f"{_blob(rest[ID_BYTES:])} of {_id(rest[:ID_BYTES])}"
-    if kind == EXPIRY:
-        return about(CLAIM + rest[8:])
-    if kind == ASIDE:
+    if row in (CLAIM, REFERENCE):
+        return "claim", f"{_blob(rest[:SHA_BYTES])} of {_id(rest[SHA_BYTES:][-ID_BYTES:])}"
+    if row in (EXPIRY, CLAIMED):
+        parts = rest[8:] if row == EXPIRY else rest
+        return "claim", f"{_blob(parts[ID_BYTES:])} of {_id(parts[:ID_BYTES])}"
+    if row == ASIDE:
         return about(rest)
-    if kind in _OF_IMAGES:
+    if row in _OF_IMAGES:
         sha = rest[ID_BYTES : ID_BYTES + SHA_BYTES]
         return "manifest", f"{_blob(sha)} of {_id(rest[:ID_BYTES])}"
-    if kind in _BY_ID:
-        start = len(rest) - ID_BYTES if kind in (SESSION_EXPIRY, SESSION_NAMESPACE, TRASH) else 0
-        return _BY_ID[kind], _id(rest[start:])
-    if kind in _BY_NAME:
-        what, start = _BY_NAME[kind]
+    if row in _BY_ID:
+        start = len(rest) - ID_BYTES if row in (SESSION_EXPIRY, SESSION_NAMESPACE, TRASH) else 0
+        return _BY_ID[row], _id(rest[start:])
+    if row in _BY_NAME:
+        what, start = _BY_NAME[row]
         return what, rest[start:].replace(b"\0", b" ").decode("utf-8", "backslashreplace")
     return "record", key.hex()
 

@@ -103,10 +103,7 @@ class _Environment:
         try:
             self._check_readers()
             outcomes = self._together(group) if len(group) > 1 else self._alone(group[0])
-        except (lmdb.MapFullError, lmdb.TxnFullError) as error:
-            if len(group) == 1:
-                return [(None, self._failure(error))]
-            # Only those that do not fit shall fail.
+        except _Apart:
             return [outcome for member in group for outcome in self.commit([member])]
         except lmdb.Error as error:
             return [(None, self._failure(error)) for _ in group]
@@ -130,56 +127,41 @@ class _Environment:
         txn = self.env.begin(write=True)
         try:
             tally = Tally()
-            outcome = self._attempt(txn, member, tally)
+            outcome = _attempt(Writing(txn, self, tally), member)
             if outcome[1] is None:
-                settle(txn, tally.values)
+                settle(txn, tally)
                 txn.commit()
+            else:
+                txn.abort()
         except BaseException:
             txn.abort()
             raise
         return [outcome]
 
     def _together(self, group: list[Member]) -> list[Outcome]:
-        begin = self.env.begin
-        txn = begin(write=True)
+        """Raises _Apart, and what LMDB says of the commit."""
+        txn = self.env.begin(write=True)
         try:
             outcomes = []
             tally = Tally()
-            for member in group:
-                child = begin(None, txn, True)
-                outcome = self._attempt(child, member, tally)
-                if outcome[1] is None:
-                    child.commit()
-                outcomes.append(outcome)
-            settle(txn, tally.values)
-            txn.commit()
+            try:
+                for member in group:
+                    writing = Writing(txn, self, tally)
+                    outcome = _attempt(writing, member)
+                    if outcome[1] is not None:
+                        writing.undo()
+                    outcomes.append(outcome)
+                settle(txn, tally)
+            except lmdb.Error as error:
+                raise _Apart from error
+            try:
+                txn.commit()
+            except (lmdb.MapFullError, lmdb.TxnFullError) as error:
+                raise _Apart from error
         except BaseException:
             txn.abort()
             raise
         return outcomes
-
-    def _attempt(self, txn: lmdb.Transaction[bytes], member: Member, tally: Tally) -> Outcome:
-        """Run one member; unless it succeeds, its transaction is aborted.
-
-        Raises MapFullError and TxnFullError.
-        """
-        _, work, args, kwargs = member
-        # An error keeps this frame alive, and the future will keep the error: no cycle, please.
-        del member
-        try:
-            writing = Writing(txn, self, tally)
-            result = drive(work(writing, *args, **kwargs))
-            writing.succeeded()
-            return result, None
-        except (lmdb.MapFullError, lmdb.TxnFullError):
-            txn.abort()
-            raise
-        except lmdb.Error as error:
-            txn.abort()
-            return None, self._failure(error)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
-            txn.abort()
-            return None, error
 
     def disk_bytes(self) -> int:
         """What the disk still takes, and the file has taken of it. Blocks. Raises OSError."""
@@ -203,6 +185,26 @@ class _Environment:
             self._check_commits = 0
             self._check_time = now + _CHECK_SECONDS
             self.env.reader_check()
+
+
+class _Apart(Exception):
+    """A group's transaction came to nothing for what one member did, or for their number: each
+    shall have one of its own, so that only those fail who have to."""
+
+
+def _attempt(writing: Writing, member: Member) -> Outcome:
+    """Run one member. Raises lmdb.Error, after which the transaction is good for nothing."""
+    _, work, args, kwargs = member
+    # An error keeps this frame alive, and the future will keep the error: no cycle, please.
+    del member
+    try:
+        result = drive(work(writing, *args, **kwargs))
+        writing.succeeded()
+    except lmdb.Error:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+        return None, error
+    return result, None
 
 
 class LmdbLedger:

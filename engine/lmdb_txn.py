@@ -10,6 +10,12 @@ from .errors import Corrupt
 from .ledger import Room, Rows
 from .rows import check_key, check_row, counted, counter_row, counter_sum
 
+_ROW_BYTES: Final = 6 * 4096
+"""Pages that come to be for one row, beside its bytes: a split at each level of the tree."""
+
+_ROOM_SHARE: Final = 6
+"""The room is looked at again when a share of it, 2^-6, may have been spent."""
+
 _SKIP_STEP: Final = 1024
 """Rows passed over between two looks at the key, so that a skip ends soon after its range."""
 
@@ -54,11 +60,11 @@ class Txn(Protocol):
     def get(self, key: bytes, /) -> bytes | None:
         """A value."""
 
-    def put(self, key: bytes, value: bytes, /) -> bool:
-        """Set a value."""
+    def replace(self, key: bytes, value: bytes, /) -> bytes | None:
+        """Set a value, and return the one before it."""
 
-    def delete(self, key: bytes, /) -> bool:
-        """Remove a row; says whether there was one."""
+    def pop(self, key: bytes, /) -> bytes | None:
+        """Remove a row, and return its value."""
 
     def cursor(self) -> Cursor:
         """A cursor, which lives as long as the transaction."""
@@ -150,9 +156,9 @@ class Reading:
 
 
 class Tally:
-    """What the members of one group have in common: the counters that changed, and the disk."""
+    """What the members of one group have in common: the counters that changed, and the room."""
 
-    __slots__ = ("disk_bytes", "kinds", "values")
+    __slots__ = ("disk_bytes", "kinds", "room", "spent", "values")
 
     def __init__(self) -> None:
         self.values: dict[bytes, int] = {}
@@ -160,35 +166,56 @@ class Tally:
         """First bytes of their keys: tells most scans that no counter concerns them."""
         self.disk_bytes: int | None = None
         """What the space said, once a member has asked."""
+        self.room: Room | None = None
+        """What it was when it was last looked at."""
+        self.spent = 0
+        """Bytes that rows which were written since then take at most."""
 
 
 class Writing(Reading):
     """A transaction that also writes: of one member of a group.
+
+    All members of a group write into one transaction of the binding. A member that fails takes
+    back what it wrote (``undo``), so that it leaves no trace; a child transaction for each would
+    copy every page that two members have in common.
 
     The same few counters change in every member of a group. So their values are kept aside:
     ``tally`` holds those that earlier members left, which goes to the rows once, at the end of
     the group (``settle``); ``changed`` those of this member, which count when it succeeds.
     """
 
-    __slots__ = ("_tally", "changed")
+    __slots__ = ("_before", "_tally", "_undo", "changed")
 
     def __init__(self, txn: Txn, space: Space, tally: Tally) -> None:
         super().__init__(txn, space)
         self._tally = tally
+        self._before = tally.values
+        self._undo: list[tuple[bytes, bytes | None]] = []
+        """Rows that were written, each with its value before."""
         self.changed: dict[bytes, int] = {}
 
     def succeeded(self) -> None:
         """What this member changed counts from now on."""
         self._tally.values.update(self.changed)
 
+    def undo(self) -> None:
+        """Bring all rows back to where this member found them. It may need room to do so."""
+        for key, value in reversed(self._undo):
+            if value is None:
+                self._txn.pop(key)
+            else:
+                self._txn.replace(key, value)
+
     def _aside(self, key: bytes) -> int | None:
         """The value of a counter that is kept aside, or None."""
         value = self.changed.get(key)
-        return self._tally.values.get(key) if value is None else value
+        return self._before.get(key) if value is None else value
 
     async def get(self, key: bytes) -> bytes | None:
         """The value under ``key``."""
-        check_key(key)
+        if key[:1] not in self._tally.kinds:
+            check_key(key)
+            return self._txn.get(key)
         value = self._aside(key)
         return self._txn.get(key) if value is None else counter_row(key, value)
 
@@ -198,16 +225,18 @@ class Writing(Reading):
         """Rows of a range."""
         if any(start[:1] <= kind <= stop[:1] for kind in self._tally.kinds):
             for changes in (self._tally.values, self.changed):
-                settle(self._txn, {k: v for k, v in changes.items() if start <= k < stop})
+                for key, value in changes.items():
+                    if start <= key < stop:
+                        self._set(key, counter_row(key, value))
         return await super().scan(start, stop, limit=limit, reverse=reverse, skip=skip)
 
     async def put(self, key: bytes, value: bytes) -> None:
         """Set a row."""
         check_row(key, value)
-        if self._aside(key) is not None:
+        if key[:1] in self._tally.kinds and self._aside(key) is not None:
             self.changed[key] = counted(key, value)
-            return
-        self._txn.put(key, value)
+        else:
+            self._set(key, value)
 
     async def delete(self, key: bytes) -> bool:
         """Remove a row."""
@@ -216,21 +245,42 @@ class Writing(Reading):
         if value is not None:
             self.changed[key] = 0
             return value != 0
-        return self._txn.delete(key)
+        return self._set(key, None) is not None
+
+    def _set(self, key: bytes, value: bytes | None) -> bytes | None:
+        """Set a row, or remove it, and return its value before."""
+        if value is None:
+            before = self._txn.pop(key)
+        else:
+            before = self._txn.replace(key, value)
+            self._tally.spent += _ROW_BYTES + len(value)
+        self._undo.append((key, before))
+        return before
 
     async def add(self, key: bytes, delta: int) -> None:
         """Add to a counter; a damaged one stays as it is, for a recount."""
-        try:
-            value = await self.counter(key)
-        except Corrupt:
-            return
+        value = self._aside(key)
+        if value is None:
+            try:
+                value = await super().counter(key)
+            except Corrupt:
+                return
+            self._tally.kinds.add(key[:1])
         self.changed[key] = counter_sum(value, delta)
-        self._tally.kinds.add(key[:1])
 
     async def counter(self, key: bytes) -> int:
         """The value of a counter."""
         value = self._aside(key)
         return await super().counter(key) if value is None else value
+
+    async def room(self) -> Room:
+        """What rows may still take, or a little less: it is looked at where that may matter."""
+        tally = self._tally
+        room, spent = tally.room, tally.spent
+        if room is None or spent > min(room) >> _ROOM_SHARE:
+            tally.room = room = await super().room()
+            tally.spent = spent = 0
+        return Room(room.map - spent, room.disk - spent)
 
     def _disk_bytes(self) -> int:
         if self._tally.disk_bytes is None:
@@ -238,11 +288,11 @@ class Writing(Reading):
         return self._tally.disk_bytes
 
 
-def settle(txn: Txn, tally: dict[bytes, int]) -> None:
+def settle(txn: Txn, tally: Tally) -> None:
     """Write the values of counters that were kept aside."""
-    for key, value in tally.items():
+    for key, value in tally.values.items():
         row = counter_row(key, value)
         if row is None:
-            txn.delete(key)
+            txn.pop(key)
         else:
-            txn.put(key, row)
+            txn.replace(key, row)

@@ -18,7 +18,7 @@ async def stat(txn: Transaction, digest: Digest, repository: Repository | None, 
     row = await blobs.require(txn, sha)
     if row.damaged:
         raise Corrupt("blob", str(digest), "it is in quarantine; push it again")
-    if row.place == INLINE and await blobs.inline_content(txn, sha) is None:
+    if row.place == INLINE and await blobs.inline_content(txn, sha, row) is None:
         # A pusher who is told so sends the bytes again, and that heals it.
         raise Corrupt("blob", str(digest), "its content is damaged; push it again")
     claim = None if owner is None else await claims.get(txn, owner, sha)
@@ -67,11 +67,10 @@ async def present(
 
 async def listing(txn: Transaction, last: bytes, limit: int) -> list[Blob]:
     """Blobs in order of their sha256, after one; those whose rows can be read."""
-    start = layout.BLOB + last + b"\0" if last else layout.BLOB
     found: list[Blob] = []
-    while rows := await txn.scan(start, after(layout.BLOB), limit=limit - len(found)):
+    while rows := await blobs.rows_after(txn, last, limit - len(found)):
         found += [Blob(Digest.sha256(key[1:]), row.size) for key, row in readable(Row, rows)]
-        start = rows[-1][0] + b"\0"
+        last = rows[-1][0][1:]
     return found
 
 
@@ -82,7 +81,7 @@ async def holders(
     sha = await blobs.canonical(txn, digest.key, None)
     if sha is None:
         return []
-    prefix = layout.REFERENCE + sha
+    prefix = layout.references(sha)
     seen: dict[bytes, None] = {}
     for key, _ in await txn.scan(prefix, after(prefix), limit=limit):
         seen[key[-layout.ID_BYTES :]] = None

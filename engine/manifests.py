@@ -103,7 +103,7 @@ async def find(txn: Transaction, repository: Repository, reference: str) -> Foun
     blob = await blobs.require(txn, sha)
     if blob.damaged:
         raise Corrupt("manifest", str(digest), "it is in quarantine; push it again")
-    body = await blobs.inline_content(txn, sha) if blob.place == INLINE else None
+    body = await blobs.inline_content(txn, sha, blob) if blob.place == INLINE else None
     if blob.place == INLINE and (body is None or len(body) != blob.size):
         raise Corrupt("manifest", str(digest), "its content is missing; push it again")
     return Found(digest, sha, row.media_type, blob, body, tag_name)

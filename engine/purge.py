@@ -20,11 +20,9 @@ from .layout import ID_BYTES
 from .ledger import Transaction, after
 from .records import (
     Blob,
-    Claim,
     Image,
     Namespace,
     Trash,
-    decode,
     get_payload,
     load,
     save,
@@ -172,14 +170,16 @@ async def _uncount(txn: Transaction, row: Image) -> None:
 async def _image(txn: Transaction, owner: Owner, image_id: bytes, now: int, limit: int) -> bool:
     """Take some rows of a deleted image away; says whether it is all gone."""
     left = limit
-    prefix = layout.CLAIM + owner.key
-    for key, value in await txn.scan(prefix, after(prefix), limit=left):
+    prefix = layout.claimed(owner.key)
+    for key, _ in await txn.scan(prefix, after(prefix), limit=left):
         sha = key[1 + ID_BYTES :]
         try:
-            claim = decode(Claim, key, value)
+            claim = await claims.get(txn, owner.key, sha)
         except Corrupt:
             claim = await claims.implied(txn, owner, sha)
-        await claims.release(txn, owner, sha, claim, now)
+        await claims.release(txn, owner, sha, claim or claims.NOTHING, now)
+        # Also where there was no such claim.
+        await txn.delete(key)
         left -= 1
     prefix = layout.LISTING + tags.KIND + owner.key
     by_creation = prefix + listings.CREATED

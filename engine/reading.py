@@ -30,7 +30,7 @@ async def locate(
         raise Corrupt("blob", str(Digest.sha256(sha)), "it is in quarantine; push it again")
     if blob.place != INLINE:
         return sha, blob, None
-    data = await blobs.inline_content(txn, sha)
+    data = await blobs.inline_content(txn, sha, blob)
     if data is None or len(data) != blob.size:
         raise Corrupt("blob", str(Digest.sha256(sha)), "its content is missing; push it again")
     return sha, blob, data

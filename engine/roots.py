@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from . import blobs, claims, layout
 from .blobs import Arrival, Outcome
 from .claims import Owner
 from .digest import Digest
-from .errors import NotFound
+from .errors import Corrupt, NotFound
 from .ledger import Transaction, after
 from .records import payloads, put_payload
 
@@ -18,11 +20,26 @@ async def keep(txn: Transaction, root: str, arrival: Arrival, now: int) -> Outco
         owner = Owner(layout.root_owner(root))
         claim = await claims.get(txn, owner.key, arrival.sha256)
         if claim is None or not claim.bodies:
-            if await txn.get(layout.ROOT + owner.key) is None:
-                await put_payload(txn, layout.ROOT + owner.key, root.encode())
-            await claims.link(txn, owner, arrival.sha256, arrival.size, "bodies", now)
-        await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
+            await _name(txn, root, owner)
+            kept = msgspec.structs.replace(
+                claim or claims.NOTHING, size=arrival.size, bodies=1, hold=0
+            )
+            await claims.change(txn, owner, arrival.sha256, claim or claims.NOTHING, kept, now)
+        if arrival.alias:
+            await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     return outcome
+
+
+async def _name(txn: Transaction, root: str, owner: Owner) -> None:
+    """Write down what a root is called, if it is a new one."""
+    try:
+        if await txn.counter(layout.counter(layout.ROOT_BLOBS, owner.key)):
+            return
+    except Corrupt:
+        # The row itself tells, at a higher price.
+        pass
+    if await txn.get(layout.ROOT + owner.key) is None:
+        await put_payload(txn, layout.ROOT + owner.key, root.encode())
 
 
 async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
@@ -33,8 +50,12 @@ async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
     if sha is None or claim is None:
         raise NotFound("blob", str(digest))
     await claims.release(txn, owner, sha, claim, now)
-    prefix = layout.CLAIM + owner.key
-    if not await txn.scan(prefix, after(prefix), limit=1):
+    try:
+        left = await txn.counter(layout.counter(layout.ROOT_BLOBS, owner.key))
+    except Corrupt:
+        # A delete does not fail for a number. A recount mends it, and a later delete sees to this.
+        return
+    if not left:
         await txn.delete(layout.ROOT + owner.key)
 
 

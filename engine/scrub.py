@@ -23,7 +23,7 @@ from .core import SECOND, Core, entropy
 from .digest import Digest, checksum
 from .errors import Corrupt, Invalid, NotFound, StorageFailed
 from .layout import number
-from .ledger import Transaction, after
+from .ledger import Transaction
 from .models import moment
 from .records import INLINE, Blob, decode, get_payload, load, put_payload
 
@@ -146,7 +146,7 @@ class Candidate:
 async def candidates(txn: Transaction, last: bytes, limit: int) -> list[Candidate]:
     """The next blobs behind ``last``, the small ones already verified."""
     found = []
-    rows = await txn.scan(layout.BLOB + last + b"\0", after(layout.BLOB), limit=limit)
+    rows = await blobs.rows_after(txn, last, limit)
     for key, value in rows:
         try:
             blob = decode(Blob, key, value)
@@ -160,7 +160,7 @@ async def candidates(txn: Transaction, last: bytes, limit: int) -> list[Candidat
 
 async def _inline_is_good(txn: Transaction, sha: bytes, blob: Blob) -> bool:
     try:
-        data = await get_payload(txn, layout.INLINE + sha)
+        data = await get_payload(txn, layout.content(blob.created, sha))
     except Corrupt:
         return False
     return data is not None and checksum(data) == blob.checksum

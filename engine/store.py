@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -203,8 +203,8 @@ class Store:
         algorithms = (wanted.algorithm,) if wanted else ()
         intake = Intake(core, hasher=None, algorithms=algorithms)
 
-        async def commit(arrival: Arrival) -> Outcome:
-            return await core.grow(roots.keep, root, arrival, core.now())
+        def commit(arrival: Arrival) -> Awaitable[Outcome]:
+            return core.grow(roots.keep, root, arrival, core.now())
 
         try:
             async for piece in sources.pieces(source):

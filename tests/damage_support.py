@@ -71,7 +71,7 @@ async def image_of(txn: Transaction, name: str) -> Image:
 
 
 async def claim_of(txn: Transaction, name: str, data: bytes) -> tuple[bytes, Claim]:
-    key = layout.CLAIM + (await image_of(txn, name)).key + sha(data)
+    key = layout.claim((await image_of(txn, name)).key, sha(data))
     claim = await load(txn, Claim, key)
     assert claim is not None
     return key, claim
@@ -82,6 +82,18 @@ async def blob_of(txn: Transaction, data: bytes) -> tuple[bytes, Blob]:
     blob = await load(txn, Blob, key)
     assert blob is not None
     return key, blob
+
+
+async def content_of(txn: Transaction, data: bytes) -> bytes:
+    """Key of the content of a blob in the ledger."""
+    _, blob = await blob_of(txn, data)
+    return layout.content(blob.created, sha(data))
+
+
+async def of_kind(txn: Transaction, kind: bytes) -> list[tuple[bytes, bytes]]:
+    """All rows of a kind, wherever they lie."""
+    start = layout.BLOB if kind in (layout.CLAIM, layout.REFERENCE) else kind
+    return [row for row in await rows(txn, start) if layout.kind(row[0]) == kind]
 
 
 async def change(txn: Transaction, key: bytes, record: Record, **fields: object) -> None:
@@ -108,7 +120,7 @@ async def put_back(txn: Transaction, key: bytes, value: bytes) -> None:
 
 def place_of(reference: bytes) -> tuple[bytes, bytes]:
     """Kind and owner of a reference."""
-    return reference[33:34], reference[-16:]
+    return reference[layout.PROJECT_AT - 1 : layout.PROJECT_AT], reference[layout.OWNER_AT :]
 
 
 async def file_of(store: Store, data: bytes) -> int:
@@ -134,7 +146,7 @@ async def flip_file(store: Store, data: bytes, at: int = -1) -> None:
 
 async def flip_inline(store: Store, data: bytes) -> None:
     """Turn one bit of a blob's content in the ledger."""
-    await store.core.ledger.transact(flip, layout.INLINE + sha(data))
+    await store.core.ledger.transact(flip, await store.core.ledger.read(content_of, data))
 
 
 async def lose_file(store: Store, data: bytes) -> None:
@@ -144,7 +156,7 @@ async def lose_file(store: Store, data: bytes) -> None:
 
 async def lose_inline(store: Store, data: bytes) -> None:
     """Remove a blob's content from the ledger."""
-    await store.core.ledger.transact(cut, layout.INLINE + sha(data))
+    await store.core.ledger.transact(cut, await store.core.ledger.read(content_of, data))
 
 
 def overrun(ledger: Path, key: bytes, value: bytes) -> None:

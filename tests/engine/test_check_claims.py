@@ -11,17 +11,18 @@ from damage_support import (
     blob_of,
     change,
     claim_of,
+    content_of,
     cut,
     image_of,
+    of_kind,
     place_of,
-    records,
     rows,
     sha,
 )
 
 from holdfast.engine import Digest, layout
 from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Claim, File, load, put_payload, save, unseal
+from holdfast.engine.records import Claim, File, decode, load, put_payload, save, unseal
 
 CASES = Cases()
 
@@ -43,8 +44,9 @@ async def a_claim_counts_one_need_too_many(txn: Transaction) -> None:
 )
 async def a_claim_forgets_its_needs(txn: Transaction) -> None:
     image = await image_of(txn, "multi")
-    for key, claim in await records(txn, Claim, layout.CLAIM + image.key):
-        if claim.children:
+    for key, value in await of_kind(txn, layout.CLAIM):
+        claim = decode(Claim, key, value)
+        if key.endswith(image.key) and claim.children:
             await change(txn, key, claim, children=0, bodies=0)
             return
 
@@ -52,6 +54,7 @@ async def a_claim_forgets_its_needs(txn: Transaction) -> None:
 @CASES(
     "claim: a manifest needs it (content)",
     "claim: a reference without a claim",
+    "claim: it is listed, and does not exist",
     "counter: size of image",
     "counter: size of namespace",
     "counter: unique size",
@@ -65,7 +68,7 @@ async def a_claim_is_gone(txn: Transaction) -> None:
 @CASES("claim: its reference (content) is missing")
 async def a_reference_is_gone(txn: Transaction) -> None:
     image = await image_of(txn, "web")
-    for key, _ in await rows(txn, layout.REFERENCE + sha(BASE)):
+    for key, _ in await rows(txn, layout.references(sha(BASE))):
         # Another image of the namespace links it too, so no number of the namespace changes.
         if place_of(key) == (layout.CONTENT, image.key):
             await cut(txn, key)
@@ -74,9 +77,10 @@ async def a_reference_is_gone(txn: Transaction) -> None:
 @CASES("claim: a reference (kept) that does not belong")
 async def a_reference_too_many(txn: Transaction) -> None:
     image = await image_of(txn, "web")
-    for key, _ in await rows(txn, layout.REFERENCE + sha(BASE)):
+    for key, _ in await rows(txn, layout.references(sha(BASE))):
         if place_of(key) == (layout.CONTENT, image.key):
-            await put_payload(txn, key[:33] + layout.KEPT + key[34:])
+            row = key[: layout.PROJECT_AT - 1] + layout.KEPT + key[layout.PROJECT_AT :]
+            await put_payload(txn, row)
 
 
 @CASES("claim: a reference without a claim")
@@ -94,33 +98,33 @@ async def a_reference_of_nobody(txn: Transaction) -> None:
 )
 async def a_reference_of_another_namespace(txn: Transaction) -> None:
     image = await image_of(txn, "web")
-    for key, _ in await rows(txn, layout.REFERENCE + sha(TEXT)):
+    for key, _ in await rows(txn, layout.references(sha(TEXT))):
         if place_of(key) == (layout.CONTENT, image.key):
             await cut(txn, key)
-            await put_payload(txn, key[:50] + b"n" * 16 + key[66:])
+            await put_payload(txn, key[: layout.NAMESPACE_AT] + b"n" * 16 + key[layout.OWNER_AT :])
 
 
 @CASES("hold: the row that ends it is missing")
 async def a_hold_without_an_end(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "web", HELD)
-    await cut(txn, layout.expiry(claim.hold, key[1:17], key[17:]))
+    await cut(txn, layout.expiry(claim.hold, key[-16:], key[1:33]))
 
 
 @CASES("hold: at a time that it does not have")
 async def an_end_without_a_hold(txn: Transaction) -> None:
     key, _ = await claim_of(txn, "web", BASE)
-    await put_payload(txn, layout.expiry(77, key[1:17], key[17:]), bytes(32))
+    await put_payload(txn, layout.expiry(77, key[-16:], key[1:33]), bytes(32))
 
 
 @CASES("hold: the row that ends it leads elsewhere")
 async def an_end_of_another_namespaces_hold(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "web", HELD)
-    await put_payload(txn, layout.expiry(claim.hold, key[1:17], key[17:]), b"n" * 32)
+    await put_payload(txn, layout.expiry(claim.hold, key[-16:], key[1:33]), b"n" * 32)
 
 
 @CASES("claim: there is no such blob", "claim: its owner does not exist")
 async def a_claim_of_nobody_on_nothing(txn: Transaction) -> None:
-    await save(txn, layout.CLAIM + b"n" * 16 + b"s" * 32, Claim(5, bodies=1))
+    await save(txn, layout.claim(b"n" * 16, b"s" * 32), Claim(5, bodies=1))
 
 
 @CASES("claim: it says 50001 bytes, the blob has 50000")
@@ -134,6 +138,22 @@ async def a_claim_of_another_size(txn: Transaction) -> None:
 async def numbers_of(txn: Transaction, name: str) -> list[tuple[bytes, bytes]]:
     image = await image_of(txn, name)
     return [(layout.IMAGE_SIZE, image.key), (layout.NAMESPACE_SIZE, image.namespace)]
+
+
+@CASES("claim: its row in the list of its image is missing")
+async def a_claim_that_its_image_does_not_list(txn: Transaction) -> None:
+    key, _ = await claim_of(txn, "web", HELD)
+    await cut(txn, layout.claimed(key[-16:], key[1:33]))
+
+
+@CASES("claim: it is listed, and does not exist")
+async def an_image_lists_a_claim_that_it_has_not(txn: Transaction) -> None:
+    await put_payload(txn, layout.claimed((await image_of(txn, "web")).key, b"s" * 32))
+
+
+@CASES("counter: blobs of root")
+async def a_root_counts_too_many(txn: Transaction) -> None:
+    await txn.add(layout.counter(layout.ROOT_BLOBS, layout.root_owner("signed")), 1)
 
 
 @CASES("root: it keeps nothing")
@@ -151,18 +171,24 @@ async def a_root_under_a_wrong_name(txn: Transaction) -> None:
 
 @CASES("blob: its content is missing")
 async def inline_content_is_gone(txn: Transaction) -> None:
-    await cut(txn, layout.INLINE + sha(SMALL))
+    await cut(txn, await content_of(txn, SMALL))
 
 
 @CASES("blob: has not the 3000 bytes")
 async def inline_content_is_cut_off(txn: Transaction) -> None:
-    key = layout.INLINE + sha(SMALL)
+    key = await content_of(txn, SMALL)
     await put_payload(txn, key, unseal(key, await txn.get(key) or b"")[:-1])
 
 
 @CASES("blob: content without a blob")
 async def inline_content_of_nothing(txn: Transaction) -> None:
-    await put_payload(txn, layout.INLINE + bytes(32), b"lost")
+    await put_payload(txn, layout.content(1, bytes(32)), b"lost")
+
+
+@CASES("blob: content without a blob")
+async def inline_content_of_another_time(txn: Transaction) -> None:
+    _, blob = await blob_of(txn, SMALL)
+    await put_payload(txn, layout.content(blob.created + 1, sha(SMALL)), b"lost")
 
 
 @CASES("claim: no alias of it")

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from check_history import History
 from check_support import BASE, HELD, SMALL, found, furnish, matches
-from damage_support import claim_of, cut, file_of, flip, overrun, rows, sha, vanish
+from damage_support import (
+    claim_of,
+    content_of,
+    cut,
+    file_of,
+    flip,
+    overrun,
+    rows,
+    vanish,
+)
 from engine_support import Clock, noise
 
 from holdfast.engine import (
@@ -38,7 +47,7 @@ async def test_a_directory_is_checked_open_and_closed(tmp_path: Path) -> None:
     async def damage(txn: Transaction) -> None:
         await flip(txn, (await rows(txn, layout.TAG))[0][0])
         key, claim = await claim_of(txn, "web", HELD)
-        await cut(txn, layout.expiry(claim.hold, key[1:17], key[17:]))
+        await cut(txn, layout.expiry(claim.hold, key[-16:], key[1:33]))
 
     place = tmp_path / "data"
     async with Store.open(place, QUIET) as store:
@@ -109,7 +118,8 @@ async def test_a_ledger_that_kills_its_reader_is_a_problem(tmp_path: Path) -> No
     place = tmp_path / "data"
     async with Store.open(place, QUIET) as store:
         await furnish(store)
-        ((key, value),) = await store.core.ledger.read(rows, layout.INLINE + sha(SMALL))
+        key = await store.core.ledger.read(content_of, SMALL)
+        ((_, value),) = await store.core.ledger.read(rows, key)
     overrun(place / "ledger" / "data.mdb", key, value)
     problems = await in_directory(place)
     assert problems[-1].kind == "ledger"

@@ -7,7 +7,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 from check_support import BASE, HELD, SMALL, TEXT, found, furnish, matches
-from damage_support import blob_of, change, file_of, image_of, records, rows, sha, vanish
+from damage_support import (
+    blob_of,
+    change,
+    content_of,
+    file_of,
+    image_of,
+    records,
+    rows,
+    sha,
+    vanish,
+)
 from engine_support import REGION, Place, noise, sha256, upload
 
 from holdfast.engine import (
@@ -111,7 +121,7 @@ async def test_a_deep_check_hashes_what_lies_in_the_ledger(place: Place) -> None
 
     async def swap(txn: Transaction) -> None:
         assert (await blob_of(txn, SMALL))[1].place == INLINE
-        await put_payload(txn, layout.INLINE + sha(SMALL), noise(len(SMALL), "other"))
+        await put_payload(txn, await content_of(txn, SMALL), noise(len(SMALL), "other"))
 
     async def misname(txn: Transaction) -> None:
         """An alias that other content has."""

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 from check_support import found, furnish, matches
-from damage_support import Cases, cut, flip, image_of, records, rows
+from damage_support import (
+    Cases,
+    cut,
+    flip,
+    image_of,
+    of_kind,
+    records,
+    rows,
+)
 from engine_support import Clock, Place
 
 from holdfast.engine import layout
@@ -109,7 +117,7 @@ async def test_what_was_damaged_is_told_and_no_more(name: str, tmp_path: Path) -
 async def test_one_bad_record_does_not_hide_another_problem(tmp_path: Path) -> None:
     async def damage(txn: Transaction) -> None:
         await flip(txn, (await rows(txn, layout.TAG))[0][0])
-        await flip(txn, (await rows(txn, layout.CLAIM))[0][0])
+        await flip(txn, (await of_kind(txn, layout.CLAIM))[0][0])
         await cut(txn, (await rows(txn, layout.REFERRER))[0][0])
 
     names = ["a_secret_too_many", "a_living_image_in_the_trash"]

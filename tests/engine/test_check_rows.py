@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 from check_support import found, furnish, furnish_more
-from damage_support import Cases, change, flip, image_of, put_back, records, rows
+from damage_support import (
+    Cases,
+    change,
+    flip,
+    image_of,
+    of_kind,
+    put_back,
+    records,
+    rows,
+)
 from engine_support import Clock, Place
 
 from holdfast.engine import check_look, layout
@@ -65,7 +74,7 @@ async def test_a_flipped_bit_is_found_in_rows_of_every_kind(kind: bytes, tmp_pat
         await furnish_more(store)
 
         async def every(txn: Transaction) -> list[bytes]:
-            return [key for key, _ in await rows(txn, kind)]
+            return [key for key, _ in await of_kind(txn, kind)]
 
         for key in (await store.core.ledger.read(every))[:5]:
             before = await store.core.ledger.transact(flip, key)
@@ -80,7 +89,7 @@ async def test_a_ledger_of_bad_rows_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ruin(txn: Transaction) -> None:
-        for key, _ in await rows(txn, layout.REFERENCE):
+        for key, _ in await of_kind(txn, layout.REFERENCE):
             await txn.put(key, b"ruined")
 
     monkeypatch.setattr(check_look, "SPOILED_MAX", 10)

@@ -42,7 +42,11 @@ FIRST, LAST = 0, -1
 
 
 async def every(txn: Transaction, prefix: bytes) -> list[bytes]:
-    return [key for key, _ in await txn.scan(prefix, after(prefix), limit=10_000)]
+    """Keys under a prefix; of a kind that lies in the groups of blobs, all of them."""
+    grouped = prefix in (layout.CLAIM, layout.REFERENCE)
+    start = layout.BLOB if grouped else prefix
+    keys = [key for key, _ in await txn.scan(start, after(start), limit=10_000)]
+    return [key for key in keys if not grouped or layout.kind(key) == prefix]
 
 
 async def damage(store: Store, prefix: bytes, which: int = FIRST) -> bytes:

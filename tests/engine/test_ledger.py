@@ -22,6 +22,8 @@ from holdfast.engine.ledger import (
     Rows,
     Transaction,
     after,
+    pack_counter,
+    unpack_counter,
 )
 from holdfast.engine.lmdb_ledger import LmdbLedger
 from holdfast.engine.memory_ledger import MemoryLedger
@@ -390,6 +392,7 @@ BOUNDS = st.just(b"") | KEYS | st.just(b"\xff" * 4)
 STEPS = st.one_of(
     st.tuples(st.just("put"), KEYS, st.binary(max_size=3) | st.just(b"v" * 9000)),
     st.tuples(st.just("delete"), KEYS),
+    st.tuples(st.just("add"), st.sampled_from([b"#a", b"#b"]), st.integers(-2, 2)),
     st.tuples(
         st.just("scan"),
         BOUNDS,
@@ -407,6 +410,8 @@ async def run_steps(txn: Transaction, steps: list[Any], fail: bool) -> list[Any]
     for kind, *rest in steps:
         if kind == "put":
             await txn.put(*rest)
+        elif kind == "add":
+            await txn.add(*rest)
         elif kind == "delete":
             seen.append(await txn.delete(*rest))
         else:
@@ -422,6 +427,11 @@ def run_model(rows: dict[bytes, bytes], steps: list[Any]) -> list[Any]:
     for kind, *rest in steps:
         if kind == "put":
             rows[rest[0]] = rest[1]
+        elif kind == "add":
+            key, delta = rest
+            total = delta + (unpack_counter(key, rows.pop(key)) if key in rows else 0)
+            if total:
+                rows[key] = pack_counter(key, total)
         elif kind == "delete":
             seen.append(rows.pop(rest[0], None) is not None)
         else:
@@ -452,6 +462,35 @@ async def test_as_the_model(kind: str, transactions: list[tuple[list[Any], bool]
                 assert await ledger.read(everything) == rows
                 scans = [step for step in steps if step[0] == "scan"]
                 assert ledger.read_now(run_steps, scans, False) == run_model(dict(rows), scans)
+        finally:
+            await ledger.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=60)
+@given(TRANSACTIONS)
+async def test_as_the_model_also_where_they_share_a_commit(
+    kind: str, transactions: list[tuple[list[Any], bool]]
+) -> None:
+    """Who fails has seen what came before, and leaves nothing to who comes after."""
+    rows: dict[bytes, bytes] = {}
+    expected = []
+    for steps, fail in transactions:
+        changed = dict(rows)
+        expected.append(run_model(changed, steps))
+        rows = rows if fail else changed
+    with tempfile.TemporaryDirectory() as path:
+        ledger = make(kind, Path(path))
+        try:
+            outcomes = await asyncio.gather(
+                *(ledger.transact(run_steps, *transaction) for transaction in transactions),
+                return_exceptions=True,
+            )
+            seen = [
+                outcome.args[0] if isinstance(outcome, Oops) else outcome for outcome in outcomes
+            ]
+            assert seen == expected
+            assert await ledger.read(everything) == rows
         finally:
             await ledger.close()
 

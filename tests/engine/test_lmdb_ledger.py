@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from holdfast.engine import lmdb_file, lmdb_ledger
@@ -487,6 +488,28 @@ async def test_who_fails_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
     assert ledger.read_now(keys) == [b"a", b"d", b"gate", b"n"]
     assert ledger.read_now(total, b"n") == 5
     assert ledger.info()["commits"] == 2
+
+
+async def test_who_meets_a_damaged_page_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
+    """After an error of LMDB its transaction is good for nothing: the others have their own."""
+
+    async def meet(txn: Transaction) -> None:
+        await txn.put(b"b", b"")
+        error = lmdb.CorruptedError("mdb_get: MDB_CORRUPTED")
+        error.__dict__["code"] = -30796  # as the binding does
+        raise error
+
+    gate = Gate()
+    first = await gate.shut(ledger)
+    tasks = await submitted(
+        ledger.transact(put, b"a"), ledger.transact(meet), ledger.transact(add, b"n")
+    )
+    gate.go_on.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    await first
+    assert [type(outcome) for outcome in outcomes] == [type(None), Corrupt, type(None)]
+    assert ledger.read_now(keys) == [b"a", b"gate", b"n"]
+    assert ledger.info()["commits"] == 3
 
 
 async def test_reads_go_on_beside_a_writer(ledger: LmdbLedger) -> None:

@@ -20,7 +20,11 @@ from copies_support import (
     names,
     verify,
 )
-from damage_support import overrun, rows, sha
+from damage_support import (
+    content_of,
+    overrun,
+    rows,
+)
 from engine_support import (
     Clock,
     Place,
@@ -38,7 +42,6 @@ from holdfast.engine import (
     NotAStore,
     NotFound,
     Store,
-    layout,
 )
 
 
@@ -146,7 +149,8 @@ async def test_a_ledger_that_kills_its_reader_does_not_kill_who_restores(
 ) -> None:
     await filled.put(noise(9000, "long"))
     await finish(filled.snapshot(tmp_path / "copy", copy=True))
-    ((key, value),) = await filled.core.ledger.read(rows, layout.INLINE + sha(noise(9000, "long")))
+    key = await filled.core.ledger.read(content_of, noise(9000, "long"))
+    ((_, value),) = await filled.core.ledger.read(rows, key)
     overrun(tmp_path / "copy" / "ledger" / "data.mdb", key, value)
     await refused(tmp_path / "copy", tmp_path / "restored", r"data\.mdb.*SIGBUS")
 
