@@ -91,7 +91,7 @@ async def examine(
         report(Problem("ledger", error.name, error.reason))
 
 
-async def check_directory(
+def check_directory(
     path: str | os.PathLike[str], *, deep: bool = False, config: StoreConfig | None = None
 ) -> AsyncGenerator[Problem, None]:
     """Check a data directory, which may be in use, and yield every problem as it is found.
@@ -99,8 +99,16 @@ async def check_directory(
     ``deep`` reads and hashes all bytes at rest. A ledger that kills the process that reads it
     is a problem like others. Raises NotAStore, StorageFailed.
     """
-    map_bytes = (config or StoreConfig()).map_bytes
-    arguments = (str(Path(path)), str(map_bytes), "deep" if deep else "quick")
+    return _check(Path(path), "deep" if deep else "quick", config or StoreConfig())
+
+
+def check_copy(path: Path, config: StoreConfig) -> AsyncGenerator[Problem, None]:
+    """As ``check_directory``, ``deep``, of a copy that is not finished."""
+    return _check(path, "copy", config)
+
+
+async def _check(path: Path, depth: str, config: StoreConfig) -> AsyncGenerator[Problem, None]:
+    arguments = (str(path), str(config.map_bytes), depth)
     try:
         async with aclosing(worker.messages("check_worker", *arguments)) as found:
             async for message in found:

@@ -1,6 +1,6 @@
 """The process that a check runs in; see ``check`` and ``worker``.
 
-``python -m holdfast.engine.check_worker DIR MAP_BYTES quick|deep``
+``python -m holdfast.engine.check_worker DIR MAP_BYTES quick|deep|copy``
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def _report(problem: Problem) -> None:
 async def check(directory: str, map_bytes: str, depth: str) -> None:
     """Check the directory. Raises NotAStore, Corrupt, StorageFailed."""
     path = Path(directory)
-    datadir.prepare(path, create=False)
+    datadir.prepare(path, create=False, unfinished=depth == "copy")
     ledger = LmdbLedger.open(path / "ledger", map_bytes=int(map_bytes), create=False)
     threads = Threads(1, "check")
     try:
         depot = DiskDepot(path / "files")
-        await examine(ledger, depot, threads.run, _report, deep=depth == "deep")
+        await examine(ledger, depot, threads.run, _report, deep=depth != "quick")
     finally:
         threads.close()
         await ledger.close()

@@ -1,6 +1,6 @@
 """The data directory: what lies in it, its format version, and opening the seams over it.
 
-    DIR/FORMAT     one line: the format version
+    DIR/FORMAT     one line: the format version, and ``unfinished`` while it is not all there
     DIR/ledger/    the ledger's files
     DIR/files/     the depot
     DIR/scratch/   the scratch ledger, in a directory of its own for each start of the machine
@@ -38,8 +38,15 @@ from .offload import Threads
 FORMAT: Final = 2
 """Version of everything under the directory. A change that old code cannot read adds one."""
 
+INCOMPLETE: Final = "INCOMPLETE"
+"""A file of that name stands in what ``staging`` is making."""
+
 _MARK: Final = "FORMAT"
-_LINE: Final = re.compile(r"holdfast (\d{1,6})\n", re.ASCII)
+_LINE: Final = re.compile(r"holdfast (\d{1,6})( unfinished)?\n", re.ASCII)
+_UNFINISHED: Final = (
+    "it is the copy of a snapshot or restore that did not come to its end, and that nobody has"
+    " verified: make it again, or remove it"
+)
 _OURS: Final = ("ledger", "files", "run", "scratch")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -133,11 +140,12 @@ def assemble(
     return Opened(core, incarnations)
 
 
-def prepare(path: Path, *, create: bool) -> None:
+def prepare(path: Path, *, create: bool, unfinished: bool = False) -> None:
     """Check that the directory is a store of this version; make it one if it is new.
 
     A part that is missing from a store that was made is damage: a new one in its place would
-    pass for an empty store. Raises NotAStore, Corrupt, StorageFull, StorageFailed, OSError.
+    pass for an empty store. A copy that is not finished is no store, but to who is making it
+    (``unfinished``). Raises NotAStore, Corrupt, StorageFull, StorageFailed, OSError.
     """
     if not is_there(path):
         if not create:
@@ -162,6 +170,8 @@ def prepare(path: Path, *, create: bool) -> None:
         raise NotAStore(
             str(path), f"its format is {version}, and this holdfast knows {FORMAT}: use {use}"
         )
+    if found[2] and not unfinished:
+        raise NotAStore(str(path), _UNFINISHED)
     if not is_there(path / "ledger" / lmdb_file.NAME):
         raise lmdb_file.damaged("it is missing")
     if not is_there(path / "files"):
@@ -181,6 +191,8 @@ def _make(path: Path, *, create: bool) -> None:
         and not entry.name.startswith((".", "server.", "owner."))
     )
     strange = [name for name in strange if name != "lost+found"]
+    if INCOMPLETE in strange:
+        raise NotAStore(str(path), _UNFINISHED)
     if strange:
         raise NotAStore(str(path), f"it is not empty ({strange[0]}), and no data directory")
     if not create:
@@ -194,6 +206,14 @@ def _make(path: Path, *, create: bool) -> None:
         (path / name).mkdir(mode=0o700, exist_ok=True)
     LmdbLedger.create(path / "ledger")
     mark_made(path)
+
+
+def mark_unfinished(path: Path) -> None:
+    """Say that the directory is no store yet: the first step of copying one.
+
+    It need not last: a mark that lost its line makes no store either.
+    """
+    (path / _MARK).write_bytes(f"holdfast {FORMAT} unfinished\n".encode())
 
 
 def mark_made(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from . import datadir, incarnation, lmdb_file, worker
-from .check import check_directory
+from .check import check_copy
 from .config import StoreConfig
 from .disk_file import refused
 from .errors import Busy, Corrupt
@@ -57,6 +57,7 @@ async def restore(
         await threads.run(_look, snapshot)
         staging = await threads.acquire(Staging, target, "snapshot")
         try:
+            await threads.run(datadir.mark_unfinished, staging.path)
             done = Copied(0, 0, 0)
             known: set[str] = set()
             await threads.run(_copy_ledger, snapshot, staging.path)
@@ -69,12 +70,12 @@ async def restore(
                         yield done
                     elif isinstance(message, worker.Known):
                         known.add(message.name)
-            await threads.run(datadir.mark_made, staging.path)
             problems = await _check(snapshot, staging.path, config, known)
             unusable = any(problem.kind == "ledger" for problem in problems)
             if problems and (unusable or not salvage):
                 raise _refusal(snapshot, problems)
             damaged = await _quarantine(staging, config, problems) if problems else 0
+            await threads.run(datadir.mark_made, staging.path)
             await threads.run(staging.publish)
         except BaseException:
             await threads.finish(staging.close)
@@ -130,7 +131,7 @@ async def _check(
 ) -> list[Problem]:
     """Problems of the copy, but for blobs that were known to be damaged."""
     problems = []
-    async for problem in check_directory(directory, deep=True, config=config):
+    async for problem in check_copy(directory, config):
         if problem.kind == "blob" and problem.name in known:
             continue
         _log.error("snapshot %s: %s", snapshot, problem)

@@ -122,6 +122,7 @@ async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerato
         try:
             async with Lease(core) as lease:
                 directory = staging.path
+                await threads.run(datadir.mark_unfinished, directory)
                 await threads.run(copy_ledger, directory / "ledger", compact=True)
                 async for done in _fill(core, lease, directory, place, threads):
                     yield done

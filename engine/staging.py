@@ -15,11 +15,11 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from .datadir import INCOMPLETE as MARK
 from .datadir import sync_directory
 from .errors import AlreadyExists, Busy, StorageFailed
 from .errors import Kind as ErrorKind
 
-MARK: Final = "INCOMPLETE"
 _FOREIGN: Final = "lost+found"
 """What a new file system has at its top."""
 

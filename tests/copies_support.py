@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from engine_support import REGION, make_namespace, noise, once, push
 
-from holdfast.engine import Store, StoreConfig
+from holdfast.engine import StorageFailed, Store, StoreConfig, worker
 
 BIG: Final = noise(100_000, "big")
 LAYER: Final = noise(200_000, "layer")
@@ -35,6 +38,24 @@ async def fill(store: Store) -> None:
 
 async def finish(steps: AsyncIterator[Any]) -> Any:
     return [step async for step in steps][-1]
+
+
+async def here(
+    module: str, *arguments: str, names: Iterable[str] = (), **_: object
+) -> AsyncIterator[worker.Message]:
+    """``worker.messages`` without a process."""
+    said: list[worker.Message] = []
+    found: Any = importlib.import_module(f"holdfast.engine.{module}")
+    what, *rest = arguments if module == "restore_worker" else ("check", *arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(found, "say", said.append)
+        patch.setattr(sys, "stdin", io.StringIO("\n".join(names)))
+        try:
+            await getattr(found, what)(*rest)
+        except OSError as error:
+            raise StorageFailed(str(error.filename), str(error.strerror)) from error
+    for message in said:
+        yield message
 
 
 def names(directory: Path) -> list[str]:

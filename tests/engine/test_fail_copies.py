@@ -12,16 +12,15 @@ import contextlib
 import errno
 import fcntl
 import functools
-import importlib
 import io
 import os
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from copies_support import finish, names
+from copies_support import finish, here, names
 from engine_support import Clock, Place, make_namespace, noise, push, read, sha256
 from faults_support import Countdown, Death
 from seams_support import MAP_BYTES, Sight, check, see, swift
@@ -87,21 +86,6 @@ class Faults:
             raise OSError(errno.EIO, "injected", str(args[0]) if args else None)
 
         return call
-
-
-async def here(module: str, *arguments: str, **_: object) -> AsyncIterator[worker.Message]:
-    """``worker.messages`` without a process."""
-    said: list[worker.Message] = []
-    found: Any = importlib.import_module(f"holdfast.engine.{module}")
-    what, *rest = arguments if module == "restore_worker" else ("check", *arguments)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(found, "say", said.append)
-        try:
-            await getattr(found, what)(*rest)
-        except OSError as error:
-            raise StorageFailed(str(error.filename), str(error.strerror)) from error
-    for message in said:
-        yield message
 
 
 class Trial:

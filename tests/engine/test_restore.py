@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from copies_support import (
     fill,
     finish,
     flip,
+    here,
     inodes,
     names,
     verify,
@@ -41,8 +43,14 @@ from holdfast.engine import (
     Corrupt,
     NotAStore,
     NotFound,
+    Problem,
     Store,
+    StoreConfig,
+    check_directory,
+    restore,
+    worker,
 )
+from holdfast.engine.check import check_copy
 
 
 @pytest.fixture
@@ -55,6 +63,12 @@ async def filled(place: Place) -> AsyncIterator[Store]:
     async with place.store() as store:
         await fill(store)
         yield store
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of a restore's processes is done in this one: starting them takes most of a test."""
+    monkeypatch.setattr(worker, "messages", here)
 
 
 @pytest.fixture
@@ -100,6 +114,7 @@ async def test_a_store_is_not_restored_over_another(snapshot: Path, tmp_path: Pa
     assert not (tmp_path / "restored").exists()
 
 
+@pytest.mark.usefixtures("at_home")
 async def test_a_flipped_bit_is_found(snapshot: Path, tmp_path: Path) -> None:
     flip(file_of(snapshot, len(BIG)), 5000)
     with pytest.raises(Corrupt, match=sha256(BIG)):
@@ -117,6 +132,7 @@ async def test_a_flipped_bit_is_found(snapshot: Path, tmp_path: Path) -> None:
     assert await verify(tmp_path / "restored") == []
 
 
+@pytest.mark.usefixtures("at_home")
 async def test_a_lost_file_is_found(snapshot: Path, tmp_path: Path) -> None:
     file_of(snapshot, len(BIG)).unlink()
     with pytest.raises(Corrupt, match=sha256(BIG)):
@@ -125,6 +141,7 @@ async def test_a_lost_file_is_found(snapshot: Path, tmp_path: Path) -> None:
     assert (done.files, done.total, done.damaged) == (2, 3, 1)
 
 
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("share", [0, 0.1, 0.4])
 async def test_a_ledger_that_was_cut_off(snapshot: Path, tmp_path: Path, share: float) -> None:
     ledger = snapshot / "ledger" / "data.mdb"
@@ -165,6 +182,7 @@ async def test_who_first_uses_the_copied_ledger_may_die_of_it(
     await refused(snapshot, tmp_path / "restored", r"data\.mdb.*SIGBUS")
 
 
+@pytest.mark.usefixtures("at_home")
 async def test_a_damaged_record_is_found(snapshot: Path, tmp_path: Path) -> None:
     ledger = snapshot / "ledger" / "data.mdb"
     # A page that was freed since may have the row too.
@@ -186,6 +204,52 @@ async def test_a_restore_that_was_given_up_leaves_nothing(snapshot: Path, tmp_pa
     assert names(tmp_path) == ["copy", "data"]
 
 
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_what_a_killed_restore_left_is_no_store(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounted: bool
+) -> None:
+    """Above all when all files are there, and are being verified."""
+    target = tmp_path / "restored"
+    half = target / ".partial" if mounted else tmp_path / "restored.partial"
+    if mounted:
+        target.mkdir()
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
+    left: list[Path] = []
+
+    def die() -> None:
+        left.append(tmp_path / f"left{len(left)}" / "again.partial")
+        shutil.copytree(half, left[-1])
+
+    async def check(path: Path, config: StoreConfig) -> AsyncIterator[Problem]:
+        die()
+        async for problem in check_copy(path, config):
+            yield problem
+
+    monkeypatch.setattr(restore, "check_copy", check)
+    async for _ in Store.restore(snapshot, target):
+        if half.exists():
+            die()
+    monkeypatch.setattr(restore, "check_copy", check_copy)
+    assert names(target) == ["FORMAT", "files", "ledger", "run"]
+    assert len(left) >= 3
+    for path in left:
+        for create in (False, True):
+            with pytest.raises(NotAStore, match="nobody has verified: make it again") as unfinished:
+                await Store.open(path, QUIET, create=create).start()
+            assert unfinished.value.path == str(path)
+    with pytest.raises(NotAStore, match="nobody has verified"):
+        await finish(Store.restore(left[-1], tmp_path / "other"))
+    if not mounted:
+        with pytest.raises(NotAStore, match="nobody has verified"):
+            await finish(check_directory(left[-1]))
+        await finish(Store.restore(snapshot, left[-1].with_suffix("")))
+        assert names(left[-1].parent) == ["again"]
+        async with Store.open(left[-1].with_suffix(""), QUIET, create=False) as store:
+            assert await read(store, sha256(LAYER)) == LAYER
+
+
+@pytest.mark.usefixtures("at_home")
 async def test_nothing_is_written_to_the_snapshot(snapshot: Path, tmp_path: Path) -> None:
     def listing() -> dict[str, tuple[int, int]]:
         return {
@@ -198,6 +262,7 @@ async def test_nothing_is_written_to_the_snapshot(snapshot: Path, tmp_path: Path
     assert listing() == before
 
 
+@pytest.mark.usefixtures("at_home")
 async def test_unknown_blobs_stay_unknown(snapshot: Path, tmp_path: Path) -> None:
     await finish(Store.restore(snapshot, tmp_path / "restored"))
     async with Store.open(tmp_path / "restored", QUIET) as store:
