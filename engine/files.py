@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from typing import Final, Protocol
 
 from . import layout
@@ -28,6 +27,9 @@ _NEXT_BLOCK = layout.counter(b"fb")
 LEASE = layout.SETTING + b"lease"
 _LEASES_MAX: Final = 10_000
 """Far more snapshots than are ever made at once."""
+
+_AHEAD: Final = BLOCK_FILES // 2
+"""Ids of a block that are taken when the next one is opened, so that few ever wait for that."""
 
 _LOOKS: Final = 2 * BLOCK_FILES
 """Files of sessions, and such as could not be removed, that are looked after at one time: more
@@ -172,7 +174,11 @@ class Files:
         self._ledger = ledger
         self._scratch = scratch
         self._incarnations = incarnations
-        self._ids: Iterator[int] = iter(())
+        self._ids = range(0)
+        """Of the block in use, those that nobody has."""
+        self._spare: int | None = None
+        """The next block, if it is open already."""
+        self._ahead: asyncio.Task[None] | None = None
         self._unsettled: dict[int, set[int]] = {}
         self._given_up: set[int] = set()
         self._lent: dict[int, None] = {}
@@ -195,16 +201,36 @@ class Files:
                 raise
 
     async def _take(self) -> int:
-        async with self._taking:
-            if self._closed:
-                raise Closed
-            file_id = next(self._ids, None)
-            if file_id is None:
-                block = await self._open_block()
-                self._ids = iter(range(block * BLOCK_FILES, (block + 1) * BLOCK_FILES))
-                file_id = next(self._ids)
-            self._unsettled[file_id // BLOCK_FILES].add(file_id)
+        while (file_id := self._next()) is None:
+            await self._open_next()
         return file_id
+
+    def _next(self) -> int | None:
+        """An id of the blocks that are open, or None. Raises Closed."""
+        if self._closed:
+            raise Closed
+        if not self._ids and self._spare is not None:
+            start, self._spare = self._spare * BLOCK_FILES, None
+            self._ids = range(start, start + BLOCK_FILES)
+        if not self._ids:
+            return None
+        file_id, self._ids = self._ids[0], self._ids[1:]
+        self._unsettled[file_id // BLOCK_FILES].add(file_id)
+        if file_id % BLOCK_FILES == _AHEAD:
+            self._ahead = asyncio.create_task(self._open_ahead(), name="file ids")
+        return file_id
+
+    async def _open_ahead(self) -> None:
+        try:
+            await self._open_next()
+        except EngineError as error:
+            _log.warning("whoever needs the next block of file ids opens it: %s", error)
+
+    async def _open_next(self) -> None:
+        """Open the next block, unless that was done. Raises StorageFull, StorageFailed, Closed."""
+        async with self._taking:
+            if self._spare is None and not self._closed:
+                self._spare = await self._open_block()
 
     async def _open_block(self) -> int:
         """Take the next block that has no files.
@@ -225,10 +251,13 @@ class Files:
         return block
 
     async def _finished_blocks(self) -> tuple[int, ...]:
-        """Blocks with nothing unsettled; what was deleted from them is gone for good."""
+        """Used blocks with nothing unsettled; what was deleted from them is gone for good."""
         for file_id in (*await self._unlent(), *list(self._given_up)[:_LOOKS]):
             await self.discard(file_id)
-        done = tuple(block for block, files in self._unsettled.items() if not files)
+        used = self._ids[0] // BLOCK_FILES if self._ids else None
+        done = tuple(
+            block for block, files in self._unsettled.items() if not files and block != used
+        )
         for block in done:
             await self.threads.run(self.depot.sync_block, block)
         return done
@@ -381,7 +410,10 @@ class Files:
         """
         self._closed = True
         await self.open.close()
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])
         async with self._taking:
+            self._ids, self._spare = range(0), None
             done = await self._finished_blocks()
             if done:
                 await self._ledger.transact(close_blocks, self._incarnations.name, done)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from depot_support import python, write
 from depot_support import read as contents
-from engine_support import REGION, make_namespace, noise, once, read, sha256
+from engine_support import REGION, Gate, Hooks, make_namespace, noise, once, read, sha256
 from faults_support import Countdown, FailingLedger
-from race_support import Held
+from race_support import Held, hold_before
 from seams_support import Seams, check, orphan
 
-from holdfast.engine import Closed, Store, StoreConfig
+from holdfast.engine import Closed, StorageFull, Store, StoreConfig
 from holdfast.engine.depot import BLOCK_FILES
 from holdfast.engine.files import open_blocks
 from holdfast.engine.incarnation import LockedIncarnations
@@ -77,12 +77,63 @@ async def test_used_blocks_are_forgotten(seams: Seams) -> None:
     await store.start()
     for number in range(2 * BLOCK_FILES + 1):
         await store.put(noise(20, number))
-    assert len(await store.core.ledger.read(open_blocks)) == 1
+    # That in use, and the one before it: it is closed when the next is opened.
+    assert len(await store.core.ledger.read(open_blocks)) == 2
     await orphan(store, b"in the third block")
     await seams.kill(store)
     async with seams.store() as other:
         assert (await other.sweeper.run()).files == 1
         assert await check(other) == []
+    assert await seams.leaks() == ""
+
+
+async def test_the_next_block_is_opened_while_files_are_begun(seams: Seams) -> None:
+    """That is a commit, and syncs of directories: nobody waits for them who need not."""
+    hooks = Hooks()
+    store = seams.store(ledger=partial(Gate, hooks=hooks, owned=True))
+    await store.start()
+    await store.put(noise(20))
+    held = hold_before(hooks, "files.open_block")
+    for number in range(1, BLOCK_FILES):
+        await store.put(noise(20, number))
+    last = asyncio.ensure_future(store.put(noise(21)))
+    await held.reached()
+    await store.stats()
+    assert not last.done()
+    held.go_on()
+    await last
+    assert len(await store.core.ledger.read(open_blocks)) == 2
+    await store.close()
+    async with seams.store() as other:
+        assert await other.core.ledger.read(open_blocks) == []
+        assert await check(other) == []
+    assert await seams.leaks() == ""
+
+
+async def test_a_block_that_could_not_be_opened_ahead(seams: Seams) -> None:
+    """Whoever needs it tries it again, and alone hears of a failure."""
+    hooks = Hooks()
+    refusals = 1
+
+    async def refuse(name: str) -> None:
+        nonlocal refusals
+        if name == "files.open_block" and refusals:
+            refusals -= 1
+            raise StorageFull("ledger")
+
+    store = seams.store(ledger=partial(Gate, hooks=hooks, owned=True))
+    await store.start()
+    await store.put(noise(20))
+    hooks.before = refuse
+    for number in range(1, BLOCK_FILES):
+        await store.put(noise(20, number))
+    assert not refusals
+    refusals = 1
+    with pytest.raises(StorageFull):
+        await store.put(noise(21))
+    await store.put(noise(21))
+    assert await read(store, sha256(noise(21))) == noise(21)
+    await store.close()
     assert await seams.leaks() == ""
 
 
