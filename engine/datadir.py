@@ -26,7 +26,7 @@ from .core import Core
 from .depot import Depot
 from .disk_depot import DiskDepot
 from .disk_file import is_there, refused
-from .errors import Corrupt, NotAStore
+from .errors import Corrupt, NotAStore, StorageFailed
 from .files import Files
 from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
 from .ledger import Ledger
@@ -172,10 +172,26 @@ def prepare(path: Path, *, create: bool, unfinished: bool = False) -> None:
         )
     if found[2] and not unfinished:
         raise NotAStore(str(path), _UNFINISHED)
-    if not is_there(path / "ledger" / lmdb_file.NAME):
+    _check_parts(path)
+
+
+def _check_parts(path: Path) -> None:
+    ledger = path / "ledger" / lmdb_file.NAME
+    if not is_there(ledger):
         raise lmdb_file.damaged("it is missing")
+    if not ledger.is_file():
+        raise lmdb_file.damaged("it is not a file")
     if not is_there(path / "files"):
         raise Corrupt("file", "files", f"the directory is missing; {lmdb_file.ADVICE}")
+    if not (path / "files").is_dir():
+        raise Corrupt("file", "files", f"it is not a directory; {lmdb_file.ADVICE}")
+    # What is in these need not last: they are made anew where they are missing.
+    for part in (path / "run", path / "scratch"):
+        if is_there(part) and not part.is_dir():
+            raise StorageFailed(str(part), "it is not a directory: remove it")
+    lock = path / "ledger" / "lock.mdb"
+    if is_there(lock) and not lock.is_file():
+        raise StorageFailed(str(lock), "it is not a file: remove it")
 
 
 def _make(path: Path, *, create: bool) -> None:

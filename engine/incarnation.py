@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from .disk_file import refused
+
 NAME_BYTES = 8
 
 
@@ -69,13 +71,19 @@ class LockedIncarnations:
         return self._directory / f"{name.hex()}.lock"
 
     def dead(self, name: bytes) -> bool:
-        """Whether that lock is free or gone. A name is made known only after it is locked."""
+        """Whether that lock is free or gone. A name is made known only after it is locked.
+
+        Raises StorageFailed.
+        """
         if name == self.name:
             return False
+        path = self._path(name)
         try:
-            lock = os.open(self._path(name), os.O_RDWR)
+            lock = os.open(path, os.O_RDWR)
         except FileNotFoundError:
             return True
+        except OSError as error:
+            raise refused(error, str(path)) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,8 +93,12 @@ class LockedIncarnations:
         return True
 
     def forget(self, name: bytes) -> None:
-        """Remove the lock file of a dead one."""
-        self._path(name).unlink(missing_ok=True)
+        """Remove the lock file of a dead one. Raises StorageFailed."""
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise refused(error, str(path)) from error
 
     def close(self) -> None:
         """End this incarnation: the file goes first, so no dead lock stays behind."""

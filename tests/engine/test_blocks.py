@@ -15,7 +15,7 @@ from faults_support import Countdown, FailingLedger
 from race_support import Held, hold_before
 from seams_support import Seams, check, orphan
 
-from holdfast.engine import Closed, StorageFull, Store, StoreConfig
+from holdfast.engine import Closed, StorageFailed, StorageFull, Store, StoreConfig
 from holdfast.engine.depot import BLOCK_FILES
 from holdfast.engine.files import open_blocks
 from holdfast.engine.incarnation import LockedIncarnations
@@ -237,6 +237,12 @@ def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
     assert not living.dead(another.name)
     another.close()
     assert living.dead(another.name)
+    strange = tmp_path / f"{bytes(8).hex()}.lock"
+    strange.mkdir()
+    for call in (living.dead, living.forget):
+        with pytest.raises(StorageFailed, match=str(strange)):
+            call(bytes(8))
+    strange.rmdir()
     living.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from copies_support import here
 from depot_support import descriptors, descriptors_before
 from engine_support import (
     REGION,
@@ -30,10 +31,12 @@ from holdfast.engine import (
     Invalid,
     NotAStore,
     NotFound,
+    StorageFailed,
     Store,
     StoreConfig,
     Unusable,
     check_directory,
+    worker,
 )
 
 EXAMPLE = """
@@ -249,20 +252,51 @@ async def test_a_directory_that_was_half_made_is_made(tmp_path: Path) -> None:
         assert await store.blobs() == []
 
 
-@pytest.mark.parametrize("wrong", ["files", "run", "ledger"])
-async def test_an_opening_that_fails_leaves_nothing_open(tmp_path: Path, wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "kind", "said"),
+    [
+        ("FORMAT", NotAStore, "FORMAT is not a file"),
+        ("files", Corrupt, "files is damaged: it is not a directory; .*`holdfast restore`"),
+        ("ledger", Corrupt, r"ledger/data\.mdb is damaged: it is missing; .*`holdfast restore`"),
+        (
+            "ledger/data.mdb",
+            Corrupt,
+            r"data\.mdb is damaged: it is not a file; .*`holdfast restore`",
+        ),
+        ("ledger/lock.mdb", StorageFailed, r"data/ledger/lock\.mdb: it is not a file: remove it"),
+        ("run", StorageFailed, "data/run: it is not a directory: remove it"),
+        ("scratch", StorageFailed, "data/scratch: it is not a directory: remove it"),
+    ],
+)
+async def test_an_opening_that_fails_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, kind: type[Unusable], said: str
+) -> None:
+    """A file in the place of a directory, or a directory in that of a file."""
+    monkeypatch.setattr(worker, "messages", here)
     data = tmp_path / "data"
     async with Store.open(data):
         pass
+    was_file = (data / wrong).is_file()
     (data / wrong).rename(tmp_path / "aside")
-    (data / wrong).write_bytes(b"a file in the place of a directory")
+    if was_file:
+        (data / wrong).mkdir()
+    else:
+        (data / wrong).write_bytes(b"a file")
     before = descriptors_before()
     for _ in range(3):
-        with pytest.raises(Unusable) as refused:
+        with pytest.raises(kind, match=said):
             await Store.open(data).start()
-        assert wrong in str(refused.value)
+    try:
+        checked = [str(problem) async for problem in check_directory(data)]
+    except Unusable as error:
+        checked = [str(error)]
+    assert len(checked) == 1
+    assert Path(wrong).name in checked[0]
     assert descriptors() == before
-    (data / wrong).unlink()
+    if was_file:
+        (data / wrong).rmdir()
+    else:
+        (data / wrong).unlink()
     (tmp_path / "aside").rename(data / wrong)
     async with Store.open(data) as store:
         await store.put(b"hello")
