@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -9,9 +10,11 @@ from . import blobs, content, images
 from .content import Original
 from .core import Core
 from .digest import Digest
-from .errors import Corrupt, Invalid, NotFound
+from .errors import Corrupt, EngineError, Invalid, NotFound
 from .ledger import Transaction
 from .records import INLINE, Blob
+
+_log: Final = logging.getLogger(__name__)
 
 CHUNK_BYTES: Final = 256 * 1024
 """Longest piece that iteration yields."""
@@ -163,7 +166,11 @@ class BlobReader:
     async def _damage(self, reason: str) -> Corrupt:
         """Remember that the file is bad, if it still is the blob's; the error to raise."""
         if self._lies is not None:
-            await self._core.ledger.transact(blobs.quarantine, *self._lies, self._core.now())
+            try:
+                await self._core.ledger.transact(blobs.quarantine, *self._lies, self._core.now())
+            except EngineError:
+                # Whoever reads is told of the damage; the next one meets it again.
+                _log.exception("blob %s is damaged (%s), which was not noted", self.digest, reason)
         return Corrupt("blob", str(self.digest), reason)
 
     async def _try(self, blob: Blob) -> str | None:

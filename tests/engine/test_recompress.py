@@ -18,12 +18,13 @@ from engine_support import (
     Place,
     make_namespace,
     noise,
+    problems,
     push,
     read,
     sha256,
 )
 
-from holdfast.engine import Corrupt, Store
+from holdfast.engine import Corrupt, StorageFull, Store
 from holdfast.engine import recompress as module
 from holdfast.engine.recompress import Recompressor
 
@@ -183,6 +184,8 @@ async def test_a_frame_found_damaged_on_the_way_puts_the_blob_in_quarantine(
     await store.put(TAR)
     await recompressor.run()
     (stored,) = place.files()
+    await store.put(JSON)
+    await recompressor.run()
     place.damage(stored)
     digest = sha256(TAR)
     got = bytearray()
@@ -202,8 +205,41 @@ async def test_a_frame_found_damaged_on_the_way_puts_the_blob_in_quarantine(
         await read(store, digest, length=1)
     with pytest.raises(Corrupt, match="quarantine"):
         await store.stat(digest)
+    assert await read(store, sha256(JSON)) == JSON
     await store.put(TAR)
     assert await read(store, digest, verify=True) == TAR
+    assert (await recompressor.run()).swapped == 1
+    assert await read(store, digest) == TAR
+
+
+@pytest.mark.parametrize("where", ["at the open", "on the way"])
+async def test_damage_is_told_where_it_cannot_be_noted(place: Place, where: str) -> None:
+    """As on a full disk, or one that became read-only: nobody is told to look there."""
+    store, hooks = place.gated()
+    async with store:
+        await store.put(TAR)
+        await store.recompressor.run()
+        (stored,) = place.files()
+        place.damage(stored)
+
+        async def refuse(name: str) -> None:
+            if name == "blobs.quarantine":
+                raise StorageFull("ledger")
+
+        hooks.before = refuse
+        verify = where == "at the open"
+        for _ in range(2):
+            with pytest.raises(Corrupt, match="frame") as damage:
+                await read(store, sha256(TAR), verify=verify)
+            assert damage.value.name == sha256(TAR)
+        hooks.before = None
+        with pytest.raises(Corrupt, match="frame"):
+            await read(store, sha256(TAR), verify=verify)
+        with pytest.raises(Corrupt, match="quarantine"):
+            await read(store, sha256(TAR))
+        await store.put(TAR)
+        assert await read(store, sha256(TAR)) == TAR
+        assert await problems(store) == []
 
 
 async def test_a_reader_goes_on_with_what_it_opened(
