@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from copies_support import finish, here, names
 from engine_support import (
     ORGANIZATION,
     PROJECT,
@@ -17,6 +18,7 @@ from engine_support import (
     make_namespace,
     manifest,
     noise,
+    once,
     problems,
     push,
     put,
@@ -26,7 +28,7 @@ from engine_support import (
 )
 from load_support import fill_disk, small_disk
 
-from holdfast.engine import INLINE_BYTES_CAP, NotFound, StorageFull, Store, StoreConfig
+from holdfast.engine import INLINE_BYTES_CAP, NotFound, StorageFull, Store, StoreConfig, worker
 from holdfast.engine.ledger import Transaction
 
 MAP_BYTES: Final = 16 << 20
@@ -209,3 +211,50 @@ async def test_a_disk_that_somebody_else_filled(disk: Path) -> None:
         await furnish_again(store)
         await store.sweeper.run(early=True)
         assert await problems(store) == []
+
+
+async def test_copies_and_new_stores_on_a_full_disk(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says that it is full, leaves nothing, and works when there is room again."""
+    monkeypatch.setattr(worker, "messages", here)
+    config = StoreConfig(background=False, disk_reserve_bytes=0)
+    async with Store.open(disk / "data", config) as store:
+        await make_namespace(store)
+        await push(store, "app/web", "v1", [LAYER, b"small"])
+        await finish(store.snapshot(tmp_path / "made", copy=True))
+        where = await store.locate(REGION, "app/web")
+        session = await store.uploads.begin(where)
+        await store.uploads.append(where, session.id, once(noise(500)))
+
+        async def create() -> None:
+            async with Store.open(disk / "new", config) as new:
+                await new.put(b"hello")
+
+        async def snapshot() -> None:
+            await finish(store.snapshot(disk / "copy"))
+
+        async def restore() -> None:
+            await finish(Store.restore(tmp_path / "made", disk / "restored"))
+
+        async def append() -> None:
+            await store.uploads.append(where, session.id, once(noise(60_000)))
+
+        async def scratch() -> None:
+            await store.core.scratch.transact(rows, 0)
+
+        ballast = fill_disk(disk)
+        for call in (create, snapshot, restore, append, scratch):
+            with pytest.raises(StorageFull):
+                await call()
+        assert set(names(disk)) - {"new"} == {ballast.name, "data"}
+        assert (await store.uploads.get(where, session.id)).offset == 500
+        assert await problems(store) == []
+        ballast.unlink()
+        for call in (create, snapshot, restore, append, scratch):
+            await call()
+        await store.uploads.finish(where, session.id, sha256(noise(500) + noise(60_000)))
+        assert await problems(store) == []
+    for path in (disk / "new", disk / "copy", disk / "restored"):
+        async with Store.open(path, config, create=False) as opened:
+            assert len(await opened.blobs()) == (1 if path.name == "new" else 4)
