@@ -18,7 +18,7 @@ from .models import Repository
 from .quota import STEP_BYTES, UNLIMITED, Quotas
 from .records import Session
 from .sessions import Seen
-from .sources import Stream
+from .sources import Stream, check_stream, checked
 
 _REFUSALS: Final = (SizeMismatch, TooLarge, QuotaExceeded)
 """After these the stream is cut back to where it was."""
@@ -51,8 +51,9 @@ class Appending:
         """Take all of ``source``; on a refusal of ours, cut the stream back to where it was.
 
         Raises OffsetMismatch, SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull,
-        StorageFailed, and what the source raises.
+        StorageFailed, Invalid (``source``), and what the source raises.
         """
+        check_stream(source)
         intake, start = self.intake, self.intake.size
         if offset is not None and offset != start:
             raise OffsetMismatch(start, offset)
@@ -60,7 +61,8 @@ class Appending:
             await self._announce(start + length)
         stop = None if length is None else start + length
         try:
-            async for piece in source:
+            async for given in source:
+                piece = checked(given)
                 if not piece:
                     continue
                 size = intake.size + len(piece)

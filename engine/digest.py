@@ -42,10 +42,12 @@ class Digest:
     def parse(cls, text: str | Digest) -> Digest:
         """Read a digest (OCI image-spec, "Digests"); upper-case hex is refused.
 
-        Raises InvalidDigest for bad grammar and for algorithms other than sha256 and sha512.
+        Raises InvalidDigest for bad grammar, for algorithms other than sha256 and sha512, and
+        for what is neither text nor a Digest.
         """
         if isinstance(text, Digest):
             return text
+        check_text(text)
         if len(text) > _TEXT_MAX or not _GRAMMAR.fullmatch(text):
             raise InvalidDigest(text[:_TEXT_MAX], "not of the form algorithm:encoded")
         algorithm, _, encoded = text.partition(":")
@@ -81,6 +83,13 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.raw.hex()}"
+
+
+def check_text(given: object) -> str:
+    """What was given, if it is text at all. Raises InvalidDigest."""
+    if not isinstance(given, str):
+        raise InvalidDigest("", f"{type(given).__name__} where text is needed")
+    return given
 
 
 def is_digest(text: str) -> bool:

@@ -21,9 +21,9 @@ from . import (
 from . import tags as tag_rows
 from .blobs import Arrival, Outcome
 from .core import SECOND, Core, entropy
-from .digest import Digest
+from .digest import Digest, check_text
 from .documents import Document
-from .errors import Corrupt, DigestMismatch, NotFound
+from .errors import Corrupt, DigestMismatch, InvalidManifest, NotFound
 from .intake import Intake
 from .ledger import Transaction, after
 from .manifest_put import Push
@@ -90,7 +90,7 @@ class Found:
 async def find(txn: Transaction, repository: Repository, reference: str) -> Found:
     """The manifest under a tag or a digest. Raises NotFound, InvalidDigest, Invalid, Corrupt."""
     image, _ = await images.current_listed(txn, repository)
-    if ":" in reference:
+    if ":" in check_text(reference):
         digest = named = Digest.parse(reference)
         tag_name = None
     else:
@@ -166,6 +166,8 @@ class Manifests:
         TooLarge, InvalidDigest, DigestMismatch, Invalid (``tag``), MissingContent, Immutable,
         PreconditionFailed, QuotaExceeded, Locked, NotFound (``namespace``), StorageFull.
         """
+        if not isinstance(body, bytes | bytearray | memoryview):
+            raise InvalidManifest(f"{type(body).__name__} where bytes are needed")
         document = await self._parse(body, media_type)
         digest, tag = self._name(body, reference)
         names = dict.fromkeys(check_tag_name(name) for name in tags)
@@ -211,7 +213,7 @@ class Manifests:
         """The digest that the body must have, and the tag that it was put under."""
         if reference is None:
             return Digest.of(body), None
-        if ":" not in reference:
+        if ":" not in check_text(reference):
             return Digest.of(body), check_tag_name(reference)
         digest = Digest.parse(reference)
         actual = Digest.of(body, digest.algorithm)

@@ -38,11 +38,17 @@ _REGION: Final = re.compile(r"[a-z]{2}-[a-z]{3,7}", re.ASCII)
 _PATTERN: Final = re.compile(r"[A-Za-z0-9._*?-]+", re.ASCII)
 
 
+def _check_text(argument: str, given: object) -> None:
+    if not isinstance(given, str):
+        raise Invalid(argument, f"{type(given).__name__} where text is needed")
+
+
 def check_namespace_name(name: str) -> str:
     """The name of a namespace, as it is. Raises Invalid("name").
 
     2 to 63 characters: lower-case letters and digits, and hyphens inside.
     """
+    _check_text("name", name)
     if not NAMESPACE_CHARS_MIN <= len(name) <= NAMESPACE_CHARS_MAX:
         raise Invalid(
             "name",
@@ -60,6 +66,7 @@ def check_image_name(name: str) -> str:
 
     Components joined by ``/`` (OCI distribution-spec, ``<name>``), at most 252 characters.
     """
+    _check_text("name", name)
     if len(name) > IMAGE_CHARS_MAX:
         raise Invalid("name", f"an image has at most {IMAGE_CHARS_MAX} characters")
     if not _IMAGE.fullmatch(name):
@@ -76,6 +83,7 @@ def split_full_name(full: str) -> tuple[str, str]:
 
     At most 255 characters in all (OCI distribution-spec, the note on ``<name>``).
     """
+    _check_text("name", full)
     if len(full) > FULL_NAME_CHARS_MAX:
         raise Invalid("name", f"a full name has at most {FULL_NAME_CHARS_MAX} characters")
     namespace, slash, image = full.partition("/")
@@ -89,6 +97,7 @@ def check_tag_name(name: str) -> str:
 
     1 to 128 characters (OCI distribution-spec, ``<reference>`` as a tag).
     """
+    _check_text("tag", name)
     if not 1 <= len(name) <= TAG_CHARS_MAX:
         raise Invalid("tag", f"a tag has 1 to {TAG_CHARS_MAX} characters")
     if not _TAG.fullmatch(name):
@@ -100,6 +109,7 @@ def check_tag_name(name: str) -> str:
 
 def check_region(name: str) -> str:
     """The name of a region, such as ``fr-par``. Raises Invalid("region")."""
+    _check_text("region", name)
     if not _REGION.fullmatch(name):
         raise Invalid("region", "a region has the form of fr-par: two letters, '-', 3 to 7 letters")
     return name
@@ -110,6 +120,7 @@ def check_root_name(name: str) -> str:
 
     At most 200 bytes in UTF-8. Names are compared as they are, without normalization.
     """
+    _check_text("root", name)
     if not 1 <= len(name) <= ROOT_CHARS_MAX:
         raise Invalid("root", f"a root has 1 to {ROOT_CHARS_MAX} characters")
     # isprintable refuses lone surrogates too, so what passes can be encoded.

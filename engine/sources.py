@@ -14,7 +14,8 @@ from .offload import opened
 
 Stream = AsyncIterable[bytes | memoryview]
 """Bytes in pieces. A buffer behind a memoryview may be filled again once the next piece but one is
-asked for, or the stream is left; not before, for the piece may still be on its way to the disk."""
+asked for, or the stream is left; not before, for the piece may still be on its way to the disk.
+A bytearray is copied."""
 
 PIECE_BYTES: Final = 256 * 1024
 """Read from a file at a time."""
@@ -37,11 +38,37 @@ async def pieces(
                 yield piece
     elif isinstance(source, AsyncIterable):
         async for piece in source:
-            yield piece
+            yield checked(piece)
     elif hasattr(source, "read"):
-        while read := await asyncio.to_thread(source.read, PIECE_BYTES):
-            if not isinstance(read, bytes):
-                raise Invalid("source", "the file is not open in binary mode")
-            yield read
+        while piece := _read(await asyncio.to_thread(source.read, PIECE_BYTES)):
+            yield piece
     else:
         raise Invalid("source", f"{type(source).__name__} is no source of bytes")
+
+
+def _read(piece: object) -> bytes | memoryview:
+    """What a file gave. Raises Invalid for text, and for None: it would pass for the end."""
+    if isinstance(piece, str):
+        raise Invalid("source", "the file is not open in binary mode")
+    if piece is None:
+        raise Invalid("source", "the file does not wait for its bytes: open it in blocking mode")
+    return checked(piece)
+
+
+def checked(piece: object) -> bytes | memoryview:
+    """A piece of a stream, such that its length is in bytes. Raises Invalid (``source``)."""
+    if isinstance(piece, bytes):
+        return piece
+    if isinstance(piece, memoryview):
+        plain = piece.ndim == 1 and piece.itemsize == 1 and piece.c_contiguous
+        return piece if plain else bytes(piece)
+    if isinstance(piece, bytearray):
+        return bytes(piece)
+    raise Invalid("source", f"it gave {type(piece).__name__} where bytes are needed")
+
+
+def check_stream(source: object) -> None:
+    """Raises Invalid (``source``) for what gives no pieces."""
+    if not isinstance(source, AsyncIterable):
+        name = type(source).__name__
+        raise Invalid("source", f"{name} is no stream: an async iterable of bytes is needed")

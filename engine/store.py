@@ -194,8 +194,8 @@ class Store:
     ) -> Blob:
         """Store bytes and keep them under ``root`` until ``delete``; durable when this returns.
 
-        ``digest`` is what they must have. Raises DigestMismatch, TooLarge, Invalid (``root``),
-        InvalidDigest, StorageFull, and what reading the source raises.
+        ``digest`` is what they must have. Raises DigestMismatch, TooLarge, Invalid (``root``,
+        ``source``), InvalidDigest, StorageFull, and what reading the source raises.
         """
         core = self.core
         check_root_name(root)
@@ -264,6 +264,8 @@ class Store:
 
         Raises InvalidDigest, also for over ``LIST_MAX`` of them.
         """
+        if not isinstance(digests, Iterable):
+            raise InvalidDigest("", f"{type(digests).__name__} where many digests are needed")
         asked = tuple(Digest.parse(digest) for digest in digests)
         if len(asked) > LIST_MAX:
             raise InvalidDigest("", f"over {LIST_MAX} digests at once")

@@ -18,7 +18,7 @@ from . import delivery, files, namespaces, sessions
 from .appending import Appending
 from .blobs import Arrival, Outcome
 from .core import Core, entropy
-from .digest import ALGORITHMS, Digest, Hasher
+from .digest import ALGORITHMS, Digest, Hasher, check_text
 from .errors import (
     Busy,
     DigestMismatch,
@@ -32,7 +32,7 @@ from .intake import BATCH_BYTES, Intake
 from .models import Blob, Repository, Upload, moment
 from .quota import Coming, Passage, Quotas
 from .records import Session
-from .sources import Stream
+from .sources import Stream, check_stream, checked
 
 HASHERS_MAX: Final = 4096
 """Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
@@ -57,7 +57,7 @@ class Uploads:
         Raises NotFound (``namespace``), Locked, QuotaExceeded, TooLarge, Invalid (``size``),
         InvalidDigest, StorageFull.
         """
-        if algorithm not in ALGORITHMS:
+        if check_text(algorithm) not in ALGORITHMS:
             raise InvalidDigest(algorithm, f"algorithm {algorithm[:64]} is not supported")
         if size is not None and size < 0:
             raise Invalid("size", "must not be negative")
@@ -135,10 +135,11 @@ class Uploads:
     ) -> Upload:
         """Add bytes at the end. ``offset`` says where that must be, ``length`` how many come.
 
-        If ``source`` fails, what came before is kept and its error comes out here. Raises
-        NotFound, OffsetMismatch, Busy; SizeMismatch, TooLarge and QuotaExceeded (the append is
-        undone); StorageFull, StorageFailed. The session lives on in all of these, but for a file
-        that the disk failed to sync: it may have lost bytes, and so the session ends.
+        If ``source`` fails, or gives what is no bytes (Invalid), what came before is kept and the
+        error comes out here. Raises NotFound, OffsetMismatch, Busy; SizeMismatch, TooLarge and
+        QuotaExceeded (the append is undone); StorageFull, StorageFailed. The session lives on in
+        all of these, but for a file that the disk failed to sync: it may have lost bytes, and so
+        the session ends.
         """
         async with self._stay(repository, upload_id) as stay:
             try:
@@ -227,7 +228,7 @@ class Uploads:
         digest = Digest.parse(digest)
         async with self._stay(repository, upload_id) as stay:
             try:
-                await stay.receive(source or _nothing(), offset, length)
+                await stay.receive(_nothing() if source is None else source, offset, length)
             except BaseException:
                 await self._keep(stay, upload_id)
                 raise
@@ -304,6 +305,7 @@ class Uploads:
     ) -> Blob:
         """Upload a blob in one go, without a session. Raises what ``begin`` and ``finish`` do."""
         digest = Digest.parse(digest)
+        check_stream(source)
         core, namespace_id = self._core, repository.namespace_id
         await self._require_disk(length or 0)
         algorithms = (digest.algorithm,)
@@ -341,7 +343,8 @@ class Uploads:
         passage.count(announced)
         if announced > granted:
             granted = announced + await self._rest(repository)
-        async for piece in source:
+        async for given in source:
+            piece = checked(given)
             size = intake.size + len(piece)
             if length is not None and size > length:
                 raise SizeMismatch(length, size)

@@ -268,6 +268,15 @@ async def once(*pieces: bytes) -> AsyncIterator[bytes]:
         yield piece
 
 
+def pieces_that_are_none() -> list[tuple[tuple[Any, ...], str]]:
+    """What no source may give, and how it is called; after a few bytes, and many."""
+    return [
+        ((*before, piece), f"it gave {type(piece).__name__} where")
+        for before in ((), (b"few",), (noise(600_000),))
+        for piece in ("text", "", 5, None, [1])
+    ]
+
+
 class Vanished(Exception):
     """A client went away."""
 
@@ -407,6 +416,7 @@ __all__ = [
     "manifest",
     "noise",
     "once",
+    "pieces_that_are_none",
     "problems",
     "push",
     "put",

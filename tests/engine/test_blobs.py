@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import io
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import Clock, Place, Vanished, noise, once, read, sha256, sha512, vanishing
+from engine_support import (
+    Clock,
+    Place,
+    Vanished,
+    make_namespace,
+    manifest,
+    noise,
+    once,
+    pieces_that_are_none,
+    problems,
+    push,
+    read,
+    sha256,
+    sha512,
+    vanishing,
+)
 
 from holdfast.engine import (
+    OCI_MANIFEST,
     Closed,
     Corrupt,
     Digest,
@@ -70,15 +87,53 @@ async def test_a_file_that_is_published_twice_stays(store: Store) -> None:
     assert await read(store, sha256(data)) == data
 
 
-async def test_sources_that_are_none(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(Invalid) as wrong:
-        await store.put("text")  # type: ignore[arg-type]  # what is refused
-    assert wrong.value.argument == "source"
-    with pytest.raises(Invalid):
-        await store.put(io.StringIO("text"))  # type: ignore[arg-type]  # what is refused
+class Unready(io.RawIOBase):
+    """A file that does not wait for its bytes, and has none yet."""
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        return None
+
+
+async def test_sources_that_are_none(store: Store, place: Place, tmp_path: Path) -> None:
+    """An empty text, or bytes that are not there yet, must not pass for an empty blob."""
+    sources: list[tuple[Any, str]] = [
+        ("text", "str is no source"),
+        (5, "int is no source"),
+        ([b"bytes"], "list is no source"),
+        (io.StringIO("text"), "binary mode"),
+        (io.StringIO(""), "binary mode"),
+        (Unready(), "blocking mode"),
+        *((once(*pieces), kind) for pieces, kind in pieces_that_are_none()),
+    ]
+    for source, reason in sources:
+        with pytest.raises(Invalid, match=reason) as wrong:
+            await store.put(source)
+        assert wrong.value.argument == "source"
     with pytest.raises(FileNotFoundError):
         await store.put(tmp_path / "absent")
     assert (await store.stats()).blobs == 0
+    assert place.files() == []
+    assert await problems(store) == []
+
+
+@pytest.mark.parametrize("size", [400, 400_000])
+async def test_pieces_of_any_shape_count_in_bytes(store: Store, size: int) -> None:
+    """Also a buffer that is used again at once, where it is one that may grow."""
+    data = noise(size)
+    again = bytearray(2)
+
+    async def pieces() -> AsyncIterator[Any]:
+        yield memoryview(data).cast("I")
+        yield memoryview(bytes(byte for each in data for byte in (each, 0)))[::2]
+        yield memoryview(data).cast("B", (2, size // 2))
+        for number in range(5):
+            again[0] = number
+            yield again
+
+    whole = 3 * data + b"".join(bytes((number, 0)) for number in range(5))
+    blob = await store.put(pieces())
+    assert (str(blob.digest), blob.size) == (sha256(whole), len(whole))
+    assert await read(store, sha256(whole), verify=True) == whole
 
 
 async def test_a_source_that_fails_leaves_nothing(store: Store, place: Place) -> None:
@@ -163,6 +218,50 @@ async def test_what_is_no_digest(store: Store, digest: str) -> None:
         store.get(digest)
     with pytest.raises(InvalidDigest):
         await store.exists([sha256(b""), digest])
+
+
+@pytest.mark.parametrize("digest", [None, b"sha256:" + b"0" * 64, 5, ["sha256"]])
+async def test_what_is_no_text_is_no_digest(store: Store, place: Place, digest: Any) -> None:
+    await make_namespace(store)
+    await push(store, "app/web", "v1", [b"layer"])
+    where = await store.locate("fr-par", "app/web")
+    before = await store.stats()
+    known = sha256(b"layer")
+    calls = [
+        store.stat(digest),
+        store.small(digest, repository=where),
+        store.exists(digest),
+        store.exists([known, digest]),
+        store.delete(digest),
+        store.remove_blob(where, digest),
+        store.mount(where, digest, where),
+        store.holders("fr-par", digest),
+        store.uploads.begin(where, algorithm=digest),
+        store.uploads.put(where, digest, once(BIG)),
+        store.manifests.delete(where, digest),
+        store.manifests.get(where, digest),
+        store.manifests.referrers(where, digest),
+    ]
+    if digest is not None:
+        calls += [
+            store.put(BIG, digest=digest),
+            store.blobs(after=digest),
+            store.manifests.put(where, manifest(b"{}"), media_type=OCI_MANIFEST, reference=digest),
+            store.manifests.referrers(where, known, after=digest),
+        ]
+    for call in calls:
+        with pytest.raises(InvalidDigest):
+            await call
+    with pytest.raises(InvalidDigest, match="text is needed"):
+        store.get(digest)
+    session = await store.uploads.begin(where)
+    await store.uploads.append(where, session.id, once(BIG))
+    with pytest.raises(InvalidDigest, match="text is needed"):
+        await store.uploads.finish(where, session.id, digest)
+    await store.uploads.abort(where, session.id)
+    assert await store.stats() == before
+    assert place.files() == []
+    assert await problems(store) == []
 
 
 async def test_both_digests_name_the_same_bytes(store: Store, place: Place) -> None:

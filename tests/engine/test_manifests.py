@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from engine_support import (
@@ -262,6 +263,13 @@ async def test_what_is_no_manifest(store: Store, body: bytes) -> None:
         await store.manifests.put(where, body, media_type=OCI_MANIFEST)
     with pytest.raises(InvalidManifest):
         await store.manifests.put(where, BODY, media_type=DOCKER_MANIFEST)
+
+
+@pytest.mark.parametrize("body", [None, "{}", 5, {}])
+async def test_a_body_that_is_no_bytes(store: Store, body: Any) -> None:
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(InvalidManifest, match=f"{type(body).__name__} where bytes are needed"):
+        await store.manifests.put(where, body, media_type=OCI_MANIFEST, reference="v1")
 
 
 async def test_the_largest_manifest(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,22 @@ def test_refuses_a_bad_full_name(full: str) -> None:
     with pytest.raises(Invalid) as caught:
         names.split_full_name(full)
     assert caught.value.argument == "name"
+
+
+@pytest.mark.parametrize("given", [None, 5, b"default", ["default"]])
+def test_what_is_no_text_is_no_name(given: Any) -> None:
+    checks: list[tuple[Check, str]] = [
+        (names.check_namespace_name, "name"),
+        (names.check_image_name, "name"),
+        (names.split_full_name, "name"),
+        (names.check_tag_name, "tag"),
+        (names.check_region, "region"),
+        (names.check_root_name, "root"),
+    ]
+    for check, argument in checks:
+        with pytest.raises(Invalid, match="where text is needed") as wrong:
+            check(given)
+        assert wrong.value.argument == argument
 
 
 def test_names_of_one_component_say_what_is_needed() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,6 +21,7 @@ from engine_support import (
     make_namespace,
     noise,
     once,
+    pieces_that_are_none,
     problems,
     read,
     sha256,
@@ -30,6 +33,7 @@ from engine_support import (
 from holdfast.engine import (
     Busy,
     DigestMismatch,
+    Invalid,
     NotFound,
     OffsetMismatch,
     Repository,
@@ -157,6 +161,45 @@ async def test_what_came_from_a_client_that_vanished_is_kept(store: Store, came:
     data = came + SMALL + MIDDLE
     await store.uploads.finish(where, upload.id, sha256(data), once(MIDDLE), offset=view.offset)
     assert await read(store, sha256(data), repository=where) == data
+
+
+async def test_pieces_that_are_no_bytes(store: Store, place: Place) -> None:
+    """What came before them is kept in a session, as that of any source that fails."""
+    where, upload = await begin(store)
+    came = b""
+    for pieces, reason in pieces_that_are_none():
+        with pytest.raises(Invalid, match=reason) as wrong:
+            await store.uploads.append(where, upload.id, once(*pieces), offset=len(came))
+        assert wrong.value.argument == "source"
+        came += b"".join(pieces[:-1])
+        assert (await store.uploads.get(where, upload.id)).offset == len(came)
+        with pytest.raises(Invalid, match=reason):
+            await store.uploads.put(where, sha256(came), once(*pieces))
+    with pytest.raises(Invalid, match="it gave str"):
+        await store.uploads.finish(where, upload.id, sha256(came), once("text"))  # type: ignore[arg-type]  # what is refused
+    await store.uploads.finish(where, upload.id, sha256(came))
+    assert await read(store, sha256(came), repository=where) == came
+    assert place.files() == [len(came)]
+    assert await problems(store) == []
+
+
+@pytest.mark.parametrize("source", [b"bytes", "text", 5, [b"bytes"], io.BytesIO(b"bytes")])
+async def test_what_is_no_stream(store: Store, place: Place, source: Any) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(SMALL))
+    for call in (
+        store.uploads.append(where, upload.id, source),
+        store.uploads.finish(where, upload.id, sha256(SMALL), source),
+        store.uploads.put(where, sha256(SMALL), source),
+    ):
+        with pytest.raises(Invalid, match=f"{type(source).__name__} is no stream") as wrong:
+            await call
+        assert wrong.value.argument == "source"
+    assert (await store.uploads.get(where, upload.id)).offset == len(SMALL)
+    assert (await store.stats()).uploads == 1
+    await store.uploads.finish(where, upload.id, sha256(SMALL))
+    assert (await store.stats()).uploads == 0
+    assert place.files() == []
 
 
 async def test_a_one_request_upload_that_breaks_off_leaves_nothing(
