@@ -345,7 +345,10 @@ class Images:
             scope = namespaces.in_region(region)
         asked = listings.query(KIND, scope, order, page, page_size, name)
         within = None if namespace_id is None else namespace_id.bytes
-        return await self._core.ledger.read(page_of, asked, region, within)
+        ledger = self._core.ledger
+        if within is None and await ledger.read(namespaces.many_dead):
+            return await ledger.read_aside(page_of, asked, region, within)
+        return await ledger.read(page_of, asked, region, within)
 
     async def update(self, image_id: UUID, *, visibility: Visibility | None) -> Image:
         """Set the visibility; None leaves it. Raises NotFound, Locked, Invalid."""

@@ -20,6 +20,9 @@ from .records import Trash, get_payload, load, payloads, put_payload, save
 
 KIND: Final = b"n"
 
+DEAD_FEW: Final = 100
+"""Deleted namespaces that a listing may go through, at some 6 us each, while others wait."""
+
 _SHELVES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
 
 
@@ -196,6 +199,11 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     await txn.add(layout.counter(layout.NAMESPACES), -1)
     await trash.throw_namespace(txn, gone, trash_until)
     return await view(txn, gone)
+
+
+async def many_dead(txn: Transaction) -> bool:
+    """Whether going through the deleted namespaces takes so long that others would notice."""
+    return bool(await txn.scan(layout.DEAD, after(layout.DEAD), limit=1, skip=DEAD_FEW))
 
 
 async def dead(txn: Transaction, scope: bytes) -> list[bytes]:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import pytest
 from engine_support import OTHER_PROJECT, PROJECT, REGION, make_namespace, push
 
 from holdfast.engine import Namespace, Store, Visibility, catalog, namespaces
@@ -209,6 +210,76 @@ async def test_what_is_hidden_costs_nothing(store: Store) -> None:
     anyone, own = await costs()
     assert anyone == before[0]
     assert own < before[1] + 2 * 10
+
+
+async def test_what_lies_in_the_trash_costs_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was deleted; but for deleted namespaces beside the images of a whole region."""
+    space = await make_namespace(store, "team")
+    app = await put(store, "team/app")
+    ledger = store.core.ledger
+    rows = 0
+    aside: list[str] = []
+
+    async def counting(txn: Transaction, work: Any, *args: Any, **more: Any) -> Any:
+        nonlocal rows
+        counted: Any = Counted(txn)
+        try:
+            return await work(counted, *args, **more)
+        finally:
+            rows += counted.rows
+
+    read, read_aside = ledger.read, ledger.read_aside
+
+    async def counted_read(work: Any, *args: Any, **more: Any) -> Any:
+        return await read(counting, work, *args, **more)
+
+    async def seen_aside(work: Any, *args: Any, **more: Any) -> Any:
+        aside.append(work.__name__)
+        return await read_aside(work, *args, **more)
+
+    monkeypatch.setattr(ledger, "read", counted_read)
+    monkeypatch.setattr(ledger, "read_aside", seen_aside)
+
+    async def costs() -> tuple[list[int], int]:
+        nonlocal rows
+        each = []
+        for listing in (
+            store.namespaces.list(REGION),
+            store.namespaces.list(REGION, name="team"),
+            store.images.list(REGION, namespace_id=space.id),
+            store.images.list(REGION, namespace_id=space.id, name="app"),
+            store.tags.list(app),
+            store.tags.list(app, name="v1"),
+            store.repositories(REGION),
+            store.images.list(REGION),
+        ):
+            rows = 0
+            await listing
+            each.append(rows)
+        return each[:-1], each[-1]
+
+    before, region_wide = await costs()
+    for number in range(12):
+        gone = await make_namespace(store, f"gone{number}")
+        await put(store, f"gone{number}/app")
+        await store.namespaces.delete(gone.id)
+        await store.images.delete(await put(store, f"team/gone{number}"))
+        await push(store, "team/app", f"gone{number}", [LAYER])
+        (tag,) = (await store.tags.list(app, name=f"gone{number}")).items
+        await store.tags.delete(tag.id)
+    after, beside_dead = await costs()
+    assert after == before
+    assert beside_dead < region_wide + 5 * 12
+    assert aside == []
+    monkeypatch.setattr(namespaces, "DEAD_FEW", 11)
+    assert [image.name for image in (await store.images.list(REGION)).items] == ["app"]
+    assert (await store.images.list(REGION, project_id=PROJECT)).total == 1
+    assert aside == ["page_of"] * 2
+    monkeypatch.setattr(namespaces, "DEAD_FEW", 12)
+    assert (await store.images.list(REGION)).total == 1
+    assert len(aside) == 2
 
 
 async def test_one_read_looks_at_so_many_namespaces(store: Store) -> None:
