@@ -19,7 +19,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from holdfast.engine import EngineError, Store
+from holdfast.engine import EngineError, StorageFailed, Store
 
 from .access_log import AccessLogger
 from .admission import Admission, House
@@ -46,6 +46,8 @@ FIELD_BYTES_MAX: Final = 32 * 1024
 """Of a header: a token of many long scopes (``tokens.SCOPES_MAX``) is one."""
 BEAT_SECONDS: Final = 0.5
 """How often a worker shows that it is alive."""
+REFUSALS_MAX: Final = 4
+"""Beats at which the ledger refuses itself, one after the other, before a worker gives up."""
 DRAIN_SHARE: Final = 0.8
 """Of the grace period, how much running requests get."""
 CANCEL_SHARE: Final = 0.05
@@ -78,6 +80,26 @@ async def _beat(roster: Roster, slot: int) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
+async def watch_ledger(store: Store, stop: asyncio.Event) -> None:
+    """Stop where the ledger cannot be used any more, by whatever request.
+
+    So it is once LMDB failed to write the page that a commit ends with, until it is opened anew:
+    that is for the worker that takes this one's place.
+    """
+    refusals = 0
+    while not stop.is_set():
+        await asyncio.sleep(BEAT_SECONDS)
+        try:
+            store.version()
+        except StorageFailed as error:
+            refusals += 1
+            if refusals == REFUSALS_MAX:
+                log.critical("the ledger cannot be used any more: %s", error)
+                stop.set()
+        else:
+            refusals = 0
+
+
 async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> None:
     settings = config.settings
     store_config = settings.for_store(background=config.index == 0)
@@ -96,6 +118,7 @@ async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> N
         instruments.install(app)
         drain = Drain()
         drain.install(app)
+        watch = asyncio.create_task(watch_ledger(store, stop), name="ledger")
         runner = web.AppRunner(
             app,
             access_log=logging.getLogger(ACCESS) if settings.access_log else None,
@@ -140,6 +163,7 @@ async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> N
             if not await drain.wait(patience, lambda: server.connections):
                 log.warning("stopping with requests that did not end")
         finally:
+            watch.cancel()
             await runner.cleanup()
             await instruments.stop()
 

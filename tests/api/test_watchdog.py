@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -10,8 +11,12 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from operating_support import call, eventually, operated
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess
+
+from holdfast.api import worker
+from holdfast.engine import StorageFailed, Store, StoreConfig
 
 SILENT = "--watchdog=6"
 """Longer than a worker takes to start on a busy machine."""
@@ -77,6 +82,29 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
             "worker 0 is not heard of any more, and is ended",
             "worker 0 ended (SIGKILL) and is started again",
         ]
+
+
+async def test_one_whose_ledger_refuses_itself_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As LMDB does after a failed write of its first page, until it is opened anew."""
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.0)
+    asked = 0
+
+    def refuse() -> int:
+        nonlocal asked
+        asked += 1
+        if asked == worker.REFUSALS_MAX:
+            return 1
+        raise StorageFailed("ledger", "MDB_PANIC")
+
+    async with Store.open(tmp_path / "data", StoreConfig(background=False)) as store:
+        stop = asyncio.Event()
+        watch = asyncio.create_task(worker.watch_ledger(store, stop))
+        monkeypatch.setattr(store.core.ledger, "last_txn", refuse)
+        await stop.wait()
+        await watch
+    assert asked == 2 * worker.REFUSALS_MAX
 
 
 def test_one_that_hangs_at_the_start_ends_the_start(tmp_path: Path) -> None:
