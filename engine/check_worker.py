@@ -28,6 +28,7 @@ async def check(directory: str, map_bytes: str, depth: str) -> None:
     ledger = LmdbLedger.open(path / "ledger", map_bytes=int(map_bytes), create=False)
     threads = Threads(1, "check")
     try:
+        await threads.run(ledger.check_free_list)
         depot = DiskDepot(path / "files")
         await examine(ledger, depot, threads.run, _report, deep=depth != "quick")
     finally:

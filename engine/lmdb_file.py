@@ -102,6 +102,24 @@ def check_length(path: Path, txn: int) -> bool:
         return True
 
 
+def check_free_list(path: Path, txn: int) -> None:
+    """Make sure that the free list as of transaction ``txn`` can be read: all writing needs it.
+
+    As for ``check_length``; linear in the pages that are free. Raises Corrupt, OSError.
+    """
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        for meta in _metas(fd):
+            if meta.txn != txn:
+                continue
+            try:
+                free = max(_free_pages(fd, meta), default=0)
+            except struct.error as error:
+                raise damaged("its free list does not read") from error
+            if free > meta.last_page:
+                raise damaged("its free list names pages that it does not have")
+
+
 def create(path: Path, make: Callable[[Path], None]) -> None:
     """Put what ``make`` makes in an empty directory into ``path``, durably, unless one is there.
 
@@ -179,7 +197,13 @@ def _meta(page: bytes) -> Meta:
     page_bytes = fields[4]
     if not _PAGE_BYTES_MIN <= page_bytes <= _PAGE_BYTES_MAX or page_bytes & (page_bytes - 1):
         raise damaged("its page size is not possible")
-    return Meta(page_bytes, free_root=fields[11], last_page=fields[20], txn=fields[21])
+    map_bytes, flags, root, last_page = fields[3], fields[13], fields[19], fields[20]
+    if (last_page + 1) * page_bytes > map_bytes:
+        raise damaged("it says that it has more pages than its map")
+    # With flags that are not ours it would pass for an empty ledger, and take new rows.
+    if flags or not (root <= last_page or root == _NO_PAGE):
+        raise damaged("it does not say where its rows are")
+    return Meta(page_bytes, free_root=fields[11], last_page=last_page, txn=fields[21])
 
 
 def _free_pages(fd: int, meta: Meta) -> Iterator[int]:

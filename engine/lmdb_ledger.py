@@ -336,6 +336,18 @@ class LmdbLedger:
             raise _failure(error) from error
         return number
 
+    def check_free_list(self) -> None:
+        """Read the list of free pages, which no read of a row needs, and every write.
+
+        Blocks. Raises Corrupt, StorageFailed, Closed.
+        """
+        try:
+            with self._kept_open(), self._begin() as txn:
+                path = Path(self._env.path()) / lmdb_file.NAME
+                lmdb_file.check_free_list(path, txn.id())
+        except (OSError, lmdb.Error) as error:
+            raise _failure(error) from error
+
     def copy(self, target: Path, *, compact: bool) -> None:
         """Write a consistent copy into directory ``target``, durably; blocks for as long.
 
@@ -402,6 +414,8 @@ def _failure(error: lmdb.Error | OSError) -> EngineError:
         failure: EngineError = StorageFull("ledger")
     elif isinstance(error, _DAMAGE):
         failure = lmdb_file.damaged(str(error))
+    elif isinstance(error, lmdb.PanicError):
+        failure = StorageFailed("ledger", "an earlier write failed: open the store anew")
     elif isinstance(error, lmdb.VersionMismatchError):
         failure = NotAStore("ledger", "another version of LMDB uses it at this moment")
     elif isinstance(error, lmdb.MapResizedError):

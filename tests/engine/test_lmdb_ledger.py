@@ -344,6 +344,54 @@ async def test_a_damaged_meta_page(path: Path, page: int) -> None:
         opened(path)
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [
+        (76, b"\x04\0", "where its rows are"),
+        (112, (1 << 40).to_bytes(8, sys.byteorder), "where its rows are"),
+        (120, (1 << 60).to_bytes(8, sys.byteorder), "more pages than its map"),
+    ],
+    ids=["flags of the rows", "root of the rows", "last page"],
+)
+async def test_a_meta_page_that_says_what_cannot_be(
+    path: Path, ledger: LmdbLedger, at: int, value: bytes, reason: str
+) -> None:
+    """With flags of another kind of tree LMDB would find it empty, and take new rows."""
+    await ledger.transact(put, b"a")
+    await ledger.close()
+    with (path / "data.mdb").open("r+b") as file:
+        for page in (0, 1):
+            file.seek(page * PAGE + 16 + at)
+            file.write(value)
+    with pytest.raises(Corrupt, match=f"{reason}.*holdfast restore"):
+        opened(path)
+
+
+@pytest.mark.parametrize("what", ["a page of rows", "a page past the end", "zeros"])
+async def test_a_damaged_free_list_is_found(path: Path, ledger: LmdbLedger, what: str) -> None:
+    """No read needs it, and every write does."""
+    await ledger.transact(fill, 0, 500, 2000)
+    await ledger.transact(clear, 250)
+    ledger.check_free_list()
+    await ledger.close()
+    file = path / "data.mdb"
+    content = bytearray(file.read_bytes())
+    for page in (0, 1):
+        at = page * PAGE + 16
+        root = int.from_bytes(content[at + 64 : at + 72], sys.byteorder)
+        if what == "zeros" and root < len(content) // PAGE:
+            content[root * PAGE + 16 : (root + 1) * PAGE] = bytes(PAGE - 16)
+        elif what == "a page of rows":
+            content[at + 64 : at + 72] = content[at + 112 : at + 120]
+        elif what == "a page past the end":
+            content[at + 64 : at + 72] = (len(content) // PAGE + 7).to_bytes(8, sys.byteorder)
+    file.write_bytes(content)
+    again = opened(path)
+    with pytest.raises(Corrupt, match=r"free list.*holdfast restore"):
+        again.check_free_list()
+    await again.close()
+
+
 async def test_another_data_format_is_refused(path: Path) -> None:
     await opened(path, create=True).close()
     with (path / "data.mdb").open("r+b") as file:
