@@ -5,6 +5,7 @@ Options win over the environment, the environment over the file that ``--config`
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -343,6 +344,7 @@ def serve(ctx: click.Context, /, **values: Any) -> None:
 
     SIGHUP reads the --config file and the certificate again.
     """
+    gc.disable()  # what is loaded stays: to look for garbage takes a tenth of the start
     from .settings import BadSetting
     from .supervisor import CannotServe
     from .supervisor import serve as run

@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import stat
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -41,7 +40,8 @@ from .owner import Owner, OwnerError, ensure_owner, given_by, is_revoked
 from .regions import endpoint_of
 from .settings import Address, BadSetting, Settings
 from .shared import Shared
-from .worker_config import READY, WorkerConfig, encode_config
+from .worker_config import READY, WorkerConfig
+from .worker_process import WorkerProcess, prepare
 
 RESTART_SECONDS_MIN: Final = 0.1
 RESTART_SECONDS_MAX: Final = 10.0
@@ -86,7 +86,15 @@ def serve(
     files = _raise_file_limit()
     listeners = Listeners(settings.workers)
     try:
-        asyncio.run(_serve(settings, environment, listeners, reload, files))
+        address, ports = _listen(settings, listeners)
+        # A loop of its own: its threads end with it, and processes with threads may not fork.
+        owner, descriptor = asyncio.run(_open(settings, given_by(environment)))
+        try:
+            prepare()
+            supervisor = Supervisor(settings, owner, listeners, ports, reload, files)
+            asyncio.run(supervisor.run(ready=lambda: _announce(settings, address, ports)))
+        finally:
+            os.close(descriptor)
     except (CannotListen, DirectoryInUse, EngineError, OwnerError) as error:
         raise CannotServe(str(error)) from error
     except OSError as error:
@@ -95,15 +103,8 @@ def serve(
         listeners.close()
 
 
-async def _serve(
-    settings: Settings,
-    environment: Mapping[str, str],
-    listeners: Listeners,
-    reload: Callable[[], Settings],
-    files: int,
-) -> None:
-    given = given_by(environment)
-    address, ports = _listen(settings, listeners)
+async def _open(settings: Settings, given: Mapping[str, str]) -> tuple[Owner, int]:
+    """Make the directory what a server needs; its owner, and the descriptor that locks it."""
     # Opened once here, so that a bad directory is told in one line and workers find it made.
     async with Store.open(settings.data, settings.for_store(background=False)) as store:
         descriptor = lock(settings.data)
@@ -115,11 +116,7 @@ async def _serve(
         except BaseException:
             os.close(descriptor)
             raise
-    try:
-        supervisor = Supervisor(settings, owner, listeners, ports, reload, files)
-        await supervisor.run(ready=lambda: _announce(settings, address, ports))
-    finally:
-        os.close(descriptor)
+    return owner, descriptor
 
 
 def _listen(settings: Settings, listeners: Listeners) -> tuple[Address, dict[str, int]]:
@@ -219,7 +216,7 @@ class Supervisor:
         self._owner = owner
         self._listeners = listeners
         self._reload = reload
-        self._processes: set[asyncio.subprocess.Process] = set()
+        self._processes: set[WorkerProcess] = set()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._shared = Shared(settings)
@@ -236,6 +233,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        loop.add_signal_handler(signal.SIGCHLD, self._on_end)
         if self._connections < self._settings.bounds.connections:
             _log.warning(
                 "a worker takes %d connections, not %d: it may have twice as many open files only",
@@ -268,6 +266,10 @@ class Supervisor:
             self._hurry.set()
         self._stop.set()
 
+    def _on_end(self) -> None:
+        for process in self._processes:
+            process.look()
+
     def _on_reload(self) -> None:
         """Take other settings, and let every worker be followed by one that has them."""
         if self._stop.is_set():
@@ -281,7 +283,7 @@ class Supervisor:
         for renewal in self._renewals:
             renewal.set()
 
-    async def _attend(self, index: int, process: asyncio.subprocess.Process) -> int:
+    async def _attend(self, index: int, process: WorkerProcess) -> int:
         """Wait for the end of a worker, or of whichever follows it at a reload; its exit code."""
         renewal = self._renewals[index]
         while True:
@@ -293,8 +295,7 @@ class Supervisor:
             silent.cancel()
             if not ended.done() and silent.done():
                 _log.warning("worker %d is not heard of any more, and is ended", index)
-                with suppress(ProcessLookupError):  # it ended at this moment
-                    process.kill()
+                process.kill()
                 return await ended
             if ended.done():
                 return ended.result()
@@ -315,9 +316,7 @@ class Supervisor:
             if (pulse := self._shared.workers.pulse(slot)) != heard:
                 heard, silence = pulse, 0.0
 
-    async def _renew(
-        self, index: int, old: asyncio.subprocess.Process
-    ) -> asyncio.subprocess.Process:
+    async def _renew(self, index: int, old: WorkerProcess) -> WorkerProcess:
         """Start a worker that follows another one; when it serves, stop the old one.
 
         One at a time. One that cannot serve is given up, and the old one stays.
@@ -344,10 +343,9 @@ class Supervisor:
                 _log.warning("worker %d stays as it was: its follower failed (%s)", index, cause)
             return old
 
-    async def _retire(self, process: asyncio.subprocess.Process, slot: int) -> None:
+    async def _retire(self, process: WorkerProcess, slot: int) -> None:
         """Stop a worker whose follower serves; its running requests get the grace period."""
-        with suppress(ProcessLookupError):  # it died meanwhile
-            process.terminate()
+        process.terminate()
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), self._settings.grace_seconds)
         if process.returncode is None:
@@ -383,7 +381,7 @@ class Supervisor:
                 return
             delay = min(max(2 * delay, RESTART_SECONDS_MIN), RESTART_SECONDS_MAX)
 
-    async def _start(self, index: int) -> tuple[asyncio.subprocess.Process, bool]:
+    async def _start(self, index: int) -> tuple[WorkerProcess, bool]:
         """Start one worker; return when it serves (True), or when it died before (False), of
         the watchdog perhaps."""
         sockets = tuple(listener.fileno() for listener in self._listeners.of_worker(index))
@@ -408,23 +406,13 @@ class Supervisor:
                 metrics=metrics,
             )
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",  # what lies in the working directory is no part of the server
-                    "-m",
-                    "holdfast.api.worker",
-                    stdin=asyncio.subprocess.PIPE,
-                    pass_fds=(*sockets, *metrics, *shared.descriptors, ready_of_worker),
-                    process_group=0,  # Ctrl-C is for us alone: we stop the workers in order
-                )
+                process = WorkerProcess(config)
             finally:
                 os.close(ready_of_worker)
             self._processes = {one for one in self._processes if one.returncode is None}
             self._processes.add(process)
             if self._stop.is_set():  # it came while the others were stopped
                 process.terminate()
-            assert process.stdin is not None
-            process.stdin.write(encode_config(config))
             # It is alive before it serves: to open a store after a crash may take its time.
             serves = asyncio.create_task(_readable(ready))
             silent = asyncio.create_task(self._silence(shared.slots[index]))
@@ -437,8 +425,7 @@ class Supervisor:
                     waiter.cancel()
                 await asyncio.wait((serves, silent))
             _log.warning("worker %d does not begin to serve, and is ended", index)
-            with suppress(ProcessLookupError):
-                process.kill()
+            process.kill()
             return process, False
         finally:
             os.close(ready)
@@ -460,9 +447,7 @@ class Supervisor:
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):  # it died meanwhile
-                    process.send_signal(number)
+            process.send_signal(number)
 
 
 def _changed(old: Settings, new: Settings) -> Settings:

@@ -1,7 +1,7 @@
 """One worker process: a store, the application, and the sockets the supervisor made.
 
-Started by the supervisor only, as ``python -m holdfast.api.worker``. It reads its WorkerConfig as
-one line of JSON from standard input, and stops when that pipe ends: the supervisor is gone then.
+``worker_process`` runs it. Its standard input is a pipe that ends with the supervisor; then it
+stops.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -36,8 +37,9 @@ from .roster import Roster
 from .settings import Settings
 from .site import Site
 from .tls import server_context
-from .worker_config import CONFIG_BYTES_MAX, READY, WorkerConfig, decode_config
+from .worker_config import READY, WorkerConfig
 
+STDIN: Final = 0
 KEEPALIVE_SECONDS: Final = 75.0
 """Idle connections close after this; longer than the idle time of usual proxies, which is 60."""
 LINE_BYTES_MAX: Final = 16 * 1024
@@ -64,7 +66,7 @@ async def serve(config: WorkerConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(sys.stdin.fileno(), _supervisor_gone, loop, stop)
+    loop.add_reader(STDIN, _supervisor_gone, loop, stop)
     roster = Roster(config.roster)
     roster.clear(config.slot)
     heart = loop.create_task(_beat(roster, config.slot), name="heart")
@@ -201,13 +203,18 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _supervisor_gone(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    loop.remove_reader(sys.stdin.fileno())
+    loop.remove_reader(STDIN)
     stop.set()
 
 
-def main() -> None:
+def prepare() -> None:
+    """Load what is imported late."""
+    with suppress(ImportError):
+        import uvloop  # noqa: F401
+
+
+def run(config: WorkerConfig) -> int:
     """Run one worker. Exit code 0 after a stop, 1 when it cannot serve."""
-    config = decode_config(sys.stdin.buffer.readline(CONFIG_BYTES_MAX))
     set_up(config.settings.log_format, config.settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
@@ -215,8 +222,5 @@ def main() -> None:
             runner.run(serve(config))
     except (EngineError, OSError, ValueError) as error:
         log.critical("worker %d cannot serve: %s", config.index, error)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+        return 1
+    return 0

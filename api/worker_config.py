@@ -1,25 +1,24 @@
 """What the supervisor tells a worker.
 
-Apart from the worker, so that the supervisor, which speaks no HTTP, loads nothing that does.
+Apart from the worker, so that the supervisor's module, which speaks no HTTP, loads nothing that
+does.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from .settings import Settings
 
-CONFIG_BYTES_MAX: Final = 1 << 20
 READY: Final = b"R"
 """What a worker writes into the pipe ``WorkerConfig.ready``."""
 
 
-class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told. It has no secret: the store has what is needed of those."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What a worker is told."""
 
     index: int
     """Worker 0 also does the store's background work."""
@@ -56,14 +55,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[int, ...] = ()
     """Inherited file descriptors, listening for scrapes: of worker 0."""
 
-
-def encode_config(config: WorkerConfig) -> bytes:
-    """The line that a worker reads."""
-    return msgspec.json.encode(config, enc_hook=os.fspath) + b"\n"
-
-
-def decode_config(line: bytes) -> WorkerConfig:
-    """The inverse of ``encode_config``."""
-    return msgspec.json.decode(
-        line, type=WorkerConfig, dec_hook=lambda wanted, value: wanted(value)
-    )
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it inherits, but for the standard streams."""
+        board = () if self.board is None else (self.board,)
+        shared = (self.limits, self.bandwidth, self.roster, *board)
+        return (*self.sockets, *self.metrics, *shared, self.ready)

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +20,8 @@ from uuid import UUID
 import pytest
 from operating_support import holds
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
+
+from holdfast.api.datadir import LOCK_FILE
 
 OWNER = {
     "HOLDFAST_ACCESS_KEY": "SCW0123456789ABCDEFG",
@@ -348,6 +351,35 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         assert [fetch(server, "/readyz")[0] for _ in range(20)] == [200] * 20
         server.stop()
         assert server.errors() == "worker 0 ended (SIGKILL) and is started again\n"
+
+
+def opened(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(entry.readlink()))
+    return found
+
+
+def test_a_worker_has_nothing_that_is_anothers(tmp_path: Path) -> None:
+    """Each is a fork: neither the directory's lock is in it, nor the sockets of another one."""
+    with running(tmp_path / "data", workers=2) as server:
+        server.kill_worker(server.workers()[0])
+        eventually(lambda: fetch(server, "/readyz")[0] == 200)
+        files = {pid: opened(pid) for pid in server.workers()}
+        lock = str(tmp_path / "data" / LOCK_FILE)
+        assert lock in opened(server.process.pid)
+        assert not any(lock in each for each in files.values())
+        own = [{name for name in each if name.startswith("socket:")} for each in files.values()]
+        assert all(own)
+        assert not own[0] & own[1]
+
+
+def test_a_process_that_forks_has_one_thread(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as server:
+        assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) == 1
+        names = [Path(f"/proc/{pid}/comm").read_text() for pid in server.workers()]
+        assert names == ["holdfast-0\n"]
 
 
 def test_workers_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
