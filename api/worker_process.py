@@ -40,8 +40,8 @@ def prepare() -> None:
 
 @contextmanager
 def _no_authorities() -> Iterator[None]:
-    """aiohttp reads the system's certificates for its client when it is loaded, for a twentieth of a
-    second. No worker is a client; one that was would trust nobody."""
+    """aiohttp reads the system's certificates for its client when it is loaded, which takes a
+    twentieth of a second. No worker is a client; one that was would trust nobody."""
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, os.devnull))
