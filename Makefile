@@ -45,8 +45,10 @@ CHECKS := check-lint check-types check-security check-layers
 run: $(VENV)/.run
 	$(BIN)/holdfast serve $(SERVE_ARGS)
 
+# Bytecode is kept, whatever the environment says: else each process that a test starts compiles
+# anew what it loads of Holdfast.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) $(TESTS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) $(TESTS)
 
 # Side by side, as far as there are processors; what each says stays together.
 check: $(VENV)/.dev
