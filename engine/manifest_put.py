@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
-from . import blobs, claims, identity, images, layout, tags
+from . import blobs, claims, identity, images, layout, namespaces, tags
 from .blobs import Arrival, Outcome
 from .claims import Owner
 from .core import SECOND
@@ -17,11 +18,15 @@ from .errors import InvalidDigest, MissingContent, PreconditionFailed, QuotaExce
 from .ledger import Transaction
 from .manifest_rows import BODY, CHILD, CONTENT, NEED_KINDS, manifest_row, needs_of, present, remove
 from .models import Pushed, Repository
+from .records import INLINE, Blob, delete_long, load, put_long, save
 from .records import Image as ImageRow
 from .records import Manifest as Row
 from .records import Namespace as NamespaceRow
 from .records import Referrer as ReferrerRow
-from .records import delete_long, load, put_long, save
+from .records import Tag as TagRow
+
+FRESH: Final = 24 * 3600 * SECOND
+"""Times of update that are not older need not be durable at once: ages are told in days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,66 @@ async def put(
         own = hashlib.sha256(random + place.to_bytes(2, "big")).digest()
         await tags.point(txn, (image, namespace), name, push.digest, arrival.sha256, time, own)
     await images.touch(txn, image, await identity.tick(txn, now))
+    return outcome, pushed(push, image)
+
+
+def pushed(push: Push, image: ImageRow) -> Pushed:
+    """What became of a push."""
     subject = push.document.subject
-    return outcome, Pushed(
+    return Pushed(
         digest=push.digest,
         subject=None if subject is None else Digest.parse(subject),
         tags=push.tags,
         image_id=UUID(bytes=image.id),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A push of what is there already: it changes only when things were updated."""
+
+    image: ImageRow
+    tags: tuple[TagRow, ...]
+
+
+async def unchanged(
+    txn: Transaction, repository: Repository, push: Push, now: int
+) -> Unchanged | None:
+    """What a push would find as it is to be, down to each row that ``put`` might write.
+
+    None where ``put`` has something to do or to refuse, where somebody may go by the time of
+    update (retention does), or where that is a day old: then it is no trifle to lose. Raises
+    what reading raises, which is for ``put`` to heal or to say.
+    """
+    if push.if_match is not None or push.if_absent or push.digest.algorithm != "sha256":
+        return None
+    namespace = await namespaces.require(txn, repository.namespace_id.bytes)
+    if namespace.locked or await txn.get(layout.RETENTION + namespace.id) is not None:
+        return None
+    await check_quota(txn, namespace)
+    image = await images.by_name(txn, namespace.id, repository.name)
+    if image is None or not image.listed:
+        return None
+    sha = push.digest.raw
+    row = await load(txn, Row, manifest_row(image.key, sha))
+    if row is None or row.media_type != push.document.media_type:
+        return None
+    if len(await needs_of(txn, image.key, sha)) <= len(push.document.needs):
+        return None
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is None or blob.damaged or blob.place != INLINE:
+        return None
+    if await blobs.inline_content(txn, sha, blob) is None:
+        return None
+    there = []
+    for name in push.tags:
+        tag = await tags.by_name(txn, image.key, name)
+        if tag is None or (tag.digest, tag.sha) != (push.digest.key, sha):
+            return None
+        if not -FRESH <= now - tag.updated <= FRESH:
+            return None
+        there.append(tag)
+    return Unchanged(image, tuple(there))
 
 
 async def _check_precondition(txn: Transaction, image: ImageRow, push: Push, sha: bytes) -> None:

@@ -23,7 +23,7 @@ from .blobs import Arrival, Outcome
 from .core import SECOND, Core, entropy
 from .digest import Digest, check_text
 from .documents import Document
-from .errors import Corrupt, DigestMismatch, InvalidManifest, NotFound
+from .errors import Corrupt, DigestMismatch, EngineError, InvalidManifest, NotFound
 from .intake import Intake
 from .ledger import Transaction, after
 from .manifest_put import Push
@@ -32,6 +32,7 @@ from .names import check_tag_name
 from .reading import BlobReader
 from .records import INLINE, Blob, load
 from .records import Referrer as ReferrerRow
+from .touches import Touches
 
 TAGS_STEP: Final = 1000
 """Tags removed with a manifest in one transaction."""
@@ -146,6 +147,7 @@ class Manifests:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.touches = Touches(core)
 
     async def put(
         self,
@@ -182,6 +184,9 @@ class Manifests:
             if_absent=if_absent,
             guarded=tag,
         )
+        again = await self._put_again(repository, push)
+        if again is not None:
+            return again
         intake = Intake(self._core, hasher=None, algorithms=(digest.algorithm,))
         random = entropy() + entropy()
         pushed: list[Pushed] = []
@@ -201,6 +206,22 @@ class Manifests:
             await intake.abandon()
             raise
         return pushed[0]
+
+    async def _put_again(self, repository: Repository, push: Push) -> Pushed | None:
+        """The outcome of a push that finds everything as it is to be; None for another one.
+
+        What was read is durable, so there is nothing to wait for. Anybody who changes it came
+        after this push.
+        """
+        now = self._core.now()
+        try:
+            found = await self._core.ledger.read(manifest_put.unchanged, repository, push, now)
+        except EngineError:
+            # The transaction says what is wrong, or heals it.
+            return None
+        if found is None or not self.touches.note(found.image, found.tags, now):
+            return None
+        return manifest_put.pushed(push, found.image)
 
     async def _parse(self, body: bytes, media_type: str | None) -> Document:
         limit = self._core.config.manifest_bytes_max

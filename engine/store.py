@@ -150,6 +150,7 @@ class Store:
         self.pulls = Pulls(core)
         self.retention = Retentions(core, self.tags)
         self.pulls.background.start()
+        self.manifests.touches.background.start()
         if self.config.background:
             self.sweeper.start()
             self.scrubber.start()
@@ -165,6 +166,7 @@ class Store:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(opened.close)
             stack.push_async_callback(self.pulls.close)
+            stack.push_async_callback(self.manifests.touches.close)
             stack.push_async_callback(self.retention.background.stop)
             stack.push_async_callback(self.recompressor.stop)
             stack.push_async_callback(self.scrubber.stop)

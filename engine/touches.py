@@ -1,0 +1,146 @@
+"""Touches: pushes that changed nothing but ``updated_at``, gathered and written once in a while.
+
+A client that pushes again what is there already needs no commit: all that its answer promises is
+durable. The one thing such a push changes is when tag, image and namespace were updated last.
+That is kept here, and written for many pushes at a time, as ``pulls`` are. A process that is
+killed loses the touches of the last moment, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from . import entries, identity, images, namespaces, tags
+from .background import Background
+from .core import Core
+from .errors import Corrupt, EngineError, NotFound
+from .ledger import Transaction
+from .records import Image as ImageRow
+from .records import Tag as TagRow
+from .records import save
+
+_log: Final = logging.getLogger(__name__)
+
+REST: Final = 0.5
+"""Seconds from the first touch to the commit of all that were gathered."""
+
+GATHERED_MAX: Final = 10_000
+"""Images that are gathered. A push to one more is committed by itself."""
+
+TAGS_MAX: Final = 1000
+"""Tags of one image, likewise."""
+
+STEP: Final = 200
+"""Images written in one transaction."""
+
+
+@dataclass(slots=True)
+class Touch:
+    """What was pushed again to one image since the last write."""
+
+    when: int
+    tags: dict[str, bytes] = field(default_factory=dict)
+    """Names and ids."""
+
+
+Gathered = tuple[tuple[bytes, int, tuple[tuple[str, bytes], ...]], ...]
+"""Image key, when it was pushed to last, and the tags that were: names and ids."""
+
+
+async def write(txn: Transaction, gathered: Gathered) -> None:
+    """Do for images and tags that are still there what a push does that commits by itself."""
+    for image_key, when, pushed in gathered:
+        image = await images.by_key(txn, image_key)
+        if image is None or image.deleted:
+            continue
+        try:
+            await namespaces.require(txn, image.namespace)
+        except NotFound:
+            continue
+        time = await identity.tick(txn, when)
+        for name, tag_id in pushed:
+            tag = await tags.by_name(txn, image_key, name)
+            if tag is not None and tag.id == tag_id:
+                row = msgspec.structs.replace(tag, updated=time)
+                await save(txn, tags.tag_row(image_key, name), row)
+        await images.touch(txn, image, await identity.tick(txn, when))
+
+
+class Touches:
+    """The touches of this process."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._gathered: dict[bytes, Touch] = {}
+        self._noted = asyncio.Event()
+        self.background = Background("touches", self._turn)
+
+    def note(self, image: ImageRow, pushed: tuple[TagRow, ...], when: int) -> bool:
+        """Note a push that changed nothing else; False where there is no place left."""
+        touch = self._gathered.get(image.key)
+        if touch is None:
+            if len(self._gathered) >= GATHERED_MAX:
+                return False
+            touch = self._gathered[image.key] = Touch(when)
+        elif len(touch.tags) + len(pushed) > TAGS_MAX:
+            return False
+        touch.when = max(touch.when, when)
+        touch.tags.update((tag.name, tag.id) for tag in pushed)
+        self._noted.set()
+        return True
+
+    async def flush(self) -> None:
+        """Write what was gathered; what cannot be written now is kept for the next time.
+
+        What has a damaged row is not touched.
+        """
+        gathered, self._gathered = self._gathered, {}
+        self._noted.clear()
+        waiting = [(key, touch.when, tuple(touch.tags.items())) for key, touch in gathered.items()]
+        try:
+            while waiting:
+                some, waiting = waiting[:STEP], waiting[STEP:]
+                try:
+                    await entries.each(self._write, some, self._refused)
+                except EngineError:
+                    waiting += some
+                    raise
+        finally:
+            # After a cancellation too, but for what was handed over: that commits all the same.
+            for key, when, pushed in waiting:
+                self._keep(key, when, pushed)
+
+    def _keep(self, key: bytes, when: int, pushed: tuple[tuple[str, bytes], ...]) -> None:
+        """Put back what was not written, below what came since."""
+        newer = self._gathered.get(key)
+        touch = self._gathered[key] = Touch(when, dict(pushed))
+        if newer is not None:
+            touch.when = max(when, newer.when)
+            touch.tags.update(newer.tags)
+        self._noted.set()
+
+    async def _write(self, some: Gathered) -> None:
+        await self._core.ledger.transact(write, some)
+
+    async def _refused(
+        self, entry: tuple[bytes, int, tuple[tuple[str, bytes], ...]], error: Corrupt
+    ) -> None:
+        _log.error("image %s keeps its time of update: %s", entry[0].hex(), error)
+
+    async def _turn(self) -> float:
+        await self._noted.wait()
+        await self.background.rest(REST)
+        await self.flush()
+        return 0.0
+
+    async def close(self) -> None:
+        """Write what is left, and end the background."""
+        try:
+            await self.background.stop()
+        finally:
+            await self.flush()
