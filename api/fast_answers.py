@@ -144,6 +144,13 @@ class Watcher(Protocol):
     def passes(self, region: str, name: str, count: int) -> bool:
         """Whether so many bytes of content of a repository may go out now."""
 
+    @property
+    def counts_only(self) -> bool:
+        """Whether ``count`` is all that it does with answers."""
+
+    def count(self, asking: Asking, rendered: Rendered, seconds: float) -> None:
+        """An answer was sent whole, in one piece."""
+
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
         """An answer has ended; so many bytes of content were sent."""
 
@@ -181,7 +188,15 @@ class Lane:
         self._second = 0
         self._dated = b""
         self._ids = itertools.count()
+        """Of blocks of names."""
         self._id_start = str(uuid4())[:-_ID_DIGITS].encode()
+        self._block = b""
+        """What the names of a block have in common."""
+        self._at = _BLOCK
+        """Of the next name in it."""
+        self._stamp = b""
+        """From the value of Date on, up to the end of that."""
+        self._counts_only = watcher is None or watcher.counts_only
 
     @property
     def logs(self) -> bool:
@@ -199,10 +214,11 @@ class Lane:
         """Decline from now on: the last answers of a server say that the connection closes."""
         self._closed = True
 
-    def answer(self, head: bytes, peer: Peer) -> Answer | None:
+    def answer(self, head: bytes, peer: Peer) -> Answer | bytes | None:
         """The answer to one request head (RFC 9112 section 2.1), or None to decline.
 
-        In one piece: with a function for each step it would take twice as long.
+        Bytes are all there is to it; nobody wants to know when they are sent. In one piece: with
+        a function for each step it would take twice as long.
         """
         begun = time.perf_counter()
         asking = peer.askings.get(head) or self._heads.read(head, peer)
@@ -229,9 +245,18 @@ class Lane:
             return None
         if rendered.pull:
             self._store.pulls.count(known.repository, asking.target.item)
-        request_id = self._name(now)
-        text = b"".join((rendered.head, self._dated, request_id, rendered.rest, data))
-        answer = Answer(asking, peer, known.caller, rendered, request_id, begun, text, reader)
+        if self._at == _BLOCK or int(now) != self._second:
+            self._begin_block(now)
+        end = _ENDS[self._at]
+        self._at += 1
+        parts = (rendered.head, self._stamp, end, rendered.rest)
+        text = b"".join((*parts, data) if data else parts)
+        if reader is None and self._counts_only:
+            if self._watcher is not None:
+                self._watcher.count(asking, rendered, time.perf_counter() - begun)
+            return text
+        name = self._block + end
+        answer = Answer(asking, peer, known.caller, rendered, name, begun, text, reader)
         if self._watcher is not None and reader is None:
             self._watcher.answered(answer, rendered.size, gone=False)
         return answer
@@ -281,15 +306,20 @@ class Lane:
 
     def name(self) -> bytes:
         """A name for a request that ends now."""
-        return self._name(time.time())
+        now = time.time()
+        if self._at == _BLOCK or int(now) != self._second:
+            self._begin_block(now)
+        end = _ENDS[self._at]
+        self._at += 1
+        return self._block + end
 
-    def _name(self, now: float) -> bytes:
-        """A name for a request, at a time that Date is brought to."""
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._dated = rfc822_formatted_time().encode() + _SERVER
-        return b"%b%012x" % (self._id_start, next(self._ids) & _ID_MASK)
+    def _begin_block(self, now: float) -> None:
+        """Make a block of names, and bring Date to this time."""
+        self._second = int(now)
+        self._dated = rfc822_formatted_time().encode() + _SERVER
+        self._block = b"%b%010x" % (self._id_start, next(self._ids) & _BLOCK_MASK)
+        self._at = 0
+        self._stamp = self._dated + self._block
 
     def _caller(self, visitor: Visitor) -> Caller:
         caller = self._callers.get(visitor)
@@ -435,7 +465,10 @@ _END: Final = b"\r\n\r\n"
 _CLOSE: Final = b"\r\nConnection: close"
 _SERVER: Final = f"\r\nServer: {SERVER}\r\nX-Request-Id: ".encode()
 _ID_DIGITS: Final = 12
-_ID_MASK: Final = (1 << 4 * _ID_DIGITS) - 1
+_ENDS: Final = tuple(b"%02x" % place for place in range(256))
+"""Of the names of a block: to format one takes longer than to find it."""
+_BLOCK: Final = len(_ENDS)
+_BLOCK_MASK: Final = (1 << 4 * (_ID_DIGITS - 2)) - 1
 
 
 def _at_once(read: Coroutine[Any, Any, T]) -> T:

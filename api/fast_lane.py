@@ -129,6 +129,15 @@ class LaneConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Answer at once, hold, or hand on."""
+        if (
+            self._free
+            and self._between
+            and self._gathering is None
+            and data.startswith(_STARTS)
+            and data.endswith(_END)
+            and self._answer(data)
+        ):
+            return
         if self._kept_from is not None or self._writing is not None:
             self._hold(data)
             return
@@ -137,8 +146,6 @@ class LaneConnection(Connection):
             self._go_on(self._gathering)
             return
         end = data.endswith(_END)
-        if end and self._between and self._answer(data):
-            return
         if self._between and self._free and data.startswith(_UPLOADS):
             if not self._begin_push(data):
                 self._parse_upload(data)
@@ -348,31 +355,40 @@ class LaneConnection(Connection):
         self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
 
     def _answer(self, data: bytes) -> bool:
-        """Answer, if it can be done: no request runs, and nothing waits to be sent."""
-        manager, transport, peer = self._manager, self.transport, self._peer
+        """Answer a small read, if it can be done: no request runs, and nothing waits to be sent.
+
+        (Most of ``_may_answer`` is here: it is asked for every request.)
+        """
+        manager, transport, peer, lane = self._manager, self.transport, self._peer, self._lane
         if (
-            not self._free
-            or not data.startswith(_STARTS)
-            or len(data) > HEAD_BYTES_MAX
+            self._force_close
+            or self._close
             or manager is None
             or transport is None
             or peer is None
-            or not self._may_answer()
+            or len(data) > HEAD_BYTES_MAX
+            or transport.get_write_buffer_size()
+            or transport.is_closing()
+            or (self._logging_enabled and not lane.logs)
         ):
             return False
-        answer = self._lane.answer(data, peer)
+        answer = lane.answer(data, peer)
         if answer is None:
             return False
         manager.requests_count += 1
         self._request_count += 1
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if answer.reader is None:
-            transport.write(answer.text)
+        if isinstance(answer, bytes):
+            transport.write(answer)
         else:
-            self._send(transport, answer, answer.reader)
+            self._send(transport, answer)
         return True
 
-    def _send(self, transport: asyncio.Transport, answer: Answer, reader: BlobReader) -> None:
+    def _send(self, transport: asyncio.Transport, answer: Answer) -> None:
+        reader = answer.reader
+        if reader is None:
+            transport.write(answer.text)
+            return
         file = reader.file()
         assert file is not None
         self._free = False

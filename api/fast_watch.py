@@ -11,8 +11,8 @@ from .audit import Audit
 from .bandwidth import Bandwidth
 from .board import GONE, Slot
 from .distribution import KINDS
-from .fast_answers import Answer, Written
-from .fast_requests import Sent, Visitor
+from .fast_answers import Answer, Rendered, Written
+from .fast_requests import Asking, Sent, Visitor
 from .limits import Limits
 from .logs import AccessLine, log_access
 from .queries import parse_query
@@ -74,6 +74,23 @@ class LaneWatch:
         """As ``fast_answers.Watcher``."""
         bandwidth = self._bandwidth
         return bandwidth is None or bandwidth.of(region, name.partition("/")[0]).now(count)
+
+    @property
+    def counts_only(self) -> bool:
+        """As ``fast_answers.Watcher``."""
+        return self._log is None and self._traces is None
+
+    def count(self, asking: Asking, rendered: Rendered, seconds: float) -> None:
+        """As ``fast_answers.Watcher``."""
+        if self._slot is not None:
+            self._slot.count(
+                asking.target.endpoint,
+                asking.method,
+                rendered.status // 100,
+                0,
+                rendered.size,
+                seconds,
+            )
 
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
         """As ``fast_answers.Watcher``."""

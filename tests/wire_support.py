@@ -45,7 +45,7 @@ class CountingLane(Lane):
     written = 0
     """Pushes that were answered."""
 
-    def answer(self, head: bytes, peer: Peer) -> Answer | None:
+    def answer(self, head: bytes, peer: Peer) -> Answer | bytes | None:
         answer = super().answer(head, peer)
         if answer is None:
             self.declined += 1
