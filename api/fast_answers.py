@@ -182,6 +182,8 @@ class Lane:
         self._places: dict[tuple[str, str], Repository] = {}
         self._answers: dict[tuple[str, bytes], Rendered] = {}
         self._kept_bytes = 0
+        self._refusals: dict[int, tuple[bytes, bytes]] = {}
+        """By status, what stands before and behind the length of a refusal's body."""
         self._closed = False
         self._scratch = memoryview(bytearray(WHOLE_BYTES_MAX))
         """What files are read into: it is copied out of it at once."""
@@ -384,13 +386,29 @@ class Lane:
             if response is None:
                 raise _Waits
         except OciError as error:
-            response, pull = error.response(), False
+            rendered = self._refused(error, with_body=with_body)
         except NotFound as error:
-            response, pull = oci_error(error).response(), False
-        rendered = _rendered(response, with_body=with_body, pull=pull)
+            rendered = self._refused(oci_error(error), with_body=with_body)
+        else:
+            rendered = _rendered(response, with_body=with_body, pull=pull)
         if lasting:
             self._keep(known, asking, rendered)
         return rendered
+
+    def _refused(self, error: OciError, *, with_body: bool) -> Rendered:
+        """The answer to what is not there: but for the body and its length, always the same."""
+        body = error.body()
+        around = self._refusals.get(error.status)
+        if around is None or error.headers:
+            rendered = _rendered(error.response(), with_body=with_body)
+            length = b"Content-Length: %d\r\n" % len(body)
+            before, found, after = rendered.head.partition(length)
+            if found and not error.headers:
+                self._refusals[error.status] = before, after
+            return rendered
+        head = b"%bContent-Length: %d\r\n%b" % (around[0], len(body), around[1])
+        size, sent = (len(body), body) if with_body else (0, b"")
+        return Rendered(error.status, head, _END + sent, size, pull=False)
 
     def _keep(self, known: Known, asking: Asking, rendered: Rendered) -> None:
         size = len(rendered.rest)

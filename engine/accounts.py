@@ -12,6 +12,7 @@ import re
 import secrets
 import string
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, get_args
 from uuid import UUID, uuid4
 
@@ -23,7 +24,7 @@ from .errors import AlreadyExists, Invalid, NotFound
 from .ledger import Transaction, after
 from .models import MOMENT_MAX, UNSET, Key, Page, Permission, Unset, microseconds, moment
 from .records import Key as Row
-from .records import get_payload, load, put_payload, readable, save
+from .records import decode, get_payload, load, put_payload, readable, save
 
 _ACCESS_KEY: Final = re.compile(r"SCW[A-Z0-9]{17}", re.ASCII)
 _ALPHABET: Final = string.ascii_uppercase + string.digits
@@ -34,6 +35,9 @@ PAGE_MAX: Final = 1000
 """Most keys of a page."""
 
 _STEP: Final = 1000
+
+REMEMBERED_MAX: Final = 256
+"""Rows of keys whose meaning is remembered: some 2 KiB each."""
 
 
 def _hash(secret: str) -> bytes:
@@ -53,7 +57,17 @@ async def create(txn: Transaction, row: Row) -> Key:
 
 async def get(txn: Transaction, access_key: str) -> Key:
     """The key. Raises NotFound."""
-    return view(await _require(txn, access_key))
+    row_key = layout.KEY + access_key.encode()
+    value = await txn.get(row_key)
+    if value is None:
+        raise NotFound("key", access_key)
+    return _viewed(row_key, value)
+
+
+@lru_cache(REMEMBERED_MAX)
+def _viewed(row_key: bytes, value: bytes) -> Key:
+    """The key that a stored row says. It is asked for after each commit, and rarely another."""
+    return view(decode(Row, row_key, value))
 
 
 async def _require(txn: Transaction, access_key: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +21,10 @@ from .records import Namespace as NamespaceRow
 from .records import get_payload, load, put_payload, save
 
 KIND: Final = b"i"
+
+REMEMBERED_MAX: Final = 1024
+"""Handles that are remembered: some 1 KiB each."""
+
 VISIBILITIES: Final[tuple[Visibility, ...]] = ("inherit", "public", "private")
 
 
@@ -270,16 +275,31 @@ async def delete(txn: Transaction, image_id: bytes, now: int, trash_until: int) 
 
 def repository_of(namespace: NamespaceRow, name: str, row: Row | None) -> Repository:
     """The handle for an image name in a namespace."""
+    space = (namespace.id, namespace.region, namespace.project, namespace.name, namespace.is_public)
+    if row is None:
+        return _repository(space, name, (None, None, "inherit"))
+    return _repository(space, name, (row.key, row.id if row.listed else None, visibility_of(row)))
+
+
+@lru_cache(REMEMBERED_MAX)
+def _repository(
+    space: tuple[bytes, str, bytes, str, bool],
+    name: str,
+    image: tuple[bytes | None, bytes | None, Visibility],
+) -> Repository:
+    """A handle: the same one each time, since to make its ids costs more than to read its rows."""
+    namespace_id, region, project, namespace, is_public = space
+    key, image_id, visibility = image
     return Repository(
-        namespace_id=UUID(bytes=namespace.id),
-        region=namespace.region,
-        project_id=UUID(bytes=namespace.project),
-        namespace=namespace.name,
-        is_public=namespace.is_public,
+        namespace_id=UUID(bytes=namespace_id),
+        region=region,
+        project_id=UUID(bytes=project),
+        namespace=namespace,
+        is_public=is_public,
         name=name,
-        key=row.key if row else None,
-        image_id=UUID(bytes=row.id) if row and row.listed else None,
-        visibility=visibility_of(row) if row else "inherit",
+        key=key,
+        image_id=None if image_id is None else UUID(bytes=image_id),
+        visibility=visibility,
     )
 
 

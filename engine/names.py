@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from .errors import Invalid
@@ -26,6 +27,9 @@ TAG_CHARS_MAX: Final = 128
 ROOT_CHARS_MAX: Final = 128
 ROOT_BYTES_MAX: Final = 200
 """A root's name is part of ledger keys, which have 500 bytes at most."""
+
+REMEMBERED_MAX: Final = 1024
+"""Full names whose parts are remembered: the same ones are asked for again and again."""
 
 PATTERNS_MAX: Final = 32
 """Immutable-tag patterns of a namespace: all are tried in the transaction that moves a tag."""
@@ -86,6 +90,11 @@ def split_full_name(full: str) -> tuple[str, str]:
     _check_text("name", full)
     if len(full) > FULL_NAME_CHARS_MAX:
         raise Invalid("name", f"a full name has at most {FULL_NAME_CHARS_MAX} characters")
+    return _split(full)
+
+
+@lru_cache(REMEMBERED_MAX)
+def _split(full: str) -> tuple[str, str]:
     namespace, slash, image = full.partition("/")
     if not slash:
         raise Invalid("name", "a name of one component has no namespace: namespace/image is needed")
