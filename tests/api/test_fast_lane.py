@@ -254,6 +254,18 @@ def test_what_it_answers(
     assert world.lane.answered == (2 if fast else 0)
 
 
+def test_what_is_not_there_is_told_alike_each_time(stage: Stage) -> None:
+    world = stage.world
+    items = (f"blobs/{digest_of(b'a')}", f"blobs/{digest_of(b'b')}", "manifests/a", "manifests/abc")
+    answered = world.lane.answered
+    for item in (*items, *items[::-1]):
+        for method in ("HEAD", "GET"):
+            sent = world.get(f"/v2/app/web/{item}", method=method)
+            answers = stage.run(world.same([sent], [method == "HEAD"]))
+            assert answers[0].startswith(b"HTTP/1.1 404 ")
+    assert world.lane.answered == answered + 16
+
+
 def test_a_request_in_two_pieces_cut_at_every_byte(stage: Stage) -> None:
     whole = stage.world.get("/v2/app/web/manifests/v1", "Accept: */*", "User-Agent: x")
 
