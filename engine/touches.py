@@ -26,7 +26,7 @@ from .records import save
 
 _log: Final = logging.getLogger(__name__)
 
-REST: Final = 0.5
+REST: Final = 0.1
 """Seconds from the first touch to the commit of all that were gathered."""
 
 GATHERED_MAX: Final = 10_000
