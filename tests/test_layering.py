@@ -43,6 +43,7 @@ ELSEWHERE = {
         "datadir.py": "the locks and notes of a server",
         "owner.py": "the owner key",
         "tls.py": "a certificate and its key",
+        "worker_process.py": "the name of a process",
     },
     "bench": {
         "command.py": "the report",

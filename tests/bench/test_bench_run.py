@@ -169,12 +169,6 @@ def test_workloads_of_each_kind_run_against_holdfast(
     assert zstd.server_cpu is not None
 
 
-@pytest.fixture
-def _known_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine can do is not asked again."""
-    monkeypatch.setattr(limits, "measure", lambda directory, seconds: dict.fromkeys(LIMITS, 1.0))
-
-
 @pytest.mark.usefixtures("_known_limits")
 def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     """A server that has everything, with the wrong bytes."""

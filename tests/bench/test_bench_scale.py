@@ -43,6 +43,7 @@ def test_a_measuring_process_that_fails_or_lingers_says_so(tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("_known_limits")
 def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> None:
     profile = replace(TINY, scale_rounds=1)
     run = Run(Plan(profile, "seed", only=("start", "manage")), tmp_path, Silent())
@@ -65,6 +66,7 @@ def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("_known_limits")
 def test_what_is_interrupted_keeps_the_rows_of_the_engine(tmp_path: Path) -> None:
     class Interrupting(Silent):
         def show(self, text: str) -> None:

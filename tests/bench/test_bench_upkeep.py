@@ -16,6 +16,7 @@ from holdfast.bench.servers import Starter, start_holdfast
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("_known_limits")
 def test_the_background_is_at_work_in_one_half_and_idle_in_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
