@@ -98,13 +98,19 @@ class _Environment:
                 del self._open[self._key]
                 self.env.close()
 
-    def commit(self, group: list[Member]) -> list[Outcome]:
+    def commit(self, group: list[Member], *, again: bool = False) -> list[Outcome]:
         """Run and commit the members, together if possible."""
         try:
             self._check_readers()
-            outcomes = self._together(group) if len(group) > 1 else self._alone(group[0])
-        except _Apart:
-            return [outcome for member in group for outcome in self.commit([member])]
+            if again:
+                self._commit_nothing()
+            outcomes = self._together(group)
+        except _Apart as apart:
+            if len(group) > 1:
+                return [outcome for member in group for outcome in self.commit([member])]
+            if not again and isinstance(apart.error, lmdb.MapFullError):
+                return self.commit(group, again=True)
+            return [(None, self._failure(apart.error))]
         except lmdb.Error as error:
             return [(None, self._failure(error)) for _ in group]
         with self._counting:
@@ -112,52 +118,33 @@ class _Environment:
             self.members += len(group)
         return outcomes
 
-    def _alone(self, member: Member) -> list[Outcome]:
-        try:
-            return self._one(member)
-        except lmdb.MapFullError:
-            # Pages that the last commit freed can be used again only after another one. Nobody
-            # else may ever make it, so it is made here before the map counts as full.
-            with self.env.begin(write=True) as txn:
-                txn.put(_NOTHING, b"")
-                txn.delete(_NOTHING)
-            return self._one(member)
-
-    def _one(self, member: Member) -> list[Outcome]:
-        txn = self.env.begin(write=True)
-        try:
-            tally = Tally()
-            outcome = _attempt(Writing(txn, self, tally), member)
-            if outcome[1] is None:
-                settle(txn, tally)
-                txn.commit()
-            else:
-                txn.abort()
-        except BaseException:
-            txn.abort()
-            raise
-        return [outcome]
+    def _commit_nothing(self) -> None:
+        """Pages that the last commit freed can be used again only after another one. Nobody else
+        may ever make it, so it is made before the map counts as full."""
+        with self.env.begin(write=True) as txn:
+            txn.put(_NOTHING, b"")
+            txn.delete(_NOTHING)
 
     def _together(self, group: list[Member]) -> list[Outcome]:
-        """Raises _Apart, and what LMDB says of the commit."""
+        """Run the members in one transaction, and commit it if any of them succeeded.
+
+        Raises _Apart, and what LMDB says of the commit.
+        """
         txn = self.env.begin(write=True)
         try:
-            outcomes = []
             tally = Tally()
             try:
-                for member in group:
-                    writing = Writing(txn, self, tally)
-                    outcome = _attempt(writing, member)
-                    if outcome[1] is not None:
-                        writing.undo()
-                    outcomes.append(outcome)
+                outcomes = [_attempt(Writing(txn, self, tally), member) for member in group]
                 settle(txn, tally)
             except lmdb.Error as error:
-                raise _Apart from error
+                raise _Apart(error) from error
+            if all(error for _, error in outcomes):
+                txn.abort()
+                return outcomes
             try:
                 txn.commit()
             except (lmdb.MapFullError, lmdb.TxnFullError) as error:
-                raise _Apart from error
+                raise _Apart(error) from error
         except BaseException:
             txn.abort()
             raise
@@ -191,9 +178,16 @@ class _Apart(Exception):
     """A group's transaction came to nothing for what one member did, or for their number: each
     shall have one of its own, so that only those fail who have to."""
 
+    def __init__(self, error: lmdb.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
 
 def _attempt(writing: Writing, member: Member) -> Outcome:
-    """Run one member. Raises lmdb.Error, after which the transaction is good for nothing."""
+    """Run one member; it leaves nothing if it fails.
+
+    Raises lmdb.Error, after which the transaction is good for nothing.
+    """
     _, work, args, kwargs = member
     # An error keeps this frame alive, and the future will keep the error: no cycle, please.
     del member
@@ -203,6 +197,7 @@ def _attempt(writing: Writing, member: Member) -> Outcome:
     except lmdb.Error:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+        writing.undo()
         return None, error
     return result, None
 
