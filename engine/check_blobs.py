@@ -62,16 +62,16 @@ async def belongings(look: Look) -> None:
     """Every row that belongs to a blob has one that says so too."""
     async for key, _ in look.rows(layout.INLINE):
         sha = key[-SHA_BYTES:]
-        blob = await look.load(Blob, layout.BLOB + sha)
-        if blob is None and not await look.lacks(layout.BLOB + sha):
+        if look.unreadable(layout.BLOB + sha):
             continue
+        blob = await look.load(Blob, layout.BLOB + sha)
         # A blob in a file was told of its content already.
         if blob is None or blob.created != layout.at(key, 1):
             look.say("blob", blob_name(sha), "content without a blob")
     async for key, sha in look.rows(layout.ALIAS):
-        blob = await look.load(Blob, layout.BLOB + sha)
-        if blob is None and not await look.lacks(layout.BLOB + sha):
+        if look.unreadable(layout.BLOB + sha):
             continue
+        blob = await look.load(Blob, layout.BLOB + sha)
         if blob is None or key[1:] not in blob.aliases:
             look.say("blob", blob_name(sha), f"{digest_name(key[1:])} is not one of its aliases")
     async for key, _ in look.rows(layout.DAMAGED):
@@ -84,9 +84,9 @@ async def _garbage(look: Look) -> None:
     async for key, _ in look.rows(layout.GARBAGE):
         look.totals[layout.counter(layout.GARBAGE_LENGTH)] += 1
         sha = key[-SHA_BYTES:]
-        blob = await look.load(Blob, layout.BLOB + sha)
-        if blob is None and not await look.lacks(layout.BLOB + sha):
+        if look.unreadable(layout.BLOB + sha):
             continue
+        blob = await look.load(Blob, layout.BLOB + sha)
         if blob is None or blob.queued != layout.at(key, 1):
             look.say("blob", blob_name(sha), "in the garbage queue at a time it does not know of")
 
@@ -97,9 +97,9 @@ async def file_rows(look: Look) -> None:
     async for key, file in look.records(File, layout.FILE):
         last = layout.at(key, 1)
         row = layout.BLOB + file.sha
-        blob = await look.load(Blob, row)
-        if blob is None and not await look.lacks(row):
+        if look.unreadable(row):
             continue
+        blob = await look.load(Blob, row)
         if blob is None or blob.file_id != last:
             look.say("file", f"{last:x}", f"its blob, {blob_name(file.sha)}, does not name it")
         if not await look.lacks(layout.DOOMED + key[1:]):

@@ -179,9 +179,9 @@ async def holds(look: Look) -> None:
     async for key, _ in look.rows(layout.EXPIRY):
         owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
         row = layout.claim(owner_key, sha)
-        claim = await look.load(Claim, row)
-        if claim is None and not await look.lacks(row):
+        if look.unreadable(row):
             continue
+        claim = await look.load(Claim, row)
         if claim is None or claim.hold != layout.at(key, 1):
             name = f"{blob_name(sha)} of {id_name(owner_key)}"
             look.say("hold", name, "a row would end it at a time that it does not have")

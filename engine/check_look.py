@@ -110,6 +110,10 @@ class Look:
         """What is in the value under a key; None where it is absent, or cannot be read."""
         return None if key in self._spoiled else await get_payload(self.txn, key)
 
+    def unreadable(self, key: bytes) -> bool:
+        """Whether there is such a row, and nothing can be said of it."""
+        return key in self._spoiled
+
     async def lacks(self, key: bytes) -> bool:
         """Whether there is no such row, readable or not."""
         return key not in self._spoiled and await self.txn.get(key) is None

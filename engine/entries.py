@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from .errors import Corrupt, StorageFull
+from .errors import Corrupt, EngineError, StorageFull
+
+STEP: Final = 200
+"""Entries that ``write_gathered`` writes in one transaction."""
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -36,3 +39,28 @@ async def each(
     half = len(entries) // 2
     first = await each(work, entries[:half], refused)
     return first + await each(work, entries[half:], refused)
+
+
+async def write_gathered(
+    work: Callable[[tuple[E, ...]], Awaitable[object]],
+    gathered: list[E],
+    refused: Callable[[E, Corrupt], Awaitable[None]],
+    keep: Callable[[E], None],
+) -> None:
+    """Write what was gathered in memory, some at a time; what cannot be written now is kept.
+
+    ``work`` and ``refused`` are as for ``each``. Raises what ``work`` raises but Corrupt.
+    """
+    waiting = gathered
+    try:
+        while waiting:
+            some, waiting = waiting[:STEP], waiting[STEP:]
+            try:
+                await each(work, some, refused)
+            except EngineError:
+                waiting += some
+                raise
+    finally:
+        # After a cancellation too, but for what was handed over: that commits all the same.
+        for entry in waiting:
+            keep(entry)

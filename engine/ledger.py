@@ -72,7 +72,7 @@ class Transaction(Protocol):
         """Add to a counter without reading it (a blind write where the backend has one).
 
         A counter at zero has no row. Counters are 63-bit signed. A damaged one is left as it is:
-        what has to be counted does not fail for it, and ``Store.recount`` mends it.
+        what has to be counted does not fail for it, and the check tells of it.
         """
 
     async def counter(self, key: bytes) -> int:

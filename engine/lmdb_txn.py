@@ -258,7 +258,7 @@ class Writing(Reading):
         return before
 
     async def add(self, key: bytes, delta: int) -> None:
-        """Add to a counter; a damaged one stays as it is, for a recount."""
+        """Add to a counter; a damaged one stays as it is."""
         value = self._aside(key)
         if value is None:
             try:

@@ -16,7 +16,7 @@ from . import blobs, entries, images, layout, manifest_rows, tags
 from .background import Background
 from .core import Core
 from .digest import Digest
-from .errors import Corrupt, EngineError
+from .errors import Corrupt
 from .ledger import Transaction
 from .models import Repository
 from .records import save
@@ -28,9 +28,6 @@ REST: Final = 10.0
 
 GATHERED_MAX: Final = 10_000
 """Different references gathered before counts of further ones are dropped until the next write."""
-
-STEP: Final = 200
-"""References written in one transaction."""
 
 TAGS_MAX: Final = 100
 """Tags on one manifest whose counts move with a pull by digest."""
@@ -111,18 +108,9 @@ class Pulls:
         """
         gathered, self._gathered = self._gathered, {}
         waiting = [(*key, pull.count, pull.last) for key, pull in gathered.items()]
-        try:
-            while waiting:
-                some, waiting = waiting[:STEP], waiting[STEP:]
-                try:
-                    await entries.each(self._write, some, self._refused)
-                except EngineError:
-                    waiting += some
-                    raise
-        finally:
-            # After a cancellation too, but for what was handed over: that commits all the same.
-            for image_key, reference, count, last in waiting:
-                self._add(image_key, reference, count, last)
+        await entries.write_gathered(
+            self._write, waiting, self._refused, lambda entry: self._add(*entry)
+        )
 
     async def _write(self, some: Gathered) -> None:
         await self._core.ledger.transact(write, some)

@@ -53,7 +53,7 @@ async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
     try:
         left = await txn.counter(layout.counter(layout.ROOT_BLOBS, owner.key))
     except Corrupt:
-        # A delete does not fail for a number. A recount mends it, and a later delete sees to this.
+        # A delete does not fail for a number: a name too many stays, and the check tells of it.
         return
     if not left:
         await txn.delete(layout.ROOT + owner.key)

@@ -18,7 +18,7 @@ import msgspec
 from . import entries, identity, images, namespaces, tags
 from .background import Background
 from .core import Core
-from .errors import Corrupt, EngineError, NotFound
+from .errors import Corrupt, NotFound
 from .ledger import Transaction
 from .records import Image as ImageRow
 from .records import Tag as TagRow
@@ -34,9 +34,6 @@ GATHERED_MAX: Final = 10_000
 
 TAGS_MAX: Final = 1000
 """Tags of one image, likewise."""
-
-STEP: Final = 200
-"""Images written in one transaction."""
 
 
 @dataclass(slots=True)
@@ -102,18 +99,9 @@ class Touches:
         gathered, self._gathered = self._gathered, {}
         self._noted.clear()
         waiting = [(key, touch.when, tuple(touch.tags.items())) for key, touch in gathered.items()]
-        try:
-            while waiting:
-                some, waiting = waiting[:STEP], waiting[STEP:]
-                try:
-                    await entries.each(self._write, some, self._refused)
-                except EngineError:
-                    waiting += some
-                    raise
-        finally:
-            # After a cancellation too, but for what was handed over: that commits all the same.
-            for key, when, pushed in waiting:
-                self._keep(key, when, pushed)
+        await entries.write_gathered(
+            self._write, waiting, self._refused, lambda entry: self._keep(*entry)
+        )
 
     def _keep(self, key: bytes, when: int, pushed: tuple[tuple[str, bytes], ...]) -> None:
         """Put back what was not written, below what came since."""
