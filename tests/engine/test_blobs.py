@@ -37,8 +37,11 @@ from holdfast.engine import (
     Store,
     TooLarge,
     blobs,
+    layout,
 )
 from holdfast.engine.blobs import Arrival
+from holdfast.engine.ledger import Rows, Transaction
+from holdfast.engine.memory_ledger import MemoryLedger
 
 BIG = noise(3_000_000)
 
@@ -409,3 +412,41 @@ async def test_numbers_of_the_store(store: Store, clock: Clock) -> None:
     stats = await store.stats()
     assert (stats.blobs, stats.blob_bytes, stats.stored_bytes) == (1, 5, 5)
     assert (stats.garbage, stats.oldest_garbage, stats.freed_bytes) == (0, None, len(BIG))
+
+
+class Counted:
+    """A transaction that counts the rows it gives."""
+
+    def __init__(self, txn: Transaction) -> None:
+        self._txn = txn
+        self.rows = 0
+
+    async def scan(self, start: bytes, stop: bytes, *, limit: int) -> Rows:
+        rows = await self._txn.scan(start, stop, limit=limit)
+        self.rows += len(rows)
+        return rows
+
+
+async def test_rows_of_blobs_are_found_among_those_that_lie_behind_them() -> None:
+    """Also where nobody needs one, where its own row is gone, and where very many need it."""
+    names = [bytes((number,)) * 32 for number in (0, 7, 9, 10, 11, 12, 80, 200, 255)]
+    rows = {layout.BLOB + name: b"" for name in names if name != names[2]}
+    for number in range(3000):
+        owner = number.to_bytes(16, "big")
+        name = names[6] if number > 10 else names[(2, 6, 7)[number % 3]]
+        rows[layout.claim(owner, name)] = b""
+        rows[layout.reference(name, layout.KEPT, owner, owner, owner)] = b""
+    ledger = MemoryLedger(rows)
+    expected = [key for key in sorted(rows) if len(key) == 33]
+    assert len(expected) == 8
+
+    async def find(txn: Transaction, last: bytes, limit: int) -> tuple[list[bytes], int]:
+        counted: Any = Counted(txn)
+        found = [key for key, _ in await blobs.rows_after(counted, last, limit)]
+        return found, counted.rows
+
+    for limit in range(1, 10):
+        for last in (b"", *names):
+            found, read_rows = await ledger.read(find, last, limit)
+            assert found == [key for key in expected if not last or key[1:] > last][:limit]
+            assert read_rows <= limit * (len(names) + 1)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lmdb
 import pytest
@@ -30,6 +30,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.group_commit import GROUP_BOUNDS
 from holdfast.engine.ledger import Transaction
 from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine.lmdb_txn import Reading, Writing
 
 MAP_BYTES = 1 << 30
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -367,7 +368,7 @@ async def test_a_meta_page_that_says_what_cannot_be(
         opened(path)
 
 
-@pytest.mark.parametrize("what", ["a page of rows", "a page past the end", "zeros"])
+@pytest.mark.parametrize("what", ["a page of rows", "a page past the end", "zeros", "a number"])
 async def test_a_damaged_free_list_is_found(path: Path, ledger: LmdbLedger, what: str) -> None:
     """No read needs it, and every write does."""
     await ledger.transact(fill, 0, 500, 2000)
@@ -383,6 +384,13 @@ async def test_a_damaged_free_list_is_found(path: Path, ledger: LmdbLedger, what
             content[root * PAGE + 16 : (root + 1) * PAGE] = bytes(PAGE - 16)
         elif what == "a page of rows":
             content[at + 64 : at + 72] = content[at + 112 : at + 120]
+        elif what == "a number" and root < len(content) // PAGE:
+            slot = int.from_bytes(content[root * PAGE + 16 : root * PAGE + 18], sys.byteorder)
+            # Behind the node's head and its key stands the page of a list so long; there, behind
+            # the page's head, how many there are.
+            node = root * PAGE + slot + 8 + 8
+            first = int.from_bytes(content[node : node + 8], sys.byteorder) * PAGE + 16 + 8
+            content[first : first + 8] = (1 << 40).to_bytes(8, sys.byteorder)
         elif what == "a page past the end":
             content[at + 64 : at + 72] = (len(content) // PAGE + 7).to_bytes(8, sys.byteorder)
     file.write_bytes(content)
@@ -558,6 +566,28 @@ async def test_who_meets_a_damaged_page_in_a_group_fails_alone(ledger: LmdbLedge
     assert [type(outcome) for outcome in outcomes] == [type(None), Corrupt, type(None)]
     assert ledger.read_now(keys) == [b"a", b"gate", b"n"]
     assert ledger.info()["commits"] == 3
+
+
+async def test_members_of_a_group_see_the_room_that_those_before_them_left(path: Path) -> None:
+    """It is not looked at for each: never more is told than there is, nor much less."""
+    row, members, rooms = b"x" * 30_000, 200, list[tuple[int, int]]()
+
+    async def take(txn: Transaction, key: bytes) -> None:
+        exact = (await Reading.room(cast(Writing, txn))).map
+        rooms.append((exact, (await txn.room()).map))
+        await txn.put(key, row)
+
+    ledger = opened(path, create=True, map_bytes=64 << 20)
+    gate = Gate()
+    first = await gate.shut(ledger)
+    tasks = await submitted(*(ledger.transact(take, b"%d" % number) for number in range(members)))
+    gate.go_on.set()
+    await asyncio.gather(first, *tasks)
+    await ledger.close()
+    assert len(rooms) == members
+    assert rooms[0][0] - rooms[-1][0] > members * len(row) * 0.9
+    for exact, told in rooms:
+        assert exact - exact // 50 <= told <= exact
 
 
 async def test_reads_go_on_beside_a_writer(ledger: LmdbLedger) -> None:
