@@ -43,6 +43,7 @@ _AREAS: Final = (
     find_purging,
     check_claims.recounts,
     check_claims.claims,
+    check_claims.listed,
     check_claims.references,
     check_claims.holds,
     check_claims.roots,

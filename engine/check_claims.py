@@ -29,9 +29,6 @@ async def recounts(look: Look) -> None:
             sha = key[-SHA_BYTES:]
             claim = await look.load(Claim, layout.claim(image.key, sha))
             if claim is None:
-                if await look.lacks(layout.claim(image.key, sha)):
-                    name = f"{blob_name(sha)} of image {image_name(image)}"
-                    look.say("claim", name, "it is listed, and does not exist")
                 continue
             size += claim.size if claim.content else 0
             if needed is not None:
@@ -89,6 +86,15 @@ async def claims(look: Look) -> None:
                 look.say("claim", name, "its owner does not exist")
             continue
         await _follows(look, owner, sha, claim, name)
+
+
+async def listed(look: Look) -> None:
+    """Every claim that an image lists exists."""
+    async for key, _ in look.rows(layout.CLAIMED):
+        owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
+        if await look.lacks(layout.claim(owner_key, sha)):
+            name = f"{blob_name(sha)} of {id_name(owner_key)}"
+            look.say("claim", name, "it is listed, and does not exist")
 
 
 async def _follows(look: Look, owner: Owner, sha: bytes, claim: Claim, name: str) -> None:

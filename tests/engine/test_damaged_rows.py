@@ -7,11 +7,13 @@ from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 from check_support import furnish, furnish_more
 from damage_support import flip, put_back, sha
 from engine_support import (
+    PROJECT,
     REGION,
     Clock,
     Place,
@@ -33,6 +35,7 @@ from holdfast.engine import (
 )
 from holdfast.engine.check_rows import SHAPES
 from holdfast.engine.ledger import Transaction, after
+from holdfast.engine.records import put_payload
 from holdfast.engine.sweep import Sweeper
 
 DAY: Final = 24 * 3600.0
@@ -153,6 +156,44 @@ async def test_a_push_heals_a_blob_whose_row_cannot_be_read(
         assert await read(store, sha256(data)) == data
         await store.sweeper.run()
         assert await problems(store) == []
+
+
+async def test_an_image_whose_list_names_a_claim_too_many_goes_whole(
+    place: Place, clock: Clock
+) -> None:
+    async def name_one_more(txn: Transaction, image_key: bytes) -> None:
+        await put_payload(txn, layout.claimed(image_key, b"s" * 32))
+
+    async with place.store() as store:
+        await make_namespace(store, "app")
+        await push(store, "app/web", "v1", [CALM])
+        where = await store.locate(REGION, "app/web")
+        assert where.key is not None
+        assert where.image_id is not None
+        await store.core.ledger.transact(name_one_more, where.key)
+        (problem,) = await problems(store)
+        assert problem.kind == "claim"
+        await store.images.delete(where.image_id)
+        clock.advance(40 * DAY)
+        await store.sweeper.run()
+        assert await problems(store) == []
+
+
+@pytest.mark.parametrize("project", [UUID(int=0), PROJECT], ids=["all zeros", "another"])
+async def test_images_of_any_project_are_none_of_the_roots(
+    place: Place, clock: Clock, project: UUID
+) -> None:
+    async with place.store() as store:
+        space = await make_namespace(store, "app", project=project)
+        await push(store, "app/web", "v1", [CALM])
+        assert await problems(store) == []
+        await store.namespaces.delete(space.id)
+        clock.advance(40 * DAY)
+        await store.sweeper.run()
+        clock.advance(40 * DAY)
+        await store.sweeper.run()
+        assert await problems(store) == []
+        assert (await store.stats()).blobs == 0
 
 
 async def set_aside(store: Store, data: bytes) -> bytes:
