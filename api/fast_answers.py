@@ -26,16 +26,14 @@ from . import access, blobs, manifests, sendfile
 from .access import Caller, Unauthenticated
 from .context import SERVER, AppSettings
 from .fast_requests import (
-    KEY_BYTES_MAX,
-    REMEMBERED_MAX,
     Asking,
     Heads,
     Peer,
     Sent,
     Visitor,
-    remember,
 )
 from .oci_errors import OciError, oci_error
+from .remembered import ENTRIES_MAX, KEY_BYTES_MAX, Remembered
 from .steps import Steps
 from .transfer import API_VERSION
 
@@ -177,9 +175,9 @@ class Lane:
         self.watcher = self._watcher = watcher
         self.heads = self._heads = Heads(settings, signing_key)
         self._version = -1
-        self._known: dict[Asking, Known] = {}
-        self._callers: dict[Visitor, Caller] = {}
-        self._places: dict[tuple[str, str], Repository] = {}
+        self._known: Remembered[Asking, Known] = Remembered()
+        self._callers: Remembered[Visitor, Caller] = Remembered()
+        self._places: Remembered[tuple[str, str], Repository] = Remembered()
         self._answers: dict[tuple[str, bytes], Rendered] = {}
         self._kept_bytes = 0
         self._refusals: dict[int, tuple[bytes, bytes]] = {}
@@ -231,7 +229,7 @@ class Lane:
             # The stamp first: what is read after it is at least as new.
             version = self._store.version()
             if version != self._version:
-                self._forget(version)
+                self._renew(version)
             known = self._known.get(asking) or self._look_up(asking, len(head))
             if not (known.permitted and known.since <= now < known.until):
                 return None
@@ -268,10 +266,16 @@ class Lane:
         if self._watcher is not None:
             self._watcher.answered(answer, 0 if gone else answer.rendered.size, gone=gone)
 
-    def _forget(self, version: int | None) -> None:
-        """The ledger is at another transaction. Raises _Waits where it cannot tell."""
+    def _renew(self, version: int | None) -> None:
+        """The ledger is at another transaction: forget what that may have changed.
+
+        Raises _Waits where it cannot tell.
+        """
         if version is None:
             raise _Waits
+        if self._version >= 0 and self._store.unchanged(self._version, version):
+            self._version = version
+            return
         self._version = version
         self._known.clear()
         self._callers.clear()
@@ -286,7 +290,7 @@ class Lane:
             raise _Waits
         version = self._store.version()
         if version != self._version:
-            self._forget(version)
+            self._renew(version)
         caller, repository = self._caller(visitor), self._place(visitor.origin.region, name)
         since, until = _span(visitor, caller)
         if not since <= time.time() < until or not access.may(caller, repository, "push"):
@@ -328,14 +332,14 @@ class Lane:
         if caller is None:
             region = visitor.origin.region
             caller = _at_once(access.caller_of(self._store, visitor.claims, region))
-            remember(self._callers, visitor, caller, 0)
+            self._callers.keep(visitor, caller, 0)
         return caller
 
     def _place(self, region: str, name: str) -> Repository:
         repository = self._places.get((region, name))
         if repository is None:
             repository = _at_once(self._store.locate(region, name))
-            remember(self._places, (region, name), repository, len(name))
+            self._places.keep((region, name), repository, len(name))
         return repository
 
     def _look_up(self, asking: Asking, head_bytes: int) -> Known:
@@ -352,7 +356,7 @@ class Lane:
             until=until,
             rendered=self._answers.get((visitor.origin.region, asking.line)),
         )
-        remember(self._known, asking, known, head_bytes)
+        self._known.keep(asking, known, head_bytes)
         return known
 
     def _admits(self, peer: Peer, asking: Asking, known: Known, rendered: Rendered) -> bool:
@@ -414,7 +418,7 @@ class Lane:
         size = len(rendered.rest)
         if self._kept_bytes + size > KEPT_BYTES_MAX or len(asking.line) > KEY_BYTES_MAX:
             return
-        if len(self._answers) >= REMEMBERED_MAX:
+        if len(self._answers) >= ENTRIES_MAX:
             # Both of them: each holds the bytes that are counted.
             self._answers.clear()
             self._known.clear()

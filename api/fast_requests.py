@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from multidict import CIMultiDict
 
@@ -18,14 +18,8 @@ from .access import FULL_NAME_CHARS_MAX
 from .client_address import address_behind, neighbourhood
 from .context import AppSettings
 from .origin import HOST_CHARS_MAX, Origin, forwarded_origin, is_proxy, origin_from
+from .remembered import Remembered
 from .v2_paths import Target, parse_path
-
-REMEMBERED_MAX: Final = 2048
-"""Of each kind of thing; then all of that kind is forgotten."""
-
-KEY_BYTES_MAX: Final = 2048
-"""Longer heads are read anew each time: with six kinds of things under such keys, a client that
-never says the same thing twice costs 24 MiB."""
 
 _LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
 _DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
@@ -114,15 +108,15 @@ class Peer:
     """Whether the kernel can send files to it."""
     limited: bool
     """Whether there are limits on its requests."""
-    visitors: dict[bytes, Visitor] = field(compare=False, repr=False)
+    visitors: Remembered[bytes, Visitor] = field(compare=False, repr=False)
     """What is remembered of header blocks of peers of this kind."""
-    askings: dict[bytes, Asking] = field(compare=False, repr=False)
+    askings: Remembered[bytes, Asking] = field(compare=False, repr=False)
     """What is remembered of their whole heads: clients say the same thing again and again."""
-    senders: dict[bytes, Sender] = field(compare=False, repr=False)
+    senders: Remembered[bytes, Sender] = field(compare=False, repr=False)
     """As ``visitors``, of requests with a body."""
 
 
-_Memories = tuple[dict[bytes, Visitor], dict[bytes, Asking], dict[bytes, Sender]]
+_Memories = tuple[Remembered[bytes, Visitor], Remembered[bytes, Asking], Remembered[bytes, Sender]]
 
 
 class Heads:
@@ -131,7 +125,7 @@ class Heads:
     def __init__(self, settings: AppSettings, signing_key: bytes) -> None:
         self._settings = settings
         self._signing_key = signing_key
-        self._targets: dict[bytes, Target] = {}
+        self._targets: Remembered[bytes, Target] = Remembered()
         self._kinds: dict[tuple[str, bool], _Memories] = {}
 
     def peer(
@@ -144,7 +138,8 @@ class Heads:
     ) -> Peer:
         """The peer of a new connection. ``limits`` says whether a neighbourhood has any."""
         believed = is_proxy(address, self._settings)
-        memories = self._kinds.setdefault((scheme, believed), ({}, {}, {}))
+        new = Remembered[bytes, Visitor](), Remembered[bytes, Asking](), Remembered[bytes, Sender]()
+        memories = self._kinds.setdefault((scheme, believed), new)
         who = neighbourhood(address)
         limited = limits is not None and limits(who)
         return Peer(scheme, address, who, believed, plain, limited, *memories)
@@ -161,19 +156,19 @@ class Heads:
             return None
         method = "GET" if line.startswith(b"GET") else "HEAD"
         asking = Asking(line, method, target, visitor)
-        remember(peer.askings, head, asking, len(head))
+        peer.askings.keep(head, asking, len(head))
         return asking
 
     def _target(self, line: bytes) -> Target | None:
         target = self._targets.get(line)
         if target is None and (target := _read_line(line)) is not None:
-            remember(self._targets, line, target, len(line))
+            self._targets.keep(line, target, len(line))
         return target
 
     def _visitor(self, block: bytes, peer: Peer) -> Visitor | None:
         visitor = peer.visitors.get(block)
         if visitor is None and (visitor := self._read_block(block, peer)) is not None:
-            remember(peer.visitors, block, visitor, len(block))
+            peer.visitors.keep(block, visitor, len(block))
         return visitor
 
     def read_sent(self, head: bytes, peer: Peer) -> Sent | None:
@@ -191,7 +186,7 @@ class Heads:
             sender = self._read_sender(block, peer)
             if sender is None:
                 return None
-            remember(peer.senders, block, sender, len(block))
+            peer.senders.keep(block, sender, len(block))
         if len(sender.visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
             return None
         query = "" if match[3] is None else match[3].decode("ascii")
@@ -295,15 +290,3 @@ _SENT_TO: Final = frozenset(
 )
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _ABOUT_BODY: Final = frozenset((b"content-type", b"content-length", b"transfer-encoding"))
-
-
-K = TypeVar("K")
-
-
-def remember(memory: dict[K, Any], key: K, value: object, key_bytes: int) -> None:
-    """Keep something under a key of that length, if that is bounded."""
-    if key_bytes > KEY_BYTES_MAX:
-        return
-    if len(memory) >= REMEMBERED_MAX:
-        memory.clear()
-    memory[key] = value

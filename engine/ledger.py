@@ -81,6 +81,9 @@ class Transaction(Protocol):
     async def room(self) -> Room:
         """What rows may still take, this transaction's counted as they stand."""
 
+    def be_quiet(self) -> None:
+        """Say that this body changes times and counts of use only: see ``quiet``."""
+
 
 class Ledger(Protocol):
     """An open ledger. ``close`` first finishes what was submitted."""
@@ -114,6 +117,9 @@ class Prompt(Protocol):
 
     def last_txn(self) -> int:
         """The newest transaction that a read begun now sees; grows with every commit."""
+
+    def was_quiet(self, since: int, until: int) -> bool:
+        """Whether all transactions after ``since``, up to ``until``, are known to be ``quiet``."""
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -20,7 +20,7 @@ from typing import Final
 
 import lmdb
 
-from . import lmdb_file
+from . import lmdb_file, quiet
 from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed, StorageFull
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .ledger import KEY_BYTES_MAX, P, T, Work, drive
@@ -74,6 +74,15 @@ class _Environment:
         self._counting = threading.Lock()
         self._check_commits = 0
         self._check_time = time.monotonic() + _CHECK_SECONDS
+        with env.begin() as txn:
+            row = txn.get(quiet.KEY)
+            self._foreign = row if quiet.is_ahead(row, txn.id()) else None
+            """The row of quiet transactions, where it is of other ones."""
+
+    def quiet_row(self, txn: lmdb.Transaction[bytes]) -> bytes | None:
+        """What is known of quiet transactions."""
+        row = txn.get(quiet.KEY)
+        return None if row == self._foreign else row
 
     @classmethod
     def of(cls, path: Path, map_bytes: int, *, synced: bool) -> _Environment:
@@ -142,6 +151,8 @@ class _Environment:
                 txn.abort()
                 return outcomes
             try:
+                if tally.wrote and tally.quiet:
+                    txn.put(quiet.KEY, quiet.extended(self.quiet_row(txn), txn.id()))
                 txn.commit()
             except (lmdb.MapFullError, lmdb.TxnFullError) as error:
                 raise _Apart(error) from error
@@ -330,6 +341,21 @@ class LmdbLedger:
         except lmdb.Error as error:
             raise _failure(error) from error
         return number
+
+    def was_quiet(self, since: int, until: int) -> bool:
+        """Whether all transactions after ``since``, up to ``until``, are known to be quiet.
+
+        Raises StorageFailed, Closed.
+        """
+        if self._closed:
+            raise Closed
+        try:
+            txn = self._begin()
+            row = self._environment.quiet_row(txn)
+            txn.abort()
+        except lmdb.Error as error:
+            raise _failure(error) from error
+        return quiet.covers(row, since, until)
 
     def check_free_list(self) -> None:
         """Read the list of free pages, which no read of a row needs, and every write.

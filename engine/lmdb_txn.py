@@ -154,11 +154,15 @@ class Reading:
     def _disk_bytes(self) -> int:
         return self._space.disk_bytes()
 
+    def be_quiet(self) -> None:
+        """Refused."""
+        raise RuntimeError("a read transaction does not write")
+
 
 class Tally:
     """What the members of one group have in common: the counters that changed, and the room."""
 
-    __slots__ = ("disk_bytes", "kinds", "room", "spent", "values")
+    __slots__ = ("disk_bytes", "kinds", "quiet", "room", "spent", "values", "wrote")
 
     def __init__(self) -> None:
         self.values: dict[bytes, int] = {}
@@ -170,6 +174,10 @@ class Tally:
         """What it was when it was last looked at."""
         self.spent = 0
         """Bytes that rows which were written since then take at most."""
+        self.wrote = False
+        """Whether anybody did who succeeded."""
+        self.quiet = True
+        """Whether all of those are ``quiet``."""
 
 
 class Writing(Reading):
@@ -184,7 +192,7 @@ class Writing(Reading):
     the group (``settle``); ``changed`` those of this member, which count when it succeeds.
     """
 
-    __slots__ = ("_before", "_tally", "_undo", "changed")
+    __slots__ = ("_before", "_quiet", "_tally", "_undo", "changed")
 
     def __init__(self, txn: Txn, space: Space, tally: Tally) -> None:
         super().__init__(txn, space)
@@ -192,11 +200,19 @@ class Writing(Reading):
         self._before = tally.values
         self._undo: list[tuple[bytes, bytes | None]] = []
         """Rows that were written, each with its value before."""
+        self._quiet = False
         self.changed: dict[bytes, int] = {}
+
+    def be_quiet(self) -> None:
+        """This member changes times and counts of use only."""
+        self._quiet = True
 
     def succeeded(self) -> None:
         """What this member changed counts from now on."""
         self._tally.values.update(self.changed)
+        if self._undo or self.changed:
+            self._tally.wrote = True
+            self._tally.quiet = self._tally.quiet and self._quiet
 
     def undo(self) -> None:
         """Bring all rows back to where this member found them. It may need room to do so."""

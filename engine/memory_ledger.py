@@ -8,6 +8,7 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 
+from . import quiet
 from .errors import Closed, Corrupt
 from .group_commit import GROUP_BOUNDS
 from .ledger import P, Room, Rows, T, Work, drive
@@ -75,15 +76,22 @@ class _Reading:
     async def room(self) -> Room:
         return Room(sys.maxsize, sys.maxsize)
 
+    def be_quiet(self) -> None:
+        raise RuntimeError("a read transaction does not write")
+
 
 class _Writing(_Reading):
     """A transaction that can be taken back."""
 
-    __slots__ = ("_undo",)
+    __slots__ = ("_undo", "is_quiet")
 
     def __init__(self, table: _Table) -> None:
         super().__init__(table)
         self._undo: list[tuple[bytes, bytes | None]] = []
+        self.is_quiet = False
+
+    def be_quiet(self) -> None:
+        self.is_quiet = True
 
     async def put(self, key: bytes, value: bytes) -> None:
         check_row(key, value)
@@ -149,6 +157,9 @@ class MemoryLedger:
                 txn.roll_back()
                 raise
             self._commits += txn.wrote
+            if txn.wrote and txn.is_quiet:
+                row = quiet.extended(self._table.rows.get(quiet.KEY), self._commits)
+                self._table.put(quiet.KEY, row)
             return result
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -169,6 +180,12 @@ class MemoryLedger:
         """A number that grows with every transaction that wrote. Raises Closed."""
         self._check_open()
         return self._commits
+
+    def was_quiet(self, since: int, until: int) -> bool:
+        """Whether all transactions after ``since``, up to ``until``, were quiet. Raises Closed."""
+        self._check_open()
+        with self._lock:
+            return quiet.covers(self._table.rows.get(quiet.KEY), since, until)
 
     def info(self) -> dict[str, int]:
         """The numbers of ``LmdbLedger.info``; there is no map, and no readers. Raises Closed."""

@@ -47,6 +47,7 @@ Gathered = tuple[tuple[bytes, str, int, int], ...]
 
 async def write(txn: Transaction, gathered: Gathered) -> None:
     """Add what was gathered to the rows of tags and images that are still there."""
+    txn.be_quiet()
     for image_key, reference, count, last in gathered:
         if ":" not in reference:
             await _count_tag(txn, image_key, reference, count, last)

@@ -366,6 +366,11 @@ class Store:
         """
         return None if self._prompt is None else self._prompt.last_txn()
 
+    def unchanged(self, since: int, until: int) -> bool:
+        """Whether the changes between two versions were of times and counts of use only: of when
+        something was updated or pulled last, and how often. False where that is not known."""
+        return self._prompt is not None and self._prompt.was_quiet(since, until)
+
     async def stats(self) -> Stats:
         """The numbers of the whole store, in constant time."""
         uploads = await self.core.scratch.read(sessions.total)

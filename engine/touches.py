@@ -51,6 +51,7 @@ Gathered = tuple[tuple[bytes, int, tuple[tuple[str, bytes], ...]], ...]
 
 async def write(txn: Transaction, gathered: Gathered) -> None:
     """Do for images and tags that are still there what a push does that commits by itself."""
+    txn.be_quiet()
     for image_key, when, pushed in gathered:
         image = await images.by_key(txn, image_key)
         if image is None or image.deleted:

@@ -21,7 +21,9 @@ from lane_support import APPLICATION, NAMES, SMALL, Stage, World, staged
 from server_support import running
 from wire_support import Client, CountingLane, connected, exchange, masked, request, serving
 
-from holdfast.api import AppSettings, tokens
+from holdfast.api import AppSettings, fast_answers, tokens
+from holdfast.api.fast_answers import Lane
+from holdfast.api.fast_requests import Asking
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -429,6 +431,39 @@ async def test_a_key_ends_without_a_change_of_the_store(
         await world.stop()
 
 
+def test_what_it_remembers_outlives_pulls_but_no_change(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, store = stage.world, stage.world.store
+    by_tag = world.get("/v2/app/web/manifests/v1")
+    rendered: list[str] = []
+    render = fast_answers.Lane._render
+
+    def counted(self: Lane, known: fast_answers.Known, asking: Asking) -> fast_answers.Rendered:
+        rendered.append(asking.target.item)
+        return render(self, known, asking)
+
+    monkeypatch.setattr(fast_answers.Lane, "_render", counted)
+
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            pair = await world.pair(stack)
+            first = await _both(world, pair, by_tag)
+            before = store.version()
+            await store.pulls.flush()
+            assert store.version() != before
+            assert await _both(world, pair, by_tag) == first
+            assert rendered == ["v1"]
+            await store.pulls.flush()
+            moved = await world.manifest("app/web", "v1", b"another layer")
+            await _both(world, pair, by_tag)
+            await store.pulls.flush()
+            assert moved.encode() in await _both(world, pair, by_tag)
+            assert rendered == ["v1", "v1"]
+
+    stage.run(story())
+
+
 def test_pulls_are_counted(stage: Stage) -> None:
     world, store = stage.world, stage.world.store
 
@@ -468,8 +503,8 @@ def test_closed_it_leaves_the_last_answers_to_others(stage: Stage) -> None:
 
 
 def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.api.fast_requests.REMEMBERED_MAX", 10)
-    monkeypatch.setattr("holdfast.api.fast_answers.REMEMBERED_MAX", 10)
+    monkeypatch.setattr("holdfast.api.remembered.ENTRIES_MAX", 10)
+    monkeypatch.setattr("holdfast.api.fast_answers.ENTRIES_MAX", 10)
     lane, world = stage.world.lane, stage.world
     peer = lane.peer("http", "127.0.0.1", plain=True)
     memories = (

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.engine import quiet
 from holdfast.engine.errors import Closed, Corrupt
 from holdfast.engine.ledger import (
     KEY_BYTES_MAX,
@@ -354,6 +355,64 @@ async def test_the_newest_transaction_tells_whether_anything_changed(ledger: Any
     with pytest.raises(Oops):
         await ledger.transact(fail_after_put)
     assert ledger.last_txn() == before
+
+
+async def hush(txn: Transaction, /, **rows: bytes) -> None:
+    txn.be_quiet()
+    await put(txn, **rows)
+
+
+async def test_it_tells_which_transactions_were_quiet(ledger: AnyLedger) -> None:
+    await ledger.transact(put, a=b"1")
+    start = ledger.last_txn()
+    assert ledger.was_quiet(start, start + 1) is False, "nothing is known yet"
+    await ledger.transact(hush, a=b"2")
+    await ledger.transact(hush, a=b"3")
+    last = ledger.last_txn()
+    assert ledger.was_quiet(start, last)
+    assert ledger.was_quiet(last - 1, last)
+    assert not ledger.was_quiet(start - 1, last)
+    assert not ledger.was_quiet(start, last + 1)
+    await ledger.transact(put, b=b"1")
+    loud = ledger.last_txn()
+    assert not ledger.was_quiet(start, loud)
+    assert ledger.was_quiet(start, last), "what was is known still"
+    await ledger.transact(hush, a=b"4")
+    assert ledger.was_quiet(loud, ledger.last_txn())
+    assert not ledger.was_quiet(last, ledger.last_txn())
+
+
+async def test_who_is_quiet_and_fails_or_writes_nothing_commits_nothing(ledger: AnyLedger) -> None:
+    await ledger.transact(put, a=b"1")
+    before = await ledger.read(everything)
+    await ledger.transact(hush)
+    with pytest.raises(Oops):
+        await ledger.transact(hush_and_fail)
+    assert await ledger.read(everything) == before
+
+
+async def test_a_read_cannot_be_quiet(ledger: AnyLedger) -> None:
+    with pytest.raises(RuntimeError):
+        await ledger.read(hush)
+
+
+async def hush_and_fail(txn: Transaction) -> None:
+    await hush(txn, a=b"x")
+    raise Oops
+
+
+async def test_a_damaged_row_of_quiet_transactions_speaks_for_nobody(ledger: AnyLedger) -> None:
+    await ledger.transact(hush, a=b"1")
+    start = ledger.last_txn()
+    await ledger.transact(spoil)
+    await ledger.transact(hush, a=b"2")
+    newest = ledger.last_txn()
+    assert not ledger.was_quiet(start, newest)
+    assert ledger.was_quiet(newest - 1, newest)
+
+
+async def spoil(txn: Transaction) -> None:
+    await txn.put(quiet.KEY, b"spoiled")
 
 
 async def fail_after_put(txn: Transaction) -> None:

@@ -546,6 +546,60 @@ async def test_who_fails_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
     assert ledger.info()["commits"] == 2
 
 
+async def hush(txn: Transaction, key: bytes) -> None:
+    txn.be_quiet()
+    await txn.put(key, b"")
+
+
+async def hush_and_fail(txn: Transaction, key: bytes) -> None:
+    await hush(txn, key)
+    raise Oops
+
+
+async def read_only(txn: Transaction) -> None:
+    await txn.get(b"a")
+
+
+async def test_a_group_is_quiet_if_all_who_wrote_are(ledger: LmdbLedger) -> None:
+    async def quiet_group(*others: Coroutine[Any, Any, None]) -> bool:
+        gate = Gate()
+        first = await gate.shut(ledger)
+        tasks = await submitted(ledger.transact(hush, b"a"), *others, ledger.transact(hush, b"b"))
+        gate.go_on.set()
+        await first
+        await asyncio.gather(*tasks, return_exceptions=True)
+        newest = ledger.last_txn()
+        return ledger.was_quiet(newest - 1, newest)
+
+    assert await quiet_group()
+    assert await quiet_group(ledger.transact(read_only), ledger.transact(put_and_fail, b"c"))
+    assert not await quiet_group(ledger.transact(put, b"c"))
+    assert not await quiet_group(ledger.transact(put, b"c"), ledger.transact(hush_and_fail, b"d"))
+    assert not await quiet_group(ledger.transact(add, b"n"))
+
+
+async def test_a_copy_counts_its_transactions_anew(path: Path, tmp_path: Path) -> None:
+    """And what the copied row says of quiet ones is of others with the same numbers."""
+    ledger = opened(path, create=True)
+    start = ledger.last_txn()
+    for number in range(10):
+        await ledger.transact(hush, b"%d" % number)
+    last = ledger.last_txn()
+    assert ledger.was_quiet(start, last)
+    ledger.copy(tmp_path / "copy", compact=True)
+    await ledger.close()
+    copied = opened(tmp_path / "copy")
+    first = copied.last_txn()
+    assert first < last
+    while copied.last_txn() < last:
+        await copied.transact(add, b"n")
+        assert not copied.was_quiet(first, copied.last_txn())
+    await copied.transact(hush, b"a")
+    assert copied.was_quiet(last, last + 1)
+    assert not copied.was_quiet(last - 1, last + 1)
+    await copied.close()
+
+
 async def test_who_meets_a_damaged_page_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
     """After an error of LMDB its transaction is good for nothing: the others have their own."""
 
