@@ -20,7 +20,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
-from holdfast.engine import BlobReader, EngineError, NotFound, Repository, Store
+from holdfast.engine import BlobReader, Change, EngineError, NotFound, Repository, Store
 
 from . import access, blobs, manifests, sendfile
 from .access import Caller, Unauthenticated
@@ -273,15 +273,17 @@ class Lane:
         """
         if version is None:
             raise _Waits
-        if self._version >= 0 and self._store.unchanged(self._version, version):
-            self._version = version
-            return
+        change = Change.ANY
+        if self._version >= 0:
+            change = self._store.changed(self._version, version)
         self._version = version
-        self._known.clear()
-        self._callers.clear()
-        self._places.clear()
-        self._answers.clear()
-        self._kept_bytes = 0
+        if change >= Change.CONTENT:
+            self._known.clear()
+            self._answers.clear()
+            self._kept_bytes = 0
+        if change is Change.ANY:
+            self._callers.clear()
+            self._places.clear()
 
     def permit(self, visitor: Visitor, name: str) -> tuple[Caller, Repository]:
         """Who pushes there, and where that is. Raises whatever says that he may not, or that it

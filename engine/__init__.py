@@ -84,6 +84,7 @@ from .names import (
 from .oci_export import export_layout
 from .oci_layout import import_layout
 from .problem import Problem
+from .quiet import Change
 from .reading import BlobReader
 from .recompress import Recompressed
 from .registry import Registry
@@ -112,6 +113,7 @@ __all__ = [
     "AlreadyExists",
     "Blob",
     "BlobReader",
+    "Change",
     "Busy",
     "Closed",
     "Conflict",

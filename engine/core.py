@@ -23,24 +23,39 @@ SPACIOUS_BYTES: Final = 8 << 30
 SPACIOUS_SECONDS: Final = 1.0
 """Nobody writes so much in so short a time."""
 
+LEDGER_SPACIOUS_BYTES: Final = 1 << 30
+LEDGER_SPACIOUS_SECONDS: Final = 0.1
+"""The same of rows; uploads use the disk up too."""
+
 
 class Space:
     """Whether a look at the disk saw so much room that for a moment nobody need look again."""
 
-    __slots__ = ("_until",)
+    __slots__ = ("_ledger_until", "_until")
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._ledger_until = 0.0
 
     def seen(self, spare: int) -> None:
         """So many bytes were left beyond what was asked for."""
         now = time.monotonic()
         self._until = now + SPACIOUS_SECONDS if spare >= SPACIOUS_BYTES else 0.0
 
+    def seen_in_ledger(self, room: Room) -> None:
+        """So much is left there beyond the reserve."""
+        spacious = min(room) >= LEDGER_SPACIOUS_BYTES
+        self._ledger_until = time.monotonic() + LEDGER_SPACIOUS_SECONDS if spacious else 0.0
+
     @property
     def spacious(self) -> bool:
         """Whether a little more fits for certain."""
         return time.monotonic() < self._until
+
+    @property
+    def ledger_spacious(self) -> bool:
+        """Whether a few more rows fit for certain."""
+        return time.monotonic() < self._ledger_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +103,12 @@ class Core:
 
     async def require_growth(self) -> None:
         """Raises StorageFull where ``grow`` would: for what will end in such work."""
-        if await self.ledger.read(runs_low, self.ledger_reserve):
+        if self.space.ledger_spacious:
+            return
+        room = beyond(await self.ledger.read(room_of), self.ledger_reserve)
+        if min(room) < 0:
             raise StorageFull("ledger")
+        self.space.seen_in_ledger(room)
 
     def hold_until(self, now: int) -> int:
         """When a hold that is made now ends."""
@@ -123,8 +142,17 @@ async def growing(
 
 async def runs_low(txn: Transaction, reserve: Room) -> bool:
     """Whether the ledger has less room than the reserve."""
-    room = await txn.room()
-    return room.map < reserve.map or room.disk < reserve.disk
+    return min(beyond(await txn.room(), reserve)) < 0
+
+
+async def room_of(txn: Transaction) -> Room:
+    """The room that the ledger has."""
+    return await txn.room()
+
+
+def beyond(room: Room, reserve: Room) -> Room:
+    """What is left beyond the reserve; below 0 where that is used already."""
+    return Room(room.map - reserve.map, room.disk - reserve.disk)
 
 
 def entropy() -> bytes:

@@ -6,6 +6,7 @@ from . import blobs, claims, images, quota
 from .blobs import Arrival, Outcome
 from .ledger import Transaction
 from .models import Repository
+from .quiet import Change
 from .quota import Coming
 
 
@@ -30,6 +31,8 @@ async def deliver(
     row, namespace = await images.enter(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
+    if row.listed:
+        txn.changes_only(Change.CONTENT)
     limits = await quota.of(txn, namespace, uploads_max, passing)
     limits.check_uploads(opened, 0)
     limits.left(opened, more)

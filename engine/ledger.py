@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Coroutine
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Final,
@@ -28,6 +29,9 @@ from typing import (
 
 from . import layout
 from .errors import Corrupt
+
+if TYPE_CHECKING:
+    from .quiet import Change
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,8 +85,8 @@ class Transaction(Protocol):
     async def room(self) -> Room:
         """What rows may still take, this transaction's counted as they stand."""
 
-    def be_quiet(self) -> None:
-        """Say that this body changes times and counts of use only: see ``quiet``."""
+    def changes_only(self, change: Change) -> None:
+        """Say what this body changes at most (see ``quiet``); ANY where nobody says."""
 
 
 class Ledger(Protocol):
@@ -118,8 +122,8 @@ class Prompt(Protocol):
     def last_txn(self) -> int:
         """The newest transaction that a read begun now sees; grows with every commit."""
 
-    def was_quiet(self, since: int, until: int) -> bool:
-        """Whether all transactions after ``since``, up to ``until``, are known to be ``quiet``."""
+    def changed(self, since: int, until: int) -> Change:
+        """What the transactions after ``since``, up to ``until``, changed at most."""
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -25,6 +25,7 @@ from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .ledger import KEY_BYTES_MAX, P, T, Work, drive
 from .lmdb_txn import Reading, Tally, Writing, settle
+from .quiet import Change
 from .waits import told
 
 _LIBRARY: Final = 0
@@ -151,8 +152,9 @@ class _Environment:
                 txn.abort()
                 return outcomes
             try:
-                if tally.wrote and tally.quiet:
-                    txn.put(quiet.KEY, quiet.extended(self.quiet_row(txn), txn.id()))
+                if tally.wrote and tally.change is not Change.ANY:
+                    row = quiet.extended(self.quiet_row(txn), txn.id(), tally.change)
+                    txn.put(quiet.KEY, row)
                 txn.commit()
             except (lmdb.MapFullError, lmdb.TxnFullError) as error:
                 raise _Apart(error) from error
@@ -342,8 +344,8 @@ class LmdbLedger:
             raise _failure(error) from error
         return number
 
-    def was_quiet(self, since: int, until: int) -> bool:
-        """Whether all transactions after ``since``, up to ``until``, are known to be quiet.
+    def changed(self, since: int, until: int) -> Change:
+        """What the transactions after ``since``, up to ``until``, changed at most.
 
         Raises StorageFailed, Closed.
         """
@@ -355,7 +357,7 @@ class LmdbLedger:
             txn.abort()
         except lmdb.Error as error:
             raise _failure(error) from error
-        return quiet.covers(row, since, until)
+        return quiet.most(row, since, until)
 
     def check_free_list(self) -> None:
         """Read the list of free pages, which no read of a row needs, and every write.

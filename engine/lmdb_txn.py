@@ -8,6 +8,7 @@ from typing import Final, Protocol, TypedDict
 
 from .errors import Corrupt
 from .ledger import Room, Rows
+from .quiet import Change
 from .rows import check_key, check_row, counted, counter_row, counter_sum
 
 _ROW_BYTES: Final = 6 * 4096
@@ -154,7 +155,7 @@ class Reading:
     def _disk_bytes(self) -> int:
         return self._space.disk_bytes()
 
-    def be_quiet(self) -> None:
+    def changes_only(self, change: Change) -> None:
         """Refused."""
         raise RuntimeError("a read transaction does not write")
 
@@ -162,7 +163,7 @@ class Reading:
 class Tally:
     """What the members of one group have in common: the counters that changed, and the room."""
 
-    __slots__ = ("disk_bytes", "kinds", "quiet", "room", "spent", "values", "wrote")
+    __slots__ = ("change", "disk_bytes", "kinds", "room", "spent", "values", "wrote")
 
     def __init__(self) -> None:
         self.values: dict[bytes, int] = {}
@@ -176,8 +177,8 @@ class Tally:
         """Bytes that rows which were written since then take at most."""
         self.wrote = False
         """Whether anybody did who succeeded."""
-        self.quiet = True
-        """Whether all of those are ``quiet``."""
+        self.change = Change.TIMES
+        """The most that any of those changed."""
 
 
 class Writing(Reading):
@@ -192,7 +193,7 @@ class Writing(Reading):
     the group (``settle``); ``changed`` those of this member, which count when it succeeds.
     """
 
-    __slots__ = ("_before", "_quiet", "_tally", "_undo", "changed")
+    __slots__ = ("_before", "_change", "_tally", "_undo", "changed")
 
     def __init__(self, txn: Txn, space: Space, tally: Tally) -> None:
         super().__init__(txn, space)
@@ -200,19 +201,19 @@ class Writing(Reading):
         self._before = tally.values
         self._undo: list[tuple[bytes, bytes | None]] = []
         """Rows that were written, each with its value before."""
-        self._quiet = False
+        self._change = Change.ANY
         self.changed: dict[bytes, int] = {}
 
-    def be_quiet(self) -> None:
-        """This member changes times and counts of use only."""
-        self._quiet = True
+    def changes_only(self, change: Change) -> None:
+        """What this member changes at most."""
+        self._change = change
 
     def succeeded(self) -> None:
         """What this member changed counts from now on."""
         self._tally.values.update(self.changed)
         if self._undo or self.changed:
             self._tally.wrote = True
-            self._tally.quiet = self._tally.quiet and self._quiet
+            self._tally.change = max(self._tally.change, self._change)
 
     def undo(self) -> None:
         """Bring all rows back to where this member found them. It may need room to do so."""

@@ -18,6 +18,7 @@ from .errors import InvalidDigest, MissingContent, PreconditionFailed, QuotaExce
 from .ledger import Transaction
 from .manifest_rows import BODY, CHILD, CONTENT, NEED_KINDS, manifest_row, needs_of, present, remove
 from .models import Pushed, Repository
+from .quiet import Change
 from .records import INLINE, Blob, delete_long, load, put_long, save
 from .records import Image as ImageRow
 from .records import Manifest as Row
@@ -65,6 +66,8 @@ async def put(
     time = await identity.tick(txn, now)
     if not image.listed:
         image = await images.enlist(txn, image, namespace, time, random[16:24])
+    else:
+        txn.changes_only(Change.CONTENT)
     owner = images.owner_of(image, namespace)
     await keep(txn, owner, push.document, arrival.sha256, arrival.size, now, sparse=push.sparse)
     await claims.name(txn, owner.key, arrival.sha256, arrival.alias)

@@ -12,6 +12,7 @@ from . import quiet
 from .errors import Closed, Corrupt
 from .group_commit import GROUP_BOUNDS
 from .ledger import P, Room, Rows, T, Work, drive
+from .quiet import Change
 from .rows import added, check_key, check_row, counted
 
 
@@ -76,22 +77,22 @@ class _Reading:
     async def room(self) -> Room:
         return Room(sys.maxsize, sys.maxsize)
 
-    def be_quiet(self) -> None:
+    def changes_only(self, change: Change) -> None:
         raise RuntimeError("a read transaction does not write")
 
 
 class _Writing(_Reading):
     """A transaction that can be taken back."""
 
-    __slots__ = ("_undo", "is_quiet")
+    __slots__ = ("_undo", "change")
 
     def __init__(self, table: _Table) -> None:
         super().__init__(table)
         self._undo: list[tuple[bytes, bytes | None]] = []
-        self.is_quiet = False
+        self.change = Change.ANY
 
-    def be_quiet(self) -> None:
-        self.is_quiet = True
+    def changes_only(self, change: Change) -> None:
+        self.change = change
 
     async def put(self, key: bytes, value: bytes) -> None:
         check_row(key, value)
@@ -157,9 +158,9 @@ class MemoryLedger:
                 txn.roll_back()
                 raise
             self._commits += txn.wrote
-            if txn.wrote and txn.is_quiet:
-                row = quiet.extended(self._table.rows.get(quiet.KEY), self._commits)
-                self._table.put(quiet.KEY, row)
+            if txn.wrote and txn.change is not Change.ANY:
+                row = self._table.rows.get(quiet.KEY)
+                self._table.put(quiet.KEY, quiet.extended(row, self._commits, txn.change))
             return result
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -181,11 +182,11 @@ class MemoryLedger:
         self._check_open()
         return self._commits
 
-    def was_quiet(self, since: int, until: int) -> bool:
-        """Whether all transactions after ``since``, up to ``until``, were quiet. Raises Closed."""
+    def changed(self, since: int, until: int) -> Change:
+        """What the transactions after ``since``, up to ``until``, changed. Raises Closed."""
         self._check_open()
         with self._lock:
-            return quiet.covers(self._table.rows.get(quiet.KEY), since, until)
+            return quiet.most(self._table.rows.get(quiet.KEY), since, until)
 
     def info(self) -> dict[str, int]:
         """The numbers of ``LmdbLedger.info``; there is no map, and no readers. Raises Closed."""

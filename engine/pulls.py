@@ -19,6 +19,7 @@ from .digest import Digest
 from .errors import Corrupt
 from .ledger import Transaction
 from .models import Repository
+from .quiet import Change
 from .records import save
 
 _log: Final = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ Gathered = tuple[tuple[bytes, str, int, int], ...]
 
 async def write(txn: Transaction, gathered: Gathered) -> None:
     """Add what was gathered to the rows of tags and images that are still there."""
-    txn.be_quiet()
+    txn.changes_only(Change.TIMES)
     for image_key, reference, count, last in gathered:
         if ":" not in reference:
             await _count_tag(txn, image_key, reference, count, last)

@@ -1,14 +1,16 @@
-"""Quiet transactions: those after which nobody has to read again what he remembers.
+"""Quiet transactions: those after which who remembers what he read may go on remembering.
 
-They change times and counts of use, for many objects and all the time; who remembers other things
-that he read (``Store.version`` says how long) would forget them each time for nothing. So the
-ledger keeps one row that says which of its last transactions were quiet, in one run. Whoever
-commits something else leaves that row alone: it is behind then, and so speaks for nobody.
+Some change times and counts of use, for many objects and all the time; others bring content, but
+no name and no right. Who remembers other things that he read (``Store.version`` says how long)
+would forget them each time for nothing. So the ledger keeps one row that says which of its last
+transactions were quiet, in one run for each kind. Whoever commits something else leaves that row
+alone: it is behind then, and so speaks for nobody.
 """
 
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 from typing import Final
 
 from . import layout
@@ -17,34 +19,47 @@ from .records import seal, unseal
 
 KEY: Final = layout.SETTING + b"quiet"
 
-_RUN: Final = struct.Struct(">QQ")
-"""The last transaction before the run, and the last one of it."""
+_RUNS: Final = struct.Struct(">QQQQ")
+"""For each of the first two kinds: the last transaction before its run, and the last one in it."""
 
 
-def extended(row: bytes | None, number: int) -> bytes:
-    """The row after the quiet transaction ``number``, from what it was before."""
-    before, last = _run(row)
-    if last != number - 1:
-        before = number - 1
-    return seal(KEY, _RUN.pack(before, number))
+class Change(IntEnum):
+    """What a transaction changes at most."""
+
+    TIMES = 0
+    """When things were updated or pulled last, and how often."""
+    CONTENT = 1
+    """Which blobs, manifests and tags an image has, too."""
+    ANY = 2
 
 
-def covers(row: bytes | None, since: int, until: int) -> bool:
-    """Whether all transactions after ``since``, up to ``until``, are known to be quiet."""
-    before, last = _run(row)
-    return before <= since and until <= last
+def extended(row: bytes | None, number: int, change: Change) -> bytes:
+    """The row after transaction ``number``, which is not of ANY, from what it was before."""
+    runs = _read(row)
+    for kind in range(change, Change.ANY):
+        before, last = runs[kind]
+        runs[kind] = before if last == number - 1 else number - 1, number
+    return seal(KEY, _RUNS.pack(*(end for run in runs for end in run)))
+
+
+def most(row: bytes | None, since: int, until: int) -> Change:
+    """What the transactions after ``since``, up to ``until``, changed at most, as far as known."""
+    for kind, (before, last) in zip(Change, _read(row), strict=False):
+        if before <= since and until <= last:
+            return kind
+    return Change.ANY
 
 
 def is_ahead(row: bytes | None, number: int) -> bool:
     """Whether the row tells of what comes after transaction ``number``, the newest there is: then
     it came with a copy of the rows, whose transactions are counted anew."""
-    return _run(row)[1] > number
+    return any(last > number for _, last in _read(row))
 
 
-def _run(row: bytes | None) -> tuple[int, int]:
+def _read(row: bytes | None) -> list[tuple[int, int]]:
     """A damaged row speaks for nobody, and the next quiet transaction writes it anew."""
     try:
-        before, last = _RUN.unpack(b"" if row is None else unseal(KEY, row))
+        ends = _RUNS.unpack(b"" if row is None else unseal(KEY, row))
     except (Corrupt, struct.error):
-        return 0, 0
-    return int(before), int(last)
+        return [(0, 0)] * Change.ANY
+    return [ends[:2], ends[2:]]

@@ -41,6 +41,7 @@ from .names import check_root_name
 from .namespaces import Namespaces
 from .problem import Problem
 from .pulls import Pulls
+from .quiet import Change
 from .reading import BlobReader
 from .recompress import Recompressor
 from .retention import Retentions
@@ -366,10 +367,9 @@ class Store:
         """
         return None if self._prompt is None else self._prompt.last_txn()
 
-    def unchanged(self, since: int, until: int) -> bool:
-        """Whether the changes between two versions were of times and counts of use only: of when
-        something was updated or pulled last, and how often. False where that is not known."""
-        return self._prompt is not None and self._prompt.was_quiet(since, until)
+    def changed(self, since: int, until: int) -> Change:
+        """What became different between two versions, at most; ANY where that is not known."""
+        return Change.ANY if self._prompt is None else self._prompt.changed(since, until)
 
     async def stats(self) -> Stats:
         """The numbers of the whole store, in constant time."""

@@ -20,6 +20,7 @@ from .background import Background
 from .core import Core
 from .errors import Corrupt, NotFound
 from .ledger import Transaction
+from .quiet import Change
 from .records import Image as ImageRow
 from .records import Tag as TagRow
 from .records import save
@@ -51,7 +52,7 @@ Gathered = tuple[tuple[bytes, int, tuple[tuple[str, bytes], ...]], ...]
 
 async def write(txn: Transaction, gathered: Gathered) -> None:
     """Do for images and tags that are still there what a push does that commits by itself."""
-    txn.be_quiet()
+    txn.changes_only(Change.TIMES)
     for image_key, when, pushed in gathered:
         image = await images.by_key(txn, image_key)
         if image is None or image.deleted:

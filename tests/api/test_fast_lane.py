@@ -455,8 +455,10 @@ def test_what_it_remembers_outlives_pulls_but_no_change(
             assert await _both(world, pair, by_tag) == first
             assert rendered == ["v1"]
             await store.pulls.flush()
+            place = world.lane._places["fr-par", "app/web"]
             moved = await world.manifest("app/web", "v1", b"another layer")
             await _both(world, pair, by_tag)
+            assert world.lane._places["fr-par", "app/web"] is place, "content moves no image"
             await store.pulls.flush()
             assert moved.encode() in await _both(world, pair, by_tag)
             assert rendered == ["v1", "v1"]

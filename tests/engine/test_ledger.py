@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine import quiet
+from holdfast.engine import Change, quiet
 from holdfast.engine.errors import Closed, Corrupt
 from holdfast.engine.ledger import (
     KEY_BYTES_MAX,
@@ -358,28 +358,52 @@ async def test_the_newest_transaction_tells_whether_anything_changed(ledger: Any
 
 
 async def hush(txn: Transaction, /, **rows: bytes) -> None:
-    txn.be_quiet()
+    txn.changes_only(Change.TIMES)
     await put(txn, **rows)
 
 
 async def test_it_tells_which_transactions_were_quiet(ledger: AnyLedger) -> None:
     await ledger.transact(put, a=b"1")
     start = ledger.last_txn()
-    assert ledger.was_quiet(start, start + 1) is False, "nothing is known yet"
+    assert ledger.changed(start, start + 1) is Change.ANY, "nothing is known yet"
     await ledger.transact(hush, a=b"2")
     await ledger.transact(hush, a=b"3")
     last = ledger.last_txn()
-    assert ledger.was_quiet(start, last)
-    assert ledger.was_quiet(last - 1, last)
-    assert not ledger.was_quiet(start - 1, last)
-    assert not ledger.was_quiet(start, last + 1)
+    assert ledger.changed(start, last) is Change.TIMES
+    assert ledger.changed(last - 1, last) is Change.TIMES
+    assert ledger.changed(start - 1, last) is Change.ANY
+    assert ledger.changed(start, last + 1) is Change.ANY
     await ledger.transact(put, b=b"1")
     loud = ledger.last_txn()
-    assert not ledger.was_quiet(start, loud)
-    assert ledger.was_quiet(start, last), "what was is known still"
+    assert ledger.changed(start, loud) is Change.ANY
+    assert ledger.changed(start, last) is Change.TIMES, "what was is known still"
     await ledger.transact(hush, a=b"4")
-    assert ledger.was_quiet(loud, ledger.last_txn())
-    assert not ledger.was_quiet(last, ledger.last_txn())
+    assert ledger.changed(loud, ledger.last_txn()) is Change.TIMES
+    assert ledger.changed(last, ledger.last_txn()) is Change.ANY
+
+
+async def fill(txn: Transaction, /, **rows: bytes) -> None:
+    txn.changes_only(Change.CONTENT)
+    await put(txn, **rows)
+
+
+async def test_it_tells_which_transactions_brought_content_only(ledger: AnyLedger) -> None:
+    await ledger.transact(put, a=b"1")
+    start = ledger.last_txn()
+    await ledger.transact(hush, a=b"2")
+    hushed = ledger.last_txn()
+    assert ledger.changed(start, hushed) is Change.TIMES
+    await ledger.transact(fill, b=b"1")
+    filled = ledger.last_txn()
+    await ledger.transact(hush, a=b"3")
+    last = ledger.last_txn()
+    assert ledger.changed(start, last) is Change.CONTENT
+    assert ledger.changed(hushed, filled) is Change.CONTENT
+    assert ledger.changed(filled, last) is Change.TIMES
+    await ledger.transact(put, a=b"4")
+    await ledger.transact(fill, b=b"2")
+    assert ledger.changed(last, ledger.last_txn()) is Change.ANY
+    assert ledger.changed(ledger.last_txn() - 1, ledger.last_txn()) is Change.CONTENT
 
 
 async def test_who_is_quiet_and_fails_or_writes_nothing_commits_nothing(ledger: AnyLedger) -> None:
@@ -407,8 +431,8 @@ async def test_a_damaged_row_of_quiet_transactions_speaks_for_nobody(ledger: Any
     await ledger.transact(spoil)
     await ledger.transact(hush, a=b"2")
     newest = ledger.last_txn()
-    assert not ledger.was_quiet(start, newest)
-    assert ledger.was_quiet(newest - 1, newest)
+    assert ledger.changed(start, newest) is Change.ANY
+    assert ledger.changed(newest - 1, newest) is Change.TIMES
 
 
 async def spoil(txn: Transaction) -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import lmdb
 import pytest
 
-from holdfast.engine import lmdb_file, lmdb_ledger
+from holdfast.engine import Change, lmdb_file, lmdb_ledger
 from holdfast.engine.errors import (
     AlreadyExists,
     Closed,
@@ -547,7 +547,12 @@ async def test_who_fails_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
 
 
 async def hush(txn: Transaction, key: bytes) -> None:
-    txn.be_quiet()
+    txn.changes_only(Change.TIMES)
+    await txn.put(key, b"")
+
+
+async def bring(txn: Transaction, key: bytes) -> None:
+    txn.changes_only(Change.CONTENT)
     await txn.put(key, b"")
 
 
@@ -569,13 +574,16 @@ async def test_a_group_is_quiet_if_all_who_wrote_are(ledger: LmdbLedger) -> None
         await first
         await asyncio.gather(*tasks, return_exceptions=True)
         newest = ledger.last_txn()
-        return ledger.was_quiet(newest - 1, newest)
+        return ledger.changed(newest - 1, newest) is Change.TIMES
 
     assert await quiet_group()
     assert await quiet_group(ledger.transact(read_only), ledger.transact(put_and_fail, b"c"))
     assert not await quiet_group(ledger.transact(put, b"c"))
     assert not await quiet_group(ledger.transact(put, b"c"), ledger.transact(hush_and_fail, b"d"))
     assert not await quiet_group(ledger.transact(add, b"n"))
+    assert not await quiet_group(ledger.transact(bring, b"e"))
+    newest = ledger.last_txn()
+    assert ledger.changed(newest - 1, newest) is Change.CONTENT
 
 
 async def test_a_copy_counts_its_transactions_anew(path: Path, tmp_path: Path) -> None:
@@ -585,7 +593,7 @@ async def test_a_copy_counts_its_transactions_anew(path: Path, tmp_path: Path) -
     for number in range(10):
         await ledger.transact(hush, b"%d" % number)
     last = ledger.last_txn()
-    assert ledger.was_quiet(start, last)
+    assert ledger.changed(start, last) is Change.TIMES
     ledger.copy(tmp_path / "copy", compact=True)
     await ledger.close()
     copied = opened(tmp_path / "copy")
@@ -593,10 +601,10 @@ async def test_a_copy_counts_its_transactions_anew(path: Path, tmp_path: Path) -
     assert first < last
     while copied.last_txn() < last:
         await copied.transact(add, b"n")
-        assert not copied.was_quiet(first, copied.last_txn())
+        assert copied.changed(first, copied.last_txn()) is Change.ANY
     await copied.transact(hush, b"a")
-    assert copied.was_quiet(last, last + 1)
-    assert not copied.was_quiet(last - 1, last + 1)
+    assert copied.changed(last, last + 1) is Change.TIMES
+    assert copied.changed(last - 1, last + 1) is Change.ANY
     await copied.close()
 
 
