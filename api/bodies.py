@@ -110,8 +110,8 @@ def _broken() -> Iterator[None]:
 @asynccontextmanager
 async def stream(request: Asked) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
     """The body of an upload as it arrives: as ``chunks``, or in larger pieces where it can be
-    received past the parser. A memoryview stays as it is until the next but one is asked for, or
-    the context is left. Nothing is read before the first piece is asked for.
+    received past the parser. A memoryview stays as it is until LENT further ones were asked for,
+    or the context is left. Nothing is read before the first piece is asked for.
     """
     if isinstance(request, WholeRequest):
         yield _at_once(request.body)

@@ -1,7 +1,7 @@
 """A request body received straight into buffers that are used again, past aiohttp's parser.
 
 For the length of the body the transport has this for its protocol: the kernel writes into one
-buffer while a thread hashes and stores another, and nothing is copied in between but what the
+buffer while threads write and hash others, and nothing is copied in between but what the
 chunked coding has to be taken out of.
 """
 
@@ -12,11 +12,16 @@ import mmap
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from holdfast.engine import LENT
+
 from .chunked import BadChunk, Chunked
 from .pace import Pace
 
+BUFFERS: Final = LENT + 1
+"""Of a body: one is being filled while the others are in use."""
+
 BUFFER_BYTES: Final = 512 * 1024
-"""Of one of two buffers of a body, while few bodies are taken."""
+"""Of a buffer, while few bodies are taken."""
 
 BUFFER_BYTES_MIN: Final = 64 * 1024
 
@@ -102,7 +107,7 @@ class TakenBody(asyncio.BufferedProtocol):
     def start(self, held: bytes) -> None:
         """Take over the transport; ``held`` has come already."""
         self._backlog = held
-        self._free = [self._pool.take(), self._pool.take()]
+        self._free = [self._pool.take() for _ in range(BUFFERS)]
         self._receiving = True
         # What a transport calls when something comes is settled when it begins to read.
         self._transport.pause_reading()
@@ -112,14 +117,14 @@ class TakenBody(asyncio.BufferedProtocol):
     async def views(self) -> AsyncIterator[memoryview]:
         """The content, in pieces of a buffer each but for the last.
 
-        A view stays as it is until the next but one is asked for, or the body is closed: so a
-        caller may still work on one while it takes the next. Raises ConnectionError when the
+        A view stays as it is until LENT further ones were asked for, or the body is closed: so a
+        caller may still work on some while it takes the next. Raises ConnectionError when the
         client is gone, BadChunk, TimeoutError when it is too slow; all that came before was
         yielded then.
         """
         while True:
-            # The last one may be in use still.
-            while len(self._lent) > 1:
+            # The last ones may be in use still.
+            while len(self._lent) >= LENT:
                 self._free.append(self._lent.pop(0))
             self._go_on()
             if not self._full and (self.done or self._error is not None):

@@ -93,6 +93,7 @@ from .registry_names import Renames
 from .retention import Expired, Plan
 from .scrub import Scrubbed, ScrubProgress
 from .snapshot import Copied
+from .sources import LENT
 from .store import Store
 from .sweep import Progress
 from .waits import WAITS, Waits, tell_wait
@@ -104,6 +105,7 @@ __all__ = [
     "DOCKER_MANIFEST",
     "GROUP_BOUNDS",
     "INLINE_BYTES_CAP",
+    "LENT",
     "MANIFEST_BYTES_MAX",
     "NEEDS_MAX",
     "OCI_INDEX",

@@ -63,8 +63,6 @@ class Appending:
         try:
             async for given in source:
                 piece = checked(given)
-                if not piece:
-                    continue
                 size = intake.size + len(piece)
                 if stop is not None and size > stop:
                     raise SizeMismatch(stop - start, size - start)

@@ -131,19 +131,11 @@ class Hasher:
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes. Lets go of the interpreter lock for more than 2 KiB."""
-        self.update_checksum(data)
-        self.update_digests(data)
-
-    def update_digests(self, data: bytes | bytearray | memoryview) -> None:
-        """The slower part of ``update``, which may run beside the other one."""
+        self._blake3.update(data)
         self._sha256.update(data)
         if self._sha512 is not None:
             self._sha512.update(data)
         self.size += len(data)
-
-    def update_checksum(self, data: bytes | bytearray | memoryview) -> None:
-        """The rest of ``update``."""
-        self._blake3.update(data)
 
     def result(self) -> Hashes:
         """The hashes of what came so far; more may follow."""

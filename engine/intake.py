@@ -1,8 +1,9 @@
 """Intake: bytes on their way into the store, hashed and written in one pass.
 
-Few bytes stay in memory and end in the ledger; more go to a file of their own, in batches, by a
-thread, while the next batch is being received. So memory is bounded by two batches an upload,
-whatever its length.
+Few bytes stay in memory and end in the ledger; more go to a file of their own, in batches: one
+thread writes them and another one computes their digests, while the next ones are being received.
+So memory is bounded by LENT batches an upload, with the one that is being received, whatever its
+length.
 """
 
 from __future__ import annotations
@@ -19,16 +20,15 @@ from .core import Core
 from .depot import Data, Writer
 from .digest import Digest, Hasher, Hashes, hashes_of
 from .errors import Corrupt, DigestMismatch, EngineError, StorageFailed, TooLarge
+from .lane import Lane
+from .sources import LENT
 
 BATCH_BYTES: Final = 512 * 1024
-"""Handed to a thread at a time: long enough to make the hop cheap, short enough for 64 uploads
-of a worker to fit in 64 MiB."""
+"""Handed to the threads at a time: long enough to make the hop cheap, short enough for many
+uploads of a worker to fit into little memory."""
 
 VIEW_BYTES: Final = 64 * 1024
 """What comes in buffers that are used again is handed over at once, if it is so long."""
-
-SPLIT_BYTES: Final = 128 * 1024
-"""A batch of this length is written by one thread while another one computes its digests."""
 
 WRITE_BACK_BYTES: Final = 32 * 1024 * 1024
 """Synced in the background each time so much was written, so that the last sync, which the
@@ -64,7 +64,10 @@ class Intake:
         self._hasher = hasher
         self._held: list[Data] = [held] if held else []
         self._held_bytes = len(held)
-        self._running: asyncio.Future[None] | None = None
+        self._writes = Lane(core.files.threads, "write_batch")
+        self._digests = Lane(core.files.threads, "hash_batch")
+        self._lent = False
+        """Whether buffers that are used again may be with the threads."""
         self._syncing: asyncio.Future[None] | None = None
         self._syncing_from = 0
         self._writer = writer
@@ -75,7 +78,7 @@ class Intake:
 
     @property
     def hasher(self) -> Hasher | None:
-        """The hasher, if it stands where the file ends: to resume with."""
+        """The hasher of a drained stream, if it stands where the file ends: to resume with."""
         if self._writer is None or self._hasher is None or self._hasher.size != self._writer.size:
             return None
         return self._hasher
@@ -88,10 +91,11 @@ class Intake:
     async def write(self, data: Data) -> None:
         """Take the next bytes; waits while the disk is behind. ``data`` must not change later.
 
-        A memoryview of VIEW_BYTES or more is not copied: it is in use until the next ``write``,
-        or ``drain``, returns, and may be used again after that.
+        A memoryview of VIEW_BYTES or more is not copied: it is in use until LENT - 1 further
+        calls, or ``drain``, have returned, and may be used again after that.
 
-        Raises TooLarge (the bytes are not taken), StorageFull, StorageFailed.
+        Raises TooLarge (the bytes are not taken), StorageFull, StorageFailed; after these two
+        no thread has any, and ``size`` is that of the file, if there is one.
         """
         if self.size + len(data) > self._limit:
             raise TooLarge("blob", self._limit)
@@ -99,75 +103,70 @@ class Intake:
         reused = isinstance(data, memoryview)
         if reused and (size < VIEW_BYTES or self._held):
             data, reused = bytes(data), False
-        self._held.append(data)
+        if size:
+            self._held.append(data)
         self._held_bytes += size
         self.size += size
         if reused or self._held_bytes >= BATCH_BYTES:
+            self._lent = self._lent or reused
             await self._flush()
+            await self._settle(LENT - 1)
+        elif self._lent:
+            # A call that hands over nothing counts too, for whoever lent a buffer before.
+            await self._settle()
 
     async def _flush(self) -> None:
-        await self._finish_running()
+        """Let the threads have what is held."""
         if self._writer is None:
             self.file_id, self._writer = await self._files.create()
             self._hasher = Hasher(self._algorithms)
         batch = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held.clear()
         self._held_bytes = 0
-        self._running = asyncio.ensure_future(self._take(batch))
+        self._writes.push(self._append, self._writer, batch)
+        if self._hasher is not None:
+            self._digests.push(self._hasher.update, batch)
         if self._syncing is None and self._writer.size - self._syncing_from >= WRITE_BACK_BYTES:
             self._syncing_from = self._writer.size
             self._syncing = asyncio.ensure_future(self._files.threads.run(self._sync, self._writer))
-        elif self._syncing is not None and self._syncing.done():
-            await self._finish_syncing()
 
     async def _finish_syncing(self) -> None:
         syncing, self._syncing = self._syncing, None
         if syncing is not None:
-            await syncing
+            try:
+                await syncing
+            finally:
+                if self.lost:
+                    self._end_with_file()
 
-    async def _take(self, batch: Data) -> None:
-        """Write and hash a batch; a long one in two threads, since either takes its time."""
-        writer, hasher, run = self._writer, self._hasher, self._files.threads.run
-        assert writer is not None
-        if hasher is not None and hasher.size != writer.size:
-            hasher = None
-        if hasher is None or len(batch) < SPLIT_BYTES:
-            await run(self._hash_and_write, writer, batch, hasher)
-            return
-        # Both are over when this is, well or not: the batch is in use until then.
-        outcomes = await asyncio.gather(
-            run(self._check_and_write, writer, batch, hasher),
-            run(hasher.update_digests, batch),
-            return_exceptions=True,
-        )
-        for error in outcomes:
-            if error is not None:
-                # It may have seen what is not in the file.
-                self._hasher = None
-                raise error
+    async def _settle(self, most: int = 0) -> None:
+        """Wait until at most ``most`` batches are with the threads.
 
-    def _hash_and_write(self, writer: Writer, batch: Data, hasher: Hasher | None) -> None:
-        self._append(writer, batch)
-        if hasher is not None:
-            hasher.update(batch)
-
-    def _check_and_write(self, writer: Writer, batch: Data, hasher: Hasher) -> None:
-        self._append(writer, batch)
-        hasher.update_checksum(batch)
-
-    async def _finish_running(self) -> None:
-        running, self._running = self._running, None
-        if running is None:
-            return
+        After a failure, or that of a sync that is over, none is, and what was taken ends where
+        the file does.
+        """
         try:
-            await running
+            await self._writes.settle(most)
+            await self._digests.settle(most)
+            if self._syncing is not None and self._syncing.done():
+                await self._finish_syncing()
         except BaseException:
-            # What follows must not take the place of a batch that was not written.
-            self._held.clear()
-            self._held_bytes = 0
-            assert self._writer is not None
-            self.size = self._writer.size
+            async with AsyncExitStack() as stack:
+                stack.callback(self._end_with_file)
+                stack.push_async_callback(self._digests.settle)
+                await self._writes.settle()
             raise
+        if not most:
+            self._lent = False
+
+    def _end_with_file(self) -> None:
+        # What follows must not take the place of a batch that was not written.
+        self._held.clear()
+        self._held_bytes = 0
+        # It may have seen what is not in the file.
+        self._hasher = None
+        assert self._writer is not None
+        self.size = self._writer.size
 
     async def drain(self) -> None:
         """Bring what was taken to where it survives this process: to the file, if one is due.
@@ -177,7 +176,7 @@ class Intake:
         if self._held and (self._writer is not None or self._held_bytes > self._inline_bytes):
             await self._flush()
         try:
-            await self._finish_running()
+            await self._settle()
         finally:
             await self._finish_syncing()
         if self.lost:
@@ -280,12 +279,10 @@ class Intake:
     async def _make_durable(self) -> None:
         if self._writer is None:
             self.file_id, self._writer = await self._files.create()
-            self._running = asyncio.ensure_future(
-                self._files.threads.run(self._write_all, self._writer, self.held)
-            )
-            self._held.clear()
-            self._held_bytes = 0
-            await self._finish_running()
+            try:
+                await self._files.threads.run(self._write_all, self._writer, self.held)
+            finally:
+                self._end_with_file()
         else:
             await self._files.threads.run(self._sync, self._writer)
 
@@ -306,12 +303,12 @@ class Intake:
 
     async def close(self) -> None:
         """Let go of the file, which stays."""
-        if self._writer is None and self._running is None and self._syncing is None:
+        if self._writer is None and self._syncing is None:
             return
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._let_go)
             stack.push_async_callback(self._finish_syncing)
-            await self._finish_running()
+            await self._settle()
 
     async def _let_go(self) -> None:
         writer, self._writer = self._writer, None

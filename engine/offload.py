@@ -84,6 +84,14 @@ class Threads:
         finally:
             del future
 
+    def begin(self, fn: Callable[[], None]) -> None:
+        """Have ``fn``, which raises nothing, called in a thread; the call is made in any case.
+
+        Raises Closed after ``close``, RuntimeError while that begins, or where no thread more can
+        be had; then it may be made, by one that is there.
+        """
+        self._submit(fn)
+
     def close(self) -> None:
         """Wait for the calls that were submitted, and end the threads. May be called twice."""
         self._closed = True

@@ -12,10 +12,13 @@ import aiofiles
 from .errors import Invalid
 from .offload import opened
 
+LENT: Final = 3
+"""Pieces that may be in use at once, with the one that was given last."""
+
 Stream = AsyncIterable[bytes | memoryview]
-"""Bytes in pieces. A buffer behind a memoryview may be filled again once the next piece but one is
-asked for, or the stream is left; not before, for the piece may still be on its way to the disk.
-A bytearray is copied."""
+"""Bytes in pieces. A buffer behind a memoryview may be filled again once LENT further pieces were
+asked for, or the call that takes them is over; not before, also where the stream has come to its
+end, for the piece may still be on its way to the disk. A bytearray is copied."""
 
 PIECE_BYTES: Final = 256 * 1024
 """Read from a file at a time."""

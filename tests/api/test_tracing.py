@@ -205,7 +205,7 @@ def test_a_span_for_each_request(path: str, workers: int, tmp_path: Path) -> Non
 
 
 def check_what_uploads_waited_for(collector: Collector) -> None:
-    """A small blob waits for a commit, one with a file for its bytes and for the disk too."""
+    """A small blob waits for a commit, one with a file for the disk too."""
     below: dict[str, list[dict[str, Any]]] = {}
     for span in collector.spans:
         if span["kind"] == 1:
@@ -214,8 +214,9 @@ def check_what_uploads_waited_for(collector: Collector) -> None:
     small, large = sorted((below[span["id"]] for span in uploads), key=len)
     assert "ledger commit" in {step["name"] for step in small}
     assert not any("sync" in step["name"] for step in small)
+    # Its bytes may be written, and hashed, before anybody waits for it.
     names = {step["name"] for step in large}
-    assert names >= {"ledger commit", "thread create", "thread check_and_write", "thread sync"}
+    assert names >= {"ledger commit", "thread create", "thread sync"}
     for parent in collector.spans:
         for step in below.get(parent["id"], ()):
             assert step["trace"] == parent["trace"]

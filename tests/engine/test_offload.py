@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
+from threads_support import Gate, begun, turns
 
 from holdfast.engine.errors import Closed, StorageFailed
 from holdfast.engine.offload import Threads
@@ -21,24 +22,6 @@ def threads() -> Iterator[Threads]:
     threads.close()
 
 
-class Gate:
-    """A call that says when it has begun, and ends when it may."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.begun = threading.Event()
-        self.may_end = threading.Event()
-        self.ended = False
-        self.error = error
-
-    def __call__(self) -> str:
-        self.begun.set()
-        self.may_end.wait()
-        self.ended = True
-        if self.error is not None:
-            raise self.error
-        return "done"
-
-
 class Handle:
     def __init__(self, error: Exception | None = None) -> None:
         self.closed = 0
@@ -48,16 +31,6 @@ class Handle:
         self.closed += 1
         if self.error is not None:
             raise self.error
-
-
-async def turns(count: int = 20) -> None:
-    """Let everything run that is ready to."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def begun(gate: Gate) -> None:
-    await asyncio.get_running_loop().run_in_executor(None, gate.begun.wait)
 
 
 async def test_a_call_runs_in_a_named_thread(threads: Threads) -> None:
