@@ -24,9 +24,10 @@ _sync_data: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
 class Writer:
     """A file being written, locked against every other writer (see ``depot.Writer``).
 
-    One thread at a time may use it. After a failed ``sync`` the kernel may have dropped data
-    that it could not write, and it tells of that once: whoever opens the file next would sync
-    what is left, and hear of no error. So the file is emptied, and takes no more from us.
+    One thread at a time may use it, but that ``sync`` may run beside ``append``. After a failed
+    ``sync`` the kernel may have dropped data that it could not write, and it tells of that once:
+    whoever opens the file next would sync what is left, and hear of no error. So the file is
+    emptied, and takes no more from us.
     """
 
     __slots__ = ("_broken", "_entry_synced", "_fd", "_size", "_sync_entry", "_what")
@@ -59,6 +60,11 @@ class Writer:
             except OSError:
                 self._size = os.fstat(self._fd).st_size
             raise refused(error, self._what) from error
+        finally:
+            if self._broken:
+                # A sync failed meanwhile, and emptied the file before this came into it.
+                self._give_up()
+        self._check()
 
     def truncate(self, size: int) -> None:
         """Cut the file to ``size`` bytes. Raises Invalid for more than it has, StorageFailed."""

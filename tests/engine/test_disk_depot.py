@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from depot_support import descriptors, descriptors_before, python, read, write
 
+from holdfast.engine import disk_file
 from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import Busy, NotFound, StorageFailed
+from holdfast.engine.errors import Busy, NotFound, StorageFailed, StorageFull
 
 BIG_ID = (4096 * 5 + 0xABC) * 256 + 0x0F
 BIG_PATH = "0005/abc/0f"
@@ -218,3 +220,30 @@ def test_no_descriptor_is_left_open(depot: DiskDepot) -> None:
     reader = depot.open(1)
     reader.close()
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_sync_that_fails_beside_an_append_leaves_nothing(
+    root: Path, depot: DiskDepot, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Also of what was on its way into the file in that moment."""
+    writer = depot.create(BIG_ID)
+    writer.append(b"before")
+    pwrite = os.pwrite
+
+    def refuse(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def beside(fd: int, data: memoryview, offset: int) -> int:
+        with pytest.raises(StorageFailed):
+            writer.sync()
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(disk_file, "_sync_data", refuse)
+    monkeypatch.setattr(os, "pwrite", beside)
+    with pytest.raises(StorageFull if full else StorageFailed):
+        writer.append(b"on its way")
+    assert writer.size == (root / BIG_PATH).stat().st_size == 0
+    writer.close()
