@@ -152,9 +152,8 @@ class _Environment:
                 txn.abort()
                 return outcomes
             try:
-                if tally.wrote and tally.change is not Change.ANY:
-                    row = quiet.extended(self.quiet_row(txn), txn.id(), tally.change)
-                    txn.put(quiet.KEY, row)
+                if tally.wrote:
+                    self._note(txn, tally.change)
                 txn.commit()
             except (lmdb.MapFullError, lmdb.TxnFullError) as error:
                 raise _Apart(error) from error
@@ -162,6 +161,15 @@ class _Environment:
             txn.abort()
             raise
         return outcomes
+
+    def _note(self, txn: lmdb.Transaction[bytes], change: Change) -> None:
+        """Keep what this transaction changes at most, before it is committed."""
+        if change is not Change.ANY:
+            row = quiet.extended(self.quiet_row(txn), txn.id(), change)
+            txn.put(quiet.KEY, row)
+        elif self._foreign is not None and txn.get(quiet.KEY) == self._foreign:
+            # Whoever opens the file once there are as many transactions would believe it.
+            txn.delete(quiet.KEY)
 
     def disk_bytes(self) -> int:
         """What the disk still takes, and the file has taken of it. Blocks. Raises OSError."""

@@ -141,6 +141,8 @@ class MemoryLedger:
         for key, value in (rows or {}).items():
             check_row(key, value)
         self._table = _Table(rows or {})
+        # It tells of the transactions of another ledger; here they are counted anew.
+        self._table.remove(quiet.KEY)
         self._lock = threading.Lock()
         self._closed = False
         self._commits = 0

@@ -470,6 +470,16 @@ def test_memory_takes_rows_and_gives_them_back() -> None:
         MemoryLedger(rows={b"": b""})
 
 
+async def test_memory_believes_no_row_of_another_ledger_about_its_transactions() -> None:
+    first = MemoryLedger()
+    for value in (b"1", b"2", b"3"):
+        await first.transact(hush, a=value)
+    second = MemoryLedger(first.capture())
+    start = second.last_txn()
+    await second.transact(put, b=b"1")
+    assert second.changed(start, second.last_txn()) is Change.ANY
+
+
 KEYS = st.lists(st.sampled_from([0, 97, 98, 255]), min_size=1, max_size=3).map(bytes)
 BOUNDS = st.just(b"") | KEYS | st.just(b"\xff" * 4)
 STEPS = st.one_of(

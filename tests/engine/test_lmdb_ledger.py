@@ -608,6 +608,28 @@ async def test_a_copy_counts_its_transactions_anew(path: Path, tmp_path: Path) -
     await copied.close()
 
 
+async def test_who_opens_a_copy_later_does_not_believe_its_row_either(
+    path: Path, tmp_path: Path
+) -> None:
+    """Others may have had it open since before the transactions that it is not about."""
+    ledger = opened(path, create=True)
+    for number in range(10):
+        await ledger.transact(hush, b"%d" % number)
+    last = ledger.last_txn()
+    ledger.copy(tmp_path / "copy", compact=True)
+    await ledger.close()
+    copied = opened(tmp_path / "copy")
+    first = copied.last_txn()
+    while copied.last_txn() < last:
+        await copied.transact(add, b"n")
+    await copied.close()
+    later = opened(tmp_path / "copy")
+    await later.transact(hush, b"a")
+    assert later.changed(last, last + 1) is Change.TIMES
+    assert later.changed(first, last + 1) is Change.ANY
+    await later.close()
+
+
 async def test_who_meets_a_damaged_page_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
     """After an error of LMDB its transaction is good for nothing: the others have their own."""
 
