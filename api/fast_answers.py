@@ -40,7 +40,7 @@ from .transfer import API_VERSION
 T = TypeVar("T")
 
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of the content of answers that are remembered."""
+"""Of answers that are remembered, and of the request lines that they are found by."""
 
 WHOLE_BYTES_MAX: Final = 64 * 1024
 """Of files that are read and sent at once with the head: that takes less than sendfile does."""
@@ -334,7 +334,7 @@ class Lane:
         if caller is None:
             region = visitor.origin.region
             caller = _at_once(access.caller_of(self._store, visitor.claims, region))
-            self._callers.keep(visitor, caller, 0)
+            self._callers.keep(visitor, caller, visitor.size)
         return caller
 
     def _place(self, region: str, name: str) -> Repository:
@@ -417,11 +417,12 @@ class Lane:
         return Rendered(error.status, head, _END + sent, size, pull=False)
 
     def _keep(self, known: Known, asking: Asking, rendered: Rendered) -> None:
-        size = len(rendered.rest)
-        if self._kept_bytes + size > KEPT_BYTES_MAX or len(asking.line) > KEY_BYTES_MAX:
+        if len(asking.line) > KEY_BYTES_MAX:
             return
-        if len(self._answers) >= ENTRIES_MAX:
-            # Both of them: each holds the bytes that are counted.
+        size = len(asking.line) + len(rendered.head) + len(rendered.rest)
+        if len(self._answers) >= ENTRIES_MAX or self._kept_bytes + size > KEPT_BYTES_MAX:
+            # Where nobody pushes, nothing else ever makes room for what is asked for now. Both
+            # of them: each holds the bytes that are counted.
             self._answers.clear()
             self._known.clear()
             self._kept_bytes = 0

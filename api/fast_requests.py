@@ -55,6 +55,8 @@ class Visitor:
     """The header ``traceparent``, for ``tracing``."""
     state: str
     """The header ``tracestate``."""
+    size: int
+    """Of the header block, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +196,7 @@ class Heads:
 
     def _read_sender(self, block: bytes, peer: Peer) -> Sender | None:
         found = _headers(block, _ABOUT_BODY)
-        visitor = None if found is None else self._visitor_of(found, peer)
+        visitor = None if found is None else self._visitor_of(found, peer, len(block))
         if found is None or visitor is None:
             return None
         length, coding = found.get(b"content-length"), found.get(b"transfer-encoding")
@@ -209,9 +211,9 @@ class Heads:
 
     def _read_block(self, block: bytes, peer: Peer) -> Visitor | None:
         found = _headers(block)
-        return None if found is None else self._visitor_of(found, peer)
+        return None if found is None else self._visitor_of(found, peer, len(block))
 
-    def _visitor_of(self, found: Mapping[bytes, str], peer: Peer) -> Visitor | None:
+    def _visitor_of(self, found: Mapping[bytes, str], peer: Peer, size: int) -> Visitor | None:
         host = found.get(b"host", "")
         if not 0 < len(host) <= HOST_CHARS_MAX:
             return None
@@ -233,8 +235,16 @@ class Heads:
             )
         else:
             origin = origin_from(peer.scheme, host, settings)
-        texts = (found.get(name, "") for name in (b"user-agent", b"traceparent", b"tracestate"))
-        return Visitor(origin, claims, address, who, *texts)
+        return Visitor(
+            origin=origin,
+            claims=claims,
+            address=address,
+            who=who,
+            agent=found.get(b"user-agent", ""),
+            parent=found.get(b"traceparent", ""),
+            state=found.get(b"tracestate", ""),
+            size=size,
+        )
 
     def _read_token(self, authorization: str) -> tokens.Claims | None:
         if not authorization.lower().startswith(_BEARER):

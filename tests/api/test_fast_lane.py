@@ -517,7 +517,7 @@ def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyP
         sent = world.get(f"/v2/app/web/manifests/t{number}", f"User-Agent: {number}")
         assert lane.answer(sent, peer) is not None
         assert all(len(memory) <= 10 for memory in memories)
-        assert lane._kept_bytes == sum(len(answer.rest) for answer in lane._answers.values())
+        assert lane._kept_bytes == sum(map(_kept, lane._answers, lane._answers.values()))
         kept = {known.rendered for known in lane._known.values()} - {None}
         assert kept <= set(lane._answers.values())
     long = world.get("/v2/app/web/manifests/v1", "Accept: " + "x" * 3000)
@@ -525,6 +525,24 @@ def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyP
     assert lane.answer(long, peer) is not None
     assert [len(memory) for memory in memories[1:3]] == before[1:3]
     assert len(lane._known) <= before[3]
+    assert len(lane._callers) == before[4], "and who says that is not found again either"
+
+
+def _kept(key: tuple[str, bytes], answer: fast_answers.Rendered) -> int:
+    return len(key[1]) + len(answer.head) + len(answer.rest)
+
+
+def test_answers_that_are_full_make_room_for_what_is_asked_for_now(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.api.fast_answers.KEPT_BYTES_MAX", 4096)
+    lane, world = stage.world.lane, stage.world
+    peer = lane.peer("http", "127.0.0.1", plain=True)
+    for number in range(100):
+        assert lane.answer(world.get(f"/v2/app/web/manifests/t{number}"), peer) is not None
+        assert lane._kept_bytes <= 4096
+    assert lane.answer(world.get("/v2/app/web/manifests/v1"), peer) is not None
+    assert ("fr-par", b"GET /v2/app/web/manifests/v1 HTTP/1.1") in lane._answers
 
 
 async def test_with_an_access_log_every_request_is_in_it(
