@@ -1,7 +1,7 @@
 """Who is asking, and whether they may: the credentials of a request against the ledger.
 
 Basic (the secret decides, the user name is ignored) and Bearer (a token of ``/token``). Nothing
-is remembered between requests: a revoked key, a deleted and re-created name and a changed
+is remembered here between requests: a revoked key, a deleted and re-created name and a changed
 visibility take effect at once. RFC 7617, RFC 6750, the Docker token specification.
 """
 

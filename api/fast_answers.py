@@ -1,8 +1,8 @@
 """What the fast lane answers: manifests by tag or digest, blobs that are small or open already,
 and HEAD of any blob.
 
-What the ledger says, and so whether a caller may read, is remembered only as long as the ledger is
-at the same transaction, which is asked of it for every request, as the time is of credentials.
+What the ledger says, and so whether a caller may read, is remembered only until a transaction may
+have changed it, which is asked of the ledger for every request, as the time is of credentials.
 Whatever is not plainly an answer is declined.
 """
 
@@ -69,7 +69,7 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Known:
-    """What the ledger says about a request, as long as it is at the same transaction."""
+    """What the ledger says about a request, until a transaction may have changed it."""
 
     caller: Caller
     repository: Repository

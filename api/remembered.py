@@ -12,8 +12,8 @@ KEY_BYTES_MAX: Final = 2048
 """A longer key is not remembered: it is read anew each time."""
 
 BYTES_MAX: Final = 4 * 1024 * 1024
-"""Of all keys together: with six memories, a client that never says the same thing twice costs
-24 MiB, and as many objects as before."""
+"""Of all keys together: with six memories, the keys of a client that never says the same thing
+twice take 24 MiB. What stands under them is small, or counted by whoever keeps it."""
 
 
 class Remembered(dict[K, V]):

@@ -365,7 +365,7 @@ class LmdbLedger:
             txn.abort()
         except lmdb.Error as error:
             raise _failure(error) from error
-        return quiet.most(row, since, until)
+        return quiet.change_between(row, since, until)
 
     def check_free_list(self) -> None:
         """Read the list of free pages, which no read of a row needs, and every write.

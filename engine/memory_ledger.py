@@ -188,7 +188,7 @@ class MemoryLedger:
         """What the transactions after ``since``, up to ``until``, changed. Raises Closed."""
         self._check_open()
         with self._lock:
-            return quiet.most(self._table.rows.get(quiet.KEY), since, until)
+            return quiet.change_between(self._table.rows.get(quiet.KEY), since, until)
 
     def info(self) -> dict[str, int]:
         """The numbers of ``LmdbLedger.info``; there is no map, and no readers. Raises Closed."""

@@ -42,7 +42,7 @@ def extended(row: bytes | None, number: int, change: Change) -> bytes:
     return seal(KEY, _RUNS.pack(*(end for run in runs for end in run)))
 
 
-def most(row: bytes | None, since: int, until: int) -> Change:
+def change_between(row: bytes | None, since: int, until: int) -> Change:
     """What the transactions after ``since``, up to ``until``, changed at most, as far as known."""
     for kind, (before, last) in zip(Change, _read(row), strict=False):
         if before <= since and until <= last:
