@@ -14,7 +14,7 @@ import msgspec
 
 from . import blobs, entries, images, layout, manifest_rows, tags
 from .background import Background
-from .core import Core
+from .core import SECOND, Core
 from .digest import Digest
 from .errors import Corrupt
 from .ledger import Transaction
@@ -39,7 +39,8 @@ class Pull:
     """Pulls of one reference since the last write."""
 
     count: int
-    last: int
+    last: float
+    """Seconds since 1970: what the clock says, since every pull asks it."""
 
 
 Gathered = tuple[tuple[bytes, str, int, int], ...]
@@ -79,6 +80,7 @@ class Pulls:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._clock = core.clock
         self._gathered: dict[tuple[bytes, str], Pull] = {}
         self.background = Background("pulls", self._turn)
 
@@ -86,15 +88,14 @@ class Pulls:
         """Note one pull of a manifest by a tag or a digest that was found. Never waits."""
         if repository.key is None:
             return
-        now = self._core.now()
         pull = self._gathered.get((repository.key, reference))
         if pull is None:
-            self._add(repository.key, reference, 1, now)
+            self._add(repository.key, reference, 1, self._clock())
         else:
             pull.count += 1
-            pull.last = max(pull.last, now)
+            pull.last = self._clock()
 
-    def _add(self, image_key: bytes, reference: str, count: int, last: int) -> None:
+    def _add(self, image_key: bytes, reference: str, count: int, last: float) -> None:
         key = (image_key, reference)
         pull = self._gathered.get(key)
         if pull is not None:
@@ -109,10 +110,13 @@ class Pulls:
         Pulls of what has a damaged row are not counted.
         """
         gathered, self._gathered = self._gathered, {}
-        waiting = [(*key, pull.count, pull.last) for key, pull in gathered.items()]
-        await entries.write_gathered(
-            self._write, waiting, self._refused, lambda entry: self._add(*entry)
-        )
+        waiting = [(*key, pull.count, int(pull.last * SECOND)) for key, pull in gathered.items()]
+        await entries.write_gathered(self._write, waiting, self._refused, self._keep)
+
+    def _keep(self, entry: tuple[bytes, str, int, int]) -> None:
+        """Put back what was not written."""
+        key, reference, count, last = entry
+        self._add(key, reference, count, last / SECOND)
 
     async def _write(self, some: Gathered) -> None:
         await self._core.ledger.transact(write, some)
