@@ -20,8 +20,8 @@ from .core import Core
 from .depot import Data, Writer
 from .digest import Digest, Hasher, Hashes, hashes_of
 from .errors import Corrupt, DigestMismatch, EngineError, StorageFailed, TooLarge
-from .lane import Lane
 from .sources import LENT
+from .strand import Strand
 
 BATCH_BYTES: Final = 512 * 1024
 """Handed to the threads at a time: long enough to make the hop cheap, short enough for many
@@ -64,8 +64,8 @@ class Intake:
         self._hasher = hasher
         self._held: list[Data] = [held] if held else []
         self._held_bytes = len(held)
-        self._writes = Lane(core.files.threads, "write_batch")
-        self._digests = Lane(core.files.threads, "hash_batch")
+        self._writes = Strand(core.files.threads, "write_batch")
+        self._digests = Strand(core.files.threads, "hash_batch")
         self._lent = False
         """Whether buffers that are used again may be with the threads."""
         self._syncing: asyncio.Future[None] | None = None

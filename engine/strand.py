@@ -1,4 +1,4 @@
-"""Lane: calls that threads make one after the other, while whoever asks for them goes on.
+"""Strand: calls that threads make one after the other, while whoever asks for them goes on.
 
 A call that is asked for when the one before it ends begins at once, in the same thread: nobody
 has to be woken in between, which takes as long as hashing 50 KB does.
@@ -20,10 +20,10 @@ from .waits import told
 P = ParamSpec("P")
 
 TURN: Final = 4
-"""Calls that one lane makes before other work of the threads has its turn."""
+"""Calls that one strand makes before other work of the threads has its turn."""
 
 
-class Lane:
+class Strand:
     """One row of calls. To be used by one task at a time, of one loop."""
 
     def __init__(self, threads: Threads, name: str) -> None:

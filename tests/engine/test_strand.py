@@ -12,21 +12,21 @@ import pytest
 from threads_support import Gate, Told, begun, turns
 
 from holdfast.engine.errors import Closed, StorageFailed
-from holdfast.engine.lane import TURN, Lane
 from holdfast.engine.offload import Threads
+from holdfast.engine.strand import TURN, Strand
 from holdfast.engine.waits import WAITS
 
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    threads = Threads(2, "lane")
+    threads = Threads(2, "strand")
     yield threads
     threads.close()
 
 
 @pytest.fixture
-def lane(threads: Threads) -> Lane:
-    return Lane(threads, "row")
+def strand(threads: Threads) -> Strand:
+    return Strand(threads, "row")
 
 
 def nothing() -> None:
@@ -43,7 +43,7 @@ async def soon(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_calls_are_made_in_order_and_one_at_a_time(lane: Lane) -> None:
+async def test_calls_are_made_in_order_and_one_at_a_time(strand: Strand) -> None:
     made: list[int] = []
     alone = threading.Lock()
 
@@ -53,19 +53,19 @@ async def test_calls_are_made_in_order_and_one_at_a_time(lane: Lane) -> None:
         alone.release()
 
     for number in range(500):
-        lane.push(call, number)
+        strand.push(call, number)
         if number % 7 == 0:
-            await lane.settle(number % 3)
-    await lane.settle()
+            await strand.settle(number % 3)
+    await strand.settle()
     assert made == list(range(500))
 
 
-async def test_the_caller_goes_on_while_few_are_left(lane: Lane) -> None:
+async def test_the_caller_goes_on_while_few_are_left(strand: Strand) -> None:
     gates = [Gate() for _ in range(4)]
     for gate in gates:
-        lane.push(gate.pass_through)
-    await lane.settle(4)
-    settling = asyncio.create_task(lane.settle(2))
+        strand.push(gate.pass_through)
+    await strand.settle(4)
+    settling = asyncio.create_task(strand.settle(2))
     await begun(gates[0])
     gates[0].may_end.set()
     await begun(gates[1])
@@ -77,36 +77,36 @@ async def test_the_caller_goes_on_while_few_are_left(lane: Lane) -> None:
     assert [gate.ended for gate in gates] == [True, True, False, False]
     gates[2].may_end.set()
     gates[3].may_end.set()
-    await lane.settle()
+    await strand.settle()
     assert gates[3].ended
 
 
-async def test_an_error_drops_what_follows_and_is_told_once(lane: Lane) -> None:
+async def test_an_error_drops_what_follows_and_is_told_once(strand: Strand) -> None:
     made: list[int] = []
     gate = Gate(StorageFailed("file", "refused"))
-    lane.push(gate.pass_through)
-    lane.push(made.append, 1)
+    strand.push(gate.pass_through)
+    strand.push(made.append, 1)
     await begun(gate)
     gate.may_end.set()
-    await soon(lambda: lane._error is not None)
-    lane.push(made.append, 2)
+    await soon(lambda: strand._error is not None)
+    strand.push(made.append, 2)
     with pytest.raises(StorageFailed) as failed:
-        await lane.settle(1)
+        await strand.settle(1)
     assert failed.value is gate.error
-    await lane.settle()
+    await strand.settle()
     assert made == []
-    lane.push(made.append, 3)
-    await lane.settle()
+    strand.push(made.append, 3)
+    await strand.settle()
     assert made == [3]
 
 
-async def test_an_error_wakes_whoever_waits(lane: Lane) -> None:
+async def test_an_error_wakes_whoever_waits(strand: Strand) -> None:
     gate = Gate(StorageFailed("file", "refused"))
     after: list[int] = []
-    lane.push(gate.pass_through)
+    strand.push(gate.pass_through)
     for number in range(3):
-        lane.push(after.append, number)
-    settling = asyncio.create_task(lane.settle(1))
+        strand.push(after.append, number)
+    settling = asyncio.create_task(strand.settle(1))
     await begun(gate)
     gate.may_end.set()
     async with asyncio.timeout(10):
@@ -115,7 +115,7 @@ async def test_an_error_wakes_whoever_waits(lane: Lane) -> None:
     assert after == []
 
 
-class Watched(Lane):
+class Watched(Strand):
     def __getattribute__(self, name: str) -> object:
         if name == "_error":
             assert super().__getattribute__("_lock").locked()
@@ -124,24 +124,24 @@ class Watched(Lane):
 
 async def test_an_error_that_comes_while_one_is_looked_for_is_told(threads: Threads) -> None:
     """It would be overwritten, between looking for one and taking it away."""
-    lane = Watched(threads, "row")
-    lane.push(fail)
+    strand = Watched(threads, "row")
+    strand.push(fail)
     with pytest.raises(StorageFailed):
-        await lane.settle()
-    lane.push(nothing)
-    await lane.settle(1)
+        await strand.settle()
+    strand.push(nothing)
+    await strand.settle(1)
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 5])
-async def test_a_cancelled_caller_waits_for_all(lane: Lane, cancels: int) -> None:
+async def test_a_cancelled_caller_waits_for_all(strand: Strand, cancels: int) -> None:
     gates = [Gate(), Gate()]
     for gate in gates:
-        lane.push(gate.pass_through)
+        strand.push(gate.pass_through)
     ended_first: list[bool] = []
 
     async def caller() -> None:
         try:
-            await lane.settle(1)
+            await strand.settle(1)
         finally:
             ended_first.append(all(gate.ended for gate in gates))
 
@@ -161,10 +161,10 @@ async def test_a_cancelled_caller_waits_for_all(lane: Lane, cancels: int) -> Non
     assert ended_first == [True]
 
 
-async def test_cancelling_twice_in_one_turn(lane: Lane) -> None:
+async def test_cancelling_twice_in_one_turn(strand: Strand) -> None:
     gate = Gate()
-    lane.push(gate.pass_through)
-    task = asyncio.create_task(lane.settle())
+    strand.push(gate.pass_through)
+    task = asyncio.create_task(strand.settle())
     await begun(gate)
     task.cancel()
     task.cancel()
@@ -176,18 +176,18 @@ async def test_cancelling_twice_in_one_turn(lane: Lane) -> None:
     assert gate.ended
 
 
-async def test_what_a_call_raised_is_the_cause_of_the_end(lane: Lane) -> None:
+async def test_what_a_call_raised_is_the_cause_of_the_end(strand: Strand) -> None:
     gate = Gate(StorageFailed("file", "refused"))
     caught: list[BaseException] = []
 
     async def caller() -> None:
         try:
-            await lane.settle()
+            await strand.settle()
         except asyncio.CancelledError as error:
             caught.append(error)
             raise
 
-    lane.push(gate.pass_through)
+    strand.push(gate.pass_through)
     task = asyncio.create_task(caller())
     await begun(gate)
     task.cancel()
@@ -196,32 +196,32 @@ async def test_what_a_call_raised_is_the_cause_of_the_end(lane: Lane) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert caught[0].__cause__ is gate.error
-    await lane.settle()
+    await strand.settle()
 
 
-async def test_a_timeout_is_told_as_one(lane: Lane) -> None:
+async def test_a_timeout_is_told_as_one(strand: Strand) -> None:
     gate = Gate()
-    lane.push(gate.pass_through)
+    strand.push(gate.pass_through)
     asyncio.get_running_loop().call_later(0.05, gate.may_end.set)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await lane.settle()
+            await strand.settle()
     assert gate.ended
 
 
 async def test_other_work_has_its_turn() -> None:
-    threads = Threads(1, "lane")
-    lane, made = Lane(threads, "row"), list[int]()
+    threads = Threads(1, "strand")
+    strand, made = Strand(threads, "row"), list[int]()
     gate = Gate()
-    lane.push(gate.pass_through)
+    strand.push(gate.pass_through)
     await begun(gate)
     for number in range(3 * TURN):
-        lane.push(made.append, number)
+        strand.push(made.append, number)
     other = asyncio.create_task(threads.run(made.copy))
     await soon(threads._pool._work_queue.qsize)
     gate.may_end.set()
     assert await other == list(range(TURN - 1))
-    await lane.settle()
+    await strand.settle()
     assert made == list(range(3 * TURN))
     threads.close()
 
@@ -230,13 +230,13 @@ async def test_other_work_has_its_turn() -> None:
 async def test_calls_that_wait_are_made_though_the_threads_end(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    threads = Threads(1, "lane")
-    lane, made = Lane(threads, "row"), list[int]()
+    threads = Threads(1, "strand")
+    strand, made = Strand(threads, "row"), list[int]()
     gate = Gate()
-    lane.push(gate.pass_through)
+    strand.push(gate.pass_through)
     await begun(gate)
     for number in range(3 * TURN):
-        lane.push(made.append, number)
+        strand.push(made.append, number)
     closing = asyncio.get_running_loop().run_in_executor(None, threads.close)
     await soon(lambda: threads._pool._shutdown)
     if ending == "as it closes":
@@ -246,23 +246,23 @@ async def test_calls_that_wait_are_made_though_the_threads_end(
     await closing
     assert made == list(range(3 * TURN))
     async with asyncio.timeout(10):
-        await lane.settle()
+        await strand.settle()
 
 
 async def test_a_call_without_threads_fails() -> None:
-    threads = Threads(1, "lane")
-    lane = Lane(threads, "row")
+    threads = Threads(1, "strand")
+    strand = Strand(threads, "row")
     threads.close()
     for _ in range(2):
-        lane.push(fail)
+        strand.push(fail)
         with pytest.raises(Closed):
-            await lane.settle()
-        await lane.settle()
+            await strand.settle()
+        await strand.settle()
 
 
 async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool keeps the call that it refused, and may make it later: never two at once."""
-    lane, kept, made = Lane(threads, "row"), list[Callable[[], None]](), list[int]()
+    strand, kept, made = Strand(threads, "row"), list[Callable[[], None]](), list[int]()
 
     def refuse(fn: Callable[[], None]) -> None:
         kept.append(fn)
@@ -270,17 +270,17 @@ async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.M
 
     with monkeypatch.context() as patched:
         patched.setattr(threads, "begin", refuse)
-        lane.push(made.append, 0)
+        strand.push(made.append, 0)
         with pytest.raises(RuntimeError, match="new thread"):
-            await lane.settle()
+            await strand.settle()
     gate = Gate()
-    lane.push(gate.pass_through)
-    lane.push(made.append, 1)
+    strand.push(gate.pass_through)
+    strand.push(made.append, 1)
     await begun(gate)
     await threads.run(kept.pop())
     assert made == []
     gate.may_end.set()
-    await lane.settle()
+    await strand.settle()
     assert made == [1]
 
     def make(fn: Callable[[], None]) -> None:
@@ -290,42 +290,42 @@ async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.M
     # One that comes all the same, and first, does it.
     with monkeypatch.context() as patched:
         patched.setattr(threads, "begin", make)
-        lane.push(made.append, 2)
-        await lane.settle()
+        strand.push(made.append, 2)
+        await strand.settle()
     assert made == [1, 2]
 
 
-async def test_no_wake_up_is_lost(lane: Lane, threads: Threads) -> None:
-    other, made = Lane(threads, "row"), list[int]()
+async def test_no_wake_up_is_lost(strand: Strand, threads: Threads) -> None:
+    other, made = Strand(threads, "row"), list[int]()
     async with asyncio.timeout(10):
         for number in range(2000):
-            lane.push(made.append, number)
+            strand.push(made.append, number)
             other.push(nothing)
-            await lane.settle(number % 3)
+            await strand.settle(number % 3)
             await other.settle(number % 2)
-        await lane.settle()
+        await strand.settle()
     assert made == list(range(2000))
 
 
-async def test_a_wait_is_told_and_only_a_wait(lane: Lane) -> None:
+async def test_a_wait_is_told_and_only_a_wait(strand: Strand) -> None:
     told, gate = Told(), Gate()
     WAITS.set(told)
-    lane.push(gate.pass_through)
-    await lane.settle(1)
+    strand.push(gate.pass_through)
+    await strand.settle(1)
     assert told.names == []
     asyncio.get_running_loop().call_soon(gate.may_end.set)
-    await lane.settle()
+    await strand.settle()
     assert told.names == ["thread row"]
 
 
 def test_the_loop_may_be_gone() -> None:
     """A call that ends after the loop of whoever waits does not end the work."""
-    threads = Threads(1, "lane")
-    lane, gate, made = Lane(threads, "row"), Gate(), list[int]()
-    lane.push(gate.pass_through)
-    lane.push(made.append, 1)
+    threads = Threads(1, "strand")
+    strand, gate, made = Strand(threads, "row"), Gate(), list[int]()
+    strand.push(gate.pass_through)
+    strand.push(made.append, 1)
     loop = asyncio.new_event_loop()
-    settling = loop.create_task(lane.settle(1))
+    settling = loop.create_task(strand.settle(1))
     loop.run_until_complete(turns())
     loop.close()
     gate.may_end.set()
@@ -335,7 +335,7 @@ def test_the_loop_may_be_gone() -> None:
     settling._log_destroy_pending = False  # type: ignore[attr-defined]  # it was left on purpose
 
 
-async def test_nothing_of_a_call_is_held_once_it_is_over(lane: Lane, threads: Threads) -> None:
+async def test_nothing_of_a_call_is_held_once_it_is_over(strand: Strand, threads: Threads) -> None:
     class Big:
         def fail(self) -> None:
             raise StorageFailed("file", "refused")
@@ -345,16 +345,16 @@ async def test_nothing_of_a_call_is_held_once_it_is_over(lane: Lane, threads: Th
 
     async def failed() -> weakref.ref[Big]:
         big = Big()
-        lane.push(big.fail)
+        strand.push(big.fail)
         with pytest.raises(StorageFailed):
-            await lane.settle()
+            await strand.settle()
         return weakref.ref(big)
 
     async def cancelled() -> weakref.ref[Big]:
         big, gate = Big(), Gate()
-        lane.push(gate.pass_through)
-        lane.push(big.fail)
-        task = asyncio.create_task(lane.settle())
+        strand.push(gate.pass_through)
+        strand.push(big.fail)
+        task = asyncio.create_task(strand.settle())
         await begun(gate)
         task.cancel()
         await turns()
@@ -365,8 +365,8 @@ async def test_nothing_of_a_call_is_held_once_it_is_over(lane: Lane, threads: Th
 
     async def succeeded() -> weakref.ref[Big]:
         big = Big()
-        lane.push(big.succeed)
-        await lane.settle()
+        strand.push(big.succeed)
+        await strand.settle()
         return weakref.ref(big)
 
     gc.disable()
