@@ -134,6 +134,14 @@ class Traces:
             return
         line = ended.line
         now, clock = time.time_ns(), time.perf_counter()
+
+        def when(at: float) -> int:
+            return now - int((clock - at) * 1e9)
+
+        # Its seconds were counted a moment ago, and the moment may be long on a busy machine: so
+        # it would seem to begin after what it waited for.
+        steps = tuple(ended.steps)
+        begun = min((now - int(line.seconds * 1e9), *(when(step.begun) for step in steps)))
         method = line.method if line.method in _METHODS else "_OTHER"
         route = _V2.get(ended.route, ended.route)
         # Semantic conventions 1.x, "HTTP server span".
@@ -143,14 +151,14 @@ class Traces:
             context=self._context(ended),
             kind=SpanKind.SERVER,
             attributes=_attributes(ended, method, route),
-            start_time=now - int(line.seconds * 1e9),
+            start_time=begun,
         )
         if line.status >= 500 or ended.gone:
             span.set_attribute("error.type", "gone" if ended.gone else str(line.status))
         if line.status >= 500:
             span.set_status(StatusCode.ERROR)
         if span.is_recording():
-            self._below(span, ended.steps, lambda at: now - int((clock - at) * 1e9))
+            self._below(span, steps, when)
         span.end(now)
 
     def _below(self, span: Span, steps: Iterable[Step], when: Callable[[float], int]) -> None:
