@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from .config import LEDGER_RESERVE_BYTES, StoreConfig
@@ -19,43 +20,25 @@ SECOND: Final = 1_000_000
 """In microseconds, the unit of all times in the ledger."""
 
 
-SPACIOUS_BYTES: Final = 8 << 30
-SPACIOUS_SECONDS: Final = 1.0
-"""Nobody writes so much in so short a time."""
-
-LEDGER_SPACIOUS_BYTES: Final = 1 << 30
-LEDGER_SPACIOUS_SECONDS: Final = 0.1
-"""The same of rows; uploads use the disk up too."""
-
-
 class Space:
-    """Whether a look at the disk saw so much room that for a moment nobody need look again."""
+    """Whether a look saw so much room that for a moment nobody need look again."""
 
-    __slots__ = ("_ledger_until", "_until")
+    __slots__ = ("_plenty", "_seconds", "_until")
 
-    def __init__(self) -> None:
+    def __init__(self, plenty: int, seconds: float) -> None:
+        """Nobody writes ``plenty`` bytes in so many ``seconds``."""
+        self._plenty = plenty
+        self._seconds = seconds
         self._until = 0.0
-        self._ledger_until = 0.0
 
     def seen(self, spare: int) -> None:
         """So many bytes were left beyond what was asked for."""
-        now = time.monotonic()
-        self._until = now + SPACIOUS_SECONDS if spare >= SPACIOUS_BYTES else 0.0
-
-    def seen_in_ledger(self, room: Room) -> None:
-        """So much is left there beyond the reserve."""
-        spacious = min(room) >= LEDGER_SPACIOUS_BYTES
-        self._ledger_until = time.monotonic() + LEDGER_SPACIOUS_SECONDS if spacious else 0.0
+        self._until = time.monotonic() + self._seconds if spare >= self._plenty else 0.0
 
     @property
     def spacious(self) -> bool:
         """Whether a little more fits for certain."""
         return time.monotonic() < self._until
-
-    @property
-    def ledger_spacious(self) -> bool:
-        """Whether a few more rows fit for certain."""
-        return time.monotonic() < self._ledger_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +55,10 @@ class Core:
     clock: Callable[[], float]
     reserve_default: int = 0
     """In bytes: what ``StoreConfig.disk_reserve_bytes`` is on this disk where it is None."""
-    space: Space = field(default_factory=Space)
+    space: Space = field(default_factory=partial(Space, 8 << 30, 1.0))
     """What the last look at the disk saw."""
+    ledger_space: Space = field(default_factory=partial(Space, 1 << 30, 0.1))
+    """What the last look at the room in the ledger saw; uploads use that disk up too."""
     ledger_reserve: Room = field(init=False)
     """Room in the ledger that is left to deletes."""
 
@@ -103,12 +88,12 @@ class Core:
 
     async def require_growth(self) -> None:
         """Raises StorageFull where ``grow`` would: for what will end in such work."""
-        if self.space.ledger_spacious:
+        if self.ledger_space.spacious:
             return
-        room = beyond(await self.ledger.read(room_of), self.ledger_reserve)
-        if min(room) < 0:
+        spare = await self.ledger.read(beyond, self.ledger_reserve)
+        self.ledger_space.seen(spare)
+        if spare < 0:
             raise StorageFull("ledger")
-        self.space.seen_in_ledger(room)
 
     def hold_until(self, now: int) -> int:
         """When a hold that is made now ends."""
@@ -142,17 +127,13 @@ async def growing(
 
 async def runs_low(txn: Transaction, reserve: Room) -> bool:
     """Whether the ledger has less room than the reserve."""
-    return min(beyond(await txn.room(), reserve)) < 0
+    return await beyond(txn, reserve) < 0
 
 
-async def room_of(txn: Transaction) -> Room:
-    """The room that the ledger has."""
-    return await txn.room()
-
-
-def beyond(room: Room, reserve: Room) -> Room:
-    """What is left beyond the reserve; below 0 where that is used already."""
-    return Room(room.map - reserve.map, room.disk - reserve.disk)
+async def beyond(txn: Transaction, reserve: Room) -> int:
+    """Bytes that the ledger may still take before it is at the reserve, of map or of disk."""
+    room = await txn.room()
+    return min(room.map - reserve.map, room.disk - reserve.disk)
 
 
 def entropy() -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -15,6 +16,8 @@ from engine_support import (
     ORGANIZATION,
     PROJECT,
     REGION,
+    Clock,
+    Place,
     make_namespace,
     manifest,
     noise,
@@ -28,8 +31,16 @@ from engine_support import (
 )
 from load_support import fill_disk, small_disk
 
-from holdfast.engine import INLINE_BYTES_CAP, NotFound, StorageFull, Store, StoreConfig, worker
-from holdfast.engine.ledger import Transaction
+from holdfast.engine import (
+    INLINE_BYTES_CAP,
+    NotFound,
+    StorageFull,
+    Store,
+    StoreConfig,
+    core,
+    worker,
+)
+from holdfast.engine.ledger import Room, Transaction
 
 MAP_BYTES: Final = 16 << 20
 ROW_BYTES: Final = 56_000
@@ -258,3 +269,34 @@ async def test_copies_and_new_stores_on_a_full_disk(
     for path in (disk / "new", disk / "copy", disk / "restored"):
         async with Store.open(path, config, create=False) as opened:
             assert len(await opened.blobs()) == (1 if path.name == "new" else 4)
+
+
+async def test_room_in_the_ledger_is_looked_at_again_when_it_may_be_gone(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is plenty, not for every upload; else each time."""
+    spare = [1 << 40]
+    looks: list[int] = []
+    seconds = [1000.0]
+
+    async def look(_txn: Transaction, _reserve: Room) -> int:
+        looks.append(spare[0])
+        return spare[0]
+
+    monkeypatch.setattr(core, "beyond", look)
+    monkeypatch.setattr(core, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    async with Place("memory", tmp_path, clock).store() as store:
+        require = store.core.require_growth
+        await require()
+        seconds[0] += 0.09
+        await require()
+        assert len(looks) == 1
+        seconds[0] += 0.02
+        spare[0] = 1 << 20
+        await require()
+        await require()
+        assert len(looks) == 3, "little is no reason to be sure"
+        spare[0] = -1
+        for _ in range(2):
+            with pytest.raises(StorageFull):
+                await require()
