@@ -146,14 +146,14 @@ class _Environment:
             try:
                 outcomes = [_attempt(Writing(txn, self, tally), member) for member in group]
                 settle(txn, tally)
+                if tally.wrote:
+                    self._note(txn, tally.change)
             except lmdb.Error as error:
                 raise _Apart(error) from error
             if all(error for _, error in outcomes):
                 txn.abort()
                 return outcomes
             try:
-                if tally.wrote:
-                    self._note(txn, tally.change)
                 txn.commit()
             except (lmdb.MapFullError, lmdb.TxnFullError) as error:
                 raise _Apart(error) from error
