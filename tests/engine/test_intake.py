@@ -8,13 +8,14 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 from engine_support import REGION, Clock, Place, make_namespace, noise, once, read, sha256
 from threads_support import Told, turns
 
 from holdfast.engine import LENT, WAITS, StorageFailed, StorageFull, Store, disk_file
+from holdfast.engine.depot import Writer
 from holdfast.engine.digest import Hasher
 from holdfast.engine.intake import BATCH_BYTES, VIEW_BYTES, Intake
 
@@ -105,7 +106,8 @@ async def take(intake: Intake, pieces: Sequence[bytes]) -> None:
 class Failing:
     """A writer that fails once, at its ``number``-th batch, after ``part`` bytes of it."""
 
-    def __init__(self, inner: object, number: int, part: int, error: Exception) -> None:
+    def __init__(self, inner: Writer | None, number: int, part: int, error: Exception) -> None:
+        assert inner is not None
         self._inner = inner
         self._left = number
         self._part = part
@@ -114,9 +116,9 @@ class Failing:
     def append(self, data: bytes | memoryview) -> None:
         self._left -= 1
         if self._left == 0:
-            self._inner.append(bytes(data[: self._part]))  # type: ignore[attr-defined]
+            self._inner.append(bytes(data[: self._part]))
             raise self._error
-        self._inner.append(data)  # type: ignore[attr-defined]
+        self._inner.append(data)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
@@ -132,7 +134,7 @@ async def test_after_a_failure_the_stream_ends_where_its_file_does(
     intake = Intake(store.core, hasher=None)
     await take(intake, pieces[:1])
     failing = Failing(intake._writer, number - 1, part, StorageFull("depot"))
-    intake._writer = failing  # type: ignore[assignment]
+    intake._writer = cast(Writer, failing)
     with pytest.raises(StorageFull):
         await take(intake, pieces[1:])
     kept = b"".join(pieces)[: (number - 1) * VIEW + part]
@@ -218,11 +220,11 @@ async def test_a_stream_that_is_cancelled_lets_go_of_all_buffers(
     append = Intake._append
     begun, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def slow(*given: object) -> None:
+    def slow(self: Intake, writer: Writer, data: bytes) -> None:
         loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), loop).result(10)
-        used.append(bytes(given[2]))  # type: ignore[call-overload]
-        append(*given)  # type: ignore[arg-type]
+        used.append(bytes(data))
+        append(self, writer, data)
 
     monkeypatch.setattr(Intake, "_append", slow)
     intake = Intake(store.core, hasher=None)

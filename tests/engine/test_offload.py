@@ -115,41 +115,6 @@ async def test_a_cancelled_caller_waits_for_its_call(threads: Threads, cancels: 
     assert ended_first == [True]
 
 
-async def test_cancelling_twice_in_one_turn(threads: Threads) -> None:
-    gate = Gate()
-    task = asyncio.create_task(threads.run(gate))
-    await begun(gate)
-    task.cancel()
-    task.cancel()
-    await turns()
-    assert not task.done()
-    gate.may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert gate.ended
-
-
-async def test_the_error_of_a_cancelled_call_is_the_cause(threads: Threads) -> None:
-    gate = Gate(StorageFailed("file", "refused"))
-    caught: list[BaseException] = []
-
-    async def caller() -> None:
-        try:
-            await threads.run(gate)
-        except asyncio.CancelledError as error:
-            caught.append(error)
-            raise
-
-    task = asyncio.create_task(caller())
-    await begun(gate)
-    task.cancel()
-    await turns()
-    gate.may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert caught[0].__cause__ is gate.error
-
-
 async def test_a_call_that_has_not_begun_never_does() -> None:
     threads = Threads(1, "leaf")
     first, second = Gate(), Gate()
@@ -165,21 +130,6 @@ async def test_a_call_that_has_not_begun_never_does() -> None:
     assert await running == "done"
     threads.close()
     assert not second.begun.is_set()
-
-
-async def test_a_timeout_is_told_as_one(threads: Threads) -> None:
-    gate = Gate()
-
-    async def caller() -> None:
-        async with asyncio.timeout(0.01):
-            await threads.run(gate)
-
-    task = asyncio.create_task(caller())
-    await begun(gate)
-    asyncio.get_running_loop().call_later(0.05, gate.may_end.set)
-    with pytest.raises(TimeoutError):
-        await task
-    assert gate.ended
 
 
 async def test_acquired_things_are_the_callers(threads: Threads) -> None:

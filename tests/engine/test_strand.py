@@ -161,54 +161,6 @@ async def test_a_cancelled_caller_waits_for_all(strand: Strand, cancels: int) ->
     assert ended_first == [True]
 
 
-async def test_cancelling_twice_in_one_turn(strand: Strand) -> None:
-    gate = Gate()
-    strand.push(gate.pass_through)
-    task = asyncio.create_task(strand.settle())
-    await begun(gate)
-    task.cancel()
-    task.cancel()
-    await turns()
-    assert not task.done()
-    gate.may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert gate.ended
-
-
-async def test_what_a_call_raised_is_the_cause_of_the_end(strand: Strand) -> None:
-    gate = Gate(StorageFailed("file", "refused"))
-    caught: list[BaseException] = []
-
-    async def caller() -> None:
-        try:
-            await strand.settle()
-        except asyncio.CancelledError as error:
-            caught.append(error)
-            raise
-
-    strand.push(gate.pass_through)
-    task = asyncio.create_task(caller())
-    await begun(gate)
-    task.cancel()
-    await turns()
-    gate.may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert caught[0].__cause__ is gate.error
-    await strand.settle()
-
-
-async def test_a_timeout_is_told_as_one(strand: Strand) -> None:
-    gate = Gate()
-    strand.push(gate.pass_through)
-    asyncio.get_running_loop().call_later(0.05, gate.may_end.set)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await strand.settle()
-    assert gate.ended
-
-
 async def test_other_work_has_its_turn() -> None:
     threads = Threads(1, "strand")
     strand, made = Strand(threads, "row"), list[int]()
