@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from distribution_support import MANIFEST_TYPE, digest_of
+from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_support import APPLICATION, NAMES, SMALL, Stage, World, staged
@@ -462,6 +462,34 @@ def test_what_it_remembers_outlives_pulls_but_no_change(
             await store.pulls.flush()
             assert moved.encode() in await _both(world, pair, by_tag)
             assert rendered == ["v1", "v1"]
+
+    stage.run(story())
+
+
+def test_what_makes_an_image_is_noticed(stage: Stage) -> None:
+    """The first blob makes a draft, the first manifest lists it: neither is content only."""
+    world, store = stage.world, stage.world.store
+    data = b"the first of its image"
+    blob = world.get(f"/v2/app/none/blobs/{digest_of(data)}")
+    by_tag = world.get("/v2/app/none/manifests/v1")
+
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            pair = await world.pair(stack)
+
+            async def status(sent: bytes) -> int:
+                found = int((await _both(world, pair, sent))[9:12])
+                place = await store.locate("fr-par", "app/none")
+                assert world.lane._places["fr-par", "app/none"] == place
+                return found
+
+            assert await status(blob) == 404
+            await world.blob("app/none", data)
+            assert await status(blob) == 200
+            config = descriptor(digest_of(data), len(data), CONFIG_TYPE)
+            document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config}
+            await world.document("app/none", "v1", {**document, "layers": []})
+            assert await status(by_tag) == 200
 
     stage.run(story())
 
