@@ -154,7 +154,7 @@ async def identify(request: web.Request, store: Store, region: str) -> Caller:
     if scheme != "bearer":
         raise Unauthenticated("malformed")
     try:
-        claims = tokens.read(await store.keys.signing_key(), value, "access")
+        claims = tokens.read(await store.keys.signing_keys(), value, "access")
     except tokens.BadToken:
         raise Unauthenticated("token") from None
     return await caller_of(store, claims, region)

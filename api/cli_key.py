@@ -1,4 +1,4 @@
-"""``holdfast key``: create, list, get, expire, revoke, end-tokens."""
+"""``holdfast key``: create, list, get, expire, revoke, end-tokens, rotate-signing-key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .cli_options import confirm, data_option, example, yes_option
 from .cli_output import Table, moment
 from .cli_session import Session, data_directory, managing, opened, run
 from .owner import ACCESS_KEY
+from .tokens import LEEWAY_SECONDS, REFRESH_SECONDS
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
@@ -158,14 +159,26 @@ def end_tokens(data: str, yes: bool) -> None:
     """End every token of a data directory, whoever has it and whoever signed it.
 
     For when somebody may have read the directory or a snapshot of it, which hold what tokens are
-    signed with. A running server knows it after a reload (SIGHUP). Clients log in again by
-    themselves; their keys stay.
+    signed with. A running server refuses them from then on, with all its workers. Clients log in
+    again by themselves; their keys stay.
     """
     confirm("End every token?", yes=yes)
-    run(_end_tokens(data))
-    click.echo("all tokens have ended; a running server needs a reload (SIGHUP)")
+    run(_renew(data, overlap_seconds=0))
+    click.echo("all tokens have ended")
 
 
-async def _end_tokens(data: str) -> None:
+@key.command("rotate-signing-key", epilog=example("key rotate-signing-key --data data"))
+@data_option
+def rotate_signing_key(data: str) -> None:
+    """Sign tokens with another key; those given out before stay valid until they expire.
+
+    For rotation by the calendar: no client notices. A running server signs with the new key from
+    then on. Where the key may have leaked, use end-tokens.
+    """
+    run(_renew(data, overlap_seconds=REFRESH_SECONDS + LEEWAY_SECONDS))
+    click.echo("tokens are signed with another key; older ones are valid until they expire")
+
+
+async def _renew(data: str, *, overlap_seconds: int) -> None:
     async with opened(data_directory(data)) as store:
-        await store.keys.renew_signing_key()
+        await store.keys.renew_signing_key(overlap_seconds=overlap_seconds)

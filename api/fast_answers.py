@@ -167,13 +167,12 @@ class Lane:
         self,
         store: Store,
         settings: AppSettings,
-        signing_key: bytes,
         watcher: Watcher | None = None,
     ) -> None:
         self.store = self._store = store
         self.settings = settings
         self.watcher = self._watcher = watcher
-        self.heads = self._heads = Heads(settings, signing_key)
+        self._heads = Heads(settings)
         self._version = -1
         self._known: Remembered[Asking, Known] = Remembered()
         self._callers: Remembered[Visitor, Caller] = Remembered()
@@ -221,15 +220,15 @@ class Lane:
         a function for each step it would take twice as long.
         """
         begun = time.perf_counter()
-        asking = peer.askings.get(head) or self._heads.read(head, peer)
-        if asking is None or self._closed:
+        if self._closed:
             return None
         now = time.time()
         try:
             # The stamp first: what is read after it is at least as new.
-            version = self._store.version()
-            if version != self._version:
-                self._renew(version)
+            self._catch_up()
+            asking = peer.askings.get(head) or self._heads.read(head, peer)
+            if asking is None:
+                return None
             known = self._known.get(asking) or self._look_up(asking, len(head))
             if not (known.permitted and known.since <= now < known.until):
                 return None
@@ -276,6 +275,8 @@ class Lane:
         change = Change.ANY
         if self._version >= 0:
             change = self._store.changed(self._version, version)
+        if change is Change.ANY:
+            self._heads.sign_with(_at_once(self._store.keys.signing_keys()))
         self._version = version
         if change >= Change.CONTENT:
             self._known.clear()
@@ -285,14 +286,26 @@ class Lane:
             self._callers.clear()
             self._places.clear()
 
+    def read_sent(self, head: bytes, peer: Peer) -> Sent | None:
+        """What the head of a push says, by the keys of now; None to decline."""
+        try:
+            self._catch_up()
+        except UNSURE:
+            return None
+        return self._heads.read_sent(head, peer)
+
+    def _catch_up(self) -> None:
+        """Forget what may have changed. Raises _Waits, StorageFailed, Closed."""
+        version = self._store.version()
+        if version != self._version:
+            self._renew(version)
+
     def permit(self, visitor: Visitor, name: str) -> tuple[Caller, Repository]:
         """Who pushes there, and where that is. Raises whatever says that he may not, or that it
         cannot be said at once (``UNSURE``)."""
         if self._closed:
             raise _Waits
-        version = self._store.version()
-        if version != self._version:
-            self._renew(version)
+        self._catch_up()
         caller, repository = self._caller(visitor), self._place(visitor.origin.region, name)
         since, until = _span(visitor, caller)
         if not since <= time.time() < until or not access.may(caller, repository, "push"):
@@ -330,6 +343,9 @@ class Lane:
         self._stamp = self._dated + self._block
 
     def _caller(self, visitor: Visitor) -> Caller:
+        if not self._heads.verified(visitor):
+            # Its head was read before the keys changed, as of a push that came in pieces.
+            raise _Waits
         caller = self._callers.get(visitor)
         if caller is None:
             region = visitor.origin.region

@@ -13,6 +13,8 @@ from typing import Final
 
 from multidict import CIMultiDict
 
+from holdfast.engine import SigningKey
+
 from . import tokens
 from .access import FULL_NAME_CHARS_MAX
 from .client_address import address_behind, neighbourhood
@@ -46,6 +48,8 @@ class Visitor:
 
     origin: Origin
     claims: tokens.Claims | None
+    """As ``signing`` verified them."""
+    signing: tuple[SigningKey, ...]
     address: str
     """The client's, where a proxy that is believed says so; else empty."""
     who: str
@@ -124,11 +128,24 @@ _Memories = tuple[Remembered[bytes, Visitor], Remembered[bytes, Asking], Remembe
 class Heads:
     """Reads request heads."""
 
-    def __init__(self, settings: AppSettings, signing_key: bytes) -> None:
+    def __init__(self, settings: AppSettings) -> None:
         self._settings = settings
-        self._signing_key = signing_key
+        self._signing: tuple[SigningKey, ...] = ()
         self._targets: Remembered[bytes, Target] = Remembered()
         self._kinds: dict[tuple[str, bool], _Memories] = {}
+
+    def sign_with(self, keys: tuple[SigningKey, ...]) -> None:
+        """Verify tokens with these keys; what others verified is forgotten."""
+        if keys == self._signing:
+            return
+        self._signing = keys
+        for memories in self._kinds.values():
+            for memory in memories:
+                memory.clear()
+
+    def verified(self, visitor: Visitor) -> bool:
+        """Whether what a visitor says was verified with the keys of now."""
+        return visitor.claims is None or visitor.signing is self._signing
 
     def peer(
         self,
@@ -238,6 +255,7 @@ class Heads:
         return Visitor(
             origin=origin,
             claims=claims,
+            signing=self._signing,
             address=address,
             who=who,
             agent=found.get(b"user-agent", ""),
@@ -250,7 +268,7 @@ class Heads:
         if not authorization.lower().startswith(_BEARER):
             return None
         try:
-            return tokens.read(self._signing_key, authorization[len(_BEARER) :].strip(), "access")
+            return tokens.read(self._signing, authorization[len(_BEARER) :].strip(), "access")
         except tokens.BadToken:
             return None
 

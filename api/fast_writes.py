@@ -121,7 +121,7 @@ class Writes:
         """A request whose head ends before ``end`` of ``data``; None to decline."""
         if self._lane.closed or (self._watcher is not None and not self._watcher.sends_files):
             return None
-        sent = self._lane.heads.read_sent(data[:end], peer)
+        sent = self._lane.read_sent(data[:end], peer)
         if sent is None or (sent.sender.length or 0) > BODY_BYTES_MAX:
             return None
         return Gathering(sent, data, end)

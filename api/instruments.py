@@ -89,7 +89,7 @@ class Instruments:
         if self._slot is not None:
             self._slot.add(name)
 
-    async def lane(self) -> Lane | None:
+    def lane(self) -> Lane | None:
         """The fast lane, unless it is switched off."""
         settings = self._settings
         if not settings.fast_path:
@@ -102,7 +102,6 @@ class Instruments:
             audit=self._audit,
             traces=self._traces,
         )
-        signing_key = await self._store.keys.signing_key()
         watched = (
             self._slot is not None
             or self._limits.asks
@@ -111,7 +110,7 @@ class Instruments:
             or self._audit is not None
             or self._traces is not None
         )
-        return Lane(self._store, self._app_settings, signing_key, watch if watched else None)
+        return Lane(self._store, self._app_settings, watch if watched else None)
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
         """Begin to count what ``runner`` serves; answer scrapes on these sockets."""

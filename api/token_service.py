@@ -70,7 +70,7 @@ async def answer_post(request: web.Request, gate: Gate) -> web.Response:
 async def _refreshed(gate: Gate, query: Query) -> web.Response:
     refresh = query.first("refresh_token") or ""
     try:
-        claims = tokens.read(await gate.store.keys.signing_key(), refresh, "refresh")
+        claims = tokens.read(await gate.store.keys.signing_keys(), refresh, "refresh")
     except tokens.BadToken:
         raise Unauthenticated("token") from None
     key = await key_of_claims(gate.store, claims, gate.origin.region)

@@ -11,12 +11,14 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 import jwt
+
+from holdfast.engine import SigningKey
 
 SERVICE: Final = "holdfast"
 """The ``service`` of challenges and the audience of tokens."""
@@ -145,7 +147,10 @@ def issue(
 
 @lru_cache(maxsize=VERIFIED_MAX)
 def _verified(signing_key: bytes, text: str) -> tuple[str, Claims]:
-    """Use and claims of a token that we signed, whatever the time. Raises BadToken."""
+    """Use and claims of a token that we signed with that key, whatever the time.
+
+    Raises BadToken.
+    """
     try:
         claims = jwt.decode(
             text,
@@ -171,18 +176,38 @@ def _verified(signing_key: bytes, text: str) -> tuple[str, Claims]:
     )
 
 
-def read(signing_key: bytes, text: str, use: Use) -> Claims:
+def read(keys: Sequence[SigningKey], text: str, use: Use) -> Claims:
     """The claims of a token that we issued for that use and that is in its time.
 
-    Raises BadToken.
+    It is signed with one of the keys, and none counts for longer than its key. Raises BadToken.
     """
     if not text.isascii():
         # Bytes beyond ASCII arrive as surrogates, which nothing further on can encode.
         raise BadToken("not ASCII")
-    verified = _verified if len(text) <= VERIFIED_CHARS_MAX else _verified.__wrapped__
-    issued_for, claims = verified(signing_key, text)
+    now = time.time()
+    issued_for, claims = _signed_by(keys, text, now)
     if issued_for != use:
         raise BadToken("a token for another use")
-    if not claims.in_time(time.time()):
+    if not claims.in_time(now):
         raise BadToken("a token out of its time")
     return claims
+
+
+def _signed_by(keys: Sequence[SigningKey], text: str, now: float) -> tuple[str, Claims]:
+    """Use and claims of a token, by whichever of the keys verifies it. Raises BadToken."""
+    verified = _verified if len(text) <= VERIFIED_CHARS_MAX else _verified.__wrapped__
+    refused = BadToken("no key")
+    for key in keys:
+        until = key.until // 1_000_000
+        if until <= now:
+            continue
+        try:
+            issued_for, claims = verified(key.secret, text)
+        except BadToken as error:
+            refused = error
+            continue
+        last = until - LEEWAY_SECONDS
+        if claims.expires_at > last:
+            claims = replace(claims, expires_at=last)
+        return issued_for, claims
+    raise refused

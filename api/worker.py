@@ -131,7 +131,7 @@ async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> N
             shutdown_timeout=settings.grace_seconds * CANCEL_SHARE,
         )
         await runner.setup()
-        lane = await instruments.lane()
+        lane = instruments.lane()
         tls = _tls(settings)
         bounds = settings.bounds
         admission = Admission(

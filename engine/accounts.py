@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import string
+import struct
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, get_args
@@ -19,16 +20,33 @@ from uuid import UUID, uuid4
 import msgspec
 
 from . import layout
-from .core import Core
-from .errors import AlreadyExists, Invalid, NotFound
-from .ledger import Transaction, after
-from .models import MOMENT_MAX, UNSET, Key, Page, Permission, Unset, microseconds, moment
+from .core import SECOND, Core
+from .errors import AlreadyExists, Corrupt, Invalid, NotFound, TooLarge
+from .ledger import Prompt, Transaction, after
+from .models import (
+    MOMENT_MAX,
+    UNSET,
+    Key,
+    Page,
+    Permission,
+    SigningKey,
+    Unset,
+    microseconds,
+    moment,
+)
 from .records import Key as Row
 from .records import decode, get_payload, load, put_payload, readable, save
 
 _ACCESS_KEY: Final = re.compile(r"SCW[A-Z0-9]{17}", re.ASCII)
 _ALPHABET: Final = string.ascii_uppercase + string.digits
 _SIGNING: Final = layout.SETTING + b"signing-key"
+_SIGNING_BYTES: Final = 32
+_RETIRED: Final = struct.Struct(f">{_SIGNING_BYTES}sQ")
+"""A key that signs nothing any more, and until when what it signed counts (microseconds)."""
+
+SIGNING_KEYS_MAX: Final = 16
+"""Signing keys that count at the same time: a token may be tried with each of them."""
+
 _SECRET_CHARS_MAX: Final = 256
 DESCRIPTION_CHARS_MAX: Final = 200
 PAGE_MAX: Final = 1000
@@ -122,19 +140,50 @@ async def update(
     return view(row)
 
 
-async def signing_key(txn: Transaction, candidate: bytes) -> bytes:
-    """The key that tokens are signed with; ``candidate`` becomes it where there is none."""
-    found = await get_payload(txn, _SIGNING)
-    if found is None:
-        await put_payload(txn, _SIGNING, candidate)
-        return candidate
-    return found
+async def signing_keys(txn: Transaction) -> tuple[SigningKey, ...]:
+    """The keys that tokens are signed with, the newest first; none before the first token.
+
+    Raises Corrupt.
+    """
+    row = await get_payload(txn, _SIGNING)
+    return () if row is None else _signing_keys(row)
 
 
-async def renew_signing_key(txn: Transaction, candidate: bytes) -> bytes:
-    """Another key to sign tokens with, instead of the one there is."""
+def _signing_keys(row: bytes) -> tuple[SigningKey, ...]:
+    """What the row says: the key in use, then the retired ones. Raises Corrupt."""
+    retired = row[_SIGNING_BYTES:]
+    if len(row) < _SIGNING_BYTES or len(retired) % _RETIRED.size:
+        raise Corrupt(*layout.about(_SIGNING), "its row has a wrong length")
+    old = (SigningKey(secret, until) for secret, until in _RETIRED.iter_unpack(retired))
+    return SigningKey(row[:_SIGNING_BYTES]), *old
+
+
+async def make_signing_key(txn: Transaction, candidate: bytes) -> tuple[SigningKey, ...]:
+    """The keys; ``candidate`` becomes the first one where there is none. Raises Corrupt."""
+    if found := await signing_keys(txn):
+        return found
     await put_payload(txn, _SIGNING, candidate)
-    return candidate
+    return (SigningKey(candidate),)
+
+
+async def end_signing_keys(txn: Transaction, candidate: bytes) -> None:
+    """Another key to sign tokens with, instead of all there are, damaged or not."""
+    await put_payload(txn, _SIGNING, candidate)
+
+
+async def rotate_signing_key(txn: Transaction, candidate: bytes, now: int, until: int) -> None:
+    """Another key to sign tokens with; what the one in use has signed counts until then.
+
+    Raises TooLarge, Corrupt.
+    """
+    keys = await signing_keys(txn)
+    old = [key for key in keys[1:] if now < key.until]
+    if keys:
+        old.insert(0, SigningKey(keys[0].secret, until))
+    if len(old) >= SIGNING_KEYS_MAX:
+        raise TooLarge("signing_keys", SIGNING_KEYS_MAX, "signing keys at the same time")
+    retired = (_RETIRED.pack(key.secret, key.until) for key in old)
+    await put_payload(txn, _SIGNING, b"".join((candidate, *retired)))
 
 
 def permission_of(row: Row) -> Permission:
@@ -179,7 +228,10 @@ class Keys:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._signing: bytes | None = None
+        self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
+        self._signing: tuple[SigningKey, ...] = ()
+        self._signing_version = -1
+        """The transaction up to which those are known to be the keys; -1 is none."""
 
     async def authenticate(self, secret: str) -> Key | None:
         """The key with that secret, or None. Whoever asks has to look at ``expires_at``."""
@@ -268,15 +320,41 @@ class Keys:
         await self.get(access_key)
         await self._core.ledger.transact(revoke, access_key)
 
-    async def signing_key(self) -> bytes:
-        """32 bytes to sign tokens with, made once and kept in the ledger."""
-        if self._signing is None:
-            self._signing = await self._core.ledger.transact(signing_key, os.urandom(32))
+    async def signing_keys(self) -> tuple[SigningKey, ...]:
+        """The keys that tokens are signed with now: the first one signs, all of them verify.
+
+        None before the first token. Every opening of the store sees another key as soon as it is
+        committed. The row is read once for each transaction of the ledger, where the ledger can
+        tell them apart. Raises Corrupt.
+        """
+        version = -1 if self._prompt is None else self._prompt.last_txn()
+        if version < 0 or version != self._signing_version:
+            # Stamped with what came before the read, which sees that much at the least.
+            self._signing = await self._core.ledger.read(signing_keys)
+            self._signing_version = version
         return self._signing
 
-    async def renew_signing_key(self) -> None:
-        """Sign with another key from now on, so that no token that was given out is valid.
+    async def signing_key(self) -> bytes:
+        """32 bytes to sign tokens with, made once and kept in the ledger. Raises Corrupt."""
+        keys = await self.signing_keys()
+        if not keys:
+            candidate = os.urandom(_SIGNING_BYTES)
+            keys = await self._core.ledger.transact(make_signing_key, candidate)
+        return keys[0].secret
 
-        Another opening of the store goes on with the old one until it is opened again.
+    async def renew_signing_key(self, *, overlap_seconds: int = 0) -> None:
+        """Sign with another key from now on.
+
+        What was signed before counts for ``overlap_seconds`` more: by default no token that was
+        given out is valid any more, in any process. Raises Invalid (``overlap_seconds``); with an
+        overlap also TooLarge where too many keys count already, and Corrupt.
         """
-        self._signing = await self._core.ledger.transact(renew_signing_key, os.urandom(32))
+        if overlap_seconds < 0:
+            raise Invalid("overlap_seconds", "must be at least 0")
+        ledger, candidate = self._core.ledger, os.urandom(_SIGNING_BYTES)
+        if not overlap_seconds:
+            await ledger.transact(end_signing_keys, candidate)
+            return
+        now = self._core.now()
+        until = now + overlap_seconds * SECOND
+        await ledger.transact(rotate_signing_key, candidate, now, until)

@@ -232,6 +232,15 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What tokens are signed with: 32 bytes, and until when (microseconds since 1970) what they
+    signed counts. The key in use has no end."""
+
+    secret: bytes
+    until: int = MOMENT_MAX
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The numbers of one namespace, in bytes, each read in constant time."""
 

@@ -50,7 +50,7 @@ class Edge:
             )
             lane = None
             if self.fast:
-                lane = CountingLane(store, AppSettings(), await store.keys.signing_key())
+                lane = CountingLane(store, AppSettings())
             async with serving(store, lane=lane, **LIMITS, **options) as port:
                 yield port
 

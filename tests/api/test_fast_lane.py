@@ -24,6 +24,7 @@ from wire_support import Client, CountingLane, connected, exchange, masked, requ
 from holdfast.api import AppSettings, fast_answers, tokens
 from holdfast.api.fast_answers import Lane
 from holdfast.api.fast_requests import Asking
+from holdfast.engine import Store, StoreConfig
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -365,6 +366,40 @@ def test_changes_between_two_requests_take_effect_at_once(stage: Stage) -> None:
     assert world.lane.answered >= 5
 
 
+@pytest.mark.parametrize("gently", [False, True])
+def test_another_process_changes_the_signing_key(
+    stage: Stage, tmp_path: Path, *, gently: bool
+) -> None:
+    """What the lane remembers of heads ends with the keys that verified them, and only then."""
+    world = stage.world
+    by_tag = "/v2/app/web/manifests/v1"
+
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            pair = await world.pair(stack)
+
+            async def status() -> int:
+                answer = await _both(world, pair, world.get(by_tag))
+                return int(answer.split(b" ")[1])
+
+            assert await status() == 200
+            async with Store.open(tmp_path / "store", StoreConfig(background=False)) as other:
+                await other.keys.renew_signing_key(overlap_seconds=60 if gently else 0)
+            assert await status() == (200 if gently else 401)
+            old = world.tokens["good"]
+            world.tokens["good"] = await world.issue(world.key.access_key)
+            before = world.lane.answered
+            assert await status() == 200
+            assert world.lane.answered == before + 1
+            async with Store.open(tmp_path / "store", StoreConfig(background=False)) as other:
+                await other.keys.renew_signing_key()
+            assert await status() == 401
+            world.tokens["good"] = old
+            assert await status() == 401
+
+    stage.run(story())
+
+
 def test_a_hold_ends_without_a_change_of_the_store(stage: Stage) -> None:
     world = stage.world
     held = f"/v2/app/web/blobs/{world.items['held']}"
@@ -580,7 +615,7 @@ async def test_with_an_access_log_every_request_is_in_it(
     await world.start(tmp_path)
     log = logging.getLogger("test.access")
     try:
-        lane = CountingLane(world.store, APPLICATION, await world.store.keys.signing_key())
+        lane = CountingLane(world.store, APPLICATION)
         options: dict[str, Any] = {"access_log": log, "access_log_format": "%s %b"}
         with caplog.at_level(logging.INFO, logger=log.name):
             async with serving(world.store, lane=lane, settings=APPLICATION, **options) as port:

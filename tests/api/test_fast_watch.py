@@ -57,8 +57,7 @@ class Watched:
         world = self.world
         if fast:
             watch = LaneWatch(slot=self.slot, limits=self.limits, audit=self.audit, log=log)
-            signing = await world.store.keys.signing_key()
-            self.lane = CountingLane(world.store, world.settings, signing, watch)
+            self.lane = CountingLane(world.store, world.settings, watch)
 
         def around(app: web.Application) -> None:
             watch = Watch(world.settings, slot=self.slot, limits=self.limits, audit=self.audit)

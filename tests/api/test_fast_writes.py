@@ -313,6 +313,25 @@ def test_what_comes_slowly_is_left_to_the_plain_path(
     stage.run(story())
 
 
+def test_tokens_end_while_a_push_comes(stage: Stage) -> None:
+    """Its head was read when the token counted; it is decided when it is whole."""
+    world = stage.world
+    sent = push(world, f"POST /v2/{NAME}/blobs/uploads/?digest={digest_of(LAYER)}", LAYER)
+
+    async def story() -> None:
+        async with connected(world.ports[1]) as client:
+            await begun(world, client)
+            written = world.lane.written
+            await client.send(sent[:-4])
+            await asyncio.sleep(0.05)
+            await world.store.keys.renew_signing_key()
+            await client.send(sent[-4:])
+            assert (await client.answer()).startswith(b"HTTP/1.1 401 ")
+            assert world.lane.written == written
+
+    stage.run(story())
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_client_that_ends_its_side_is_answered(stage: Stage, whole: bool) -> None:
     world = stage.world

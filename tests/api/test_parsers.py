@@ -23,7 +23,7 @@ from holdfast.api.client_address import address_behind
 from holdfast.api.origin import HOST_CHARS_MAX, forwarded_origin
 from holdfast.api.queries import PARAMETERS_MAX, parse_query
 from holdfast.api.ranges import RANGES_MAX, Unsatisfiable, parse_content_range, parse_range
-from holdfast.engine import Digest, Invalid, is_digest
+from holdfast.engine import Digest, Invalid, SigningKey, is_digest
 from holdfast.engine.documents import parse
 from holdfast.engine.names import (
     FULL_NAME_CHARS_MAX,
@@ -195,7 +195,7 @@ def token(seconds: int = 300) -> str:
 @given(near("eyJ.-_=A0") | st.lists(near("eyJA_-"), min_size=3, max_size=3).map(".".join))
 def test_tokens_of_anything(text: str) -> None:
     with pytest.raises(tokens.BadToken):
-        tokens.read(KEY, text, "access")
+        tokens.read((SigningKey(KEY),), text, "access")
 
 
 @given(st.data())
@@ -206,10 +206,10 @@ def test_no_changed_token_is_one(data: st.DataObject) -> None:
     changed = whole[:at] + data.draw(st.characters()) + whole[at + data.draw(st.integers(0, 1)) :]
     if changed != whole:
         with pytest.raises(tokens.BadToken):
-            tokens.read(KEY, changed, "access")
+            tokens.read((SigningKey(KEY),), changed, "access")
     with pytest.raises(tokens.BadToken):
-        tokens.read(bytes(32), whole, "access")
-    assert tokens.read(KEY, whole, "access").access_key == "SCW"
+        tokens.read((SigningKey(bytes(32)),), whole, "access")
+    assert tokens.read((SigningKey(KEY),), whole, "access").access_key == "SCW"
 
 
 @given(near("ab=&%+20;", 300))

@@ -244,7 +244,6 @@ async def test_a_token_for_every_caller_and_place(server: Registry, world: World
     """What is granted is what the caller may do, or, where that would tell of what is hidden, what
     its kind of key may do in a project of its own."""
     await world.revoke()
-    signing_key = await server.store.keys.signing_key()
     for caller in CALLERS:
         for place in PLACES:
             thing = await world.add(place)
@@ -257,7 +256,8 @@ async def test_a_token_for_every_caller_and_place(server: Registry, world: World
                 assert answer.status == 401, where
                 continue
             assert answer.status == 200, where
-            granted = tokens.read(signing_key, answer.json["token"], "access").scopes
+            keys = await server.store.keys.signing_keys()
+            granted = tokens.read(keys, answer.json["token"], "access").scopes
             actions = {action for action in TABLES if TABLES[action][caller, place] == OK}
             if PULL[caller, place] == 404:
                 actions = {"pull"} if caller in READERS else set(TABLES)
@@ -392,7 +392,7 @@ async def test_a_token_gives_no_more_than_its_key(server: Registry, world: World
     scope = f"repository:{own.repository}:*"
     # A reader is granted what it may, whatever it asks for.
     token = await server.token(scope, secret=world.secrets["read"])
-    claims = tokens.read(await server.store.keys.signing_key(), token, "access")
+    claims = tokens.read(await server.store.keys.signing_keys(), token, "access")
     assert claims.scopes == {("repository", own.repository): frozenset({"pull"})}
     # Revoked: the token and the refresh token end with the key.
     answer = await server.call(
@@ -413,7 +413,7 @@ async def test_a_token_gives_no_more_than_its_key(server: Registry, world: World
     # Nor is one of another region a token here.
     elsewhere = await server.token(scope, secret=world.secrets["full"])
     signing_key = await server.store.keys.signing_key()
-    claims = tokens.read(signing_key, elsewhere, "access")
+    claims = tokens.read(await server.store.keys.signing_keys(), elsewhere, "access")
     moved = tokens.issue(
         signing_key,
         "access",

@@ -10,7 +10,17 @@ from uuid import uuid4
 import pytest
 from engine_support import ORGANIZATION, OTHER_PROJECT, PROJECT, Clock, Place
 
-from holdfast.engine import AlreadyExists, Invalid, Key, NotFound, Page, Store
+from holdfast.engine import (
+    AlreadyExists,
+    Invalid,
+    Key,
+    NotFound,
+    Page,
+    SigningKey,
+    Store,
+    TooLarge,
+)
+from holdfast.engine.accounts import SIGNING_KEYS_MAX
 
 ACCESS_KEY = "SCW" + "A" * 17
 
@@ -158,3 +168,44 @@ async def test_another_signing_key(place: Place) -> None:
         assert renewed != signing
     async with place.store() as store:
         assert await store.keys.signing_key() == renewed
+
+
+async def test_every_opening_sees_another_signing_key_at_once(place: Place) -> None:
+    async with place.store() as one, place.store() as other:
+        assert await other.keys.signing_keys() == ()
+        signing = await one.keys.signing_key()
+        assert await other.keys.signing_keys() == (SigningKey(signing),)
+        await one.keys.renew_signing_key()
+        (found,) = await other.keys.signing_keys()
+        assert found.secret == await one.keys.signing_key() != signing
+
+
+async def test_signing_keys_overlap_for_as_long_as_is_asked_for(place: Place) -> None:
+    async with place.store() as one, place.store() as other:
+        first = await one.keys.signing_key()
+        await other.keys.renew_signing_key(overlap_seconds=1000)
+        second = await one.keys.signing_key()
+        await one.keys.renew_signing_key(overlap_seconds=10)
+        keys = await other.keys.signing_keys()
+        assert [key.secret for key in keys[1:]] == [second, first]
+        now = keys[1].until - 10_000_000
+        assert abs(keys[2].until - now - 1000_000_000) < 60_000_000
+        assert keys[0].until > keys[2].until
+        await other.keys.renew_signing_key()
+        assert len(await one.keys.signing_keys()) == 1
+
+
+async def test_signing_keys_that_overlap_are_bounded(place: Place) -> None:
+    async with place.store() as store:
+        await store.keys.signing_key()
+        with pytest.raises(Invalid):
+            await store.keys.renew_signing_key(overlap_seconds=-1)
+        for _ in range(SIGNING_KEYS_MAX - 1):
+            await store.keys.renew_signing_key(overlap_seconds=1000)
+        before = await store.keys.signing_keys()
+        assert len(before) == SIGNING_KEYS_MAX
+        with pytest.raises(TooLarge):
+            await store.keys.renew_signing_key(overlap_seconds=1000)
+        assert await store.keys.signing_keys() == before
+        await store.keys.renew_signing_key()
+        assert len(await store.keys.signing_keys()) == 1
