@@ -15,6 +15,7 @@ from .core import SECOND, Core
 from .errors import NotFound, OffsetMismatch, QuotaExceeded, SizeMismatch, TooLarge
 from .intake import BATCH_BYTES, Intake
 from .models import Repository
+from .pressure import Pressure
 from .quota import STEP_BYTES, UNLIMITED, Quotas
 from .records import Session
 from .sessions import Seen
@@ -31,6 +32,7 @@ class Appending:
         self,
         core: Core,
         quotas: Quotas,
+        pressure: Pressure,
         repository: Repository,
         session_id: bytes,
         session: Session,
@@ -38,6 +40,7 @@ class Appending:
     ) -> None:
         self._core = core
         self._quotas = quotas
+        self._pressure = pressure
         self._repository = repository
         self._id = session_id
         self.session = session
@@ -45,6 +48,7 @@ class Appending:
         self.seen = Seen(session.file_id, len(intake.held))
         # What is in no file yet is asked for when it is kept, which writes the row anyhow.
         self._asked = False
+        self._start = intake.size
         self._granted = session.counted if session.file_id else max(session.counted, BATCH_BYTES)
 
     async def receive(self, source: Stream, offset: int | None, length: int | None) -> None:
@@ -80,7 +84,7 @@ class Appending:
         """Refuse at once what would be refused on its way. Raises SizeMismatch, QuotaExceeded."""
         self._check_declared(size)
         if size > self.session.counted:
-            await self._rest(size)
+            await self._pressure.admit(self._repository, lambda: self._rest(size))
 
     async def _rest(self, size: int) -> int:
         """Bytes that may come after the first ``size``. Raises NotFound, QuotaExceeded."""
@@ -99,8 +103,10 @@ class Appending:
     async def _require(self, size: int) -> None:
         """Make sure that the session may have so many bytes. Raises what ``_announce`` does."""
         self._check_declared(size)
-        if size <= self._granted:
-            return
+        if size > self._granted:
+            await self._pressure.admit(self._repository, lambda: self._grant(size))
+
+    async def _grant(self, size: int) -> None:
         if await self._rest(size) >= UNLIMITED:
             self._granted = size + STEP_BYTES
             return
@@ -115,14 +121,20 @@ class Appending:
         self._granted = self.session.counted
 
     async def live_on(self) -> None:
-        """Do not let the session expire while it is in use. Raises NotFound.
+        """Do not let the session expire, or give way, while bytes come. Raises NotFound.
 
-        Its end moves once a quarter of its time is gone, so that most uses write no row.
+        Its end moves once a quarter of its time is gone, and the time of its last byte a few
+        times in which it would become an idle one: so most bytes write no row.
         """
-        if self._due:
-            self.session = await self._core.scratch.transact(
-                sessions.settle, self._repository, self._id, None, self._expires
-            )
+        idle = self._core.config.upload_idle_seconds * SECOND
+        if self._due or self._core.now() - self.session.touched > idle / 5:
+            await self._settle(None)
+
+    async def _settle(self, size: int | None) -> None:
+        now = self._core.now()
+        self.session = await self._core.scratch.transact(
+            sessions.settle, self._repository, self._id, size, touched=now, expires=self._expires
+        )
 
     @property
     def _expires(self) -> int:
@@ -146,9 +158,12 @@ class Appending:
             raise
 
     async def _keep(self) -> None:
+        await self.intake.drain()
+        await self._pressure.admit(self._repository, self._keep_row)
+
+    async def _keep_row(self) -> None:
         core, intake, session = self._core, self.intake, self.session
-        transact = core.scratch.transact
-        await intake.drain()
+        transact, now = core.scratch.transact, core.now()
         if not session.file_id and intake.file_id:
             self.session = await transact(
                 sessions.move_to_file,
@@ -157,6 +172,7 @@ class Appending:
                 self.seen,
                 intake.size,
                 file_id=intake.file_id,
+                now=now,
                 expires=self._expires,
                 quota=await self._quotas.look(self._repository),
             )
@@ -168,16 +184,19 @@ class Appending:
                 self._id,
                 self.seen,
                 intake.held,
-                self._expires,
-                await self._quotas.look(self._repository),
+                now=now,
+                expires=self._expires,
+                quota=await self._quotas.look(self._repository),
             )
-        elif self._asked or self._due:
-            self.session = await transact(
-                sessions.settle, self._repository, self._id, intake.size, self._expires
-            )
+        elif self._asked or self._due or self._grew_late(now):
+            await self._settle(intake.size)
         else:
             # Somebody may have ended it.
             await core.scratch.read(sessions.unchanged, self._repository, self._id, self.seen)
+
+    def _grew_late(self, now: int) -> bool:
+        """Whether bytes came so long after the time that the row has that this is to be told."""
+        return self.intake.size > self._start and now - self.session.touched >= SECOND
 
     async def undo(self) -> None:
         """After a failure: a file that the session does not have goes, and so does a session

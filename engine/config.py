@@ -46,6 +46,9 @@ class StoreConfig:
     upload_seconds: float = 24 * HOUR
     """An upload session ends this long after its last use."""
 
+    upload_idle_seconds: float = 300.0
+    """A session without a byte for so long gives way where its namespace is at a limit."""
+
     trash_seconds: float = 24 * HOUR
     """How long deleted tags, images and namespaces can be brought back."""
 
@@ -85,7 +88,7 @@ class StoreConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.inline_bytes <= INLINE_BYTES_CAP:
             raise Invalid("inline_bytes", f"must be 0 to {INLINE_BYTES_CAP}")
-        for name in ("hold_seconds", "upload_seconds", "trash_seconds"):
+        for name in ("hold_seconds", "upload_seconds", "upload_idle_seconds", "trash_seconds"):
             if not 0 <= getattr(self, name) <= 10 * 365 * 24 * HOUR:
                 raise Invalid(name, "must be 0 to ten years")
         if not 1 <= self.threads <= 256:

@@ -176,11 +176,19 @@ class PreconditionFailed(Conflict):
 class QuotaExceeded(Conflict):
     """The step would go over a limit that somebody set. All numbers in units of ``resource``."""
 
-    def __init__(self, resource: str, quota: int, current: int) -> None:
-        super().__init__(f"{resource}: {current} of {quota} are used")
+    def __init__(self, resource: str, quota: int, current: int, asked: int = 0) -> None:
+        """``asked`` more would come to what is used; 0 where ``current`` has it in already."""
+        told = f"{asked} more are asked for, and " if asked else ""
+        super().__init__(f"{resource}: {told}{current} of {quota} are used")
         self.resource = resource
         self.quota = quota
         self.current = current
+        self.asked = asked
+
+    @property
+    def missing(self) -> int:
+        """How much would have to go for the step to fit."""
+        return self.current + self.asked - self.quota
 
 
 class Unusable(EngineError):

@@ -33,7 +33,7 @@ class Coming:
 
     uploads: int = 0
     bytes: int = 0
-    """What they count for: what was announced, or came."""
+    """What they count for: what came of them, and for sessions a step ahead of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Quota:
         """Whether so many more uploads may be open. Raises QuotaExceeded."""
         opened = sessions.uploads + self.passing.uploads
         if opened + more > self.uploads_max:
-            raise QuotaExceeded("uploads", self.uploads_max, opened)
+            raise QuotaExceeded("uploads", self.uploads_max, opened, more)
 
     def left(self, sessions: Coming, more: int) -> int:
         """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
@@ -61,7 +61,7 @@ class Quota:
             return UNLIMITED
         used = self.size + sessions.bytes + self.passing.bytes
         if used + more > self.size_max:
-            raise QuotaExceeded("size", self.size_max, used)
+            raise QuotaExceeded("size", self.size_max, used, more)
         return self.size_max - used - more
 
     def step(self, sessions: Coming, more: int) -> int:
@@ -97,16 +97,20 @@ class Quotas:
         self._core = core
         self._sums: dict[UUID, Coming] = {}
 
-    async def look(self, repository: Repository) -> Quota:
-        """The quota of the repository's namespace. Raises NotFound, Locked."""
+    async def look(self, repository: Repository, own: int = 0) -> Quota:
+        """The quota of the repository's namespace; ``own`` as ``passing`` has it.
+
+        Raises NotFound, Locked.
+        """
         uploads_max = self._core.config.uploads_per_namespace_max
-        passing = self.passing(repository.namespace_id)
+        passing = self.passing(repository.namespace_id, own)
         return await self._core.ledger.read(look, repository, uploads_max, passing)
 
-    def passing(self, namespace_id: UUID) -> Coming:
-        """The uploads in one request to a namespace, as of now."""
+    def passing(self, namespace_id: UUID, own: int = 0) -> Coming:
+        """The uploads in one request to a namespace, as of now, without the ``own`` bytes of the
+        one that asks: these it asks for, so that a refusal names them."""
         now = self._sums.get(namespace_id, Coming())
-        return Coming(now.uploads, now.bytes)
+        return Coming(now.uploads, now.bytes - own)
 
     @contextmanager
     def enter(self, namespace_id: UUID) -> Iterator[Passage]:

@@ -157,11 +157,14 @@ class Session(Record, frozen=True):
     declared: int
     """Bytes that it will have at most, or -1 where nobody said."""
     counted: int
-    """Bytes that it counts for in its namespace."""
+    """Bytes that it counts for in its namespace: those that came, or a step more while some do."""
     file_id: int
     """The file that has its bytes, all of them; 0 while they are few."""
     created: int
     expires: int
+    touched: int = 0
+    """When a byte came last, or it was begun; 0 where that is not known. While bytes come it is
+    up to a fifth of ``StoreConfig.upload_idle_seconds`` behind."""
 
 
 class Trash(Record, frozen=True):

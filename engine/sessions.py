@@ -12,7 +12,7 @@ session afterwards, and who only ends a session leaves the file to him.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -24,6 +24,9 @@ from .ledger import Transaction, after
 from .models import Repository
 from .quota import Coming, Quota
 from .records import Session, get_payload, load, put_payload, save
+
+_LOOKED_AT_MAX: Final = 10_000
+"""Sessions of a namespace that one look for idle ones goes through, at some 3 us each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,14 @@ async def total(txn: Transaction) -> int:
 
 
 async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Quota) -> None:
-    """Open a session. Raises QuotaExceeded."""
+    """Open a session. Raises QuotaExceeded.
+
+    What it declares is compared with the room once, and not reserved: many who announce much and
+    bring nothing would keep the others out.
+    """
     others = await coming(txn, session.namespace)
     quota.check_uploads(others, 1)
-    quota.left(others, session.counted)
+    quota.left(others, max(session.declared, 0))
     await save(txn, layout.SESSION + session_id, session)
     await put_payload(txn, layout.SESSION_EXPIRY + number(session.expires) + session_id)
     await put_payload(txn, layout.SESSION_NAMESPACE + session.namespace + session_id)
@@ -100,13 +107,11 @@ async def unchanged(
     return session
 
 
-async def _grown(txn: Transaction, session: Session, size: int, quota: Quota) -> int:
-    """What a session with that size counts for. Raises QuotaExceeded if it may not grow so far."""
-    counted = max(session.declared, size)
-    if counted > session.counted:
+async def _check_grown(txn: Transaction, session: Session, size: int, quota: Quota) -> None:
+    """Whether a session may have that size. Raises QuotaExceeded."""
+    if size > session.counted:
         others = await coming(txn, session.namespace)
-        quota.left(others, counted - session.counted)
-    return counted
+        quota.left(others, size - session.counted)
 
 
 async def remember(
@@ -115,14 +120,17 @@ async def remember(
     session_id: bytes,
     seen: Seen,
     content: bytes,
+    *,
+    now: int,
     expires: int,
     quota: Quota,
 ) -> Session:
     """Keep the content of a small session in its row. Raises NotFound, Busy, QuotaExceeded."""
     session = await unchanged(txn, repository, session_id, seen)
     await put_payload(txn, layout.SESSION_DATA + session_id, content)
-    counted = await _grown(txn, session, len(content), quota)
-    return await _change(txn, session_id, session, counted=counted, expires=expires)
+    await _check_grown(txn, session, len(content), quota)
+    changes = {"counted": len(content), "expires": expires, "touched": now}
+    return await _change(txn, session_id, session, **changes)
 
 
 async def move_to_file(
@@ -133,6 +141,7 @@ async def move_to_file(
     size: int,
     *,
     file_id: int,
+    now: int,
     expires: int,
     quota: Quota,
 ) -> Session:
@@ -143,8 +152,8 @@ async def move_to_file(
     session = await unchanged(txn, repository, session_id, seen)
     await txn.delete(layout.SESSION_DATA + session_id)
     await put_payload(txn, layout.SESSION_FILE + number(file_id), session_id)
-    counted = await _grown(txn, session, size, quota)
-    changes = {"counted": counted, "expires": expires, "file_id": file_id}
+    await _check_grown(txn, session, size, quota)
+    changes = {"counted": size, "expires": expires, "file_id": file_id, "touched": now}
     return await _change(txn, session_id, session, **changes)
 
 
@@ -179,12 +188,22 @@ async def grant(
 
 
 async def settle(
-    txn: Transaction, repository: Repository, session_id: bytes, size: int | None, expires: int
+    txn: Transaction,
+    repository: Repository,
+    session_id: bytes,
+    size: int | None,
+    *,
+    touched: int,
+    expires: int,
 ) -> Session:
-    """Let a session live until then, and count for ``size`` bytes, if given. Raises NotFound."""
+    """Let a session live until then, and count for ``size`` bytes, if given.
+
+    ``touched`` is when a byte came last. Raises NotFound.
+    """
     session = await _find(txn, repository, session_id)
-    counted = session.counted if size is None else max(session.declared, size)
-    return await _change(txn, session_id, session, counted=counted, expires=expires)
+    counted = session.counted if size is None else size
+    changes = {"counted": counted, "expires": expires, "touched": touched}
+    return await _change(txn, session_id, session, **changes)
 
 
 async def _change(txn: Transaction, session_id: bytes, session: Session, **changes: Any) -> Session:
@@ -238,6 +257,59 @@ async def leave(txn: Transaction, namespace_id: bytes, limit: int) -> tuple[int,
     prefix = layout.SESSION_NAMESPACE + namespace_id
     rows = await txn.scan(prefix, after(prefix), limit=limit)
     return await _drop(txn, [key for key, _ in rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A session that no byte came to for a while, as it was seen."""
+
+    id: bytes
+    name: str
+    """Of its image."""
+    file_id: int
+    counted: int
+    touched: int
+
+
+async def idle(txn: Transaction, namespace_id: bytes, before: int) -> tuple[Coming, list[Idle]]:
+    """Sessions of a namespace without a byte since then, the oldest first; and what all count for.
+
+    Linear in its sessions, of which there is a limit, and bounded beyond that.
+    """
+    prefix = layout.SESSION_NAMESPACE + namespace_id
+    found = []
+    for key, _ in await txn.scan(prefix, after(prefix), limit=_LOOKED_AT_MAX):
+        session_id = key[-layout.ID_BYTES :]
+        try:
+            session = await load(txn, Session, layout.SESSION + session_id)
+        except Corrupt:
+            # It goes when its time is over, as any whose row cannot be read.
+            continue
+        if session is not None and 0 < session.touched <= before:
+            found.append(_idle(session_id, session))
+    return await coming(txn, namespace_id), sorted(found, key=lambda one: (one.touched, one.id))
+
+
+def _idle(session_id: bytes, session: Session) -> Idle:
+    return Idle(session_id, session.name, session.file_id, session.counted, session.touched)
+
+
+async def give_way(
+    txn: Transaction, namespace_id: bytes, one: Idle, before: int, seen: Coming, *, by_number: bool
+) -> Literal["ended", "relieved", "in use"]:
+    """End an idle session, whose file the caller has locked.
+
+    Not one that was gone on with since it was looked at (``in use``), nor where the namespace's
+    sessions are fewer, or smaller, than they were ``seen``: then the request may fit by now.
+    """
+    now = await coming(txn, namespace_id)
+    if now.uploads < seen.uploads if by_number else now.bytes < seen.bytes:
+        return "relieved"
+    session = await load(txn, Session, layout.SESSION + one.id)
+    if session is None or session.touched > before or _idle(one.id, session) != one:
+        return "in use"
+    await _remove(txn, one.id, session)
+    return "ended"
 
 
 async def _drop(txn: Transaction, keys: list[bytes]) -> tuple[int, list[int]]:

@@ -30,6 +30,7 @@ from .errors import (
 )
 from .intake import BATCH_BYTES, Intake
 from .models import Blob, Repository, Upload, moment
+from .pressure import Pressure
 from .quota import Coming, Passage, Quotas
 from .records import Session
 from .sources import Stream, check_stream, checked
@@ -46,13 +47,15 @@ class Uploads:
         self._busy: set[bytes] = set()
         self._hashers: dict[bytes, Hasher] = {}
         self._quotas = Quotas(core)
+        self._pressure = Pressure(core, self._busy)
 
     async def begin(
         self, repository: Repository, *, size: int | None = None, algorithm: str = "sha256"
     ) -> Upload:
         """Open a session. ``size`` is the most bytes that it will have, where that is known.
 
-        They count for the namespace's quota from now on; else they count as they arrive.
+        They are compared with the namespace's quota once; what counts for it is what arrives.
+        Where the namespace is at a limit, idle sessions of its own give way (``pressure``).
         ``algorithm`` is the one the final digest will have: naming it saves a second reading.
         Raises NotFound (``namespace``), Locked, QuotaExceeded, TooLarge, Invalid (``size``),
         InvalidDigest, StorageFull.
@@ -72,13 +75,18 @@ class Uploads:
             name=repository.name,
             algorithm=algorithm,
             declared=-1 if size is None else size,
-            counted=size or 0,
+            counted=0,
             file_id=0,
             created=now,
             expires=self._core.upload_until(now),
+            touched=now,
         )
-        quota = await self._quotas.look(repository)
-        await self._core.scratch.transact(sessions.begin, session_id, session, quota)
+
+        async def open_it() -> None:
+            quota = await self._quotas.look(repository)
+            await self._core.scratch.transact(sessions.begin, session_id, session, quota)
+
+        await self._pressure.admit(repository, open_it)
         return self._view(session_id, session, 0)
 
     async def _inspect(self, repository: Repository, session_id: bytes) -> tuple[Session, bytes]:
@@ -185,7 +193,9 @@ class Uploads:
         algorithms = (session.algorithm,)
         if not session.file_id:
             intake = Intake(core, hasher=None, algorithms=algorithms, held=held)
-            return Appending(core, self._quotas, repository, session_id, session, intake)
+            return Appending(
+                core, self._quotas, self._pressure, repository, session_id, session, intake
+            )
         try:
             writer = await core.threads.acquire(core.depot.reopen, session.file_id)
         except Busy:
@@ -208,7 +218,9 @@ class Uploads:
             file_id=session.file_id,
             writer=writer,
         )
-        return Appending(core, self._quotas, repository, session_id, session, intake)
+        return Appending(
+            core, self._quotas, self._pressure, repository, session_id, session, intake
+        )
 
     async def finish(
         self,
@@ -246,7 +258,9 @@ class Uploads:
         async def commit(arrival: Arrival) -> Outcome:
             await core.scratch.read(sessions.unchanged, *session)
             more = arrival.size - stay.session.counted
-            return await self._deliver(repository, arrival, random, more)
+            return await self._pressure.admit(
+                repository, lambda: self._deliver(repository, arrival, random, more)
+            )
 
         try:
             await stay.live_on()
@@ -268,9 +282,10 @@ class Uploads:
         return arrival
 
     async def _deliver(
-        self, repository: Repository, arrival: Arrival, random: bytes, more: int
+        self, repository: Repository, arrival: Arrival, random: bytes, more: int, own: int = 0
     ) -> Outcome:
-        """Publish what came; ``more`` of it is counted nowhere."""
+        """Publish what came: ``more`` than sessions count for, ``own`` as ``Quotas.passing`` has
+        it."""
         core = self._core
         opened = await self._sessions(repository)
         now = core.now()
@@ -282,7 +297,7 @@ class Uploads:
             core.hold_until(now),
             random,
             uploads_max=core.config.uploads_per_namespace_max,
-            passing=self._quotas.passing(repository.namespace_id),
+            passing=self._quotas.passing(repository.namespace_id, own),
             opened=opened,
             more=more,
         )
@@ -313,7 +328,10 @@ class Uploads:
         random = entropy()
 
         async def commit(arrival: Arrival) -> Outcome:
-            return await self._deliver(repository, arrival, random, 0)
+            own = arrival.size
+            return await self._pressure.admit(
+                repository, lambda: self._deliver(repository, arrival, random, own, own)
+            )
 
         with self._quotas.enter(namespace_id) as passage:
             try:
@@ -339,29 +357,31 @@ class Uploads:
         if length is not None and length < 0:
             raise Invalid("length", "must not be negative")
         granted = BATCH_BYTES
-        announced = length or 0
-        passage.count(announced)
-        if announced > granted:
-            granted = announced + await self._rest(repository)
+        if length is not None and length > granted:
+            await self._rest(repository, length, 0)
         async for given in source:
             piece = checked(given)
             size = intake.size + len(piece)
             if length is not None and size > length:
                 raise SizeMismatch(length, size)
-            passage.count(max(announced, size))
+            passage.count(size)
             if size > granted:
-                granted = size + await self._rest(repository)
+                granted = size + await self._rest(repository, size, size)
             await intake.write(piece)
         if length is not None and intake.size != length:
             raise SizeMismatch(length, intake.size)
 
-    async def _rest(self, repository: Repository) -> int:
-        """How much more may come before this is asked again. Raises NotFound, Locked,
-        QuotaExceeded."""
-        quota = await self._quotas.look(repository)
-        opened = await self._sessions(repository)
-        quota.check_uploads(opened, 0)
-        return quota.step(opened, 0)
+    async def _rest(self, repository: Repository, more: int, own: int) -> int:
+        """How much may come beyond ``more`` before this is asked again; ``own`` as
+        ``Quotas.passing`` has it. Raises NotFound, Locked, QuotaExceeded."""
+
+        async def ask() -> int:
+            quota = await self._quotas.look(repository, own)
+            opened = await self._sessions(repository)
+            quota.check_uploads(opened, 0)
+            return quota.step(opened, more)
+
+        return await self._pressure.admit(repository, ask)
 
     async def _sessions(self, repository: Repository) -> Coming:
         return await self._core.scratch.read(sessions.coming, repository.namespace_id.bytes)

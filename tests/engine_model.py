@@ -187,10 +187,6 @@ class Session:
     """Bytes that it counts for in its namespace, at least. Without a quota that is not brought
     up to date by every append; with one, it is all that it has."""
 
-    def most(self, size: int) -> int:
-        """Bytes that it counts for at most, with so many of its own."""
-        return max(self.declared or 0, size)
-
 
 @dataclass(eq=False)
 class Entry:
@@ -405,7 +401,7 @@ class Model:
             return (None,)
         others = [s for s in self.opened(namespace) if s is not session]
         left = namespace.quota - self.size(namespace) - size
-        if sum(s.most(len(s.data)) for s in others) <= left:
+        if sum(len(s.data) for s in others) <= left:
             return (None,)
         if sum(s.counted for s in others) > left:
             return ("QuotaExceeded",)

@@ -106,6 +106,8 @@ class Driver(RuleBasedStateMachine):
             "hold_seconds": HOLD,
             "trash_seconds": TRASH,
             "upload_seconds": UPLOAD,
+            # What gives way under pressure has tests of its own.
+            "upload_idle_seconds": UPLOAD,
             "uploads_per_namespace_max": UPLOADS_MAX,
             "inline_bytes": INLINE,
             "map_bytes": 1 << 30,

@@ -93,7 +93,7 @@ class Uploading(Driver):
         )
         if begun is not None:
             image = self.model.enter(namespace, name)
-            session = Session(begun.id, image, declared, self.model.now, counted=declared or 0)
+            session = Session(begun.id, image, declared, self.model.now)
             self.model.sessions.append(session)
 
     def session(self, pick: int) -> Session | None:
@@ -130,9 +130,9 @@ class Uploading(Driver):
             return (None,)
         if session.declared is not None and size > session.declared:
             return ("SizeMismatch",)
-        if session.most(size) <= session.counted:
+        if size <= session.counted:
             return (None,)
-        return self.model.room(session.image.namespace, session.most(size), session)
+        return self.model.room(session.image.namespace, size, session)
 
     def _grow(self, session: Session, piece: bytes) -> None:
         old = len(session.data)
@@ -140,7 +140,7 @@ class Uploading(Driver):
         session.used = self.model.now
         limited = session.image.namespace.quota is not None and bool(piece)
         if limited or old <= INLINE:
-            session.counted = session.most(len(session.data))
+            session.counted = len(session.data)
 
     @rule(pick=PICK, data=BLOB, algorithm=ALGORITHM, wrong=st.sampled_from([False, False, True]))
     def finish_upload(self, pick: int, data: bytes, algorithm: str, wrong: bool) -> None:

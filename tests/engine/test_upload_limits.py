@@ -109,17 +109,49 @@ async def test_the_reserve_of_the_disk_is_kept(
 
 
 async def test_a_quota_counts_open_uploads(store: Store) -> None:
+    """Those bytes of theirs that came: what they announce is compared with the room once."""
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=1000)
     where, first = await begin(store, size=600)
     with pytest.raises(QuotaExceeded) as over:
+        await store.uploads.begin(where, size=1001)
+    numbers = (over.value.resource, over.value.quota, over.value.current, over.value.asked)
+    assert numbers == ("size", 1000, 0, 1001)
+    assert str(over.value) == "size: 1001 more are asked for, and 0 of 1000 are used"
+    await store.uploads.append(where, first.id, once(noise(600)))
+    with pytest.raises(QuotaExceeded) as over:
         await store.uploads.begin(where, size=401)
-    assert (over.value.resource, over.value.quota, over.value.current) == ("size", 1000, 600)
-    await store.uploads.begin(where, size=400)
-    await store.uploads.abort(where, first.id)
-    await store.uploads.begin(where, size=600)
+    assert (over.value.current, over.value.asked, over.value.missing) == (600, 401, 1)
+    _, second = await begin(store)
     with pytest.raises(QuotaExceeded):
-        await store.uploads.put(where, sha256(SMALL), once(SMALL))
+        await store.uploads.append(where, second.id, once(noise(401)))
+    await store.uploads.abort(where, first.id)
+    await store.uploads.append(where, second.id, once(noise(400)))
+    for length in (601, None):
+        with pytest.raises(QuotaExceeded):
+            await store.uploads.put(where, sha256(noise(601)), once(noise(601)), length=length)
+
+
+async def test_what_many_announce_keeps_nobody_out(store: Store) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, quota=3_000_000)
+    where = await store.locate(REGION, "app/web")
+    for _ in range(3):
+        await store.uploads.begin(where, size=2_500_000)
+    waits, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield SMALL
+        waits.set()
+        await go_on.wait()
+
+    slowly = store.uploads.put(where, sha256(BIG), slow(), length=2_500_000)
+    running = asyncio.ensure_future(slowly)
+    await waits.wait()
+    await store.uploads.put(where, sha256(BIG), once(BIG), length=len(BIG))
+    go_on.set()
+    with pytest.raises(SizeMismatch):
+        await running
 
 
 async def used(store: Store) -> int:

@@ -1,0 +1,100 @@
+"""What gives way where a namespace is at a limit: uploads of its own that were left behind.
+
+A client that went away in the middle of an upload would else cost its namespace room until the
+session expires. So a request that is refused may end sessions of the same namespace to which no
+byte came for ``StoreConfig.upload_idle_seconds``, those first that have waited longest, and goes
+on. Sessions of other namespaces have no part in this; nor has a session at which some process is
+at work: it has locked the file, or has written into the row when its last bytes came.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, TypeVar
+from uuid import UUID
+
+from . import sessions
+from .core import SECOND, Core
+from .depot import Writer
+from .errors import Busy, NotFound, QuotaExceeded
+from .models import Repository
+from .sessions import Idle
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Pressure:
+    """Makes room for uploads to namespaces that are at a limit."""
+
+    def __init__(self, core: Core, busy: Collection[bytes]) -> None:
+        """``busy`` are the ids of the sessions that this process is at work at."""
+        self._core = core
+        self._busy = busy
+
+    async def admit(self, repository: Repository, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What ``attempt`` gives, which is made again after each session that gave way for it.
+
+        Raises what it raises; QuotaExceeded where no session is left that may go, or where all
+        of them would not be enough: then none is ended.
+        """
+        while True:
+            try:
+                return await attempt()
+            except QuotaExceeded as refusal:
+                if not await self._relieve(repository, refusal):
+                    raise
+
+    async def _relieve(self, repository: Repository, refusal: QuotaExceeded) -> bool:
+        """End what stands in the way of a request; says whether to make that again."""
+        core, namespace_id = self._core, repository.namespace_id.bytes
+        before = core.now() - int(core.config.upload_idle_seconds * SECOND)
+        seen, idle = await core.scratch.read_aside(sessions.idle, namespace_id, before)
+        idle = [one for one in idle if one.id not in self._busy]
+        by_number = refusal.resource == "uploads"
+        if sum(1 if by_number else one.counted for one in idle) < refusal.missing:
+            return False
+        for one in idle:
+            if not by_number and not one.counted:
+                continue
+            try:
+                writer = await self._lock(one)
+            except Busy:
+                continue
+            try:
+                outcome = await core.scratch.transact(
+                    sessions.give_way, namespace_id, one, before, seen, by_number=by_number
+                )
+            finally:
+                if writer is not None:
+                    await core.threads.finish(writer.close)
+            if outcome == "ended":
+                self._tell(repository, one, refusal)
+                await core.files.discard(one.file_id)
+            if outcome != "in use":
+                return True
+        return False
+
+    async def _lock(self, one: Idle) -> Writer | None:
+        """Keep others from going on with a session; None where it has no file. Raises Busy."""
+        if not one.file_id:
+            return None
+        try:
+            return await self._core.threads.acquire(self._core.depot.reopen, one.file_id)
+        except NotFound:
+            return None
+
+    def _tell(self, repository: Repository, one: Idle, refusal: QuotaExceeded) -> None:
+        """Three things for whoever wonders where an upload is: what was done, why, what follows."""
+        _log.warning(
+            "upload %s to %s/%s was ended: no byte came for %d s, and a request to the namespace "
+            "was over its limit (%s); its %d bytes are free, its client has to begin again",
+            UUID(bytes=one.id),
+            repository.namespace,
+            one.name,
+            (self._core.now() - one.touched) // SECOND,
+            refusal,
+            one.counted,
+        )
