@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "sweep": "cli_sweep:sweep",
     "tag": "cli_tag:tag",
     "undelete": "cli_undelete:undelete",
+    "upgrade": "cli_upgrade:upgrade",
     "usage": "cli_usage:usage",
 }
 """Command to ``module:attribute`` in this package, for example ``"gc": "cli_gc:gc"``."""

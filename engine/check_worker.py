@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import datadir
+from . import datadir, upgrade
 from .check import examine
 from .disk_depot import DiskDepot
+from .errors import NotAStore
 from .lmdb_ledger import LmdbLedger
 from .offload import Threads
 from .problem import Problem
@@ -29,6 +30,8 @@ async def check(directory: str, map_bytes: str, depth: str) -> None:
     threads = Threads(1, "check")
     try:
         await threads.run(ledger.check_free_list)
+        if await ledger.read(upgrade.pending):
+            raise NotAStore(directory, "its upgrade is not finished: `holdfast upgrade` goes on")
         depot = DiskDepot(path / "files")
         await examine(ledger, depot, threads.run, _report, deep=depth != "quick")
     finally:

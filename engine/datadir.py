@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import lmdb_file
+from . import incarnation, lmdb_file
 from .config import RESERVE_BYTES, RESERVE_SHARE, StoreConfig
 from .core import Core
 from .depot import Depot
 from .disk_depot import DiskDepot
 from .disk_file import is_there, refused
-from .errors import Corrupt, NotAStore, StorageFailed
+from .errors import Corrupt, NotAStore, StorageFailed, StorageFull
 from .files import Files
 from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
 from .ledger import Ledger
@@ -35,8 +35,11 @@ from .memory_depot import MemoryDepot
 from .memory_ledger import MemoryLedger
 from .offload import Threads
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of everything under the directory. A change that old code cannot read adds one."""
+
+OLDEST: Final = 2
+"""Oldest version that ``upgrade`` makes this one of, in place."""
 
 INCOMPLETE: Final = "INCOMPLETE"
 """A file of that name stands in what ``staging`` is making."""
@@ -77,9 +80,14 @@ def open_directory(
     Where it fails, nothing stays open.
     """
     try:
-        prepare(path, create=create)
-        depot = DiskDepot(path / "files")
+        version = prepare(path, create=create, oldest=OLDEST)
         disk = os.statvfs(path / "files")
+        reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
+        if version != FORMAT:
+            _claim(
+                path, reserve if config.disk_reserve_bytes is None else config.disk_reserve_bytes
+            )
+        depot = DiskDepot(path / "files")
         with ExitStack() as opened:
             incarnations = LockedIncarnations(path / "run")
             opened.callback(incarnations.close)
@@ -89,7 +97,6 @@ def open_directory(
             opened.pop_all()
     except OSError as error:
         raise refused(error, str(error.filename or path)) from error
-    reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
     seams = ledger, scratch, depot, incarnations
     return assemble(*seams, config, clock, reserve_default=reserve)
 
@@ -140,11 +147,12 @@ def assemble(
     return Opened(core, incarnations)
 
 
-def prepare(path: Path, *, create: bool, unfinished: bool = False) -> None:
-    """Check that the directory is a store of this version; make it one if it is new.
+def prepare(path: Path, *, create: bool, unfinished: bool = False, oldest: int = FORMAT) -> int:
+    """Check that the directory is a store, made new where there is none; say its format.
 
-    A part that is missing from a store that was made is damage: a new one in its place would
-    pass for an empty store. A copy that is not finished is no store, but to who is making it
+    That is this version's, or one from ``oldest`` on where the caller upgrades its rows. A part
+    that is missing from a store that was made is damage: a new one in its place would pass for
+    an empty store. A copy that is not finished is no store, but to who is making it
     (``unfinished``). Raises NotAStore, Corrupt, StorageFull, StorageFailed, OSError.
     """
     if not is_there(path):
@@ -156,7 +164,7 @@ def prepare(path: Path, *, create: bool, unfinished: bool = False) -> None:
     mark = path / _MARK
     if not is_there(mark):
         _make(path, create=create)
-        return
+        return FORMAT
     if not mark.is_file():
         raise NotAStore(str(path), f"{_MARK} is not a file")
     with mark.open("rb") as file:
@@ -165,14 +173,39 @@ def prepare(path: Path, *, create: bool, unfinished: bool = False) -> None:
     if found is None:
         raise NotAStore(str(path), f"{_MARK} holds no format version of holdfast")
     version = int(found[1])
-    if version != FORMAT:
-        use = "a newer one" if version > FORMAT else "an older one"
+    if not oldest <= version <= FORMAT:
         raise NotAStore(
-            str(path), f"its format is {version}, and this holdfast knows {FORMAT}: use {use}"
+            str(path), f"its format is {version}, and this holdfast knows {FORMAT}: {_use(version)}"
         )
     if found[2] and not unfinished:
         raise NotAStore(str(path), _UNFINISHED)
     _check_parts(path)
+    return version
+
+
+def _use(version: int) -> str:
+    if version > FORMAT:
+        return "use a newer one"
+    return "`holdfast upgrade` upgrades it" if version >= OLDEST else "use an older one"
+
+
+def _claim(path: Path, reserve: int) -> None:
+    """Say that the directory is of this format, before its rows are upgraded.
+
+    From here on older versions refuse it, whatever becomes of this process: they would not keep
+    the new rows in line. Raises NotAStore where an older version has it open, StorageFull where
+    less than ``reserve`` bytes of the disk are free, OSError.
+    """
+    disk = os.statvfs(path / "ledger")
+    if disk.f_bavail * disk.f_frsize < reserve:
+        raise StorageFull("ledger")
+    if incarnation.any_alive(path / "run") and prepare(path, create=False, oldest=OLDEST) != FORMAT:
+        raise NotAStore(
+            str(path),
+            f"its format is older than {FORMAT}, and another process has it open: stop that one,"
+            " then it can be upgraded",
+        )
+    mark_made(path)
 
 
 def _check_parts(path: Path) -> None:

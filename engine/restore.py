@@ -90,7 +90,7 @@ async def restore(
 def _look(snapshot: Path) -> None:
     """Raises NotAStore, Busy, StorageFailed."""
     try:
-        datadir.prepare(snapshot, create=False)
+        datadir.prepare(snapshot, create=False, oldest=datadir.OLDEST)
         if incarnation.any_alive(snapshot / "run"):
             raise Busy("snapshot", str(snapshot))
     except OSError as error:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from . import blobs, layout
+from . import blobs, layout, upgrade
 from .core import SECOND
 from .digest import Digest
 from .disk_depot import DiskDepot
@@ -33,6 +33,7 @@ async def fill(snapshot: str, directory: str, map_bytes: str, how: str) -> None:
     threads = Threads(1, "restore")
     try:
         await detach(ledger)
+        await _upgrade(ledger, snapshot)
         depot = DiskDepot(Path(snapshot) / "files")
         place = depot.copy if how == "copy" else depot.link
         async for done in Filling(ledger, Path(directory), place, threads):
@@ -45,6 +46,16 @@ async def fill(snapshot: str, directory: str, map_bytes: str, how: str) -> None:
     finally:
         threads.close()
         await ledger.close()
+
+
+async def _upgrade(ledger: Ledger, snapshot: str) -> None:
+    """Upgrade the copied rows of a snapshot of an older format. Raises NotAStore, Corrupt."""
+
+    async def step() -> upgrade.Position:
+        return await ledger.transact(upgrade.advance, int(time.time() * SECOND))
+
+    if await ledger.read(upgrade.pending):
+        await upgrade.run(await step(), step, snapshot)
 
 
 async def quarantined(txn: Transaction, last: bytes) -> tuple[list[str], bytes | None]:

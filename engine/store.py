@@ -23,6 +23,7 @@ from . import (
     snapshot,
     sources,
     statistics,
+    upgrade,
 )
 from .accounts import Keys
 from .blobs import Arrival, Outcome
@@ -135,8 +136,14 @@ class Store:
 
     async def start(self) -> None:
         """Open it: what entering the context does."""
-        self._opened = self._opener()
-        core = self._opened.core
+        opened = self._opener()
+        core = opened.core
+        try:
+            await self._upgrade(core)
+        except BaseException:
+            await opened.close()
+            raise
+        self._opened = opened
         self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
         self.namespaces = Namespaces(core)
         self.images = Images(core)
@@ -158,6 +165,18 @@ class Store:
             self.retention.background.start()
             if self.config.compression == "auto":
                 self.recompressor.start()
+
+    async def _upgrade(self, core: Core) -> None:
+        """Upgrade rows of an older format. Raises NotAStore, Corrupt, StorageFull."""
+        if not await core.ledger.read(upgrade.pending):
+            return
+        # A new store is done with this, so it can be made where room is short.
+        at = await core.ledger.transact(upgrade.advance, core.now())
+
+        async def step() -> upgrade.Position:
+            return await core.grow(upgrade.advance, core.now())
+
+        await upgrade.run(at, step, str(self._path))
 
     async def close(self) -> None:
         """Finish what was begun and let go of the directory. May be called twice."""

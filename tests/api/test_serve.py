@@ -303,10 +303,10 @@ def test_a_data_directory_of_a_newer_version(tmp_path: Path) -> None:
     with running(data):
         pass
     mark = data / "FORMAT"
-    assert mark.read_text() == "holdfast 2\n"
+    assert mark.read_text() == "holdfast 3\n"
     mark.write_text("holdfast 999\n")
     refused(data, "999")
-    mark.write_text("holdfast 2\n")
+    mark.write_text("holdfast 3\n")
     with running(data):
         pass
 

@@ -440,7 +440,8 @@ class Trial:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_whatever_call_fails(name: str, fault: Fault, tmp_path: Path) -> None:
-    number = 1
+    # The first call to the ledger is opening's, which looks whether rows are old.
+    number = 2 if fault in LEDGER else 1
     with swift(tmp_path) as path:
         trial = Trial(SCENARIOS[name], path)
         await trial.prepare()

@@ -194,7 +194,7 @@ async def test_a_ledger_that_was_cut_off(tmp_path: Path, left: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "mark", [b"holdfast 3\n", b"holdfast 1\n", b"holdfast\n", b"", b"\xff", b"other 1\n"]
+    "mark", [b"holdfast 4\n", b"holdfast 1\n", b"holdfast\n", b"", b"\xff", b"other 1\n"]
 )
 async def test_a_directory_of_another_version(tmp_path: Path, mark: bytes) -> None:
     async with Store.open(tmp_path / "data") as store:
