@@ -154,3 +154,5 @@ def _show_plan(session: Session, answer: PlanAnswer, verb: str) -> None:
         return
     print_rows(answer.expired, _EXPIRED)
     print_fields(answer, {verb: lambda item: size(item.freed_bytes)})
+    if not answer.complete:
+        click.echo("there is more, for the next run", err=True)

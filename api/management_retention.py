@@ -36,6 +36,7 @@ def _plan_answer(call: Call[Nothing, Nothing], namespace_id: UUID, plan: Plan) -
             for item in plan.expired
         ],
         freed_bytes=plan.freed_bytes if call.project_id is None else plan.project_freed_bytes,
+        complete=plan.complete,
     )
 
 

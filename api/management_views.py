@@ -359,6 +359,10 @@ class PlanAnswer(msgspec.Struct, kw_only=True):
             "were no other project",
         ),
     ]
+    complete: Annotated[
+        bool,
+        Meta(description="Whether that is all; one answer holds 10,000, and the next run goes on"),
+    ] = True
 
 
 def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:

@@ -33,7 +33,7 @@ RULES_MAX: Final = 32
 DAYS_MAX: Final = 36_500
 KEEP_MAX: Final = 1_000_000
 PLANNED_MAX: Final = 10_000
-"""Tags and manifests in one plan; the next run goes on."""
+"""Tags and manifests in one plan, of one image or of many; the next run goes on."""
 
 REST: Final = 3600.0
 """Seconds between two runs over all namespaces."""
@@ -60,6 +60,8 @@ class Plan:
     freed_bytes: int
     project_freed_bytes: int
     """As if there were no other project: what may be told to whoever has a key of this one."""
+    complete: bool = True
+    """Whether that is all; else there is more than ``PLANNED_MAX``, for the next run."""
 
 
 def row_of(namespace_id: bytes) -> bytes:
@@ -104,6 +106,8 @@ class Work:
     project: bytes
     expired: tuple[Expired, ...]
     losses: dict[bytes, Loss]
+    complete: bool = True
+    """Whether that is all; else it is what one plan holds."""
 
 
 async def find(txn: Transaction, namespace_id: bytes, now: int) -> Work:
@@ -115,22 +119,26 @@ async def find(txn: Transaction, namespace_id: bytes, now: int) -> Work:
     rules = await get(txn, namespace_id)
     expired: list[Expired] = []
     losses: dict[bytes, Loss] = {}
+    complete = True
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
-    while rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
+    while complete and rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
         for _, image_key in payloads(rows):
-            if len(expired) >= PLANNED_MAX:
-                break
+            room = PLANNED_MAX - len(expired)
             try:
-                gone, lost = await _of_image(txn, image_key, rules, namespace.immutable, now)
+                gone, lost, complete = await _of_image(
+                    txn, image_key, rules, namespace.immutable, now, room
+                )
             except Corrupt as error:
                 _log.error("retention leaves an image alone: %s", error)
                 continue
             expired += gone
             for sha, size in lost:
                 losses.setdefault(sha, Loss(size)).owners.add(image_key)
+            if not complete:
+                break
         start = rows[-1][0] + b"\0"
-    return Work(namespace.project, tuple(expired), losses)
+    return Work(namespace.project, tuple(expired), losses, complete)
 
 
 async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
@@ -141,7 +149,7 @@ async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
         whole, part = await freeing.alone(txn, sha, work.project, loss.owners)
         freed += loss.size.at_rest if whole else 0
         inside += loss.size.whole if part else 0
-    return Plan(work.expired, freed, inside)
+    return Plan(work.expired, freed, inside, work.complete)
 
 
 async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) -> Plan:
@@ -154,7 +162,7 @@ async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) ->
         whole, part = await freeing.alone(txn, sha, work.project, loss.owners)
         freed += loss.size.at_rest if whole else 0
         inside += loss.size.whole if part else 0
-    return Plan(removed, freed, inside)
+    return Plan(removed, freed, inside, work.complete)
 
 
 async def check_unlocked(txn: Transaction, namespace_id: bytes) -> None:
@@ -168,19 +176,24 @@ async def _of_image(
     rules: Sequence[RuleRow],
     immutable: tuple[str, ...],
     now: int,
-) -> tuple[list[Expired], list[tuple[bytes, freeing.Size]]]:
-    """What goes from an image, and the blobs that it has no right to any more then."""
+    room: int,
+) -> tuple[list[Expired], list[tuple[bytes, freeing.Size]], bool]:
+    """What goes from an image, and the blobs that it has no right to any more then; of ``room``
+    things at most, and whether that is all."""
     image = await images.by_key(txn, image_key)
     if image is None or not image.listed:
-        return [], []
+        return [], [], True
     here = [rule for rule in rules if first_match(rule.images, image.name)]
     old = await _old_tags(txn, image, here, immutable, now)
     bare = await _old_untagged(txn, image, here, now)
+    complete = len(old) + len(bare) <= room
+    old = old[:room]
+    bare = bare[: room - len(old)]
     expired = [_expired(image, tag, tag.digest) for tag in old]
     expired += [_expired(image, None, Digest.sha256(sha).key) for sha in bare]
     gone = {tag.name: tag.sha for tag in old}
     lost = await freeing.losses(txn, image_key, gone, bare)
-    return expired, [(sha, await freeing.size_of(txn, sha)) for sha in lost]
+    return expired, [(sha, await freeing.size_of(txn, sha)) for sha in lost], complete
 
 
 def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:

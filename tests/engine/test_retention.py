@@ -76,6 +76,31 @@ async def test_keeps_the_newest(store: Store, clock: Clock, space: Namespace) ->
     await freed_by(store, clock, plan)
 
 
+async def test_a_plan_is_bounded_within_an_image_too(
+    store: Store, clock: Clock, space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is over the bound is said to be there, and goes with the next run."""
+    monkeypatch.setattr("holdfast.engine.retention.PLANNED_MAX", 3)
+    await push_daily(store, clock, 6)
+    await push_daily(store, clock, 2, "app/api")
+    await store.retention.set(space.id, [RetentionRule(keep_last=1)])
+    plan = await store.retention.plan(space.id)
+    assert names(plan) == [("api", "v0"), ("web", "v0"), ("web", "v1")]
+    assert not plan.complete
+    assert await store.retention.apply(space.id) == plan
+    await freed_by(store, clock, plan)
+    last = await store.retention.apply(space.id)
+    assert names(last) == [("web", "v2"), ("web", "v3"), ("web", "v4")]
+    assert last.complete, "just as many as there is room for"
+    await store.retention.set(space.id, [RetentionRule(untagged_older_than_days=0, keep_last=0)])
+    for number in range(3):
+        await push(store, "app/web", None, [noise(100, number)])
+    clock.advance(DAY)
+    untagged = await store.retention.plan(space.id)
+    assert names(untagged) == [("api", "v1"), ("web", "v5"), ("web", None)]
+    assert not untagged.complete
+
+
 async def test_ages_and_the_newest_together(store: Store, clock: Clock, space: Namespace) -> None:
     await push_daily(store, clock, 5)
     clock.advance(1)
