@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from holdfast.engine import Blob, BlobReader, Repository, Store
+from holdfast.engine import ALWAYS, Blob, BlobReader, Repository, Store
 
+from .conditions import selected
 from .exchange import Exchange, content_headers, read_digest
 from .oci_errors import OciError
 from .ranges import Unsatisfiable, parse_range
@@ -20,10 +21,6 @@ async def head(exchange: Exchange) -> web.StreamResponse:
     """HEAD of a blob: its size, without opening it."""
     repository = await exchange.repository()
     response, _ = await summary(exchange.store, repository, exchange.target.item)
-    if exchange.not_modified(response.headers["Docker-Content-Digest"]):
-        for name in ("Content-Length", "Content-Type"):
-            del response.headers[name]
-        return web.Response(status=304, headers=response.headers)
     return response
 
 
@@ -66,7 +63,7 @@ async def open_already(store: Store, repository: Repository, item: str) -> BlobR
 async def fetch(exchange: Exchange) -> web.StreamResponse:
     """GET of a blob, or of parts of it (RFC 9110 section 14)."""
     headers = exchange.request.headers
-    if "Range" in headers or "If-None-Match" in headers:
+    if "Range" in headers or exchange.condition is not ALWAYS:
         return await _fetch_conditionally(exchange)
     repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
@@ -81,9 +78,10 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
     # Not ``stat``, which means HEAD: what is held may be read until the hold ends.
     blob, _ = await exchange.store.small(digest, repository=repository)
     headers = _headers(blob)
-    if exchange.not_modified(str(blob.digest)):
-        return web.Response(status=304, headers=headers)
-    # If-Range wants a strong match, and only this one can match.
+    selection = selected(exchange.condition, web.Response(headers=headers))
+    if selection.status == 304:
+        return selection
+    # If-Range wants a strong match (RFC 9110 section 13.1.5), and only this one can match.
     condition = exchange.request.headers.get("If-Range", headers["ETag"])
     asked = exchange.request.headers.get("Range") if condition == headers["ETag"] else None
     try:
@@ -108,5 +106,5 @@ async def delete(exchange: Exchange) -> web.StreamResponse:
     """DELETE of a blob: this repository's right to it ends. Refused while a manifest needs it."""
     repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
-    await exchange.store.remove_blob(repository, digest)
+    await exchange.store.remove_blob(repository, digest, only_if=exchange.condition)
     return web.Response(status=202)

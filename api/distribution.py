@@ -19,6 +19,7 @@ from . import blobs, catalog, extensions, manifests, referrers, tags, uploads
 from .access import Gate, Unauthenticated, identify
 from .app_keys import SETTINGS, STORE
 from .bodies import BrokenBody, expect, settle
+from .conditions import selected
 from .exchange import Exchange, Handler, Route, json_response, scope_asked, warning
 from .oci_errors import OciError, oci_error, too_many
 from .origin import origin_of
@@ -198,7 +199,10 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
         raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
     if wait := note_key(caller.key):
         raise too_many(wait, "too many requests with this key")
-    response = await route.handler(Exchange(request, gate, caller, target, route))
+    exchange = Exchange(request, gate, caller, target, route)
+    response = await route.handler(exchange)
+    if request.method in ("GET", "HEAD") and not response.prepared:
+        response = selected(exchange.condition, response)
     if (moving := flow()) is not None and request.method == "GET" and not response.prepared:
         await moving.turn(response.content_length or 0)
     return response

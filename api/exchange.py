@@ -13,6 +13,7 @@ from aiohttp import web
 
 from holdfast.engine import (
     ALGORITHMS,
+    Condition,
     Digest,
     InvalidDigest,
     Key,
@@ -23,6 +24,7 @@ from holdfast.engine import (
 
 from . import tokens
 from .access import FULL_NAME_CHARS_MAX, Caller, Gate, scope_of
+from .conditions import condition_of
 from .oci_errors import JSON, OciError
 from .queries import Query, parse_query
 from .rights import Action
@@ -86,12 +88,10 @@ class Exchange:
         """The path of something in this repository, relative to the host."""
         return "/".join((f"{self.gate.prefix}/v2/{self.target.name}", *parts))
 
-    def not_modified(self, digest: str) -> bool:
-        """Whether If-None-Match names this digest, quoted, weak or bare (RFC 9110 13.1.2)."""
-        header = self.request.headers.get("If-None-Match")
-        if header is None:
-            return False
-        return header.strip() == "*" or digest in etags(header)
+    @property
+    def condition(self) -> Condition:
+        """What has to be so for the request to be done (RFC 9110 section 13)."""
+        return condition_of(self.request)
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
@@ -126,11 +126,6 @@ def scope_asked(request: Asked, target: Target, route: Route) -> str:
         # A mount needs its source in the token, too.
         scopes.append(scope_of(query_of(request).first("from") or "", "pull"))
     return " ".join(filter(None, scopes))
-
-
-def etags(header: str) -> list[str]:
-    """The entity tags of a conditional header, without quotes and weakness marks."""
-    return [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
 
 
 def content_headers(digest: Digest | str, *, fixed: bool) -> dict[str, str]:

@@ -16,6 +16,7 @@ from aiohttp import web
 from holdfast.engine import Digest
 
 from .bodies import read_bounded
+from .conditions import check_untagged
 from .exchange import Exchange, json_response, read_digest
 from .oci_errors import OciError
 
@@ -69,6 +70,7 @@ async def exists(exchange: Exchange) -> web.StreamResponse:
     asked = list(dict.fromkeys(question.digests))
     kept = [digest for digest in map(_kept, asked) if digest is not None]
     present = await exchange.store.exists(kept, repository=repository)
+    check_untagged(exchange.condition, exists=False)
     answer: dict[str, Any] = {
         "present": [digest for digest in asked if digest in present],
         "missing": [digest for digest in asked if digest not in present],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from holdfast.engine import SigningKey
 
@@ -80,7 +80,7 @@ class Sender:
     """What the header block of a request with a body says."""
 
     visitor: Visitor
-    headers: Mapping[str, str]
+    headers: MultiMapping[str]
     """Those that handlers look at."""
     length: int | None
     """Of the body, in bytes; None where it is chunked."""

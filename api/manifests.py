@@ -9,20 +9,17 @@ from aiohttp import web
 from holdfast.engine import (
     Digest,
     Invalid,
-    InvalidDigest,
     Manifest,
-    NotFound,
-    PreconditionFailed,
     Repository,
     Store,
     check_tag_name,
 )
 
 from .bodies import read_bounded
+from .conditions import selected
 from .exchange import (
     Exchange,
     content_headers,
-    etags,
     expiry_warning,
     read_digest,
 )
@@ -51,12 +48,11 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
     """GET and HEAD: the bytes and the type as pushed; Accept is not negotiated over."""
     repository = await exchange.repository()
     response = await answer(exchange.store, repository, exchange.target.item)
+    # Before it counts: 304 is a pull of somebody who has it, 412 is none.
+    selection = selected(exchange.condition, response)
     if counts(exchange.request.method, exchange.target.item):
         exchange.store.pulls.count(repository, exchange.target.item)
-    if exchange.not_modified(response.headers["Docker-Content-Digest"]):
-        del response.headers["Content-Type"]
-        return web.Response(status=304, headers=response.headers)
-    return response
+    return selection
 
 
 async def answer(store: Store, repository: Repository, item: str) -> web.Response:
@@ -86,8 +82,7 @@ def counts(method: str, item: str) -> bool:
 async def push(exchange: Exchange) -> web.StreamResponse:
     """PUT: keep the bytes, link what they need, and move the tag, in one step.
 
-    ``If-Match`` and ``If-None-Match: *`` make that step conditional: 412 DENIED, with the digest
-    that the tag is at in ``detail.current``, when the state is another.
+    A condition of the request is one of that step.
     """
     reference = exchange.target.item
     if _is_digest(reference):
@@ -98,7 +93,6 @@ async def push(exchange: Exchange) -> web.StreamResponse:
     if len(tags) > TAG_PARAMETERS_MAX:
         raise OciError("UNSUPPORTED", f"over {TAG_PARAMETERS_MAX} parameters tag", status=414)
     repository = await exchange.repository(creates=True)
-    if_match, if_absent = await _conditions(exchange, repository, reference)
     request = exchange.request
     limit = exchange.store.config.manifest_bytes_max
     body = await read_bounded(request, limit, "MANIFEST_INVALID")
@@ -109,8 +103,7 @@ async def push(exchange: Exchange) -> web.StreamResponse:
         media_type=media_type or None,
         reference=reference,
         tags=tags,
-        if_match=if_match,
-        if_absent=if_absent,
+        only_if=exchange.condition,
     )
     headers = {
         "Location": exchange.location("manifests", str(pushed.digest)),
@@ -124,50 +117,13 @@ async def push(exchange: Exchange) -> web.StreamResponse:
     return web.Response(status=201, headers=headers)
 
 
-async def _conditions(
-    exchange: Exchange, repository: Repository, reference: str
-) -> tuple[str | None, bool]:
-    """``if_match`` and ``if_absent`` of a PUT (RFC 9110 sections 13.1.1 and 13.1.2).
-
-    Of several entity tags the one that the reference is at now is chosen, and checked again in
-    the step itself. Weak and foreign tags match nothing.
-    """
-    headers = exchange.request.headers
-    none_match = headers.get("If-None-Match")
-    if none_match is not None and none_match.strip() != "*":
-        raise OciError("UNSUPPORTED", "If-None-Match of a PUT can only be *", status=400)
-    match = headers.get("If-Match")
-    if match is None or match.strip() == "*":
-        return (None if match is None else "*"), none_match is not None
-    strong = [tag for tag in match.split(",") if not tag.strip().startswith("W/")]
-    wanted = [tag for text in strong for tag in etags(text) if _parses(tag)]
-    current = await _current(exchange, repository, reference)
-    if current is None or current not in wanted:
-        raise PreconditionFailed("tag", reference, current)
-    return current, none_match is not None
-
-
-def _parses(digest: str) -> bool:
-    try:
-        Digest.parse(digest)
-    except InvalidDigest:
-        return False
-    return True
-
-
-async def _current(exchange: Exchange, repository: Repository, reference: str) -> str | None:
-    try:
-        return str((await exchange.store.manifests.get(repository, reference)).digest)
-    except NotFound:
-        return None
-
-
 async def delete(exchange: Exchange) -> web.StreamResponse:
     """DELETE: a tag alone, or a manifest with every tag on it."""
     repository = await exchange.repository()
     reference = _read_reference(exchange.target.item)
     if _is_digest(reference):
-        await exchange.store.manifests.delete(repository, Digest.parse(reference))
+        digest = Digest.parse(reference)
+        await exchange.store.manifests.delete(repository, digest, only_if=exchange.condition)
     else:
-        await exchange.store.tags.untag(repository, reference)
+        await exchange.store.tags.untag(repository, reference, only_if=exchange.condition)
     return web.Response(status=202)

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from holdfast.engine import (
     ALGORITHMS,
+    ALWAYS,
     Blob,
     Digest,
     Invalid,
@@ -23,6 +24,7 @@ from holdfast.engine import (
 )
 
 from .bodies import stream
+from .conditions import check_untagged
 from .exchange import Exchange
 from .oci_errors import OciError, oci_error
 from .ranges import Span, parse_content_range
@@ -78,6 +80,7 @@ async def begin(exchange: Exchange) -> web.StreamResponse:
     if algorithm not in ALGORITHMS:
         raise InvalidDigest(algorithm, f"algorithm {algorithm[:64]} is not supported")
     repository = await exchange.repository(creates=True)
+    check_untagged(exchange.condition, exists=False)
     if digest is not None:
         length = request.content_length
         async with stream(request) as pieces:
@@ -143,6 +146,7 @@ async def append(exchange: Exchange) -> web.StreamResponse:
 
 async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -> Upload:
     offset, length = _chunk(exchange.request)
+    await _check(exchange, repository, upload_id, offset)
     try:
         async with stream(exchange.request) as pieces:
             return await exchange.store.uploads.append(
@@ -160,6 +164,7 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
     request = exchange.request
     has_body = request.body_exists and request.content_length != 0
     offset, length = _chunk(request) if has_body else (None, None)
+    await _check(exchange, repository, upload_id, offset)
     try:
         async with stream(request) as pieces:
             await exchange.store.uploads.finish(
@@ -178,8 +183,27 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
 async def cancel(exchange: Exchange) -> web.StreamResponse:
     """DELETE of a session."""
     repository = await exchange.repository()
-    await exchange.store.uploads.abort(repository, _upload_id(exchange))
+    upload_id = _upload_id(exchange)
+    await _check(exchange, repository, upload_id)
+    await exchange.store.uploads.abort(repository, upload_id)
     return web.Response(status=204)
+
+
+async def _check(
+    exchange: Exchange, repository: Repository, upload_id: UUID, offset: int | None = None
+) -> None:
+    """Decide the condition of a request to a session, where all else lets it pass.
+
+    Raises NotFound, and OciError: 416, 412.
+    """
+    condition = exchange.condition
+    if condition is ALWAYS:
+        return
+    upload = await exchange.store.uploads.get(repository, upload_id)
+    if offset not in (None, upload.offset):
+        error = OffsetMismatch(upload.offset, offset)
+        raise _out_of_order(exchange, upload_id, error)
+    check_untagged(condition, exists=True)
 
 
 def _chunk(request: Asked) -> tuple[int | None, int | None]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from aiohttp import web
+from multidict import MultiMapping
 
 
 class WholeRequest:
@@ -17,7 +16,7 @@ class WholeRequest:
         method: str,
         path: str,
         query: str,
-        headers: Mapping[str, str],
+        headers: MultiMapping[str],
         body: bytes,
         content_length: int | None,
     ) -> None:

@@ -12,6 +12,7 @@ the attributes of those names; errors are a tree under ``EngineError``; limits a
 
 from .aside import SetAside
 from .check import check_directory
+from .conditions import ALWAYS, ANY, Condition
 from .config import (
     DESCRIPTION_CHARS_MAX,
     INLINE_BYTES_CAP,
@@ -101,6 +102,8 @@ from .waits import WAITS, Waits, tell_wait
 
 __all__ = [
     "ALGORITHMS",
+    "ALWAYS",
+    "ANY",
     "DESCRIPTION_CHARS_MAX",
     "DOCKER_LIST",
     "DOCKER_MANIFEST",
@@ -119,6 +122,7 @@ __all__ = [
     "Change",
     "Busy",
     "Closed",
+    "Condition",
     "Conflict",
     "Copied",
     "Corrupt",

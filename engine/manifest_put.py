@@ -11,12 +11,23 @@ from uuid import UUID
 from . import blobs, claims, identity, images, layout, namespaces, tags
 from .blobs import Arrival, Outcome
 from .claims import Owner
+from .conditions import ALWAYS, Condition
 from .core import SECOND
 from .digest import Digest
 from .documents import Document, Need
-from .errors import InvalidDigest, MissingContent, PreconditionFailed, QuotaExceeded
+from .errors import InvalidDigest, MissingContent, NotFound, QuotaExceeded
 from .ledger import Transaction
-from .manifest_rows import BODY, CHILD, CONTENT, NEED_KINDS, manifest_row, needs_of, present, remove
+from .manifest_rows import (
+    BODY,
+    CHILD,
+    CONTENT,
+    NEED_KINDS,
+    manifest_row,
+    needs_of,
+    present,
+    remove,
+    require,
+)
 from .models import Pushed, Repository
 from .quiet import Change
 from .records import INLINE, Blob, delete_long, load, put_long, save
@@ -38,10 +49,9 @@ class Push:
     document: Document
     tags: tuple[str, ...]
     sparse: bool
-    if_match: str | None
-    if_absent: bool
+    only_if: Condition
     guarded: str | None
-    """The tag that the precondition is about; None: the manifest itself."""
+    """The tag that the condition is about; None: the manifest itself."""
 
 
 async def put(
@@ -62,7 +72,7 @@ async def put(
     image, namespace = await images.enter(
         txn, repository.namespace_id.bytes, repository.name, random[:16], now
     )
-    await _check_precondition(txn, image, push, arrival.sha256)
+    await _check_condition(txn, image, push)
     time = await identity.tick(txn, now)
     if not image.listed:
         image = await images.enlist(txn, image, namespace, time, random[16:24])
@@ -107,7 +117,7 @@ async def unchanged(
     update (retention does), or where that is a day old: then it is no trifle to lose. Raises
     what reading raises, which is for ``put`` to heal or to say.
     """
-    if push.if_match is not None or push.if_absent or push.digest.algorithm != "sha256":
+    if push.only_if is not ALWAYS or push.digest.algorithm != "sha256":
         return None
     namespace = await namespaces.require(txn, repository.namespace_id.bytes)
     if namespace.locked or await txn.get(layout.RETENTION + namespace.id) is not None:
@@ -138,22 +148,21 @@ async def unchanged(
     return Unchanged(image, tuple(there))
 
 
-async def _check_precondition(txn: Transaction, image: ImageRow, push: Push, sha: bytes) -> None:
-    """RFC 9110, sections 13.1.1 and 13.1.2: ``If-Match`` and ``If-None-Match: *``."""
-    if push.if_match is None and not push.if_absent:
+async def _check_condition(txn: Transaction, image: ImageRow, push: Push) -> None:
+    """Decide what the push is conditional on. Raises PreconditionFailed."""
+    if push.only_if is ALWAYS:
         return
-    current: str | None = None
     if push.guarded is not None:
         tag = await tags.by_name(txn, image.key, push.guarded)
         current = None if tag is None else str(Digest.from_key(tag.digest))
-    elif await txn.get(manifest_row(image.key, sha)) is not None:
-        current = str(push.digest)
-    failed = push.if_absent and current is not None
-    if push.if_match is not None:
-        failed = failed or current is None or push.if_match not in ("*", current)
-    if failed:
-        kind, name = ("tag", push.guarded) if push.guarded else ("manifest", str(push.digest))
-        raise PreconditionFailed("tag" if kind == "tag" else "manifest", name or "", current)
+        push.only_if.check("tag", push.guarded, current)
+        return
+    try:
+        await require(txn, image.key, push.digest)
+    except NotFound:
+        push.only_if.check("manifest", str(push.digest), None)
+    else:
+        push.only_if.check("manifest", str(push.digest), str(push.digest))
 
 
 async def check_quota(txn: Transaction, namespace: NamespaceRow) -> None:

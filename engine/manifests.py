@@ -19,6 +19,7 @@ from . import (
 )
 from . import tags as tag_rows
 from .blobs import Arrival, Outcome
+from .conditions import ALWAYS, Condition
 from .core import SECOND, Core, entropy
 from .digest import Digest, check_text
 from .documents import Document
@@ -47,11 +48,12 @@ async def delete(
     now: int,
     hold_until: int,
     trash_until: int,
+    only_if: Condition,
 ) -> bool:
     """Remove a manifest with every tag that points to it; says whether that is all done.
 
     With very many tags, a first call removes some of them only. Raises NotFound, Immutable,
-    Locked.
+    Locked, PreconditionFailed.
     """
     image, namespace = await images.current_listed(txn, repository)
     namespaces.check_unlocked(namespace)
@@ -59,6 +61,7 @@ async def delete(
     names = await manifest_rows.tags_of(txn, image.key, sha, TAGS_STEP)
     for name in names:
         tag_rows.check_movable(namespace, name)
+    only_if.check("manifest", str(digest), str(digest))
     gone = ((sha, row.media_type),)
     for name in names:
         tag = await tag_rows.by_name(txn, image.key, name)
@@ -155,16 +158,15 @@ class Manifests:
         media_type: str | None,
         reference: str | None = None,
         tags: Sequence[str] = (),
-        if_match: str | None = None,
-        if_absent: bool = False,
+        only_if: Condition = ALWAYS,
     ) -> Pushed:
         """Store a manifest or index under a tag or its digest, and under more ``tags``.
 
-        ``media_type`` is the Content-Type it came with, without parameters. ``if_match`` asks
-        that the reference is at that digest now (``*``: at any); ``if_absent`` that it is not
-        there. Implements OCI distribution-spec, "Pushing Manifests". Raises InvalidManifest,
-        TooLarge, InvalidDigest, DigestMismatch, Invalid (``tag``), MissingContent, Immutable,
-        PreconditionFailed, QuotaExceeded, Locked, NotFound (``namespace``), StorageFull.
+        ``media_type`` is the Content-Type it came with, without parameters. ``only_if`` is about
+        what the reference is at when the manifest is put. Implements OCI distribution-spec,
+        "Pushing Manifests". Raises InvalidManifest, TooLarge, InvalidDigest, DigestMismatch,
+        Invalid (``tag``), MissingContent, Immutable, PreconditionFailed, QuotaExceeded, Locked,
+        NotFound (``namespace``), StorageFull.
         """
         if not isinstance(body, bytes | bytearray | memoryview):
             raise InvalidManifest(f"{type(body).__name__} where bytes are needed")
@@ -178,8 +180,7 @@ class Manifests:
             document=document,
             tags=tuple(names),
             sparse=self._core.config.sparse_indexes,
-            if_match=if_match,
-            if_absent=if_absent,
+            only_if=only_if,
             guarded=tag,
         )
         again = await self._put_again(repository, push)
@@ -270,17 +271,21 @@ class Manifests:
         except Corrupt as error:
             raise Corrupt("manifest", str(found.digest), error.reason) from error
 
-    async def delete(self, repository: Repository, digest: str | Digest) -> None:
+    async def delete(
+        self, repository: Repository, digest: str | Digest, *, only_if: Condition = ALWAYS
+    ) -> None:
         """Remove a manifest and the tags that point to it; children of an index stay.
 
         OCI distribution-spec, "Deleting Manifests". Raises NotFound, Immutable, Locked,
-        InvalidDigest.
+        InvalidDigest, PreconditionFailed.
         """
         digest = Digest.parse(digest)
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
         holds = max(until, self._core.hold_until(now))
-        while not await self._core.ledger.transact(delete, repository, digest, now, holds, until):
+        while not await self._core.ledger.transact(
+            delete, repository, digest, now, holds, until, only_if
+        ):
             continue
 
     async def referrers(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from . import blobs, claims, images, namespaces
+from .conditions import Condition
 from .digest import Digest
 from .errors import InUse, NotFound
 from .ledger import Transaction
 from .models import Blob, Repository
 
 
-async def remove(txn: Transaction, repository: Repository, digest: Digest, now: int) -> None:
-    """End an image's hold on a blob. Raises NotFound, Locked, InUse where a manifest needs it."""
+async def remove(
+    txn: Transaction, repository: Repository, digest: Digest, now: int, only_if: Condition
+) -> None:
+    """End an image's hold on a blob.
+
+    Raises NotFound, Locked, PreconditionFailed, InUse where a manifest needs it.
+    """
     image, namespace = await images.current(txn, repository)
     namespaces.check_unlocked(namespace)
     sha = await blobs.readable(txn, digest.key, image.key, now)
@@ -18,6 +24,7 @@ async def remove(txn: Transaction, repository: Repository, digest: Digest, now: 
     assert claim is not None
     if users := claim.content + claim.bodies + claim.children:
         raise InUse("blob", str(digest), users)
+    only_if.check("blob", str(digest), str(digest))
     await claims.drop_hold(txn, images.owner_of(image, namespace), sha, now)
     await images.drop_draft(txn, image.key)
 

@@ -28,6 +28,7 @@ from . import (
 from .accounts import Keys
 from .blobs import Arrival, Outcome
 from .check import check_directory, check_open
+from .conditions import ALWAYS, Condition
 from .config import StoreConfig
 from .core import Core, entropy
 from .datadir import Opened
@@ -312,13 +313,17 @@ class Store:
         last = b"" if after is None else Digest.parse(after).raw
         return await self.core.ledger.read(lookup.listing, last, min(limit, LIST_MAX))
 
-    async def remove_blob(self, repository: Repository, digest: str | Digest) -> None:
+    async def remove_blob(
+        self, repository: Repository, digest: str | Digest, *, only_if: Condition = ALWAYS
+    ) -> None:
         """Take a blob from an image that holds it (OCI distribution-spec, "Deleting Blobs").
 
-        Raises NotFound, Locked; InUse where manifests of the image need it.
+        Raises NotFound, Locked, PreconditionFailed; InUse where manifests of the image need it.
         """
         core = self.core
-        await core.ledger.transact(mounts.remove, repository, Digest.parse(digest), core.now())
+        await core.ledger.transact(
+            mounts.remove, repository, Digest.parse(digest), core.now(), only_if
+        )
 
     async def mount(
         self, repository: Repository, digest: str | Digest, source: Repository

@@ -19,6 +19,7 @@ from . import (
     namespaces,
     trash,
 )
+from .conditions import ALWAYS, Condition
 from .core import SECOND, Core
 from .digest import Digest
 from .errors import Immutable, Invalid, NotFound
@@ -151,15 +152,21 @@ async def names(txn: Transaction, repository: Repository, last: str, limit: int)
 
 
 async def untag(
-    txn: Transaction, repository: Repository, name: str, now: int, trash_until: int
+    txn: Transaction,
+    repository: Repository,
+    name: str,
+    now: int,
+    trash_until: int,
+    only_if: Condition,
 ) -> None:
-    """Remove a tag and nothing else. Raises NotFound, Immutable, Locked."""
+    """Remove a tag and nothing else. Raises NotFound, Immutable, Locked, PreconditionFailed."""
     image, namespace = await images.current_listed(txn, repository)
     namespaces.check_unlocked(namespace)
     row = await by_name(txn, image.key, name)
     if row is None:
         raise NotFound("tag", name)
     check_movable(namespace, name)
+    only_if.check("tag", name, str(Digest.from_key(row.digest)))
     await remove(txn, image.key, row)
     await trash.throw_tag(txn, image, namespace, row, (), trash_until)
     await images.touch(txn, image, await identity.tick(txn, now))
@@ -219,15 +226,17 @@ class Tags:
         asked = listings.query(KIND, b"", order, page, page_size, name)
         return await self._core.ledger.read(page_of, image_id.bytes, asked)
 
-    async def untag(self, repository: Repository, name: str) -> None:
+    async def untag(
+        self, repository: Repository, name: str, *, only_if: Condition = ALWAYS
+    ) -> None:
         """Remove one tag; its manifest stays (OCI distribution-spec, "Deleting tags").
 
-        Raises NotFound, Immutable, Locked, Invalid.
+        Raises NotFound, Immutable, Locked, Invalid, PreconditionFailed.
         """
         check_tag_name(name)
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
-        await self._core.ledger.transact(untag, repository, name, now, until)
+        await self._core.ledger.transact(untag, repository, name, now, until, only_if)
 
     async def delete(self, tag_id: UUID) -> Tag:
         """Remove a tag, never a sibling; the answer says ``deleting``.

@@ -41,8 +41,10 @@ from machine_driver import (
 )
 
 from holdfast.engine import (
+    ANY,
     OCI_INDEX,
     OCI_MANIFEST,
+    Condition,
     DigestMismatch,
     MissingContent,
 )
@@ -352,9 +354,10 @@ class Pushing(Uploading):
         if tag is not None and algorithm != "sha256":
             more = {"reference": digest, "tags": (tag,)}
         if guard == "absent":
-            more["if_absent"] = True
+            more["only_if"] = Condition(none_match=frozenset((ANY,)))
         elif guard:
-            more["if_match"] = "*" if guard == "any" else sha256(b"other")
+            wanted = ANY if guard == "any" else sha256(b"other")
+            more["only_if"] = Condition(match=frozenset((wanted,)))
         where = self._locate(namespace, name)
         known = model.image(namespace, name)
         image = known or Image(namespace, name)

@@ -111,8 +111,17 @@ async def test_conditions(server: Registry) -> None:
     ranged = {"Range": "bytes=0-1"}
     answer = await server.call("GET", path, headers={**ranged, "If-Range": f'"{digest}"'})
     assert answer.status == 206
-    answer = await server.call("GET", path, headers={**ranged, "If-Range": '"old"'})
-    assert (answer.status, answer.body) == (200, LARGE)
+    for other in ('"old"', f'W/"{digest}"', f'"{digest}", "x"', "Fri, 31 Dec 2100 00:00:00 GMT"):
+        answer = await server.call("GET", path, headers={**ranged, "If-Range": other})
+        assert (answer.status, answer.body) == (200, LARGE)
+    outside = {"Range": f"bytes={len(LARGE)}-"}
+    for header, value, status in (
+        ("If-None-Match", "*", 304),
+        ("If-Match", '"x"', 412),
+        ("If-Match", "*", 416),
+    ):
+        answer = await server.call("GET", path, headers={**outside, header: value})
+        assert answer.status == status
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])

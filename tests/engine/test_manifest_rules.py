@@ -16,6 +16,8 @@ from engine_support import (
 )
 
 from holdfast.engine import (
+    ANY,
+    Condition,
     Immutable,
     Locked,
     PreconditionFailed,
@@ -29,6 +31,14 @@ BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
 
 
+ABSENT = Condition(none_match=frozenset((ANY,)))
+
+
+def at(digest: str) -> Condition:
+    """That something is at that digest."""
+    return Condition(match=frozenset((digest,)))
+
+
 @pytest.fixture
 async def store(store: Store) -> Store:
     """A store where ``app/web`` holds what the manifests of these tests need."""
@@ -39,29 +49,29 @@ async def store(store: Store) -> Store:
 
 async def test_preconditions(store: Store) -> None:
     other = manifest(CONFIG)
-    await put(store, "app/web", BODY, reference="v1", if_absent=True)
+    await put(store, "app/web", BODY, reference="v1", only_if=ABSENT)
     with pytest.raises(PreconditionFailed) as failed:
-        await put(store, "app/web", other, reference="v1", if_absent=True)
+        await put(store, "app/web", other, reference="v1", only_if=ABSENT)
     assert (failed.value.kind, failed.value.name) == ("tag", "v1")
     assert failed.value.current == sha256(BODY)
     for expected in (sha256(other), "nonsense"):
         with pytest.raises(PreconditionFailed):
-            await put(store, "app/web", other, reference="v1", if_match=expected)
+            await put(store, "app/web", other, reference="v1", only_if=at(expected))
     with pytest.raises(PreconditionFailed) as failed:
-        await put(store, "app/web", other, reference="v2", if_match="*")
+        await put(store, "app/web", other, reference="v2", only_if=at(ANY))
     assert failed.value.current is None
-    await put(store, "app/web", other, reference="v1", if_match=sha256(BODY))
-    await put(store, "app/web", BODY, reference="v1", if_match="*")
+    await put(store, "app/web", other, reference="v1", only_if=at(sha256(BODY)))
+    await put(store, "app/web", BODY, reference="v1", only_if=at(ANY))
     with pytest.raises(PreconditionFailed) as failed:
-        await put(store, "app/web", BODY, reference=sha256(BODY), if_absent=True)
+        await put(store, "app/web", BODY, reference=sha256(BODY), only_if=ABSENT)
     assert failed.value.kind == "manifest"
 
 
 async def test_of_many_conditional_puts_exactly_one_wins(store: Store) -> None:
     bodies = [manifest(CONFIG, annotations={"number": str(number)}) for number in range(8)]
-    guard: dict[str, object] = {"if_absent": True}
+    guard = ABSENT
     for _ in range(2):
-        puts = [put(store, "app/web", body, reference="v1", **guard) for body in bodies]
+        puts = [put(store, "app/web", body, reference="v1", only_if=guard) for body in bodies]
         done = await asyncio.gather(*puts, return_exceptions=True)
         winners = [result for result in done if isinstance(result, Pushed)]
         losers = [result for result in done if isinstance(result, PreconditionFailed)]
@@ -69,7 +79,7 @@ async def test_of_many_conditional_puts_exactly_one_wins(store: Store) -> None:
         where = await store.locate(REGION, "app/web")
         current = await store.manifests.get(where, "v1")
         assert current.digest == winners[0].digest
-        guard = {"if_match": str(current.digest)}
+        guard = at(str(current.digest))
         bodies = [body for body in bodies if body != current.body]
 
 

@@ -10,6 +10,9 @@ import pytest
 from engine_support import REGION, Clock, Hooks, Place, make_namespace, manifest, push
 
 from holdfast.engine import (
+    ALWAYS,
+    ANY,
+    Condition,
     Digest,
     Locked,
     QuotaExceeded,
@@ -98,7 +101,9 @@ async def test_it_ends_like_a_push_that_commits(pushed: Pushed) -> None:
     every = {layout.TAG, layout.IMAGE, layout.NAMESPACE, layout.counter(b"ck")[:1]}
     pushed.clock.advance(10)
     before = await pushed.rows()
-    assert await pushed.put("v1", if_match="*") == ["manifest_put.put"]
+    assert await pushed.put("v1", only_if=Condition(match=frozenset((ANY,)))) == [
+        "manifest_put.put"
+    ]
     waited = await pushed.rows()
     assert moved(before, waited, pushed.clock.now) == every
     pushed.clock.advance(10)
@@ -132,7 +137,7 @@ async def test_what_changes_more_is_committed(pushed: Pushed) -> None:
     assert await pushed.put("v1", "v3") == put, "one of several is new"
     assert await pushed.put("v1", body=OTHER) == put, "another manifest"
     assert await pushed.put("v1") == put, "the tag was elsewhere"
-    assert await pushed.put("v1", if_absent=False) == []
+    assert await pushed.put("v1", only_if=ALWAYS) == []
     pushed.clock.advance(DAY - 1)
     assert await pushed.put("v1") == []
     pushed.clock.advance(2)
