@@ -35,7 +35,7 @@ from .taken_body import TakenBody
 from .transfer import API_VERSION
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Of one request head that comes in pieces. A piece is at most what is read at once, 256 KiB."""
+"""Of one request head, in however many pieces it comes."""
 
 HEAD_SECONDS = 30.0
 """Longest time from the first byte of a head to its last."""
@@ -216,8 +216,9 @@ class Connection(RequestHandler):
             if data and not inside:
                 self._head_grew(len(data))
             return
+        long = self._head_bytes + len(data) > HEAD_BYTES_MAX
         self._head_bytes = 0
-        self._look_at(self._request_count - count)
+        self._look_at(self._request_count - count, long=long)
         self._open += self._request_count - count
         newest, body = self._messages[-1]
         if isinstance(newest, _ErrInfo):
@@ -225,11 +226,20 @@ class Connection(RequestHandler):
         else:
             self._body = body
 
-    def _look_at(self, count: int) -> None:
-        """Refuse what the parser lets through of the newest requests, and all that follows it."""
+    def _look_at(self, count: int, *, long: bool) -> None:
+        """Refuse what the parser lets through of the newest requests, and all that follows it.
+
+        Only what is ``long`` may have a head over HEAD_BYTES_MAX: the parser bounds each header,
+        and one read brings up to 256 KiB.
+        """
         for at in range(len(self._messages) - count, len(self._messages)):
             message, _ = self._messages[at]
-            if isinstance(message, _ErrInfo) or (fault := _fault(message)) is None:
+            if isinstance(message, _ErrInfo):
+                continue
+            fault = _fault(message)
+            if fault is None and long and _size_of_head(message) > HEAD_BYTES_MAX:
+                fault = LineTooLong(b"", HEAD_BYTES_MAX)
+            if fault is None:
                 continue
             while len(self._messages) > at:
                 self._messages.pop()
@@ -340,6 +350,12 @@ class Connection(RequestHandler):
         except TimeoutError:
             # It had its time.
             return
+
+
+def _size_of_head(message: RawRequestMessage) -> int:
+    """Bytes of a head: the target, and each header with its colon and its end of line."""
+    fields = sum(len(name) + len(value) + len(b": \r\n") for name, value in message.raw_headers)
+    return len(message.path) + fields
 
 
 def _fault(message: RawRequestMessage) -> HttpProcessingError | None:

@@ -123,8 +123,8 @@ def parse(body: bytes, media_type: str | None, *, limit: int) -> Document:
 
     ``media_type`` is the Content-Type it came with, without parameters, or None. It has to agree
     with ``mediaType`` in the body; where neither is there, the shape tells an OCI manifest from
-    an OCI index. Raises InvalidManifest, and TooLarge for the body and for over NEEDS_MAX
-    distinct references.
+    an OCI index. Raises InvalidManifest (over NEEDS_MAX distinct references included), and
+    TooLarge for the body.
     """
     if len(body) > limit:
         raise TooLarge("manifest", limit)
@@ -242,7 +242,7 @@ def _check_shape(content: _Body, media_type: str, is_index: bool) -> None:
 
 
 def _collect(descriptors: Iterable[_Descriptor], *, in_index: bool) -> tuple[Need, ...]:
-    """What the descriptors need, each digest once. Raises InvalidManifest, TooLarge."""
+    """What the descriptors need, each digest once. Raises InvalidManifest."""
     needs: dict[str, Need] = {}
     for descriptor in descriptors:
         need = _need(descriptor, in_index)
@@ -250,7 +250,7 @@ def _collect(descriptors: Iterable[_Descriptor], *, in_index: bool) -> tuple[Nee
         if known is None:
             _check_digest(need.digest)
             if len(needs) == NEEDS_MAX:
-                raise TooLarge("manifest references", NEEDS_MAX, "items")
+                raise InvalidManifest(f"it has over {NEEDS_MAX} distinct references")
             needs[need.digest] = need
             continue
         if known.size != need.size:

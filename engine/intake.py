@@ -50,16 +50,18 @@ class Intake:
         held: bytes = b"",
         file_id: int = 0,
         writer: Writer | None = None,
+        limit: int | None = None,
     ) -> None:
         """A new stream; or one resumed with what was ``held`` in memory, or with a file.
 
         ``hasher`` is of the bytes in the file; None when their hashes are not known here: they
-        are then read once more at the end. A file that is begun here has one of its own.
+        are then read once more at the end. A file that is begun here has one of its own. ``limit``
+        is in bytes: that of blobs unless given.
         """
         self._core = core
         self._files = core.files
         self._inline_bytes = core.config.inline_bytes
-        self._limit = core.config.blob_bytes_max
+        self._limit = core.config.blob_bytes_max if limit is None else limit
         self._algorithms = algorithms
         self._hasher = hasher
         self._held: list[Data] = [held] if held else []

@@ -186,7 +186,8 @@ class Manifests:
         again = await self._put_again(repository, push)
         if again is not None:
             return again
-        intake = Intake(self._core, hasher=None, algorithms=(digest.algorithm,))
+        limit = self._core.config.manifest_bytes_max
+        intake = Intake(self._core, hasher=None, algorithms=(digest.algorithm,), limit=limit)
         random = entropy() + entropy()
         pushed: list[Pushed] = []
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from rows_support import Row, row_of
 from support import require_tool as _require_tool
 
 # How long an example takes says more of the machine, and of what else it does, than of the code.
@@ -26,3 +27,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("HOLDFAST_") and name != "HOLDFAST_CI" and "SOAK" not in name:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Iterator[Row]:
+    """The row of a page that the test's mark ``row`` names; the test has to compare all of it."""
+    mark = request.node.get_closest_marker("row")
+    assert mark is not None, "the mark says which row: @pytest.mark.row(page, name)"
+    row = row_of(*mark.args)
+    yield row
+    assert not row.unsaid(), (row.name, row.unsaid())

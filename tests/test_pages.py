@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import click
 import pytest
 from pages_support import BLOCKS, PAGES, block
+from rows_support import Row, rows_of
 from support import ROOT
 
 from holdfast.api.cli_serve import config
@@ -66,20 +68,42 @@ def promises() -> list[tuple[Path, str]]:
 
 
 @cache
-def run_in_ci() -> frozenset[str]:
-    """Names of all tests that CI runs."""
-    names = set()
+def all_tests() -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
+    """All tests that CI runs."""
+    found = []
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 soaks = any("soak" in ast.unparse(mark) for mark in node.decorator_list)
                 if node.name.startswith("test_") and not soaks:
-                    names.add(node.name)
-    return frozenset(names)
+                    found.append(node)
+    return tuple(found)
+
+
+@cache
+def run_in_ci() -> frozenset[str]:
+    """Names of all tests that CI runs."""
+    return frozenset(test.name for test in all_tests())
 
 
 def test_there_are_promises() -> None:
-    assert {page.name for page, _ in promises()} >= {"SECURITY.md", "limits.md"}
+    assert {page.name for page, _ in promises()} == {"SECURITY.md"}
+
+
+def provoked() -> Iterator[tuple[str, str]]:
+    """The pages and rows that marks of tests name, which CI runs."""
+    for test in all_tests():
+        for mark in test.decorator_list:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.row":
+                page, name = map(ast.literal_eval, mark.args)
+                yield page, name
+
+
+def test_each_row_has_a_test_that_provokes_it() -> None:
+    rows = [(page.name, row.name) for page in EVERY for row in rows_of(page.name)]
+    assert len(rows) == len(set(rows)), "two rows of one page begin alike"
+    marked = list(provoked())
+    assert set(rows) == set(marked)
 
 
 UNTESTED = {"Reporting", "Out of scope"}
@@ -153,15 +177,7 @@ def test_each_command_is_run(page: Path) -> None:
     assert {*RUN.values()} <= run_in_ci()
 
 
-UNITS = {
-    "": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "KiB": 1 << 10, "MiB": 1 << 20,
-    "GiB": 1 << 30, "TiB": 1 << 40,
-}  # fmt: skip
-LIMITS = [
-    [cell.strip() for cell in row.split("|")[1:-1]]
-    for page, row in promises()
-    if page.name == "limits.md"
-]
+LIMITS = rows_of("limits.md")
 OPTIONS = options_of(config.params)
 DEFAULTS = Settings.parse()
 OF_OPTIONS = {
@@ -184,18 +200,16 @@ NO_LIMITS = {"workers"}
 """Options with numbers that bound nothing."""
 
 
-@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit[0])
-def test_a_limit_is_what_the_page_says(limit: list[str]) -> None:
-    _, shown, source, *_ = limit
-    source = source.strip("`")
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
+def test_a_limit_is_what_the_page_says(limit: Row) -> None:
+    source = limit.source
     if source.startswith("holdfast "):
         return
     expected = OF_OPTIONS[source] if source in OPTIONS else of_code(source)
-    if shown == "none":
+    if limit.cells["default"] == "none":
         assert not expected
         return
-    number, _, unit = shown.partition(" ")
-    assert float(number) * UNITS[unit] == expected
+    assert limit.number == expected
 
 
 def of_code(path: str) -> Any:
@@ -224,4 +238,4 @@ def test_every_option_that_is_a_limit_is_on_the_page() -> None:
         if option.type in (click.INT, click.FLOAT)
         or (isinstance(option.type, click.types.FuncParamType) and option.type.func is size)
     }
-    assert numbers - NO_LIMITS <= {limit[2].strip("`") for limit in LIMITS}
+    assert numbers - NO_LIMITS <= {limit.source for limit in LIMITS}

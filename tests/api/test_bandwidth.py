@@ -26,6 +26,7 @@ from operating_support import (
     operated,
     push,
 )
+from rows_support import Row
 from server_support import ServerProcess, command
 
 from holdfast.api import bandwidth
@@ -151,6 +152,7 @@ async def test_a_flow_gives_each_piece_on_when_its_turn_has_come() -> None:
 # --- servers
 
 LIMIT: Final = 1_000_000
+OPTION: Final = "bandwidth"
 LAYER: Final = os.urandom(300_000)
 SMALL: Final = os.urandom(30_000)
 BLOB: Final = f"blobs/{digest_of(LAYER)}"
@@ -161,7 +163,7 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     data = tmp_path_factory.mktemp("bandwidth") / "data"
-    with operated(data, f"--bandwidth={LIMIT}", request.param, workers=2) as running:
+    with operated(data, f"--{OPTION}={LIMIT}", request.param, workers=2) as running:
         for name in ("many", "one"):
             assert make_namespace(running, name, is_public=True).status == 200
             push(running, f"{name}/app", LAYER)
@@ -205,8 +207,10 @@ def test_many_pulls_of_one_namespace_leave_another_its_part(server: ServerProces
 NONE: Final[Mapping[str, str]] = {}
 
 
-def test_every_way_counts(server: ServerProcess) -> None:
+@pytest.mark.row("limits.md", "bytes of content a second, in and out, of all namespaces")
+def test_every_way_counts(row: Row, server: ServerProcess) -> None:
     """Large and small, whole and in parts, in and out, over connections of both workers."""
+    assert row.source == OPTION
     data = os.urandom(LIMIT // 2)
     upload = f"/v2/one/app/blobs/uploads/?digest={digest_of(data)}"
     parts = {"Range": "bytes=0-149999,150001-299999"}
@@ -230,6 +234,7 @@ def test_every_way_counts(server: ServerProcess) -> None:
         begun = time.monotonic()
         total = sum(moved(*request) for request in requests)
         assert total < LIMIT * (time.monotonic() - begun + 0.15)
+    row.says(beyond_it="they wait for their turn")
     for connection in connections:
         connection.close()
 

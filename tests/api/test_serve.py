@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pytest
 from operating_support import holds
+from rows_support import Row
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
 
 from holdfast.api.datadir import LOCK_FILE
@@ -129,10 +130,13 @@ def refuses(host: str, port: int) -> bool:
     return False
 
 
+@pytest.mark.row("limits.md", "how long a stop waits for running requests")
 @pytest.mark.parametrize("second_signal", [False, True])
-def test_a_request_that_never_ends_does_not_keep_it(tmp_path: Path, second_signal: bool) -> None:
+def test_a_request_that_never_ends_does_not_keep_it(
+    row: Row, tmp_path: Path, second_signal: bool
+) -> None:
     grace = "3600" if second_signal else "0.5"
-    with running(tmp_path / "data", f"--grace={grace}") as server:
+    with running(tmp_path / "data", f"--{row.source}={grace}") as server:
         secret = server.variables()["SCW_SECRET_KEY"]
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as connection:
@@ -142,6 +146,9 @@ def test_a_request_that_never_ends_does_not_keep_it(tmp_path: Path, second_signa
                 eventually(lambda: refuses(host, int(port)))
                 server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(WAIT_SECONDS) == 0
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+            row.says(beyond_it="the connection is cut")
 
 
 def test_a_connection_from_before_the_stop_is_answered(tmp_path: Path) -> None:

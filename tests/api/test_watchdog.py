@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from operating_support import call, eventually, operated
+from rows_support import Row
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess
 
 from holdfast.api import worker
@@ -42,7 +43,8 @@ def answers(server: ServerProcess) -> bool:
     return call(server, "GET", "/readyz").status == 200
 
 
-def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.row("limits.md", "silence of a worker")
+def test_a_worker_that_hangs_is_replaced(row: Row, tmp_path: Path) -> None:
     """Its connections end; those of the other one go on, and new ones are served."""
     with operated(tmp_path / "data", SILENT, workers=2) as server:
         victim, survivor = server.workers()
@@ -72,6 +74,8 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
             "worker 0 is not heard of any more, and is ended",
             "worker 0 ended (SIGKILL) and is started again",
         ]
+    assert SILENT.startswith(f"--{row.source}=")
+    row.says(beyond_it="it is ended, and another one started")
 
 
 async def test_one_whose_ledger_refuses_itself_stops(
