@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from .errors import Invalid
+from .patterns import patterns_of
 
 FULL_NAME_CHARS_MAX: Final = 255
 """Many clients cap host, slash and name together at 255 characters, so no name may be longer."""
@@ -165,31 +166,7 @@ def check_patterns(
     return tuple(checked)
 
 
-def first_match(patterns: Iterable[str], tag: str) -> str | None:
-    """The first of the (checked) patterns that covers the whole tag, or None. Case matters."""
-    return next((pattern for pattern in patterns if _matches(pattern, tag)), None)
-
-
-def _matches(pattern: str, tag: str) -> bool:
-    """Run the pattern as an automaton, all states at once as bits of one integer.
-
-    One step a character: linear in pattern plus tag, where a regular expression or backtracking
-    is not, and nothing to compile or cache for each tenant's patterns.
-    """
-    literals: dict[str, int] = {}
-    any_one = loops = 0
-    state = 1
-    for character in pattern:
-        if character == "*":
-            loops |= state
-            continue
-        if character == "?":
-            any_one |= state
-        else:
-            literals[character] = literals.get(character, 0) | state
-        state <<= 1
-    accepted, states = state, 1
-    for character in tag:
-        steps = states & (literals.get(character, 0) | any_one)
-        states = steps << 1 | states & loops
-    return bool(states & accepted)
+def first_match(patterns: Iterable[str], name: str) -> str | None:
+    """The first of the (checked) patterns that covers the whole name, or None. Case matters."""
+    asked = tuple(patterns)
+    return patterns_of(asked).first(name) if asked else None
