@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, str]] = {
     "tag": "cli_tag:tag",
     "undelete": "cli_undelete:undelete",
     "upgrade": "cli_upgrade:upgrade",
+    "upload": "cli_upload:upload",
     "usage": "cli_usage:usage",
 }
 """Command to ``module:attribute`` in this package, for example ``"gc": "cli_gc:gc"``."""

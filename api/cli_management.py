@@ -36,6 +36,8 @@ from .management_views import (
     TagUsageAnswer,
     TrashAnswer,
     TrashItemAnswer,
+    UploadAnswer,
+    UploadsAnswer,
 )
 
 PAGE_SIZE: Final = 100
@@ -333,6 +335,23 @@ class Management:
     async def check(self) -> CheckAnswer:
         """What is wrong with the store."""
         return await self.ask(CheckAnswer, "CheckStore")
+
+    async def uploads(self, namespace_id: UUID) -> list[UploadAnswer]:
+        """The open uploads of a namespace."""
+        found: list[UploadAnswer] = []
+        query: dict[str, str | None] = {"page_size": str(PAGE_SIZE)}
+        while True:
+            path = {"namespace_id": namespace_id}
+            got = await self.ask(UploadsAnswer, "ListUploads", path=path, query=query)
+            found += got.uploads
+            if got.after is None:
+                return found
+            query["after"] = str(got.after)
+
+    async def end_upload(self, namespace_id: UUID, upload_id: UUID) -> UploadAnswer:
+        """End one of them."""
+        path = {"namespace_id": namespace_id, "upload_id": upload_id}
+        return await self.ask(UploadAnswer, "EndUpload", path=path)
 
     async def trash(
         self,

@@ -38,6 +38,13 @@ def failure_of_api(error: ApiError) -> Failure:
     return Failure(message)
 
 
+def is_absent(error: Exception) -> bool:
+    """Whether it says that what was named does not exist."""
+    if isinstance(error, ApiError):
+        return isinstance(error.body, NotFoundBody)
+    return isinstance(error, NotFound)
+
+
 def _kind(resource: str) -> str:
     return resource.removeprefix("registry_")
 

@@ -16,6 +16,7 @@ from . import (
     management_tags,
     management_trash,
     management_upkeep,
+    management_uploads,
     management_usage,
 )
 from .operation import Operation
@@ -28,6 +29,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *management_settings.OPERATIONS,
     *management_retention.OPERATIONS,
     *management_pulls.OPERATIONS,
+    *management_uploads.OPERATIONS,
     *management_trash.OPERATIONS,
     *management_keys.OPERATIONS,
     *management_store.OPERATIONS,

@@ -18,6 +18,7 @@ from holdfast.engine import (
     Image,
     Key,
     Namespace,
+    OpenUpload,
     Page,
     Permission,
     Problem,
@@ -275,6 +276,39 @@ class CheckAnswer(msgspec.Struct, kw_only=True):
     problem_count: Count
 
 
+class UploadAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
+    """An open upload."""
+
+    id_: UUID
+    namespace_id: UUID
+    image: Annotated[str, Meta(description="Name of the image, without the namespace")]
+    size: Annotated[int, Meta(ge=0, description="Bytes that are kept of it")]
+    counted_size: Annotated[
+        int,
+        Meta(
+            ge=0, description="Bytes that it counts for in the quota: a step more while some come"
+        ),
+    ]
+    declared_size: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Bytes that it will have at most; null where that was not said"),
+    ]
+    created_at: Timestamp
+    last_byte_at: Annotated[
+        Timestamp | None,
+        Meta(description="Up to a minute behind while bytes come; null before the first one"),
+    ]
+    expires_at: Timestamp
+
+
+class UploadsAnswer(msgspec.Struct):
+    """Open uploads of a namespace, in order of their ids."""
+
+    uploads: list[UploadAnswer]
+    total_count: Count
+    after: Annotated[UUID | None, Meta(description="To go on with; null where nothing is left")]
+
+
 class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     """Something deleted that can be brought back until ``purge_at``."""
 
@@ -512,6 +546,21 @@ def scrub_answer(value: Scrubbed) -> ScrubAnswer:
 def problem_answer(value: Problem) -> ProblemAnswer:
     """One thing that is wrong."""
     return ProblemAnswer(kind=value.kind, name=value.name, reason=value.reason)
+
+
+def upload_answer(value: OpenUpload) -> UploadAnswer:
+    """An open upload."""
+    return UploadAnswer(
+        id_=value.id,
+        namespace_id=value.namespace_id,
+        image=value.image,
+        size=value.size,
+        counted_size=value.counted,
+        declared_size=value.declared,
+        created_at=timestamp(value.created_at),
+        last_byte_at=None if value.touched_at is None else timestamp(value.touched_at),
+        expires_at=timestamp(value.expires_at),
+    )
 
 
 def trash_item_answer(value: TrashItem) -> TrashItemAnswer:

@@ -35,6 +35,7 @@ PATH_PARAMETERS: Final[dict[str, str]] = {
     "namespace_id": "Id of the namespace",
     "image_id": "Id of the image",
     "tag_id": "Id of the tag",
+    "upload_id": "Id of the upload",
     "item_id": "Id of what was deleted",
     "access_key": "The key's public half",
 }

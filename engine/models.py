@@ -182,6 +182,27 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload session as a listing of its namespace tells of it."""
+
+    id: UUID
+    namespace_id: UUID
+    image: str
+    """Name of its image, without the namespace."""
+    size: int
+    """Bytes that are kept of it."""
+    counted: int
+    """Bytes that it counts for in its namespace: a step more than those kept while some come."""
+    declared: int | None
+    """Bytes that it will have at most, where that was said."""
+    created_at: datetime
+    touched_at: datetime | None
+    """When a byte came last, up to a fifth of ``StoreConfig.upload_idle_seconds`` behind while
+    some come; None where none came yet, or that is not known."""
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A manifest or index with its bytes exactly as pushed."""
 

@@ -47,6 +47,47 @@ async def coming(txn: Transaction, namespace_id: bytes) -> Coming:
     )
 
 
+async def of_namespace(
+    txn: Transaction, namespace_id: bytes, last: bytes, limit: int
+) -> list[tuple[bytes, Session, int]]:
+    """Sessions of a namespace in order of their ids, after one that need not exist: id, row, and
+    the bytes in that. Those whose row cannot be read are left out: the check tells of them."""
+    prefix = layout.SESSION_NAMESPACE + namespace_id
+    start = prefix + last + b"\0" if last else prefix
+    found = []
+    for key, _ in await txn.scan(start, after(prefix), limit=limit):
+        row = await of_id(txn, namespace_id, key[-layout.ID_BYTES :])
+        if row is not None:
+            found.append(row)
+    return found
+
+
+async def of_id(
+    txn: Transaction, namespace_id: bytes, session_id: bytes
+) -> tuple[bytes, Session, int] | None:
+    """As ``of_namespace``, one of them; None where it is not open, or not to be read."""
+    try:
+        session = await load(txn, Session, layout.SESSION + session_id)
+        content = await get_payload(txn, layout.SESSION_DATA + session_id)
+    except Corrupt:
+        return None
+    if session is None or session.namespace != namespace_id:
+        return None
+    return session_id, session, len(content or b"")
+
+
+async def dismiss(txn: Transaction, namespace_id: bytes, session_id: bytes) -> int:
+    """End a session of a namespace; its file, or 0, is to be discarded. Raises NotFound.
+
+    Also one whose row cannot be read.
+    """
+    listed = layout.SESSION_NAMESPACE + namespace_id + session_id
+    if await txn.get(listed) is None:
+        raise NotFound("upload", str(UUID(bytes=session_id)))
+    _, found = await _drop(txn, [listed])
+    return found[0] if found else 0
+
+
 async def total(txn: Transaction) -> int:
     """How many sessions are open."""
     return await txn.counter(layout.counter(layout.UPLOADS))

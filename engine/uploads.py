@@ -9,7 +9,7 @@ waits for a disk is the end alone, where the bytes become a blob.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 from uuid import UUID
@@ -21,6 +21,7 @@ from .core import Core, entropy
 from .digest import ALGORITHMS, Digest, Hasher, check_text
 from .errors import (
     Busy,
+    Corrupt,
     DigestMismatch,
     Invalid,
     InvalidDigest,
@@ -29,7 +30,7 @@ from .errors import (
     TooLarge,
 )
 from .intake import BATCH_BYTES, Intake
-from .models import Blob, Repository, Upload, moment
+from .models import Blob, OpenUpload, Repository, Upload, moment
 from .pressure import Pressure
 from .quota import Coming, Passage, Quotas
 from .records import Session
@@ -37,6 +38,9 @@ from .sources import Stream, check_stream, checked
 
 HASHERS_MAX: Final = 4096
 """Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
+
+LISTED_MAX: Final = 1000
+"""Sessions in one answer of ``list``; of each that has a file its size is looked up."""
 
 
 class Uploads:
@@ -309,6 +313,65 @@ class Uploads:
         await core.ledger.read(namespaces.require, repository.namespace_id.bytes)
         file_id = await core.scratch.transact(sessions.abort, repository, upload_id.bytes)
         await core.files.discard(file_id)
+
+    async def list(
+        self, namespace_id: UUID, *, after: UUID | None = None, limit: int = 100
+    ) -> tuple[Sequence[OpenUpload], UUID | None, int]:
+        """Open sessions of a namespace in order of their ids, after one that need not exist.
+
+        At most ``limit`` (up to LISTED_MAX); the ``after`` with which to go on, None at the end;
+        and how many are open. Raises NotFound (``namespace``), Invalid (``limit``).
+        """
+        if not 1 <= limit <= LISTED_MAX:
+            raise Invalid("limit", f"must be 1 to {LISTED_MAX}")
+        core = self._core
+        await core.ledger.read(namespaces.require, namespace_id.bytes)
+        last = b"" if after is None else after.bytes
+        rows = await core.scratch.read(sessions.of_namespace, namespace_id.bytes, last, limit + 1)
+        found = await core.threads.run(self._listed, rows[:limit])
+        opened = await core.scratch.read(sessions.coming, namespace_id.bytes)
+        more = len(rows) > limit
+        return found, UUID(bytes=rows[limit - 1][0]) if more else None, opened.uploads
+
+    async def dismiss(self, namespace_id: UUID, upload_id: UUID) -> OpenUpload:
+        """End a session of a namespace, whoever writes it, and forget its bytes.
+
+        What it was. Raises NotFound, for the namespace or for the upload.
+        """
+        core = self._core
+        await core.ledger.read(namespaces.require, namespace_id.bytes)
+        row = await core.scratch.read(sessions.of_id, namespace_id.bytes, upload_id.bytes)
+        [was] = await core.threads.run(self._listed, [row]) if row is not None else [None]
+        file_id = await core.scratch.transact(sessions.dismiss, namespace_id.bytes, upload_id.bytes)
+        self._hashers.pop(upload_id.bytes, None)
+        await core.files.discard(file_id)
+        if was is None:
+            raise Corrupt("upload", str(upload_id), "its row could not be read; it is ended")
+        return was
+
+    def _listed(self, rows: Sequence[tuple[bytes, Session, int]]) -> Sequence[OpenUpload]:
+        """Sessions as callers see them. Blocks for a look at each file."""
+        found = []
+        for session_id, session, held in rows:
+            try:
+                size = self._file_size(session.file_id) if session.file_id else held
+            except NotFound:
+                # A process that just ended it, or made it a blob, has still to say so.
+                size = 0
+            found.append(
+                OpenUpload(
+                    id=UUID(bytes=session_id),
+                    namespace_id=UUID(bytes=session.namespace),
+                    image=session.name,
+                    size=size,
+                    counted=session.counted,
+                    declared=None if session.declared < 0 else session.declared,
+                    created_at=moment(session.created),
+                    touched_at=moment(session.touched) if size and session.touched else None,
+                    expires_at=moment(session.expires),
+                )
+            )
+        return found
 
     async def put(
         self,

@@ -115,12 +115,15 @@ async def known_ids(server: Server, name: str) -> dict[str, str]:
     image = images["images"][0]
     tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
     key, _ = await server.key()
+    here = await server.store.locate("fr-par", f"{name}/app")
+    upload = await server.store.uploads.begin(here)
     return {
         "region": "fr-par",
         "namespace_id": namespace["id"],
         "image_id": image["id"],
         "tag_id": tag["id"],
         "item_id": trashed["id"],
+        "upload_id": str(upload.id),
         "access_key": key.access_key,
     }
 

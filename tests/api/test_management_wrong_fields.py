@@ -49,12 +49,15 @@ async def known(server: Server) -> dict[str, str]:
     image = (await server.ok("GET", f"{REGISTRY}/images"))["images"][0]
     tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
     key, _ = await server.key()
+    here = await server.store.locate("fr-par", "known/app")
+    upload = await server.store.uploads.begin(here)
     return {
         "region": "fr-par",
         "namespace_id": namespace["id"],
         "image_id": image["id"],
         "tag_id": tag["id"],
         "item_id": trashed["id"],
+        "upload_id": str(upload.id),
         "access_key": key.access_key,
     }
 
@@ -190,7 +193,7 @@ async def test_parameters_of_queries(
 
 @pytest.mark.parametrize("operation", WITH_IDS, ids=by_id)
 async def test_ids_of_paths(server: Server, known: dict[str, str], operation: Operation) -> None:
-    (name,) = re.findall(r"{(\w+_id)}", operation.path)
-    for value in ("x", "%00", "%ff", "a" * 4000, ABSENT[:-1]):
-        path = operation.path.format(**{**known, name: value})
-        assert_names(await server.call(operation.method, path), name, value)
+    for name in re.findall(r"{(\w+_id)}", operation.path):
+        for value in ("x", "%00", "%ff", "a" * 4000, ABSENT[:-1]):
+            path = operation.path.format(**{**known, name: value})
+            assert_names(await server.call(operation.method, path), name, value)

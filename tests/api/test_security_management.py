@@ -64,7 +64,7 @@ MAKING: Final = {
 REGIONLESS: Final[dict[Caller, int]] = {"nobody": 401, "expired": 401, "full": 404}
 """What is answered in a region that does not exist."""
 
-OBJECTS: Final = {"namespace_id", "image_id", "tag_id", "access_key", "item_id"}
+OBJECTS: Final = {"namespace_id", "image_id", "tag_id", "access_key", "item_id", "upload_id"}
 """Parameters of paths that name an object. Whoever adds one says here what it is."""
 
 BODIES: Final[dict[str, dict[str, Any]]] = {"UpdateRetention": {"rules": []}}
@@ -127,6 +127,7 @@ async def ask(server: Server, world: World, operation: Operation, caller: Caller
         tag_id=thing.tag_id,
         access_key=thing.access_key,
         item_id=thing.namespace_id,
+        upload_id=thing.upload_id,
     )
     payload = BODIES.get(operation.id, {}) if operation.method in ("POST", "PATCH") else None
     return await server.call(operation.method, path, secret=world.secrets[caller], payload=payload)

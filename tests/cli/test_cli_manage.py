@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from cli_support import LAYER, InProcess, Shell, add_namespace, data_of, make_directory, push
+from cli_support import (
+    LAYER,
+    InProcess,
+    Shell,
+    add_namespace,
+    data_of,
+    make_directory,
+    open_store,
+    push,
+)
 
 from holdfast.api.owner import load_owner
 
@@ -91,6 +100,27 @@ def test_images_tags_and_usage(quick: InProcess) -> None:
     assert quick.refused(3, "image", "get", "beta/deep/web") == "image beta/deep/web was not found"
     quick.ok("undelete", image["id"])
     assert quick.json("image", "get", image["id"])["tags"] == ["v2"]
+
+
+def test_open_uploads(quick: InProcess) -> None:
+    quick.ok("namespace", "create", "uploads")
+
+    async def begin() -> list[str]:
+        async with open_store(data_of(quick)) as store:
+            where = await store.locate("fr-par", "uploads/web")
+            return [str((await store.uploads.begin(where)).id) for _ in range(4)]
+
+    made = asyncio.run(begin())
+    listed = quick.json("upload", "list", "uploads")
+    assert [item["id"] for item in listed] == sorted(made)
+    assert "uploads/web" not in quick.ok("upload", "list", "uploads")
+    assert "ids of uploads" in quick.refused(2, "upload", "delete", "uploads", "--yes")
+    ended = quick.json("upload", "delete", "uploads", made[0], "--yes")
+    assert [item["id"] for item in ended] == [made[0]]
+    again = quick.refused(3, "upload", "delete", "uploads", made[0], "--yes")
+    assert again == f"upload {made[0]} was not found"
+    quick.ok("upload", "delete", "uploads", "--all", "--yes")
+    assert quick.json("upload", "list", "uploads") == []
 
 
 def test_the_life_of_a_key(quick: InProcess) -> None:
