@@ -63,6 +63,7 @@ async def _find(management: Management, place: Place, name: str) -> tuple[str, R
     if named.image is None:
         raise NotFound("image", name)
     namespace = await management.namespace_named(named)
+    settings = await management.settings(namespace.id_)
     assert place.url is not None, place
     host = namespace.endpoint.rpartition("/")[0]
     repository = Repository(
@@ -75,6 +76,7 @@ async def _find(management: Management, place: Place, name: str) -> tuple[str, R
         key=None,
         image_id=None,
         visibility="inherit",
+        sparse_indexes=settings.sparse_indexes,
     )
     return f"{urlsplit(place.url).scheme}://{host}", repository
 

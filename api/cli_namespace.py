@@ -34,10 +34,12 @@ _FIELDS: Final[Table] = {
     "created": lambda item: moment(item.created_at),
     "updated": lambda item: moment(item.updated_at),
 }
+_SPARSE: Final = {None: "as the server", True: "yes", False: "no"}
 _SETTINGS: Final[Table] = {
     "quota": lambda item: "none" if item.quota is None else exact_size(item.quota),
     "immutable tags": lambda item: " ".join(item.immutable_tags),
     "locked": lambda item: item.locked,
+    "sparse indexes": lambda item: _SPARSE[item.sparse_indexes],
 }
 
 _visibility = click.option("--public/--private", "is_public", default=None, help="Who may pull.")
@@ -126,6 +128,11 @@ async def update(
 )
 @click.option("--no-immutable-tags", is_flag=True, help="Remove the patterns.")
 @click.option("--lock/--unlock", "locked", default=None, help="Refuse pushes, updates, deletes.")
+@click.option(
+    "--sparse-indexes",
+    type=click.Choice(["yes", "no", "server"]),
+    help="Take an index that lacks manifests; server leaves it to the server's option.",
+)
 @managing
 async def settings(
     session: Session,
@@ -136,8 +143,9 @@ async def settings(
     patterns: tuple[str, ...],
     no_immutable_tags: bool,
     locked: bool | None,
+    sparse_indexes: str | None,
 ) -> None:
-    """Show quota, immutable tags and lock; change those that are given."""
+    """Show quota, immutable tags, lock and sparse indexes; change those that are given."""
     if (no_quota and quota is not None) or (no_immutable_tags and patterns):
         raise click.UsageError("an option and its opposite are given")
     fields: dict[str, object] = {}
@@ -147,6 +155,8 @@ async def settings(
         fields["immutable_tags"] = list(patterns)
     if locked is not None:
         fields["locked"] = locked
+    if sparse_indexes is not None:
+        fields["sparse_indexes"] = {"yes": True, "no": False}.get(sparse_indexes)
     found = await session.management.namespace(namespace)
     session.show(await _settings(session, found, fields), _SETTINGS)
 

@@ -1,4 +1,5 @@
-"""Settings of a namespace that Scaleway does not have: immutable tags, quota, lock."""
+"""Settings of a namespace that Scaleway does not have: immutable tags, quota, lock,
+and whether indexes may be sparse."""
 
 from __future__ import annotations
 
@@ -32,6 +33,11 @@ class UpdateSettings(msgspec.Struct, kw_only=True):
         | None
     ) = UNSET
     locked: Annotated[bool, Meta(description="For keys of all projects only")] | None = None
+    sparse_indexes: (
+        Annotated[bool, Meta(description="Take an index that lacks manifests; null: as the server")]
+        | UnsetType
+        | None
+    ) = UNSET
 
 
 async def get_settings(call: Call[Nothing, Nothing]) -> SettingsAnswer:
@@ -50,6 +56,9 @@ async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer
         immutable_tags=None if body.immutable_tags is None else tuple(body.immutable_tags),
         quota=engine.UNSET if isinstance(body.quota, UnsetType) else body.quota,
         locked=body.locked,
+        sparse_indexes=(
+            engine.UNSET if isinstance(body.sparse_indexes, UnsetType) else body.sparse_indexes
+        ),
     )
     return settings_answer(changed)
 

@@ -190,6 +190,10 @@ class SettingsAnswer(msgspec.Struct, kw_only=True):
     locked: Annotated[
         bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
     ]
+    sparse_indexes: Annotated[
+        bool | None,
+        Meta(description="Whether indexes may lack manifests; null is as the server has it"),
+    ]
 
 
 class KeyAnswer(msgspec.Struct, kw_only=True):
@@ -480,6 +484,7 @@ def settings_answer(value: Namespace) -> SettingsAnswer:
         immutable_tags=list(value.immutable_tags),
         quota=value.quota,
         locked=value.status == "locked",
+        sparse_indexes=value.sparse_indexes,
     )
 
 

@@ -216,7 +216,8 @@ class _Planner:
 
     @property
     def _sparse(self) -> bool:
-        return self._store.config.sparse_indexes
+        own = self._here.sparse_indexes
+        return self._store.config.sparse_indexes if own is None else own
 
     async def _note_blob(self, need: Need) -> None:
         if not self._is_kept(need):

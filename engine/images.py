@@ -275,7 +275,14 @@ async def delete(txn: Transaction, image_id: bytes, now: int, trash_until: int) 
 
 def repository_of(namespace: NamespaceRow, name: str, row: Row | None) -> Repository:
     """The handle for an image name in a namespace."""
-    space = (namespace.id, namespace.region, namespace.project, namespace.name, namespace.is_public)
+    space = (
+        namespace.id,
+        namespace.region,
+        namespace.project,
+        namespace.name,
+        namespace.is_public,
+        namespace.sparse,
+    )
     if row is None:
         return _repository(space, name, (None, None, "inherit"))
     return _repository(space, name, (row.key, row.id if row.listed else None, visibility_of(row)))
@@ -283,12 +290,12 @@ def repository_of(namespace: NamespaceRow, name: str, row: Row | None) -> Reposi
 
 @lru_cache(REMEMBERED_MAX)
 def _repository(
-    space: tuple[bytes, str, bytes, str, bool],
+    space: tuple[bytes, str, bytes, str, bool, bool | None],
     name: str,
     image: tuple[bytes | None, bytes | None, Visibility],
 ) -> Repository:
     """A handle: the same one each time, since to make its ids costs more than to read its rows."""
-    namespace_id, region, project, namespace, is_public = space
+    namespace_id, region, project, namespace, is_public, sparse = space
     key, image_id, visibility = image
     return Repository(
         namespace_id=UUID(bytes=namespace_id),
@@ -300,6 +307,7 @@ def _repository(
         key=key,
         image_id=None if image_id is None else UUID(bytes=image_id),
         visibility=visibility,
+        sparse_indexes=sparse,
     )
 
 

@@ -49,6 +49,7 @@ class Push:
     document: Document
     tags: tuple[str, ...]
     sparse: bool
+    """Whether indexes may lack children where the namespace does not say."""
     only_if: Condition
     guarded: str | None
     """The tag that the condition is about; None: the manifest itself."""
@@ -79,7 +80,8 @@ async def put(
     else:
         txn.changes_only(Change.CONTENT)
     owner = images.owner_of(image, namespace)
-    await keep(txn, owner, push.document, arrival.sha256, arrival.size, now, sparse=push.sparse)
+    sparse = namespaces.takes_sparse(namespace, push.sparse)
+    await keep(txn, owner, push.document, arrival.sha256, arrival.size, now, sparse=sparse)
     await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     await check_quota(txn, namespace)
     for place, name in enumerate(push.tags):

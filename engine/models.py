@@ -92,6 +92,8 @@ class Namespace:
     """Shell-style patterns; a tag that matches one can be neither moved nor deleted."""
     quota: int | None = None
     """Upper bound of ``size`` in bytes, or None."""
+    sparse_indexes: bool | None = None
+    """Whether its indexes may lack children; None is as ``StoreConfig.sparse_indexes`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,8 @@ class Repository:
     image_id: UUID | None
     """None until the first manifest makes the image a listed one."""
     visibility: Visibility
+    sparse_indexes: bool | None = None
+    """As the namespace's."""
 
     @property
     def full_name(self) -> str:

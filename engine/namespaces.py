@@ -92,6 +92,11 @@ def check_unlocked(row: Row) -> None:
         raise Locked("namespace", row.name, UUID(bytes=row.id))
 
 
+def takes_sparse(row: Row, otherwise: bool) -> bool:
+    """Whether its indexes may lack children; ``otherwise`` where it leaves that to the store."""
+    return otherwise if row.sparse is None else row.sparse
+
+
 async def view(txn: Transaction, row: Row) -> Namespace:
     """The namespace as callers see it."""
     status: Status = "deleting" if row.deleted else "locked" if row.locked else "ready"
@@ -110,6 +115,7 @@ async def view(txn: Transaction, row: Row) -> Namespace:
         updated_at=moment(row.updated),
         immutable_tags=row.immutable,
         quota=None if row.quota < 0 else row.quota,
+        sparse_indexes=row.sparse,
     )
 
 
@@ -324,8 +330,10 @@ class Namespaces:
         immutable_tags: tuple[str, ...] | None = None,
         quota: int | Unset | None = UNSET,
         locked: bool | None = None,
+        sparse_indexes: bool | Unset | None = UNSET,
     ) -> Namespace:
-        """Change what is given; ``quota=None`` removes the quota (bytes).
+        """Change what is given; ``quota=None`` removes the quota (bytes), and
+        ``sparse_indexes=None`` leaves it to the store whether indexes may lack children.
 
         Raises NotFound, Locked (unless the call unlocks), Invalid.
         """
@@ -342,6 +350,8 @@ class Namespaces:
             changes["quota"] = -1 if quota is None else quota
         if locked is not None:
             changes["locked"] = locked
+        if not isinstance(sparse_indexes, Unset):
+            changes["sparse"] = sparse_indexes
         return await self._core.ledger.transact(
             update, namespace_id.bytes, changes, self._core.now()
         )

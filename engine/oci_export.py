@@ -135,7 +135,8 @@ class _Export:
         document = await asyncio.to_thread(
             documents.parse, manifest.body, manifest.media_type, limit=limit
         )
-        sparse = self._store.config.sparse_indexes
+        own = self._repository.sparse_indexes
+        sparse = self._store.config.sparse_indexes if own is None else own
         for need in document.needs:
             try:
                 if need.kind == "child":

@@ -94,6 +94,8 @@ class Namespace(Record, frozen=True):
     immutable: tuple[str, ...] = ()
     quota: int = -1
     deleted: int = 0
+    sparse: bool | None = None
+    """Whether its indexes may lack children; None is as the store has it."""
 
 
 class Image(Record, frozen=True):

@@ -119,6 +119,7 @@ async def _tag(
 ) -> None:
     image, namespace = await _image_of(txn, entry)
     owner = images.owner_of(image, namespace)
+    sparse = namespaces.takes_sparse(namespace, sparse)
     for found in lost:
         if not await blobs.claimed(txn, image.key, found.sha, now):
             raise NotFound("manifest", str(Digest.sha256(found.sha)))

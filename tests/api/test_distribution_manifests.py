@@ -274,6 +274,18 @@ async def test_sparse_indexes_are_a_policy() -> None:
             assert (await server.put_manifest(NAME, "v1", index)).status == status
 
 
+async def test_sparse_indexes_of_one_namespace(server: Registry) -> None:
+    child = descriptor(digest_of(b"absent"), 6, MANIFEST_TYPE)
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [child]}
+    namespace = await server.store.namespaces.find("fr-par", NAME.partition("/")[0])
+    await server.namespace("strict")
+    for own, status in ((None, 400), (True, 201), (False, 400)):
+        await server.store.namespaces.update(namespace.id, sparse_indexes=own)
+        index["annotations"] = {"own": str(own)}
+        assert (await server.put_manifest(NAME, "v1", index)).status == status
+        assert (await server.put_manifest("strict/app", "v1", index)).status == 400
+
+
 async def test_a_tag_moves_and_a_push_repeats(server: Registry) -> None:
     config = await server.blob(NAME, b"{}")
     first, second = (encoded(manifest(config, annotations={"n": n})) for n in "12")

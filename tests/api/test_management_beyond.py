@@ -101,6 +101,7 @@ async def test_settings_are_kept_and_enforced(server: Server) -> None:
         "immutable_tags": [],
         "quota": None,
         "locked": False,
+        "sparse_indexes": None,
     }
     changed = await server.ok("PATCH", path, payload={"immutable_tags": ["v*"], "quota": 10**6})
     assert (changed["immutable_tags"], changed["quota"]) == (["v*"], 10**6)
@@ -108,6 +109,17 @@ async def test_settings_are_kept_and_enforced(server: Server) -> None:
     assert await server.ok("PATCH", path, payload={"immutable_tags": None}) == changed
     freed = await server.ok("PATCH", path, payload={"quota": None, "immutable_tags": []})
     assert (freed["quota"], freed["immutable_tags"]) == (None, [])
+
+
+async def test_whether_indexes_may_be_sparse_is_a_setting(server: Server) -> None:
+    made = await server.create("n1")
+    path = f"{BEYOND}/namespaces/{made['id']}/settings"
+    for value in (True, False, None, True):
+        told = await server.ok("PATCH", path, payload={"sparse_indexes": value})
+        assert told["sparse_indexes"] is value
+        assert await server.ok("PATCH", path, payload={"quota": 10}) == {**told, "quota": 10}
+    answer = await server.call("PATCH", path, payload={"sparse_indexes": "maybe"})
+    assert (answer.status, answer.json["details"][0]["argument_name"]) == (400, "sparse_indexes")
 
 
 async def test_only_the_operator_locks_and_unlocks(server: Server) -> None:

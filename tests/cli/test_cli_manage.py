@@ -54,12 +54,16 @@ def test_the_life_of_a_namespace(quick: InProcess) -> None:
         "immutable_tags": ["v*"],
         "quota": 1 << 20,
         "locked": True,
+        "sparse_indexes": None,
     }
     assert quick.refused(1, "namespace", "delete", "alpha", "--yes") == "namespace alpha is locked"
     told = quick.json(
         *("namespace", "settings", "alpha", "--no-quota", "--no-immutable-tags", "--unlock")
     )
     assert (told["quota"], told["immutable_tags"], told["locked"]) == (None, [], False)
+    for word, value in (("yes", True), ("no", False), ("server", None)):
+        told = quick.json("namespace", "settings", "alpha", "--sparse-indexes", word)
+        assert told["sparse_indexes"] is value
     assert quick.refused(1, "namespace", "create", "alpha") == "namespace alpha already exists"
     assert "name" in quick.refused(2, "namespace", "create", "A")
     assert quick.json("namespace", "delete", "alpha", "--yes")["status"] == "deleting"

@@ -198,6 +198,40 @@ async def test_sparse_indexes_are_an_option(place: Place) -> None:
             await put(store, "app/web", manifest(noise(1)), "v2")
 
 
+@pytest.mark.parametrize("servers", [True, False])
+async def test_sparse_indexes_are_a_setting_of_a_namespace(place: Place, servers: bool) -> None:
+    async with place.store(sparse_indexes=servers) as store:
+        space = await make_namespace(store)
+        await make_namespace(store, "other")
+        assert space.sparse_indexes is None
+        for number, own in enumerate((None, not servers, servers, None)):
+            await store.namespaces.update(space.id, sparse_indexes=own)
+            assert (await store.namespaces.get(space.id)).sparse_indexes is own
+            absent = index([manifest(noise(number))])
+            if servers if own is None else own:
+                await put(store, "app/web", absent, "v1")
+            else:
+                with pytest.raises(MissingContent):
+                    await put(store, "app/web", absent, "v1")
+        if not servers:
+            with pytest.raises(MissingContent):
+                await put(store, "other/web", index([manifest(noise(9))]), "v1")
+
+
+async def test_a_tag_comes_back_as_its_namespace_takes_it(store: Store) -> None:
+    """Restored by the rule that holds then, as any push."""
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, sparse_indexes=True)
+    done = await put(store, "app/web", index([manifest(noise(1))]), "v1")
+    (tag,) = (await store.tags.list(done.image_id)).items
+    await store.tags.delete(tag.id)
+    await store.namespaces.update(space.id, sparse_indexes=False)
+    with pytest.raises(MissingContent):
+        await store.trash.restore(tag.id)
+    await store.namespaces.update(space.id, sparse_indexes=True)
+    await store.trash.restore(tag.id)
+
+
 async def test_a_child_that_came_after_its_sparse_index(place: Place) -> None:
     async with place.store(sparse_indexes=True) as store:
         await make_namespace(store)

@@ -201,6 +201,21 @@ async def test_sparse_indexes(place: Place, tmp_path: Path) -> None:
             await bring(store, "app/other", made.path)
 
 
+async def test_a_namespace_may_take_sparse_indexes(store: Store, tmp_path: Path) -> None:
+    made = Layout(tmp_path / "made")
+    here, away = manifest(b"{}", []), manifest(b"{}", LAYERS)
+    both = index([here, away])
+    made.add(b"{}", here, both)
+    made.list(both, "v1")
+    space = await make_namespace(store)
+    with pytest.raises(MissingContent, match=sha256(away)):
+        await bring(store, "app/web", made.path)
+    await store.namespaces.update(space.id, sparse_indexes=True)
+    await bring(store, "app/web", made.path)
+    await export(store, "app/web", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(made.path)
+
+
 @pytest.mark.parametrize(
     ("digest", "error"),
     [
