@@ -18,6 +18,7 @@ from .management_errors import (
     LockedBody,
     PreconditionFailedBody,
     QuotasExceeded,
+    TransientState,
     not_found,
 )
 from .management_views import TrashAnswer, TrashItemAnswer, trash_answer, trash_item_answer
@@ -97,6 +98,12 @@ OPERATIONS: Final = (
         handler=restore,
         answer=TrashItemAnswer,
         writes=True,
-        errors=(AlreadyExistsBody, LockedBody, PreconditionFailedBody, QuotasExceeded),
+        errors=(
+            AlreadyExistsBody,
+            LockedBody,
+            PreconditionFailedBody,
+            QuotasExceeded,
+            TransientState,
+        ),
     ),
 )

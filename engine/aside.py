@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from . import layout
+from . import layout, trash
 from .errors import Corrupt
 from .ledger import Transaction, after
 from .models import moment
@@ -39,6 +39,7 @@ async def put(txn: Transaction, key: bytes, reason: str, now: int) -> None:
     if value is None:
         return
     await txn.delete(key)
+    await trash.list_row(txn, key, value, listed=False)
     await save(txn, layout.ASIDE + key, Aside(value, reason[:_REASON_CHARS], now))
     await _count(txn, key, 1)
 
@@ -55,6 +56,7 @@ async def put_back(txn: Transaction, last: bytes, limit: int) -> bytes | None:
             continue
         await txn.delete(key)
         await txn.put(key[1:], record.value)
+        await trash.list_row(txn, key[1:], record.value, listed=True)
         await _count(txn, key[1:], -1)
     return rows[-1][0][1:] if rows else None
 

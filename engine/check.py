@@ -28,6 +28,7 @@ from . import (
     check_names,
     check_rest,
     check_rows,
+    check_trash,
     worker,
 )
 from .check_files import Run
@@ -60,7 +61,9 @@ _AREAS: Final = (
     check_manifests.tag_index,
     check_listings.objects,
     check_listings.rows,
-    check_rest.trash,
+    check_trash.entries,
+    check_trash.index,
+    check_trash.manifests,
     check_rest.keys,
     check_rest.counters,
 )

@@ -1,4 +1,4 @@
-"""The trash and keys against their index rows; then every counter."""
+"""Keys against their index rows; then every counter."""
 
 from __future__ import annotations
 
@@ -6,34 +6,7 @@ from typing import Final
 
 from . import layout
 from .check_look import Look, id_name
-from .records import Image, Key, Namespace, Trash
-
-
-async def trash(look: Look) -> None:
-    """Every entry of the trash is found by its id, and its object is there and deleted."""
-    async for key, entry in look.records(Trash, layout.TRASH):
-        look.totals[layout.counter(layout.TRASH_LENGTH)] += 1
-        name = f"{id_name(entry.id)} ({entry.kind} {entry.name})"
-        await look.expect(layout.TRASH_ID + entry.id, key[1:9], "trash", name, "the row of its id")
-        if entry.kind == "tag":
-            if not await look.lacks(layout.TAG_ID + entry.id):
-                look.say("trash", name, "the tag is there as well")
-            continue
-        row = layout.NAMESPACE + entry.id
-        thing: Namespace | Image | None
-        if entry.kind == "namespace":
-            thing = await look.load(Namespace, row)
-        else:
-            row = layout.IMAGE + entry.image
-            thing = await look.load(Image, row)
-        if thing is None and not await look.lacks(row):
-            continue
-        if thing is None or not thing.deleted:
-            state = "does not exist" if thing is None else "is not deleted"
-            look.say("trash", name, f"what it would bring back {state}")
-    async for key, when in look.rows(layout.TRASH_ID):
-        if await look.lacks(layout.TRASH + when + key[1:]):
-            look.say("trash", id_name(key[1:]), "the id leads to no entry")
+from .records import Key
 
 
 async def keys(look: Look) -> None:

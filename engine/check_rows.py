@@ -8,6 +8,7 @@ from typing import Final, Literal
 from . import layout
 from .check_look import Look
 from .digest import Digest
+from .documents import MEDIA_TYPE_CHARS_MAX
 from .errors import Corrupt
 from .layout import ID_BYTES, SHA_BYTES
 from .ledger import KEY_BYTES_MAX, VALUE_BYTES_MAX, unpack_counter
@@ -86,6 +87,8 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.REFERRER: Shape(83, 115, Referrer),
     layout.TRASH: _fixed(25, Trash),
     layout.TRASH_ID: _fixed(17, (8, 8)),
+    layout.TRASH_PROJECT: _fixed(41, _NOTHING),
+    layout.TRASH_MANIFEST: _fixed(33, (SHA_BYTES, SHA_BYTES + MEDIA_TYPE_CHARS_MAX)),
     layout.DEAD: _fixed(17, (1, _FREE)),
     layout.RETENTION: _fixed(17, Retention),
     layout.ASIDE: Shape(2, _FREE, Aside),

@@ -1,12 +1,30 @@
-"""The closure of a tag: manifests that go with it, because nothing else needs them."""
+"""The closure of a tag: manifests that go with it, because nothing else needs them.
+
+It may hold any number of manifests, so it is walked in steps, and what is left to look at is
+kept as a stack: sha256s of manifests, and keys from which on referrers are still to be read. A
+subject with a million referrers is one such key.
+"""
 
 from __future__ import annotations
 
-from . import claims, images, manifest_rows, trash
+from typing import Final
+
+from . import claims, images, layout, manifest_rows, trash
 from .claims import Owner
 from .errors import NotFound
-from .ledger import Transaction
+from .layout import ID_BYTES, SHA_BYTES
+from .ledger import Transaction, after
+from .manifest_rows import CHILD
 from .records import Manifest, load
+
+_REFERRERS: Final = 100
+"""Referrers read at a time."""
+
+_KEY_AT: Final = 1 + ID_BYTES
+"""Where the length of the subject's digest key stands in the key of a referrer."""
+
+Gone = tuple[tuple[bytes, str], ...]
+"""Manifests that were removed, parents first: sha256 and media type."""
 
 
 async def prune_unneeded(
@@ -18,26 +36,43 @@ async def prune_unneeded(
     limit: int,
     *,
     untagged: bytes = b"",
-) -> tuple[tuple[tuple[bytes, str], ...], tuple[bytes, ...]]:
+) -> tuple[Gone, tuple[bytes, ...]]:
     """Remove those candidates that no tag and no index needs, and then what only they needed.
 
-    At most ``limit`` manifests; says which (parents first, with media type), and what is left
-    to look at. A referrer counts as needed while its subject is there, unless it was the one
-    that has just been ``untagged``.
+    Goes on until that cost about ``limit`` reads of manifests and ends of links (one manifest
+    has up to ``NEEDS_MAX``); says which went, and what is left to look at: the candidates of the
+    next step. A referrer counts as needed while its subject is there, unless it was the one that
+    has just been ``untagged``.
     """
     gone: list[tuple[bytes, str]] = []
     waiting = list(candidates)
-    while waiting and len(gone) < limit:
-        sha = waiting.pop(0)
+    cost = 0
+    while waiting and cost < limit:
+        sha = waiting.pop()
+        cost += 1
+        if len(sha) > SHA_BYTES:
+            waiting += await _referrers(txn, sha)
+            continue
         row = await load(txn, Manifest, manifest_rows.manifest_row(owner.key, sha))
         if row is None or await is_needed(txn, owner.key, sha):
             continue
         if sha != untagged and await manifest_rows.has_subject(txn, owner.key, sha, frozenset()):
             continue
-        waiting += await manifest_rows.remove(txn, owner, sha, row, now, hold_until)
-        waiting += await manifest_rows.referrers_of(txn, owner.key, sha)
+        names = await manifest_rows.names_of(txn, owner.key, sha)
+        needs = await manifest_rows.remove(txn, owner, sha, row, now, hold_until)
+        waiting += [needed for kind, needed in needs if kind == CHILD]
+        waiting += [layout.referrers_of(owner.key, name) for name in names]
+        cost += len(needs)
         gone.append((sha, row.media_type))
     return tuple(gone), tuple(waiting)
+
+
+async def _referrers(txn: Transaction, start: bytes) -> list[bytes]:
+    """Some referrers of one subject, and where the next ones begin, if there are more."""
+    stop = after(start[: _KEY_AT + 1 + start[_KEY_AT]])
+    rows = await txn.scan(start, stop, limit=_REFERRERS)
+    rest = [rows[-1][0] + b"\0"] if len(rows) == _REFERRERS else []
+    return [*rest, *(key[-SHA_BYTES:] for key, _ in rows)]
 
 
 async def is_needed(txn: Transaction, image_key: bytes, sha: bytes) -> bool:
@@ -59,13 +94,29 @@ async def prune(
 ) -> tuple[bytes, ...]:
     """Go on with ``prune_unneeded`` in a transaction of its own; says what is left.
 
-    What goes is remembered with the deleted tag.
+    What goes is remembered with the deleted tag. Where that is not in the trash any more, or is
+    being brought back, nothing more goes: nothing would remember it.
     """
     try:
         image, namespace = await images.require(txn, image_id)
     except NotFound:
         return ()
+    found = await trash.find(txn, tag_id)
+    if found is None or found[1].purging or found[1].restoring:
+        return ()
     owner = images.owner_of(image, namespace)
     gone, rest = await prune_unneeded(txn, owner, candidates, now, hold_until, limit)
-    await trash.add_manifests(txn, tag_id, gone)
+    await trash.add_manifests(txn, found[1], gone)
     return rest
+
+
+async def take_back(
+    txn: Transaction, owner: Owner, mark: bytes, shas: tuple[bytes, ...], now: int, hold_until: int
+) -> None:
+    """Remove those manifests (parents first) that an unfinished restore with that mark brought
+    back, and that nothing needs: nobody has pushed them since."""
+    for sha in shas:
+        row = await load(txn, Manifest, manifest_rows.manifest_row(owner.key, sha))
+        if row is None or row.unfinished != mark or await is_needed(txn, owner.key, sha):
+            continue
+        await manifest_rows.remove(txn, owner, sha, row, now, hold_until)

@@ -69,6 +69,8 @@ SESSION_NAMESPACE: Final = b"U"  # namespace id, session id -> ''
 # Trash, keys, the rest
 TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
 TRASH_ID: Final = b"T"  # id(16) -> when(8)
+TRASH_PROJECT: Final = b"j"  # project(16) when(8) id(16) -> '' : what a project may bring back
+TRASH_MANIFEST: Final = b"J"  # id(16) list(8) position(8) -> sha256, media type : went with a tag
 DEAD: Final = b"D"  # deleted namespace id -> its scope: its images are not listed any more
 RETENTION: Final = b"w"  # namespace id -> records.Retention
 ASIDE: Final = b"o"  # key of a row -> records.Aside: a queue's entry that nobody could deal with
@@ -201,8 +203,8 @@ def about(key: bytes) -> tuple[Kind, str]:
         sha = rest[ID_BYTES : ID_BYTES + SHA_BYTES]
         return "manifest", f"{_blob(sha)} of {_id(rest[:ID_BYTES])}"
     if row in _BY_ID:
-        start = len(rest) - ID_BYTES if row in (SESSION_EXPIRY, SESSION_NAMESPACE, TRASH) else 0
-        return _BY_ID[row], _id(rest[start:])
+        start = len(rest) - ID_BYTES if row in _ID_LAST else 0
+        return _BY_ID[row], _id(rest[start : start + ID_BYTES])
     if row in _BY_NAME:
         what, start = _BY_NAME[row]
         return what, rest[start:].replace(b"\0", b" ").decode("utf-8", "backslashreplace")
@@ -223,7 +225,10 @@ _BY_ID: Final[dict[bytes, Kind]] = {
     SESSION_NAMESPACE: "upload",
     TRASH: "trash",
     TRASH_ID: "trash",
+    TRASH_PROJECT: "trash",
+    TRASH_MANIFEST: "trash",
 }
+_ID_LAST: Final = (SESSION_EXPIRY, SESSION_NAMESPACE, TRASH, TRASH_PROJECT)
 _BY_NAME: Final[dict[bytes, tuple[Kind, int]]] = {
     NAMESPACE_NAME: ("namespace", 0),
     IMAGE_NAME: ("image", ID_BYTES),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from . import blobs, claims, identity, images, layout, namespaces, tags
 from .blobs import Arrival, Outcome
 from .claims import Owner
@@ -130,7 +132,7 @@ async def unchanged(
         return None
     sha = push.digest.raw
     row = await load(txn, Row, manifest_row(image.key, sha))
-    if row is None or row.media_type != push.document.media_type:
+    if row is None or row.media_type != push.document.media_type or row.unfinished:
         return None
     if len(await needs_of(txn, image.key, sha)) <= len(push.document.needs):
         return None
@@ -185,14 +187,18 @@ async def keep(
     now: int,
     *,
     sparse: bool,
+    unfinished: bytes = b"",
 ) -> None:
     """The manifest's row, its links, and its place among the referrers of its subject.
 
-    Raises MissingContent. The caller sees to it that the image may have the body.
+    Raises MissingContent. The caller sees to it that the image may have the body. A restore in
+    several transactions names its list (``unfinished``), and what others have put is left alone.
     """
     row_key = manifest_row(owner.key, sha)
     old = await load(txn, Row, row_key)
     if old is not None and old.media_type == document.media_type:
+        if old.unfinished and not unfinished:
+            await save(txn, row_key, msgspec.structs.replace(old, unfinished=b""))
         await _link_late(txn, owner, document, sha, now)
         return
     needs = await _resolve(txn, owner.key, document.needs, sparse, now)
@@ -204,7 +210,7 @@ async def keep(
         listed.append(kind + needed)
     subject = b"" if document.subject is None else Digest.parse(document.subject).key
     artifact_type = document.artifact_type or ""
-    row = Row(document.media_type, size, subject, artifact_type, now)
+    row = Row(document.media_type, size, subject, artifact_type, now, unfinished)
     await save(txn, row_key, row)
     await put_long(txn, layout.NEEDS + owner.key + sha, b"".join(listed))
     if subject:

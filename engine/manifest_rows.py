@@ -17,6 +17,8 @@ CONTENT, CHILD, BODY = b"c", b"k", b"b"
 NEED_KINDS: Final = {CONTENT: "content", CHILD: "children", BODY: "bodies"}
 """Kind of a need as stored with a manifest -> the field of the claim that counts it."""
 
+_STEP: Final = 1000
+
 _NEED_BYTES: Final = 1 + layout.SHA_BYTES
 
 
@@ -57,21 +59,19 @@ async def needs_of(txn: Transaction, image_key: bytes, sha: bytes) -> list[tuple
 
 async def remove(
     txn: Transaction, owner: Owner, sha: bytes, row: Row, now: int, hold_until: int
-) -> list[bytes]:
+) -> list[tuple[bytes, bytes]]:
     """Take a manifest out of its image; what it alone needed stays held until then.
 
-    Says which manifests it listed as children.
+    Says what it linked, as ``needs_of``.
     """
-    children = []
-    for kind, needed in await needs_of(txn, owner.key, sha):
+    needs = await needs_of(txn, owner.key, sha)
+    for kind, needed in needs:
         await claims.unlink(txn, owner, needed, NEED_KINDS[kind], now, hold_until)
-        if kind == CHILD:
-            children.append(needed)
     await delete_long(txn, layout.NEEDS + owner.key + sha)
     await txn.delete(manifest_row(owner.key, sha))
     if row.subject:
         await txn.delete(layout.referrers_of(owner.key, row.subject) + sha)
-    return children
+    return needs
 
 
 async def present(txn: Transaction, image_key: bytes, sha: bytes) -> bool:
@@ -96,9 +96,10 @@ async def referrers_of(txn: Transaction, image_key: bytes, sha: bytes) -> list[b
     """All manifests that name this one as their subject, in either algorithm."""
     found = []
     for key in await names_of(txn, image_key, sha):
-        prefix = layout.referrers_of(image_key, key)
-        rows = await txn.scan(prefix, after(prefix), limit=1_000_000)
-        found += [row[-layout.SHA_BYTES :] for row, _ in rows]
+        start = prefix = layout.referrers_of(image_key, key)
+        while rows := await txn.scan(start, after(prefix), limit=_STEP):
+            found += [row[-layout.SHA_BYTES :] for row, _ in rows]
+            start = rows[-1][0] + b"\0"
     return found
 
 

@@ -23,6 +23,8 @@ KIND: Final = b"n"
 DEAD_FEW: Final = 100
 """Deleted namespaces that a listing may go through, at some 6 us each, while others wait."""
 
+_STEP: Final = 1000
+
 _SHELVES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
 
 
@@ -217,9 +219,13 @@ async def dead(txn: Transaction, scope: bytes) -> list[bytes]:
 
     Linear in the deleted namespaces of the store.
     """
-    rows = await txn.scan(layout.DEAD, after(layout.DEAD), limit=1_000_000)
     within = b"p" + scope[1:]
-    return [key[1:] for key, value in payloads(rows) if value.startswith(within)]
+    found = []
+    start = layout.DEAD
+    while rows := await txn.scan(start, after(layout.DEAD), limit=_STEP):
+        found += [key[1:] for key, value in payloads(rows) if value.startswith(within)]
+        start = rows[-1][0] + b"\0"
+    return found
 
 
 def of_trash(entry: Trash) -> Row:

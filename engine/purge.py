@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
-from . import blobs, claims, images, layout, listings, namespaces, tags, trash
+from . import blobs, claims, closure, images, layout, listings, namespaces, tags, trash
 from .claims import Owner
+from .core import SECOND
 from .errors import Corrupt
 from .layout import ID_BYTES
 from .ledger import Transaction, after
@@ -103,11 +104,9 @@ async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
         return 1
     until = layout.at(key, 1)
     if entry.kind == "tag":
-        await trash.take(txn, until, entry)
-        return 1
+        return await _tag(txn, until, entry, now, limit)
     if not entry.purging:
-        entry = msgspec.structs.replace(entry, purging=True)
-        await save(txn, key, entry)
+        entry = await trash.begin_purge(txn, until, entry)
     if entry.kind == "image":
         owner = Owner(entry.image, entry.project, entry.namespace, counted=False)
         done = await _image(txn, owner, entry.id, now, limit)
@@ -116,6 +115,30 @@ async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
     if done:
         await trash.take(txn, until, entry)
     return limit
+
+
+async def _tag(txn: Transaction, until: int, entry: Trash, now: int, limit: int) -> int:
+    """Take some rows of a deleted tag away, and the manifests that a restore which never came to
+    its end brought back; says how many."""
+    if entry.restoring:
+        await _take_back(txn, entry, now, limit)
+    rows = await trash.drop_manifests(txn, entry, limit)
+    if rows < limit:
+        await trash.take(txn, until, entry)
+    elif not entry.purging:
+        await trash.begin_purge(txn, until, entry)
+    return rows + 1
+
+
+async def _take_back(txn: Transaction, entry: Trash, now: int, limit: int) -> None:
+    image = await images.by_key(txn, entry.image)
+    if image is None:
+        return
+    counted = not image.deleted
+    owner = Owner(entry.image, entry.project, entry.namespace, counted=counted)
+    shas = await trash.shas_from(txn, entry, 0, limit)
+    # Holds of what is in the trash are over when it is.
+    await closure.take_back(txn, owner, trash.list_of(entry), shas, now, now + SECOND)
 
 
 async def _namespace(txn: Transaction, entry: Trash, now: int, limit: int) -> bool:

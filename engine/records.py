@@ -139,6 +139,9 @@ class Manifest(Record, frozen=True):
     subject: bytes
     artifact_type: str
     created: int
+    unfinished: bytes = b""
+    """The list (``trash.list_of``) that a restore which is not at its end yet brought it back
+    from; means nothing once that entry is gone. A push of the manifest clears it."""
 
 
 class Referrer(Record, frozen=True):
@@ -180,7 +183,7 @@ class Trash(Record, frozen=True):
     digest: bytes = b""
     """Of a tag, in the algorithm it was pushed with."""
     digests: tuple[tuple[bytes, str], ...] = ()
-    """Manifests that went with a tag: sha256 and media type."""
+    """In directories of format 2: manifests that went with a tag. Rows of their own now."""
     created: int = 0
     purging: bool = False
     sha: bytes = b""
@@ -192,6 +195,10 @@ class Trash(Record, frozen=True):
     namespace_name: str = ""
     image_name: str = ""
     """Of an image or a tag."""
+    manifests: bytes = b""
+    """Of a tag: which list has the manifests that went with it, eight bytes."""
+    restoring: bytes = b""
+    """Which restore is bringing it back in several transactions, or was when it died."""
 
 
 class Aside(Record, frozen=True):

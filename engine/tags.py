@@ -33,8 +33,8 @@ from .records import Tag as Row
 from .records import get_payload, load, put_payload, save
 
 KIND: Final = b"t"
-CLOSURE_STEP: Final = 256
-"""Manifests removed with a tag in one transaction; the rest follows in the next."""
+CLOSURE_STEP: Final = 1000
+"""Links of manifests that end with a tag in one transaction; the rest follows in the next."""
 
 
 def tag_row(image_key: bytes, name: str) -> bytes:

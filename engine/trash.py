@@ -1,4 +1,13 @@
-"""The trash: what was deleted and can still be brought back, in the order it will be emptied."""
+"""The trash: what was deleted and can still be brought back, in the order it will be emptied.
+
+An entry is a row by its time, one by its id and one in the list of its project. The manifests
+that went with a tag, of which there may be any number, are rows of their own in the order in
+which they went: a list. Its key is not the tag's alone, since a tag can come back and be deleted
+again before all rows of the first list are gone.
+
+An entry that is being taken apart (``purging``) cannot be brought back. One of a tag is then
+found by its time only.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +20,29 @@ from . import layout
 from .errors import Corrupt
 from .layout import number
 from .ledger import Transaction, after
-from .records import Image, Namespace, Tag, Trash, decode, get_payload, load, put_payload, save
+from .records import (
+    Image,
+    Namespace,
+    Tag,
+    Trash,
+    decode,
+    get_payload,
+    load,
+    put_payload,
+    save,
+    unseal,
+)
 
 _STEP: Final = 1000
-DIGESTS_MAX: Final = 500
-"""Manifests remembered with a tag; a row has room for some 600. A tag that took more along comes
-back only while the image has the rest."""
+
+_ENTRY_BYTES: Final = 8 + layout.ID_BYTES
+"""Time and id: the end of an entry's key, there and in the list of its project."""
+
+_PLACE_AT: Final = 1 + layout.ID_BYTES + 8
+"""Where the place stands in the key of a manifest that went with a tag."""
+
+Gone = tuple[tuple[bytes, str], ...]
+"""Manifests that went with a tag, parents first: sha256 and media type."""
 
 
 class Place(TypedDict):
@@ -42,9 +68,9 @@ class Chosen:
     tag: str | None = None
 
     @property
-    def everything(self) -> bool:
-        """Whether all are."""
-        return self == Chosen()
+    def every_kind(self) -> bool:
+        """Whether all are, or all of a project."""
+        return self == Chosen(project=self.project)
 
     def takes(self, entry: Trash) -> bool:
         """Whether this one is."""
@@ -63,7 +89,29 @@ async def throw(txn: Transaction, entry: Trash, until: int) -> None:
     """Put an entry into the trash until then."""
     await save(txn, layout.TRASH + number(until) + entry.id, entry)
     await put_payload(txn, layout.TRASH_ID + entry.id, number(until))
+    await put_payload(txn, project_row(entry, until))
     await txn.add(layout.counter(layout.TRASH_LENGTH), 1)
+
+
+def project_row(entry: Trash, until: int) -> bytes:
+    """Key of the row of an entry in the list of its project."""
+    return layout.TRASH_PROJECT + entry.project + number(until) + entry.id
+
+
+async def list_row(txn: Transaction, key: bytes, value: bytes, *, listed: bool) -> None:
+    """Put an entry into the list of its project, or take it out: of a row of a queue that is set
+    aside, or put back. Nothing where it is no entry, or cannot be read."""
+    if key[:1] != layout.TRASH:
+        return
+    try:
+        entry = decode(Trash, key, value)
+    except Corrupt:
+        return
+    row = project_row(entry, layout.at(key, 1))
+    if not listed:
+        await txn.delete(row)
+    elif not entry.purging:
+        await put_payload(txn, row)
 
 
 def _place(namespace: Namespace, image_name: str = "") -> Place:
@@ -88,38 +136,87 @@ async def throw_image(txn: Transaction, row: Image, namespace: Namespace, until:
 
 
 async def throw_tag(
-    txn: Transaction,
-    image: Image,
-    namespace: Namespace,
-    row: Tag,
-    digests: tuple[tuple[bytes, str], ...],
-    until: int,
+    txn: Transaction, image: Image, namespace: Namespace, row: Tag, gone: Gone, until: int
 ) -> None:
-    """A tag was deleted, and these manifests (parents first) with it."""
+    """A tag was deleted, and these manifests with it; ``add_manifests`` adds more."""
     entry = Trash(
         "tag",
         row.id,
         row.name,
         image.key,
         row.digest,
-        digests[:DIGESTS_MAX],
+        (),
         row.created,
         sha=row.sha,
         **_place(namespace, image.name),
+        manifests=await _free_list(txn, row.id, until),
     )
     await throw(txn, entry, until)
+    await add_manifests(txn, entry, gone)
 
 
-async def add_manifests(
-    txn: Transaction, tag_id: bytes, digests: tuple[tuple[bytes, str], ...]
-) -> None:
-    """More manifests went with a deleted tag; nothing where the tag is not in the trash."""
-    found = await find(txn, tag_id)
-    if found is not None:
-        until, entry = found
-        every = (*entry.digests, *digests)[:DIGESTS_MAX]
-        grown = msgspec.structs.replace(entry, digests=every)
-        await save(txn, layout.TRASH + number(until) + tag_id, grown)
+async def _free_list(txn: Transaction, tag_id: bytes, until: int) -> bytes:
+    """A list that has no rows: times are no names where a clock stands still."""
+    while await txn.scan(*_span(layout.TRASH_MANIFEST + tag_id + number(until)), limit=1):
+        until += 1
+    return number(until)
+
+
+def _span(prefix: bytes) -> tuple[bytes, bytes]:
+    return prefix, after(prefix)
+
+
+def list_of(entry: Trash) -> bytes:
+    """What the keys of the manifests that went with a tag begin with, but for the first byte."""
+    return entry.id + entry.manifests
+
+
+async def add_manifests(txn: Transaction, entry: Trash, gone: Gone) -> None:
+    """More manifests went with a deleted tag. Their order is that of the calls."""
+    if not gone:
+        return
+    prefix = layout.TRASH_MANIFEST + list_of(entry)
+    place = await length(txn, entry)
+    for sha, media_type in gone:
+        await put_payload(txn, prefix + number(place), sha + media_type.encode())
+        place += 1
+
+
+async def length(txn: Transaction, entry: Trash) -> int:
+    """How many manifests went with a tag; while they are purged: the place behind the last."""
+    rows = await txn.scan(*_span(layout.TRASH_MANIFEST + list_of(entry)), limit=1, reverse=True)
+    return layout.at(rows[0][0], _PLACE_AT) + 1 if rows else 0
+
+
+async def manifests(
+    txn: Transaction, entry: Trash, below: int, limit: int
+) -> list[tuple[int, bytes, str]]:
+    """The last ``limit`` manifests at places below that, last first: children before parents.
+
+    Each with its place. Raises Corrupt.
+    """
+    prefix = layout.TRASH_MANIFEST + list_of(entry)
+    found = []
+    for key, value in await txn.scan(prefix, prefix + number(below), limit=limit, reverse=True):
+        payload = unseal(key, value)
+        sha, media_type = payload[: layout.SHA_BYTES], payload[layout.SHA_BYTES :].decode()
+        found.append((layout.at(key, _PLACE_AT), sha, media_type))
+    return found
+
+
+async def shas_from(txn: Transaction, entry: Trash, place: int, limit: int) -> tuple[bytes, ...]:
+    """The first ``limit`` manifests from that place on, parents first. Raises Corrupt."""
+    prefix = layout.TRASH_MANIFEST + list_of(entry)
+    rows = await txn.scan(prefix + number(place), after(prefix), limit=limit)
+    return tuple(unseal(key, value)[: layout.SHA_BYTES] for key, value in rows)
+
+
+async def drop_manifests(txn: Transaction, entry: Trash, limit: int) -> int:
+    """Remove the rows of the first ``limit`` manifests; says how many there were."""
+    rows = await txn.scan(*_span(layout.TRASH_MANIFEST + list_of(entry)), limit=limit)
+    for key, _ in rows:
+        await txn.delete(key)
+    return len(rows)
 
 
 async def find(txn: Transaction, entry_id: bytes) -> tuple[int, Trash] | None:
@@ -131,11 +228,56 @@ async def find(txn: Transaction, entry_id: bytes) -> tuple[int, Trash] | None:
     return None if entry is None else (int.from_bytes(when, "big"), entry)
 
 
+async def change(txn: Transaction, until: int, entry: Trash) -> None:
+    """Write an entry again."""
+    await save(txn, layout.TRASH + number(until) + entry.id, entry)
+
+
+async def begin_purge(txn: Transaction, until: int, entry: Trash) -> Trash:
+    """Take an entry out of all lists: from now on it cannot be brought back."""
+    await _unlist(txn, until, entry)
+    entry = msgspec.structs.replace(entry, purging=True)
+    await change(txn, until, entry)
+    return entry
+
+
+async def _unlist(txn: Transaction, until: int, entry: Trash) -> None:
+    await txn.delete(project_row(entry, until))
+    if entry.kind == "tag":
+        await _forget(txn, until, entry.id)
+
+
+async def _forget(txn: Transaction, until: int, entry_id: bytes) -> None:
+    """Remove the row of an entry's id, unless it leads to another entry by now: the same tag may
+    have been brought back, and deleted once more."""
+    key = layout.TRASH_ID + entry_id
+    try:
+        found = await get_payload(txn, key)
+    except Corrupt:
+        found = number(until)
+    if found == number(until):
+        await txn.delete(key)
+
+
 async def take(txn: Transaction, until: int, entry: Trash) -> None:
-    """Remove an entry."""
+    """Remove an entry; of a tag, the rows of its manifests are gone already."""
+    await txn.delete(project_row(entry, until))
+    await _forget(txn, until, entry.id)
     await txn.delete(layout.TRASH + number(until) + entry.id)
-    await txn.delete(layout.TRASH_ID + entry.id)
     await txn.add(layout.counter(layout.TRASH_LENGTH), -1)
+
+
+async def leave_rest(txn: Transaction, until: int, entry: Trash, now: int) -> None:
+    """A tag is back, and too many rows of its manifests are left for one transaction.
+
+    The sweep takes them: the entry is due now, and names no restore, so nothing is taken back.
+    """
+    await take(txn, until, entry)
+    when = now
+    while await txn.get(layout.TRASH + number(when) + entry.id) is not None:
+        when += 1
+    await change(txn, when, msgspec.structs.replace(entry, purging=True, restoring=b""))
+    await txn.add(layout.counter(layout.TRASH_LENGTH), 1)
 
 
 async def page_of(
@@ -143,29 +285,42 @@ async def page_of(
 ) -> tuple[list[tuple[int, Trash]], int]:
     """Some of what can be brought back, next to go first; and how many there are.
 
-    Without a filter rows are counted only; with one, all are read. Either is linear in the trash.
+    Of one project only its own entries are looked at. Where nothing else is asked for, rows are
+    counted only; with another filter, all are read. Either is linear in them.
     """
-    start = await _begin(txn, now)
+    if chosen.project is None:
+        prefix, start = layout.TRASH, await _begin(txn, now)
+    else:
+        prefix = layout.TRASH_PROJECT + chosen.project
+        start = prefix + number(now + 1)
     found: list[tuple[int, Trash]] = []
     total = 0
-    while rows := await txn.scan(start, after(layout.TRASH), limit=_STEP):
+    while rows := await txn.scan(start, after(prefix), limit=_STEP):
         for key, value in rows:
             on_page = skip <= total < skip + limit
-            if chosen.everything and not on_page:
+            if chosen.every_kind and not on_page:
                 total += 1
                 continue
             try:
-                entry = decode(Trash, key, value)
+                entry = await _entry(txn, key, value)
             except Corrupt:
+                entry = None
+            if entry is None:
                 # On whichever page it lies, it counts; the check tells of it.
-                total += chosen.everything
-                continue
-            if chosen.takes(entry):
+                total += chosen.every_kind
+            elif chosen.takes(entry):
                 total += 1
                 if on_page:
-                    found.append((layout.at(key, 1), entry))
+                    found.append((layout.at(key, len(prefix)), entry))
         start = rows[-1][0] + b"\0"
     return found, total
+
+
+async def _entry(txn: Transaction, key: bytes, value: bytes) -> Trash | None:
+    """The entry of a row of the trash, or of a project's list of it. Raises Corrupt."""
+    if key[:1] == layout.TRASH:
+        return decode(Trash, key, value)
+    return await load(txn, Trash, layout.TRASH + key[-_ENTRY_BYTES:])
 
 
 async def _begin(txn: Transaction, now: int) -> bytes:

@@ -1,4 +1,11 @@
-"""Bringing back what lies in the trash: namespaces, images, tags."""
+"""Bringing back what lies in the trash: namespaces, images, tags.
+
+A tag comes back with the manifests that went with it. Where these are too many for one
+transaction, they come back children first in several, and the last one brings the tag: all or
+nothing in effect. Each row of a manifest that came back before that says so (``unfinished``).
+Whatever stops the restore, these go again: at once after an error, with the purge of the entry
+where a process died; but for those that somebody has pushed meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +18,7 @@ import msgspec
 from . import (
     blobs,
     claims,
+    closure,
     documents,
     identity,
     images,
@@ -22,10 +30,10 @@ from . import (
     trash,
 )
 from .config import MANIFEST_BYTES_MAX
-from .core import Core
+from .core import Core, entropy
 from .digest import Digest
 from .documents import Document
-from .errors import AlreadyExists, Corrupt, Invalid, NotFound
+from .errors import AlreadyExists, Busy, Corrupt, EngineError, Invalid, NotFound
 from .ledger import Transaction
 from .listings import PAGE_MAX
 from .models import Page, Trashed, TrashItem, moment
@@ -43,6 +51,19 @@ _KINDS: Final[dict[str, Trashed]] = {
 }
 
 
+_STEP: Final = 200
+_LINKS: Final = 4096
+_BODY_BYTES: Final = 4 << 20
+"""Manifests, what they link, and bytes of their bodies that come back in one transaction: so
+many, or a single one that is larger."""
+
+_PARSED_INLINE: Final = 64 * 1024
+"""A longer document is parsed in a thread."""
+
+_END: Final = 1 << 62
+"""A place behind every manifest that went with a tag."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """A manifest that went with a tag, read again."""
@@ -50,6 +71,17 @@ class Lost:
     sha: bytes
     size: int
     document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Manifests that come back in one transaction, children first."""
+
+    manifests: tuple[Lost, ...]
+    first: int
+    """The lowest place among them; 0: nothing is left before them."""
+    length: int
+    """Of the whole list, when the restore began with its end."""
 
 
 async def require(txn: Transaction, entry_id: bytes, now: int) -> tuple[int, Entry]:
@@ -63,22 +95,89 @@ async def require(txn: Transaction, entry_id: bytes, now: int) -> tuple[int, Ent
     return found
 
 
-async def restore(
-    txn: Transaction, entry_id: bytes, now: int, lost: tuple[Lost, ...], sparse: bool
-) -> None:
-    """Bring something back; all of it or nothing.
-
-    Raises NotFound, AlreadyExists, Locked, MissingContent, QuotaExceeded.
-    """
+async def restore(txn: Transaction, entry_id: bytes, now: int) -> None:
+    """Bring a namespace or an image back. Raises NotFound, AlreadyExists, Locked."""
     until, entry = await require(txn, entry_id, now)
     time = await identity.tick(txn, now)
     if entry.kind == "namespace":
         await _namespace(txn, entry, time)
-    elif entry.kind == "image":
-        await _image(txn, entry, time)
     else:
-        await _tag(txn, entry, now, lost, sparse)
+        await _image(txn, entry, time)
     await trash.take(txn, until, entry)
+
+
+async def restore_tag(
+    txn: Transaction, entry_id: bytes, now: int, token: bytes, batch: Batch, sparse: bool
+) -> bool:
+    """Bring a tag back, with the last of its manifests; False where the list has grown since.
+
+    ``token`` is that of ``restore_some``, or empty: then the batch is the whole list. Raises
+    NotFound, AlreadyExists, Locked, MissingContent, QuotaExceeded, Busy.
+    """
+    until, entry = await require(txn, entry_id, now)
+    if not await _current(txn, entry, token, batch):
+        return False
+    await _tag(txn, entry, now, batch.manifests, sparse)
+    if await trash.drop_manifests(txn, entry, _STEP + 1) <= _STEP:
+        await trash.take(txn, until, entry)
+    else:
+        await trash.leave_rest(txn, until, entry, now)
+    return True
+
+
+async def restore_some(
+    txn: Transaction,
+    entry_id: bytes,
+    now: int,
+    token: bytes,
+    begins: bool,
+    batch: Batch,
+    sparse: bool,
+) -> bool:
+    """Bring some manifests of a deleted tag back, and not yet the tag; False as ``restore_tag``.
+
+    With ``begins``, the restore with that token takes the place of any other one: which is told
+    so (Busy), or died. Raises what ``restore_tag`` does.
+    """
+    until, entry = await require(txn, entry_id, now)
+    image, namespace = await _image_of(txn, entry)
+    if not await _current(txn, entry, b"" if begins else token, batch):
+        return False
+    if begins:
+        await trash.change(txn, until, msgspec.structs.replace(entry, restoring=token))
+    mark = trash.list_of(entry)
+    await _keep(txn, image, namespace, batch.manifests, now, sparse=sparse, mark=mark)
+    return True
+
+
+async def _current(txn: Transaction, entry: Entry, token: bytes, batch: Batch) -> bool:
+    """Whether the batch is still of the whole list: a delete may be adding to it, until a
+    restore has begun. Raises Busy where another one has taken over."""
+    if token and entry.restoring != token:
+        raise Busy("trash", str(UUID(bytes=entry.id)))
+    return await trash.length(txn, entry) == batch.length
+
+
+async def take_back(
+    txn: Transaction, entry_id: bytes, now: int, token: bytes, place: int
+) -> int | None:
+    """Remove manifests from that place on that a failed restore brought back; says where to go
+    on, or None."""
+    found = await trash.find(txn, entry_id)
+    if found is None or found[1].purging or found[1].restoring != token:
+        # It is another one's now, or the purge's.
+        return None
+    until, entry = found
+    image = await images.by_key(txn, entry.image)
+    shas = await trash.shas_from(txn, entry, place, _STEP)
+    if image is not None:
+        counted = not image.deleted
+        owner = claims.Owner(entry.image, entry.project, entry.namespace, counted=counted)
+        await closure.take_back(txn, owner, trash.list_of(entry), shas, now, until)
+    if len(shas) == _STEP:
+        return place + _STEP
+    await trash.change(txn, until, msgspec.structs.replace(entry, restoring=b""))
+    return None
 
 
 async def _namespace(txn: Transaction, entry: Entry, time: int) -> None:
@@ -118,16 +217,7 @@ async def _tag(
     txn: Transaction, entry: Entry, now: int, lost: tuple[Lost, ...], sparse: bool
 ) -> None:
     image, namespace = await _image_of(txn, entry)
-    owner = images.owner_of(image, namespace)
-    sparse = namespaces.takes_sparse(namespace, sparse)
-    for found in lost:
-        if not await blobs.claimed(txn, image.key, found.sha, now):
-            raise NotFound("manifest", str(Digest.sha256(found.sha)))
-        await manifest_put.keep(
-            txn, owner, found.document, found.sha, found.size, now, sparse=sparse
-        )
-    if lost:
-        await manifest_put.check_quota(txn, namespace)
+    await _keep(txn, image, namespace, lost, now, sparse=sparse)
     digest, sha = Digest.from_key(entry.digest), entry.sha
     if not await manifest_rows.present(txn, image.key, sha):
         raise NotFound("manifest", str(digest))
@@ -139,6 +229,29 @@ async def _tag(
     row = TagRow(entry.id, entry.name, entry.digest, sha, entry.created, time)
     await tags.insert(txn, image, row)
     await images.touch(txn, image, time)
+
+
+async def _keep(
+    txn: Transaction,
+    image: ImageRow,
+    namespace: NamespaceRow,
+    lost: tuple[Lost, ...],
+    now: int,
+    *,
+    sparse: bool,
+    mark: bytes = b"",
+) -> None:
+    """Give manifests back to their image. Raises NotFound, MissingContent, QuotaExceeded."""
+    owner = images.owner_of(image, namespace)
+    sparse = namespaces.takes_sparse(namespace, sparse)
+    for found in lost:
+        if not await blobs.claimed(txn, image.key, found.sha, now):
+            raise NotFound("manifest", str(Digest.sha256(found.sha)))
+        await manifest_put.keep(
+            txn, owner, found.document, found.sha, found.size, now, sparse=sparse, unfinished=mark
+        )
+    if lost:
+        await manifest_put.check_quota(txn, namespace)
 
 
 async def _image_of(txn: Transaction, entry: Entry) -> tuple[ImageRow, NamespaceRow]:
@@ -159,6 +272,17 @@ async def _namespace_of(txn: Transaction, entry: Entry) -> NamespaceRow:
     if row is None or row.deleted:
         raise NotFound("namespace", entry.namespace_name)
     return row
+
+
+async def went(
+    txn: Transaction, entry_id: bytes, now: int, below: int
+) -> tuple[list[tuple[int, bytes, str]], int]:
+    """Manifests that went with a deleted tag, as ``trash.manifests``; and how many did.
+
+    Raises NotFound, Corrupt.
+    """
+    _, entry = await require(txn, entry_id, now)
+    return await trash.manifests(txn, entry, below, _STEP), await trash.length(txn, entry)
 
 
 async def home(txn: Transaction, entry_id: bytes, now: int) -> tuple[Entry, bytes]:
@@ -211,7 +335,7 @@ class Trash:
         """One page of what can be brought back, next to go first. Raises Invalid.
 
         Filters are combined with AND. ``namespace`` and ``image`` are names of what something
-        was in as well. Linear in the trash.
+        was in as well. Linear in the trash; with ``project_id``, in that of the project.
         """
         chosen = trash.Chosen(
             region, project_id.bytes if project_id else None, kind, namespace, image, tag
@@ -234,14 +358,57 @@ class Trash:
 
         A tag comes back with the manifests that went with it. Raises NotFound (``trash``, or
         what it belonged to), AlreadyExists where the name is taken, Locked; MissingContent or
-        QuotaExceeded where the image changed too much since. It changes nothing then.
+        QuotaExceeded where the image changed too much since; Busy where another call restores
+        the same tag. It changes nothing then.
         """
         core = self._core
         entry, image_key = await core.ledger.read(home, item_id.bytes, core.now())
-        lost = tuple([await self._read(image_key, *went) for went in reversed(entry.digests)])
-        await core.ledger.transact(
-            restore, item_id.bytes, core.now(), lost, core.config.sparse_indexes
-        )
+        if entry.kind != "tag":
+            await core.ledger.transact(restore, item_id.bytes, core.now())
+            return
+        while not await self._restore_tag(item_id.bytes, image_key):
+            continue
+
+    async def _restore_tag(self, entry_id: bytes, image_key: bytes) -> bool:
+        """Bring a tag back; False where more of its manifests went since this began."""
+        core, sparse, token = self._core, self._core.config.sparse_indexes, entropy()
+        batch = await self._batch(entry_id, image_key, _END)
+        if not batch.first:
+            return await core.ledger.transact(restore_tag, entry_id, core.now(), b"", batch, sparse)
+        begins = True
+        try:
+            while batch.first:
+                if not await core.grow(
+                    restore_some, entry_id, core.now(), token, begins, batch, sparse
+                ):
+                    return False
+                begins = False
+                batch = await self._batch(entry_id, image_key, batch.first)
+            return await core.ledger.transact(
+                restore_tag, entry_id, core.now(), token, batch, sparse
+            )
+        except EngineError:
+            place: int | None = 0
+            while place is not None:
+                place = await core.ledger.transact(take_back, entry_id, core.now(), token, place)
+            raise
+
+    async def _batch(self, entry_id: bytes, image_key: bytes, below: int) -> Batch:
+        """Read the last manifests of a list, below a place, as far as one transaction takes."""
+        core = self._core
+        rows, length = await core.ledger.read(went, entry_id, core.now(), below)
+        lost: list[Lost] = []
+        links = size = 0
+        first = 0
+        for place, sha, media_type in rows:
+            found = await self._read(image_key, sha, media_type)
+            links += 1 + len(found.document.needs)
+            size += found.size
+            if lost and (links > _LINKS or size > _BODY_BYTES):
+                break
+            lost.append(found)
+            first = place
+        return Batch(tuple(lost), first, length)
 
     async def _read(self, image_key: bytes, sha: bytes, media_type: str) -> Lost:
         digest = Digest.sha256(sha)
@@ -253,4 +420,10 @@ class Trash:
                 body = await reader.read()
         except NotFound:
             raise NotFound("manifest", str(digest)) from None
-        return Lost(sha, len(body), documents.parse(body, media_type, limit=MANIFEST_BYTES_MAX))
+        if len(body) <= _PARSED_INLINE:
+            document = documents.parse(body, media_type, limit=MANIFEST_BYTES_MAX)
+        else:
+            document = await self._core.threads.run(
+                documents.parse, body, media_type, limit=MANIFEST_BYTES_MAX
+            )
+        return Lost(sha, len(body), document)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from . import layout
+from . import layout, upgrade_trash
 from .errors import Corrupt, NotAStore
 from .ledger import Transaction
 from .records import get_payload, put_payload
@@ -50,7 +50,7 @@ class Position(NamedTuple):
     """In the next one."""
 
 
-STEPS: Final[tuple[Step, ...]] = ()
+STEPS: Final[tuple[Step, ...]] = (Step("the lists of the trash", upgrade_trash.advance),)
 
 
 async def position(txn: Transaction) -> Position:

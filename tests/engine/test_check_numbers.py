@@ -17,9 +17,9 @@ from damage_support import (
 )
 from engine_support import Clock, Place
 
-from holdfast.engine import layout
+from holdfast.engine import layout, trash
 from holdfast.engine.ledger import Transaction, pack_counter
-from holdfast.engine.records import Tag, Trash, load, put_payload, save
+from holdfast.engine.records import Tag, Trash, load, put_payload, save, unseal
 
 CASES = Cases()
 
@@ -34,7 +34,11 @@ async def a_deleted_image_is_not_found_in_the_trash(txn: Transaction) -> None:
             await cut(txn, layout.TRASH_ID + entry.id)
 
 
-@CASES("trash: leads to no entry", "counter: entries of the trash")
+@CASES(
+    "trash: leads to no entry",
+    "trash: a project lists it that should not",
+    "counter: entries of the trash",
+)
 async def a_trash_entry_is_gone(txn: Transaction) -> None:
     for key, entry in await records(txn, Trash, layout.TRASH):
         if entry.kind == "namespace":
@@ -47,6 +51,7 @@ async def a_living_image_in_the_trash(txn: Transaction) -> None:
     entry = Trash("image", image.id, "web", image.key, project=bytes(16), namespace=image.namespace)
     await save(txn, layout.TRASH + layout.number(9) + image.id, entry)
     await put_payload(txn, layout.TRASH_ID + image.id, layout.number(9))
+    await put_payload(txn, trash.project_row(entry, 9))
 
 
 @CASES("trash: the tag is there as well", "counter: entries of the trash")
@@ -54,9 +59,34 @@ async def a_living_tag_in_the_trash(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     tag = await load(txn, Tag, layout.TAG + image.key + b"v1")
     assert tag is not None
-    entry = Trash("tag", tag.id, "v1", image.key, digest=tag.digest)
+    entry = Trash("tag", tag.id, "v1", image.key, digest=tag.digest, project=bytes(16))
     await save(txn, layout.TRASH + layout.number(9) + tag.id, entry)
     await put_payload(txn, layout.TRASH_ID + tag.id, layout.number(9))
+    await put_payload(txn, trash.project_row(entry, 9))
+
+
+@CASES("trash: its place in the list of its project is missing")
+async def a_place_in_a_projects_trash_is_gone(txn: Transaction) -> None:
+    await cut(txn, (await rows(txn, layout.TRASH_PROJECT))[0][0])
+
+
+@CASES("trash: a project lists it that should not")
+async def a_place_in_another_projects_trash(txn: Transaction) -> None:
+    key = (await rows(txn, layout.TRASH_PROJECT))[0][0]
+    await put_payload(txn, key[:1] + bytes(16) + key[17:])
+
+
+@CASES("trash: manifest 0 of it is missing")
+async def a_manifest_that_went_is_gone(txn: Transaction) -> None:
+    key, value = (await rows(txn, layout.TRASH_MANIFEST))[0]
+    await put_payload(txn, key[:-8] + layout.number(1), unseal(key, value))
+    await cut(txn, key)
+
+
+@CASES("trash: manifests went with no such tag")
+async def manifests_of_no_tag(txn: Transaction) -> None:
+    key, value = (await rows(txn, layout.TRASH_MANIFEST))[0]
+    await put_payload(txn, key[:1] + bytes(16) + key[17:], unseal(key, value))
 
 
 @CASES("key: the row of its secret is missing")

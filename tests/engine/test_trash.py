@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -17,6 +17,7 @@ from engine_support import (
     make_namespace,
     manifest,
     noise,
+    problems,
     push,
     put,
     read,
@@ -34,7 +35,11 @@ from holdfast.engine import (
     QuotaExceeded,
     Store,
     Tag,
+    aside,
+    layout,
+    trash,
 )
+from holdfast.engine.ledger import Transaction, after
 
 CONFIG, LAYER = b"{}", noise(1000)
 BODY = manifest(CONFIG, [LAYER])
@@ -378,3 +383,65 @@ async def test_ids_that_are_none(store: Store) -> None:
         with pytest.raises(NotFound) as missing:
             await store.trash.restore(item)
         assert missing.value.kind == "trash"
+
+
+class _Counting:
+    """A transaction that counts the rows that are read."""
+
+    def __init__(self, txn: Transaction) -> None:
+        self.rows = 0
+        self._txn = txn
+
+    async def get(self, key: bytes) -> bytes | None:
+        self.rows += 1
+        return await self._txn.get(key)
+
+    async def scan(self, *args: Any, **more: Any) -> Any:
+        rows = await self._txn.scan(*args, **more)
+        self.rows += len(rows)
+        return rows
+
+
+async def _cost(txn: Transaction, now: int, chosen: trash.Chosen) -> tuple[int, int]:
+    """How many entries a listing finds, and how many rows it reads."""
+    counting = _Counting(txn)
+    _, total = await trash.page_of(cast(Transaction, counting), now, chosen, 0, 10)
+    return total, counting.rows
+
+
+async def test_a_listing_costs_what_its_project_deleted(store: Store) -> None:
+    await make_namespace(store, "other", project=OTHER_PROJECT)
+    names = [f"v{number}" for number in range(300)]
+    body = manifest(b"{}")
+    await upload(store, await store.locate(REGION, "other/web"), b"{}")
+    await put(store, "other/web", body, *names)
+    theirs = await store.locate(REGION, "other/web")
+    for name in names:
+        await store.tags.untag(theirs, name)
+
+    async def cost(chosen: trash.Chosen) -> tuple[int, int]:
+        return await store.core.ledger.read(_cost, store.core.now(), chosen)
+
+    mine, stranger = PROJECT.bytes, uuid4().bytes
+    assert await cost(trash.Chosen(project=stranger)) == (0, 0)
+    assert await cost(trash.Chosen(project=mine, tag="v1")) == (0, 0)
+    await store.tags.delete((await tag(store, "v1")).id)
+    assert await cost(trash.Chosen(project=mine)) == (1, 2)
+    assert await cost(trash.Chosen(project=mine, tag="v2")) == (0, 2)
+    # Behind a page, entries are counted, and not read.
+    assert await cost(trash.Chosen(project=OTHER_PROJECT.bytes)) == (300, 310)
+
+
+async def test_an_entry_set_aside_is_in_no_list_until_it_is_put_back(store: Store) -> None:
+    await store.tags.delete((await tag(store, "v1")).id)
+    await store.core.ledger.transact(_set_aside)
+    assert (await store.trash.list(project_id=PROJECT)).total == 0
+    assert [problem.kind for problem in await problems(store)] == ["aside"]
+    await store.core.ledger.transact(aside.put_back, b"", 10)
+    assert (await store.trash.list(project_id=PROJECT)).total == 1
+    assert await problems(store) == []
+
+
+async def _set_aside(txn: Transaction) -> None:
+    ((key, _),) = await txn.scan(layout.TRASH, after(layout.TRASH), limit=2)
+    await aside.put(txn, key, "its image cannot be read", 1)
