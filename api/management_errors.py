@@ -156,7 +156,7 @@ class InternalError(msgspec.Struct, kw_only=True):
 
 
 class Unavailable(msgspec.Struct, kw_only=True):
-    """The store cannot serve this now: it is full or closing."""
+    """The store cannot serve this now: it is closing (503), or no space is left (507)."""
 
     message: str
     type: Literal["unavailable"] = "unavailable"
@@ -193,6 +193,10 @@ STATUS: Final[Mapping[type[Body], int]] = {
     InternalError: 500,
     Unavailable: 503,
 }
+
+
+STORAGE_FULL: Final = 507
+"""Insufficient Storage (RFC 4918)."""
 
 
 class ApiError(Exception):
@@ -291,6 +295,11 @@ def _unavailable(error: engine.EngineError) -> ApiError:
     return ApiError(Unavailable(message=str(error)))
 
 
+def _full(error: engine.StorageFull) -> ApiError:
+    # As the distribution API says it: 503 would have clients ask again at once (RFC 4918 11.5).
+    return ApiError(Unavailable(message=str(error)), STORAGE_FULL)
+
+
 def _internal(_: engine.EngineError) -> ApiError:
     return ApiError(InternalError())
 
@@ -309,7 +318,7 @@ _TABLE: Final[Mapping[type[engine.EngineError], Callable[[Any], ApiError]]] = {
     engine.Immutable: _protected,
     engine.QuotaExceeded: _quota,
     engine.Unusable: _internal,
-    engine.StorageFull: _unavailable,
+    engine.StorageFull: _full,
     engine.Closed: _unavailable,
     engine.EngineError: _internal,
 }

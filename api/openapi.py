@@ -15,6 +15,7 @@ import msgspec
 from .management_auth import AUTH_HEADER
 from .management_errors import (
     STATUS,
+    STORAGE_FULL,
     Body,
     DeniedAuthentication,
     InternalError,
@@ -52,7 +53,8 @@ REASONS: Final = {
     423: "An operator locked the namespace",
     429: "A key or an address asks too often",
     500: "The server failed",
-    503: "The store is full or closing",
+    503: "The store is closing",
+    507: "No space is left",
 }
 
 
@@ -185,6 +187,8 @@ def _errors(operation: Operation) -> Json:
     if operation.body is not Nothing:
         add(InvalidArguments, 408)
         add(InvalidArguments, 413)
+    if operation.writes:
+        add(Unavailable, STORAGE_FULL)
     for body in operation.errors:
         add(body)
     return {str(status): _content(REASONS[status], bodies[status]) for status in sorted(bodies)}

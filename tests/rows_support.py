@@ -24,8 +24,6 @@ from typing import Any, Final, Protocol
 
 from support import ROOT
 
-START, END = "<!-- provoked -->", "<!-- /provoked -->"
-
 UNITS: Final = {
     "": 1, "s": 1, "min": 60, "h": 3600, "d": 86400, "KiB": 1 << 10, "MiB": 1 << 20,
     "GiB": 1 << 30, "TiB": 1 << 40,
@@ -88,12 +86,12 @@ class Row:
         return {*list(self.cells)[1:]} - self.said - ELSEWHERE
 
 
-def rows_of(page: str) -> list[Row]:
-    """All rows of a page's tables of answers, in order. ``page`` is its name."""
+def rows_of(page: str, mark: str = "provoked") -> list[Row]:
+    """All rows of a page's tables between marks of that name, in order. ``page`` is its name."""
     path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
     rows = []
-    for part in path.read_text("utf-8").split(START)[1:]:
-        head, _, *lines = map(_cells, part.partition(END)[0].strip().splitlines())
+    for part in path.read_text("utf-8").split(f"<!-- {mark} -->")[1:]:
+        head, _, *lines = map(_cells, part.partition(f"<!-- /{mark} -->")[0].strip().splitlines())
         rows += [Row(page, dict(zip(head, cells, strict=True))) for cells in lines]
     return rows
 

@@ -95,7 +95,7 @@ from holdfast.api.management_errors import STATUS, error_of, too_many
         ),
         (
             engine.StorageFull("depot"),
-            503,
+            507,
             {"message": "no space is left in the depot", "type": "unavailable"},
         ),
         (
