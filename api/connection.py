@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import uuid4
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -44,6 +44,11 @@ LINGER_SECONDS: Final = 1.0
 """How long a refused client may go on sending: closing at once could destroy the answer that it
 has not read yet."""
 
+GONE_SECONDS = 1.0
+"""How long a read goes on for a client that has ended its side: it may be gone."""
+
+T = TypeVar("T")
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -53,6 +58,7 @@ class Connection(RequestHandler):
     __slots__ = (
         "_admission",
         "_body",
+        "_bound",
         "_broken",
         "_ended",
         "_guest",
@@ -99,6 +105,8 @@ class Connection(RequestHandler):
         """Of what waits for it, when that was looked at last."""
         self._lingers: asyncio.TimerHandle | None = None
         """Of a client that was refused."""
+        self._bound: asyncio.Future[Any] | None = None
+        """What is done for the request that runs, and for nothing once its client is gone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve it, or say that there are too many."""
@@ -139,6 +147,8 @@ class Connection(RequestHandler):
             self._admission.lingering -= 1
         if self._patience is not None:
             self._patience.close()
+        if self._bound is not None:
+            self._bound.cancel()
         for ended in (self._left, self._lost):
             if ended is not None:
                 ended.set()
@@ -166,7 +176,33 @@ class Connection(RequestHandler):
         if self.ssl_context is not None or self._open == 0 or self._force_close:
             return False
         self._ended = True
+        if self._bound is not None:
+            self._loop.call_later(GONE_SECONDS, self._bound.cancel)
         return True
+
+    async def while_connected(self, work: Awaitable[T]) -> T:
+        """What ``work`` returns or raises; it is cancelled once the client is gone.
+
+        Who ended their side, as a client does that was killed, is gone ``GONE_SECONDS`` later.
+        Raises ConnectionResetError then. For one request at a time.
+        """
+        task: asyncio.Future[T] = asyncio.ensure_future(work)
+        self._bound = task
+        if self.transport is None:
+            task.cancel()
+        elif self._ended:
+            self._loop.call_later(GONE_SECONDS, task.cancel)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+        finally:
+            self._bound = None
+        if task.cancelled():
+            raise ConnectionResetError("the client is gone")
+        return task.result()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -19,10 +19,12 @@ from . import blobs, catalog, extensions, manifests, referrers, tags, uploads
 from .access import Gate, Unauthenticated, identify
 from .app_keys import SETTINGS, STORE
 from .bodies import BrokenBody, expect, settle
+from .client_address import client_address
 from .conditions import selected
 from .exchange import Exchange, Handler, Route, json_response, scope_asked, warning
 from .oci_errors import OciError, oci_error, too_many
 from .origin import origin_of
+from .party import note_party
 from .rights import Action
 from .token_service import token
 from .trail import flow, note_key, note_namespace, note_region, note_target
@@ -197,6 +199,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     except Unauthenticated as error:
         scope = scope_asked(request, target, route)
         raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
+    note_party(caller.key, "" if caller.key else client_address(request, settings))
     if wait := note_key(caller.key):
         raise too_many(wait, "too many requests with this key")
     exchange = Exchange(request, gate, caller, target, route)

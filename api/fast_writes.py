@@ -22,6 +22,7 @@ from .distribution import ENDPOINTS, refusal
 from .exchange import Exchange
 from .fast_answers import UNSURE, Lane, Written
 from .fast_requests import Peer, Sent
+from .party import note_party
 from .steps import Steps
 from .whole_request import WholeRequest
 
@@ -157,6 +158,7 @@ class Writes:
             write.steps = Steps()
             WAITS.set(write.steps)
         sent, request = write.sent, write.gathering.request
+        note_party(write.caller.key, sent.sender.visitor.address or write.peer.address)
         lane, target = self._lane, sent.target
         route = ENDPOINTS[target.endpoint][sent.method]
         gate = Gate(lane.store, lane.settings, sent.sender.visitor.origin, "")

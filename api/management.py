@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from holdfast.engine import EngineError, Key
 
 from .app_keys import SETTINGS, STORE
+from .connection import Connection
 from .management_auth import AUTH_HEADER, authenticate
 from .management_body import expect, read_body
 from .management_errors import (
@@ -35,6 +36,7 @@ from .openapi import document
 from .operation import Call, Nothing, Operation
 from .origin import origin_of
 from .parameters import parse_body, parse_query, parse_uuid
+from .party import note_party
 from .trail import note_key, note_object, note_region, note_target
 
 DOCUMENT_PATH: Final = "/openapi.json"
@@ -99,12 +101,18 @@ async def _answer(operation: Operation, request: web.Request) -> web.StreamRespo
     """One request from its key to its answer; every failure becomes a typed body."""
     try:
         call = await _call(operation, request)
-        answer = await operation.handler(call)
+        answer = await _handled(operation, request, call)
         if operation.writes:
             _note_answer(answer)
         return _response(200, answer)
     except ApiError as error:
         return _refusal(error)
+    except ConnectionError as error:
+        # This answer only ends the connection.
+        logger.debug("%s: %s", operation.id, error)
+        response = _refusal(ApiError(Unavailable(message="the client is gone")))
+        response.force_close()
+        return response
     except EngineError as error:
         refusal = error_of(error)
         if isinstance(refusal.body, InternalError | Unavailable):
@@ -115,11 +123,23 @@ async def _answer(operation: Operation, request: web.Request) -> web.StreamRespo
         return _refusal(ApiError(InternalError()))
 
 
+async def _handled(
+    operation: Operation, request: web.Request, call: Call[Any, Any]
+) -> msgspec.Struct:
+    """What the operation answers. Raises ConnectionError where it was given up with its client."""
+    connection = request.protocol
+    handling = operation.handler(call)
+    if operation.ends_with_client and isinstance(connection, Connection):
+        return await connection.while_connected(handling)
+    return await handling
+
+
 async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     store, settings = request.app[STORE], request.app[SETTINGS]
     path = request.match_info
     _note(operation, path)
     key = await authenticate(store, request.headers.get(AUTH_HEADER))
+    note_party(key)
     if wait := note_key(key):
         raise too_many(wait, "too many requests with this key")
     region = path.get("region", "")

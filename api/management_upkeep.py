@@ -132,6 +132,7 @@ OPERATIONS: Final = (
         answer=CheckAnswer,
         writes=True,
         owner=True,
+        only_reads=True,
         errors=(TransientState,),
     ),
 )

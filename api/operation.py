@@ -93,5 +93,12 @@ class Operation:
     body: type[msgspec.Struct] = Nothing
     writes: bool = False
     owner: bool = False
+    only_reads: bool = False
+    """Whether it changes nothing, though it is no GET."""
     errors: tuple[type[Body], ...] = ()
     description: str = ""
+
+    @property
+    def ends_with_client(self) -> bool:
+        """Whether it is for nothing where its client does not wait for the answer."""
+        return self.method == "GET" or self.only_reads

@@ -95,6 +95,7 @@ from .registry_import import FoundRepository, Migrated, import_registry, list_re
 from .registry_names import Renames
 from .retention import Expired, Plan
 from .scrub import Scrubbed, ScrubProgress
+from .slow_reads import PARTY
 from .snapshot import Copied
 from .sources import LENT
 from .store import Store
@@ -148,6 +149,7 @@ __all__ = [
     "OffsetMismatch",
     "OpenUpload",
     "Order",
+    "PARTY",
     "Page",
     "Permission",
     "PreconditionFailed",

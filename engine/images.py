@@ -374,7 +374,7 @@ class Images:
         asked = listings.query(KIND, scope, order, page, page_size, name)
         within = None if namespace_id is None else namespace_id.bytes
         ledger = self._core.ledger
-        if within is None and await ledger.read(namespaces.many_dead):
+        if asked.is_far or (within is None and await ledger.read(namespaces.many_dead)):
             return await ledger.read_aside(page_of, asked, region, within)
         return await ledger.read(page_of, asked, region, within)
 

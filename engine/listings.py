@@ -25,6 +25,9 @@ CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
 _TEXT_MAX: Final = 300
 """Longer texts sort by their first bytes only: keys stay under 500 bytes."""
 
+NEAR: Final = 10_000
+"""Rows that a listing passes over in the event loop."""
+
 _CHUNK: Final = 100
 """Least rows read at a time where some of them may be passed over."""
 
@@ -104,6 +107,16 @@ class Query:
     page_size: int
     name: str | None = None
 
+    @property
+    def skip(self) -> int:
+        """How many objects come before the page."""
+        return (self.page - 1) * self.page_size
+
+    @property
+    def is_far(self) -> bool:
+        """Whether to pass over what comes before it takes over a millisecond: in a thread then."""
+        return self.skip > NEAR
+
 
 def query(
     kind: bytes, scope: bytes, order: Order, page: int, page_size: int, name: str | None
@@ -140,7 +153,7 @@ async def ids(
         if count := await txn.counter(total_of(asked.kind, within(scope))):
             hidden[value] = count
     total -= sum(hidden.values())
-    skip = (asked.page - 1) * asked.page_size
+    skip = asked.skip
     if skip >= total:
         return [], total
     if hidden:

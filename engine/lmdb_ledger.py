@@ -26,6 +26,7 @@ from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .ledger import KEY_BYTES_MAX, P, T, Work, drive
 from .lmdb_txn import Reading, Tally, Writing, settle
 from .quiet import Change
+from .slow_reads import SlowReads, Stop, Stoppable
 from .waits import told
 
 _LIBRARY: Final = 0
@@ -232,6 +233,7 @@ class LmdbLedger:
         self._env = environment.env
         self._commits = GroupCommit(environment.commit)
         self._closed = False
+        self._slow_reads = SlowReads(environment.name)
         self._asides = 0
         self._aside_ended = threading.Condition()
         # Forgetting ``close`` leaks no thread. (A ledger that never wrote stays open then.)
@@ -289,11 +291,12 @@ class LmdbLedger:
 
     async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, in a thread. Freed pages are not reused while it runs."""
-        return await asyncio.to_thread(lambda: self._read_aside(work, *args, **kwargs))
 
-    def _read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._kept_open():
-            return self._read(work, *args, **kwargs)
+        def read(stop: Stop) -> T:
+            with self._kept_open():
+                return self._read(work, stop, *args, **kwargs)
+
+        return await self._slow_reads.run(read)
 
     @contextlib.contextmanager
     def _kept_open(self) -> Iterator[None]:
@@ -313,13 +316,16 @@ class LmdbLedger:
         """As ``read``, without an event loop."""
         if self._closed:
             raise Closed
-        return self._read(work, *args, **kwargs)
+        return self._read(work, None, *args, **kwargs)
 
-    def _read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _read(self, work: Work[P, T], stop: Stop | None, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             txn = self._begin()
             try:
-                return drive(work(Reading(txn, self._environment), *args, **kwargs))
+                reading = Reading(txn, self._environment)
+                if stop is not None:
+                    return drive(work(Stoppable(reading, stop), *args, **kwargs))
+                return drive(work(reading, *args, **kwargs))
             finally:
                 txn.abort()
         except lmdb.Error as error:

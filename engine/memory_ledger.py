@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 from bisect import bisect_left, insort
@@ -14,6 +13,7 @@ from .group_commit import GROUP_BOUNDS
 from .ledger import P, Room, Rows, T, Work, drive
 from .quiet import Change
 from .rows import added, check_key, check_row, counted
+from .slow_reads import SlowReads, Stop, Stoppable
 
 
 class _Table:
@@ -144,6 +144,7 @@ class MemoryLedger:
         # It tells of the transactions of another ledger; here they are counted anew.
         self._table.remove(quiet.KEY)
         self._lock = threading.Lock()
+        self._slow_reads = SlowReads("memory")
         self._closed = False
         self._commits = 0
         self._members = 0
@@ -171,7 +172,13 @@ class MemoryLedger:
 
     async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, in a thread; transactions wait meanwhile."""
-        return await asyncio.to_thread(lambda: self.read_now(work, *args, **kwargs))
+
+        def read(stop: Stop) -> T:
+            with self._lock:
+                self._check_open()
+                return drive(work(Stoppable(_Reading(self._table), stop), *args, **kwargs))
+
+        return await self._slow_reads.run(read)
 
     def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, without an event loop."""

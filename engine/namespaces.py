@@ -325,7 +325,9 @@ class Namespaces:
         """One page of the region's namespaces, of one project or all. Raises Invalid."""
         scope = in_project(region, project_id.bytes) if project_id else in_region(region)
         asked = listings.query(KIND, scope, order, page, page_size, name)
-        return await self._core.ledger.read(page_of, asked)
+        ledger = self._core.ledger
+        read = ledger.read_aside if asked.is_far else ledger.read
+        return await read(page_of, asked)
 
     async def update(
         self,

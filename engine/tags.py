@@ -224,7 +224,9 @@ class Tags:
         if order.startswith("description"):
             raise Invalid("order_by", f"tags are not ordered by {order}")
         asked = listings.query(KIND, b"", order, page, page_size, name)
-        return await self._core.ledger.read(page_of, image_id.bytes, asked)
+        ledger = self._core.ledger
+        read = ledger.read_aside if asked.is_far else ledger.read
+        return await read(page_of, image_id.bytes, asked)
 
     async def untag(
         self, repository: Repository, name: str, *, only_if: Condition = ALWAYS
