@@ -32,6 +32,14 @@ _FIELDS: Final[Table] = {
     "created": lambda item: moment(item.created_at),
     "updated": lambda item: moment(item.updated_at),
 }
+_MANIFESTS: Final[Table] = {
+    "digest": lambda item: item.digest,
+    "type": lambda item: item.artifact_type or item.media_type,
+    "size": lambda item: size(item.size),
+    "created": lambda item: moment(item.created_at),
+    "tags": lambda item: _tags(item.tags),
+    "subject": lambda item: item.subject,
+}
 
 
 def _tags(names: list[str]) -> str:
@@ -45,6 +53,16 @@ def image() -> None:
 
     IMAGE is NAMESPACE/IMAGE or an id.
     """
+
+
+@image.command(epilog=example("image manifests team/web", "image manifests team/web --untagged"))
+@click.argument("image")
+@click.option("--tagged/--untagged", default=None, help="Only those with a tag, or without one.")
+@managing
+async def manifests(session: Session, *, image: str, tagged: bool | None) -> None:
+    """List the manifests of an image, those without a tag included."""
+    found = await session.management.image(image)
+    session.show_all(await session.management.manifests(found.id_, tagged=tagged), _MANIFESTS)
 
 
 @image.command("list", epilog=example("image list team"))

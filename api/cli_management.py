@@ -21,6 +21,8 @@ from .management_views import (
     ImageUsageAnswer,
     KeyAnswer,
     KeysAnswer,
+    ManifestAnswer,
+    ManifestsAnswer,
     NamespaceAnswer,
     NamespacesAnswer,
     NamespaceUsageAnswer,
@@ -335,6 +337,23 @@ class Management:
     async def check(self) -> CheckAnswer:
         """What is wrong with the store."""
         return await self.ask(CheckAnswer, "CheckStore")
+
+    async def manifests(
+        self, image_id: UUID, *, tagged: bool | None = None
+    ) -> list[ManifestAnswer]:
+        """The manifests of an image: all, or those with a tag, or those without one."""
+        found: list[ManifestAnswer] = []
+        query: dict[str, str | None] = {
+            "page_size": str(PAGE_SIZE),
+            "tagged": None if tagged is None else str(tagged).lower(),
+        }
+        while True:
+            path = {"image_id": image_id}
+            got = await self.ask(ManifestsAnswer, "ListManifests", path=path, query=query)
+            found += got.manifests
+            if got.after is None:
+                return found
+            query["after"] = got.after
 
     async def uploads(self, namespace_id: UUID) -> list[UploadAnswer]:
         """The open uploads of a namespace."""

@@ -8,6 +8,7 @@ from typing import Final
 from . import (
     management_images,
     management_keys,
+    management_manifests,
     management_namespaces,
     management_pulls,
     management_retention,
@@ -25,6 +26,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *management_namespaces.OPERATIONS,
     *management_images.OPERATIONS,
     *management_tags.OPERATIONS,
+    *management_manifests.OPERATIONS,
     *management_usage.OPERATIONS,
     *management_settings.OPERATIONS,
     *management_retention.OPERATIONS,

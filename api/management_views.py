@@ -17,6 +17,7 @@ from msgspec import Meta
 from holdfast.engine import (
     Image,
     Key,
+    ListedManifest,
     Namespace,
     OpenUpload,
     Page,
@@ -278,6 +279,29 @@ class CheckAnswer(msgspec.Struct, kw_only=True):
 
     problems: Annotated[list[ProblemAnswer], Meta(description="At most 1000")]
     problem_count: Count
+
+
+class ManifestAnswer(msgspec.Struct, kw_only=True):
+    """A manifest or index of an image."""
+
+    digest: str
+    media_type: str
+    artifact_type: str | None
+    size: Annotated[int, Meta(ge=0, description="Bytes of itself, without what it needs")]
+    created_at: Timestamp
+    tags: Annotated[list[str], Meta(description="Its first tags in byte order, at most 100")]
+    more_tags: Annotated[bool, Meta(description="Whether it has more of them")]
+    subject: Annotated[
+        str | None,
+        Meta(description="Digest that a referrer refers to, which need not be here"),
+    ]
+
+
+class ManifestsAnswer(msgspec.Struct):
+    """Manifests of an image, in order of their digests."""
+
+    manifests: list[ManifestAnswer]
+    after: Annotated[str | None, Meta(description="To go on with; null where nothing is left")]
 
 
 class UploadAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
@@ -551,6 +575,20 @@ def scrub_answer(value: Scrubbed) -> ScrubAnswer:
 def problem_answer(value: Problem) -> ProblemAnswer:
     """One thing that is wrong."""
     return ProblemAnswer(kind=value.kind, name=value.name, reason=value.reason)
+
+
+def manifest_answer(value: ListedManifest) -> ManifestAnswer:
+    """A manifest of an image."""
+    return ManifestAnswer(
+        digest=str(value.digest),
+        media_type=value.media_type,
+        artifact_type=value.artifact_type,
+        size=value.size,
+        created_at=timestamp(value.created_at),
+        tags=list(value.tags),
+        more_tags=value.more_tags,
+        subject=None if value.subject is None else str(value.subject),
+    )
 
 
 def upload_answer(value: OpenUpload) -> UploadAnswer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from . import (
     blobs,
@@ -12,6 +13,7 @@ from . import (
     identity,
     images,
     layout,
+    manifest_listing,
     manifest_put,
     manifest_rows,
     namespaces,
@@ -23,16 +25,27 @@ from .conditions import ALWAYS, Condition
 from .core import SECOND, Core, entropy
 from .digest import Digest, check_text
 from .documents import Document
-from .errors import Corrupt, DigestMismatch, EngineError, InvalidManifest, NotFound
+from .errors import (
+    Corrupt,
+    DigestMismatch,
+    EngineError,
+    Invalid,
+    InvalidDigest,
+    InvalidManifest,
+    NotFound,
+)
 from .intake import Intake
 from .ledger import Transaction, after
 from .manifest_put import Push
-from .models import Manifest, Pushed, Referrer, Repository
+from .models import ListedManifest, Manifest, Pushed, Referrer, Repository
 from .names import check_tag_name
 from .reading import BlobReader
 from .records import INLINE, load
 from .records import Referrer as ReferrerRow
 from .touches import Touches
+
+LIST_MAX: Final = 1000
+"""Manifests in one answer of ``of_image``."""
 
 TAGS_STEP: Final = 1000
 """Tags removed with a manifest in one transaction."""
@@ -252,6 +265,34 @@ class Manifests:
         if body is None:
             body = await self._read_file(found)
         return Manifest(found.digest, found.media_type, body, found.tag)
+
+    async def of_image(
+        self,
+        image_id: UUID,
+        *,
+        tagged: bool | None = None,
+        after: str | Digest | None = None,
+        limit: int = 100,
+    ) -> tuple[Sequence[ListedManifest], Digest | None]:
+        """Manifests of an image in order of their sha256, after one that need not exist.
+
+        Only those with a tag, or without one, where ``tagged`` says so. At most ``limit`` (up to
+        LIST_MAX), and the ``after`` with which to go on: None at the end. There may be fewer, even
+        none, and more to come. Raises NotFound (``image``), InvalidDigest, Invalid (``limit``).
+        """
+        if not 1 <= limit <= LIST_MAX:
+            raise Invalid("limit", f"must be 1 to {LIST_MAX}")
+        last = None if after is None else Digest.parse(after)
+        if last is not None and last.algorithm != "sha256":
+            raise InvalidDigest(str(last), "a listing goes by sha256")
+        found, rest = await self._core.ledger.read_aside(
+            manifest_listing.listing,
+            image_id.bytes,
+            tagged,
+            b"" if last is None else last.raw,
+            limit,
+        )
+        return found, None if rest is None else Digest.sha256(rest)
 
     async def at_hand(self, repository: Repository, reference: str) -> Manifest | None:
         """As ``get``, without ever opening a file: None where the bytes lie in one."""

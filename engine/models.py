@@ -218,6 +218,24 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedManifest:
+    """A manifest as a listing of its image tells of it."""
+
+    digest: Digest
+    media_type: str
+    artifact_type: str | None
+    size: int
+    """Of itself, without what it needs."""
+    created_at: datetime
+    tags: tuple[str, ...]
+    """Its first tag names in byte order."""
+    more_tags: bool
+    """Whether it has more than are shown."""
+    subject: Digest | None
+    """Of a referrer: what it refers to, which need not be here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pushed:
     """What a PUT of a manifest did (OCI distribution-spec, "Pushing Manifests")."""
 

@@ -610,6 +610,26 @@ async def test_a_plan(row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch
     row.says(beyond_it="`complete` is false, and the next run goes on")
 
 
+@pytest.mark.row("limits.md", "manifests of an image that one listing looks at")
+async def test_a_listing_of_manifests(
+    row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"holdfast.{row.source}", 2)
+    for number in range(3):
+        await aging.image("team/app", f"v{number}", str(number).encode())
+    here = await aging.store.locate("fr-par", "team/app")
+    path = f"/holdfast/v1/regions/fr-par/images/{here.image_id}/manifests"
+    after: str | None = None
+    for seen, ended in ((2, False), (1, True)):
+        params = {} if after is None else {"after": after}
+        async with aging.http.get(aging.url + path, params=params, headers=OWNER) as answer:
+            told = await answer.json()
+        assert (answer.status, len(told["manifests"])) == (200, seen)
+        after = told["after"]
+        assert (after is None) is ended
+    row.says(beyond_it="`after` says where to go on")
+
+
 @pytest.mark.row("limits.md", "signing keys that count at the same time")
 def test_signing_keys(row: Row, tmp_path: Path) -> None:
     def rotate() -> Result:

@@ -88,6 +88,11 @@ def test_images_tags_and_usage(quick: InProcess) -> None:
     assert quick.json("tag", "get", "beta/deep/web:v2") == tags[1]
     assert quick.json("tag", "get", tags[0]["id"]) == tags[0]
 
+    (found,) = quick.json("image", "manifests", "beta/deep/web", "--tagged")
+    assert (found["digest"], found["tags"]) == (digest, ["v1", "v2"])
+    assert quick.json("image", "manifests", image["id"], "--untagged") == []
+    assert digest in quick.ok("image", "manifests", "beta/deep/web")
+
     numbers = quick.json("usage", "beta", "--would-free")
     assert (numbers["size"], numbers["image_count"]) == (SIZE, 1)
     assert numbers["would_free"] > len(LAYER)
