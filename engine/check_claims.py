@@ -8,7 +8,7 @@ from typing import Final
 from . import layout
 from .check_look import Look, blob_name, digest_name, id_name, image_name
 from .check_rows import NEED_BYTES
-from .claims import Owner
+from .claims import PARTS, Owner, kinds_of
 from .layout import ID_BYTES, SHA_BYTES
 from .manifest_rows import BODY, CHILD, CONTENT
 from .records import Blob, Claim, Image
@@ -106,7 +106,7 @@ async def _follows(look: Look, owner: Owner, sha: bytes, claim: Claim, name: str
     else:
         row = layout.claimed(owner.key, sha)
         await look.expect(row, b"", "claim", name, "its row in the list of its image")
-    for kind in _implied(claim):
+    for kind in kinds_of(claim):
         row = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
         await look.expect(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
     if claim.hold:
@@ -115,33 +115,42 @@ async def _follows(look: Look, owner: Owner, sha: bytes, claim: Claim, name: str
         await look.expect(row, place, "hold", name, "the row that ends it")
 
 
-def _implied(claim: Claim) -> set[bytes]:
-    """Kinds of the reference rows that belong to a claim: what ``claims.change`` keeps."""
-    kinds = {layout.CONTENT} if claim.content else set()
-    if claim.bodies or claim.children:
-        kinds.add(layout.KEPT)
-    if claim.hold:
-        kinds.add(layout.HELD)
-    return kinds
-
-
 async def references(look: Look) -> None:
-    """Every reference belongs to a claim; and the distinct sizes of namespaces, recounted."""
+    """Every reference belongs to a claim; and what namespaces link and keep, recounted."""
     group = b""
     size = 0
-    places: set[tuple[bytes, bytes]] = set()
+    kinds: dict[Owner, set[bytes]] = {}
     async for key, _ in look.of_blobs(layout.REFERENCE):
         sha = key[1 : layout.BLOB_KEY_BYTES]
         kind = key[layout.PROJECT_AT - 1 : layout.PROJECT_AT]
         if sha != group:
-            _distinct(look, size, places)
-            group, size, places = sha, 0, set()
+            _count_once(look, size, kinds)
+            group, size, kinds = sha, 0, {}
         claim = await _check_reference(look, key, sha, kind)
-        if kind == layout.CONTENT and claim is not None:
+        owner = await look.owner(key[layout.OWNER_AT :])
+        if claim is not None and owner is not None and not owner.is_root:
             size = claim.size
-            project = key[layout.PROJECT_AT : layout.NAMESPACE_AT]
-            places.add((project, key[layout.NAMESPACE_AT : layout.OWNER_AT]))
-    _distinct(look, size, places)
+            kinds.setdefault(owner, set()).add(kind)
+    _count_once(look, size, kinds)
+
+
+def _count_once(look: Look, size: int, kinds: dict[Owner, set[bytes]]) -> None:
+    """Add one blob to the numbers of the namespaces that refer to it (design, "Numbers")."""
+    spaces: dict[tuple[bytes, bytes, bytes], set[bytes]] = {}
+    for owner, refers in kinds.items():
+        spaces.setdefault((owner.project, owner.namespace, owner.place), set()).update(refers)
+    linked = {
+        (project, namespace)
+        for (project, namespace, _), refers in spaces.items()
+        if layout.CONTENT in refers
+    }
+    _distinct(look, size, linked)
+    for (project, namespace, place), refers in spaces.items():
+        first = next(kind for kind in PARTS if kind in refers)
+        if first != layout.CONTENT:
+            look.totals[layout.counter(PARTS[first], namespace)] += size
+        look.totals[layout.counter(layout.PROJECT_KEPT, project)] += size
+        look.totals[layout.counter(layout.PLACE_KEPT, place)] += size
 
 
 async def _check_reference(look: Look, key: bytes, sha: bytes, kind: bytes) -> Claim | None:
@@ -155,7 +164,7 @@ async def _check_reference(look: Look, key: bytes, sha: bytes, kind: bytes) -> C
             look.say("claim", name, "a reference without a claim")
         return None
     owner = await look.owner(owner_key)
-    stray = kind not in _implied(claim)
+    stray = kind not in kinds_of(claim)
     if owner is not None:
         stray = stray or key != _reference(sha, kind, owner)
     if stray:

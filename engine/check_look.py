@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
 from uuid import UUID
 
-from . import layout, lmdb_file
+from . import images, layout, lmdb_file, trash
 from .claims import Owner
 from .digest import Digest
 from .layout import ID_BYTES
@@ -151,12 +151,12 @@ class Look:
             return None
         namespace = await self.load(Namespace, layout.NAMESPACE + image.namespace)
         if namespace is not None:
-            return Owner(key, namespace.project, namespace.id, counted=not image.deleted)
+            return images.owner_of(image, namespace)
         when = await self.value(layout.TRASH_ID + image.id) if image.id else None
         entry = None if when is None else await self.load(Trash, layout.TRASH + when + image.id)
         if entry is None:
             return None
-        return Owner(key, entry.project, image.namespace, counted=False)
+        return Owner(key, entry.project, image.namespace, False, trash.place(entry))
 
     def lost(self, owner: bytes) -> bool:
         """Whether the rows that would tell who an owner is cannot be read."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from . import layout
 from .check_look import Look, id_name
+from .layout import ID_BYTES
 from .records import Key
 
 
@@ -30,7 +31,7 @@ async def keys(look: Look) -> None:
 
 _OF_BLOBS: Final = (layout.BLOB, layout.GARBAGE)
 _OF_NAMESPACE: Final = (layout.IMAGE, layout.CLAIM, layout.CLAIMED, layout.NEEDS)
-_OF_LINKS: Final = (layout.CLAIM, layout.REFERENCE)
+_OF_LINKS: Final = (layout.CLAIM, layout.REFERENCE, layout.IMAGE, layout.NAMESPACE)
 
 _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.NAMESPACE_SIZE: ("size of namespace", _OF_NAMESPACE),
@@ -38,6 +39,10 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.NAMESPACE_UNIQUE: ("unique size of namespace", _OF_LINKS),
     layout.NAMESPACE_EXCLUSIVE: ("exclusive size of namespace", _OF_LINKS),
     layout.NAMESPACE_PROJECT_EXCLUSIVE: ("exclusive size in its project of namespace", _OF_LINKS),
+    layout.NAMESPACE_MANIFESTS: ("manifests' bytes of namespace", _OF_LINKS),
+    layout.NAMESPACE_HELD: ("held bytes of namespace", _OF_LINKS),
+    layout.PLACE_KEPT: ("kept size of namespace", _OF_LINKS),
+    layout.PROJECT_KEPT: ("kept size of project", _OF_LINKS),
     layout.BLOBS: ("blobs", _OF_BLOBS),
     layout.BLOB_BYTES: ("bytes of blobs", _OF_BLOBS),
     layout.STORED_BYTES: ("bytes at rest", _OF_BLOBS),
@@ -76,5 +81,12 @@ async def _compare(look: Look, key: bytes, expected: int) -> None:
     what, rests_on = _COUNTED[key[_NAME_AT:_SCOPE_AT]]
     if any(look.spoiled_kind(kind) for kind in rests_on):
         return
-    scope = key[_SCOPE_AT:]
-    await look.counted(key, expected, f"{what} {id_name(scope)}" if scope else what)
+    await look.counted(key, expected, f"{what} {_scope_name(key[_SCOPE_AT:])}".rstrip())
+
+
+def _scope_name(scope: bytes) -> str:
+    """What a counter is of: an id, or the place of a namespace; nothing for the whole store."""
+    if len(scope) <= ID_BYTES:
+        return id_name(scope) if scope else ""
+    name = scope[ID_BYTES:].replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+    return f"{name} of project {id_name(scope[:ID_BYTES])}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from . import datadir, upgrade
 from .check import examine
 from .disk_depot import DiskDepot
-from .errors import NotAStore
 from .lmdb_ledger import LmdbLedger
 from .offload import Threads
 from .problem import Problem
@@ -31,7 +30,13 @@ async def check(directory: str, map_bytes: str, depth: str) -> None:
     try:
         await threads.run(ledger.check_free_list)
         if await ledger.read(upgrade.pending):
-            raise NotAStore(directory, "its upgrade is not finished: `holdfast upgrade` goes on")
+            # Whatever else is found would be that its rows are not all there yet.
+            say(
+                Found(
+                    "ledger", directory, "its upgrade is not finished: `holdfast upgrade` goes on"
+                )
+            )
+            return
         depot = DiskDepot(path / "files")
         await examine(ledger, depot, threads.run, _report, deep=depth != "quick")
     finally:

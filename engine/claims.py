@@ -31,6 +31,8 @@ class Owner:
     namespace: bytes = ZERO_ID
     counted: bool = True
     """False while the image lies in the trash: its size left the numbers when it was deleted."""
+    place: bytes = b""
+    """``layout.place`` of the namespace: what is kept is counted by name."""
 
     @property
     def is_root(self) -> bool:
@@ -105,11 +107,10 @@ async def implied(txn: Transaction, owner: Owner, sha: bytes) -> Claim:
         row = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
         return await txn.get(row) is not None
 
-    content = await has(layout.CONTENT)
-    blob = await load(txn, Blob, layout.BLOB + sha) if content else None
+    blob = await load(txn, Blob, layout.BLOB + sha)
     return Claim(
         size=blob.size if blob else 0,
-        content=int(content),
+        content=int(await has(layout.CONTENT)),
         bodies=int(await has(layout.KEPT)),
         hold=int(await has(layout.HELD)),
     )
@@ -136,9 +137,11 @@ async def change(
     txn: Transaction, owner: Owner, sha: bytes, before: Claim, claim: Claim, now: int
 ) -> None:
     """Replace one claim by another, and bring all that depends on it in line."""
-    kept, keeps = before.bodies + before.children > 0, claim.bodies + claim.children > 0
-    await _refer(txn, owner, sha, layout.KEPT, kept, keeps)
-    await _refer(txn, owner, sha, layout.HELD, before.hold > 0, claim.hold > 0)
+    had_kinds, kinds = kinds_of(before), kinds_of(claim)
+    if had_kinds != kinds and not owner.is_root:
+        await _keep(txn, owner, sha, claim.size or before.size, had_kinds, kinds)
+    for kind in (layout.KEPT, layout.HELD):
+        await _refer(txn, owner, sha, kind, kind in had_kinds, kind in kinds)
     if (before.content > 0) != (claim.content > 0):
         await _count(txn, owner, sha, claim.size or before.size, claim.content > 0)
     if before.hold != claim.hold:
@@ -157,6 +160,64 @@ async def change(
     else:
         await txn.delete(layout.claim(owner.key, sha))
         await enqueue_if_garbage(txn, sha, now)
+
+
+def kinds_of(claim: Claim) -> set[bytes]:
+    """Kinds of the reference rows that belong to a claim."""
+    kinds = {layout.CONTENT} if claim.content else set()
+    if claim.bodies or claim.children:
+        kinds.add(layout.KEPT)
+    if claim.hold:
+        kinds.add(layout.HELD)
+    return kinds
+
+
+PARTS: Final = {
+    layout.CONTENT: layout.NAMESPACE_UNIQUE,
+    layout.KEPT: layout.NAMESPACE_MANIFESTS,
+    layout.HELD: layout.NAMESPACE_HELD,
+}
+"""Kind of reference -> the counter of what a namespace keeps for it. A blob that is referred to
+in several ways counts once, for the first of them."""
+
+
+async def _keep(
+    txn: Transaction, owner: Owner, sha: bytes, size: int, had: set[bytes], has: set[bytes]
+) -> None:
+    """Keep exact what the namespace makes the store keep, while a claim in it changes.
+
+    Called while the claim's references are still those that it had.
+    """
+    others: dict[bytes, bool] = {}
+
+    async def first(own: set[bytes]) -> bytes | None:
+        for kind in PARTS:
+            if kind in own:
+                return kind
+            if kind not in others:
+                others[kind] = await _referred(txn, owner, sha, kind)
+            if others[kind]:
+                return kind
+        return None
+
+    before, after_it = await first(had), await first(has)
+    if before == after_it:
+        return
+    for kind, delta in ((before, -size), (after_it, size)):
+        # The distinct content of a namespace is counted with its exclusive sizes, by ``_count``.
+        if kind is not None and kind != layout.CONTENT:
+            await txn.add(layout.counter(PARTS[kind], owner.namespace), delta)
+    if before is None or after_it is None:
+        delta = size if before is None else -size
+        await txn.add(layout.counter(layout.PLACE_KEPT, owner.place), delta)
+        await txn.add(layout.counter(layout.PROJECT_KEPT, owner.project), delta)
+
+
+async def _referred(txn: Transaction, owner: Owner, sha: bytes, kind: bytes) -> bool:
+    """Whether another owner in the namespace refers to the blob in that way."""
+    prefix = layout.references(sha, kind) + owner.project + owner.namespace
+    rows = await txn.scan(prefix, after(prefix), limit=2)
+    return any(key[layout.OWNER_AT :] != owner.key for key, _ in rows)
 
 
 async def _enter(txn: Transaction, owner: Owner, sha: bytes, has: bool) -> None:

@@ -53,7 +53,21 @@ def entry(row: Row) -> Entry:
 
 def owner_of(row: Row, namespace: NamespaceRow) -> Owner:
     """The image as an owner of claims."""
-    return Owner(row.key, namespace.project, row.namespace, counted=not row.deleted)
+    place = namespaces.place(namespace)
+    return Owner(row.key, namespace.project, row.namespace, not row.deleted, place)
+
+
+async def counted_at(txn: Transaction, key: bytes, namespace_id: bytes) -> bytes:
+    """``layout.place`` of the namespace of an image with that key; b"" where no row tells it.
+
+    An image in the trash may be there longer than its namespace. Raises Corrupt.
+    """
+    namespace = await load(txn, NamespaceRow, layout.NAMESPACE + namespace_id)
+    if namespace is not None:
+        return namespaces.place(namespace)
+    image = await by_key(txn, key)
+    found = None if image is None else await trash.find(txn, image.id)
+    return b"" if found is None else trash.place(found[1])
 
 
 def name_row(namespace_id: bytes, name: str) -> bytes:

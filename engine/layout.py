@@ -144,6 +144,11 @@ def name_key(region: str, name: str) -> bytes:
     return region.encode() + b"\0" + name.encode()
 
 
+def place(project: bytes, region: str, name: str) -> bytes:
+    """The part of a key that stands for a namespace's name: it outlives namespaces of that name."""
+    return project + name_key(region, name)
+
+
 def referrers_of(image: bytes, subject_key: bytes) -> bytes:
     """Prefix of the referrers of one subject in an image."""
     return REFERRER + image + bytes((len(subject_key),)) + subject_key
@@ -166,6 +171,10 @@ NAMESPACE_IMAGES: Final = b"ni"
 NAMESPACE_UNIQUE: Final = b"nu"
 NAMESPACE_EXCLUSIVE: Final = b"ne"
 NAMESPACE_PROJECT_EXCLUSIVE: Final = b"np"
+NAMESPACE_MANIFESTS: Final = b"nm"
+NAMESPACE_HELD: Final = b"nh"
+PLACE_KEPT: Final = b"kp"  # place: project, region 00 name
+PROJECT_KEPT: Final = b"kj"  # project
 ROOT_BLOBS: Final = b"rb"  # root's owner id
 LISTED: Final = b"ls"  # listing kind and scope (and name)
 BLOBS: Final = b"sb"  # store-wide, as all of the next

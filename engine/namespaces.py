@@ -88,6 +88,11 @@ async def gone(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
     return [each for each in namespace_ids if await txn.get(layout.NAMESPACE + each) is None]
 
 
+def place(row: Row) -> bytes:
+    """What stands for the namespace's name in keys."""
+    return layout.place(row.project, row.region, row.name)
+
+
 def check_unlocked(row: Row) -> None:
     """Raises Locked where an operator locked the namespace."""
     if row.locked:

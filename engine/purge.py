@@ -9,6 +9,7 @@ cannot be brought back any more.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 import msgspec
@@ -73,6 +74,11 @@ async def take(txn: Transaction, keys: tuple[bytes, ...], now: int) -> int:
 async def _hold(txn: Transaction, key: bytes, place: bytes, now: int) -> None:
     owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
     owner = Owner(owner_key, place[:ID_BYTES], place[ID_BYTES:])
+    if not owner.is_root:
+        counted_at = await images.counted_at(txn, owner.key, owner.namespace)
+        if not counted_at:
+            raise Corrupt(*layout.about(key), "no row tells what its namespace was called")
+        owner = dataclasses.replace(owner, place=counted_at)
     await claims.end_hold(txn, owner, sha, layout.at(key, 1), now)
     await images.drop_draft(txn, owner_key)
 
@@ -108,7 +114,8 @@ async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
     if not entry.purging:
         entry = await trash.begin_purge(txn, until, entry)
     if entry.kind == "image":
-        owner = Owner(entry.image, entry.project, entry.namespace, counted=False)
+        place = trash.place(entry)
+        owner = Owner(entry.image, entry.project, entry.namespace, counted=False, place=place)
         done = await _image(txn, owner, entry.id, now, limit)
     else:
         done = await _namespace(txn, entry, now, limit)

@@ -85,6 +85,11 @@ class Chosen:
         return all(asked is None or asked == has for asked, has in looks)
 
 
+def place(entry: Trash) -> bytes:
+    """What stands in keys for the name of the namespace that it was, or was in."""
+    return layout.place(entry.project, entry.region, entry.namespace_name)
+
+
 async def throw(txn: Transaction, entry: Trash, until: int) -> None:
     """Put an entry into the trash until then."""
     await save(txn, layout.TRASH + number(until) + entry.id, entry)

@@ -41,6 +41,9 @@ async def a_claim_counts_one_need_too_many(txn: Transaction) -> None:
     "claim: bodies is 0, a recount gives 1",
     "claim: a reference (kept) that does not belong",
     "claim: it claims nothing",
+    "counter: manifests' bytes of namespace",
+    "counter: kept size of namespace",
+    "counter: kept size of project",
 )
 async def a_claim_forgets_its_needs(txn: Transaction) -> None:
     image = await image_of(txn, "multi")
@@ -60,6 +63,8 @@ async def a_claim_forgets_its_needs(txn: Transaction) -> None:
     "counter: unique size",
     "counter: exclusive size of",
     "counter: exclusive size in its project",
+    "counter: kept size of namespace",
+    "counter: kept size of project",
 )
 async def a_claim_is_gone(txn: Transaction) -> None:
     await cut(txn, (await claim_of(txn, "web", TEXT))[0])
@@ -95,6 +100,8 @@ async def a_reference_of_nobody(txn: Transaction) -> None:
     "counter: unique",
     "counter: exclusive size of",
     "counter: exclusive size in its project",
+    "counter: kept size of namespace",
+    "counter: kept size of project",
 )
 async def a_reference_of_another_namespace(txn: Transaction) -> None:
     image = await image_of(txn, "web")
