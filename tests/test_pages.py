@@ -19,7 +19,9 @@ from support import ROOT
 from holdfast.api.cli_serve import config
 from holdfast.api.config_file import options_of, size
 from holdfast.api.settings import Settings
-from holdfast.engine import layout
+from holdfast.engine import layout, records
+from holdfast.engine.check_rows import SHAPES, Shape
+from holdfast.engine.layout import ID_BYTES, SHA_BYTES
 
 EVERY = sorted([*ROOT.glob("*.md"), *PAGES.glob("*.md")])
 
@@ -43,6 +45,62 @@ def test_the_data_format_leaves_nothing_out() -> None:
     )
     assert len(set(shown)) == len(shown)
     assert {each.encode() for each in shown} == wanted
+
+
+def records_named(text: str) -> set[str]:
+    """Records in a text of the page."""
+    return set(re.findall(r"\b[A-Z]\w+\b", text))
+
+
+def width(parts: str) -> int:
+    """Bytes of the parts of a key or a value, all of which have a fixed width."""
+    widths = {"sha256": SHA_BYTES, "digest key": 1 + 2 * SHA_BYTES, "file id": 8}
+    return sum(
+        int(number) if number else widths.get(name, ID_BYTES)
+        for name, number in re.findall(
+            r"(sha256|digest key|image key|(?<= )id|file id|^\w+ id)|\w+\((\d+)\)", parts
+        )
+    )
+
+
+SHAPED = [
+    (row, SHAPES[row.cells["first byte"].strip("`").encode()])
+    for row in rows_of("data-format.md", "rows")
+    if row.cells["first byte"].strip("`").encode() in SHAPES
+]
+"""Rows of the page with what ``check`` demands of each row of a ledger: all but open uploads."""
+
+
+def test_a_row_of_the_data_format_is_one_of_the_shapes() -> None:
+    assert {row.cells["first byte"].strip("`").encode() for row, _ in SHAPED} == set(SHAPES)
+
+
+@pytest.mark.parametrize(("row", "shape"), SHAPED, ids=lambda each: getattr(each, "name", ""))
+def test_a_row_is_what_the_check_demands(row: Row, shape: Shape) -> None:
+    key, value = row.cells["rest of the key"], row.cells["value"]
+    if shape.shortest == shape.longest:
+        assert 1 + width(key) + ("behind" in key) == shape.longest
+    if isinstance(shape.value, tuple):
+        least, most = shape.value
+        assert value.startswith("nothing") == (most == 0)
+        assert not most or least != most or width(value) == most
+    else:
+        name = shape.value if isinstance(shape.value, str) else f"`{shape.value.__name__}`"
+        assert value.partition(":")[0] == name
+
+
+def test_records_are_named_where_they_are_and_are_what_is_named() -> None:
+    tables = {mark: rows_of("data-format.md", mark) for mark in ("rows", "records")}
+    known = {row.name.strip("`") for row in tables["records"]}
+    assert known == {
+        name
+        for name, value in vars(records).items()
+        if isinstance(value, type) and issubclass(value, records.Record) and value != records.Record
+    }
+    by_rows = {name for row in tables["rows"] for name in records_named(row.cells["value"])}
+    by_fields = {name for row in tables["records"] for name in records_named(row.cells["fields"])}
+    assert by_rows <= known
+    assert known <= by_rows | by_fields
 
 
 @pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
@@ -86,6 +144,29 @@ def run_in_ci() -> frozenset[str]:
     return frozenset(test.name for test in all_tests())
 
 
+FACTS = {
+    "README.md": {"work", "folder", "page"},
+    "ARCHITECTURE.md": {"rows"},
+    "configuration.md": {"variable"},
+    "distribution-api.md": {"the server was started with"},
+    "operating.md": {"what", "span", "there", "what is damaged"},
+    "upgrading.md": {"version of Holdfast", "what"},
+}
+"""Tables, by the head of their first column, that promise no answer."""
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
+def test_each_table_is_made_provoked_tested_or_of_facts(page: Path) -> None:
+    """Whoever adds a table decides what holds its rows."""
+    inside, above = "", ""
+    for line in page.read_text("utf-8").splitlines():
+        if mark := re.fullmatch(r"<!-- (/?)(\w+) -->", line):
+            inside = "" if mark[1] else mark[2]
+        if re.match(r"\|\s*-", line) and not inside:
+            assert above.split("|")[1].strip() in FACTS.get(page.name, ()), above
+        above = line
+
+
 def test_there_are_promises() -> None:
     assert {page.name for page, _ in promises()} == {"SECURITY.md"}
 
@@ -115,7 +196,8 @@ def test_every_part_of_the_threat_model_is_tested() -> None:
     titles = [section.partition("\n")[0] for section in sections]
     assert set(titles) > UNTESTED
     for title, section in zip(titles, sections, strict=True):
-        assert ("<!-- tested -->" in section) == (title not in UNTESTED), title
+        marked = "<!-- tested -->" in section or "<!-- provoked -->" in section
+        assert marked == (title not in UNTESTED), title
         assert set(re.findall(r"`(test_\w+)`", section)) <= run_in_ci()
         # What it claims is in tables: no list beside them.
         assert not re.search(r"^[-*] ", section, re.MULTILINE), title

@@ -171,7 +171,10 @@ def server(
         yield running
 
 
-def test_many_pulls_of_one_namespace_leave_another_its_part(server: ServerProcess) -> None:
+@pytest.mark.row("SECURITY.md", "a read-only key")
+def test_many_pulls_of_one_namespace_leave_another_its_part(
+    row: Row, server: ServerProcess
+) -> None:
     """Counted in bytes: what the many got until the one was done."""
     counts = [0] * 12
     ended = Event()
@@ -202,6 +205,10 @@ def test_many_pulls_of_one_namespace_leave_another_its_part(server: ServerProces
     assert others < 3 * len(LAYER)
     # And in all no more than the limit, but for what queued when it came.
     assert others + len(LAYER) < LIMIT * (seconds + 0.3)
+    row.says(
+        can="take the whole line",
+        is_stopped_by=f"`--{OPTION}`, with which namespaces share it fairly, `--rate-key`",
+    )
 
 
 NONE: Final[Mapping[str, str]] = {}

@@ -182,7 +182,7 @@ async def test_a_quota(row: Row, server: Registry) -> None:
 
 @pytest.mark.row("distribution-api.md", "disk full")
 async def test_a_full_disk(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 1 << 40
+    free = 1 << 29
     monkeypatch.setattr(DiskDepot, "free_bytes", lambda _: free)
     config = StoreConfig(background=False, disk_reserve_bytes=1 << 20)
     async with registry(Store.open(tmp_path / "data", config)) as server:

@@ -27,6 +27,7 @@ from operating_support import (
     operated,
     push,
 )
+from rows_support import Row
 from server_support import ServerProcess, command
 
 FORM = "application/x-www-form-urlencoded"
@@ -67,7 +68,8 @@ def exercise(server: ServerProcess) -> list[str]:
     return secrets
 
 
-def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(tmp_path: Path) -> None:
+@pytest.mark.row("SECURITY.md", "logs, audit log, metrics, traces")
+def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(row: Row, tmp_path: Path) -> None:
     data, audit = tmp_path / "data", tmp_path / "audit.log"
     with operated(
         data,
@@ -90,6 +92,9 @@ def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(tmp_path: Path) -
     texts["audit"] = audit.read_text()
     assert texts["errors"].count("holdfast.access") > 40
     assert texts["audit"].count("\n") > 3
+    for named in ("team", "team/app", "127.0.0.1", "SCW"):
+        assert named in texts["audit"]
+        assert named in texts["errors"]
     for name, text in texts.items():
         for secret in secrets:
             assert secret not in text, name
@@ -97,6 +102,11 @@ def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(tmp_path: Path) -
         if path.is_file() and path.name != "owner.json":
             for secret in secrets:
                 assert not holds(path, secret), path
+    row.says(
+        can="read names of namespaces and images, addresses, access keys",
+        cannot="find a secret or a token",
+        ends="",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +166,8 @@ def test_content_is_served_as_what_no_browser_runs(quiet: ServerProcess) -> None
     assert call(quiet, "GET", path, Authorization=auth).headers["Content-Type"] == MANIFEST
 
 
-def test_only_the_servers_user_can_read_what_it_writes(tmp_path: Path) -> None:
+@pytest.mark.row("SECURITY.md", "a place on the machine as another user")
+def test_only_the_servers_user_can_read_what_it_writes(row: Row, tmp_path: Path) -> None:
     """Whatever the umask: directories 0700, files 0600."""
     data, audit = tmp_path / "data", tmp_path / "audit.log"
     umask = os.umask(0)
@@ -172,6 +183,11 @@ def test_only_the_servers_user_can_read_what_it_writes(tmp_path: Path) -> None:
     for path, mode in seen.items():
         wanted = 0o700 if stat.S_ISDIR(mode) else 0o600
         assert stat.S_IMODE(mode) == wanted, (path, oct(mode))
+    row.says(
+        can="see process titles, connect where the server listens",
+        cannot="read what the server writes: files are 0600, directories 0700",
+        ends="",
+    )
 
 
 def test_all_tokens_end_when_the_operator_says_so(tmp_path: Path) -> None:
