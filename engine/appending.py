@@ -51,11 +51,15 @@ class Appending:
         self._start = intake.size
         self._granted = session.counted if session.file_id else max(session.counted, BATCH_BYTES)
 
-    async def receive(self, source: Stream, offset: int | None, length: int | None) -> None:
+    async def receive(
+        self, source: Stream, offset: int | None, length: int | None, *, whole: bool = False
+    ) -> None:
         """Take all of ``source``; on a refusal of ours, cut the stream back to where it was.
 
-        Raises OffsetMismatch, SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull,
-        StorageFailed, Invalid (``source``), and what the source raises.
+        ``whole``: part of it is worth nothing, also where this process does not come to say so.
+        Whoever asks for that calls ``take_back`` where it fails. Raises OffsetMismatch,
+        SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull, StorageFailed, Invalid
+        (``source``), and what the source raises.
         """
         check_stream(source)
         intake, start = self.intake, self.intake.size
@@ -72,17 +76,56 @@ class Appending:
                     raise SizeMismatch(stop - start, size - start)
                 await self._require(size)
                 await self.live_on()
+                await self._mark(start if whole else -1)
                 await intake.write(piece)
             if stop is not None and intake.size != stop:
                 raise SizeMismatch(stop - start, intake.size - start)
         except _REFUSALS:
-            await intake.drain()
             await intake.cut(start)
             raise
 
+    async def _mark(self, base: int) -> None:
+        """Let those who find the file know from where on its bytes are good together only.
+
+        Few bytes are in no file: they get into the row when they are kept. Raises NotFound.
+        """
+        if self.seen.file_id and self.session.base != base:
+            self.session = await self._core.scratch.transact(
+                sessions.mark, self._repository, self._id, base
+            )
+
+    async def take_back(self, *, cut: bool) -> None:
+        """After a request that did not come whole: the session has what it had before it.
+
+        Without ``cut`` the file keeps the rest of its bytes until somebody goes on with it.
+        Raises NotFound, StorageFull, StorageFailed.
+        """
+        try:
+            if cut and self.seen.file_id and not self.intake.lost:
+                await self.intake.cut(self._start)
+            if self._asked:
+                await self._settle(self._start)
+        finally:
+            await self.undo()
+
+    async def end(self) -> None:
+        """End a session that is refused for good, unless another one went on with it meanwhile.
+
+        While its file is locked, so that nobody goes on with it in between. Raises NotFound, Busy.
+        """
+        try:
+            await self._core.scratch.transact(sessions.end, self._repository, self._id, self.seen)
+        finally:
+            await self.intake.abandon()
+
     async def _announce(self, size: int) -> None:
-        """Refuse at once what would be refused on its way. Raises SizeMismatch, QuotaExceeded."""
+        """Refuse at once what would be refused on its way.
+
+        Raises SizeMismatch, TooLarge, QuotaExceeded.
+        """
         self._check_declared(size)
+        if size > self._core.config.blob_bytes_max:
+            raise TooLarge("blob", self._core.config.blob_bytes_max)
         if size > self.session.counted:
             await self._pressure.admit(self._repository, lambda: self._rest(size))
 

@@ -137,6 +137,14 @@ class Hasher:
             self._sha512.update(data)
         self.size += len(data)
 
+    def copy(self) -> Hasher:
+        """A hasher that goes on from here by itself."""
+        copied = Hasher()
+        copied._sha256, copied._blake3 = self._sha256.copy(), self._blake3.copy()
+        copied._sha512 = None if self._sha512 is None else self._sha512.copy()
+        copied.size = self.size
+        return copied
+
     def result(self) -> Hashes:
         """The hashes of what came so far; more may follow."""
         sha512 = None if self._sha512 is None else self._sha512.digest()

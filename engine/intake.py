@@ -185,13 +185,24 @@ class Intake:
             raise StorageFailed("depot", "an earlier sync of the file failed")
 
     async def cut(self, size: int) -> None:
-        """Forget everything after the first ``size`` bytes of a drained stream."""
+        """Forget everything after the first ``size`` bytes, which were there at the start.
+
+        Raises StorageFull, StorageFailed.
+        """
         if self._writer is None:
             kept = self.held[:size]
             self._held, self._held_bytes = [kept], len(kept)
-        elif size < self._writer.size:
-            await self._files.threads.run(self._writer.truncate, size)
-            self._hasher = None
+        else:
+            # What is in no file came last.
+            self._held.clear()
+            self._held_bytes = 0
+            try:
+                await self._settle()
+            finally:
+                await self._finish_syncing()
+                if size < self._writer.size:
+                    self._hasher = None
+                    await self._files.threads.run(self._writer.truncate, size)
         self.size = size
 
     async def hashes(self, algorithm: str) -> Hashes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import blobs, claims, images, layout, reading
 from .digest import Digest
 from .errors import Corrupt, NotFound
@@ -24,6 +26,16 @@ async def stat(txn: Transaction, digest: Digest, repository: Repository | None, 
     claim = None if owner is None else await claims.get(txn, owner, sha)
     held = None if claim is None or claim.needed else moment(claim.hold)
     return Blob(digest, row.size, held)
+
+
+async def brought(txn: Transaction, digest: Digest, repository: Repository, floor: int) -> Blob:
+    """As ``stat``, also where the image was made after the repository was located.
+
+    Raises NotFound, Corrupt.
+    """
+    image = await images.by_name(txn, repository.namespace_id.bytes, repository.name)
+    key = None if image is None else image.key
+    return await stat(txn, digest, replace(repository, key=key), floor)
 
 
 async def small(

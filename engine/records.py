@@ -170,6 +170,9 @@ class Session(Record, frozen=True):
     touched: int = 0
     """When a byte came last, or it was begun; 0 where that is not known. While bytes come it is
     up to a fifth of ``StoreConfig.upload_idle_seconds`` behind."""
+    base: int = -1
+    """What lies in the file behind so many bytes came with a request that had to come whole. Such
+    a one is under way or broke off: who goes on with the session cuts it off. -1: all is good."""
 
 
 class Trash(Record, frozen=True):

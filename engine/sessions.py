@@ -228,6 +228,15 @@ async def grant(
     return await _change(txn, session_id, session, counted=size + more)
 
 
+async def mark(txn: Transaction, repository: Repository, session_id: bytes, base: int) -> Session:
+    """Note where bytes begin that count only if all of them come; -1: they count as they come.
+
+    Raises NotFound.
+    """
+    session = await _find(txn, repository, session_id)
+    return await _change(txn, session_id, session, base=base)
+
+
 async def settle(
     txn: Transaction,
     repository: Repository,

@@ -14,18 +14,22 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 from uuid import UUID
 
-from . import delivery, files, namespaces, sessions
+from . import delivery, files, lookup, namespaces, sessions
 from .appending import Appending
 from .blobs import Arrival, Outcome
 from .core import Core, entropy
+from .depot import Writer
 from .digest import ALGORITHMS, Digest, Hasher, check_text
 from .errors import (
     Busy,
     Corrupt,
     DigestMismatch,
+    EngineError,
     Invalid,
     InvalidDigest,
+    Locked,
     NotFound,
+    QuotaExceeded,
     SizeMismatch,
     TooLarge,
 )
@@ -124,15 +128,16 @@ class Uploads:
         if not session.file_id:
             return self._view(upload_id.bytes, session, len(content))
         try:
-            size = await self._core.threads.run(self._file_size, session.file_id)
+            size = await self._core.threads.run(self._file_size, session)
         except NotFound:
             raise NotFound("upload", str(upload_id)) from None
         return self._view(upload_id.bytes, session, size)
 
-    def _file_size(self, file_id: int) -> int:
-        reader = self._core.depot.open(file_id)
+    def _file_size(self, session: Session) -> int:
+        """Bytes that a session with a file has. Raises NotFound."""
+        reader = self._core.depot.open(session.file_id)
         try:
-            return reader.size
+            return reader.size if session.base < 0 else min(reader.size, session.base)
         finally:
             reader.close()
 
@@ -148,24 +153,33 @@ class Uploads:
         """Add bytes at the end. ``offset`` says where that must be, ``length`` how many come.
 
         If ``source`` fails, or gives what is no bytes (Invalid), what came before is kept and the
-        error comes out here. Raises NotFound, OffsetMismatch, Busy; SizeMismatch, TooLarge and
-        QuotaExceeded (the append is undone); StorageFull, StorageFailed. The session lives on in
-        all of these, but for a file that the disk failed to sync: it may have lost bytes, and so
-        the session ends.
+        error comes out here. Raises NotFound, OffsetMismatch, Busy; SizeMismatch (the append is
+        undone); StorageFull, StorageFailed. The session lives on in all of these, but for a file
+        that the disk failed to sync: it may have lost bytes, and so the session ends. It ends
+        as well where it is refused for good: TooLarge, QuotaExceeded, Locked.
         """
         async with self._stay(repository, upload_id) as stay:
             try:
-                await stay.receive(source, offset, length)
-            finally:
+                try:
+                    await stay.receive(source, offset, length)
+                except BaseException as error:
+                    if not _is_final(error):
+                        await self._keep(stay, upload_id)
+                    raise
                 await self._keep(stay, upload_id)
+            except EngineError as error:
+                if _is_final(error):
+                    await stay.end()
+                raise
             return self._view(upload_id.bytes, stay.session, stay.intake.size)
 
     async def _keep(self, stay: Appending, upload_id: UUID) -> None:
         await stay.keep()
-        if stay.intake.hasher is not None:
-            self._remember(upload_id.bytes, stay.intake.hasher)
+        self._remember(upload_id.bytes, stay.intake.hasher)
 
-    def _remember(self, session_id: bytes, hasher: Hasher) -> None:
+    def _remember(self, session_id: bytes, hasher: Hasher | None) -> None:
+        if hasher is None:
+            return
         self._hashers[session_id] = hasher
         if len(self._hashers) > HASHERS_MAX:
             self._hashers.pop(next(iter(self._hashers)))
@@ -209,6 +223,8 @@ class Uploads:
         try:
             # Until the file was locked, another process may have ended the session, or gone on.
             session, _ = await self._inspect(repository, session_id)
+            if 0 <= session.base < writer.size:
+                await self._cut(session_id, session, writer)
         except BaseException:
             await core.threads.finish(writer.close)
             raise
@@ -226,6 +242,15 @@ class Uploads:
             core, self._quotas, self._pressure, repository, session_id, session, intake
         )
 
+    async def _cut(self, session_id: bytes, session: Session, writer: Writer) -> None:
+        """Cut off what came with a request that broke off. Raises NotFound, StorageFailed."""
+        core = self._core
+        # In a transaction: it runs after one that was to publish the file, and that goes on
+        # although its caller was cancelled.
+        if not await core.ledger.transact(files.without_row, (session.file_id,)):
+            raise NotFound("upload", str(UUID(bytes=session_id)))
+        await core.threads.run(writer.truncate, session.base)
+
     async def finish(
         self,
         repository: Repository,
@@ -238,24 +263,63 @@ class Uploads:
     ) -> Blob:
         """Add the last bytes, if any, and make the blob: durable when this returns.
 
-        The image holds the blob from now on. Raises what ``append`` raises; DigestMismatch, which
-        ends the session.
+        The image holds the blob from now on. It may be called again: where it failed, the session
+        has what it had before, also when this process did not come to see to that; and where the
+        session has ended, the image's blob of that digest is what it was to become. Raises what
+        ``append`` raises; DigestMismatch, which ends the session too.
         """
         digest = Digest.parse(digest)
-        async with self._stay(repository, upload_id) as stay:
-            try:
-                await stay.receive(_nothing() if source is None else source, offset, length)
-            except BaseException:
-                await self._keep(stay, upload_id)
+        source = _nothing() if source is None else source
+        try:
+            async with self._stay(repository, upload_id) as stay:
+                known = stay.intake.hasher
+                before = None if known is None else known.copy()
+                try:
+                    await stay.receive(source, offset, length, whole=True)
+                except BaseException as error:
+                    if _is_final(error):
+                        await stay.end()
+                    else:
+                        await stay.take_back(cut=True)
+                        self._remember(upload_id.bytes, before)
+                    raise
+                arrival = await self._publish(repository, upload_id, stay, digest)
+        except NotFound as error:
+            blob = None
+            if error.kind == "upload":
+                blob = await self._finished_before(repository, digest, source)
+            if blob is None:
                 raise
-            arrival = await self._publish(repository, upload_id, digest, stay)
+            return blob
         return Blob(digest, arrival.size)
 
+    async def _finished_before(
+        self, repository: Repository, digest: Digest, source: Stream
+    ) -> Blob | None:
+        """The blob that a session has ended with, whose client has not heard of it.
+
+        What it sends again is taken in, so that it comes to read the answer. None where the image
+        has no such blob, or might not have it any more when a manifest comes. Raises TooLarge, and
+        what the source raises.
+        """
+        core = self._core
+        try:
+            blob = await core.ledger.read(
+                lookup.brought, digest, repository, core.hold_floor(core.now())
+            )
+        except (NotFound, Corrupt):
+            return None
+        left = core.config.blob_bytes_max
+        async for piece in source:
+            left -= len(checked(piece))
+            if left < 0:
+                raise TooLarge("blob", core.config.blob_bytes_max)
+        return blob
+
     async def _publish(
-        self, repository: Repository, upload_id: UUID, digest: Digest, stay: Appending
+        self, repository: Repository, upload_id: UUID, stay: Appending, digest: Digest
     ) -> Arrival:
-        """Make the blob, and end the session; where that fails, it stands where it stood before,
-        or further on."""
+        """Make the blob, and end the session."""
         core, random = self._core, entropy()
         session = repository, upload_id.bytes, stay.seen
 
@@ -269,15 +333,13 @@ class Uploads:
         try:
             await stay.live_on()
             arrival = await stay.intake.publish(digest, commit)
-        except DigestMismatch:
-            # While the file is locked: nobody may go on with it in between.
-            try:
-                await core.scratch.transact(sessions.end, *session)
-            finally:
-                await stay.intake.abandon()
-            raise
-        except BaseException:
-            await stay.undo()
+        except BaseException as error:
+            if _is_final(error):
+                await stay.end()
+            else:
+                # The transaction may yet publish the file: who goes on with the session, and
+                # knows, cuts it.
+                await stay.take_back(cut=False)
             raise
         # Bytes of another one who went on with it in this very moment stay in the session; and
         # one who ended it came too late.
@@ -354,7 +416,7 @@ class Uploads:
         found = []
         for session_id, session, held in rows:
             try:
-                size = self._file_size(session.file_id) if session.file_id else held
+                size = self._file_size(session) if session.file_id else held
             except NotFound:
                 # A process that just ended it, or made it a blob, has still to say so.
                 size = 0
@@ -448,6 +510,17 @@ class Uploads:
 
     async def _sessions(self, repository: Repository) -> Coming:
         return await self._core.scratch.read(sessions.coming, repository.namespace_id.bytes)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether an upload is refused for good: to go on with its session would lead nowhere.
+
+    So the session ends. Else a client that asks for its status sees one that stands where it
+    stood, goes on, and tells of that instead of the refusal.
+    """
+    if isinstance(error, QuotaExceeded):
+        return error.resource != "uploads"
+    return isinstance(error, (DigestMismatch, TooLarge, Locked))
 
 
 async def _nothing() -> AsyncIterator[bytes]:

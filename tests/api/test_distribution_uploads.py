@@ -88,9 +88,11 @@ async def test_docker_is_refused_what_the_quota_does_not_hold(server: Registry, 
     refused = await server.call("PATCH", location, data=pieces())
     assert (refused.status, refused.code) == (403, "DENIED")
     assert "quota" in refused.body.decode() or "size" in refused.body.decode()
-    assert (await server.call("GET", location)).headers["Range"] == "0-0"
+    assert (await server.call("GET", location)).code == "BLOB_UPLOAD_UNKNOWN"
+    location = await server.session(NAME)
     refused = await put(server, location, digest_of(data), data[:900_000])
     assert (refused.status, refused.code) == (403, "DENIED")
+    location = await server.session(NAME)
     assert (await server.call("PATCH", location, data=b"x" * 1000)).status == 202
     assert (await put(server, location, digest_of(b"x" * 1000))).status == 201
 
@@ -110,7 +112,9 @@ async def test_chunks_with_ranges_are_cumulative(server: Registry) -> None:
     last = {"Content-Range": f"70000-{len(DATA) - 1}"}
     assert (await put(server, location, digest, third, **last)).status == 201
     assert await content(server, digest) == DATA
-    assert (await put(server, location, digest)).code == "BLOB_UPLOAD_UNKNOWN"
+    # The answer may have been lost.
+    assert (await put(server, location, digest, third, **last)).status == 201
+    assert (await put(server, location, digest_of(third))).code == "BLOB_UPLOAD_UNKNOWN"
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])

@@ -92,6 +92,67 @@ async def test_a_wrong_offset(row: Row, server: Registry) -> None:
     row.says(answer=f"{said(*refused)}; the session lives on")
 
 
+@pytest.mark.row("distribution-api.md", "PUT of an upload that did not come whole")
+async def test_a_put_that_breaks_off(row: Row, server: Registry) -> None:
+    place = await server.session(NAME)
+    data = b"12345" + LARGE
+    assert (await server.call("PATCH", place, data=data[:5])).status == 202
+    path = f"{place}?digest={digest_of(data)}"
+    token = await server.token(f"repository:{NAME}:pull,push")
+    head = f"PUT {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n"
+    for framing, part in (
+        (f"Content-Length: {len(LARGE)}", LARGE[:-1]),
+        ("Transfer-Encoding: chunked", b"3\r\n" + LARGE[:3] + b"\r\nzz\r\n"),
+    ):
+        async with server.connection() as (_, writer):
+            writer.write(f"{head}{framing}\r\n\r\n".encode() + part)
+            await writer.drain()
+        while (answer := await server.call("PATCH", place, data=b"")).status == 429:
+            # The end of the connection was not seen yet.
+            pass
+        assert (answer.status, answer.headers["Range"]) == (202, "0-4")
+    assert (await server.call("PUT", path, data=LARGE)).status == 201
+    row.says(answer="the session has what it had before, and the PUT may be sent again")
+
+
+@pytest.mark.row("distribution-api.md", "PUT of an upload that was ended, sent again")
+async def test_a_put_again(row: Row, server: Registry) -> None:
+    place = await server.session(NAME)
+    path = f"{place}?digest={digest_of(LARGE)}"
+    again = [await server.call("PUT", path, data=data) for data in (LARGE, LARGE, b"", LARGE[:5])]
+    for answer in again:
+        assert answer.location == f"/v2/{NAME}/blobs/{digest_of(LARGE)}"
+    refused = await server.call("PUT", f"{place}?digest={digest_of(b'x')}", data=b"x")
+    assert (await server.call("GET", place)).status == 404
+    row.says(
+        answer=f"{said(*again)} where the image links or holds that digest, else {said(refused)}"
+    )
+
+
+@pytest.mark.row(
+    "distribution-api.md",
+    "upload that is refused for good (quota, size limit, wrong digest, locked namespace)",
+)
+async def test_refused_for_good(row: Row) -> None:
+    store = Store.memory(StoreConfig(background=False, blob_bytes_max=len(LARGE)))
+    async with registry(store) as server:
+        namespace = await server.namespace("team")
+        ended = []
+        for fields, method, body, status in (
+            ({"quota": 1000}, "PATCH", LARGE, 403),
+            ({"quota": None}, "PATCH", LARGE + b"x", 413),
+            ({}, "PUT", LARGE, 400),
+            ({"locked": True}, "PUT", b"", 403),
+        ):
+            place = await server.session(NAME)
+            await server.store.namespaces.update(namespace.id, **fields)
+            path = f"{place}?digest={digest_of(b'')}"
+            answer = await server.call(method, path, data=body)
+            assert answer.status == status, answer
+            ended.append(await server.call("GET", place))
+    row.says(answer=f"the session is ended: its status is {said(*ended)}")
+
+
 @pytest.mark.row("distribution-api.md", "two appends to one session at once")
 async def test_two_appends(row: Row, server: Registry) -> None:
     place = await server.session(NAME)

@@ -307,6 +307,51 @@ def test_one_that_vanishes(stage: Stage, taken: list[int], framing: str, length:
     assert taken
 
 
+@pytest.mark.parametrize("begun", [0, 100, 300_000])
+@pytest.mark.parametrize("length", [1, 99_999, BUFFER_BYTES + 1])
+@pytest.mark.parametrize("framing", ["chunked", "length", "broken"])
+def test_a_last_one_that_vanishes(stage: Stage, framing: str, length: int, begun: int) -> None:
+    """A PUT that did not come whole leaves nothing, on either path: it is sent again as it was."""
+
+    async def story(port: int) -> None:
+        secret = await credentials(stage.world)
+        data = bytes([port % 256]) + DATA[1:]
+        async with uploader(port, secret) as up:
+            location = await up.session()
+            head = up.head(f"PATCH {location} HTTP/1.1", f"Content-Length: {begun}")
+            assert (await up.ask(head, data[:begun])).startswith(b"HTTP/1.1 202 ")
+        before = f"0-{max(begun - 1, 0)}"
+        line = f"PUT {location}?digest={digest_of(data)} HTTP/1.1"
+        body = data[begun : begun + length]
+        if framing == "length":
+            header = f"Content-Length: {len(data) - begun}"
+        else:
+            header = "Transfer-Encoding: chunked"
+            body = chunked(body, [65_536]).removesuffix(b"0\r\n\r\n")
+        async with uploader(port, secret) as up:
+            await up.client.send(up.head(line, header), body + b"zz\r\n" * (framing == "broken"))
+            if framing == "broken":
+                assert (await up.client.rest()).startswith(b"HTTP/1.1 400 ")
+        whole = f"Content-Length: {len(data) - begun}"
+        answers: list[bytes] = []
+        async with asyncio.timeout(SECONDS):
+            # Until the end of the connection was seen, the session is at work. The second time it
+            # is as after an answer that was lost.
+            while len(answers) < 2:
+                async with uploader(port, secret) as up:
+                    if not answers:
+                        assert await up.offset(location) == before
+                    answer = await up.ask(up.head(line, whole), data[begun:])
+                if not answer.startswith(b"HTTP/1.1 429 "):
+                    assert answer.startswith(b"HTTP/1.1 201 "), answer
+                    answers.append(answer)
+        async with uploader(port, secret) as up:
+            assert await up.content(data) == data
+
+    for port in stage.world.ports:
+        stage.run(story(port))
+
+
 def test_one_that_waits_for_a_go_ahead(stage: Stage, taken: list[int]) -> None:
     async def story(port: int) -> list[bytes]:
         async with uploader(port, await credentials(stage.world)) as up:

@@ -44,13 +44,16 @@ def patch(registry: Registry, location: str, start: int, end: int) -> Answer:
     return call(registry, "PATCH", location, BLOB[start:end], **span)
 
 
-def start_to_send(registry: Registry, location: str, *, chunked: bool) -> socket.socket:
-    """A PATCH that has sent bytes up to SENT of more to come."""
+def start_to_send(
+    registry: Registry, location: str, *, chunked: bool, method: str = "PATCH"
+) -> socket.socket:
+    """A PATCH, or the last PUT, that has sent bytes up to SENT of more to come."""
     host, port = registry.host.split(":")
     connection = socket.create_connection((host, int(port)), WAIT_SECONDS)
     path = "/v2/" + location.partition("/v2/")[2]
+    query = f"?digest={DIGEST}" if method == "PUT" else ""
     lines = [
-        f"PATCH {path} HTTP/1.1",
+        f"{method} {path}{query} HTTP/1.1",
         f"Host: {registry.host}",
         f"Authorization: {basic(registry.secret)}",
         "Expect: 100-continue",
@@ -138,6 +141,29 @@ def test_a_killed_worker(tmp_path: Path, chunked: bool) -> None:
         resume(registry, location)
         assert registry.server.stop() == 0
         assert "worker 0 ended (SIGKILL) and is started again" in registry.server.errors()
+    assert problems(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_worker_that_was_killed_in_the_last_request(tmp_path: Path, chunked: bool) -> None:
+    """It could not take back what that one brought; sent again, it comes whole."""
+    with serving(tmp_path / "data", workers=2) as registry:
+        registry.namespace("team")
+        location = begin(registry)
+        with start_to_send(registry, location, chunked=chunked, method="PUT") as connection:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while max(registry.files(), default=0) <= ACKNOWLEDGED:
+                assert time.monotonic() < deadline
+            for worker in registry.server.workers():
+                os.kill(worker, signal.SIGKILL)
+            assert ended(connection)
+        assert kept(registry, location) == ACKNOWLEDGED
+        rest = BLOB[ACKNOWLEDGED:]
+        for _ in range(2):
+            answer = call(registry, "PUT", f"{location}?digest={DIGEST}", rest)
+            assert answer.status == 201, answer
+        assert registry.v2("GET", f"team/app/blobs/{DIGEST}").body == BLOB
+        assert registry.server.stop() == 0
     assert problems(tmp_path / "data") == []
 
 

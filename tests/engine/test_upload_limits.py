@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from uuid import UUID
 
 import pytest
 from engine_support import (
@@ -54,6 +55,17 @@ async def store(store: Store) -> Store:
     return store
 
 
+async def gone(store: Store, where: Repository, upload_id: UUID) -> None:
+    """A session was ended."""
+    for call in (
+        store.uploads.get(where, upload_id),
+        store.uploads.append(where, upload_id, once(SMALL)),
+        store.uploads.finish(where, upload_id, sha256(SMALL), once(SMALL)),
+    ):
+        with pytest.raises(NotFound):
+            await call
+
+
 async def test_limits(place: Place) -> None:
     async with place.store(uploads_per_namespace_max=2, blob_bytes_max=1000) as store:
         space = await make_namespace(store)
@@ -68,8 +80,7 @@ async def test_limits(place: Place) -> None:
         await store.uploads.append(where, upload.id, once(noise(900)))
         with pytest.raises(TooLarge):
             await store.uploads.append(where, upload.id, once(SMALL, SMALL))
-        assert (await store.uploads.get(where, upload.id)).offset == 900
-        await store.uploads.abort(where, upload.id)
+        await gone(store, where, upload.id)
         await store.uploads.begin(where)
         await store.namespaces.update(space.id, locked=True)
         for call in (store.uploads.begin(where), store.uploads.put(where, sha256(b""), once(b""))):
@@ -125,8 +136,10 @@ async def test_a_quota_counts_open_uploads(store: Store) -> None:
     _, second = await begin(store)
     with pytest.raises(QuotaExceeded):
         await store.uploads.append(where, second.id, once(noise(401)))
+    await gone(store, where, second.id)
     await store.uploads.abort(where, first.id)
-    await store.uploads.append(where, second.id, once(noise(400)))
+    _, third = await begin(store)
+    await store.uploads.append(where, third.id, once(noise(400)))
     for length in (601, None):
         with pytest.raises(QuotaExceeded):
             await store.uploads.put(where, sha256(noise(601)), once(noise(601)), length=length)
@@ -170,15 +183,17 @@ async def test_bytes_of_unknown_number_count_as_they_arrive(
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=len(data) + 50)
     where, one = await begin(store)
-    _, other = await begin(store)
     await store.uploads.append(where, one.id, once(data))
     assert await used(store) == len(data)
-    for session, standing in ((one, len(data)), (other, 0)):
+    for first in (b"", noise(30)):
+        _, other = await begin(store)
+        await store.uploads.append(where, other.id, once(first))
         with pytest.raises(QuotaExceeded) as over:
-            await store.uploads.append(where, session.id, once(noise(20), noise(31)))
+            await store.uploads.append(where, other.id, once(noise(20), noise(31)))
         assert (over.value.resource, over.value.quota) == ("size", len(data) + 50)
-        assert (await store.uploads.get(where, session.id)).offset == standing
+        await gone(store, where, other.id)
         assert await used(store) == len(data)
+    _, other = await begin(store)
     await store.uploads.append(where, other.id, once(noise(50)))
     assert await used(store) == len(data) + 50
     await store.uploads.abort(where, other.id)
@@ -212,9 +227,11 @@ async def test_much_more_than_the_quota_is_not_even_received(
     with pytest.raises(QuotaExceeded):
         await call(endless(), length=length)
     assert taken == 0 if announced else taken <= 3_200_000
-    assert (await store.uploads.get(where, upload.id)).offset == len(SMALL)
-    assert await used(store) == len(SMALL)
-    assert sum(place.files()) <= len(SMALL)
+    if session:
+        await gone(store, where, upload.id)
+    kept = 0 if session else len(SMALL)
+    assert await used(store) == kept
+    assert sum(place.files()) <= kept
 
 
 async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None:
@@ -244,6 +261,7 @@ async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None
         assert (over.value.resource, over.value.current) == ("size", 600_000)
         go_on.set()
         await running
+        _, session = await begin(store)
         await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
         await store.uploads.put(where, sha256(SMALL), once(SMALL))
 
@@ -284,9 +302,25 @@ async def test_the_end_of_a_session_looks_at_the_quota_again(store: Store, data:
     await store.namespaces.update(space.id, quota=len(data) - 1)
     with pytest.raises(QuotaExceeded):
         await store.uploads.finish(where, upload.id, sha256(data))
-    assert (await store.uploads.get(where, upload.id)).offset == len(data)
+    await gone(store, where, upload.id)
     await store.namespaces.update(space.id, quota=len(data))
-    await store.uploads.finish(where, upload.id, sha256(data))
+    await store.uploads.put(where, sha256(data), once(data))
+
+
+@EVERY_SIZE
+@pytest.mark.parametrize("with_body", [False, True])
+async def test_a_locked_namespace_ends_what_would_become_a_blob(
+    store: Store, place: Place, data: bytes, with_body: bool
+) -> None:
+    space = await store.namespaces.find(REGION, "app")
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(data))
+    await store.namespaces.update(space.id, locked=True)
+    rest = SMALL if with_body else b""
+    with pytest.raises(Locked):
+        await store.uploads.finish(where, upload.id, sha256(data + rest), once(rest))
+    await gone(store, where, upload.id)
+    assert place.files() == []
 
 
 @pytest.mark.parametrize("quota", [None, 10**9])

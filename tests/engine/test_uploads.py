@@ -39,8 +39,10 @@ from holdfast.engine import (
     Repository,
     SizeMismatch,
     StorageFailed,
+    StorageFull,
     Store,
     Upload,
+    delivery,
     disk_file,
 )
 
@@ -161,6 +163,120 @@ async def test_what_came_from_a_client_that_vanished_is_kept(store: Store, came:
     data = came + SMALL + MIDDLE
     await store.uploads.finish(where, upload.id, sha256(data), once(MIDDLE), offset=view.offset)
     assert await read(store, sha256(data), repository=where) == data
+
+
+@pytest.mark.parametrize("first", [b"", SMALL, BIG], ids=shown)
+@pytest.mark.parametrize("came", [SMALL, MIDDLE, BIG], ids=shown)
+async def test_a_finish_that_broke_off_takes_back_what_it_brought(
+    place: Place, first: bytes, came: bytes
+) -> None:
+    """It may be sent again, to whichever process, until it comes whole."""
+    async with place.store() as one, place.store() as two:
+        await make_namespace(one)
+        where, upload = await begin(one)
+        await one.uploads.append(where, upload.id, once(first))
+        data = first + came + MIDDLE
+        for store in (one, one, two, one):
+            with pytest.raises(Vanished):
+                await store.uploads.finish(where, upload.id, sha256(data), vanishing(came, SMALL))
+            for opener in (one, two):
+                assert (await opener.uploads.get(where, upload.id)).offset == len(first)
+        assert sum(place.files()) == (len(first) if len(first) > len(SMALL) else 0)
+        await two.uploads.finish(where, upload.id, sha256(data), once(came, MIDDLE))
+        assert await read(one, sha256(data), repository=where, verify=True) == data
+        assert await problems(one) == []
+
+
+@pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
+async def test_what_comes_after_a_finish_that_broke_off_counts(store: Store, first: bytes) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(first))
+    for number in range(3):
+        with pytest.raises(Vanished):
+            await store.uploads.finish(where, upload.id, sha256(BIG), vanishing(BIG))
+        with pytest.raises(Vanished):
+            await store.uploads.append(where, upload.id, vanishing(MIDDLE))
+        first += MIDDLE
+        assert (await store.uploads.get(where, upload.id)).offset == len(first), number
+    await store.uploads.finish(where, upload.id, sha256(first))
+    assert await read(store, sha256(first), repository=where) == first
+
+
+@pytest.mark.parametrize("first", [b"", SMALL, BIG], ids=shown)
+@pytest.mark.parametrize("more", [SMALL, BIG], ids=shown)
+async def test_a_finish_that_could_not_commit_may_be_sent_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, first: bytes, more: bytes
+) -> None:
+    """All of it came, and no blob came of it."""
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(first))
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise StorageFull("ledger")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(delivery, "deliver", refuse)
+            with pytest.raises(StorageFull):
+                await store.uploads.finish(where, upload.id, sha256(first + more), once(more))
+        assert (await store.uploads.get(where, upload.id)).offset == len(first)
+    await store.uploads.finish(where, upload.id, sha256(first + more), once(more))
+    assert await read(store, sha256(first + more), repository=where) == first + more
+
+
+@pytest.mark.parametrize("first", [b"", SMALL, BIG], ids=shown)
+async def test_a_cancelled_finish_takes_back_what_it_brought(store: Store, first: bytes) -> None:
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(first))
+    taken = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield BIG
+        taken.set()
+        await asyncio.Event().wait()
+
+    finish = asyncio.create_task(
+        store.uploads.finish(where, upload.id, sha256(first + BIG), endless())
+    )
+    await taken.wait()
+    assert (await store.uploads.get(where, upload.id)).offset == len(first), "while it runs"
+    finish.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await finish
+    assert (await store.uploads.get(where, upload.id)).offset == len(first)
+    await store.uploads.finish(where, upload.id, sha256(first + BIG), once(BIG))
+    assert await read(store, sha256(first + BIG), repository=where) == first + BIG
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, BIG], ids=shown)
+async def test_a_finish_whose_answer_was_lost(place: Place, clock: Clock, data: bytes) -> None:
+    """It says again what came of it, for as long as the image is sure to have that."""
+    async with place.store() as store, place.store() as other:
+        await make_namespace(store)
+        where, upload = await begin(store)
+        await store.uploads.append(where, upload.id, once(data[:50]))
+        await store.uploads.finish(where, upload.id, sha256(data), once(data[50:]))
+        taken = 0
+
+        async def again() -> AsyncIterator[bytes]:
+            nonlocal taken
+            for start in range(50, len(data), 100_000):
+                taken += 1
+                yield data[start : start + 100_000]
+
+        for opener in (store, other):
+            blob = await opener.uploads.finish(where, upload.id, sha256(data), again())
+            assert (str(blob.digest), blob.size) == (sha256(data), len(data))
+            assert (await opener.uploads.finish(where, upload.id, sha256(data))).size == len(data)
+        assert taken == 2 * len(range(50, len(data), 100_000)), "the client comes to its answer"
+        elsewhere = await store.locate(REGION, "app/other")
+        for place_of, digest in ((where, sha256(b"x")), (elsewhere, sha256(data))):
+            with pytest.raises(NotFound) as unknown:
+                await store.uploads.finish(place_of, upload.id, digest, once(b"x"))
+            assert unknown.value.kind == "upload"
+        clock.advance(0.6 * DAY)
+        with pytest.raises(NotFound):
+            await store.uploads.finish(where, upload.id, sha256(data))
 
 
 async def test_pieces_that_are_no_bytes(store: Store, place: Place) -> None:
