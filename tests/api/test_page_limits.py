@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, Registry, registry
 from distribution_support import digest_of as digest
 from engine_support import Clock
+from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
 from operating_support import NAMESPACES, SECRET, WRONG, Reply, basic, call, operated, raw
 from rows_support import Row, said
 from server_support import WAIT_SECONDS, ServerProcess
@@ -664,4 +665,7 @@ async def test_the_reserve(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (await server.call("GET", "/v2/team/app/manifests/v1")).status == 200
         deleted = await server.call("DELETE", "/v2/team/app/manifests/v1")
         assert deleted.status == 202
-        row.says(beyond_it=f"{said(refused)} for pushes; pulls and deletes go on")
+    monkeypatch.undo()
+    async with filled(tmp_path / "disk") as server:
+        await pulled_and_deleted(server)
+    row.says(beyond_it=f"{said(refused)} for pushes; pulls and deletes {WHILE_ROOM_IS_LEFT}")

@@ -24,6 +24,7 @@ from distribution_support import (
     registry,
 )
 from engine_support import collect
+from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
 from operating_support import (
     SECRET,
     WRONG,
@@ -398,10 +399,13 @@ async def test_filling_the_disk(row: Row, tmp_path: Path, monkeypatch: pytest.Mo
         assert await pull(server, secret=secret) == 200
         path = f"/v2/{NAME}/manifests/{image}"
         assert (await server.call("DELETE", path, secret=secret)).status == 202
+    monkeypatch.undo()
+    async with filled(tmp_path / "disk") as server:
+        await pulled_and_deleted(server)
     row.says(
         can="fill the disk",
         is_stopped_by="quotas of its namespaces (`holdfast namespace settings --quota`), "
-        "and without those the reserve: pulls and deletes go on",
+        f"and without those the reserve: pulls and deletes {WHILE_ROOM_IS_LEFT}",
     )
 
 
