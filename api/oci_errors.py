@@ -19,6 +19,7 @@ from holdfast.engine import (
     Closed,
     Conflict,
     Corrupt,
+    DescriptorMismatch,
     DigestMismatch,
     EngineError,
     Immutable,
@@ -44,7 +45,8 @@ RETRY_SECONDS: Final = 1
 """What Retry-After says with TOOMANYREQUESTS: sessions are freed as fast as pushes end."""
 
 MISSING_SHOWN_MAX: Final = 256
-"""Missing digests listed one by one in an answer, so that it stays under 64 KiB."""
+"""Missing digests listed one by one in an answer, so that it stays under 64 KiB; half as many that
+are of another size, of which more is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,11 @@ def oci_error(error: EngineError) -> OciError:
     headers: dict[str, str] = {}
     if isinstance(error, MissingContent):
         details = tuple({"digest": digest} for digest in error.digests[:MISSING_SHOWN_MAX])
+    elif isinstance(error, DescriptorMismatch):
+        details = tuple(
+            {"digest": digest, "size": size, "announced": announced}
+            for digest, size, announced in error.wrong[: MISSING_SHOWN_MAX // 2]
+        )
     elif isinstance(error, PreconditionFailed):
         details = ({"current": error.current},)
     message = row.message or str(error)

@@ -89,6 +89,18 @@ class SizeMismatch(Invalid):
         self.actual = actual
 
 
+class DescriptorMismatch(SizeMismatch):
+    """A manifest says other sizes of what its image has. ``wrong`` has each digest, the size that
+    it has and the one that the manifest says, in bytes; ``actual`` and ``expected`` are the first.
+    """
+
+    def __init__(self, wrong: Sequence[tuple[str, int, int]]) -> None:
+        digest, actual, said = wrong[0]
+        super().__init__(said, actual)
+        self.args = (f"{digest} has {actual} bytes, and the manifest says {said}",)
+        self.wrong = tuple(wrong)
+
+
 class InvalidManifest(Invalid):
     """A document is not a manifest or index that the store accepts."""
 

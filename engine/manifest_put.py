@@ -17,7 +17,7 @@ from .conditions import ALWAYS, Condition
 from .core import SECOND
 from .digest import Digest
 from .documents import Document, Need
-from .errors import InvalidDigest, MissingContent, NotFound, QuotaExceeded
+from .errors import DescriptorMismatch, InvalidDigest, MissingContent, NotFound, QuotaExceeded
 from .ledger import Transaction
 from .manifest_rows import (
     BODY,
@@ -67,7 +67,8 @@ async def put(
 ) -> tuple[Outcome, Pushed | None]:
     """Store a manifest, link what it needs, move its tags. All of it or nothing.
 
-    Raises NotFound, Locked, PreconditionFailed, Immutable, MissingContent, QuotaExceeded.
+    Raises NotFound, Locked, PreconditionFailed, Immutable, MissingContent, DescriptorMismatch,
+    QuotaExceeded.
     """
     outcome = await blobs.publish(txn, arrival, now)
     if outcome == "recheck":
@@ -83,7 +84,8 @@ async def put(
         txn.changes_only(Change.CONTENT)
     owner = images.owner_of(image, namespace)
     sparse = namespaces.takes_sparse(namespace, push.sparse)
-    await keep(txn, owner, push.document, arrival.sha256, arrival.size, now, sparse=sparse)
+    size = arrival.size
+    await keep(txn, owner, push.document, arrival.sha256, size, now, sparse=sparse, exact=True)
     await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     await check_quota(txn, namespace)
     for place, name in enumerate(push.tags):
@@ -187,12 +189,15 @@ async def keep(
     now: int,
     *,
     sparse: bool,
+    exact: bool = False,
     unfinished: bytes = b"",
 ) -> None:
     """The manifest's row, its links, and its place among the referrers of its subject.
 
-    Raises MissingContent. The caller sees to it that the image may have the body. A restore in
-    several transactions names its list (``unfinished``), and what others have put is left alone.
+    ``exact``: no descriptor may say another size than the image's content has; else such ones are
+    taken as missing. Raises MissingContent, DescriptorMismatch. The caller sees to it that the
+    image may have the body. A restore in several transactions names its list (``unfinished``),
+    and what others have put is left alone.
     """
     row_key = manifest_row(owner.key, sha)
     old = await load(txn, Row, row_key)
@@ -201,7 +206,9 @@ async def keep(
             await save(txn, row_key, msgspec.structs.replace(old, unfinished=b""))
         await _link_late(txn, owner, document, sha, now)
         return
-    needs = await _resolve(txn, owner.key, document.needs, sparse, now)
+    needs = await _resolve(txn, owner.key, document.needs, sparse, now, exact=exact)
+    if exact:
+        await _check_subject(txn, owner.key, document)
     if old is not None:
         await remove(txn, owner, sha, old, now, now + SECOND)
     listed = []
@@ -236,12 +243,35 @@ async def _link_late(
         await put_long(txn, prefix, b"".join(kind + needed for kind, needed in listed))
 
 
+async def _check_subject(txn: Transaction, image_key: bytes, document: Document) -> None:
+    """A subject need not be there; where it is, its size is known. Raises DescriptorMismatch."""
+    if document.subject is None:
+        return
+    try:
+        _, row = await require(txn, image_key, Digest.parse(document.subject))
+    except NotFound:
+        return
+    if row.size != document.subject_size:
+        raise DescriptorMismatch(((document.subject, row.size, document.subject_size),))
+
+
 async def _resolve(
-    txn: Transaction, image_key: bytes, needs: Sequence[Need], sparse: bool, now: int
+    txn: Transaction,
+    image_key: bytes,
+    needs: Sequence[Need],
+    sparse: bool,
+    now: int,
+    *,
+    exact: bool = False,
 ) -> list[tuple[bytes, bytes, int]]:
-    """What to link for the needs of a document. Raises MissingContent naming all that lack."""
+    """What to link for the needs of a document.
+
+    Raises MissingContent naming all that lack; with ``exact``, DescriptorMismatch before that
+    naming all that are of another size: to push what lacks would not help.
+    """
     found: dict[tuple[bytes, bytes], int] = {}
     missing = []
+    wrong = []
     for need in needs:
         kind = CHILD if need.kind == "child" else CONTENT
         try:
@@ -249,13 +279,18 @@ async def _resolve(
         except InvalidDigest:
             sha = None
         claim = None if sha is None else await claims.get(txn, image_key, sha)
-        good = claim is not None and claim.size == need.size and (claim.needed or claim.hold > now)
+        good = claim is not None and bool(claim.needed or claim.hold > now)
+        if good and claim is not None and claim.size != need.size:
+            wrong.append((need.digest, claim.size, need.size))
+            good = False
         if good and kind == CHILD and sha is not None:
             good = await present(txn, image_key, sha)
         if good and sha is not None:
             found[kind, sha] = need.size
         elif not (need.foreign or (sparse and kind == CHILD)):
             missing.append(need.digest)
+    if wrong and exact:
+        raise DescriptorMismatch(wrong)
     if missing:
         raise MissingContent(missing)
     return [(kind, sha, size) for (kind, sha), size in found.items()]

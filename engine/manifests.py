@@ -178,8 +178,8 @@ class Manifests:
         ``media_type`` is the Content-Type it came with, without parameters. ``only_if`` is about
         what the reference is at when the manifest is put. Implements OCI distribution-spec,
         "Pushing Manifests". Raises InvalidManifest, TooLarge, InvalidDigest, DigestMismatch,
-        Invalid (``tag``), MissingContent, Immutable, PreconditionFailed, QuotaExceeded, Locked,
-        NotFound (``namespace``), StorageFull.
+        Invalid (``tag``), MissingContent, DescriptorMismatch, Immutable, PreconditionFailed,
+        QuotaExceeded, Locked, NotFound (``namespace``), StorageFull.
         """
         if not isinstance(body, bytes | bytearray | memoryview):
             raise InvalidManifest(f"{type(body).__name__} where bytes are needed")

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from distribution_support import (
@@ -176,6 +177,51 @@ async def test_missing_content_is_named(server: Registry) -> None:
     errors = answer.json["errors"]
     assert {error["code"] for error in errors} == {"MANIFEST_BLOB_UNKNOWN"}
     assert {error["detail"]["digest"] for error in errors} == set(missing)
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+async def test_a_descriptor_with_another_size_is_told_both(server: Registry, off: int) -> None:
+    """A config, a layer, a child and a subject: HEAD finds each of them."""
+    config, layer = await server.blob(NAME, b"{}"), await server.blob(NAME, b"five5")
+    child = encoded(manifest(config, [(layer, 5)]))
+    answer = await server.put_manifest(NAME, "v1", child)
+    found = answer.headers["Docker-Content-Digest"]
+    size = len(child)
+
+    def index(said: int) -> dict[str, Any]:
+        listed = [descriptor(found, said, MANIFEST_TYPE)]
+        return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": listed}
+
+    about: dict[str, Any] = {"subject": descriptor(found, size + off, MANIFEST_TYPE)}
+    wrong_config = manifest(config, [(layer, 5)])
+    wrong_config["config"]["size"] += off
+    for document, digest, true, said in (
+        (wrong_config, config, 2, 2 + off),
+        (manifest(config, [(layer, 5 + off)]), layer, 5, 5 + off),
+        (index(size + off), found, size, size + off),
+        (manifest(config, [(layer, 5)], **about), found, size, size + off),
+        ({**index(size), **about}, found, size, size + off),
+    ):
+        answer = await server.put_manifest(NAME, "v2", document)
+        assert (answer.status, answer.code) == (400, "SIZE_INVALID")
+        [error] = answer.json["errors"]
+        assert error["detail"] == {"digest": digest, "size": true, "announced": said}
+        assert f"{true} bytes" in error["message"]
+        assert error["message"].endswith(f"says {said}")
+    assert (await server.call("HEAD", f"/v2/{NAME}/manifests/v2")).status == 404
+    about["subject"]["size"] = size
+    assert (await server.put_manifest(NAME, "v2", {**index(size), **about})).status == 201
+    # A subject that is not here may be of any size.
+    about["subject"] = descriptor(digest_of(b"nowhere"), 1, MANIFEST_TYPE)
+    assert (await server.put_manifest(NAME, "v2", {**index(size), **about})).status == 201
+
+
+async def test_sizes_of_strangers_content_are_told_to_no_one(server: Registry) -> None:
+    await server.namespace("other")
+    layer = await server.blob("other/app", b"theirs")
+    config = await server.blob(NAME, b"{}")
+    answer = await server.put_manifest(NAME, "v1", manifest(config, [(layer, 7)]))
+    assert (answer.status, answer.code) == (400, "MANIFEST_BLOB_UNKNOWN")
 
 
 async def test_content_of_another_namespace_is_missing(server: Registry) -> None:

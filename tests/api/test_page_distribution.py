@@ -175,6 +175,29 @@ async def test_two_appends(row: Row, server: Registry) -> None:
     row.says(answer=f"the second gets {said(second)}")
 
 
+@pytest.mark.row(
+    "distribution-api.md",
+    "descriptor with another size than the content has, also of a subject that is here",
+)
+async def test_another_size(row: Row, server: Registry) -> None:
+    image = await server.image(NAME, "v1", b"layer")
+    size = len((await server.call("GET", f"/v2/{NAME}/manifests/v1")).body)
+    config = digest_of(b"{}")
+    refused = [
+        await server.put_manifest(NAME, "v2", document)
+        for document in (
+            manifest(config, [(digest_of(b"layer"), 6)]),
+            manifest(config, subject=descriptor(image, size + 1, MANIFEST_TYPE)),
+        )
+    ]
+    numbers = [
+        (detail["size"], detail["announced"])
+        for detail in (answer.json["errors"][0]["detail"] for answer in refused)
+    ]
+    assert numbers == [(5, 6), (size, size + 1)]
+    row.says(answer=f"{said(*refused)} with both sizes in `detail`")
+
+
 @pytest.mark.row("distribution-api.md", "index with a missing child")
 async def test_a_missing_child(row: Row) -> None:
     child = descriptor(digest_of(b"nothing"), 7, MANIFEST_TYPE)

@@ -30,6 +30,7 @@ from holdfast.engine import (
     OCI_INDEX,
     OCI_MANIFEST,
     Corrupt,
+    DescriptorMismatch,
     DigestMismatch,
     Invalid,
     InvalidDigest,
@@ -118,12 +119,30 @@ async def test_what_is_missing_is_named_all_of_it(store: Store) -> None:
     assert (await store.stats()).images == 0
 
 
-async def test_a_size_that_is_wrong_is_missing_content(store: Store) -> None:
+async def test_a_size_that_is_wrong(store: Store) -> None:
+    """Whatever the descriptor is of, and also where something else is missing."""
     body = json.loads(BODY)
     body["layers"][0]["size"] += 1
-    with pytest.raises(MissingContent) as missing:
+    body["config"]["size"] = 0
+    body["layers"].append({"mediaType": LAYER_TYPE, "digest": sha256(b"absent"), "size": 6})
+    with pytest.raises(DescriptorMismatch) as wrong:
         await put(store, "app/web", json.dumps(body).encode())
-    assert missing.value.digests == (sha256(LAYER),)
+    assert set(wrong.value.wrong) == {
+        (sha256(CONFIG), len(CONFIG), 0),
+        (sha256(LAYER), len(LAYER), len(LAYER) + 1),
+    }
+    where = await store.locate(REGION, "app/web")
+    assert where.image_id is None, "nothing was put"
+
+
+async def test_a_foreign_layer_of_another_size(store: Store) -> None:
+    """It may be missing; what is here is what its digest says."""
+    body = json.loads(BODY)
+    body["layers"][0] |= {"size": 1, "urls": ["https://layers.example/1"]}
+    with pytest.raises(DescriptorMismatch):
+        await put(store, "app/web", json.dumps(body).encode())
+    body["layers"][0]["digest"] = sha256(b"elsewhere")
+    await put(store, "app/web", json.dumps(body).encode())
 
 
 async def test_content_whose_hold_is_over_is_missing(store: Store, clock: Clock) -> None:
