@@ -28,6 +28,8 @@ from .management_views import (
     NamespaceUsageAnswer,
     NewKeyAnswer,
     PlanAnswer,
+    PurgedAnswer,
+    ReleasedAnswer,
     RulesAnswer,
     ScrubAnswer,
     SettingsAnswer,
@@ -392,6 +394,24 @@ class Management:
             tag=tag,
         )
         return [item async for page in pages for item in page.items]
+
+    async def purge(self, item_id: UUID) -> PurgedAnswer:
+        """Delete something from the trash, for good."""
+        return await self.ask(PurgedAnswer, "DeleteFromTrash", path={"item_id": item_id})
+
+    async def release_holds(self, namespace_id: UUID) -> ReleasedAnswer:
+        """Give back what no manifest of a namespace needs."""
+        path = {"namespace_id": namespace_id}
+        total = ReleasedAnswer(released=0, released_size=0, kept=0, after=None)
+        after: str | None = None
+        while True:
+            done = await self.ask(ReleasedAnswer, "ReleaseHolds", path=path, query={"after": after})
+            total.released += done.released
+            total.released_size += done.released_size
+            total.kept += done.kept
+            after = done.after
+            if after is None:
+                return total
 
     async def undelete(self, item_id: UUID) -> TrashItemAnswer:
         """Bring something back from the trash."""

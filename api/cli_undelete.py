@@ -1,4 +1,4 @@
-"""``holdfast undelete``: what lies in the trash, and bringing it back."""
+"""``holdfast undelete`` and ``holdfast trash``: what was deleted, brought back or gone for good."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import click
 
 from .cli_errors import not_found
 from .cli_management import Named, id_of
-from .cli_options import example
+from .cli_options import confirm, example, yes_option
 from .cli_output import Table, moment
 from .cli_session import Session, managing
-from .management_views import TrashItemAnswer
+from .management_views import PurgedAnswer, TrashItemAnswer
 
 
 def _full_name(item: TrashItemAnswer) -> str:
@@ -27,6 +27,48 @@ _COLUMNS: Final[Table] = {
     "until": lambda item: moment(item.purge_at),
     "id": lambda item: item.id_,
 }
+
+_GONE: Final[Table] = {
+    "kind": lambda item: item.kind,
+    "name": _full_name,
+    "finished": lambda item: item.finished,
+    "id": lambda item: item.id_,
+}
+
+
+@click.group(epilog=example("trash list"))
+def trash() -> None:
+    """What was deleted, and can be brought back for a while: see holdfast undelete.
+
+    Until then it counts in the quota of its namespace.
+    """
+
+
+@trash.command("list", epilog=example("trash list"))
+@managing
+async def list_(session: Session) -> None:
+    """List what was deleted in a region and can be brought back."""
+    session.show_all(await session.management.trash(session.place.region), _COLUMNS)
+
+
+@trash.command(epilog=example("trash delete team/web:v1 --yes"))
+@click.argument("names", metavar="NAMESPACE[/IMAGE[:TAG]]|ID...", nargs=-1, required=True)
+@yes_option
+@managing
+async def delete(session: Session, *, names: tuple[str, ...], yes: bool) -> None:
+    """Delete for good what was deleted before: it cannot be brought back any more.
+
+    A name that several deleted things had needs the id of one of them.
+    """
+    ids = [id_of(name) or await _find(session, Named.parse(name)) for name in names]
+    confirm(f"Delete {', '.join(names)} for good?", yes=yes)
+    gone: list[PurgedAnswer] = []
+    try:
+        for item_id in ids:
+            gone += [await session.management.purge(item_id)]
+    finally:
+        if gone:
+            session.show_all(gone, _GONE)
 
 
 @click.command(epilog=example("undelete", "undelete team/web:v1", "undelete team --region nl-ams"))

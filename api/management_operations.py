@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from . import (
+    management_holds,
     management_images,
     management_keys,
     management_manifests,
@@ -32,6 +33,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *management_retention.OPERATIONS,
     *management_pulls.OPERATIONS,
     *management_uploads.OPERATIONS,
+    *management_holds.OPERATIONS,
     *management_trash.OPERATIONS,
     *management_keys.OPERATIONS,
     *management_store.OPERATIONS,

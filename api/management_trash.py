@@ -1,6 +1,7 @@
 """The trash: what was deleted and can still be brought back. Beyond Scaleway's API.
 
-A key of one project sees what was deleted in that project, and may bring it back.
+A key of one project sees what was deleted in that project, and may bring it back, or
+delete it for good.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from .management_errors import (
     TransientState,
     not_found,
 )
-from .management_views import TrashAnswer, TrashItemAnswer, trash_answer, trash_item_answer
+from .management_views import (
+    PurgedAnswer,
+    TrashAnswer,
+    TrashItemAnswer,
+    purged_answer,
+    trash_answer,
+    trash_item_answer,
+)
 from .operation import BEYOND, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
 
@@ -69,6 +77,14 @@ async def restore(call: Call[Nothing, Nothing]) -> TrashItemAnswer:
     return trash_item_answer(item)
 
 
+async def delete(call: Call[Nothing, Nothing]) -> PurgedAnswer:
+    """What cannot be brought back any more, as it lay in the trash: its bytes go now, as far as
+    nothing else needs them."""
+    item = await _item_of(call)
+    finished = await call.store.trash.purge(item.id)
+    return purged_answer(item, finished=finished)
+
+
 async def _item_of(call: Call[Any, Any]) -> TrashItem:
     """The item of the path; a stranger's answers as an absent one."""
     item_id = call.ids["item_id"]
@@ -89,6 +105,16 @@ OPERATIONS: Final = (
         handler=list_trash,
         answer=TrashAnswer,
         query=ListTrash,
+    ),
+    Operation(
+        id="DeleteFromTrash",
+        method="DELETE",
+        path=_ALL + "/{item_id}",
+        summary="Delete something for good before its time",
+        handler=delete,
+        answer=PurgedAnswer,
+        writes=True,
+        errors=(LockedBody,),
     ),
     Operation(
         id="RestoreFromTrash",

@@ -24,6 +24,7 @@ from holdfast.engine import (
     Permission,
     Problem,
     Progress,
+    ReleasedHolds,
     Scrubbed,
     Stats,
     Tag,
@@ -354,6 +355,27 @@ class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     purge_at: Timestamp
 
 
+class PurgedAnswer(TrashItemAnswer, kw_only=True, rename={"id_": "id"}):
+    """Something that was taken out of the trash for good."""
+
+    finished: Annotated[
+        bool, Meta(description="Whether all its content is given up; else the server goes on")
+    ]
+
+
+class ReleasedAnswer(msgspec.Struct, kw_only=True):
+    """What a release of holds gave back."""
+
+    released: Annotated[int, Meta(ge=0, description="Holds that ended")]
+    released_size: Annotated[
+        int, Meta(ge=0, description="Bytes that they were of; twice where two images held a blob")
+    ]
+    kept: Annotated[
+        int, Meta(ge=0, description="Holds that stay: deleted tags need them to come back")
+    ]
+    after: Annotated[str | None, Meta(description="To go on with; null where nothing is left")]
+
+
 class TrashAnswer(msgspec.Struct):
     """A page of what can be brought back, what goes next first."""
 
@@ -618,6 +640,22 @@ def trash_item_answer(value: TrashItem) -> TrashItemAnswer:
         namespace=value.namespace,
         image=value.image,
         purge_at=timestamp(value.purge_at),
+    )
+
+
+def purged_answer(value: TrashItem, *, finished: bool) -> PurgedAnswer:
+    """Something that was taken out of the trash for good."""
+    item = trash_item_answer(value)
+    return PurgedAnswer(finished=finished, **msgspec.structs.asdict(item))
+
+
+def released_answer(value: ReleasedHolds) -> ReleasedAnswer:
+    """What a release of holds gave back."""
+    return ReleasedAnswer(
+        released=value.released,
+        released_size=value.size,
+        kept=value.kept,
+        after=value.after,
     )
 
 

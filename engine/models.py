@@ -363,6 +363,19 @@ class TrashItem:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasedHolds:
+    """What a release of holds did."""
+
+    released: int
+    size: int
+    """Bytes that they were of; a blob that two images held counts twice."""
+    kept: int
+    """Holds that stay, since deleted tags need them to come back."""
+    after: str | None
+    """To go on with; None where all was looked at."""
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """A part of a listing, and how many there are in all."""
 

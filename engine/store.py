@@ -34,6 +34,7 @@ from .core import Core, entropy
 from .datadir import Opened
 from .digest import Digest
 from .errors import Closed, InvalidDigest
+from .holds import Holds
 from .images import Images
 from .intake import Intake
 from .ledger import Prompt
@@ -70,9 +71,9 @@ class Store:
     """An open store. ``async with Store.open(path) as store`` is the way to one.
 
     The parts: ``namespaces``, ``images``, ``tags``, ``manifests``, ``uploads``, ``keys``,
-    ``trash``, ``sweeper``, ``scrubber`` and ``recompressor``. Several processes may have one
-    directory open at once. Any call may raise Closed, Corrupt (of the ledger's rows it meets),
-    StorageFailed; calls that write may raise StorageFull.
+    ``trash``, ``holds``, ``sweeper``, ``scrubber`` and ``recompressor``. Several processes may
+    have one directory open at once. Any call may raise Closed, Corrupt (of the ledger's rows it
+    meets), StorageFailed; calls that write may raise StorageFull.
     """
 
     namespaces: Namespaces
@@ -82,6 +83,7 @@ class Store:
     uploads: Uploads
     keys: Keys
     trash: Trash
+    holds: Holds
     sweeper: Sweeper
     pulls: Pulls
     retention: Retentions
@@ -153,6 +155,7 @@ class Store:
         self.uploads = Uploads(core)
         self.keys = Keys(core)
         self.trash = Trash(core)
+        self.holds = Holds(core)
         self.sweeper = Sweeper(core)
         self.recompressor = Recompressor(core)
         self.scrubber = Scrubber(core)

@@ -272,17 +272,28 @@ async def take(txn: Transaction, until: int, entry: Trash) -> None:
     await txn.add(layout.counter(layout.TRASH_LENGTH), -1)
 
 
-async def leave_rest(txn: Transaction, until: int, entry: Trash, now: int) -> None:
-    """A tag is back, and too many rows of its manifests are left for one transaction.
+async def make_due(txn: Transaction, until: int, entry: Trash, now: int) -> bytes:
+    """Let an entry be the sweep's now, and nobody's to bring back; says its key.
 
-    The sweep takes them: the entry is due now, and names no restore, so nothing is taken back.
+    One of a namespace or an image is found by its id until it is gone.
     """
     await take(txn, until, entry)
     when = now
     while await txn.get(layout.TRASH + number(when) + entry.id) is not None:
         when += 1
-    await change(txn, when, msgspec.structs.replace(entry, purging=True, restoring=b""))
+    await change(txn, when, msgspec.structs.replace(entry, purging=True))
+    if entry.kind != "tag":
+        await put_payload(txn, layout.TRASH_ID + entry.id, number(when))
     await txn.add(layout.counter(layout.TRASH_LENGTH), 1)
+    return layout.TRASH + number(when) + entry.id
+
+
+async def leave_rest(txn: Transaction, until: int, entry: Trash, now: int) -> None:
+    """A tag is back, and too many rows of its manifests are left for one transaction.
+
+    The sweep takes them: the entry is due now, and names no restore, so nothing is taken back.
+    """
+    await make_due(txn, until, msgspec.structs.replace(entry, restoring=b""), now)
 
 
 async def page_of(

@@ -9,6 +9,8 @@ where a process died; but for those that somebody has pushed meanwhile.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -26,8 +28,10 @@ from . import (
     manifest_put,
     manifest_rows,
     namespaces,
+    purge,
     tags,
     trash,
+    trash_content,
 )
 from .config import MANIFEST_BYTES_MAX
 from .core import Core, entropy
@@ -43,6 +47,7 @@ from .records import Namespace as NamespaceRow
 from .records import Tag as TagRow
 from .records import Trash as Entry
 from .records import load, put_payload, save
+from .trash_content import Needed
 
 _KINDS: Final[dict[str, Trashed]] = {
     "namespace": "namespace",
@@ -309,6 +314,23 @@ def view(until: int, entry: Entry) -> TrashItem:
     )
 
 
+async def expel(txn: Transaction, entry_id: bytes, now: int) -> bytes:
+    """Take an entry out of reach, and make it due; its key. Raises NotFound, Locked."""
+    until, entry = await require(txn, entry_id, now)
+    return await trash_content.hasten(txn, until, entry, now)
+
+
+async def lies(txn: Transaction, key: bytes) -> bool:
+    """Whether an entry is still there."""
+    return await txn.get(key) is not None
+
+
+def _batches(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    every = sorted(keys)
+    for start in range(0, len(every), _STEP):
+        yield every[start : start + _STEP]
+
+
 async def get(txn: Transaction, entry_id: bytes, now: int) -> TrashItem:
     """The entry, if it can still be brought back. Raises NotFound."""
     return view(*await require(txn, entry_id, now))
@@ -368,6 +390,35 @@ class Trash:
             return
         while not await self._restore_tag(item_id.bytes, image_key):
             continue
+
+    async def purge(self, item_id: UUID, *, seconds: float = 1.0) -> bool:
+        """Take something out of the trash before its time: it cannot be brought back any more.
+
+        Ends its claims, so that its bytes go when nothing else needs them, for some ``seconds``;
+        says whether that is all done, else the sweep does the rest. Raises NotFound, Locked.
+        """
+        core = self._core
+        until, entry = await core.ledger.read(require, item_id.bytes, core.now())
+        own: set[bytes] = set()
+        others = Needed()
+        if entry.kind == "tag":
+            own = await trash_content.of_tag(core, entry)
+            others = await trash_content.needed(core, entry.project, entry.namespace, entry.id)
+        key = await core.ledger.transact(expel, item_id.bytes, core.now())
+        last = trash_content.deadline(core, until)
+        for some in _batches(own):
+            await core.ledger.transact(trash_content.give_up, entry, some, last, others, core.now())
+        clock = asyncio.get_running_loop().time
+        stop = clock() + seconds
+        while await core.ledger.read(lies, key):
+            if clock() >= stop:
+                return False
+            try:
+                await core.ledger.transact(purge.step, key, core.now(), _STEP)
+            except Corrupt:
+                # The sweep meets the damaged row as well, and sets the entry aside.
+                return False
+        return True
 
     async def _restore_tag(self, entry_id: bytes, image_key: bytes) -> bool:
         """Bring a tag back; False where more of its manifests went since this began."""

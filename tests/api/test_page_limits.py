@@ -608,6 +608,43 @@ async def test_a_plan(row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch
     row.says(beyond_it="`complete` is false, and the next run goes on")
 
 
+async def release(server: Registry, row: Row, most: int, patch: pytest.MonkeyPatch) -> None:
+    """Two tags lie in the trash, and of what these need nothing goes: within the limit since that
+    is known, beyond it since it is not."""
+    space = await server.store.namespaces.find("fr-par", "team")
+    for number in range(2):
+        await server.image("team/app", f"v{number}", str(number).encode() * 100)
+        here = await server.store.locate("fr-par", "team/app")
+        assert here.image_id is not None
+        (tag,) = (await server.store.tags.list(here.image_id, name=f"v{number}")).items
+        await server.store.tags.delete(tag.id)
+    url = f"{server.url}/holdfast/v1/regions/fr-par/namespaces/{space.id}/holds"
+    for _ in range(2):
+        async with server.http.delete(url, headers=OWNER) as answer:
+            told = await answer.json()
+        assert (answer.status, told["released"]) == (200, 0)
+        assert told["kept"] >= 4
+        patch.setattr(f"holdfast.{row.source}", most)
+    row.says(beyond_it="what later ones may need stays")
+
+
+@pytest.mark.row(
+    "limits.md",
+    "entries of a project's trash that a release of holds, or a deletion from it, looks at",
+)
+async def test_trash_that_is_looked_at(
+    row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await release(aging, row, 0, monkeypatch)
+
+
+@pytest.mark.row("limits.md", "digests that these need")
+async def test_digests_that_trash_needs(
+    row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await release(aging, row, 1, monkeypatch)
+
+
 @pytest.mark.row("limits.md", "manifests of an image that one listing looks at")
 async def test_a_listing_of_manifests(
     row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch

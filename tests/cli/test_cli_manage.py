@@ -111,6 +111,23 @@ def test_images_tags_and_usage(quick: InProcess) -> None:
     assert quick.json("image", "get", image["id"])["tags"] == ["v2"]
 
 
+def test_what_was_deleted_is_gone_for_good(quick: InProcess) -> None:
+    quick.ok("namespace", "create", "gone")
+    asyncio.run(push(data_of(quick), "gone/web", "v1", "v2"))
+    quick.ok("tag", "delete", "gone/web:v1", "--yes")
+    quick.ok("tag", "delete", "gone/web:v2", "--yes")
+    names = {item["name"] for item in quick.json("trash", "list") if item["namespace"] == "gone"}
+    assert names == {"v1", "v2"}
+    assert quick.json("hold", "release", "gone", "--yes")["released"] == 0
+    assert "--yes" in quick.refused(2, "trash", "delete", "gone/web:v1")
+    (told,) = quick.json("trash", "delete", "gone/web:v1", "--yes")
+    assert (told["name"], told["finished"]) == ("v1", True)
+    assert quick.refused(3, "trash", "delete", "gone/web:v1", "--yes").endswith("was not found")
+    assert quick.refused(3, "undelete", "gone/web:v1").endswith("was not found")
+    quick.ok("undelete", "gone/web:v2")
+    assert "released" in quick.ok("hold", "release", "gone", "--yes")
+
+
 def test_open_uploads(quick: InProcess) -> None:
     quick.ok("namespace", "create", "uploads")
 
