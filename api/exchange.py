@@ -37,7 +37,8 @@ RESULTS_MAX: Final = 1000
 EXPIRY_WARNING: Final = timedelta(days=7)
 """How long before a key's end a push is answered with a Warning."""
 
-_NUMBER: Final = re.compile(r"\d{1,9}", re.ASCII)
+_DIGITS_MAX: Final = len(str(RESULTS_MAX))
+_NUMBER: Final = re.compile(r"\d+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,9 @@ def page_size(query: Query) -> int | None:
         return None
     if not _NUMBER.fullmatch(text):
         raise OciError("PAGINATION_NUMBER_INVALID")
-    return min(int(text), RESULTS_MAX)
+    # A number may be as long as a request line, and Python reads none of over 4300 digits.
+    digits = text.lstrip("0") or "0"
+    return RESULTS_MAX if len(digits) > _DIGITS_MAX else min(int(digits), RESULTS_MAX)
 
 
 def last_name(query: Query, chars_max: int) -> str:

@@ -100,8 +100,31 @@ async def test_last_is_exclusive_and_need_not_exist(server: Registry) -> None:
         assert answer.json["tags"] == expected, last
 
 
-@pytest.mark.parametrize("n", ["-1", "x", "1.5", "", "%20", "1e3", "9" * 30])
-@pytest.mark.parametrize("path", [f"/v2/{NAME}/tags/list", "/v2/_catalog"])
+LISTINGS = pytest.mark.parametrize(
+    "path",
+    [f"/v2/{NAME}/tags/list", "/v2/_catalog", f"/v2/{NAME}/referrers/{digest_of(b'subject')}"],
+)
+
+
+@pytest.mark.parametrize(
+    "n", ["1000", "1001", "1000000000", "2147483648", "9" * 19, "9" * 15_000, "0" * 15_000 + "7"]
+)
+@LISTINGS
+async def test_n_over_the_bound_is_cut_to_it(server: Registry, n: str, path: str) -> None:
+    """However large it is: also where no number of the machine holds it."""
+    names = [f"t{number}" for number in range(7)]
+    await tags(server, *names)
+    answer = await server.call("GET", f"{path}?n={n}")
+    assert answer.status == 200
+    assert "Link" not in answer.headers
+    if "tags" in answer.json:
+        assert answer.json["tags"] == names
+
+
+@pytest.mark.parametrize(
+    "n", ["-1", "x", "1.5", "", "%20", "1e3", "+5", "%2B5", "1_0", "%D9%A3", "5%00", "-" + "9" * 99]
+)
+@LISTINGS
 async def test_n_that_is_no_number(server: Registry, n: str, path: str) -> None:
     await tags(server, "a")
     answer = await server.call("GET", f"{path}?n={n}")
@@ -124,7 +147,7 @@ async def test_many_tags_are_cut_to_a_page_with_a_link(server: Registry) -> None
         query = "&".join(f"tag={name}" for name in names[start : start + 100])
         answer = await server.put_manifest(NAME, f"{digest_of(body)}?{query}", body)
         assert answer.status == 201
-    for query in ("", "?n=5000"):
+    for query in ("", "?n=5000", "?n=1000000000000"):
         pages = await walk(server, f"/v2/{NAME}/tags/list{query}", "tags")
         assert [len(page) for page in pages] == [1000, 1]
         assert [tag for page in pages for tag in page] == names
