@@ -90,8 +90,6 @@ class Document:
     artifact_type: str | None
     """As the referrers listing shows it (OCI distribution-spec, "Listing Referrers")."""
     annotations: dict[str, str] = field(default_factory=dict)
-    subject_size: int = 0
-    """What the document says of the size of its subject, in bytes."""
 
 
 class _Descriptor(msgspec.Struct, rename="camel", gc=False):
@@ -141,11 +139,11 @@ def parse(body: bytes, media_type: str | None, *, limit: int) -> Document:
     else:
         config = [] if content.config is None else [content.config]
         needs = _collect([*config, *(content.layers or ())], in_index=False)
-    subject, subject_size = None, 0
+    subject = None
     if content.subject is not None and chosen not in _DOCKER:
         _check_digest(content.subject.digest)
         if _is_kept(content.subject.digest):
-            subject, subject_size = content.subject.digest, content.subject.size
+            subject = content.subject.digest
     config_type = None if content.config is None else content.config.media_type
     return Document(
         media_type=chosen,
@@ -155,7 +153,6 @@ def parse(body: bytes, media_type: str | None, *, limit: int) -> Document:
         subject=subject,
         artifact_type=content.artifact_type or config_type or None,
         annotations=content.annotations or {},
-        subject_size=subject_size,
     )
 
 

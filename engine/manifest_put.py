@@ -207,8 +207,6 @@ async def keep(
         await _link_late(txn, owner, document, sha, now)
         return
     needs = await _resolve(txn, owner.key, document.needs, sparse, now, exact=exact)
-    if exact:
-        await _check_subject(txn, owner.key, document)
     if old is not None:
         await remove(txn, owner, sha, old, now, now + SECOND)
     listed = []
@@ -241,18 +239,6 @@ async def _link_late(
         prefix = layout.NEEDS + owner.key + sha
         await delete_long(txn, prefix)
         await put_long(txn, prefix, b"".join(kind + needed for kind, needed in listed))
-
-
-async def _check_subject(txn: Transaction, image_key: bytes, document: Document) -> None:
-    """A subject need not be there; where it is, its size is known. Raises DescriptorMismatch."""
-    if document.subject is None:
-        return
-    try:
-        _, row = await require(txn, image_key, Digest.parse(document.subject))
-    except NotFound:
-        return
-    if row.size != document.subject_size:
-        raise DescriptorMismatch(((document.subject, row.size, document.subject_size),))
 
 
 async def _resolve(

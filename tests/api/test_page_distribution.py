@@ -176,25 +176,27 @@ async def test_two_appends(row: Row, server: Registry) -> None:
 
 
 @pytest.mark.row(
-    "distribution-api.md",
-    "descriptor with another size than the content has, also of a subject that is here",
+    "distribution-api.md", "config, layer or child with another size than its content has"
 )
 async def test_another_size(row: Row, server: Registry) -> None:
     image = await server.image(NAME, "v1", b"layer")
     size = len((await server.call("GET", f"/v2/{NAME}/manifests/v1")).body)
-    config = digest_of(b"{}")
+    listed = [descriptor(image, size + 1, MANIFEST_TYPE)]
+    wrong_config = manifest(digest_of(b"{}"))
+    wrong_config["config"]["size"] = 3
     refused = [
         await server.put_manifest(NAME, "v2", document)
         for document in (
-            manifest(config, [(digest_of(b"layer"), 6)]),
-            manifest(config, subject=descriptor(image, size + 1, MANIFEST_TYPE)),
+            wrong_config,
+            manifest(digest_of(b"{}"), [(digest_of(b"layer"), 6)]),
+            {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": listed},
         )
     ]
     numbers = [
         (detail["size"], detail["announced"])
         for detail in (answer.json["errors"][0]["detail"] for answer in refused)
     ]
-    assert numbers == [(5, 6), (size, size + 1)]
+    assert numbers == [(2, 3), (5, 6), (size, size + 1)]
     row.says(answer=f"{said(*refused)} with both sizes in `detail`")
 
 

@@ -108,7 +108,6 @@ def test_reads_an_index() -> None:
         subject=sha("9"),
         artifact_type="application/x",
         annotations={},
-        subject_size=7,
     )
 
 
