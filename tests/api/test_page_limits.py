@@ -3,6 +3,7 @@ answered as the page says. Rows that need a server of their own are tested where
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -18,11 +19,14 @@ import pytest
 from click.testing import CliRunner, Result
 from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, Registry, registry
 from distribution_support import digest_of as digest
+from edge_support import OWNER as BASIC
+from edge_support import Edge
 from engine_support import Clock
 from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
 from operating_support import NAMESPACES, SECRET, WRONG, Reply, basic, call, operated, raw
 from rows_support import Row, said
 from server_support import WAIT_SECONDS, ServerProcess
+from wire_support import connected, request
 
 from holdfast.api import AppSettings
 from holdfast.api.cli import holdfast
@@ -234,6 +238,115 @@ async def test_a_token_ends(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.fixture
+def edge(tmp_path: Path) -> Edge:
+    return Edge(tmp_path, "uvloop", fast=True)
+
+
+def shorten(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the constant that the row names a moment."""
+    monkeypatch.setattr(f"holdfast.{row.source}", 0.2)
+
+
+@pytest.mark.row("limits.md", "a connection without a request")
+def test_an_idle_connection(row: Row, edge: Edge) -> None:
+    async def story() -> None:
+        async with edge.server(keepalive_timeout=0.2) as port, connected(port) as client:
+            await client.send(request("GET /healthz HTTP/1.1"))
+            assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+            assert await client.rest() == b""
+
+    edge.run(story())
+    row.says(beyond_it="the connection is closed")
+
+
+@pytest.mark.row("limits.md", "time for the head of a request")
+def test_a_slow_head(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(row, monkeypatch)
+
+    async def story() -> None:
+        async with edge.server() as port, connected(port) as client:
+            await client.send(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: ")
+            assert await client.rest() == b""
+
+    edge.run(story())
+    row.says(beyond_it="the connection is closed")
+
+
+def given_up(edge: Edge, *heads: bytes, closes: bool = True) -> str:
+    """What is said of requests of whose bodies nothing comes; then their connections end, or
+    wait for a while longer to be able to go on."""
+    replies: list[Reply] = []
+
+    async def story() -> None:
+        async with edge.server() as port:
+            for head in heads:
+                async with connected(port) as client:
+                    await client.send(head)
+                    received = await (client.rest() if closes else client.answer())
+                    replies.append(parsed(received))
+
+    edge.run(story())
+    return said(*replies)
+
+
+UPLOADS: Final = "POST /v2/app/web/blobs/uploads/?digest="
+
+
+@pytest.mark.row("limits.md", "silence in the middle of an upload")
+def test_a_slow_upload(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(row, monkeypatch)
+    upload = f"{UPLOADS}{digest(b'x' * 100_000)} HTTP/1.1"
+    answer = given_up(
+        edge,
+        request(upload, BASIC, "Content-Length: 100000") + b"x",
+        request(upload, BASIC, "Transfer-Encoding: chunked") + b"186a0\r\nx",
+    )
+    row.says(beyond_it=answer + CLOSED)
+
+
+@pytest.mark.row("limits.md", "silence in the middle of a manifest or of a form")
+def test_a_slow_manifest(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(row, monkeypatch)
+    put = "PUT /v2/app/web/manifests/v1 HTTP/1.1"
+    answer = given_up(
+        edge,
+        request(put, BASIC, f"Content-Type: {MANIFEST_TYPE}", "Content-Length: 100000") + b"{",
+        request("POST /token HTTP/1.1", "Content-Length: 1000") + b"x",
+    )
+    row.says(beyond_it=answer + CLOSED)
+
+
+@pytest.mark.row("limits.md", "time for the body of a management request")
+def test_a_slow_management_body(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(row, monkeypatch)
+    post = f"POST {NAMESPACES} HTTP/1.1"
+    token = f"X-Auth-Token: {OWNER['X-Auth-Token']}"
+    answer = given_up(edge, request(post, token, "Content-Length: 1000") + b"{", closes=False)
+    row.says(beyond_it=answer)
+
+
+@pytest.mark.row("limits.md", "silence of a client that reads an answer")
+def test_a_slow_reader(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(row, monkeypatch)
+    large = os.urandom(8_000_000)
+    put = request(f"{UPLOADS}{digest(large)} HTTP/1.1", BASIC, f"Content-Length: {len(large)}")
+    get = request(f"GET /v2/app/web/blobs/{digest(large)} HTTP/1.1", BASIC)
+
+    async def story() -> None:
+        async with edge.server() as port:
+            async with connected(port) as client:
+                await client.send(put, large)
+                assert (await client.answer()).startswith(b"HTTP/1.1 201 ")
+            async with connected(port, buffer=4096) as client:
+                await client.send(get)
+                await asyncio.sleep(1.0)
+                assert len(await client.rest()) < len(large)
+
+    edge.run(story())
+    row.says(beyond_it="the connection is cut")
+
+
 # --- requests -----------------------------------------------------------------------------------
 
 
@@ -319,6 +432,16 @@ def test_digests_of_a_question(row: Row, server: Client) -> None:
     row.says(beyond_it=said(ask(row.limit() + 1)))
 
 
+@pytest.mark.row("limits.md", "body of one `_holdfast/exists`")
+def test_a_long_question(row: Row, server: Client) -> None:
+    def ask(size: int) -> Reply:
+        return server.v2("POST", "team/exists/_holdfast/exists", b'{"digests": []}'.ljust(size))
+
+    assert server.manifest("team/exists", "v1").status == 201
+    assert ask(row.limit()).status == 200
+    row.says(beyond_it=said(ask(row.limit() + 1)))
+
+
 @pytest.mark.row("limits.md", "tags in one PUT of a manifest")
 def test_tags_of_a_put(row: Row, server: Client) -> None:
     def put(count: int) -> Reply:
@@ -349,6 +472,20 @@ def test_page_size(row: Row, server: Client) -> None:
 
     assert ask(row.limit()).status == 200
     row.says(beyond_it=said(ask(row.limit() + 1)))
+
+
+@pytest.mark.row("limits.md", "characters of a `Range`")
+def test_a_long_range(row: Row, server: Client) -> None:
+    assert server.blob("team/range", b"0123456789").status == 201
+
+    def ask(size: int) -> Reply:
+        path = f"team/range/blobs/{digest(b'0123456789')}"
+        return server.v2("GET", path, Range="bytes=".ljust(size - 3) + "2-3")
+
+    assert (ask(row.limit()).status, ask(row.limit()).body) == (206, b"23")
+    beyond = ask(row.limit() + 1)
+    assert (beyond.status, beyond.body) == (200, b"0123456789")
+    row.says(beyond_it="the whole blob is sent")
 
 
 @pytest.mark.row("limits.md", "ranges of one request")
