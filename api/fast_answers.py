@@ -78,6 +78,8 @@ class Known:
     since: float
     until: float
     """That time: seconds since 1970."""
+    renews: bool
+    """Whether it asks by digest for a manifest, and may push: see ``engine.pulls``."""
     rendered: Rendered | None
     """The answer to whoever may read; None where it has to be made anew."""
     reader: BlobReader | None = None
@@ -242,8 +244,10 @@ class Lane:
                 data, reader = self._open(known, asking, plain=peer.plain)
         except UNSURE:
             return None
-        if rendered.pull:
-            self._store.pulls.count(known.repository, asking.target.item)
+        if (rendered.pull or (known.renews and rendered.status == 200)) and not self._notes(
+            known, asking, rendered
+        ):
+            return None
         if self._at == _BLOCK or int(now) != self._second:
             self._begin_block(now)
         end = _ENDS[self._at]
@@ -259,6 +263,20 @@ class Lane:
         if self._watcher is not None and reader is None:
             self._watcher.answered(answer, rendered.size, gone=False)
         return answer
+
+    def _notes(self, known: Known, asking: Asking, rendered: Rendered) -> bool:
+        """Note a pull of what was found; False where that has to be waited for."""
+        pulls = self._store.pulls
+        # What was found before it stands at the gate may be gone by a decision since.
+        if not (pulls.gathering.inside or (pulls.begin() and self._is_current())):
+            return False
+        return pulls.count(
+            known.repository, asking.target.item, pulled=rendered.pull, renews=known.renews
+        )
+
+    def _is_current(self) -> bool:
+        """Whether the store is as it was when this answer was begun."""
+        return self._store.version() == self._version
 
     def ended(self, answer: Answer, *, gone: bool) -> None:
         """The file of an answer was sent, or its client is gone."""
@@ -370,6 +388,7 @@ class Lane:
             caller=caller,
             repository=repository,
             permitted=access.may(caller, repository, "pull"),
+            renews=manifests.renews(asking.target, caller, repository),
             since=since,
             until=until,
             rendered=self._answers.get((visitor.origin.region, asking.line)),

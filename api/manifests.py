@@ -15,6 +15,8 @@ from holdfast.engine import (
     check_tag_name,
 )
 
+from . import access
+from .access import Caller
 from .bodies import read_bounded
 from .conditions import selected
 from .exchange import (
@@ -24,6 +26,7 @@ from .exchange import (
     read_digest,
 )
 from .oci_errors import OciError
+from .v2_paths import Target
 
 TAG_PARAMETERS_MAX: Final = 100
 """Tags that one PUT may set beside its reference; the spec asks for at least ten."""
@@ -47,12 +50,32 @@ def _read_reference(reference: str) -> str:
 async def fetch(exchange: Exchange) -> web.StreamResponse:
     """GET and HEAD: the bytes and the type as pushed; Accept is not negotiated over."""
     repository = await exchange.repository()
-    response = await answer(exchange.store, repository, exchange.target.item)
-    # Before it counts: 304 is a pull of somebody who has it, 412 is none.
-    selection = selected(exchange.condition, response)
-    if counts(exchange.request.method, exchange.target.item):
-        exchange.store.pulls.count(repository, exchange.target.item)
-    return selection
+    pulled = counts(exchange.request.method, exchange.target.item)
+    renewed = renews(exchange.target, exchange.caller, repository)
+    return await _noted(exchange, repository, pulled=pulled, renewed=renewed)
+
+
+async def _noted(
+    exchange: Exchange, repository: Repository, *, pulled: bool, renewed: bool
+) -> web.StreamResponse:
+    """The answer, and all that retention goes by noted.
+
+    Conditions come first: 304 is a pull of somebody who has it, 412 is none.
+    """
+    store, item = exchange.store, exchange.target.item
+
+    async def select() -> web.StreamResponse:
+        return selected(exchange.condition, await answer(store, repository, item))
+
+    if not (pulled or renewed):
+        return await select()
+    with store.pulls.passing() as gathers:
+        response = await select()
+        if gathers and store.pulls.count(repository, item, pulled=pulled, renews=renewed):
+            return response
+    # Somebody decides by pulls at this moment: what he took before is not there any more.
+    await store.pulls.write(repository, item, pulled=pulled, renews=renewed)
+    return await select()
 
 
 async def answer(store: Store, repository: Repository, item: str) -> web.Response:
@@ -77,6 +100,13 @@ def _response(manifest: Manifest, reference: str) -> web.Response:
 def counts(method: str, item: str) -> bool:
     """Whether reading a manifest that is there is a pull: by tag always, by digest only GET."""
     return method == "GET" or not _is_digest(item)
+
+
+def renews(target: Target, caller: Caller, repository: Repository) -> bool:
+    """Whether reading a manifest that is there tells a pusher that he need not send it."""
+    if target.endpoint != "manifest" or not _is_digest(target.item):
+        return False
+    return access.may(caller, repository, "push")
 
 
 async def push(exchange: Exchange) -> web.StreamResponse:

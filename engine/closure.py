@@ -36,13 +36,14 @@ async def prune_unneeded(
     limit: int,
     *,
     untagged: bytes = b"",
+    since: int | None = None,
 ) -> tuple[Gone, tuple[bytes, ...]]:
     """Remove those candidates that no tag and no index needs, and then what only they needed.
 
     Goes on until that cost about ``limit`` reads of manifests and ends of links (one manifest
     has up to ``NEEDS_MAX``); says which went, and what is left to look at: the candidates of the
     next step. A referrer counts as needed while its subject is there, unless it was the one that
-    has just been ``untagged``.
+    has just been ``untagged``. What was pushed after ``since`` (of the ledger) stays.
     """
     gone: list[tuple[bytes, str]] = []
     waiting = list(candidates)
@@ -55,6 +56,8 @@ async def prune_unneeded(
             continue
         row = await load(txn, Manifest, manifest_rows.manifest_row(owner.key, sha))
         if row is None or await is_needed(txn, owner.key, sha):
+            continue
+        if since is not None and row.fresh > since:
             continue
         if sha != untagged and await manifest_rows.has_subject(txn, owner.key, sha, frozenset()):
             continue
@@ -91,6 +94,8 @@ async def prune(
     now: int,
     hold_until: int,
     limit: int,
+    *,
+    since: int | None = None,
 ) -> tuple[bytes, ...]:
     """Go on with ``prune_unneeded`` in a transaction of its own; says what is left.
 
@@ -105,7 +110,7 @@ async def prune(
     if found is None or found[1].purging or found[1].restoring:
         return ()
     owner = images.owner_of(image, namespace)
-    gone, rest = await prune_unneeded(txn, owner, candidates, now, hold_until, limit)
+    gone, rest = await prune_unneeded(txn, owner, candidates, now, hold_until, limit, since=since)
     await trash.add_manifests(txn, found[1], gone)
     return rest
 

@@ -13,6 +13,7 @@ from .config import LEDGER_RESERVE_BYTES, StoreConfig
 from .depot import Depot
 from .errors import StorageFull
 from .files import Files
+from .gate import Gate
 from .ledger import Ledger, P, Room, T, Transaction, Work
 from .offload import Threads
 
@@ -59,6 +60,8 @@ class Core:
     """What the last look at the disk saw."""
     ledger_space: Space = field(default_factory=partial(Space, 1 << 30, 0.1))
     """What the last look at the room in the ledger saw; uploads use that disk up too."""
+    gate: Gate = field(default_factory=Gate)
+    """Between what is gathered in memory and those who decide by it."""
     ledger_reserve: Room = field(init=False)
     """Room in the ledger that is left to deletes."""
 

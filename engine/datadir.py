@@ -28,6 +28,7 @@ from .disk_depot import DiskDepot
 from .disk_file import is_there, refused
 from .errors import Corrupt, NotAStore, StorageFailed, StorageFull
 from .files import Files
+from .gate import Gate, LockedGate
 from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
 from .ledger import Ledger
 from .lmdb_ledger import LmdbLedger
@@ -65,6 +66,7 @@ class Opened:
         """Let go of all of it, in the reverse order of opening. Raises StorageFailed."""
         async with AsyncExitStack() as rest:
             rest.callback(self.incarnations.close)
+            rest.callback(self.core.gate.close)
             rest.callback(self.core.depot.close)
             rest.callback(self.core.threads.close)
             rest.push_async_callback(self.core.ledger.close)
@@ -91,6 +93,8 @@ def open_directory(
         with ExitStack() as opened:
             incarnations = LockedIncarnations(path / "run")
             opened.callback(incarnations.close)
+            gate = LockedGate(path / "run")
+            opened.callback(gate.close)
             scratch = open_scratch(path / "scratch", boot_id(), config.map_bytes)
             opened.callback(scratch.end)
             ledger = LmdbLedger.open(path / "ledger", map_bytes=config.map_bytes, create=False)
@@ -98,7 +102,7 @@ def open_directory(
     except OSError as error:
         raise refused(error, str(error.filename or path)) from error
     seams = ledger, scratch, depot, incarnations
-    return assemble(*seams, config, clock, reserve_default=reserve)
+    return assemble(*seams, config, clock, reserve_default=reserve, gate=gate)
 
 
 def open_scratch(path: Path, boot: str, map_bytes: int) -> LmdbLedger:
@@ -135,15 +139,27 @@ def assemble(
     clock: Callable[[], float],
     *,
     reserve_default: int = 0,
+    gate: Gate | None = None,
 ) -> Opened:
     """An opened store over seams of any kind: what the opener that a Store is made of returns.
 
     They are the store's from now on: closing it closes them. ``scratch`` need not survive the
-    machine. ``reserve_default`` is of the core.
+    machine. ``reserve_default`` is of the core; ``gate`` is one for all openings
+    of the same seams.
     """
     threads = Threads(config.threads, "holdfast")
     files = Files(ledger, scratch, depot, threads, incarnations)
-    core = Core(ledger, scratch, depot, files, threads, config, clock, reserve_default)
+    core = Core(
+        ledger,
+        scratch,
+        depot,
+        files,
+        threads,
+        config,
+        clock,
+        reserve_default,
+        gate=gate or Gate(),
+    )
     return Opened(core, incarnations)
 
 

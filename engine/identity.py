@@ -29,6 +29,15 @@ async def tick(txn: Transaction, now: int) -> int:
     return time
 
 
+async def last(txn: Transaction, now: int) -> int:
+    """The time of the last change. Each one after it, whatever the wall clock does, is later."""
+    try:
+        return await txn.counter(_CLOCK)
+    except Corrupt:
+        # The next change begins it anew, as ``tick`` says.
+        return now
+
+
 async def mint(txn: Transaction, now: int, entropy: bytes) -> tuple[bytes, int]:
     """A new id (16 bytes of a version 7 UUID) and its time of creation."""
     created = await tick(txn, now)

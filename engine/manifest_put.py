@@ -85,7 +85,9 @@ async def put(
     owner = images.owner_of(image, namespace)
     sparse = namespaces.takes_sparse(namespace, push.sparse)
     size = arrival.size
-    await keep(txn, owner, push.document, arrival.sha256, size, now, sparse=sparse, exact=True)
+    await keep(
+        txn, owner, push.document, arrival.sha256, size, now, time, sparse=sparse, exact=True
+    )
     await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     await check_quota(txn, namespace)
     for place, name in enumerate(push.tags):
@@ -187,6 +189,7 @@ async def keep(
     sha: bytes,
     size: int,
     now: int,
+    time: int,
     *,
     sparse: bool,
     exact: bool = False,
@@ -194,16 +197,18 @@ async def keep(
 ) -> None:
     """The manifest's row, its links, and its place among the referrers of its subject.
 
-    ``exact``: no descriptor may say another size than the image's content has; else such ones are
-    taken as missing. Raises MissingContent, DescriptorMismatch. The caller sees to it that the
-    image may have the body. A restore in several transactions names its list (``unfinished``),
-    and what others have put is left alone.
+    Its age counts from ``time`` (of the ledger), also where it was here. ``exact``: no descriptor
+    may say another size than the image's content has; else such ones are taken as missing. Raises
+    MissingContent, DescriptorMismatch. The caller sees to it that the image may have the body. A
+    restore in several transactions names its list (``unfinished``), and what others have put is
+    left alone.
     """
     row_key = manifest_row(owner.key, sha)
     old = await load(txn, Row, row_key)
     if old is not None and old.media_type == document.media_type:
-        if old.unfinished and not unfinished:
-            await save(txn, row_key, msgspec.structs.replace(old, unfinished=b""))
+        if not unfinished:
+            row = msgspec.structs.replace(old, unfinished=b"", renewed=time)
+            await save(txn, row_key, row)
         await _link_late(txn, owner, document, sha, now)
         return
     needs = await _resolve(txn, owner.key, document.needs, sparse, now, exact=exact)
@@ -215,7 +220,7 @@ async def keep(
         listed.append(kind + needed)
     subject = b"" if document.subject is None else Digest.parse(document.subject).key
     artifact_type = document.artifact_type or ""
-    row = Row(document.media_type, size, subject, artifact_type, now, unfinished)
+    row = Row(document.media_type, size, subject, artifact_type, time, unfinished)
     await save(txn, row_key, row)
     await put_long(txn, layout.NEEDS + owner.key + sha, b"".join(listed))
     if subject:

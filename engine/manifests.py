@@ -227,14 +227,19 @@ class Manifests:
         after this push.
         """
         now = self._core.now()
-        try:
-            found = await self._core.ledger.read(manifest_put.unchanged, repository, push, now)
-        except EngineError:
-            # The transaction says what is wrong, or heals it.
-            return None
-        if found is None or not self.touches.note(found.image, found.tags, now):
-            return None
-        return manifest_put.pushed(push, found.image)
+        # What is noted after a decision on other processes' notes was looked for after it, too.
+        with self._core.gate.passing() as inside:
+            if not inside:
+                return None
+            try:
+                found = await self._core.ledger.read(manifest_put.unchanged, repository, push, now)
+            except EngineError:
+                # The transaction says what is wrong, or heals it.
+                return None
+            noted = found is not None and self.touches.note(
+                found.image, push.digest.raw, found.tags, now
+            )
+        return manifest_put.pushed(push, found.image) if found is not None and noted else None
 
     async def _parse(self, body: bytes, media_type: str | None) -> Document:
         limit = self._core.config.manifest_bytes_max

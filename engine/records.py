@@ -142,6 +142,13 @@ class Manifest(Record, frozen=True):
     unfinished: bytes = b""
     """The list (``trash.list_of``) that a restore which is not at its end yet brought it back
     from; means nothing once that entry is gone. A push of the manifest clears it."""
+    renewed: int = 0
+    """When whoever may push was last told that it is here, if that was after it came."""
+
+    @property
+    def fresh(self) -> int:
+        """The time that its age counts from."""
+        return max(self.created, self.renewed)
 
 
 class Referrer(Record, frozen=True):

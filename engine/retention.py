@@ -1,29 +1,45 @@
 """Retention: rules of a namespace that say which tags and untagged manifests go by themselves.
 
 A tag goes when some rule covers it (image and tag patterns), when it is not among the newest
-that the rule keeps, and when every age that the rule names is reached. Immutable tags stay. The
-plan of a run and the run itself are made by the same function.
+that the rule keeps, and when every age that the rule names is reached. Immutable tags stay.
+
+A plan is a proposal. A run makes one too, and that is its beginning; then each transaction that
+removes something decides again, by the same functions, from what it reads itself. What anybody
+pushed, moved or (for rules by pull) pulled after the beginning is not as it was proposed, and
+stays. So that this is seen of all processes, a run goes on behind the ``gate``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from . import claims, closure, freeing, identity, images, layout, manifest_rows, namespaces, tags
+from . import (
+    claims,
+    closure,
+    entries,
+    freeing,
+    identity,
+    images,
+    layout,
+    manifest_rows,
+    namespaces,
+    tags,
+)
 from .background import Background
 from .config import DAY
 from .core import SECOND, Core
 from .digest import Digest
-from .errors import Corrupt, Immutable, Invalid, Locked, NotFound, TooLarge
+from .errors import Busy, Corrupt, Invalid, Locked, NotFound, TooLarge
 from .ledger import Transaction, after
 from .models import RetentionRule
 from .names import check_patterns, first_match
 from .records import Image as ImageRow
 from .records import Manifest, Retention, decode, load, payloads, save
+from .records import Namespace as NamespaceRow
 from .records import RetentionRule as RuleRow
 from .records import Tag as TagRow
 
@@ -37,6 +53,9 @@ PLANNED_MAX: Final = 10_000
 
 REST: Final = 3600.0
 """Seconds between two runs over all namespaces."""
+
+STEP: Final = 50
+"""Tags, or untagged manifests, that one transaction of a run decides about."""
 
 _STEP: Final = 1000
 
@@ -100,50 +119,77 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposed:
+    """What would go from one image, as its rows were."""
+
+    image: ImageRow
+    tags: tuple[TagRow, ...]
+    """In the order in which they go: the oldest first, so that what decides about one, namely
+    the newer ones, is never gone by the same run."""
+    newest: tuple[str, ...]
+    """Names of the tags that ``keep_last`` of the rules keeps."""
+    untagged: tuple[tuple[bytes, Manifest], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What the rules remove now, and what may be freed by it."""
 
     project: bytes
-    expired: tuple[Expired, ...]
+    proposed: tuple[Proposed, ...]
     losses: dict[bytes, Loss]
-    complete: bool = True
+    complete: bool
     """Whether that is all; else it is what one plan holds."""
 
+    @property
+    def expired(self) -> tuple[Expired, ...]:
+        """All that is proposed: of each image tags in order of their names, then manifests."""
+        every: list[Expired] = []
+        for one in self.proposed:
+            tags = sorted(one.tags, key=lambda tag: tag.name)
+            every += [_expired(one.image, tag, tag.digest) for tag in tags]
+            every += [_expired(one.image, None, Digest.sha256(sha).key) for sha, _ in one.untagged]
+        return tuple(every)
 
-async def find(txn: Transaction, namespace_id: bytes, now: int) -> Work:
-    """What the rules remove now. Raises NotFound, Corrupt.
+
+async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | None) -> Work:
+    """What the rules remove now of what was there at ``begun`` (None: of all). Raises NotFound.
 
     An image with a damaged row is left alone: nobody can tell what should go.
     """
     namespace = await namespaces.require(txn, namespace_id)
     rules = await get(txn, namespace_id)
-    expired: list[Expired] = []
+    if begun is None:
+        begun = await identity.last(txn, now)
+    proposed: list[Proposed] = []
     losses: dict[bytes, Loss] = {}
+    room = PLANNED_MAX
     complete = True
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
     while complete and rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
         for _, image_key in payloads(rows):
-            room = PLANNED_MAX - len(expired)
             try:
-                gone, lost, complete = await _of_image(
-                    txn, image_key, rules, namespace.immutable, now, room
+                found, lost, complete = await _of_image(
+                    txn, image_key, namespace, rules, now, begun, room
                 )
             except Corrupt as error:
                 _log.error("retention leaves an image alone: %s", error)
                 continue
-            expired += gone
+            if found is not None:
+                proposed.append(found)
+                room -= len(found.tags) + len(found.untagged)
             for sha, size in lost:
                 losses.setdefault(sha, Loss(size)).owners.add(image_key)
             if not complete:
                 break
         start = rows[-1][0] + b"\0"
-    return Work(namespace.project, tuple(expired), losses, complete)
+    return Work(namespace.project, tuple(proposed), losses, complete)
 
 
 async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
     """What the rules remove now, and free. Raises NotFound, Corrupt."""
-    work = await find(txn, namespace_id, now)
+    work = await find(txn, namespace_id, now, None)
     freed = inside = 0
     for sha, loss in work.losses.items():
         whole, part = await freeing.alone(txn, sha, work.project, loss.owners)
@@ -165,35 +211,51 @@ async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) ->
     return Plan(removed, freed, inside, work.complete)
 
 
-async def check_unlocked(txn: Transaction, namespace_id: bytes) -> None:
-    """Raises NotFound, Locked."""
+async def begin(txn: Transaction, namespace_id: bytes, now: int) -> int:
+    """The beginning of a run, as a time of the ledger. Raises NotFound, Locked."""
     namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
+    return await identity.last(txn, now)
 
 
 async def _of_image(
     txn: Transaction,
     image_key: bytes,
+    namespace: NamespaceRow,
     rules: Sequence[RuleRow],
-    immutable: tuple[str, ...],
     now: int,
+    begun: int,
     room: int,
-) -> tuple[list[Expired], list[tuple[bytes, freeing.Size]], bool]:
+) -> tuple[Proposed | None, list[tuple[bytes, freeing.Size]], bool]:
     """What goes from an image, and the blobs that it has no right to any more then; of ``room``
     things at most, and whether that is all."""
     image = await images.by_key(txn, image_key)
     if image is None or not image.listed:
-        return [], [], True
-    here = [rule for rule in rules if first_match(rule.images, image.name)]
-    old = await _old_tags(txn, image, here, immutable, now)
-    bare = await _old_untagged(txn, image, here, now)
+        return None, [], True
+    rules = _for_image(rules, image)
+    every: Sequence[TagRow] = ()
+    if any(rule.removes_tags for rule in rules):
+        rows = await _rows(txn, layout.TAG + image.key)
+        every = [decode(TagRow, key, value) for key, value in rows]
+    old, newest = _old_tags(every, rules, namespace.immutable, now, begun)
+    bare = []
+    if any(rule.untagged_days >= 0 for rule in rules):
+        for key, value in await _rows(txn, layout.MANIFEST + image.key):
+            sha, row = key[-layout.SHA_BYTES :], decode(Manifest, key, value)
+            if await _is_old_untagged(txn, image.key, sha, row, rules, now, begun):
+                bare.append((sha, row))
     complete = len(old) + len(bare) <= room
     old = old[:room]
     bare = bare[: room - len(old)]
-    expired = [_expired(image, tag, tag.digest) for tag in old]
-    expired += [_expired(image, None, Digest.sha256(sha).key) for sha in bare]
+    if not old and not bare:
+        return None, [], complete
     gone = {tag.name: tag.sha for tag in old}
-    lost = await freeing.losses(txn, image_key, gone, bare)
-    return expired, [(sha, await freeing.size_of(txn, sha)) for sha in lost], complete
+    lost = await freeing.losses(txn, image_key, gone, [sha for sha, _ in bare])
+    found = Proposed(image, tuple(old), tuple(newest), tuple(bare))
+    return found, [(sha, await freeing.size_of(txn, sha)) for sha in lost], complete
+
+
+def _for_image(rules: Sequence[RuleRow], image: ImageRow) -> list[RuleRow]:
+    return [rule for rule in rules if first_match(rule.images, image.name)]
 
 
 def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:
@@ -206,27 +268,40 @@ def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:
     )
 
 
-async def _old_tags(
-    txn: Transaction,
-    image: ImageRow,
+def _age(tag: TagRow) -> tuple[int, bytes]:
+    return tag.updated, tag.id
+
+
+def _old_tags(
+    tags: Sequence[TagRow],
     rules: Sequence[RuleRow],
     immutable: tuple[str, ...],
     now: int,
-) -> list[TagRow]:
-    """Tags of the image that some rule removes, in order of their names."""
-    rules = [rule for rule in rules if rule.removes_tags]
-    if not rules:
-        return []
-    every = await _rows(txn, layout.TAG + image.key)
-    found = [decode(TagRow, key, value) for key, value in every]
+    begun: int,
+    pulled: Collection[str] = (),
+) -> tuple[list[TagRow], list[str]]:
+    """Tags that some rule removes, the oldest first; and names of those that are kept as the
+    newest of some rule.
+
+    ``tags`` may be some of an image only: one that goes then has enough newer ones among them,
+    and so in the image. Those that were pushed after ``begun`` stay, and those in ``pulled`` are in
+    use at this moment.
+    """
     old: dict[str, TagRow] = {}
+    newest: dict[str, None] = {}
     for rule in rules:
-        covered = [tag for tag in found if first_match(rule.tags, tag.name)]
-        covered.sort(key=lambda tag: (tag.updated, tag.id), reverse=True)
-        for tag in covered[max(rule.keep_last, 0) :]:
+        if not rule.removes_tags:
+            continue
+        covered = [tag for tag in tags if first_match(rule.tags, tag.name)]
+        covered.sort(key=_age, reverse=True)
+        kept = max(rule.keep_last, 0)
+        for tag in covered[kept:]:
+            if tag.updated > begun or (rule.unused_days >= 0 and tag.name in pulled):
+                continue
             if first_match(immutable, tag.name) is None and _is_old(tag, rule, now):
                 old[tag.name] = tag
-    return [old[name] for name in sorted(old)]
+        newest |= dict.fromkeys(tag.name for tag in covered[:kept])
+    return sorted(old.values(), key=_age), list(newest)
 
 
 def _is_old(tag: TagRow, rule: RuleRow, now: int) -> bool:
@@ -236,49 +311,162 @@ def _is_old(tag: TagRow, rule: RuleRow, now: int) -> bool:
     return rule.unused_days < 0 or used <= now - rule.unused_days * DAY * SECOND
 
 
-async def _old_untagged(
-    txn: Transaction, image: ImageRow, rules: Sequence[RuleRow], now: int
-) -> list[bytes]:
-    """Manifests that no tag, no index and no subject keeps, and that are old enough."""
+async def _is_old_untagged(
+    txn: Transaction,
+    image_key: bytes,
+    sha: bytes,
+    row: Manifest,
+    rules: Sequence[RuleRow],
+    now: int,
+    begun: int,
+) -> bool:
+    """Whether no tag, no index and no subject keeps a manifest, and some rule does not either."""
     days = [rule.untagged_days for rule in rules if rule.untagged_days >= 0]
-    if not days:
-        return []
-    before = now - min(days) * DAY * SECOND
-    old = []
-    for key, value in await _rows(txn, layout.MANIFEST + image.key):
-        sha = key[-layout.SHA_BYTES :]
-        if decode(Manifest, key, value).created > before:
-            continue
-        if await closure.is_needed(txn, image.key, sha):
-            continue
-        if not await manifest_rows.has_subject(txn, image.key, sha, ()):
-            old.append(sha)
-    return old
+    if not days or row.fresh > min(begun, now - min(days) * DAY * SECOND):
+        return False
+    if await closure.is_needed(txn, image_key, sha):
+        return False
+    return not await manifest_rows.has_subject(txn, image_key, sha, ())
 
 
 async def _rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
     return await txn.scan(prefix, after(prefix), limit=1_000_000)
 
 
-async def remove_untagged(
-    txn: Transaction, image_id: bytes, sha: bytes, now: int, hold_until: int
-) -> bool:
-    """Remove an untagged manifest if it still is one; says whether. Raises NotFound, Locked."""
-    image, namespace = await images.require(txn, image_id)
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of a run: all are handed to its transactions."""
+
+    now: int
+    begun: int
+    """What was pushed after that, by the time of the ledger, stays."""
+    hold_until: int
+    trash_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What one transaction of a run did."""
+
+    tags: tuple[bytes, ...] = ()
+    """Ids of those that are gone."""
+    manifests: tuple[bytes, ...] = ()
+    """Untagged ones that are gone."""
+    undecided: tuple[TagRow, ...] = ()
+    """Not looked at: those before them took enough manifests along for one transaction."""
+    rest: tuple[bytes, tuple[bytes, ...]] | None = None
+    """A tag that is gone, and what is left for ``closure.prune`` of what goes with it."""
+
+
+async def _open_place(
+    txn: Transaction, image_key: bytes
+) -> tuple[ImageRow, NamespaceRow, list[RuleRow]]:
+    """An image, its namespace, and the rules for it as they are now. Raises NotFound, Locked."""
+    image = await images.by_key(txn, image_key)
+    if image is None or image.deleted:
+        raise NotFound("image", image_key.hex())
+    namespace = await namespaces.require(txn, image.namespace)
     namespaces.check_unlocked(namespace)
-    owner = images.owner_of(image, namespace)
-    gone, _ = await closure.prune_unneeded(txn, owner, (sha,), now, hold_until, _STEP, untagged=sha)
+    return image, namespace, _for_image(await get(txn, namespace.id), image)
+
+
+async def remove_tags(
+    txn: Transaction,
+    some: tuple[TagRow, ...],
+    image_key: bytes,
+    newest: tuple[str, ...],
+    times: Times,
+) -> Removed:
+    """Remove those proposed tags (the oldest first) that are as proposed, and that a rule still
+    removes. Linear in ``some`` and ``newest``. Raises NotFound, Locked, Corrupt."""
+    image, namespace, rules = await _open_place(txn, image_key)
+    current: dict[str, TagRow] = {}
+    pulled = set()
+    proposed = {tag.name: tag for tag in some}
+    for name in dict.fromkeys((*proposed, *newest)):
+        row = await tags.by_name(txn, image_key, name)
+        if row is None:
+            continue
+        current[name] = row
+        seen = proposed.get(name)
+        if seen is None or (seen.id, seen.sha, seen.updated) != (row.id, row.sha, row.updated):
+            # Times tell of that too, but where the clock was set right in this very moment. It is
+            # there still, for those that go only where there are newer ones.
+            proposed.pop(name, None)
+        elif seen.pulls != row.pulls:
+            pulled.add(name)
+    every = list(current.values())
+    old, _ = _old_tags(every, rules, namespace.immutable, times.now, times.begun, pulled)
+    gone: list[bytes] = []
+    left = tags.CLOSURE_STEP
+    rest = None
+    undecided: tuple[TagRow, ...] = ()
+    old = [tag for tag in old if tag.name in proposed]
+    for place, tag in enumerate(old):
+        if left <= 0 or rest is not None:
+            undecided = tuple(proposed[later.name] for later in old[place:])
+            break
+        count, more = await tags.take(
+            txn,
+            (image, namespace),
+            tag,
+            times.now,
+            times.hold_until,
+            times.trash_until,
+            left,
+            since=times.begun,
+        )
+        gone.append(tag.id)
+        left -= count
+        rest = (tag.id, more) if more else None
     if gone:
-        await images.touch(txn, image, await identity.tick(txn, now))
-    return bool(gone)
+        await images.touch(txn, image, await identity.tick(txn, times.now))
+    return Removed(tags=tuple(gone), undecided=undecided, rest=rest)
+
+
+async def remove_untagged(
+    txn: Transaction, some: tuple[tuple[bytes, Manifest], ...], image_key: bytes, times: Times
+) -> Removed:
+    """Remove those proposed manifests that are as proposed, and that a rule still removes.
+
+    Raises NotFound, Locked, Corrupt.
+    """
+    image, namespace, rules = await _open_place(txn, image_key)
+    owner = images.owner_of(image, namespace)
+    gone = []
+    for sha, seen in some:
+        row = await load(txn, Manifest, manifest_rows.manifest_row(image_key, sha))
+        if row != seen:
+            continue
+        if not await _is_old_untagged(txn, image_key, sha, row, rules, times.now, times.begun):
+            continue
+        await closure.prune_unneeded(
+            txn,
+            owner,
+            (sha,),
+            times.now,
+            times.hold_until,
+            _STEP,
+            untagged=sha,
+            since=times.begun,
+        )
+        gone.append(sha)
+    if gone:
+        await images.touch(txn, image, await identity.tick(txn, times.now))
+    return Removed(manifests=tuple(gone))
+
+
+Gone = set[tuple[UUID, bytes]]
+"""What a run removed, as ``_name_of`` says it."""
 
 
 class Retentions:
     """The retention rules of a store's namespaces."""
 
-    def __init__(self, core: Core, tag_noun: tags.Tags) -> None:
+    def __init__(self, core: Core, flushes: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+        """``flushes`` write what this process gathered of pulls and pushes."""
         self._core = core
-        self._tags = tag_noun
+        self._flushes = flushes
         self.background = Background("retention", self._turn)
 
     async def set(self, namespace_id: UUID, rules: Sequence[RetentionRule]) -> None:
@@ -304,40 +492,78 @@ class Retentions:
     async def apply(self, namespace_id: UUID) -> Plan:
         """Remove what the rules say; what really went, and what that frees.
 
-        Tags that moved or went meanwhile are left alone; a lock that comes meanwhile ends it.
-        Removed tags lie in the trash, as after ``Tags.delete``. Raises NotFound, Locked, Corrupt.
+        What was pushed, moved or (for rules by pull) pulled since it began stays; a lock that
+        comes meanwhile ends it. Removed tags lie in the trash, as after ``Tags.delete``. Raises
+        NotFound, Locked, Corrupt; Busy where another process keeps its pulls to itself.
         """
-        ledger = self._core.ledger
-        await ledger.read(check_unlocked, namespace_id.bytes)
-        work = await ledger.read_aside(find, namespace_id.bytes, self._core.now())
-        removed = []
-        for item in work.expired:
+        core, key = self._core, namespace_id.bytes
+        now = core.now()
+        begun = await core.ledger.read(begin, key, now)
+        work = await core.ledger.read_aside(find, key, now, begun)
+        if not work.proposed:
+            return Plan((), 0, 0)
+        until = now + int(core.config.trash_seconds * SECOND)
+        times = Times(now, begun, max(until, core.hold_until(now)), until)
+        async with core.gate.decision(self._flushes):
+            work = await core.ledger.read_aside(find, key, now, begun)
+            gone = await self._run(work, times)
+        removed = tuple(item for item in work.expired if _name_of(item) in gone)
+        return await core.ledger.read_aside(outcome, work, removed)
+
+    async def _run(self, work: Work, times: Times) -> Gone:
+        """Go through what is proposed; says what went."""
+        gone: Gone = Gone()
+        for one in work.proposed:
+            image_id = UUID(bytes=one.image.id)
             try:
-                gone = await self._remove(item)
-            except (NotFound, Immutable):
+                async for removed in self._remove(one, times):
+                    gone |= {(image_id, name) for name in (*removed.tags, *removed.manifests)}
+            except NotFound:
                 continue
             except Locked:
                 break
-            except Corrupt as error:
-                _log.error("retention leaves something alone: %s", error)
-                continue
-            if gone:
-                removed.append(item)
-        return await ledger.read_aside(outcome, work, tuple(removed))
+        return gone
 
-    async def _remove(self, item: Expired) -> bool:
-        """Remove one thing; says whether it still was what it is planned as."""
-        if item.tag_id is not None:
-            tag = await self._tags.get(item.tag_id)
-            if tag.digest != item.digest:
-                return False
-            await self._tags.delete(item.tag_id)
-            return True
-        now = self._core.now()
-        until = self._core.hold_until(now)
-        return await self._core.ledger.transact(
-            remove_untagged, item.image_id.bytes, item.digest.raw, now, until
-        )
+    async def _remove(self, one: Proposed, times: Times) -> AsyncIterator[Removed]:
+        """Remove what is proposed of an image, in bounded transactions."""
+        ledger, key = self._core.ledger, one.image.key
+
+        async def some_tags(some: tuple[TagRow, ...]) -> Removed:
+            return await ledger.transact(remove_tags, some, key, one.newest, times)
+
+        async def some_manifests(some: tuple[tuple[bytes, Manifest], ...]) -> Removed:
+            return await ledger.transact(remove_untagged, some, key, times)
+
+        waiting = one.tags
+        while waiting:
+            some, waiting = waiting[:STEP], waiting[STEP:]
+            undecided: list[TagRow] = []
+            for removed in await entries.each(some_tags, some, _left_alone):
+                yield removed
+                undecided += removed.undecided
+                if removed.rest is not None:
+                    await self._prune(one.image.id, *removed.rest, times)
+            waiting = (*undecided, *waiting)
+        for start in range(0, len(one.untagged), STEP):
+            some_bare = one.untagged[start : start + STEP]
+            for removed in await entries.each(some_manifests, some_bare, _left_alone):
+                yield removed
+
+    async def _prune(
+        self, image_id: bytes, tag_id: bytes, rest: tuple[bytes, ...], times: Times
+    ) -> None:
+        """Remove what is left of what goes with a tag."""
+        while rest:
+            rest = await self._core.ledger.transact(
+                closure.prune,
+                image_id,
+                tag_id,
+                rest,
+                times.now,
+                times.hold_until,
+                tags.CLOSURE_STEP,
+                since=times.begun,
+            )
 
     async def _turn(self) -> float:
         for namespace_id in await self._core.ledger.read(ruled):
@@ -345,9 +571,20 @@ class Retentions:
                 await self.apply(UUID(bytes=namespace_id))
             except (NotFound, Locked):
                 continue
+            except Busy as error:
+                _log.warning("retention of a namespace waits for its next turn: %s", error)
             except Corrupt as error:
                 _log.error("retention leaves a namespace alone: %s", error)
         return REST
+
+
+async def _left_alone(entry: object, error: Corrupt) -> None:
+    _log.error("retention leaves something alone: %s", error)
+
+
+def _name_of(item: Expired) -> tuple[UUID, bytes]:
+    """What is the same in a proposal and in the report of its run."""
+    return item.image_id, item.digest.raw if item.tag_id is None else item.tag_id.bytes
 
 
 def _checked(rule: RetentionRule) -> RuleRow:

@@ -160,7 +160,8 @@ class Store:
         self.recompressor = Recompressor(core)
         self.scrubber = Scrubber(core)
         self.pulls = Pulls(core)
-        self.retention = Retentions(core, self.tags)
+        gathered = self.pulls.flush, self.manifests.touches.flush
+        self.retention = Retentions(core, gathered)
         self.pulls.background.start()
         self.manifests.touches.background.start()
         if self.config.background:

@@ -172,6 +172,38 @@ async def untag(
     await images.touch(txn, image, await identity.tick(txn, now))
 
 
+async def take(
+    txn: Transaction,
+    place: tuple[ImageRow, NamespaceRow],
+    row: Row,
+    now: int,
+    hold_until: int,
+    trash_until: int,
+    limit: int,
+    *,
+    since: int | None = None,
+) -> tuple[int, tuple[bytes, ...]]:
+    """Move a tag of the image to the trash, and manifests with it that nothing else needs.
+
+    Says how many went, and which ones are left for ``closure.prune``. What was pushed after
+    ``since`` stays.
+    """
+    image, namespace = place
+    await remove(txn, image.key, row)
+    gone, rest = await closure.prune_unneeded(
+        txn,
+        images.owner_of(image, namespace),
+        (row.sha,),
+        now,
+        hold_until,
+        limit,
+        untagged=row.sha,
+        since=since,
+    )
+    await trash.throw_tag(txn, image, namespace, row, gone, trash_until)
+    return len(gone), rest
+
+
 async def delete(
     txn: Transaction, tag_id: bytes, now: int, hold_until: int, trash_until: int
 ) -> tuple[Tag, tuple[bytes, ...]]:
@@ -183,12 +215,7 @@ async def delete(
     row, image, namespace = await require(txn, tag_id)
     namespaces.check_unlocked(namespace)
     check_movable(namespace, row.name)
-    await remove(txn, image.key, row)
-    owner = images.owner_of(image, namespace)
-    gone, rest = await closure.prune_unneeded(
-        txn, owner, (row.sha,), now, hold_until, CLOSURE_STEP, untagged=row.sha
-    )
-    await trash.throw_tag(txn, image, namespace, row, gone, trash_until)
+    _, rest = await take(txn, (image, namespace), row, now, hold_until, trash_until, CLOSURE_STEP)
     time = await identity.tick(txn, now)
     await images.touch(txn, image, time)
     row = msgspec.structs.replace(row, updated=time)

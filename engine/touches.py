@@ -15,10 +15,11 @@ from typing import Final
 
 import msgspec
 
-from . import entries, identity, images, namespaces, tags
+from . import entries, identity, images, namespaces, pulls, tags
 from .background import Background
 from .core import Core
 from .errors import Corrupt, NotFound
+from .gate import Gathering
 from .ledger import Transaction
 from .quiet import Change
 from .records import Image as ImageRow
@@ -42,18 +43,19 @@ class Touch:
     """What was pushed again to one image since the last write."""
 
     when: int
+    manifests: set[bytes] = field(default_factory=set)
     tags: dict[str, bytes] = field(default_factory=dict)
     """Names and ids."""
 
 
-Gathered = tuple[tuple[bytes, int, tuple[tuple[str, bytes], ...]], ...]
-"""Image key, when it was pushed to last, and the tags that were: names and ids."""
+Entry = tuple[bytes, int, tuple[bytes, ...], tuple[tuple[str, bytes], ...]]
+"""Image key, when it was pushed to last, which manifests, and to which tags: names and ids."""
 
 
-async def write(txn: Transaction, gathered: Gathered) -> None:
+async def write(txn: Transaction, gathered: tuple[Entry, ...]) -> None:
     """Do for images and tags that are still there what a push does that commits by itself."""
     txn.changes_only(Change.TIMES)
-    for image_key, when, pushed in gathered:
+    for image_key, when, manifests, pushed in gathered:
         image = await images.by_key(txn, image_key)
         if image is None or image.deleted:
             continue
@@ -62,6 +64,8 @@ async def write(txn: Transaction, gathered: Gathered) -> None:
         except NotFound:
             continue
         time = await identity.tick(txn, when)
+        for sha in manifests:
+            await pulls.renew(txn, image_key, sha, time)
         for name, tag_id in pushed:
             tag = await tags.by_name(txn, image_key, name)
             if tag is not None and tag.id == tag_id:
@@ -76,21 +80,28 @@ class Touches:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._gathered: dict[bytes, Touch] = {}
+        self._gathering = Gathering(core.gate)
         self._noted = asyncio.Event()
         self.background = Background("touches", self._turn)
 
-    def note(self, image: ImageRow, pushed: tuple[TagRow, ...], when: int) -> bool:
-        """Note a push that changed nothing else; False where there is no place left."""
+    def note(self, image: ImageRow, sha: bytes, pushed: tuple[TagRow, ...], when: int) -> bool:
+        """Note a push of a manifest that changed nothing else.
+
+        False where there is no place left, or somebody decides by such times now.
+        """
+        if not self._gathering.begin():
+            return False
+        self._noted.set()
         touch = self._gathered.get(image.key)
         if touch is None:
             if len(self._gathered) >= GATHERED_MAX:
                 return False
             touch = self._gathered[image.key] = Touch(when)
-        elif len(touch.tags) + len(pushed) > TAGS_MAX:
+        elif len(touch.tags) + len(pushed) > TAGS_MAX or len(touch.manifests) >= TAGS_MAX:
             return False
         touch.when = max(touch.when, when)
+        touch.manifests.add(sha)
         touch.tags.update((tag.name, tag.id) for tag in pushed)
-        self._noted.set()
         return True
 
     async def flush(self) -> None:
@@ -98,28 +109,30 @@ class Touches:
 
         What has a damaged row is not touched.
         """
-        gathered, self._gathered = self._gathered, {}
-        self._noted.clear()
-        waiting = [(key, touch.when, tuple(touch.tags.items())) for key, touch in gathered.items()]
-        await entries.write_gathered(
-            self._write, waiting, self._refused, lambda entry: self._keep(*entry)
-        )
+        with self._gathering.writing(lambda: bool(self._gathered)):
+            gathered, self._gathered = self._gathered, {}
+            self._noted.clear()
+            waiting = [
+                (key, touch.when, tuple(touch.manifests), tuple(touch.tags.items()))
+                for key, touch in gathered.items()
+            ]
+            await entries.write_gathered(self._write, waiting, self._refused, self._keep)
 
-    def _keep(self, key: bytes, when: int, pushed: tuple[tuple[str, bytes], ...]) -> None:
+    def _keep(self, entry: Entry) -> None:
         """Put back what was not written, below what came since."""
+        key, when, manifests, pushed = entry
         newer = self._gathered.get(key)
-        touch = self._gathered[key] = Touch(when, dict(pushed))
+        touch = self._gathered[key] = Touch(when, set(manifests), dict(pushed))
         if newer is not None:
             touch.when = max(when, newer.when)
+            touch.manifests |= newer.manifests
             touch.tags.update(newer.tags)
         self._noted.set()
 
-    async def _write(self, some: Gathered) -> None:
+    async def _write(self, some: tuple[Entry, ...]) -> None:
         await self._core.ledger.transact(write, some)
 
-    async def _refused(
-        self, entry: tuple[bytes, int, tuple[tuple[str, bytes], ...]], error: Corrupt
-    ) -> None:
+    async def _refused(self, entry: Entry, error: Corrupt) -> None:
         _log.error("image %s keeps its time of update: %s", entry[0].hex(), error)
 
     async def _turn(self) -> float:

@@ -249,11 +249,20 @@ async def _keep(
     """Give manifests back to their image. Raises NotFound, MissingContent, QuotaExceeded."""
     owner = images.owner_of(image, namespace)
     sparse = namespaces.takes_sparse(namespace, sparse)
+    time = await identity.tick(txn, now)
     for found in lost:
         if not await blobs.claimed(txn, image.key, found.sha, now):
             raise NotFound("manifest", str(Digest.sha256(found.sha)))
         await manifest_put.keep(
-            txn, owner, found.document, found.sha, found.size, now, sparse=sparse, unfinished=mark
+            txn,
+            owner,
+            found.document,
+            found.sha,
+            found.size,
+            now,
+            time,
+            sparse=sparse,
+            unfinished=mark,
         )
     if lost:
         await manifest_put.check_quota(txn, namespace)

@@ -32,6 +32,7 @@ from holdfast.engine import datadir as engine_datadir
 from holdfast.engine.core import Core, growing
 from holdfast.engine.datadir import Opened
 from holdfast.engine.files import Files
+from holdfast.engine.gate import Gate as DecisionGate
 from holdfast.engine.incarnation import NAME_BYTES
 from holdfast.engine.ledger import Ledger, Work
 from holdfast.engine.memory_depot import MemoryDepot
@@ -110,7 +111,10 @@ class Gate:
 
     async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
-        return await self._inner.read_aside(work, *args, **kwargs)
+        result = await self._inner.read_aside(work, *args, **kwargs)
+        if self._hooks.after_read is not None:
+            await self._hooks.after_read(_name(work))
+        return result
 
     def __getattr__(self, name: str) -> Any:
         """What one kind of ledger has beyond the protocol."""
@@ -165,6 +169,7 @@ class Place:
         self._scratch = MemoryLedger()
         self._depot = MemoryDepot()
         self._living: set[bytes] = set()
+        self._gate = DecisionGate()
 
     def config(self, **changes: Any) -> StoreConfig:
         return StoreConfig(**{"background": False, **self.defaults, **changes})
@@ -202,7 +207,8 @@ class Place:
         ledger = Gate(self._ledger, hooks, owned=False)
         scratch = Gate(self._scratch, hooks, owned=False)
         files = Files(ledger, scratch, self._depot, threads, incarnation)
-        core = Core(ledger, scratch, self._depot, files, threads, config, self.clock)
+        seams = ledger, scratch, self._depot, files, threads
+        core = Core(*seams, config, self.clock, gate=self._gate)
         return Opened(core, incarnation)
 
     def files(self) -> list[int]:

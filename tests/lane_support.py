@@ -117,6 +117,19 @@ class World:
         )
         return str(pushed.digest)
 
+    async def pushed_bare(self, name: str, note: str) -> str:
+        """A manifest without a tag."""
+        config = await self.blob(name, b"{}")
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": descriptor(config, 2, CONFIG_TYPE),
+            "layers": [],
+            "annotations": {"note": note},
+        }
+        body = msgspec.json.encode(document)
+        return await self.document(name, digest_of(body), document)
+
     async def _furnish(self) -> None:
         self.own = await self._namespace("app", PROJECT)
         await self._namespace("open", PROJECT, is_public=True)

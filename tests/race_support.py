@@ -80,8 +80,12 @@ async def gaps(
     gap: int,
     work: Callable[[], Awaitable[object]],
     intrude: Callable[[], Awaitable[None]],
+    *,
+    reads: bool = False,
 ) -> tuple[bool, BaseException | None]:
     """Run the work with the intruder in its gap of that number, from 0.
+
+    With ``reads``, behind each of its reads there is a gap as well.
 
     Says whether the work has such a gap, and what the work raised. Behind its last transaction
     there is one more gap, which a caller tries by running the two one after the other.
@@ -93,15 +97,16 @@ async def gaps(
         nonlocal seen, intruded
         if seen == gap:
             intruded = True
-            hooks.before = None
+            hooks.before = hooks.after_read = None
             await intrude()
         seen += 1
 
     hooks.before = before
+    hooks.after_read = before if reads else None
     try:
         await work()
     except Exception as error:  # noqa: BLE001 - the caller says which ones may come
         return intruded, error
     finally:
-        hooks.before = None
+        hooks.before = hooks.after_read = None
     return intruded, None

@@ -24,7 +24,7 @@ from wire_support import Client, CountingLane, connected, exchange, masked, requ
 from holdfast.api import AppSettings, fast_answers, tokens
 from holdfast.api.fast_answers import Lane
 from holdfast.api.fast_requests import Asking
-from holdfast.engine import Store, StoreConfig
+from holdfast.engine import NotFound, RetentionRule, Store, StoreConfig
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -528,6 +528,70 @@ def test_what_makes_an_image_is_noticed(stage: Stage) -> None:
             document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config}
             await world.document("app/none", "v1", {**document, "layers": []})
             assert await status(by_tag) == 200
+
+    stage.run(story())
+
+
+def test_a_pusher_who_finds_a_manifest_renews_it(stage: Stage) -> None:
+    """By both ways, by HEAD and GET of its digest; nobody else does, and nothing by a tag."""
+    world, store = stage.world, stage.world.store
+    asked = [
+        (server, method, bearer)
+        for server in (0, 1)
+        for method in ("HEAD", "GET")
+        for bearer in ("pusher", "good")
+    ]
+
+    async def story() -> None:
+        digests = [await world.pushed_bare("app/web", str(one)) for one in asked]
+        world.now += 9 * 24 * 3600
+        answered = world.lane.answered
+        for (server, method, bearer), digest in zip(asked, digests, strict=True):
+            sent = world.get(f"/v2/app/web/manifests/{digest}", bearer=bearer, method=method)
+            await exchange(world.ports[server], [sent], [method == "HEAD"])
+        assert world.lane.answered == answered + len(asked) // 2
+        await store.retention.set(world.own.id, [RetentionRule(untagged_older_than_days=7)])
+        await store.retention.apply(world.own.id)
+        where = await store.locate("fr-par", "app/web")
+        for (_, _, bearer), digest in zip(asked, digests, strict=True):
+            if bearer == "pusher":
+                assert (await store.manifests.get(where, digest)).body
+            else:
+                with pytest.raises(NotFound):
+                    await store.manifests.get(where, digest)
+
+    stage.run(story())
+
+
+def test_while_somebody_decides_by_pulls_each_is_written(stage: Stage) -> None:
+    """Both ways answer alike: what the decision took is not there, what it left stays."""
+    world, store = stage.world, stage.world.store
+
+    async def story() -> None:
+        paths = [f"/v2/app/web/manifests/{item}" for item in ("v1", world.items["digest"])]
+        every = [
+            (world.get(path, bearer=bearer, method=method), method == "HEAD")
+            for path in paths
+            for bearer in ("pusher", "good")
+            for method in ("HEAD", "GET")
+        ]
+        calm = [await world.same([sent], [head]) for sent, head in every]
+        await store.pulls.flush()
+        answered = world.lane.answered
+        async with store.core.gate.decision((store.pulls.flush,)):
+            assert [await world.same([sent], [head]) for sent, head in every] == calm
+            where = await store.locate("fr-par", "app/web")
+            assert where.image_id is not None
+            tags = {tag.name: tag for tag in (await store.tags.list(where.image_id)).items}
+            # Sent to both servers, twice: 4 by tag, 2 by digest.
+            assert tags["v1"].pull_count == 2 * 2 * (4 + 2)
+            await store.tags.untag(where, "v1")
+            gone = await world.same([every[0][0]], [True])
+            assert gone[0].startswith(b"HTTP/1.1 404")
+            # By the lane only what counts nothing: HEAD by digest of one who may not push, and 404.
+            assert world.lane.answered == answered + 1 + 1
+        await world.same([every[-1][0]])
+        assert world.lane.answered > answered
 
     stage.run(story())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from engine_support import (
@@ -28,7 +30,6 @@ from holdfast.engine import (
     Plan,
     RetentionRule,
     Store,
-    Tag,
     TooLarge,
 )
 
@@ -61,6 +62,23 @@ async def freed_by(store: Store, clock: Clock, plan: Plan) -> None:
     await store.sweeper.run()
     assert before - (await store.stats()).stored_bytes == plan.freed_bytes
     assert await problems(store) == []
+
+
+async def apply_with(
+    store: Store, space: Namespace, meanwhile: Callable[[], Awaitable[None]]
+) -> Plan:
+    """Apply the rules; between what is proposed and its removal something else happens."""
+    decision = store.core.gate.decision
+
+    @asynccontextmanager
+    async def busy(flushes: Any) -> AsyncIterator[None]:
+        async with decision(flushes):
+            await meanwhile()
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.core.gate, "decision", busy)
+        return await store.retention.apply(space.id)
 
 
 async def test_keeps_the_newest(store: Store, clock: Clock, space: Namespace) -> None:
@@ -227,17 +245,12 @@ async def test_a_run_tells_what_really_went(store: Store, clock: Clock, space: N
     """Between the plan and its steps one tag moves, and one is protected."""
     await push_daily(store, clock, 3)
     await store.retention.set(space.id, [RetentionRule(keep_last=0)])
-    delete = store.tags.delete
 
-    async def busy(tag_id: UUID) -> Tag:
-        store.tags.delete = delete  # type: ignore[method-assign]  # once only
-        done = await delete(tag_id)
+    async def meanwhile() -> None:
         await push(store, "app/web", "v1", [noise(10, "moved")])
         await store.namespaces.update(space.id, immutable_tags=("v2",))
-        return done
 
-    store.tags.delete = busy  # type: ignore[method-assign]  # what others do meanwhile
-    done = await store.retention.apply(space.id)
+    done = await apply_with(store, space, meanwhile)
     assert names(done) == [("web", "v0")]
     assert 50_000 < done.freed_bytes < 60_000
     assert await tags(store) == ["v1", "v2"]

@@ -25,7 +25,7 @@ from holdfast.engine import (
 )
 from holdfast.engine.documents import OCI_MANIFEST
 from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Blob, Image, Namespace, Record, Tag, decode, load
+from holdfast.engine.records import Blob, Image, Manifest, Namespace, Record, Tag, decode, load
 
 BODY = manifest(b"{}", (b"layer",))
 OTHER = manifest(b"{}")
@@ -83,22 +83,24 @@ async def pushed(place: Place, clock: Clock) -> AsyncIterator[Pushed]:
 def moved(before: Rows, after: Rows, now: float) -> set[bytes]:
     """First bytes of the keys of rows that changed; records only in when they were updated."""
     assert before.keys() == after.keys()
-    kinds: dict[bytes, tuple[type[Record], int]] = {
-        layout.TAG: (Tag, 0),
-        layout.IMAGE: (Image, 1),
-        layout.NAMESPACE: (Namespace, 1),
+    kinds: dict[bytes, tuple[type[Record], str, int]] = {
+        layout.TAG: (Tag, "updated", 0),
+        layout.MANIFEST: (Manifest, "renewed", 0),
+        layout.IMAGE: (Image, "updated", 1),
+        layout.NAMESPACE: (Namespace, "updated", 1),
     }
     changed = [key for key in after if after[key] != before[key]]
     for key in changed:
         if key[:1] in kinds:
-            kind, later = kinds[key[:1]]
+            kind, name, later = kinds[key[:1]]
             was, became = decode(kind, key, before[key]), decode(kind, key, after[key])
-            assert became == msgspec.structs.replace(was, updated=int(now * 1_000_000) + later)
+            then = int(now * 1_000_000) + later
+            assert became == msgspec.structs.replace(was, **{name: then})
     return {key[:1] for key in changed}
 
 
 async def test_it_ends_like_a_push_that_commits(pushed: Pushed) -> None:
-    every = {layout.TAG, layout.IMAGE, layout.NAMESPACE, layout.counter(b"ck")[:1]}
+    every = {layout.TAG, layout.MANIFEST, layout.IMAGE, layout.NAMESPACE, layout.COUNTER}
     pushed.clock.advance(10)
     before = await pushed.rows()
     assert await pushed.put("v1", only_if=Condition(match=frozenset((ANY,)))) == [
