@@ -45,6 +45,7 @@ from holdfast.engine import (
 LAYER: Final = noise(50_000, "layer")
 SMALL: Final = b"small"
 TEXT: Final = b"all work and no play makes a layer compress\n" * 3_000
+UPLOADS_MAX: Final = 3
 LONG: Final = noise(1_300_000, "long")
 """Several batches."""
 
@@ -214,6 +215,23 @@ async def abort_an_upload(scene: Scene) -> Call:
 
 
 @call
+async def dismiss_an_upload(scene: Scene) -> Call:
+    where = await scene.image()
+    session = await scene.store.uploads.begin(where)
+    await scene.store.uploads.append(where, session.id, once(scene.content(600_000)))
+    return lambda: scene.store.uploads.dismiss(where.namespace_id, session.id)
+
+
+@call
+async def make_an_upload_give_way(scene: Scene) -> Call:
+    where = await scene.image()
+    for _ in range(UPLOADS_MAX):
+        session = await scene.store.uploads.begin(where)
+        await scene.store.uploads.append(where, session.id, once(scene.content(600_000)))
+    return lambda: scene.store.uploads.begin(where)
+
+
+@call
 async def mount(scene: Scene) -> Call:
     source = await scene.pushed()
     target = await scene.store.locate(REGION, "app/target")
@@ -264,6 +282,22 @@ async def undelete(scene: Scene) -> Call:
     assert image_id is not None
     await scene.store.images.delete(image_id)
     return lambda: scene.store.trash.restore(image_id)
+
+
+@call
+async def purge_a_tag(scene: Scene) -> Call:
+    where = await scene.pushed()
+    assert where.image_id is not None
+    (tag,) = (await scene.store.tags.list(where.image_id)).items
+    await scene.store.tags.delete(tag.id)
+    return lambda: scene.store.trash.purge(tag.id)
+
+
+@call
+async def release_holds(scene: Scene) -> Call:
+    where = await scene.pushed()
+    await upload(scene.store, where, scene.content())
+    return lambda: scene.store.holds.release(where.namespace_id)
 
 
 @call
@@ -343,7 +377,8 @@ async def export_and_import(scene: Scene) -> Call:
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_that_is_cancelled_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     before = descriptors_before()
-    async with Place("disk", tmp_path, Clock()).store() as store:
+    limits = {"uploads_per_namespace_max": UPLOADS_MAX, "upload_idle_seconds": 0}
+    async with Place("disk", tmp_path, Clock()).store(**limits) as store:
         await make_namespace(store)
         await store.put(LAYER)
         scene = Scene(store, tmp_path)

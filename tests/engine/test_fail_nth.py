@@ -210,6 +210,36 @@ async def a_deleted_tag(seams: Seams, store: Store, known: Known) -> None:
     await store.tags.delete(known["tag"])
 
 
+async def purged(store: Store, known: Known) -> None:
+    """What a purge that failed has left is the sweep's, or ends by itself."""
+    with contextlib.suppress(NotFound):
+        await store.trash.purge(known["tag"])
+    await gone(store.trash.get(known["tag"]))
+
+
+async def an_upload_left_behind(seams: Seams, store: Store, known: Known) -> None:
+    await an_image(seams, store, known)
+    where = await store.locate(REGION, "app/web")
+    known["left"] = (await store.uploads.begin(where)).id
+    await store.uploads.append(where, known["left"], once(LARGE))
+
+
+async def holds_left_behind(seams: Seams, store: Store, known: Known) -> None:
+    await an_image(seams, store, known)
+    for name in ("app/web", "app/draft"):
+        await upload(store, await store.locate(REGION, name), noise(70_000), name.encode())
+
+
+async def released(store: Store, known: Known) -> None:
+    await store.holds.release(known["namespace"])
+
+
+async def dismissed(store: Store, known: Known) -> None:
+    with contextlib.suppress(NotFound):
+        await store.uploads.dismiss(known["namespace"], known["left"])
+    assert (await store.uploads.list(known["namespace"]))[2] == 0
+
+
 async def a_locked_namespace(seams: Seams, store: Store, known: Known) -> None:
     await an_image(seams, store, known)
     await store.namespaces.update(known["namespace"], locked=True)
@@ -316,6 +346,9 @@ SCENARIOS: Final = {
     "delete an image": Scenario(an_image, (image_deleted,)),
     "delete a namespace": Scenario(an_image, (namespace_deleted,)),
     "restore": Scenario(a_deleted_tag, (restored,)),
+    "purge": Scenario(a_deleted_tag, (purged,), sweeps=True),
+    "release of holds": Scenario(holds_left_behind, (released,), sweeps=True),
+    "dismissed session": Scenario(an_upload_left_behind, (dismissed,)),
     "sweep": Scenario(much_garbage, (swept,), sweeps=True),
     "recompress": Scenario(texts, (recompressed,)),
     "heal a file": Scenario(a_damaged_file, (kept(LARGE),), damaged=True),
