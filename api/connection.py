@@ -47,6 +47,8 @@ has not read yet."""
 GONE_SECONDS = 1.0
 """How long a read goes on for a client that has ended its side: it may be gone."""
 
+_END: Final = b"\r\n\r\n"
+
 T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
@@ -243,9 +245,22 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and watch over what is not understood yet."""
+        self._parse(data)
+        while self._upgraded and not self._broken and self._parser is not None:
+            # No request switches protocols here (RFC 9110 section 7.8), so what the parser has
+            # set aside behind one that asks for it is the next request.
+            data, self._message_tail = self._message_tail, b""
+            self._parser.set_upgraded(False)
+            self._upgraded = False
+            if data:
+                self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what may be the next requests, or belong to them. All pass through here."""
         if self._broken:
             return
         inside = not self._body.is_eof()
+        alone = not inside and not self._head_bytes and data.find(_END) == len(data) - len(_END)
         count = self._request_count
         super().data_received(data)
         if self._request_count == count:
@@ -255,12 +270,27 @@ class Connection(RequestHandler):
         long = self._head_bytes + len(data) > HEAD_BYTES_MAX
         self._head_bytes = 0
         self._look_at(self._request_count - count, long=long)
+        if not alone:
+            self._end_with_upgrade()
         self._open += self._request_count - count
         newest, body = self._messages[-1]
         if isinstance(newest, _ErrInfo):
             self._break(newest.exc)
         else:
             self._body = body
+
+    def _end_with_upgrade(self) -> None:
+        """Let a request that asks for an unknown protocol be the last one.
+
+        The parser drops what comes behind it in the same packet, a part of the next request
+        perhaps, and says nothing of it. (Behind those that it knows it sets it aside.)
+        """
+        message, body = self._messages[-1]
+        if not isinstance(message, RawRequestMessage) or not message.upgrade:
+            return
+        protocol = message.headers.get(hdrs.UPGRADE, "").encode("utf-8", "surrogateescape")
+        if message.method != hdrs.METH_CONNECT and protocol.lower() != b"websocket":
+            self._messages[-1] = message._replace(should_close=True), body
 
     def _look_at(self, count: int, *, long: bool) -> None:
         """Refuse what the parser lets through of the newest requests, and all that follows it.
