@@ -31,6 +31,7 @@ from . import pace
 from .admission import LINGERING_MAX, Admission, Refusal
 from .context import SERVER
 from .oci_errors import OciError
+from .origin import is_foreign
 from .taken_body import TakenBody
 from .transfer import API_VERSION
 
@@ -429,6 +430,8 @@ def _fault(message: RawRequestMessage) -> HttpProcessingError | None:
     if "#" in message.path:
         # RFC 9112 section 3.2: a target has no fragment, and whoever stands before us may cut it.
         return BadHttpMessage("a fragment in the target")
+    if is_foreign(message.path):
+        return BadHttpMessage("a target that is none of this server")
     codings = message.headers.getall(hdrs.TRANSFER_ENCODING, None)
     if codings is None:
         return None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 HOST_CHARS_MAX: Final = 255
+_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)", re.ASCII)
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 
 
@@ -58,10 +59,37 @@ def _first(value: str | None) -> str:
     return (value or "").partition(",")[0].strip()
 
 
+def target_host(target: str) -> str | None:
+    """``host[:port]`` that a request target in absolute form names; None for one in another form.
+
+    RFC 9112 section 3.2.2. It may be anything that has no slash.
+    """
+    match = None if target.startswith("/") else _ABSOLUTE.match(target)
+    return None if match is None else match[2]
+
+
+def is_foreign(target: str) -> bool:
+    """Whether a request target in absolute form is none of a server of HTTP.
+
+    RFC 9110 section 4.2: another scheme, no host, or a user's name before it.
+    """
+    match = None if target.startswith("/") else _ABSOLUTE.match(target)
+    if match is None:
+        return False
+    host = match[2]
+    return match[1].lower() not in ("http", "https") or host[:1] in ("", ":") or "@" in host
+
+
 def origin_of(request: web.Request, settings: AppSettings) -> Origin:
-    """Scheme, host and region of a request. A malformed Host counts as the default endpoint."""
+    """Scheme, host and region of a request. A malformed host counts as the default endpoint.
+
+    What the request target says is not in its Host header (RFC 9112 section 3.2.2); the scheme is
+    that of the connection.
+    """
     headers = request.headers
-    scheme, host = request.scheme, headers.get("Host", "")
+    scheme, host = request.scheme, target_host(request.raw_path)
+    if host is None:
+        host = headers.get("Host", "")
     if not from_proxy(request, settings):
         return origin_from(scheme, host, settings)
     proto, asked = headers.get("X-Forwarded-Proto"), headers.get("X-Forwarded-Host")

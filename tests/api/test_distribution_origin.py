@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
 from distribution_support import (
+    OWNER_SECRET,
     Registry,
+    basic,
     digest_of,
     registry,
 )
@@ -50,6 +53,60 @@ async def test_regions_are_told_apart_by_host() -> None:
         assert (await server.call("GET", "/v2/", token=token, headers=nl)).status == 401
         answer = await server.call("GET", "/v2/", secret=None, headers=nl)
         assert 'realm="http://NL.example:5001/token"' in answer.headers["WWW-Authenticate"]
+
+
+async def asked(server: Registry, method: str, target: str, *headers: str, body: str = "") -> str:
+    """A request with this target, as it is, and the Host header ``b.example:1``."""
+    lines = (
+        f"{method} {target} HTTP/1.1",
+        "Host: b.example:1",
+        "Connection: close",
+        f"Content-Length: {len(body)}",
+        *headers,
+    )
+    return (await server.raw("\r\n".join((*lines, "", body)).encode())).decode()
+
+
+async def test_the_host_of_an_absolute_target_counts() -> None:
+    """RFC 9112 section 3.2.2: for realm and region, in every method, whatever Host says."""
+    settings = AppSettings(endpoints={"nl-ams": "nl.example:5001", "pl-waw": "b.example:1"})
+    async with registry(settings=settings) as server:
+        await server.namespace("team", region="nl-ams")
+        owner = f"Authorization: {basic(OWNER_SECRET)}"
+        for authority in ("a.example", "nl.example:5001", "NL.example:5001", "[::1]:8", "a:99"):
+            for target in (f"http://{authority}/v2/", f"HTTP://{authority}/v2/?x=http://c"):
+                answer = await asked(server, "GET", target)
+                assert f'realm="http://{authority}/token"' in answer
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+            path = f"/v2/{NAME}/blobs/uploads/{'x' * (method != 'POST')}"
+            answer = await asked(server, method, f"http://a.example:7{path}")
+            assert 'realm="http://a.example:7/token"' in answer
+        blob = digest_of(b"x")
+        for host, status in (("nl.example:5001", 201), ("b.example:1", 404), ("a.example", 404)):
+            target = f"http://{host}/v2/{NAME}/blobs/uploads/?digest={blob}"
+            answer = await asked(server, "POST", target, owner, body="x")
+            assert answer.startswith(f"HTTP/1.1 {status} "), host
+        # The token service gives one for the region of the target, in either form.
+        form = f"grant_type=password&password={OWNER_SECRET}&service=holdfast"
+        for method, query, body in (("GET", "?service=holdfast", ""), ("POST", "", form)):
+            answer = await asked(
+                server, method, f"http://nl.example:5001/token{query}", owner, body=body
+            )
+            token = json.loads(answer.partition("\r\n\r\n")[2])["token"]
+            for host, status in (("nl.example:5001", 200), ("b.example:1", 401)):
+                answer = await asked(
+                    server, "GET", f"http://{host}/v2/", f"Authorization: Bearer {token}"
+                )
+                assert answer.startswith(f"HTTP/1.1 {status} "), (method, host)
+
+
+async def test_what_a_proxy_says_counts_before_the_target() -> None:
+    settings = AppSettings(trusted_proxies=(ip_network("127.0.0.0/8"),))
+    async with registry(settings=settings) as server:
+        answer = await asked(server, "GET", "http://a.example/v2/", "X-Forwarded-Host: hub.example")
+        assert 'realm="http://hub.example/token"' in answer
+        answer = await asked(server, "GET", "http://a.example/v2/", "X-Forwarded-Proto: https")
+        assert 'realm="https://a.example/token"' in answer
 
 
 @pytest.mark.parametrize("host", ['a"b', "a b", "a\\b", "x" * 300, "a/b", "a:99999999", "é"])

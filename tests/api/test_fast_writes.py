@@ -159,6 +159,8 @@ LINES: Final = (
     "DELETE SESSION",
     "PATCH /v2/app/web/manifests/v7",
     "PUT /v2/app//web/manifests/v7",
+    "PUT http://nl.example:5000/v2/app/web/manifests/v7",
+    "POST http://localhost/v2/app/web/blobs/uploads/",
 )
 HEADERS: Final = (
     "Content-Type: application/octet-stream",
