@@ -13,6 +13,7 @@ touches it (SIGBUS), and then the check is the one that survives to tell.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -28,12 +29,14 @@ from . import (
     check_names,
     check_rest,
     check_rows,
+    check_times,
     check_trash,
     worker,
 )
 from .check_files import Run
 from .check_look import Look, Report, find_purging
 from .config import StoreConfig
+from .core import SECOND, Core
 from .depot import Depot
 from .errors import Corrupt
 from .ledger import Ledger, Transaction
@@ -66,27 +69,35 @@ _AREAS: Final = (
     check_trash.manifests,
     check_rest.keys,
     check_rest.counters,
+    check_times.times,
 )
 """In this order: rows first, since the others pass over what cannot be read; counters last."""
 
 
-async def rows_and_rules(txn: Transaction, report: Report) -> None:
+async def rows_and_rules(txn: Transaction, report: Report, now: int | None) -> None:
     """Check one consistent state of the ledger. Raises Corrupt where it cannot be walked."""
-    look = Look(txn, report)
+    look = Look(txn, report, now=now)
     for area in _AREAS:
         await area(look)
 
 
 async def examine(
-    ledger: Ledger, depot: Depot, run: Run, report: Report, *, deep: bool = False
+    ledger: Ledger,
+    depot: Depot,
+    run: Run,
+    report: Report,
+    *,
+    deep: bool = False,
+    now: int | None = None,
 ) -> None:
     """Check an open ledger and its depot; ``deep`` reads and hashes all bytes at rest.
 
+    Times are compared with ``now`` (microseconds since 1970), unless that is None.
     ``report`` is called for each problem, from several threads, one after the other. Raises
     StorageFailed, Closed.
     """
     try:
-        await ledger.read_aside(rows_and_rules, report)
+        await ledger.read_aside(rows_and_rules, report, now)
         await check_files.blobs(ledger, depot, run, report, deep=deep)
         await check_files.strays(ledger, depot, run, report)
         if deep:
@@ -96,23 +107,32 @@ async def examine(
 
 
 def check_directory(
-    path: str | os.PathLike[str], *, deep: bool = False, config: StoreConfig | None = None
+    path: str | os.PathLike[str],
+    *,
+    deep: bool = False,
+    config: StoreConfig | None = None,
+    now: int | None = None,
 ) -> AsyncGenerator[Problem, None]:
     """Check a data directory, which may be in use, and yield every problem as it is found.
 
     ``deep`` reads and hashes all bytes at rest. A ledger that kills the process that reads it
-    is a problem like others. Raises NotAStore, StorageFailed.
+    is a problem like others, and so are times that are later than ``now`` (microseconds since
+    1970; None: by this machine's clock). Raises NotAStore, StorageFailed.
     """
-    return _check(Path(path), "deep" if deep else "quick", config or StoreConfig())
+    depth = "deep" if deep else "quick"
+    when = int(time.time() * SECOND) if now is None else now
+    return _check(Path(path), depth, config or StoreConfig(), str(when))
 
 
 def check_copy(path: Path, config: StoreConfig) -> AsyncGenerator[Problem, None]:
-    """As ``check_directory``, ``deep``, of a copy that is not finished."""
-    return _check(path, "copy", config)
+    """As ``check_directory``, ``deep``, of a copy that is not finished; whatever its times."""
+    return _check(path, "copy", config, "")
 
 
-async def _check(path: Path, depth: str, config: StoreConfig) -> AsyncGenerator[Problem, None]:
-    arguments = (str(path), str(config.map_bytes), depth)
+async def _check(
+    path: Path, depth: str, config: StoreConfig, now: str
+) -> AsyncGenerator[Problem, None]:
+    arguments = (str(path), str(config.map_bytes), depth, now)
     try:
         async with aclosing(worker.messages("check_worker", *arguments)) as found:
             async for message in found:
@@ -122,11 +142,10 @@ async def _check(path: Path, depth: str, config: StoreConfig) -> AsyncGenerator[
         yield Problem("ledger", error.name, error.reason)
 
 
-async def check_open(
-    ledger: Ledger, depot: Depot, run: Run, *, deep: bool = False
-) -> AsyncGenerator[Problem, None]:
+async def check_open(core: Core, *, deep: bool = False) -> AsyncGenerator[Problem, None]:
     """Check a store that lies in this process: in memory. Its transactions wait meanwhile."""
     found: list[Problem] = []
-    await examine(ledger, depot, run, found.append, deep=deep)
+    run, now = core.threads.run, core.now()
+    await examine(core.ledger, core.depot, run, found.append, deep=deep, now=now)
     for problem in found:
         yield problem

@@ -33,8 +33,10 @@ SPOILED_MAX: Final = 10_000
 class Look:
     """What the areas of a check share: the transaction, the report, and what was found so far."""
 
-    def __init__(self, txn: Transaction, report: Report) -> None:
+    def __init__(self, txn: Transaction, report: Report, *, now: int | None = None) -> None:
         self.txn = txn
+        self.now = now
+        """Microseconds since 1970; None where no clock is asked."""
         self.purging: set[bytes] = set()
         """Keys of images that are being taken apart: their rows go in no particular order."""
         self.totals: Counter[bytes] = Counter()

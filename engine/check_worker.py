@@ -1,6 +1,7 @@
 """The process that a check runs in; see ``check`` and ``worker``.
 
-``python -m holdfast.engine.check_worker DIR MAP_BYTES quick|deep|copy``
+``python -m holdfast.engine.check_worker DIR MAP_BYTES quick|deep|copy NOW``, where NOW is in
+microseconds since 1970, or empty: then no times are compared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def _report(problem: Problem) -> None:
     say(Found(problem.kind, problem.name, problem.reason))
 
 
-async def check(directory: str, map_bytes: str, depth: str) -> None:
+async def check(directory: str, map_bytes: str, depth: str, now: str) -> None:
     """Check the directory. Raises NotAStore, Corrupt, StorageFailed."""
     path = Path(directory)
     datadir.prepare(path, create=False, unfinished=depth == "copy")
@@ -38,7 +39,8 @@ async def check(directory: str, map_bytes: str, depth: str) -> None:
             )
             return
         depot = DiskDepot(path / "files")
-        await examine(ledger, depot, threads.run, _report, deep=depth != "quick")
+        deep, when = depth != "quick", int(now) if now else None
+        await examine(ledger, depot, threads.run, _report, deep=deep, now=when)
     finally:
         threads.close()
         await ledger.close()

@@ -26,6 +26,9 @@ _log: Final = logging.getLogger(__name__)
 _NEXT_BLOCK = layout.counter(b"fb")
 LEASE = layout.SETTING + b"lease"
 _LEASES_MAX: Final = 10_000
+
+LEASE_SECONDS: Final = 300
+"""How long a snapshot may stand still before it is given up."""
 """Far more snapshots than are ever made at once."""
 
 _AHEAD: Final = BLOCK_FILES // 2
@@ -115,6 +118,12 @@ async def renew_lease(txn: Transaction, name: bytes, now: int, until: int) -> bo
         return False
     await put_payload(txn, LEASE + name, layout.number(until))
     return True
+
+
+async def far_leases(txn: Transaction, beyond: int) -> list[bytes]:
+    """Keys of leases that hold longer than until then."""
+    rows = await txn.scan(LEASE, after(LEASE), limit=_LEASES_MAX)
+    return [key for key, value in rows if _lease_end(key, value) > beyond]
 
 
 async def drop_lease(txn: Transaction, name: bytes) -> None:

@@ -56,10 +56,13 @@ Entry = tuple[bytes, str, int, int, int]
 """Image key, tag or digest, how many pulls, when the last one was, when it was renewed."""
 
 
-async def write(txn: Transaction, gathered: tuple[Entry, ...]) -> None:
+async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None:
     """Add what was gathered to the rows of tags and images that are still there."""
     txn.changes_only(Change.TIMES)
-    for image_key, reference, count, last, renewed in gathered:
+    # Tells that the clock was ahead, if it was.
+    await identity.tick(txn, now)
+    for image_key, reference, count, pulled, told in gathered:
+        last, renewed = min(pulled, now), min(told, now)
         if ":" not in reference:
             await _count_tag(txn, image_key, reference, count, last)
             continue
@@ -195,7 +198,7 @@ class Pulls:
         self._noted.set()
 
     async def _write(self, some: tuple[Entry, ...]) -> None:
-        await self._core.ledger.transact(write, some)
+        await self._core.ledger.transact(write, some, self._core.now())
 
     async def _refused(self, entry: Entry, error: Corrupt) -> None:
         _log.error("pulls of %s are not counted: %s", entry[1], error)

@@ -22,6 +22,7 @@ from .content import Original
 from .core import SECOND, Core, entropy
 from .digest import Digest, checksum
 from .errors import Corrupt, Invalid, NotFound, StorageFailed
+from .future import SLACK
 from .layout import number
 from .ledger import Transaction
 from .models import moment
@@ -119,9 +120,10 @@ async def mark(txn: Transaction, last: bytes, now: int) -> None:
 
 
 async def take(txn: Transaction, holder: bytes, now: int, until: int) -> bool:
-    """Be the one that scrubs in the background until then; False where another one is."""
+    """Be the one that scrubs in the background until then; False where another one is: not one
+    that says so from the future."""
     packed = await _setting(txn, _HOLDER)
-    if packed is not None and packed[8:] != holder and layout.at(packed, 0) > now:
+    if packed is not None and packed[8:] != holder and now < layout.at(packed, 0) <= until + SLACK:
         return False
     await put_payload(txn, _HOLDER, number(until) + holder)
     return True
@@ -374,7 +376,8 @@ class Scrubber:
     async def _turn(self) -> float:
         """Go on with the walk, or begin one that is due; says how long to rest, in seconds."""
         stands = await self._core.ledger.read(place)
-        if stands is None:
+        if stands is None or stands.finished > self._core.now() + SLACK:
+            # There was no walk yet, or it ended while the clock was ahead.
             await self._core.ledger.transact(mark, b"", self._core.now())
             return _IDLE
         due = stands.finished + WALK_SECONDS * SECOND

@@ -295,6 +295,35 @@ async def due(txn: Transaction, now: int) -> bool:
     return bool(await txn.scan(layout.SESSION_EXPIRY, stop, limit=1))
 
 
+async def far(txn: Transaction, until: int) -> bool:
+    """Whether a session lasts longer than until then."""
+    start = layout.SESSION_EXPIRY + number(until)
+    return bool(await txn.scan(start, after(layout.SESSION_EXPIRY), limit=1))
+
+
+async def cut(
+    txn: Transaction, beyond: int, now: int, until: int, limit: int
+) -> tuple[int, list[int]]:
+    """Let sessions that last longer than ``beyond`` last until then, and none of their times be
+    later than now: the clock was ahead. Says as ``expire`` what went, since it was damaged."""
+    start = layout.SESSION_EXPIRY + number(beyond)
+    rows = await txn.scan(start, after(layout.SESSION_EXPIRY), limit=limit)
+    damaged = []
+    for key, _ in rows:
+        session_id = key[-layout.ID_BYTES :]
+        try:
+            session = await load(txn, Session, layout.SESSION + session_id)
+        except Corrupt:
+            session = None
+        if session is None or session.expires != layout.at(key, 1):
+            damaged.append(key)
+            continue
+        times = {"created": min(session.created, now), "touched": min(session.touched, now)}
+        await _change(txn, session_id, session, expires=until, **times)
+    _, files = await _drop(txn, damaged)
+    return len(rows), files
+
+
 async def expire(txn: Transaction, now: int, limit: int) -> tuple[int, list[int]]:
     """End sessions whose time is over: how many, and their files, which are to be discarded."""
     stop = layout.SESSION_EXPIRY + number(now)

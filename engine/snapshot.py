@@ -28,9 +28,6 @@ from .staging import Staging
 
 _log: Final = logging.getLogger(__name__)
 
-_LEASE_SECONDS: Final = 300
-"""How long a snapshot may stand still before it is given up."""
-
 _RENEWAL_SECONDS: Final = 20.0
 
 _STEP: Final = 200
@@ -62,7 +59,7 @@ class Lease:
         self._task: asyncio.Task[None] | None = None
 
     def _until(self) -> int:
-        return self._core.now() + _LEASE_SECONDS * SECOND
+        return self._core.now() + files.LEASE_SECONDS * SECOND
 
     async def __aenter__(self) -> Lease:
         core = self._core

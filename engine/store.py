@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -14,6 +15,7 @@ from uuid import UUID
 from . import (
     catalog,
     datadir,
+    future,
     lookup,
     mounts,
     namespaces,
@@ -33,7 +35,7 @@ from .config import StoreConfig
 from .core import Core, entropy
 from .datadir import Opened
 from .digest import Digest
-from .errors import Closed, InvalidDigest
+from .errors import Closed, InvalidDigest, StorageFull
 from .holds import Holds
 from .images import Images
 from .intake import Intake
@@ -65,6 +67,9 @@ LIST_MAX = 10_000
 
 _AFTER_BYTES_MAX: Final = 300
 """No full name is longer, so what is cut makes no difference."""
+
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Store:
@@ -143,6 +148,7 @@ class Store:
         core = opened.core
         try:
             await self._upgrade(core)
+            await self._remember_periods(core)
         except BaseException:
             await opened.close()
             raise
@@ -182,6 +188,18 @@ class Store:
             return await core.grow(upgrade.advance, core.now())
 
         await upgrade.run(at, step, str(self._path))
+
+    async def _remember_periods(self, core: Core) -> None:
+        """Have those who cut times of the future know how long things last here."""
+        periods = future.periods_of(core)
+        if not await core.ledger.read(future.unknown, periods):
+            return
+        try:
+            await core.ledger.transact(future.remember, periods)
+        except StorageFull as error:
+            # A full disk is no reason not to open. Whoever sweeps with a shorter period, and
+            # after the clock was ahead, would cut to that.
+            _log.warning("the periods of %s are not noted: %s", self._path, error)
 
     async def close(self) -> None:
         """Finish what was begun and let go of the directory. May be called twice."""
@@ -412,8 +430,8 @@ class Store:
         """
         core = self.core
         if self._path is not None:
-            return check_directory(self._path, deep=deep, config=self.config)
-        return check_open(core.ledger, core.depot, core.threads.run, deep=deep)
+            return check_directory(self._path, deep=deep, config=self.config, now=core.now())
+        return check_open(core, deep=deep)
 
     def snapshot(
         self, path: str | os.PathLike[str], *, copy: bool = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from . import aside, entries, layout, namespaces, purge, sessions
+from . import aside, entries, future, layout, namespaces, purge, sessions
 from .aside import SetAside
 from .background import Background
 from .core import Core, runs_low
@@ -32,6 +32,14 @@ RECOVERY_SECONDS: Final = 30.0
 PUT_BACK_SECONDS: Final = 3600.0
 """How often the background tries again what was set aside. An entry whose row is still damaged is
 a line of the log each time."""
+
+
+SURE_SECONDS: Final = 60.0
+"""How long the background looks at times of the future before it cuts them: those of a machine
+whose clock is behind are right."""
+
+WALK_STEP: Final = 1000
+"""Rows whose times are looked at in one transaction, where the clock was ahead."""
 
 
 @dataclass(slots=True)
@@ -65,25 +73,32 @@ class Sweeper:
         *,
         recovery_seconds: float = RECOVERY_SECONDS,
         put_back_seconds: float = PUT_BACK_SECONDS,
+        sure_seconds: float = SURE_SECONDS,
     ) -> None:
         self._core = core
         self._background = Background("sweep", self._turn)
         self._recovery_seconds = recovery_seconds
         self._put_back_seconds = put_back_seconds
+        self._sure_seconds = sure_seconds
+        self._ahead_since: float | None = None
+        """Since when there are times of the future, on the loop's clock."""
         self._recover_at = self._put_back_at = 0.0
         """When the background does so next, on the loop's clock."""
         self._places = b""
         """From which namespace on sessions are looked at next."""
         self.total = Progress()
 
-    async def step(self, *, early: bool = False) -> Progress:
+    async def step(self, *, early: bool = False, sure: bool = True) -> Progress:
         """Do a bounded amount of work; ``early`` takes the trash before its time.
 
         No entries and no files in the answer means that nothing is due. An entry that meets a
-        damaged row is set aside, and the others go on.
+        damaged row is set aside, and the others go on. Times of the future are cut (``future``),
+        where the caller is ``sure`` of the clock.
         """
         now = self._core.now()
         done = Progress()
+        if sure and now >= future.BELIEVED:
+            await self._cut(now, done)
         for queue in purge.QUEUES:
             await self._queue(queue, now, done)
         await self._trash(FAR if early else now + 1, now, done)
@@ -105,6 +120,44 @@ class Sweeper:
         freed = await entries.each(take, keys, partial(self._set_aside, done))
         done.entries += len(keys)
         done.freed_bytes += sum(freed)
+
+    async def _cut(self, now: int, done: Progress) -> None:
+        """Cut times that only a clock which was ahead can have made."""
+        ledger, periods = self._core.ledger, future.periods_of(self._core)
+        keys = await ledger.read(future.far, now, periods, STEP)
+
+        async def cut(some: tuple[bytes, ...]) -> None:
+            await ledger.transact(future.cut, some, now, periods)
+
+        await entries.each(cut, keys, partial(self._set_aside, done))
+        done.entries += len(keys)
+        if await ledger.read(future.unsettled, now):
+            done.entries += max(1, await ledger.transact(future.settle, now, WALK_STEP))
+        until = (await ledger.read(future.known, periods)).upload + now
+        scratch = self._core.scratch
+        if await scratch.read(sessions.far, until + future.SLACK):
+            some = await scratch.transact(sessions.cut, until + future.SLACK, now, until, STEP)
+            await self._drop(some, done)
+
+    async def _is_sure(self) -> bool:
+        """Whether the clock, by which there are times of the future, has told so for a while.
+
+        A machine whose clock was set wrong has it set right soon after its start.
+        """
+        now, periods = self._core.now(), future.periods_of(self._core)
+        longest = await self._core.ledger.read(future.known, periods)
+        far = now + longest.upload + future.SLACK
+        if not (
+            await self._core.ledger.read(future.anything, now, periods)
+            or await self._core.scratch.read(sessions.far, far)
+        ):
+            self._ahead_since = None
+            return False
+        clock = asyncio.get_running_loop().time()
+        if self._ahead_since is None:
+            self._ahead_since = clock
+            _log.warning("some times lie in the future: the clock was ahead, or is behind")
+        return clock >= self._ahead_since + self._sure_seconds
 
     async def _uploads(self, now: int, done: Progress) -> None:
         scratch = self._core.scratch
@@ -191,7 +244,7 @@ class Sweeper:
     async def _turn(self) -> float:
         """One step; says how long to rest after it, in seconds, to keep the rate."""
         await self._recover_now_and_then()
-        done = await self.step(early=await self._runs_low())
+        done = await self.step(early=await self._runs_low(), sure=await self._is_sure())
         work = done.entries + done.files
         if not work:
             return _IDLE

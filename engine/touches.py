@@ -52,10 +52,12 @@ Entry = tuple[bytes, int, tuple[bytes, ...], tuple[tuple[str, bytes], ...]]
 """Image key, when it was pushed to last, which manifests, and to which tags: names and ids."""
 
 
-async def write(txn: Transaction, gathered: tuple[Entry, ...]) -> None:
+async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None:
     """Do for images and tags that are still there what a push does that commits by itself."""
     txn.changes_only(Change.TIMES)
-    for image_key, when, manifests, pushed in gathered:
+    for image_key, pushed_at, manifests, pushed in gathered:
+        # The clock may have gone back since.
+        when = min(pushed_at, now)
         image = await images.by_key(txn, image_key)
         if image is None or image.deleted:
             continue
@@ -130,7 +132,7 @@ class Touches:
         self._noted.set()
 
     async def _write(self, some: tuple[Entry, ...]) -> None:
-        await self._core.ledger.transact(write, some)
+        await self._core.ledger.transact(write, some, self._core.now())
 
     async def _refused(self, entry: Entry, error: Corrupt) -> None:
         _log.error("image %s keeps its time of update: %s", entry[0].hex(), error)

@@ -272,6 +272,20 @@ async def take(txn: Transaction, until: int, entry: Trash) -> None:
     await txn.add(layout.counter(layout.TRASH_LENGTH), -1)
 
 
+async def move(txn: Transaction, until: int, entry: Trash, now: int, later: int) -> None:
+    """Let an entry be purged at another time: one that was deleted while the clock was ahead."""
+    old = layout.TRASH + number(until) + entry.id
+    while await txn.get(layout.TRASH + number(later) + entry.id) is not None:
+        later += 1
+    await txn.delete(old)
+    await change(txn, later, msgspec.structs.replace(entry, created=min(entry.created, now)))
+    if await txn.get(project_row(entry, until)) is not None:
+        await txn.delete(project_row(entry, until))
+        await put_payload(txn, project_row(entry, later))
+    if await get_payload(txn, layout.TRASH_ID + entry.id) == number(until):
+        await put_payload(txn, layout.TRASH_ID + entry.id, number(later))
+
+
 async def make_due(txn: Transaction, until: int, entry: Trash, now: int) -> bytes:
     """Let an entry be the sweep's now, and nobody's to bring back; says its key.
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from . import kept, layout, upgrade_trash
+from . import kept, layout, upgrade_clock, upgrade_trash
 from .errors import Corrupt, NotAStore
 from .ledger import Transaction
 from .records import get_payload, put_payload
@@ -54,6 +54,7 @@ class Position(NamedTuple):
 STEPS: Final[tuple[Step, ...]] = (
     Step("the lists of the trash", upgrade_trash.advance),
     Step("what namespaces keep", kept.count_rows),
+    Step("the clock of ids", upgrade_clock.advance),
 )
 
 

@@ -49,7 +49,7 @@ ORGANIZATION: Final = UUID("99999999-9999-4999-8999-999999999999")
 
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
-START: Final = 1_800_000_000.0
+START: Final = 1_700_000_000.0
 """Where a test's clock starts, in seconds since 1970."""
 
 KINDS: Final = ("memory", "disk")

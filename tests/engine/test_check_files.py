@@ -163,7 +163,7 @@ async def test_a_deep_check_reads_manifests(place: Place) -> None:
         home = await load(txn, Namespace, layout.NAMESPACE + image.namespace)
         assert home is not None
         owner = images.owner_of(image, home)
-        await claims.unlink(txn, owner, sha(BASE), "content", 1, 1 << 60)
+        await claims.unlink(txn, owner, sha(BASE), "content", 1, until)
 
     async def retype(txn: Transaction) -> None:
         key, row = await first(txn, "multi")
@@ -172,6 +172,7 @@ async def test_a_deep_check_reads_manifests(place: Place) -> None:
             if where[-32:] == key[-32:]:
                 await change(txn, where, referrer, media_type=row.media_type + "x")
 
+    until = int((place.clock() + 86_400) * 1e6)
     async with place.store() as store:
         await furnish(store)
         await store.core.ledger.transact(forget)

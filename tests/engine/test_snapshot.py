@@ -59,7 +59,7 @@ async def filled(place: Place) -> AsyncIterator[Store]:
 
 @pytest.mark.parametrize("copy", [False, True])
 async def test_a_snapshot_is_the_store_without_its_open_uploads(
-    filled: Store, tmp_path: Path, copy: bool
+    filled: Store, tmp_path: Path, clock: Clock, copy: bool
 ) -> None:
     key, secret = await filled.keys.create(
         project_id=PROJECT, default_project_id=PROJECT, organization_id=PROJECT
@@ -71,7 +71,7 @@ async def test_a_snapshot_is_the_store_without_its_open_uploads(
     assert bool(inodes(tmp_path / "data") & inodes(tmp_path / "copy")) is not copy
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
     assert await verify(tmp_path / "copy") == []
-    async with Store.open(tmp_path / "copy", QUIET, create=False) as store:
+    async with Store.open(tmp_path / "copy", QUIET, create=False, clock=clock) as store:
         after = await store.stats()
         assert (before.uploads, after.uploads) == (1, 0)
         assert after.blobs == before.blobs

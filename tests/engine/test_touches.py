@@ -100,7 +100,7 @@ def moved(before: Rows, after: Rows, now: float) -> set[bytes]:
 
 
 async def test_it_ends_like_a_push_that_commits(pushed: Pushed) -> None:
-    every = {layout.TAG, layout.MANIFEST, layout.IMAGE, layout.NAMESPACE, layout.COUNTER}
+    every = {layout.TAG, layout.MANIFEST, layout.IMAGE, layout.NAMESPACE, layout.SETTING}
     pushed.clock.advance(10)
     before = await pushed.rows()
     assert await pushed.put("v1", only_if=Condition(match=frozenset((ANY,)))) == [

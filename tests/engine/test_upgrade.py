@@ -48,12 +48,23 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast.engine.kept._STEP", 7)
 
 
+MADE = 1_800_000_000.0
+"""When the archive was made, by its clock."""
+
+
+def clock() -> Clock:
+    now = Clock()
+    now.now = MADE
+    return now
+
+
 def opened(data: Path) -> Store:
-    return Store.open(data, StoreConfig(background=False), clock=Clock())
+    return Store.open(data, StoreConfig(background=False), clock=clock())
 
 
 async def wrong(data: Path) -> list[str]:
-    return [str(problem) async for problem in check_directory(data, deep=True)]
+    found = check_directory(data, deep=True, now=int(MADE * 1e6))
+    return [str(problem) async for problem in found]
 
 
 async def test_it_is_whole_and_its_counters_are_right(old: Path) -> None:
@@ -219,6 +230,6 @@ def test_the_command(old: Path) -> None:
 
 
 async def test_a_new_store_needs_one_transaction(tmp_path: Path) -> None:
-    place = Place("disk", tmp_path, Clock())
+    place = Place("disk", tmp_path, clock())
     async with place.store() as store:
         assert not await store.core.ledger.read(upgrade.pending)
