@@ -3,7 +3,7 @@
 The ledger keeps how many of STEPS are done, and the cursor of the one that is under way, in the
 transaction that changes the rows. So a process that is killed anywhere leaves a store that the
 next one goes on with, and two processes that open it at once share the work. A store that is new
-goes through the same steps, which find nothing to do.
+is done with its first transaction.
 
 A step is added at the end of STEPS, and never taken out before the format that it leads from is
 given up: stores count them. Begun again from its start, a step gives the same rows: so damage to
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from . import kept, layout, upgrade_clock, upgrade_trash
 from .errors import Corrupt, NotAStore
-from .ledger import Transaction
+from .ledger import Transaction, after
 from .records import get_payload, put_payload
 
 _log: Final = logging.getLogger(__name__)
@@ -85,6 +85,9 @@ async def advance(txn: Transaction, now: int) -> Position:
     Raises NotAStore, and what the steps raise.
     """
     done, cursor = await position(txn)
+    if not await txn.scan(after(layout.SETTING), after(b"\xfe"), limit=1):
+        # Nothing but settings: the store is new, and no step would find anything to do.
+        done, cursor = len(STEPS), b""
     while done < len(STEPS):
         rest = await STEPS[done].advance(txn, cursor, now)
         if rest is not None:

@@ -77,6 +77,16 @@ async def test_it_is_whole_and_its_counters_are_right(old: Path) -> None:
     assert await wrong(old) == []
 
 
+async def test_a_new_store_is_not_upgraded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first transaction finds each step done: nothing is told, and nothing needs room."""
+    with caplog.at_level(logging.INFO):
+        async with Store.open(tmp_path / "data", StoreConfig(background=False)):
+            pass
+    assert not [line for line in caplog.records if line.name == "holdfast.engine.upgrade"]
+
+
 async def test_nothing_is_upgraded_twice(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "holdfast.engine.upgrade")
     for _ in range(2):
