@@ -90,10 +90,10 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
         unsatisfied = {"Content-Range": f"bytes */{blob.size}"}
         raise OciError("RANGE_INVALID", headers=unsatisfied) from None
     request, store = exchange.plain, exchange.store
-    if len(spans) > 1:
-        return await send_parts(request, store, repository, blob.digest, blob.size, spans, headers)
-    if not spans:
+    if len(spans) != 1:
         async with store.get(blob.digest, repository=repository) as reader:
+            if spans:
+                return await send_parts(request, reader, spans, headers)
             return await send(request, reader, 200, headers)
     span = spans[0]
     headers["Content-Range"] = span.content_range(blob.size)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
 
-from holdfast.engine import BlobReader, Digest, EngineError, Repository, Store
+from holdfast.engine import BlobReader, EngineError
 
 from . import sendfile
 from .ranges import Span
@@ -21,6 +21,13 @@ API_VERSION: Final = {"Docker-Distribution-API-Version": "registry/2.0"}
 """Sent with everything under ``/v2/``: old clients look for it."""
 
 OCTETS: Final = "application/octet-stream"
+
+
+PARTS_BYTES: Final = 256 * 1024
+"""Content of several parts that is read and sent at once."""
+
+PARTS_MAX: Final = 64
+"""Parts of which that is: each may take a frame of compressed content, of up to 4 MiB."""
 
 
 async def send(
@@ -62,19 +69,19 @@ def whole(data: bytes, status: int, headers: Mapping[str, str]) -> web.Response:
 
 async def send_parts(
     request: web.Request,
-    store: Store,
-    repository: Repository,
-    digest: Digest,
-    size: int,
+    reader: BlobReader,
     spans: Sequence[Span],
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
-    """Answer 206 with several parts as multipart/byteranges (RFC 9110 section 14.6)."""
+    """Answer 206 with several parts as multipart/byteranges (RFC 9110 section 14.6).
+
+    ``reader`` covers the whole blob.
+    """
     boundary = secrets.token_hex(16)
     heads = [
         (
             f"\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\n"
-            f"Content-Range: {span.content_range(size)}\r\n\r\n"
+            f"Content-Range: {span.content_range(reader.size)}\r\n\r\n"
         ).encode()
         for span in spans
     ]
@@ -84,16 +91,41 @@ async def send_parts(
     response = _head(206, {**headers, "Content-Type": kind}, length)
     await response.prepare(request)
     try:
-        for head, span in zip(heads, spans, strict=True):
-            await response.write(head)
-            part = store.get(digest, offset=span.offset, length=span.length, repository=repository)
-            async with part as reader:
-                await _copy(reader, response)
+        await _copy(_parts(reader, spans, heads), response)
+        await response.write(tail)
     except EngineError as error:
         return _break_off(request, response, error)
-    await response.write(tail)
     await response.write_eof()
     return response
+
+
+async def _parts(
+    reader: BlobReader, spans: Sequence[Span], heads: Sequence[bytes]
+) -> AsyncIterator[bytes]:
+    """The parts behind their heads: many small ones are read and sent at once."""
+    batch: list[tuple[int, int]] = []
+    before: list[bytes] = []
+    """What stands before each part of the batch."""
+    size = 0
+    for span, head in zip(spans, heads, strict=True):
+        at, stop = span.offset, span.offset + span.length
+        while at < stop:
+            count = min(PARTS_BYTES - size, stop - at)
+            batch.append((at, count))
+            before.append(head if at == span.offset else b"")
+            at, size = at + count, size + count
+            if size == PARTS_BYTES or len(batch) == PARTS_MAX:
+                yield await _joined(reader, before, batch)
+                batch, before, size = [], [], 0
+    if batch:
+        yield await _joined(reader, before, batch)
+
+
+async def _joined(
+    reader: BlobReader, before: Sequence[bytes], batch: Sequence[tuple[int, int]]
+) -> bytes:
+    found = await reader.read_parts(batch)
+    return b"".join(piece for pair in zip(before, found, strict=True) for piece in pair)
 
 
 def file_head(status: int, headers: Mapping[str, str], length: int) -> web.StreamResponse:
@@ -107,7 +139,7 @@ def _head(status: int, headers: Mapping[str, str], length: int) -> web.StreamRes
     return response
 
 
-async def _copy(reader: BlobReader, response: web.StreamResponse) -> None:
+async def _copy(reader: AsyncIterable[bytes], response: web.StreamResponse) -> None:
     moving = flow()
     async for chunk in reader if moving is None else moving.through(reader):
         await response.write(chunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from . import blobs, content, images
@@ -223,6 +223,26 @@ class BlobReader:
             offset += len(piece)
             yield piece
 
+    async def read_parts(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several parts of the blob, each by its offset and length, in one trip to a thread.
+
+        For parts of the blob that come to some CHUNK_BYTES together, and are few: a frame of
+        compressed content is read for each. Raises Corrupt, StorageFailed, and Invalid once the
+        reader is closed.
+        """
+        if self.data is not None:
+            start = self.offset
+            return [self.data[at - start : at - start + length] for at, length in spans]
+        if self._original is None:
+            raise Invalid("reader", "it is closed")
+        try:
+            parts = await self._core.threads.run(_read_each, self._original, spans)
+        except Corrupt as error:
+            raise await self._damage(error.reason) from error
+        if any(len(part) < span[1] for part, span in zip(parts, spans, strict=True)):
+            raise await self._damage("the file ends early")
+        return parts
+
     async def read(self) -> bytes:
         """All of it at once: for content that is known to be small."""
         return self.data if self.data is not None else b"".join([piece async for piece in self])
@@ -239,3 +259,11 @@ class BlobReader:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _read_each(original: Original, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """In the order in which they lie: of a compressed file the last frame that was read is kept."""
+    found = dict.fromkeys(spans, b"")
+    for span in sorted(found):
+        found[span] = original.read(*span)
+    return [found[span] for span in spans]

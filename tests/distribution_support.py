@@ -19,6 +19,7 @@ from yarl import URL
 
 from holdfast.api import AppSettings, create_app
 from holdfast.api.oci_errors import CODES
+from holdfast.api.worker import FIELD_BYTES_MAX, LINE_BYTES_MAX
 from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
 
 ORGANIZATION = UUID("11111111-1111-4111-8111-111111111111")
@@ -261,7 +262,9 @@ async def registry(
             parent = web.Application()
             parent.add_subapp(prefix, app)
             app = parent
-        runner = web.AppRunner(app, shutdown_timeout=1)
+        runner = web.AppRunner(
+            app, shutdown_timeout=1, max_line_size=LINE_BYTES_MAX, max_field_size=FIELD_BYTES_MAX
+        )
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
