@@ -241,8 +241,10 @@ class Heads:
                 return None
         settings, address, who = self._settings, "", ""
         if peer.believed:
-            address = address_behind(peer.address, found.get(b"x-forwarded-for", ""), settings)
-            who = neighbourhood(address)
+            # Where it says none, the address is the connection's: what is remembered of a header
+            # block holds for all proxies.
+            address = address_behind("", found.get(b"x-forwarded-for", ""), settings)
+            who = neighbourhood(address) if address else ""
             origin = forwarded_origin(
                 peer.scheme,
                 host,

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from distribution_support import MANIFEST_TYPE, digest_of
 from lane_support import Stage, World, staged
 from wire_support import Client, CountingLane, connected, request, serving
 
-from holdfast.api import limits
+from holdfast.api import AppSettings, limits
 from holdfast.api.access_log import AccessLogger
 from holdfast.api.audit import Audit
 from holdfast.api.board import Board, Layout, Row, Slot, create
@@ -264,3 +265,87 @@ def test_the_access_log_has_the_same_lines(stage: Stage, caplog: pytest.LogCaptu
         assert records[0].getMessage().startswith('127.0.0.1 "GET /v2/app/web/manifests/v1 HTTP/1')
     assert written[0] == written[1]
     assert written[0][0]["actor"] == world.key.access_key
+
+
+PROXIES = AppSettings(trusted_proxies=(ip_network("127.0.0.0/29"),))
+SAID = {
+    "": "",
+    "X-Forwarded-For: 203.0.113.7": "203.0.113.7",
+    "X-Forwarded-For: 203.0.113.7, 127.0.0.6": "203.0.113.7",
+    "X-Forwarded-For: 127.0.0.6": "127.0.0.6",
+    "X-Forwarded-For: nonsense": "",
+    "X-Forwarded-For: 203.0.113.7, unknown": "",
+    "X-Forwarded-For: unknown, 127.0.0.6": "127.0.0.6",
+    "X-Forwarded-For:": "",
+    "X-Forwarded-For: ,": "",
+    "Forwarded: for=203.0.113.7": "",
+    "X-Real-IP: 203.0.113.7": "",
+}
+"""What a trusted proxy says, and the address that follows: empty for that of the connection."""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_address_is_the_connections_where_a_proxy_says_none(
+    loop: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever was said before, on that connection or on another proxy's."""
+    log = logging.getLogger("test.access")
+
+    async def story(world: World, *, fast: bool) -> list[str]:
+        watched = Watched(world, audit=tmp_path / f"audit-{fast}")
+        expected = []
+        async with AsyncExitStack() as stack:
+            port = await watched.start(stack, fast=fast, log=log)
+            proxies = [f"127.0.0.{number}" for number in (2, 3, 4)]
+            clients = [
+                await stack.enter_async_context(connected(port, source=proxy)) for proxy in proxies
+            ]
+            line = "POST /v2/app/web/blobs/uploads/ HTTP/1.1"
+            for said, address in (*SAID.items(), *reversed(SAID.items())):
+                headers = [said] * bool(said)
+                for client, proxy in zip(clients, proxies, strict=True):
+                    await client.send(world.get("/v2/app/web/manifests/v1", *headers))
+                    assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+                    length = "Content-Length: 0"
+                    await client.send(request(line, world.bearer("pusher"), length, *headers))
+                    assert (await client.answer()).startswith(b"HTTP/1.1 202 ")
+                    expected += [address or proxy] * 2
+            # Two in one packet.
+            two = [f"X-Forwarded-For: 198.51.100.{number}" for number in (1, 2)]
+            await clients[0].send(b"".join(request("GET /v2/ HTTP/1.1", said) for said in two))
+            for number in (1, 2):
+                assert (await clients[0].answer()).startswith(b"HTTP/1.1 401 ")
+                expected.append(f"198.51.100.{number}")
+        assert [line["address"] for line in watched.audited()] == expected[1:-2:2]
+        watched.close()
+        if watched.lane is not None:
+            assert watched.lane.answered >= 54
+            assert watched.lane.written >= 54
+        return expected
+
+    with staged(loop, tmp_path, PROXIES) as stage:
+        for fast in (False, True):
+            caplog.clear()
+            with caplog.at_level(logging.INFO, logger=log.name):
+                expected = stage.run(story(stage.world, fast=fast))
+            assert [line.__dict__["fields"]["address"] for line in caplog.records] == expected
+
+
+def test_a_proxy_that_says_no_address_is_limited_by_itself(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        watched = Watched(world, Rates(address=1))
+        async with AsyncExitStack() as stack:
+            port = await watched.start(stack, fast=True)
+            for number in (2, 3):
+                source = f"127.0.0.{number}"
+                client = await stack.enter_async_context(connected(port, source=source))
+                sent = world.get("/v2/app/web/manifests/v1")
+                statuses = []
+                for _ in range(limits.BURST_MIN + 1):
+                    await client.send(sent)
+                    statuses.append(int((await client.answer())[9:12]))
+                assert statuses == [200] * limits.BURST_MIN + [429], source
+        watched.close()
+
+    with staged("uvloop", tmp_path, PROXIES) as stage:
+        stage.run(story(stage.world))
