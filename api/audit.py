@@ -7,9 +7,7 @@ import os
 import time
 from typing import Any, Final
 
-import msgspec
-
-from .logs import timestamp
+from .logs import encoded, timestamp
 from .trail import Trail
 
 STANDARD_OUTPUT: Final = "-"
@@ -62,12 +60,7 @@ class Audit:
             "result": result_of(status),
             "request_id": trail.request_id,
         }
-        text = msgspec.json.encode(
-            {
-                name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-                for name, value in line.items()
-            }
-        )
+        text = encoded(line)
         try:
             os.write(self._descriptor, text + b"\n")
         except OSError as error:

@@ -1,6 +1,8 @@
 """Log lines, plain or as JSON, each with the id of the request it belongs to.
 
-Whatever a client can bring into a message stays in one line: control characters are escaped.
+Whatever a client can bring into a message stays in one line and in its place: what cannot be
+printed is escaped, be it a control character or one that turns the text around (U+202E); in the
+access log also quotes and backslashes, so that a field ends where it says.
 Query strings, bodies and credentials are never logged.
 """
 
@@ -21,13 +23,51 @@ LogFormat = Literal["plain", "json"]
 LEVELS: Final = ("debug", "info", "warning", "error")
 ACCESS: Final = "holdfast.access"
 
-_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_CONTROLS_BUT_NEWLINE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_QUOTABLE: Final = re.compile(r"[ !#-\[\]-~]*")
 _HEADER_CHARS_MAX: Final = 256
 
 
-def _escaped(text: str, controls: re.Pattern[str] = _CONTROLS) -> str:
-    return controls.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with escapes (``\\u202e``, as JSON has them) for what cannot be printed.
+
+    ``lines`` leaves ends of lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or (lines and character == "\n")
+        else _json_escape(character)
+        for character in text
+    )
+
+
+def _json_escape(character: str) -> str:
+    """RFC 8259 section 7: beyond U+FFFF two of them."""
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def quotable(text: str) -> str:
+    """The text as Apache and nginx write it between quotes: ``\\"``, ``\\\\``, and ``\\xhh`` for
+    each byte that is not printable ASCII."""
+    if _QUOTABLE.fullmatch(text):
+        return text
+    return "".join(
+        f"\\{chr(byte)}" if byte in b'"\\' else chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    )
+
+
+def encoded(fields: dict[str, Any]) -> bytes:
+    """A JSON object without anything that cannot be printed, and without lone surrogates, which
+    undecodable bytes of a request become."""
+    whole = {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    # What is not ASCII is in strings only, where escapes are.
+    return printable(msgspec.json.encode(whole).decode()).encode()
 
 
 def timestamp(seconds: float) -> str:
@@ -50,12 +90,23 @@ class PlainFormatter(logging.Formatter):
         name = _request_id(record)
         text = (
             f"{timestamp(record.created)} [{os.getpid()}] {record.levelname} {record.name}: "
-            f"{_escaped(record.getMessage())}{f' ({name})' if name else ''}"
+            f"{printable(record.getMessage())}{f' ({name})' if name else ''}"
         )
-        if record.exc_info:
-            trace = self.formatException(record.exc_info)
-            text += f"\n{_escaped(trace, _CONTROLS_BUT_NEWLINE)}"
-        return text
+        return text + _trace(self, record)
+
+
+class BareFormatter(logging.Formatter):
+    """The message, and nothing else; a traceback follows in lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return printable(record.getMessage()) + _trace(self, record)
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    if not record.exc_info:
+        return ""
+    return "\n" + printable(formatter.formatException(record.exc_info), lines=True)
 
 
 class JsonFormatter(logging.Formatter):
@@ -75,21 +126,13 @@ class JsonFormatter(logging.Formatter):
         fields |= record.__dict__.get("fields", {})
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(_representable(fields)).decode()
-
-
-def _representable(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without lone surrogates, which undecodable bytes of a request become."""
-    return {
-        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-        for name, value in fields.items()
-    }
+        return encoded(fields).decode()
 
 
 def set_up(kind: LogFormat, level: str, *, bare: bool = False) -> None:
     """Log to standard error from now on. ``bare`` plain lines are messages and nothing else."""
     handler = logging.StreamHandler()
-    formatter = logging.Formatter("%(message)s") if bare else PlainFormatter()
+    formatter = BareFormatter() if bare else PlainFormatter()
     handler.setFormatter(JsonFormatter() if kind == "json" else formatter)
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -125,15 +168,15 @@ def log_access(logger: logging.Logger, line: AccessLine) -> None:
     address, agent = line.address or "-", line.agent[:_HEADER_CHARS_MAX] or "-"
     logger.info(
         '%s "%s %s %s" %d %d %.6fs "%s" %s %s',
-        address,
-        line.method,
-        line.path,
+        quotable(address),
+        quotable(line.method),
+        quotable(line.path),
         line.version,
         line.status,
         line.size,
         line.seconds,
-        agent,
-        line.actor or "-",
+        quotable(agent),
+        quotable(line.actor) or "-",
         line.request_id,
         extra={
             "fields": {

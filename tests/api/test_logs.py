@@ -25,7 +25,14 @@ from operating_support import (
 )
 
 from holdfast.api.audit import result_of
-from holdfast.api.logs import JsonFormatter, PlainFormatter, timestamp
+from holdfast.api.logs import (
+    AccessLine,
+    BareFormatter,
+    JsonFormatter,
+    PlainFormatter,
+    log_access,
+    timestamp,
+)
 from holdfast.api.trail import CURRENT, Trail
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -46,6 +53,77 @@ def test_a_client_cannot_begin_a_line() -> None:
     said = JsonFormatter().format(record("%s", "a\nb\udcff"))
     assert "\n" not in said
     assert json.loads(said)["message"] == "a\nb?"
+
+
+HOSTILE = 'x" 200 0 0.0s "\\ \u202egnp\u2066\u200b\u2029\x1b[2J\x85\udcff \u00e9\U000e0001'
+"""Quotes, backslashes, text that is turned around or hidden, and bytes that are no text."""
+
+
+def test_nothing_in_a_line_turns_around_or_hides_what_stands_there() -> None:
+    said = PlainFormatter().format(record("%s", HOSTILE))
+    assert said.isprintable()
+    assert said.endswith(r"\ \u202egnp\u2066\u200b\u2029\u001b[2J\u0085\udcff é\udb40\udc01"[1:])
+    written = JsonFormatter().format(record("%s", HOSTILE))
+    assert written.isprintable()
+    assert json.loads(written)["message"] == HOSTILE.replace("\udcff", "?")
+    assert BareFormatter().format(record("a\u202eb\nc")) == r"a\u202eb\u000ac"
+
+
+def test_fields_of_the_access_log_end_where_they_say(caplog: pytest.LogCaptureFixture) -> None:
+    """As Apache writes them; each of them, whoever brought it."""
+    log = logging.getLogger("test.access")
+    line = AccessLine(
+        address=HOSTILE,
+        method=HOSTILE,
+        path=HOSTILE,
+        version="HTTP/1.1",
+        status=200,
+        size=1,
+        seconds=0.5,
+        agent=HOSTILE,
+        actor=HOSTILE,
+        request_id="the-id",
+    )
+    with caplog.at_level(logging.INFO, logger=log.name):
+        log_access(log, line)
+    (said,) = caplog.records
+    one = (
+        r"x\" 200 0 0.0s \"\\ \xe2\x80\xaegnp\xe2\x81\xa6\xe2\x80\x8b\xe2\x80\xa9\x1b[2J\xc2\x85"
+        r"\xff \xc3\xa9\xf3\xa0\x80\x81"
+    )
+    assert said.getMessage() == (
+        f'{one} "{one} {one} HTTP/1.1" 200 1 0.500000s "{one}" {one} the-id'
+    )
+
+
+@pytest.mark.parametrize("path", ["--fast-path", "--no-fast-path"])
+@pytest.mark.parametrize("kind", ["plain", "json"])
+def test_a_client_forges_no_column(tmp_path: Path, path: str, kind: str) -> None:
+    """Through a real server, with and without the lane: headers, target, audit log."""
+    audit = tmp_path / "audit"
+    agent = b'a" 200 0 0.0s "\\\xe2\x80\xae\xff'
+    target = b'/v2/app/web/manifests/"\\'
+    options = (path, "--access-log", f"--log-format={kind}", f"--audit-log={audit}")
+    with operated(tmp_path / "data", *options) as server:
+        host, port = server.address.split(":")
+        for method in (b"GET", b"DELETE"):
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                lines = (b"Host: x", b"User-Agent: " + agent, b"Connection: close")
+                head = b"\r\n".join((method + b" " + target + b" HTTP/1.1", *lines, b"", b""))
+                connection.sendall(head)
+                while connection.recv(1 << 16):
+                    pass
+        server.stop()
+        said = [line for line in server.errors().splitlines() if "HTTP/1.1" in line]
+    assert len(said) == 2
+    for line in (*said, *audit.read_text().splitlines()):
+        assert line.isprintable(), line
+    for line in said:
+        if kind == "json":
+            assert json.loads(line)["agent"] == 'a" 200 0 0.0s "\\\u202e?'
+        else:
+            assert r'"a\" 200 0 0.0s \"\\\xe2\x80\xae\xff"' in line
+            assert len(re.findall(r'(?<!\\)"', line)) == 4
 
 
 def test_lines_carry_the_request() -> None:
