@@ -24,6 +24,7 @@ DATA_FILES = "disk_depot.py"
 OTHER_FILES = {
     "datadir.py": "the mark of a data directory",
     "foreign_files.py": "a directory to import from",
+    "gate.py": "locks of the directory",
     "incarnation.py": "the locks that tell living processes from dead ones",
     "lmdb_file.py": "the ledger's own file, before LMDB maps it",
     "oci_export.py": "a directory to export to",

@@ -404,3 +404,5 @@ async def test_a_clock_that_jumped_ahead_and_back(store: Store, clock: Clock) ->
     await push(store, "app/web", "back", [noise(20)])
     where = await store.locate(REGION, "app/web")
     assert await store.tags.names(where) == ["ahead", "back"]
+    # The times from ahead are a finding of the check until the sweep has cut them.
+    await store.sweeper.run()
