@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from holdfast.engine import ALWAYS, Blob, BlobReader, Repository, Store
+from holdfast.engine import ALWAYS, BlobReader, Digest, Repository, Store
 
 from .conditions import selected
 from .exchange import Exchange, content_headers, read_digest
@@ -13,8 +13,9 @@ from .ranges import Unsatisfiable, parse_range
 from .transfer import OCTETS, file_head, send, send_parts, whole
 
 
-def _headers(blob: Blob) -> dict[str, str]:
-    return {**content_headers(blob.digest, fixed=True), "Accept-Ranges": "bytes"}
+def _headers(digest: Digest, repository: Repository) -> dict[str, str]:
+    headers = content_headers(digest, fixed=True, public=repository.public)
+    return {**headers, "Accept-Ranges": "bytes"}
 
 
 async def head(exchange: Exchange) -> web.StreamResponse:
@@ -30,7 +31,7 @@ async def summary(store: Store, repository: Repository, item: str) -> tuple[web.
     (A hold may run out before.) Raises OciError, EngineError.
     """
     blob = await store.stat(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
-    headers = _headers(blob)
+    headers = _headers(blob.digest, repository)
     headers |= {"Content-Length": str(blob.size), "Content-Type": OCTETS}
     return web.Response(headers=headers), blob.held_until is None
 
@@ -43,7 +44,7 @@ async def at_hand(
     The second part is as in ``summary``. Raises OciError, EngineError.
     """
     blob, data = await store.small(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
-    lasting, headers = blob.held_until is None, _headers(blob)
+    lasting, headers = blob.held_until is None, _headers(blob.digest, repository)
     if data is None:
         return file_head(200, headers, blob.size), lasting
     return whole(data, 200, headers), lasting
@@ -68,7 +69,7 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
     repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
     async with exchange.store.get(digest, repository=repository) as reader:
-        return await send(exchange.plain, reader, 200, _headers(Blob(digest, reader.size)))
+        return await send(exchange.plain, reader, 200, _headers(digest, repository))
 
 
 async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
@@ -77,7 +78,7 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
     # Not ``stat``, which means HEAD: what is held may be read until the hold ends.
     blob, _ = await exchange.store.small(digest, repository=repository)
-    headers = _headers(blob)
+    headers = _headers(blob.digest, repository)
     selection = selected(exchange.condition, web.Response(headers=headers))
     if selection.status == 304:
         return selection

@@ -33,7 +33,7 @@ from .context import SERVER
 from .oci_errors import OciError
 from .origin import is_foreign
 from .taken_body import TakenBody
-from .transfer import API_VERSION
+from .transfer import API_VERSION, NO_STORE
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Of one request head, in however many pieces it comes."""
@@ -382,6 +382,7 @@ class Connection(RequestHandler):
             raise ConnectionError("an answer has begun already")
         response = error.response()
         response.headers.update(API_VERSION)
+        response.headers["Cache-Control"] = NO_STORE
         response.headers["X-Request-Id"] = name
         response.headers["Server"] = SERVER
         response.force_close()

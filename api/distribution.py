@@ -28,7 +28,7 @@ from .party import note_party
 from .rights import Action
 from .token_service import token
 from .trail import flow, note_key, note_namespace, note_region, note_target
-from .transfer import API_VERSION
+from .transfer import API_VERSION, NO_STORE
 from .v2_paths import Endpoint, parse_path
 
 _log: Final = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ def route(
         except OciError as error:
             response = error.response()
             response.headers.update(always)
+            response.headers.setdefault("Cache-Control", NO_STORE)
             await settle(request, response)
             return response
         return None
@@ -143,6 +144,7 @@ async def _answered(
         response = refusal(error, request.method, request.path)
     if not response.prepared:
         response.headers.update(headers)
+        response.headers.setdefault("Cache-Control", NO_STORE)
     await settle(request, response)
     return response
 

@@ -34,6 +34,9 @@ from .whole_request import Asked, WholeRequest
 RESULTS_MAX: Final = 1000
 """Results on one page; a larger ``n`` is cut to it, and answered with a Link."""
 
+FOR_GOOD: Final = "max-age=31536000, immutable"
+"""How long an answer is right whose bytes are in its name."""
+
 EXPIRY_WARNING: Final = timedelta(days=7)
 """How long before a key's end a push is answered with a Warning."""
 
@@ -129,12 +132,19 @@ def scope_asked(request: Asked, target: Target, route: Route) -> str:
     return " ".join(filter(None, scopes))
 
 
-def content_headers(digest: Digest | str, *, fixed: bool) -> dict[str, str]:
-    """The headers of content under a digest. ``fixed``: it was asked for by that digest."""
-    headers = {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
-    if fixed:
-        headers["Cache-Control"] = "max-age=31536000, immutable"
-    return headers
+def content_headers(digest: Digest | str, *, fixed: bool, public: bool) -> dict[str, str]:
+    """The headers of content under a digest. ``fixed``: it was asked for by that digest.
+
+    ``public``: anyone may pull it now, so that a cache between us and the client may keep it
+    (RFC 9111 section 5.2.2): for good by its digest, and behind a tag as long as it asks each time.
+    What only some may pull stays with the client.
+    """
+    caching = FOR_GOOD if fixed else "no-cache"
+    return {
+        "Docker-Content-Digest": str(digest),
+        "ETag": f'"{digest}"',
+        "Cache-Control": caching if public else f"private, {caching}",
+    }
 
 
 def json_response(document: Any, headers: dict[str, str] | None = None) -> web.Response:

@@ -35,7 +35,7 @@ from .fast_requests import (
 from .oci_errors import OciError, oci_error
 from .remembered import ENTRIES_MAX, KEY_BYTES_MAX, Remembered
 from .steps import Steps
-from .transfer import API_VERSION
+from .transfer import API_VERSION, NO_STORE
 
 T = TypeVar("T")
 
@@ -499,6 +499,7 @@ def _span(visitor: Visitor, caller: Caller) -> tuple[float, float]:
 def _rendered(response: web.StreamResponse, *, with_body: bool, pull: bool = False) -> Rendered:
     """A response as bytes; a file's content is not in it."""
     response.headers.update(API_VERSION)
+    response.headers.setdefault("Cache-Control", NO_STORE)
     size, body, file = 0, b"", False
     if isinstance(response, web.Response):
         found = response.body if isinstance(response.body, bytes) else b""

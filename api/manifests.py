@@ -81,18 +81,20 @@ async def _noted(
 async def answer(store: Store, repository: Repository, item: str) -> web.Response:
     """200 with the manifest under a tag or a digest. Raises OciError, EngineError."""
     reference = _read_reference(item)
-    return _response(await store.manifests.get(repository, reference), reference)
+    return _response(await store.manifests.get(repository, reference), reference, repository)
 
 
 async def at_hand(store: Store, repository: Repository, item: str) -> web.Response | None:
     """As ``answer``, or None for a manifest that lies in a file."""
     reference = _read_reference(item)
     manifest = await store.manifests.at_hand(repository, reference)
-    return None if manifest is None else _response(manifest, reference)
+    return None if manifest is None else _response(manifest, reference, repository)
 
 
-def _response(manifest: Manifest, reference: str) -> web.Response:
-    headers = content_headers(manifest.digest, fixed=_is_digest(reference))
+def _response(manifest: Manifest, reference: str, repository: Repository) -> web.Response:
+    headers = content_headers(
+        manifest.digest, fixed=_is_digest(reference), public=repository.public
+    )
     headers["Content-Type"] = manifest.media_type
     return web.Response(body=manifest.body, headers=headers)
 

@@ -32,6 +32,7 @@ from .oci_errors import JSON, OciError, too_many
 from .origin import origin_of
 from .queries import Query, parse_query
 from .trail import note_key
+from .transfer import NO_STORE
 
 FORM_BYTES_MAX: Final = 64 * 1024
 """A form of 64 scopes and a refresh token needs under 48 KiB."""
@@ -120,7 +121,7 @@ async def _tokens(
         answer["refresh_token"] = refresh
     return web.Response(
         body=msgspec.json.encode(answer),
-        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+        headers={"Content-Type": JSON, "Cache-Control": NO_STORE},
     )
 
 

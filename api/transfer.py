@@ -20,6 +20,11 @@ _log: Final = logging.getLogger(__name__)
 API_VERSION: Final = {"Docker-Distribution-API-Version": "registry/2.0"}
 """Sent with everything under ``/v2/``: old clients look for it."""
 
+NO_STORE: Final = "no-store"
+"""Cache-Control of every answer that says nothing of its own: who may see it is decided anew for
+each request, and even what is not there may be in a moment (RFC 9111 section 4.2.2 lets caches
+keep 404)."""
+
 OCTETS: Final = "application/octet-stream"
 
 

@@ -27,6 +27,8 @@ PROJECT = ORGANIZATION
 OTHER_PROJECT = UUID("22222222-2222-4222-8222-222222222222")
 OWNER_SECRET = "33333333-3333-4333-8333-333333333333"
 
+CACHING = ("max-age=31536000, immutable", "no-cache")
+
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -201,6 +203,11 @@ def check(method: str, path: str, answer: Answer) -> None:
     assert answer.status != 500, answer
     if path.startswith("/v2"):
         assert answer.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+    caching = answer.headers.getall("Cache-Control")
+    if "ETag" in answer.headers:
+        assert caching in ([f"{who}{how}"] for who in ("", "private, ") for how in CACHING), caching
+    else:
+        assert caching == ["no-store"], (method, path)
     assert "charset" not in answer.headers.get("Content-Type", "")
     assert "Content-Encoding" not in answer.headers
     if method == "HEAD":

@@ -45,7 +45,7 @@ async def test_get_and_head_agree(server: Registry, data: bytes, algorithm: str)
         assert answer.headers["Docker-Content-Digest"] == digest
         assert answer.headers["ETag"] == f'"{digest}"'
         assert answer.headers["Accept-Ranges"] == "bytes"
-        assert answer.headers["Cache-Control"] == "max-age=31536000, immutable"
+        assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
         if data:
             assert answer.headers["Content-Type"] == "application/octet-stream"
 

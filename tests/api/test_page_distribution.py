@@ -11,6 +11,7 @@ import pytest
 from distribution_support import (
     INDEX_TYPE,
     MANIFEST_TYPE,
+    OWNER_SECRET,
     Registry,
     descriptor,
     digest_of,
@@ -332,6 +333,60 @@ async def test_one_component(row: Row, server: Registry) -> None:
     for answer in answers:
         assert "namespace/image" in answer.json["errors"][0]["message"]
     row.says(answer=f"{said(*answers)}: `namespace/image` is needed")
+
+
+async def caching(server: Registry, reference: str, *, public: bool) -> str:
+    """``Cache-Control`` of a manifest; by digest, the blob's is the same."""
+    namespace = await server.store.namespaces.find("fr-par", "team")
+    await server.store.namespaces.update(namespace.id, is_public=public)
+    image = await server.image(NAME, "v1", b"layer")
+    told = [
+        (await server.call("GET", f"/v2/{NAME}/{item}")).headers["Cache-Control"]
+        for item in {
+            "digest": (f"manifests/{image}", f"blobs/{digest_of(b'layer')}"),
+            "tag": ("manifests/v1",),
+        }[reference]
+    ]
+    assert len(set(told)) == 1
+    return f"`{told[0]}`"
+
+
+@pytest.mark.row("distribution-api.md", "blob or manifest of a public image, by digest")
+async def test_caching_public_content(row: Row, server: Registry) -> None:
+    row.says(**{"`Cache-Control`": await caching(server, "digest", public=True)})
+
+
+@pytest.mark.row("distribution-api.md", "manifest of a public image, by tag")
+async def test_caching_a_public_tag(row: Row, server: Registry) -> None:
+    row.says(**{"`Cache-Control`": await caching(server, "tag", public=True)})
+
+
+@pytest.mark.row("distribution-api.md", "blob or manifest of a private image, by digest")
+async def test_caching_private_content(row: Row, server: Registry) -> None:
+    row.says(**{"`Cache-Control`": await caching(server, "digest", public=False)})
+
+
+@pytest.mark.row("distribution-api.md", "manifest of a private image, by tag")
+async def test_caching_a_private_tag(row: Row, server: Registry) -> None:
+    row.says(**{"`Cache-Control`": await caching(server, "tag", public=False)})
+
+
+@pytest.mark.row("distribution-api.md", "all else under `/v2/`, refusals included, and `/token`")
+async def test_caching_all_else(row: Row, server: Registry) -> None:
+    await server.image(NAME, "v1", b"layer")
+    answers = [
+        await server.call("GET", path, secret=secret)
+        for path in (
+            "/v2/",
+            "/v2/_catalog",
+            f"/v2/{NAME}/tags/list",
+            f"/v2/{NAME}/blobs/x",
+            "/token",
+        )
+        for secret in (None, OWNER_SECRET)
+    ]
+    (told,) = {answer.headers["Cache-Control"] for answer in answers}
+    row.says(**{"`Cache-Control`": f"`{told}`"})
 
 
 async def test_the_numbers_beside_the_table() -> None:
