@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from .cli_options import data_option, example, json_option
 from .cli_output import Bar, last_of, print_json, progress, size
 from .cli_session import data_directory, opened, run
 from .datadir import OWNER_FILE, replace_file
+
+_OWNER_BYTES_MAX = 64 * 1024
 
 
 @click.command(epilog=example("snapshot --data data backups/monday"))
@@ -59,7 +63,10 @@ def restore(snapshot: Path, data: str, link: bool, salvage: bool, as_json: bool)
 
     Every blob is read and compared before the directory appears.
     """
+    owner = _owner_of(snapshot)
     done = run(_restore(snapshot, data_directory(data), link=link, salvage=salvage))
+    if owner is not None:
+        replace_file(Path(data) / OWNER_FILE, owner)
     _tell("restored", Path(data), done, as_json=as_json)
 
 
@@ -70,7 +77,6 @@ async def _restore(snapshot: Path, directory: Path, *, link: bool, salvage: bool
             done = await last_of(steps, _shower(bar))
     except Corrupt as error:
         raise Damaged(f"{error}; --salvage takes what is good") from error
-    _copy_owner(snapshot, directory)
     return done
 
 
@@ -88,6 +94,22 @@ def _copy_owner(source: Path, target: Path) -> None:
     """
     with suppress(FileNotFoundError):
         replace_file(target / OWNER_FILE, (source / OWNER_FILE).read_bytes())
+
+
+def _owner_of(snapshot: Path) -> bytes | None:
+    """The owner key of a snapshot, which others may have written: no link is followed, and a
+    pipe is not waited for. Raises Damaged."""
+    path = snapshot / OWNER_FILE
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Damaged(f"{path}: not a file that can be read ({error.strerror})") from error
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Damaged(f"{path}: not a file")
+        return file.read(_OWNER_BYTES_MAX)
 
 
 def _tell(what: str, where: Path, done: Copied, *, as_json: bool) -> None:

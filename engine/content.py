@@ -8,6 +8,7 @@ from blake3 import blake3
 
 from .depot import Depot, Reader, Writer
 from .digest import Hasher
+from .disk_file import Irregular
 from .errors import Corrupt, NotFound, StorageFailed
 from .frames import FrameReader
 from .records import FRAMES, Blob
@@ -42,8 +43,12 @@ class Original:
 
 
 def open_original(depot: Depot, blob: Blob) -> Original:
-    """Open a file blob and check its size. Raises NotFound, Corrupt, StorageFailed."""
-    reader = depot.open(blob.file_id)
+    """Open a file blob and check its size. Raises NotFound, StorageFailed; Corrupt where it has
+    another size, or is no file."""
+    try:
+        reader = depot.open(blob.file_id)
+    except Irregular as error:
+        raise Corrupt("file", f"{blob.file_id:x}", error.reason) from error
     try:
         original = Original(reader, blob)
         if original.size != blob.size or reader.size != blob.stored:

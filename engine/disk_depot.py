@@ -14,14 +14,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from .depot import BLOCK_FILES
-from .disk_file import Reader, Writer, is_there, refused, write_all
+from .disk_file import (
+    Irregular,
+    Reader,
+    Writer,
+    is_there,
+    open_regular,
+    refused,
+    require_regular,
+    write_all,
+)
 from .errors import AlreadyExists, Busy, Invalid, NotFound, StorageFailed
 
 _GROUP_BLOCKS: Final = 4096
@@ -37,6 +46,7 @@ _READ_BYTES: Final = 1024 * 1024
 """Bytes that one step of a copy holds in memory where the kernel cannot do it."""
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS: Final = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP))
 _NO_KERNEL_COPY: Final = frozenset(
     (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
@@ -110,7 +120,8 @@ class DiskDepot:
         what = _name(file_id)
         try:
             os.unlink(self._path(what))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
+            # A directory is no file of the depot's: it stays, and no other file waits for it.
             return False
         except OSError as error:
             raise refused(error, what) from error
@@ -170,23 +181,31 @@ class DiskDepot:
         then the target is not there (or was before).
         """
         what = _name(file_id)
-        try:
-            os.link(self._path(what), target)
-        except FileExistsError as error:
-            raise AlreadyExists("file", target) from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                if error.errno == errno.ENOENT and not os.path.lexists(self._path(what)):
-                    raise NotFound("file", f"{file_id:x}") from error
+        fd, status = self._open(file_id, what, os.O_RDONLY)
+        with closing(Reader(fd, status.st_size, what)) as reader:
+            try:
+                self._link(what, target)
+            except FileExistsError as error:
+                raise AlreadyExists("file", target) from error
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise refused(error, target) from error
+                _copy_file(reader, fd, target)
+                return
+            try:
+                if not os.path.samestat(os.lstat(target), status):
+                    raise StorageFailed(what, "another file took its place meanwhile")
+                os.fsync(fd)
+                _sync_path(os.path.dirname(target) or ".", target)
+            except OSError as error:
+                os.unlink(target)
                 raise refused(error, target) from error
-            self.copy(file_id, target)
-            return
-        try:
-            _sync_path(target, target)
-            _sync_path(os.path.dirname(target) or ".", target)
-        except BaseException:
-            os.unlink(target)
-            raise
+            except BaseException:
+                os.unlink(target)
+                raise
+
+    def _link(self, what: str, target: str) -> None:
+        os.link(self._path(what), target, follow_symlinks=False)
 
     def copy(self, file_id: int, target: str) -> None:
         """Write the file's bytes to a new file ``target``, durably, as ``link`` where it copies.
@@ -195,11 +214,8 @@ class DiskDepot:
         """
         what = _name(file_id)
         fd, status = self._open(file_id, what, os.O_RDONLY)
-        reader = Reader(fd, status.st_size, what)
-        try:
+        with closing(Reader(fd, status.st_size, what)) as reader:
             _copy_file(reader, fd, target)
-        finally:
-            reader.close()
 
     def close(self) -> None:
         """Nothing is held between two calls: open writers and readers stay usable."""
@@ -230,16 +246,11 @@ class DiskDepot:
 
     def _open(self, file_id: int, what: str, flags: int) -> tuple[int, os.stat_result]:
         try:
-            fd = os.open(self._path(what), flags | os.O_CLOEXEC)
+            return open_regular(self._path(what), flags, what)
         except FileNotFoundError as error:
             raise NotFound("file", f"{file_id:x}") from error
         except OSError as error:
             raise refused(error, what) from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
-            raise StorageFailed(what, "not a regular file")
-        return fd, status
 
     def _names(self, what: str, status: os.stat_result) -> bool:
         try:
@@ -260,6 +271,53 @@ class DiskDepot:
                 return [number for number in numbers if number is not None]
         except OSError as error:
             raise refused(error, what or self._root) from error
+
+
+class ForeignDepot(DiskDepot):
+    """A depot that somebody else may have written: a snapshot to restore.
+
+    It is walked down directory by directory, none of which is a link, and what is no regular
+    file is not even opened. Only read. Errors are as those of a DiskDepot, with Irregular.
+    """
+
+    __slots__ = ()
+
+    def _open(self, file_id: int, what: str, flags: int) -> tuple[int, os.stat_result]:
+        try:
+            with self._parent_of(what) as (parent, name):
+                require_regular(name, what, parent=parent)
+                return open_regular(name, flags, what, parent=parent)
+        except FileNotFoundError as error:
+            raise NotFound("file", f"{file_id:x}") from error
+        except OSError as error:
+            raise refused(error, what) from error
+
+    def _link(self, what: str, target: str) -> None:
+        with self._parent_of(what) as (parent, name):
+            os.link(name, target, src_dir_fd=parent, follow_symlinks=False)
+
+    @contextmanager
+    def _parent_of(self, what: str) -> Iterator[tuple[int, str]]:
+        """The directory of a file, open, and its name in there. Raises Irregular, OSError."""
+        *directories, name = what.split("/")
+        fd = os.open(self._root, _DIRECTORY)
+        try:
+            for directory in directories:
+                parent = fd
+                try:
+                    fd = os.open(directory, _DIRECTORY, dir_fd=parent)
+                except OSError as error:
+                    fd = -1
+                    if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                        raise
+                    mode = os.stat(directory, dir_fd=parent, follow_symlinks=False).st_mode
+                    raise Irregular(what, mode, "directory") from error
+                finally:
+                    os.close(parent)
+            yield fd, name
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
 
 def write_file(target: str, data: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import warnings
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,22 @@ from .depot import Data
 from .errors import EngineError, Invalid, StorageFailed, StorageFull
 
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+_CAREFUL: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""A link is not followed, and a pipe opens at once. Regular files read and write as ever."""
+
+_NO_FILE: Final = frozenset((errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV))
+"""Errors that a link, a directory, a socket, or the like gives when it is opened so."""
+
+_KINDS: Final = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISREG, "a file"),
+)
 
 _sync_data: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
 
@@ -164,6 +181,75 @@ class Reader:
         if self._fd >= 0:
             self.close()
             warnings.warn(f"reader of {self._what} was not closed", ResourceWarning, stacklevel=2)
+
+
+class Irregular(StorageFailed):
+    """Something that is no regular file stands where a file has to be. It was not read."""
+
+    def __init__(self, what: str, mode: int | None, place: str = "file") -> None:
+        """``mode`` is that of ``os.stat_result``, or None where it cannot be told."""
+        kinds = (name for test, name in _KINDS if mode is not None and test(mode))
+        kind = next(kinds, f"no {place}")
+        super().__init__(what, f"{kind} is in the place of a {place}")
+
+
+def open_regular(
+    path: str | os.PathLike[str],
+    flags: int,
+    what: str,
+    *,
+    parent: int | None = None,
+    mode: int = 0o600,
+) -> tuple[int, os.stat_result]:
+    """Open a regular file, never waiting and never by way of a link at the end of the path.
+
+    ``parent`` is a descriptor of the directory that a relative path begins in, ``mode`` that of a
+    file which the flags make. Raises Irregular, OSError.
+    """
+    try:
+        fd = os.open(path, flags | _CAREFUL, mode, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise Irregular(what, _mode(path, parent)) from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise Irregular(what, status.st_mode)
+    return fd, status
+
+
+def require_regular(path: str | os.PathLike[str], what: str, *, parent: int | None = None) -> None:
+    """Look at what is there without opening it: a device may not take that well.
+
+    Raises Irregular, OSError.
+    """
+    mode = os.stat(path, dir_fd=parent, follow_symlinks=False).st_mode
+    if not stat.S_ISREG(mode):
+        raise Irregular(what, mode)
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a regular file, at most ``limit`` bytes of it. Raises Irregular, OSError."""
+    require_regular(path, os.fspath(path))
+    fd, _ = open_regular(path, os.O_RDONLY, os.fspath(path))
+    with open(fd, "rb") as file:
+        return file.read(limit)
+
+
+def require_directory(path: str | os.PathLike[str]) -> None:
+    """Make sure that it is a directory, and no link to one. Raises Irregular, OSError."""
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISDIR(mode):
+        raise Irregular(os.fspath(path), mode, "directory")
+
+
+def _mode(path: str | os.PathLike[str], parent: int | None) -> int | None:
+    try:
+        mode = os.stat(path, dir_fd=parent, follow_symlinks=False).st_mode
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) else mode
 
 
 def refused(error: OSError, what: str) -> StorageFull | StorageFailed:

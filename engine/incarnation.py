@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from .disk_file import refused
+from .disk_file import Irregular, open_regular, refused
 
 NAME_BYTES = 8
 
@@ -115,8 +115,9 @@ def any_alive(directory: Path) -> bool:
     """
     for path in directory.glob("*.lock"):
         try:
-            lock = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
+            lock, _ = open_regular(path, os.O_RDONLY, str(path))
+        except (FileNotFoundError, Irregular):
+            # No process that lives holds what is no file.
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ import msgspec
 from . import documents
 from .datadir import sync_directory
 from .digest import Digest
-from .disk_file import refused
+from .disk_file import open_regular, refused
 from .documents import OCI_INDEX, SCHEMA_VERSION
 from .errors import Busy, Corrupt, Invalid, NotFound
 from .image_import import Transferred
@@ -279,7 +279,7 @@ class _Layout:
 
     async def _read(self, path: Path) -> bytes:
         try:
-            async with opened(aiofiles.open(path, "rb")) as file:
+            async with opened(aiofiles.open(path, "rb", opener=_regular)) as file:
                 content = await file.read(INDEX_BYTES_MAX + 1)
         except OSError as error:
             raise refused(error, str(path)) from error
@@ -347,12 +347,18 @@ class _Layout:
 
 
 def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    fd, _ = open_regular(path, flags, path, mode=0o644)
+    return fd
+
+
+def _regular(path: str, flags: int) -> int:
+    fd, _ = open_regular(path, flags, path)
+    return fd
 
 
 def _matches(place: Path, digest: Digest, size: int) -> bool:
     try:
-        with place.open("rb") as file:
+        with open(place, "rb", opener=_regular) as file:
             if os.fstat(file.fileno()).st_size != size:
                 return False
             hasher = hashlib.new(digest.algorithm)

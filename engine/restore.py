@@ -18,7 +18,14 @@ from typing import Final
 from . import datadir, incarnation, lmdb_file, worker
 from .check import check_copy
 from .config import StoreConfig
-from .disk_file import refused
+from .disk_file import (
+    Irregular,
+    is_there,
+    open_regular,
+    refused,
+    require_directory,
+    require_regular,
+)
 from .errors import Busy, Corrupt
 from .offload import Threads
 from .problem import Problem
@@ -28,6 +35,10 @@ from .staging import Staging
 _log: Final = logging.getLogger(__name__)
 
 _COPY_BYTES: Final = 1024 * 1024
+
+_DIRECTORIES: Final = ("ledger", "files", "run")
+_FILES: Final = ("FORMAT", f"ledger/{lmdb_file.NAME}")
+"""What a restore reads of a snapshot, but for the files of blobs."""
 
 _TOLD: Final = 3
 """Problems that the error of a failed restore names; all of them are logged."""
@@ -46,7 +57,9 @@ async def restore(
     The copy is checked, every blob hashed, before the target appears. With ``salvage`` it
     appears even if problems were found: blobs that are damaged are in quarantine, and the rest
     is as it was. What was in quarantine before is no new problem. ``copy`` False links the files
-    where that is possible. The snapshot is only read: it may lie on a read-only file system.
+    where that is possible. The snapshot is only read: it may lie on a read-only file system. No
+    link in it is followed, and what is no regular file is not opened: it is named in a Corrupt,
+    or, with ``salvage``, its blob is taken as missing.
 
     Raises NotAStore, Busy for a directory in use, AlreadyExists where the target holds
     something, Corrupt where a check found problems, StorageFull, StorageFailed.
@@ -61,8 +74,8 @@ async def restore(
             done = Copied(0, 0, 0)
             known: set[str] = set()
             await threads.run(_copy_ledger, snapshot, staging.path)
-            how = "copy" if copy else "link"
-            arguments = (str(snapshot), str(staging.path), str(config.map_bytes), how)
+            how = ("copy" if copy else "link", "salvage" if salvage else "whole")
+            arguments = (str(snapshot), str(staging.path), str(config.map_bytes), *how)
             async with aclosing(_work(staging, "fill", *arguments)) as messages:
                 async for message in messages:
                     if isinstance(message, worker.Step):
@@ -90,11 +103,25 @@ async def restore(
 def _look(snapshot: Path) -> None:
     """Raises NotAStore, Busy, StorageFailed."""
     try:
+        _refuse_strange(snapshot)
         datadir.prepare(snapshot, create=False, oldest=datadir.OLDEST)
         if incarnation.any_alive(snapshot / "run"):
             raise Busy("snapshot", str(snapshot))
     except OSError as error:
         raise refused(error, str(snapshot)) from error
+
+
+def _refuse_strange(snapshot: Path) -> None:
+    """Raises Corrupt where a link, a pipe or the like stands where a part of a store has to be."""
+    try:
+        for path in _DIRECTORIES:
+            if is_there(snapshot / path):
+                require_directory(snapshot / path)
+        for path in _FILES:
+            if is_there(snapshot / path):
+                require_regular(snapshot / path, str(snapshot / path))
+    except Irregular as error:
+        raise Corrupt("snapshot", error.what, error.reason) from error
 
 
 def _copy_ledger(snapshot: Path, directory: Path) -> None:
@@ -114,7 +141,8 @@ def _copy_ledger(snapshot: Path, directory: Path) -> None:
 
 
 def _pump(file: Path, fd: int) -> None:
-    with file.open("rb") as source, os.fdopen(fd, "wb", closefd=False) as copied:
+    descriptor, _ = open_regular(file, os.O_RDONLY, str(file))
+    with open(descriptor, "rb") as source, os.fdopen(fd, "wb", closefd=False) as copied:
         shutil.copyfileobj(source, copied, _COPY_BYTES)
 
 

@@ -1,12 +1,14 @@
 """The process in which a restored copy of a ledger is first used; see ``restore`` and ``worker``.
 
-``fill SNAPSHOT DIR MAP_BYTES copy|link`` turns the copied ledger in DIR into one that nobody
-uses, brings in the files that it names, and tells which blobs are in quarantine.
+``fill SNAPSHOT DIR MAP_BYTES copy|link whole|salvage`` turns the copied ledger in DIR into one that
+nobody uses, brings in the files that it names, and tells which blobs are in quarantine. What is
+no file is refused, or taken as missing by a salvage.
 ``quarantine DIR MAP_BYTES`` puts the blobs that stdin names there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -15,33 +17,44 @@ from typing import Final
 from . import blobs, layout, upgrade
 from .core import SECOND
 from .digest import Digest
-from .disk_depot import DiskDepot
+from .disk_depot import ForeignDepot
+from .disk_file import Irregular
 from .errors import Corrupt, NotFound
 from .ledger import Ledger, Transaction, after
 from .lmdb_ledger import LmdbLedger
 from .offload import Threads
 from .records import Blob, load
 from .snapshot import Filling, detach
-from .worker import Known, Step, run, say
+from .worker import Known, Step, names, run, say
 
 _STEP: Final = 1000
 
 
-async def fill(snapshot: str, directory: str, map_bytes: str, how: str) -> None:
+async def fill(snapshot: str, directory: str, map_bytes: str, how: str, what: str) -> None:
     """Make the copied ledger's store whole. Raises Corrupt, StorageFull, StorageFailed."""
     ledger = _open(directory, map_bytes)
     threads = Threads(1, "restore")
     try:
         await detach(ledger)
         await _upgrade(ledger, snapshot)
-        depot = DiskDepot(Path(snapshot) / "files")
-        place = depot.copy if how == "copy" else depot.link
+        depot = ForeignDepot(Path(snapshot) / "files")
+        bring = depot.copy if how == "copy" else depot.link
+
+        def place(file_id: int, target: str) -> None:
+            try:
+                bring(file_id, target)
+            except Irregular as error:
+                if what == "salvage":
+                    raise
+                path = str(Path(snapshot) / "files" / error.what)
+                raise Corrupt("snapshot", path, error.reason) from error
+
         async for done in Filling(ledger, Path(directory), place, threads):
             say(Step(done.files, done.total, done.size))
         last: bytes | None = b""
         while last is not None:
-            names, last = await ledger.read(quarantined, last)
-            for name in names:
+            known, last = await ledger.read(quarantined, last)
+            for name in known:
                 say(Known(name))
     finally:
         threads.close()
@@ -69,8 +82,8 @@ async def quarantine(directory: str, map_bytes: str) -> None:
     ledger = _open(directory, map_bytes)
     try:
         now = int(time.time() * SECOND)
-        names = [line.strip() for line in sys.stdin]
-        say(Step(changed=sum([await _give_up(ledger, name, now) for name in names])))
+        found = await asyncio.to_thread(names)
+        say(Step(changed=sum([await _give_up(ledger, name, now) for name in found])))
     finally:
         await ledger.close()
 

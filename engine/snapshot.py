@@ -244,7 +244,7 @@ class Filling:
                 self._made.add(file_id // BLOCK_FILES)
             try:
                 self._place(file_id, path)
-            except NotFound:
+            except (NotFound, disk_file.Irregular):
                 done.missing.append((file_id, sha))
                 continue
             done.files += 1

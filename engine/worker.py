@@ -2,7 +2,8 @@
 
 A damaged page can kill whoever touches it (SIGBUS). So such work runs in a process of its own,
 ``python -m holdfast.engine.<module> ARGUMENT...``, which writes JSON lines: what it has to say,
-and at last that it is done, or the error that it failed with.
+and at last that it is done, or the error that it failed with. It does not outlive who started it,
+however that ends: the end of its stdin is the end of it. So the locks that it was given go too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any, Final, get_args
 
@@ -64,8 +66,8 @@ async def messages(
 ) -> AsyncGenerator[Message, None]:
     """Start the worker in ``module`` of the engine, and yield what it says.
 
-    It gets ``names`` as lines of its stdin. When the iteration is left, it is killed. Raises what
-    it failed with; Corrupt where the ledger killed it, StorageFailed where something else did.
+    It gets ``names`` (``names`` in the worker). When the iteration is left, it is killed. Raises
+    what it failed with; Corrupt where the ledger killed it, StorageFailed where something else did.
     """
     search = os.pathsep.join(entry for entry in sys.path if entry)
     try:
@@ -86,8 +88,8 @@ async def messages(
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # Who does not read them ended early, and is asked why below.
             process.stdin.writelines(f"{name}\n".encode() for name in names)
+            process.stdin.write(b"\n")
             await process.stdin.drain()
-        process.stdin.close()
         ended = False
         async for text in process.stdout:
             message = _DECODER.decode(text)
@@ -105,6 +107,8 @@ async def messages(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _death(module: str, status: int) -> EngineError:
@@ -123,8 +127,30 @@ def say(message: Message | End) -> None:
         data = data[os.write(1, data) :]
 
 
+_names: list[str] = []
+_all_named = threading.Event()
+
+
+def names() -> list[str]:
+    """In the worker: the names that it was given. Blocks until all are there."""
+    _all_named.wait()
+    return _names
+
+
+def _watch() -> None:
+    """Read the names, and then nothing, until whoever started this process is gone."""
+    for line in sys.stdin:
+        if name := line.strip():
+            _names.append(name)
+        else:
+            _all_named.set()
+    # At once: what the work waits for may never come.
+    os._exit(1)
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
     """In the worker: do the work, and tell how it ended."""
+    threading.Thread(target=_watch, daemon=True).start()
     # Whoever reads the lines may go away: then there is nobody left to tell.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import signal
 import subprocess
 import sys
@@ -49,7 +48,8 @@ async def here(
     what, *rest = arguments if module == "restore_worker" else ("check", *arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(found, "say", said.append)
-        patch.setattr(sys, "stdin", io.StringIO("\n".join(names)))
+        if module == "restore_worker":
+            patch.setattr(found, "names", lambda: list(names))
         try:
             await getattr(found, what)(*rest)
         except OSError as error:
