@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import hdrs, web
 
-from holdfast.engine import EngineError, Key
+from holdfast.engine import Corrupt, EngineError, Key, Unusable
 
 from .app_keys import SETTINGS, STORE
 from .connection import Connection
@@ -115,7 +115,10 @@ async def _answer(operation: Operation, request: web.Request) -> web.StreamRespo
         return response
     except EngineError as error:
         refusal = error_of(error)
-        if isinstance(refusal.body, InternalError | Unavailable):
+        if isinstance(error, Unusable):
+            level = logging.ERROR if isinstance(error, Corrupt) else logging.WARNING
+            logger.log(level, "%s failed: %s", operation.id, error)
+        elif isinstance(refusal.body, InternalError):
             logger.exception("%s failed", operation.id)
         return _refusal(refusal)
     except Exception:

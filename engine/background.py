@@ -42,8 +42,8 @@ class Background:
             await self._running.wait()
             try:
                 rest = await self._turn()
-            except EngineError:
-                _log.exception("%s failed, and goes on in a while", self._name)
+            except EngineError as error:
+                _log.error("%s failed, and goes on in a while: %s", self._name, error)
                 rest = AFTER_FAILURE
             except Exception:  # noqa: BLE001 - a bug in one turn must not end all those after it
                 _log.exception("%s met an error that nobody expects", self._name)

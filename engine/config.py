@@ -25,6 +25,11 @@ LEDGER_RESERVE_BYTES: Final = 16 * 1024 * 1024
 """With less room than this for rows (or an eighth of a map that is small, or a quarter of
 ``disk_reserve_bytes``) nothing is added to the ledger: a delete writes rows before it frees any."""
 
+SET_ASIDE_BYTES: Final = 4 * 1024 * 1024
+"""Of that, what the ledger's file has on the disk before it needs it, while a process sweeps: for
+deletes where other programs take all the rest. Pages that one transaction frees the next but one
+uses again, so it lasts for many."""
+
 HOUR: Final = 3600.0
 DAY: Final = 24 * 3600
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from .config import LEDGER_RESERVE_BYTES, StoreConfig
+from .config import LEDGER_RESERVE_BYTES, SET_ASIDE_BYTES, StoreConfig
 from .depot import Depot
 from .errors import StorageFull
 from .files import Files
 from .gate import Gate
-from .ledger import Ledger, P, Room, T, Transaction, Work
+from .ledger import Ledger, P, Room, Roomy, T, Transaction, Work
 from .offload import Threads
 
 SECOND: Final = 1_000_000
@@ -97,6 +97,16 @@ class Core:
         self.ledger_space.seen(spare)
         if spare < 0:
             raise StorageFull("ledger")
+
+    async def keep_room(self) -> None:
+        """Have the disk set aside what deletes need, whatever other programs take.
+
+        Raises StorageFailed, Closed.
+        """
+        count = min(SET_ASIDE_BYTES, self.ledger_reserve.disk)
+        for ledger, share in ((self.ledger, 1), (self.scratch, 8)):
+            if isinstance(ledger, Roomy):
+                await self.threads.run(ledger.keep_room, count // share)
 
     def hold_until(self, now: int) -> int:
         """When a hold that is made now ends."""

@@ -307,8 +307,8 @@ class Files:
         self._given_up.add(file_id)
         try:
             await self._discard(file_id)
-        except EngineError:
-            _log.exception("file %x is left for the sweep", file_id)
+        except EngineError as error:
+            _log.error("file %x is left for the sweep: %s", file_id, error)
 
     async def _discard(self, file_id: int) -> bool:
         """Remove a file that nothing names and nobody writes; says whether there was one."""
@@ -352,8 +352,8 @@ class Files:
         try:
             if not await self._ledger.read(leased, now):
                 await self.threads.run(self.depot.delete, file_id)
-        except EngineError:
-            _log.exception("file %x is left for the sweep", file_id)
+        except EngineError as error:
+            _log.error("file %x is left for the sweep: %s", file_id, error)
 
     async def discard_rest(self, limit: int) -> int:
         """Try again to remove what ``discard`` could not; says how many files went."""

@@ -126,6 +126,14 @@ class Prompt(Protocol):
         """What the transactions after ``since``, up to ``until``, changed at most."""
 
 
+@runtime_checkable
+class Roomy(Protocol):
+    """What a ledger can do besides whose rows lie on a disk that others use, too."""
+
+    def keep_room(self, count: int) -> None:
+        """Have the disk set aside so many bytes for it. Blocks."""
+
+
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a transaction function that never really waits to its end, without an event loop."""
     try:

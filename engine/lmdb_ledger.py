@@ -21,6 +21,7 @@ from typing import Final
 import lmdb
 
 from . import lmdb_file, quiet
+from .disk_room import set_aside
 from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed, StorageFull
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .ledger import KEY_BYTES_MAX, P, T, Work, drive
@@ -41,6 +42,9 @@ _IDLE_READERS: Final = 16
 _CHECK_COMMITS: Final = 1000
 _CHECK_SECONDS: Final = 60.0
 """How often slots of killed readers are looked for: such a reader keeps freed pages from reuse."""
+
+_BLOCK_BYTES: Final = 512
+"""Of ``st_blocks`` (stat(2))."""
 
 _SCRAP_BYTES: Final = 1024 * 1024
 """A disk with less free space is full: where it cuts a write short, LMDB says EIO."""
@@ -76,6 +80,8 @@ class _Environment:
         self._counting = threading.Lock()
         self._check_commits = 0
         self._check_time = time.monotonic() + _CHECK_SECONDS
+        self._kept_until = 0
+        """How far the file has blocks that were asked for before they are needed."""
         with env.begin() as txn:
             row = txn.get(quiet.KEY)
             self._foreign = row if quiet.is_ahead(row, txn.id()) else None
@@ -174,7 +180,21 @@ class _Environment:
 
     def disk_bytes(self) -> int:
         """What the disk still takes, and the file has taken of it. Blocks. Raises OSError."""
-        return self._free_bytes() + (self.env.info()["last_pgno"] + 1) * self._page_bytes
+        # A file system that compresses tells less than the file has.
+        taken = (self._path / lmdb_file.NAME).stat().st_blocks * _BLOCK_BYTES
+        return self._free_bytes() + max(taken, self._end())
+
+    def _end(self) -> int:
+        """Where the file ends in use; behind it are pages that were never used."""
+        return int(self.env.info()["last_pgno"] + 1) * self._page_bytes
+
+    def keep_room(self, count: int) -> None:
+        """As ``LmdbLedger.keep_room``. Raises OSError."""
+        end = self._end()
+        if end + count // 2 > self._kept_until and set_aside(
+            self._path / lmdb_file.NAME, end, count
+        ):
+            self._kept_until = end + count
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._path)
@@ -357,6 +377,20 @@ class LmdbLedger:
         except lmdb.Error as error:
             raise _failure(error) from error
         return number
+
+    def keep_room(self, count: int) -> None:
+        """Have the disk set aside so many bytes behind the rows, or at least half of them.
+
+        For deletes on a disk that other programs have filled. To be called now and then, while
+        rows are added; where the disk has no room left, or cannot do it, it changes nothing.
+        Blocks. Raises StorageFailed, Closed.
+        """
+        if self._closed:
+            raise Closed
+        try:
+            self._environment.keep_room(count)
+        except (OSError, lmdb.Error) as error:
+            raise _failure(error) from error
 
     def changed(self, since: int, until: int) -> Change:
         """What the transactions after ``since``, up to ``until``, changed at most.

@@ -168,9 +168,10 @@ class BlobReader:
         if self._lies is not None:
             try:
                 await self._core.ledger.transact(blobs.quarantine, *self._lies, self._core.now())
-            except EngineError:
+            except EngineError as error:
                 # Whoever reads is told of the damage; the next one meets it again.
-                _log.exception("blob %s is damaged (%s), which was not noted", self.digest, reason)
+                told = "blob %s is damaged (%s), which was not noted: %s"
+                _log.error(told, self.digest, reason, error)
         return Corrupt("blob", str(self.digest), reason)
 
     async def _try(self, blob: Blob) -> str | None:

@@ -156,9 +156,9 @@ class Recompressor:
         except (NotFound, Corrupt):
             # Nothing happens where the file went because the blob did, or has moved.
             await core.ledger.transact(blobs.quarantine, sha, blob.file_id, core.now())
-        except StorageFailed:
+        except StorageFailed as error:
             done.failed += 1
-            _log.exception("file %x was not recompressed", blob.file_id)
+            _log.error("file %x was not recompressed: %s", blob.file_id, error)
         else:
             if stored is None:
                 await core.ledger.transact(mark_probed, sha, blob.file_id, core.now())

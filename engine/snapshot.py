@@ -90,11 +90,11 @@ class Lease:
         await asyncio.wait([self._task])
         try:
             await self._core.ledger.transact(files.drop_lease, self._name)
-        except EngineError:
+        except EngineError as lost:
             if error is None:
                 raise
             # The store was closed meanwhile, or worse: the lease ends by itself.
-            _log.exception("the lease of a snapshot was not given back")
+            _log.error("the lease of a snapshot was not given back: %s", lost)
         if error is None and not self._task.cancelled():
             self._task.result()
 

@@ -244,6 +244,7 @@ class Sweeper:
     async def _turn(self) -> float:
         """One step; says how long to rest after it, in seconds, to keep the rate."""
         await self._recover_now_and_then()
+        await self._core.keep_room()
         done = await self.step(early=await self._runs_low(), sure=await self._is_sure())
         work = done.entries + done.files
         if not work:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
@@ -10,12 +11,15 @@ from typing import Final
 import pytest
 from depot_support import python
 from load_support import (
+    IMAGES,
+    NAMESPACES,
     TEAM,
     Memory,
     Picture,
     Wire,
     delete_image,
     digest_of,
+    eventually,
     fill_disk,
     loaded,
     make_namespace,
@@ -165,6 +169,61 @@ async def test_a_disk_that_somebody_else_filled(server: ServerProcess) -> None:
             found = await wire.ask("GET", f"/v2/{image}/manifests/{tag}")
             assert found.body == document
     assert await memory.verify(server.address) >= 2
+
+
+async def test_deletes_go_on_where_another_program_took_the_last_byte(
+    data: Path, server: ServerProcess
+) -> None:
+    """Out of what the ledger's file has set aside; and they give the server room again."""
+    ledger = data / "ledger" / "data.mdb"
+    async with wired(server.address) as wire:
+        memory = Memory()
+        for version in range(1, 31):
+            image = f"{TEAM}/image{version % 3}"
+            await memory.push(wire, Picture(image, version), f"v{version}")
+        session = await wire.ask("POST", f"/v2/{TEAM}/image0/blobs/uploads/")
+        await eventually(lambda: ledger.stat().st_blocks * 512 >= ledger.stat().st_size + 250_000)
+        fill_disk(data.parent)
+        refused = await wire.ask("POST", f"/v2/{TEAM}/image0/blobs/uploads/")
+        assert (refused.status, refused.code) == (507, "UNAVAILABLE")
+        made = 0
+        while (await create(wire, f"more{made}")) == 200:
+            made += 1
+        assert (await wire.ask("DELETE", session.headers["location"])).status == 204
+        for version in range(1, 31, 3):
+            path = f"/v2/{TEAM}/image1/manifests/v{version}"
+            assert (await wire.ask("DELETE", path)).status == 202, version
+        tags = (await wire.ask("GET", f"{IMAGES}?name=image2")).json["images"]
+        listed = (await wire.ask("GET", f"{IMAGES}/{tags[0]['id']}/tags")).json["tags"]
+        for tag in listed:
+            reply = await wire.ask("DELETE", f"/registry/v1/regions/fr-par/tags/{tag['id']}")
+            assert reply.status == 200, reply
+        for number in range(3):
+            await delete_image(wire, f"image{number}")
+        spaces = (await wire.ask("GET", NAMESPACES)).json["namespaces"]
+        assert (await wire.ask("DELETE", f"{NAMESPACES}/{spaces[0]['id']}")).status == 200
+        # The trash is emptied early, and what that frees is used again.
+        await make_room(wire)
+    said = [line for line in server.errors().splitlines() if "no space is left" in line]
+    assert [line for line in said if "CreateNamespace failed" in line]
+    assert "Traceback" not in server.errors()
+
+
+async def create(wire: Wire, name: str) -> int:
+    """The status of a new namespace, 200 or 507."""
+    reply = await wire.ask("POST", NAMESPACES, json.dumps({"name": name}).encode())
+    assert reply.status in {200, 507}, reply
+    return reply.status
+
+
+async def make_room(wire: Wire) -> None:
+    """Wait until a new namespace takes uploads."""
+    async with asyncio.timeout(30):
+        while await create(wire, "room") != 200:  # noqa: ASYNC110 - the sweep tells nobody
+            await asyncio.sleep(0.1)
+        path = "/v2/room/app/blobs/uploads/"
+        while (await wire.ask("POST", path)).status != 202:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.1)
 
 
 MANY_READERS: Final = """
