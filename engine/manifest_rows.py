@@ -32,10 +32,13 @@ def tagged_row(image_key: bytes, sha: bytes, name: str) -> bytes:
     return layout.TAGGED + image_key + sha + name.encode()
 
 
-async def tags_of(txn: Transaction, image_key: bytes, sha: bytes, limit: int) -> list[str]:
-    """Names of tags that point to a manifest."""
+async def tags_of(
+    txn: Transaction, image_key: bytes, sha: bytes, limit: int, *, last: str = ""
+) -> list[str]:
+    """Names of tags that point to a manifest, in byte order, after the name ``last``."""
     prefix = layout.TAGGED + image_key + sha
-    rows = await txn.scan(prefix, after(prefix), limit=limit)
+    start = prefix + last.encode() + b"\0" if last else prefix
+    rows = await txn.scan(start, after(prefix), limit=limit)
     return [key[len(prefix) :].decode() for key, _ in rows]
 
 

@@ -62,18 +62,27 @@ async def delete(
     hold_until: int,
     trash_until: int,
     only_if: Condition,
+    *,
+    begins: bool,
 ) -> bool:
     """Remove a manifest with every tag that points to it; says whether that is all done.
 
-    With very many tags, a first call removes some of them only. Raises NotFound, Immutable,
+    With very many tags, a first call removes some of them only; one that ``begins`` looks at all
+    first, so that a tag that has to stay keeps the others too. Raises NotFound, Immutable,
     Locked, PreconditionFailed.
     """
     image, namespace = await images.current_listed(txn, repository)
     namespaces.check_unlocked(namespace)
     sha, row = await manifest_rows.require(txn, image.key, digest)
     names = await manifest_rows.tags_of(txn, image.key, sha, TAGS_STEP)
-    for name in names:
-        tag_rows.check_movable(namespace, name)
+    looked_at = names
+    while True:
+        for name in looked_at:
+            tag_rows.check_movable(namespace, name)
+        if not begins or len(looked_at) < TAGS_STEP:
+            break
+        last = looked_at[-1]
+        looked_at = await manifest_rows.tags_of(txn, image.key, sha, TAGS_STEP, last=last)
     only_if.check("manifest", str(digest), str(digest))
     gone = ((sha, row.media_type),)
     for name in names:
@@ -330,10 +339,12 @@ class Manifests:
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
         holds = max(until, self._core.hold_until(now))
-        while not await self._core.ledger.transact(
-            delete, repository, digest, now, holds, until, only_if
-        ):
-            continue
+        done, begins = False, True
+        while not done:
+            done = await self._core.ledger.transact(
+                delete, repository, digest, now, holds, until, only_if, begins=begins
+            )
+            begins = False
 
     async def referrers(
         self,

@@ -32,6 +32,7 @@ from holdfast.engine import (
     Corrupt,
     DescriptorMismatch,
     DigestMismatch,
+    Immutable,
     Invalid,
     InvalidDigest,
     InvalidManifest,
@@ -384,6 +385,18 @@ async def test_delete_of_a_manifest_with_very_many_tags(store: Store) -> None:
     await store.manifests.delete(where, sha256(BODY))
     image = await store.images.get(done.image_id)
     assert (image.tag_count, image.tags, image.size) == (0, (), 0)
+
+
+async def test_a_tag_that_has_to_stay_keeps_very_many_others(store: Store) -> None:
+    names = [f"t{number}" for number in range(2100)]
+    done = await put(store, "app/web", BODY, *names, "zz")
+    space = await store.namespaces.find(REGION, "app")
+    await store.namespaces.update(space.id, immutable_tags=("z*",))
+    where = await store.locate(REGION, "app/web")
+    with pytest.raises(Immutable):
+        await store.manifests.delete(where, sha256(BODY))
+    assert (await store.images.get(done.image_id)).tag_count == 2101
+    assert (await store.trash.list()).total == 0
 
 
 async def test_untagged_manifests_stay_and_count(store: Store, clock: Clock) -> None:
