@@ -39,10 +39,13 @@ from .records import decode, get_payload, load, put_payload, readable, save
 
 _ACCESS_KEY: Final = re.compile(r"SCW[A-Z0-9]{17}", re.ASCII)
 _ALPHABET: Final = string.ascii_uppercase + string.digits
-_SIGNING: Final = layout.SETTING + b"signing-key"
+SIGNING: Final = layout.SETTING + b"signing-key"
 _SIGNING_BYTES: Final = 32
 _RETIRED: Final = struct.Struct(f">{_SIGNING_BYTES}sQ")
 """A key that signs nothing any more, and until when what it signed counts (microseconds)."""
+
+OVERLAP_SECONDS_MAX: Final = 100 * 86_400
+"""How long a signing key may count after another one has taken its place."""
 
 SIGNING_KEYS_MAX: Final = 16
 """Signing keys that count at the same time: a token may be tried with each of them."""
@@ -145,7 +148,7 @@ async def signing_keys(txn: Transaction) -> tuple[SigningKey, ...]:
 
     Raises Corrupt.
     """
-    row = await get_payload(txn, _SIGNING)
+    row = await get_payload(txn, SIGNING)
     return () if row is None else _signing_keys(row)
 
 
@@ -153,7 +156,7 @@ def _signing_keys(row: bytes) -> tuple[SigningKey, ...]:
     """What the row says: the key in use, then the retired ones. Raises Corrupt."""
     retired = row[_SIGNING_BYTES:]
     if len(row) < _SIGNING_BYTES or len(retired) % _RETIRED.size:
-        raise Corrupt(*layout.about(_SIGNING), "its row has a wrong length")
+        raise Corrupt(*layout.about(SIGNING), "its row has a wrong length")
     old = (SigningKey(secret, until) for secret, until in _RETIRED.iter_unpack(retired))
     return SigningKey(row[:_SIGNING_BYTES]), *old
 
@@ -162,13 +165,13 @@ async def make_signing_key(txn: Transaction, candidate: bytes) -> tuple[SigningK
     """The keys; ``candidate`` becomes the first one where there is none. Raises Corrupt."""
     if found := await signing_keys(txn):
         return found
-    await put_payload(txn, _SIGNING, candidate)
+    await put_payload(txn, SIGNING, candidate)
     return (SigningKey(candidate),)
 
 
 async def end_signing_keys(txn: Transaction, candidate: bytes) -> None:
     """Another key to sign tokens with, instead of all there are, damaged or not."""
-    await put_payload(txn, _SIGNING, candidate)
+    await put_payload(txn, SIGNING, candidate)
 
 
 async def rotate_signing_key(txn: Transaction, candidate: bytes, now: int, until: int) -> None:
@@ -183,7 +186,23 @@ async def rotate_signing_key(txn: Transaction, candidate: bytes, now: int, until
     if len(old) >= SIGNING_KEYS_MAX:
         raise TooLarge("signing_keys", SIGNING_KEYS_MAX, "signing keys at the same time")
     retired = (_RETIRED.pack(key.secret, key.until) for key in old)
-    await put_payload(txn, _SIGNING, b"".join((candidate, *retired)))
+    await put_payload(txn, SIGNING, b"".join((candidate, *retired)))
+
+
+async def far_signing_keys(txn: Transaction, beyond: int) -> int:
+    """How many retired keys count longer than until then; 0 where the row cannot be read."""
+    try:
+        keys = await signing_keys(txn)
+    except Corrupt:
+        return 0
+    return sum(key.until > beyond for key in keys[1:])
+
+
+async def cut_signing_keys(txn: Transaction, until: int) -> None:
+    """Let no retired key count longer than until then. Raises Corrupt."""
+    keys = await signing_keys(txn)
+    retired = (_RETIRED.pack(key.secret, min(key.until, until)) for key in keys[1:])
+    await put_payload(txn, SIGNING, b"".join((keys[0].secret, *retired)))
 
 
 def permission_of(row: Row) -> Permission:
@@ -345,12 +364,13 @@ class Keys:
     async def renew_signing_key(self, *, overlap_seconds: int = 0) -> None:
         """Sign with another key from now on.
 
-        What was signed before counts for ``overlap_seconds`` more: by default no token that was
+        What was signed before counts for ``overlap_seconds`` more (at most
+        ``OVERLAP_SECONDS_MAX``): by default no token that was
         given out is valid any more, in any process. Raises Invalid (``overlap_seconds``); with an
         overlap also TooLarge where too many keys count already, and Corrupt.
         """
-        if overlap_seconds < 0:
-            raise Invalid("overlap_seconds", "must be at least 0")
+        if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
+            raise Invalid("overlap_seconds", f"must be 0 to {OVERLAP_SECONDS_MAX}")
         ledger, candidate = self._core.ledger, os.urandom(_SIGNING_BYTES)
         if not overlap_seconds:
             await ledger.transact(end_signing_keys, candidate)

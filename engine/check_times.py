@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import future, layout
+from . import accounts, future, layout
 from .check_look import Look
 from .models import moment
 
@@ -17,6 +17,7 @@ _NAMES: Final = {
     layout.EXPIRY: "holds",
     layout.GARBAGE: "garbage",
     layout.TRASH: "trash",
+    accounts.SIGNING: "signing keys",
 }
 
 
@@ -41,6 +42,14 @@ async def times(look: Look) -> None:
             if layout.at(key, 1) > beyond:
                 count, latest = count + 1, layout.at(key, 1)
         _say(look, queue, count, latest)
+
+    beyond = periods.until(accounts.SIGNING, look.now) + future.SLACK
+    count = (
+        0
+        if look.unreadable(accounts.SIGNING)
+        else await accounts.far_signing_keys(look.txn, beyond)
+    )
+    _say(look, accounts.SIGNING, count, beyond)
 
 
 def _say(look: Look, kind: bytes, count: int, latest: int) -> None:

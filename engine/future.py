@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from . import claims, files, identity, layout, trash
+from . import accounts, claims, files, identity, layout, trash
 from .claims import Owner
 from .core import SECOND, Core
 from .errors import Corrupt
@@ -81,9 +81,12 @@ class Periods:
         )
 
     def until(self, queue: bytes, now: int) -> int:
-        """Until when an entry of a queue lasts at most; of the settings, a snapshot's lease."""
+        """Until when an entry of a queue lasts at most; of the settings, a snapshot's lease, and
+        a retired signing key."""
         if queue == layout.GARBAGE:
             return now
+        if queue == accounts.SIGNING:
+            return now + accounts.OVERLAP_SECONDS_MAX * SECOND
         if queue == layout.SETTING:
             return now + files.LEASE_SECONDS * SECOND
         # What the trash may bring back is held for as long.
@@ -141,6 +144,9 @@ async def far(txn: Transaction, now: int, own: Periods, limit: int) -> tuple[byt
         rows = await txn.scan(start, after(queue), limit=limit)
         found += [key for key, _ in rows]
     found += await files.far_leases(txn, periods.until(layout.SETTING, now) + SLACK)
+    beyond = periods.until(accounts.SIGNING, now) + SLACK
+    if await accounts.far_signing_keys(txn, beyond):
+        found.insert(0, accounts.SIGNING)
     return tuple(found[:limit])
 
 
@@ -156,6 +162,8 @@ async def cut(txn: Transaction, keys: tuple[bytes, ...], now: int, own: Periods)
         if key.startswith(files.LEASE):
             # A snapshot that lives renews it.
             await put_payload(txn, key, number(until))
+        elif key == accounts.SIGNING:
+            await accounts.cut_signing_keys(txn, periods.until(key, now))
         elif key[:1] == layout.TRASH:
             await trash.move(txn, layout.at(key, 1), decode(Trash, key, value), now, until)
         elif key[:1] == layout.GARBAGE:

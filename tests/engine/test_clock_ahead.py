@@ -285,6 +285,21 @@ async def test_a_dead_snapshot_of_then_does_not_keep_files_for_ever(
         assert not await ledger.read(files.leased, store.core.now())
 
 
+async def test_a_signing_key_that_was_retired_then_ends(place: Place, clock: Clock) -> None:
+    async with place.store() as store:
+        await store.keys.signing_key()
+        clock.advance(22 * 365 * DAY)
+        await store.keys.renew_signing_key(overlap_seconds=1000)
+        clock.advance(-22 * 365 * DAY)
+        assert await complain(store) == {"signing keys"}
+        before = await store.keys.signing_keys()
+        await store.sweeper.run()
+        assert await problems(store) == []
+        after = await store.keys.signing_keys()
+        assert [key.secret for key in after] == [key.secret for key in before]
+        assert after[1].until <= store.core.now() + 101 * DAY * SECOND
+
+
 async def test_a_scrub_of_then_does_not_put_the_next_one_off(place: Place, clock: Clock) -> None:
     async with place.store() as store:
         ledger, now = store.core.ledger, store.core.now()
