@@ -271,7 +271,7 @@ class Connection(RequestHandler):
         long = self._head_bytes + len(data) > HEAD_BYTES_MAX
         self._head_bytes = 0
         self._look_at(self._request_count - count, long=long)
-        if not alone:
+        if not alone or self._messages[-1][1] is not EMPTY_PAYLOAD:
             self._end_with_upgrade()
         self._open += self._request_count - count
         newest, body = self._messages[-1]
@@ -281,7 +281,8 @@ class Connection(RequestHandler):
             self._body = body
 
     def _end_with_upgrade(self) -> None:
-        """Let a request that asks for an unknown protocol be the last one.
+        """Let a request that asks for an unknown protocol be the last one, unless it has no body
+        and came alone.
 
         The parser drops what comes behind it in the same packet, a part of the next request
         perhaps, and says nothing of it. (Behind those that it knows it sets it aside.)
