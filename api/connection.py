@@ -199,7 +199,7 @@ class Connection(RequestHandler):
             await asyncio.wait([task])
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.gather(task, return_exceptions=True)
             raise
         finally:
             self._bound = None

@@ -8,12 +8,13 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from distribution_support import ORGANIZATION, PROJECT
+from distribution_support import ORGANIZATION, OWNER_SECRET, PROJECT
 from edge_support import EDGES, Edge, edge_of
 from load_support import eventually
 from operating_support import Reply
@@ -23,6 +24,7 @@ from wire_support import Client, connected, request, serving
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.slow_reads import SHARE, Stopped
 
+TOKEN: Final = f"X-Auth-Token: {OWNER_SECRET}"
 BEYOND: Final = "/holdfast/v1/regions/fr-par/namespaces"
 
 
@@ -199,5 +201,35 @@ def test_many_long_reads_leave_other_projects_their_part(
             for client in (*crowd, own):
                 assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
             assert endless.begun == len(crowd)
+
+    edge.run(story())
+
+
+def test_a_check_ends_with_its_client(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a POST, and changes nothing."""
+    monkeypatch.setattr("holdfast.api.connection.GONE_SECONDS", 0.1)
+    seen: list[str] = []
+
+    async def endless(_: Store) -> AsyncGenerator[None, None]:
+        seen.append("begun")
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            seen.append("ended")
+
+    monkeypatch.setattr(Store, "check", endless)
+
+    async def story() -> None:
+        async with edge.server() as port:
+            asked = request("POST /holdfast/v1/check HTTP/1.1", TOKEN, "Content-Length: 0")
+            for _ in range(2):
+                # It is not taken for one that still runs.
+                async with connected(port) as client:
+                    await client.send(asked)
+                    await eventually(lambda: seen[-1:] == ["begun"])
+                    client.end()
+                    assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
+                assert seen[-1] == "ended"
 
     edge.run(story())
