@@ -24,6 +24,7 @@ DATA_FILES = "disk_depot.py"
 OTHER_FILES = {
     "datadir.py": "the mark of a data directory",
     "disk_room.py": "the ledger's own file, for room behind its end",
+    "disk_file.py": "a regular file for those that read all of one",
     "foreign_files.py": "a directory to import from",
     "gate.py": "locks of the directory",
     "incarnation.py": "the locks that tell living processes from dead ones",

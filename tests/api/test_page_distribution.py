@@ -18,7 +18,7 @@ from distribution_support import (
     manifest,
     registry,
 )
-from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
+from full_support import GO_ON, filled, pulled_and_deleted
 from rows_support import Row, said
 
 from holdfast.api import AppSettings
@@ -291,7 +291,7 @@ async def test_a_full_disk(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     async with filled(tmp_path / "disk") as server:
         await pulled_and_deleted(server)
-    row.says(answer=f"{said(*refused)}; pulls and deletes {WHILE_ROOM_IS_LEFT}")
+    row.says(answer=f"{said(*refused)}; pulls and deletes {GO_ON}")
 
 
 @pytest.mark.row("distribution-api.md", "a blob found damaged")

@@ -22,7 +22,7 @@ from distribution_support import digest_of as digest
 from edge_support import OWNER as BASIC
 from edge_support import Edge
 from engine_support import Clock
-from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
+from full_support import GO_ON, filled, pulled_and_deleted
 from operating_support import NAMESPACES, SECRET, WRONG, Reply, basic, call, operated, raw
 from rows_support import Row, said
 from server_support import WAIT_SECONDS, ServerProcess
@@ -828,4 +828,4 @@ async def test_the_reserve(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     async with filled(tmp_path / "disk") as server:
         await pulled_and_deleted(server)
-    row.says(beyond_it=f"{said(refused)} for pushes; pulls and deletes {WHILE_ROOM_IS_LEFT}")
+    row.says(beyond_it=f"{said(refused)} for pushes; pulls and deletes {GO_ON}")

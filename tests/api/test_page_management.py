@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
+from full_support import GO_ON, filled, pulled_and_deleted
 from management_support import (
     ABSENT,
     BEYOND,
@@ -180,7 +180,7 @@ async def test_a_full_disk(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     async with filled(tmp_path / "disk") as filled_one:
         await pulled_and_deleted(filled_one)
-    row.says(answer=f"{said(*refused)}; reads and deletes {WHILE_ROOM_IS_LEFT}")
+    row.says(answer=f"{said(*refused)}; reads and deletes {GO_ON}")
 
 
 # --- which key an operation takes ---------------------------------------------------------------

@@ -24,7 +24,7 @@ from distribution_support import (
     registry,
 )
 from engine_support import collect
-from full_support import WHILE_ROOM_IS_LEFT, filled, pulled_and_deleted
+from full_support import GO_ON, filled, pulled_and_deleted
 from operating_support import (
     SECRET,
     WRONG,
@@ -405,7 +405,7 @@ async def test_filling_the_disk(row: Row, tmp_path: Path, monkeypatch: pytest.Mo
     row.says(
         can="fill the disk",
         is_stopped_by="quotas of its namespaces (`holdfast namespace settings --quota`), "
-        f"and without those the reserve: pulls and deletes {WHILE_ROOM_IS_LEFT}",
+        f"and without those the reserve: pulls and deletes {GO_ON}",
     )
 
 
