@@ -43,7 +43,7 @@ def test_where_links_are_refused_the_bytes_are_copied(
     number: int,
     in_kernel: bool,
 ) -> None:
-    def refuse(*_arguments: object) -> int:
+    def refuse(*_arguments: object, **_options: object) -> int:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
@@ -96,7 +96,7 @@ def test_a_link_that_is_not_durable_is_taken_back(
     writer.append(b"x")
     writer.close()
 
-    def refuse(*_arguments: object) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     def fail(_fd: int) -> None:
