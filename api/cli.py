@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, str]] = {
     "import": "cli_layout:import_",
     "key": "cli_key:key",
     "namespace": "cli_namespace:namespace",
+    "project": "cli_project:project",
     "restore": "cli_snapshot:restore",
     "retention": "cli_retention:retention",
     "scrub": "cli_scrub:scrub",

@@ -24,10 +24,12 @@ from .management_views import (
     ManifestAnswer,
     ManifestsAnswer,
     NamespaceAnswer,
+    NamespaceLimitsAnswer,
     NamespacesAnswer,
     NamespaceUsageAnswer,
     NewKeyAnswer,
     PlanAnswer,
+    ProjectLimitsAnswer,
     PurgedAnswer,
     ReleasedAnswer,
     RulesAnswer,
@@ -194,6 +196,32 @@ class Management:
         """Change what ``fields`` names."""
         path = {"namespace_id": namespace_id}
         return await self.ask(SettingsAnswer, "UpdateNamespaceSettings", path=path, body=fields)
+
+    async def limits(self, namespace_id: UUID) -> NamespaceLimitsAnswer:
+        """What bounds it."""
+        path = {"namespace_id": namespace_id}
+        return await self.ask(NamespaceLimitsAnswer, "GetNamespaceLimits", path=path)
+
+    async def update_limits(
+        self, namespace_id: UUID, fields: Mapping[str, object]
+    ) -> NamespaceLimitsAnswer:
+        """Change what ``fields`` names."""
+        path = {"namespace_id": namespace_id}
+        return await self.ask(
+            NamespaceLimitsAnswer, "UpdateNamespaceLimits", path=path, body=fields
+        )
+
+    async def project_limits(self, project_id: UUID) -> ProjectLimitsAnswer:
+        """What bounds a project."""
+        path = {"project_id": project_id}
+        return await self.ask(ProjectLimitsAnswer, "GetProjectLimits", path=path)
+
+    async def update_project_limits(
+        self, project_id: UUID, fields: Mapping[str, object]
+    ) -> ProjectLimitsAnswer:
+        """Change what ``fields`` names."""
+        path = {"project_id": project_id}
+        return await self.ask(ProjectLimitsAnswer, "UpdateProjectLimits", path=path, body=fields)
 
     async def retention(self, namespace_id: UUID) -> RulesAnswer:
         """Its retention rules."""

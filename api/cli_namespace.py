@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import click
 
+from .cli_limits import FIELDS, fields_of, in_words, limit_options
 from .cli_options import confirm, example, parse_size, yes_option
 from .cli_output import Table, exact_size, moment, size
 from .cli_session import Session, managing
@@ -41,6 +42,8 @@ _SETTINGS: Final[Table] = {
     "locked": lambda item: item.locked,
     "sparse indexes": lambda item: _SPARSE[item.sparse_indexes],
 }
+
+_LIMITS: Final[Table] = {**FIELDS, "in force": lambda item: in_words(item.in_force)}
 
 _visibility = click.option("--public/--private", "is_public", default=None, help="Who may pull.")
 _description = click.option("--description", metavar="TEXT", help="For people.")
@@ -159,6 +162,26 @@ async def settings(
         fields["sparse_indexes"] = {"yes": True, "no": False}.get(sparse_indexes)
     found = await session.management.namespace(namespace)
     session.show(await _settings(session, found, fields), _SETTINGS)
+
+
+@namespace.command(
+    epilog=example("namespace limits team", "namespace limits team --quota 50GiB --lock")
+)
+@click.argument("namespace")
+@limit_options()
+@managing
+async def limits(session: Session, *, namespace: str, **given: Any) -> None:
+    """Show what bounds a namespace beside its settings; change what is given.
+
+    Limits are of the name: they outlive the namespace. Changes are for keys of all projects.
+    """
+    fields = fields_of(given)
+    found = await session.management.namespace(namespace)
+    if fields:
+        answer = await session.management.update_limits(found.id_, fields)
+    else:
+        answer = await session.management.limits(found.id_)
+    session.show(answer, _LIMITS)
 
 
 async def _settings(

@@ -37,6 +37,12 @@ _NAMESPACE: Final[Table] = {
     "unique size": lambda item: exact_size(item.unique_size),
     "exclusive size": lambda item: exact_size(item.exclusive_size),
     "exclusive in project": lambda item: exact_size(item.project_exclusive_size),
+    "kept size": lambda item: exact_size(item.kept_size),
+    "  content": lambda item: exact_size(item.content),
+    "  manifests": lambda item: exact_size(item.manifests),
+    "  held": lambda item: exact_size(item.held),
+    "  uploads": lambda item: exact_size(item.uploads),
+    "  trash": lambda item: exact_size(item.trash),
     "would free": _would_free,
 }
 _IMAGE: Final[Table] = {

@@ -279,7 +279,7 @@ def _locked(error: engine.Locked) -> ApiError:
     )
 
 
-def _protected(error: engine.Immutable) -> ApiError:
+def _protected(error: engine.Immutable | engine.Unverified) -> ApiError:
     return precondition_failed("protected_resource", str(error))
 
 
@@ -316,6 +316,7 @@ _TABLE: Final[Mapping[type[engine.EngineError], Callable[[Any], ApiError]]] = {
     engine.Locked: _locked,
     engine.InUse: _in_use,
     engine.Immutable: _protected,
+    engine.Unverified: _protected,
     engine.QuotaExceeded: _quota,
     engine.Unusable: _internal,
     engine.StorageFull: _full,

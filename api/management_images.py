@@ -11,7 +11,7 @@ from msgspec import Meta
 from holdfast.engine import Namespace, NotFound
 
 from .management_auth import image_of
-from .management_errors import LockedBody
+from .management_errors import LockedBody, PreconditionFailedBody
 from .management_views import (
     ImageAnswer,
     ImagesAnswer,
@@ -132,6 +132,6 @@ OPERATIONS: Final = (
         handler=delete_image,
         answer=ImageAnswer,
         writes=True,
-        errors=(LockedBody,),
+        errors=(LockedBody, PreconditionFailedBody),
     ),
 )

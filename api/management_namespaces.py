@@ -11,7 +11,7 @@ from msgspec import Meta
 from holdfast.engine import Namespace
 
 from .management_auth import namespace_of
-from .management_errors import AlreadyExistsBody, LockedBody, denied
+from .management_errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, denied
 from .management_views import NamespaceAnswer, NamespacesAnswer, namespace_answer
 from .operation import SCALEWAY, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
@@ -174,6 +174,6 @@ OPERATIONS: Final = (
         handler=delete_namespace,
         answer=NamespaceAnswer,
         writes=True,
-        errors=(LockedBody,),
+        errors=(LockedBody, PreconditionFailedBody),
     ),
 )

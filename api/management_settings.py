@@ -28,7 +28,7 @@ class UpdateSettings(msgspec.Struct, kw_only=True):
         | None
     ) = None
     quota: (
-        Annotated[int, Meta(ge=0, le=2**63 - 1, description="Bytes; null for none")]
+        Annotated[int, Meta(ge=0, le=2**62 - 1, description="Bytes; null for none")]
         | UnsetType
         | None
     ) = UNSET

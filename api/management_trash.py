@@ -18,7 +18,6 @@ from .management_errors import (
     AlreadyExistsBody,
     LockedBody,
     PreconditionFailedBody,
-    QuotasExceeded,
     TransientState,
     not_found,
 )
@@ -128,7 +127,6 @@ OPERATIONS: Final = (
             AlreadyExistsBody,
             LockedBody,
             PreconditionFailedBody,
-            QuotasExceeded,
             TransientState,
         ),
     ),

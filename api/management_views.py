@@ -17,13 +17,16 @@ from msgspec import Meta
 from holdfast.engine import (
     Image,
     Key,
+    Limits,
     ListedManifest,
     Namespace,
+    NamespaceLimits,
     OpenUpload,
     Page,
     Permission,
     Problem,
     Progress,
+    ProjectLimits,
     ReleasedHolds,
     Scrubbed,
     Stats,
@@ -124,7 +127,7 @@ class TagsAnswer(msgspec.Struct):
 
 
 class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
-    """Five numbers of a namespace, and what its deletion would free."""
+    """The numbers of a namespace, and what its deletion would free."""
 
     namespace_id: UUID
     size: Bytes
@@ -141,6 +144,26 @@ class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
     project_exclusive_size: Annotated[
         int,
         Meta(ge=0, description="Bytes that no other namespace of the same project links"),
+    ]
+    kept_size: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes that it makes the store keep: what a quota bounds, and the sum of "
+            "the five parts that follow. Each blob counts once",
+        ),
+    ]
+    content: Annotated[int, Meta(ge=0, description="Configs and layers of its manifests")]
+    manifests: Annotated[int, Meta(ge=0, description="Bodies of its manifests")]
+    held: Annotated[int, Meta(ge=0, description="What it holds and no manifest of it needs")]
+    uploads: Annotated[int, Meta(ge=0, description="What came of its open uploads")]
+    trash: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="What only its images in the trash need, or namespaces of its name that "
+            "lie there",
+        ),
     ]
     would_free: Annotated[
         Annotated[int, Meta(ge=0)] | None,
@@ -187,7 +210,7 @@ class SettingsAnswer(msgspec.Struct, kw_only=True):
     ]
     quota: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Upper bound of the namespace's `size` in bytes; null for none"),
+        Meta(description="Upper bound of the namespace's `kept_size` in bytes; null for none"),
     ]
     locked: Annotated[
         bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
@@ -195,6 +218,48 @@ class SettingsAnswer(msgspec.Struct, kw_only=True):
     sparse_indexes: Annotated[
         bool | None,
         Meta(description="Whether indexes may lack manifests; null is as the server has it"),
+    ]
+
+
+class LimitsAnswer(msgspec.Struct, kw_only=True):
+    """What bounds a namespace."""
+
+    quota: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Upper bound of `kept_size` in bytes; null for none"),
+    ]
+    immutable_tags: Annotated[
+        list[str],
+        Meta(description="Shell-style patterns: a matching tag is neither moved nor deleted"),
+    ]
+    locked: Annotated[
+        bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
+    ]
+
+
+class NamespaceLimitsAnswer(LimitsAnswer, kw_only=True):
+    """The limits of a namespace's name, which outlive the namespace."""
+
+    namespace_id: UUID
+    in_force: Annotated[
+        LimitsAnswer,
+        Meta(description="With its own settings: the smaller quota, and the patterns of both"),
+    ]
+
+
+class ProjectLimitsAnswer(msgspec.Struct, kw_only=True):
+    """What bounds a project."""
+
+    project_id: UUID
+    quota: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Upper bound of `kept_size` in bytes; null for none"),
+    ]
+    defaults: Annotated[
+        LimitsAnswer, Meta(description="Limits of new namespaces whose name has none yet")
+    ]
+    kept_size: Annotated[
+        int, Meta(ge=0, description="Bytes that its namespaces make the store keep")
     ]
 
 
@@ -519,7 +584,41 @@ def namespace_usage_answer(
         unique_size=value.unique_size,
         exclusive_size=value.exclusive_size if whole_store else value.project_exclusive_size,
         project_exclusive_size=value.project_exclusive_size,
+        kept_size=value.kept_size,
+        content=value.content,
+        manifests=value.manifests,
+        held=value.held,
+        uploads=value.uploads,
+        trash=value.trash,
         would_free=would_free,
+    )
+
+
+def limits_answer(value: Limits) -> LimitsAnswer:
+    """Limits of one layer, or those in force."""
+    return LimitsAnswer(
+        quota=value.quota, immutable_tags=list(value.immutable_tags), locked=value.locked
+    )
+
+
+def namespace_limits_answer(namespace_id: UUID, value: NamespaceLimits) -> NamespaceLimitsAnswer:
+    """What bounds a namespace."""
+    return NamespaceLimitsAnswer(
+        namespace_id=namespace_id,
+        quota=value.limits.quota,
+        immutable_tags=list(value.limits.immutable_tags),
+        locked=value.limits.locked,
+        in_force=limits_answer(value.in_force),
+    )
+
+
+def project_limits_answer(project_id: UUID, value: ProjectLimits) -> ProjectLimitsAnswer:
+    """What bounds a project."""
+    return ProjectLimitsAnswer(
+        project_id=project_id,
+        quota=value.quota,
+        defaults=limits_answer(value.defaults),
+        kept_size=value.kept_size,
     )
 
 

@@ -37,6 +37,7 @@ PATH_PARAMETERS: Final[dict[str, str]] = {
     "image_id": "Id of the image",
     "tag_id": "Id of the tag",
     "upload_id": "Id of the upload",
+    "project_id": "Id of the project",
     "item_id": "Id of what was deleted",
     "access_key": "The key's public half",
 }

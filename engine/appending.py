@@ -12,11 +12,12 @@ from typing import Final
 
 from . import sessions
 from .core import SECOND, Core
+from .digest import Digest
 from .errors import NotFound, OffsetMismatch, QuotaExceeded, SizeMismatch, TooLarge
 from .intake import BATCH_BYTES, Intake
 from .models import Repository
 from .pressure import Pressure
-from .quota import STEP_BYTES, UNLIMITED, Quotas
+from .quota import STEP_BYTES, UNLIMITED, Quota, Quotas
 from .records import Session
 from .sessions import Seen
 from .sources import Stream, check_stream, checked
@@ -45,6 +46,8 @@ class Appending:
         self._id = session_id
         self.session = session
         self.intake = intake
+        self.digest: Digest | None = None
+        """What the bytes are to have, once that is known."""
         self.seen = Seen(session.file_id, len(intake.held))
         # What is in no file yet is asked for when it is kept, which writes the row anyhow.
         self._asked = False
@@ -136,8 +139,11 @@ class Appending:
             self._repository,
             self._id,
             size,
-            await self._quotas.look(self._repository),
+            await self._look(),
         )
+
+    async def _look(self) -> Quota:
+        return await self._quotas.look(self._repository, digest=self.digest)
 
     def _check_declared(self, size: int) -> None:
         if 0 <= self.session.declared < size:
@@ -159,7 +165,7 @@ class Appending:
             self._repository,
             self._id,
             size,
-            await self._quotas.look(self._repository),
+            await self._look(),
         )
         self._granted = self.session.counted
 
@@ -217,7 +223,7 @@ class Appending:
                 file_id=intake.file_id,
                 now=now,
                 expires=self._expires,
-                quota=await self._quotas.look(self._repository),
+                quota=await self._look(),
             )
             core.files.lend(intake.file_id)
         elif not session.file_id and intake.size != self.seen.held:
@@ -229,7 +235,7 @@ class Appending:
                 intake.held,
                 now=now,
                 expires=self._expires,
-                quota=await self._quotas.look(self._repository),
+                quota=await self._look(),
             )
         elif self._asked or self._due or self._grew_late(now):
             await self._settle(intake.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import images, layout, namespaces
 from .check_look import Look, id_name, image_name
-from .records import Image, Namespace, Trash
+from .records import Image, Limits, Namespace, Trash
 
 
 async def namespace_rows(look: Look) -> None:
@@ -15,6 +15,7 @@ async def namespace_rows(look: Look) -> None:
             look.totals[layout.counter(layout.NAMESPACES)] += 1
             key = layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
             await look.expect(key, row.id, "namespace", name, "the row of its name")
+            await _limited(look, row, name)
             if not await look.lacks(layout.DEAD + row.id):
                 look.say("namespace", name, "it lives, and is among the dead")
             continue
@@ -41,6 +42,14 @@ async def namespace_rows(look: Look) -> None:
     async for key, _ in look.rows(layout.RETENTION):
         if await look.lacks(layout.NAMESPACE + key[1:]):
             look.say("namespace", id_name(key[1:]), "it has retention rules, and does not exist")
+
+
+async def _limited(look: Look, row: Namespace, name: str) -> None:
+    """The limits in a namespace's row are those of its name."""
+    key = layout.LIMITS + namespaces.place(row)
+    limits = await look.load(Limits, key)
+    if row.limits != (limits or Limits()) and not look.unreadable(key):
+        look.say("namespace", name, "its limits are not those of its name")
 
 
 async def catalog_rows(look: Look) -> None:

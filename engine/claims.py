@@ -34,6 +34,9 @@ class Owner:
     place: bytes = b""
     """``layout.place`` of the namespace: what is kept is counted by name."""
 
+    def __post_init__(self) -> None:
+        assert self.is_root or self.place, "what an image keeps is counted by name"
+
     @property
     def is_root(self) -> bool:
         """Whether it is a root. Its claims are counted, and never walked: it has no end."""

@@ -28,6 +28,7 @@ Kind = Literal[
     "setting",
     "snapshot",
     "rule",
+    "limit",
 ]
 """What an error is about."""
 
@@ -175,6 +176,17 @@ class Immutable(Conflict):
         self.pattern = pattern
 
 
+class Unverified(Conflict):
+    """Too many tags would have to be compared with a pattern before what holds them may go."""
+
+    def __init__(self, pattern: str, most: int) -> None:
+        super().__init__(
+            f"over {most} tags would have to be compared with pattern {pattern}: delete some first,"
+            " or change the pattern to one that does not begin with a wildcard"
+        )
+        self.pattern = pattern
+
+
 class PreconditionFailed(Conflict):
     """The caller asked for a step on a certain state, and the state is another (``current``)."""
 
@@ -188,10 +200,16 @@ class PreconditionFailed(Conflict):
 class QuotaExceeded(Conflict):
     """The step would go over a limit that somebody set. All numbers in units of ``resource``."""
 
-    def __init__(self, resource: str, quota: int, current: int, asked: int = 0) -> None:
-        """``asked`` more would come to what is used; 0 where ``current`` has it in already."""
+    def __init__(
+        self, resource: str, quota: int, current: int, asked: int = 0, used_for: str = ""
+    ) -> None:
+        """``asked`` more would come to what is used; 0 where ``current`` has it in already.
+
+        ``used_for`` says what the namespace uses its part for, and what gives some of it back.
+        """
         told = f"{asked} more are asked for, and " if asked else ""
-        super().__init__(f"{resource}: {told}{current} of {quota} are used")
+        parts = f" ({used_for})" if used_for else ""
+        super().__init__(f"{resource}: {told}{current} of {quota} are used{parts}")
         self.resource = resource
         self.quota = quota
         self.current = current

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from . import freeing, identity, layout, listings, namespaces, trash
+from . import freeing, identity, layout, limit_rows, listings, namespaces, protection, trash
 from .claims import Owner
 from .core import SECOND, Core
 from .errors import Corrupt, Invalid, NotFound
@@ -217,7 +217,7 @@ async def view(txn: Transaction, row: Row, namespace: NamespaceRow) -> Image:
         id=UUID(bytes=row.id),
         namespace_id=UUID(bytes=row.namespace),
         name=row.name,
-        status="deleting" if row.deleted else "locked" if namespace.locked else "ready",
+        status="deleting" if row.deleted else "locked" if limit_rows.locked(namespace) else "ready",
         visibility=visibility_of(row),
         size=await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key)),
         tags=tuple(key[len(prefix) :].decode() for key, _ in tags),
@@ -271,10 +271,12 @@ async def update(txn: Transaction, image_id: bytes, visibility: str | None, now:
 async def delete(txn: Transaction, image_id: bytes, now: int, trash_until: int) -> Image:
     """Take an image out of sight; its name is free at once. Constant in what it holds.
 
-    Raises NotFound, Locked.
+    Raises NotFound, Locked; Immutable while a pattern in force covers one of its tags, Unverified
+    where too many would have to be compared.
     """
     row, namespace = await require(txn, image_id)
     namespaces.check_unlocked(namespace)
+    await protection.check_image(txn, row.key, limit_rows.immutable(namespace))
     time = await identity.tick(txn, now)
     gone = msgspec.structs.replace(row, deleted=time, updated=time)
     await save(txn, layout.IMAGE + row.key, gone)
@@ -402,7 +404,7 @@ class Images:
     async def delete(self, image_id: UUID) -> Image:
         """Delete an image and all that is in it; the answer says ``deleting``.
 
-        Raises NotFound, Locked.
+        Raises NotFound, Locked; Immutable and Unverified where immutable tags forbid it.
         """
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)

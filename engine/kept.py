@@ -1,82 +1,125 @@
 """What a namespace makes the store keep: the numbers that quotas bound (design, "Numbers").
 
 Each blob counts once in a namespace, as content, else as a manifest, else as held; what lies in
-the trash counts until it is purged. ``claims`` keeps the counters; here they are read, and made
-for a store of a format that had none.
+the trash counts until it is purged. ``claims`` keeps the counters; here they are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
-from . import claims, images, layout
-from .errors import Corrupt
+from . import claims, layout
 from .ledger import Transaction, after
-from .records import Blob, load
+from .records import Image, Namespace, Trash, load
+
+LOOKED_AT_MAX: Final = 10_000
+"""Rows that one look at the trash of a namespace goes through."""
 
 _STEP: Final = 500
-"""Rows of one transaction of the upgrade."""
-
-_COUNTERS: Final = (
-    layout.NAMESPACE_MANIFESTS,
-    layout.NAMESPACE_HELD,
-    layout.PLACE_KEPT,
-    layout.PROJECT_KEPT,
-)
+"""Entries of the trash read at a time."""
 
 
-async def count_rows(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
-    """Count what some references keep, for the upgrade: nothing was counted before format 3.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a namespace's name keeps, in bytes; each blob is in one part, so they add up."""
 
-    References of a blob lie in order of their kind, then of their namespace: so the first row of
-    a namespace stands for it, and rows of a later kind count only where there is none of an
-    earlier one. Damaged rows are passed over, as they are by a recount.
-    """
-    if not cursor:
-        return await _forget(txn)
-    rows = await txn.scan(cursor, after(layout.BLOB), limit=_STEP)
-    last = cursor[:-1]
-    for key, _ in rows:
-        first = key[: layout.OWNER_AT] != last[: layout.OWNER_AT]
-        if first and layout.kind(key) == layout.REFERENCE:
-            await _count_reference(txn, key)
-        last = key
-    return rows[-1][0] + b"\0" if len(rows) == _STEP else None
+    content: int
+    manifests: int
+    held: int
+    trash: int
+    """What only images in the trash need, or namespaces of that name in the trash."""
+
+    @property
+    def total(self) -> int:
+        """The sum, which quotas bound beside open uploads."""
+        return self.content + self.manifests + self.held + self.trash
 
 
-async def _forget(txn: Transaction) -> bytes:
-    """Take away what was counted; says where to go on. There is none, but where damage took the
-    row that says how far an upgrade is."""
-    for name in _COUNTERS:
-        prefix = layout.counter(name)
-        rows = await txn.scan(prefix, after(prefix), limit=_STEP)
-        for key, _ in rows:
-            await txn.delete(key)
-        if len(rows) == _STEP:
-            return b""
-    return layout.BLOB
-
-
-async def _count_reference(txn: Transaction, key: bytes) -> None:
-    sha, kind = key[1 : layout.BLOB_KEY_BYTES], key[layout.PROJECT_AT - 1 : layout.PROJECT_AT]
-    place_key = key[layout.PROJECT_AT : layout.OWNER_AT]
-    project, namespace = place_key[: layout.ID_BYTES], place_key[layout.ID_BYTES :]
-    if namespace == layout.ZERO_ID:
-        return
-    for earlier in claims.PARTS:
-        if earlier == kind:
-            break
-        prefix = layout.references(sha, earlier) + place_key
+async def keeps(txn: Transaction, row: Namespace, sha: bytes) -> bool:
+    """Whether a namespace keeps a blob already, in whatever way."""
+    for kind in claims.PARTS:
+        prefix = layout.references(sha, kind) + row.project + row.id
         if await txn.scan(prefix, after(prefix), limit=1):
-            return
-    try:
-        blob = await load(txn, Blob, layout.BLOB + sha)
-        place = await images.counted_at(txn, key[layout.OWNER_AT :], namespace)
-    except Corrupt:
-        return
-    if blob is None or not place:
-        return
-    if kind != layout.CONTENT:
-        await txn.add(layout.counter(claims.PARTS[kind], namespace), blob.size)
-    await txn.add(layout.counter(layout.PLACE_KEPT, place), blob.size)
-    await txn.add(layout.counter(layout.PROJECT_KEPT, project), blob.size)
+            return True
+    return False
+
+
+async def parts(txn: Transaction, row: Namespace) -> Parts:
+    """What the living namespace keeps, and what others of its name did that lie in the trash.
+
+    The sums are counters. What of them lies in the trash is found by a look at the images there:
+    LOOKED_AT_MAX of their blobs, the rest is told as content. Raises Corrupt.
+    """
+    sums = {
+        kind: await txn.counter(layout.counter(name, row.id)) for kind, name in claims.PARTS.items()
+    }
+    place = layout.place(row.project, row.region, row.name)
+    trash = await txn.counter(layout.counter(layout.PLACE_KEPT, place))
+    trash -= sum(sums.values())
+    look = _Trashed(txn, row)
+    async for kind, size in look.blobs():
+        sums[kind] -= size
+        trash += size
+    return Parts(sums[layout.CONTENT], sums[layout.KEPT], sums[layout.HELD], trash)
+
+
+class _Trashed:
+    """A bounded look at what the images of a namespace in the trash need, and no living one."""
+
+    def __init__(self, txn: Transaction, namespace: Namespace) -> None:
+        self._txn = txn
+        self._namespace = namespace
+        self._left = LOOKED_AT_MAX
+        self._living: dict[bytes, bool] = {}
+
+    async def blobs(self) -> AsyncIterator[tuple[bytes, int]]:
+        """Each of these blobs once: the part that it is counted in, and its size."""
+        seen: set[bytes] = set()
+        async for image_key in self._images():
+            prefix = layout.claimed(image_key)
+            rows = await self._txn.scan(prefix, after(prefix), limit=max(self._left, 0))
+            for key, _ in rows:
+                self._left -= 1
+                sha = key[-layout.SHA_BYTES :]
+                if sha in seen:
+                    continue
+                seen.add(sha)
+                found = await self._counted(image_key, sha)
+                if found is not None:
+                    yield found
+
+    async def _images(self) -> AsyncIterator[bytes]:
+        """Keys of the namespace's images in the trash."""
+        prefix = layout.TRASH_PROJECT + self._namespace.project
+        start = prefix
+        while self._left > 0 and (rows := await self._txn.scan(start, after(prefix), limit=_STEP)):
+            self._left -= len(rows)
+            for key, _ in rows:
+                entry = await load(self._txn, Trash, layout.TRASH + key[len(prefix) :])
+                if entry and entry.kind == "image" and entry.namespace == self._namespace.id:
+                    yield entry.image
+            start = rows[-1][0] + b"\0"
+
+    async def _counted(self, image_key: bytes, sha: bytes) -> tuple[bytes, int] | None:
+        """The part and the size of a blob; None where a living image needs it too."""
+        first = None
+        for kind in claims.PARTS:
+            prefix = layout.references(sha, kind)
+            prefix += self._namespace.project + self._namespace.id
+            rows = await self._txn.scan(prefix, after(prefix), limit=max(self._left, 1))
+            self._left -= len(rows)
+            for key, _ in rows:
+                if await self._lives(key[layout.OWNER_AT :]):
+                    return None
+            if rows and first is None:
+                first = kind
+        claim = await claims.get(self._txn, image_key, sha)
+        return None if first is None or claim is None else (first, claim.size)
+
+    async def _lives(self, image_key: bytes) -> bool:
+        if image_key not in self._living:
+            row = await load(self._txn, Image, layout.IMAGE + image_key)
+            self._living[image_key] = row is not None and not row.deleted
+        return self._living[image_key]

@@ -76,6 +76,8 @@ RETENTION: Final = b"w"  # namespace id -> records.Retention
 ASIDE: Final = b"o"  # key of a row -> records.Aside: a queue's entry that nobody could deal with
 KEY: Final = b"K"  # access key -> records.Key
 KEY_SECRET: Final = b"k"  # sha256 of the secret -> access key
+LIMITS: Final = b"Y"  # project(16) region 00 name -> records.Limits
+PROJECT_LIMITS: Final = b"X"  # project(16) -> records.ProjectLimits
 COUNTER: Final = b"#"  # name(2) scope -> counter
 SETTING: Final = b"!"  # name -> value
 
@@ -190,6 +192,7 @@ HOLDS: Final = b"sh"
 UPLOADS: Final = b"su"  # store-wide, in the scratch ledger
 NAMESPACE_UPLOADS: Final = b"nq"  # namespace id, in the scratch ledger
 NAMESPACE_UPLOAD_BYTES: Final = b"nb"  # namespace id, in the scratch ledger
+PROJECT_UPLOAD_BYTES: Final = b"pb"  # project, in the scratch ledger
 
 
 def about(key: bytes) -> tuple[Kind, str]:
@@ -232,6 +235,7 @@ _BY_ID: Final[dict[bytes, Kind]] = {
     SESSION_DATA: "upload",
     SESSION_EXPIRY: "upload",
     SESSION_NAMESPACE: "upload",
+    PROJECT_LIMITS: "limit",
     TRASH: "trash",
     TRASH_ID: "trash",
     TRASH_PROJECT: "trash",
@@ -245,6 +249,7 @@ _BY_NAME: Final[dict[bytes, tuple[Kind, int]]] = {
     AUDIENCE: ("namespace", 1),
     TAG: ("tag", ID_BYTES),
     TAGGED: ("tag", ID_BYTES + SHA_BYTES),
+    LIMITS: ("limit", ID_BYTES),
     KEY: ("key", 0),
     COUNTER: ("counter", 0),
     SETTING: ("setting", 0),

@@ -10,14 +10,14 @@ from uuid import UUID
 
 import msgspec
 
-from . import blobs, claims, identity, images, layout, namespaces, tags
+from . import blobs, claims, identity, images, layout, limit_rows, namespaces, quota, tags
 from .blobs import Arrival, Outcome
 from .claims import Owner
 from .conditions import ALWAYS, Condition
 from .core import SECOND
 from .digest import Digest
 from .documents import Document, Need
-from .errors import DescriptorMismatch, InvalidDigest, MissingContent, NotFound, QuotaExceeded
+from .errors import DescriptorMismatch, InvalidDigest, MissingContent, NotFound
 from .ledger import Transaction
 from .manifest_rows import (
     BODY,
@@ -31,11 +31,11 @@ from .manifest_rows import (
     require,
 )
 from .models import Pushed, Repository
+from .open_uploads import Others
 from .quiet import Change
 from .records import INLINE, Blob, delete_long, load, put_long, save
 from .records import Image as ImageRow
 from .records import Manifest as Row
-from .records import Namespace as NamespaceRow
 from .records import Referrer as ReferrerRow
 from .records import Tag as TagRow
 
@@ -64,6 +64,7 @@ async def put(
     arrival: Arrival,
     now: int,
     random: bytes,
+    others: Others,
 ) -> tuple[Outcome, Pushed | None]:
     """Store a manifest, link what it needs, move its tags. All of it or nothing.
 
@@ -83,13 +84,14 @@ async def put(
     else:
         txn.changes_only(Change.CONTENT)
     owner = images.owner_of(image, namespace)
+    limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
     sparse = namespaces.takes_sparse(namespace, push.sparse)
     size = arrival.size
     await keep(
         txn, owner, push.document, arrival.sha256, size, now, time, sparse=sparse, exact=True
     )
     await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
-    await check_quota(txn, namespace)
+    await limits.check_growth(txn, others.sessions, 0)
     for place, name in enumerate(push.tags):
         own = hashlib.sha256(random + place.to_bytes(2, "big")).digest()
         await tags.point(txn, (image, namespace), name, push.digest, arrival.sha256, time, own)
@@ -128,9 +130,8 @@ async def unchanged(
     if push.only_if is not ALWAYS or push.digest.algorithm != "sha256":
         return None
     namespace = await namespaces.require(txn, repository.namespace_id.bytes)
-    if namespace.locked or await txn.get(layout.RETENTION + namespace.id) is not None:
+    if limit_rows.locked(namespace) or await txn.get(layout.RETENTION + namespace.id) is not None:
         return None
-    await check_quota(txn, namespace)
     image = await images.by_name(txn, namespace.id, repository.name)
     if image is None or not image.listed:
         return None
@@ -171,15 +172,6 @@ async def _check_condition(txn: Transaction, image: ImageRow, push: Push) -> Non
         push.only_if.check("manifest", str(push.digest), None)
     else:
         push.only_if.check("manifest", str(push.digest), str(push.digest))
-
-
-async def check_quota(txn: Transaction, namespace: NamespaceRow) -> None:
-    """Whether the namespace is within its quota after a change. Raises QuotaExceeded."""
-    if namespace.quota < 0:
-        return
-    size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
-    if size > namespace.quota:
-        raise QuotaExceeded("size", namespace.quota, size)
 
 
 async def keep(

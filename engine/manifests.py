@@ -39,6 +39,7 @@ from .ledger import Transaction, after
 from .manifest_put import Push
 from .models import ListedManifest, Manifest, Pushed, Referrer, Repository
 from .names import check_tag_name
+from .quota import Quotas
 from .reading import BlobReader
 from .records import INLINE, load
 from .records import Referrer as ReferrerRow
@@ -168,8 +169,9 @@ async def list_referrers(
 class Manifests:
     """The manifests of a store."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, quotas: Quotas) -> None:
         self._core = core
+        self._quotas = quotas
         self.touches = Touches(core)
 
     async def put(
@@ -215,7 +217,13 @@ class Manifests:
 
         async def commit(arrival: Arrival) -> Outcome:
             outcome, done = await self._core.grow(
-                manifest_put.put, repository, push, arrival, self._core.now(), random
+                manifest_put.put,
+                repository,
+                push,
+                arrival,
+                self._core.now(),
+                random,
+                await self._quotas.others(repository),
             )
             if done is not None:
                 pushed.append(done)
@@ -223,7 +231,8 @@ class Manifests:
 
         try:
             await intake.write(body)
-            await intake.publish(digest, commit)
+            async with self._quotas.explained(repository):
+                await intake.publish(digest, commit)
         except BaseException:
             await intake.abandon()
             raise

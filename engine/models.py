@@ -91,7 +91,7 @@ class Namespace:
     immutable_tags: tuple[str, ...] = ()
     """Shell-style patterns; a tag that matches one can be neither moved nor deleted."""
     quota: int | None = None
-    """Upper bound of ``size`` in bytes, or None."""
+    """Upper bound of its kept size (see ``Usage``) in bytes, or None."""
     sparse_indexes: bool | None = None
     """Whether its indexes may lack children; None is as ``StoreConfig.sparse_indexes`` says."""
 
@@ -295,6 +295,53 @@ class Usage:
     """Of these, what no other namespace of the whole store links."""
     project_exclusive_size: int
     """Of these, what no other namespace of the same project links."""
+    content: int = 0
+    """Distinct blobs that it keeps as configs and layers; here and below, each blob once."""
+    manifests: int = 0
+    """Bodies of manifests that it keeps."""
+    held: int = 0
+    """What it holds, and no manifest of it needs."""
+    uploads: int = 0
+    """What came of its open uploads."""
+    trash: int = 0
+    """What only its images in the trash need, or namespaces of its name in the trash."""
+
+    @property
+    def kept_size(self) -> int:
+        """What a quota bounds: the sum of ``content``, ``manifests``, ``held``, ``uploads`` and
+        ``trash``."""
+        return self.content + self.manifests + self.held + self.uploads + self.trash
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a namespace, whatever its own settings say."""
+
+    quota: int | None = None
+    """Upper bound of its kept size in bytes, or None."""
+    immutable_tags: tuple[str, ...] = ()
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceLimits:
+    """The limits of a namespace's name, and what is in force with its own settings."""
+
+    limits: Limits
+    in_force: Limits
+    """The smaller quota, and the patterns of both."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectLimits:
+    """What bounds a project."""
+
+    quota: int | None
+    """Upper bound of the sum of its namespaces' kept sizes in bytes, or None."""
+    defaults: Limits
+    """What a new namespace gets whose name has no limits."""
+    kept_size: int
+    """That sum, without open uploads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from . import blobs, claims, images, namespaces
+from . import blobs, claims, images, namespaces, quota
 from .conditions import Condition
 from .digest import Digest
 from .errors import InUse, NotFound
 from .ledger import Transaction
 from .models import Blob, Repository
+from .open_uploads import Others
 
 
 async def remove(
@@ -37,8 +38,13 @@ async def mount(
     now: int,
     hold_until: int,
     random: bytes,
+    *,
+    others: Others,
 ) -> Blob | None:
-    """Let an image hold a blob that another one has a right to; None where that has none."""
+    """Let an image hold a blob that another one has a right to; None where that has none.
+
+    Raises NotFound, Locked, QuotaExceeded.
+    """
     try:
         origin, _ = await images.current(txn, source)
         sha = await blobs.readable(txn, digest.key, origin.key, now)
@@ -51,7 +57,9 @@ async def mount(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
     owner = images.owner_of(image, namespace)
+    limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
     await claims.hold(txn, owner, sha, row.size, hold_until, now)
+    await limits.check_growth(txn, others.sessions, 0)
     if digest.algorithm != "sha256":
         await claims.name(txn, owner.key, sha, digest.key)
     return Blob(digest, row.size)

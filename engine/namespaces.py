@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from . import freeing, identity, layout, listings, trash
+from . import freeing, identity, kept, layout, limit_rows, listings, protection, trash
 from .config import DESCRIPTION_CHARS_MAX
 from .core import SECOND, Core, entropy
 from .errors import AlreadyExists, Invalid, Locked, NotFound
@@ -15,8 +15,9 @@ from .ledger import Transaction, after
 from .listings import Entry, Query
 from .models import UNSET, Namespace, Order, Page, Status, Unset, Usage, moment
 from .names import check_namespace_name, check_patterns, check_region
+from .open_uploads import Coming, coming
+from .records import Limits, Trash, get_payload, load, payloads, put_payload, save
 from .records import Namespace as Row
-from .records import Trash, get_payload, load, payloads, put_payload, save
 
 KIND: Final = b"n"
 
@@ -95,7 +96,7 @@ def place(row: Row) -> bytes:
 
 def check_unlocked(row: Row) -> None:
     """Raises Locked where an operator locked the namespace."""
-    if row.locked:
+    if limit_rows.locked(row):
         raise Locked("namespace", row.name, UUID(bytes=row.id))
 
 
@@ -106,7 +107,7 @@ def takes_sparse(row: Row, otherwise: bool) -> bool:
 
 async def view(txn: Transaction, row: Row) -> Namespace:
     """The namespace as callers see it."""
-    status: Status = "deleting" if row.deleted else "locked" if row.locked else "ready"
+    status: Status = "deleting" if row.deleted else "locked" if limit_rows.locked(row) else "ready"
     return Namespace(
         id=UUID(bytes=row.id),
         region=row.region,
@@ -132,7 +133,8 @@ async def create(txn: Transaction, draft: Row, now: int, random: bytes) -> Names
     if await txn.get(name) is not None:
         raise AlreadyExists("namespace", draft.name)
     new, created = await identity.mint(txn, now, random)
-    row = msgspec.structs.replace(draft, id=new, created=created, updated=created)
+    limits = await limit_rows.of_new(txn, place(draft), draft.project)
+    row = msgspec.structs.replace(draft, id=new, created=created, updated=created, limits=limits)
     await enlist(txn, row)
     return await view(txn, row)
 
@@ -180,12 +182,21 @@ async def update(
     if changes.get("locked") is not False:
         check_unlocked(row)
     moved = msgspec.structs.replace(row, updated=await identity.tick(txn, now), **changes)
+    if changes.get("locked") is False and row.limits.locked:
+        # Only operators lock and unlock, so there is one who wants it open.
+        moved = await bind(txn, moved, msgspec.structs.replace(row.limits, locked=False))
     if moved.description != row.description:
         await listings.remove(txn, KIND, scopes(row), entry(row))
         await listings.insert(txn, KIND, scopes(moved), entry(moved))
     await save(txn, layout.NAMESPACE + namespace_id, moved)
     await reveal(txn, moved)
     return await view(txn, moved)
+
+
+async def bind(txn: Transaction, row: Row, limits: Limits) -> Row:
+    """Set the limits of a namespace's name; says the row, which the caller saves."""
+    await limit_rows.save_of_name(txn, place(row), limits)
+    return msgspec.structs.replace(row, limits=limits)
 
 
 async def touch(txn: Transaction, namespace_id: bytes, time: int) -> None:
@@ -197,10 +208,13 @@ async def touch(txn: Transaction, namespace_id: bytes, time: int) -> None:
 async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: int) -> Namespace:
     """Take a namespace out of sight, with all that is in it; its name is free at once.
 
-    Constant in what it holds. Raises NotFound, Locked.
+    Constant in what it holds, but for tags that are compared with immutable patterns. Raises
+    NotFound, Locked; Immutable while a pattern in force covers a tag in it, Unverified where too
+    many would have to be compared.
     """
     row = await require(txn, namespace_id)
     check_unlocked(row)
+    await protection.check_namespace(txn, row.id, limit_rows.immutable(row))
     time = await identity.tick(txn, now)
     gone = msgspec.structs.replace(row, deleted=time, updated=time)
     await save(txn, layout.NAMESPACE + row.id, gone)
@@ -249,20 +263,33 @@ def of_trash(entry: Trash) -> Row:
     )
 
 
-async def usage(txn: Transaction, namespace_id: bytes) -> Usage:
-    """Five counters. Raises NotFound."""
-    await require(txn, namespace_id)
+async def usage(txn: Transaction, namespace_id: bytes, opened: Coming) -> Usage:
+    """The numbers of a namespace beside which those uploads are open. Raises NotFound."""
+    row = await require(txn, namespace_id)
 
     async def of(name: bytes) -> int:
         return await txn.counter(layout.counter(name, namespace_id))
 
+    parts = await kept.parts(txn, row)
     return Usage(
         size=await of(layout.NAMESPACE_SIZE),
         image_count=await of(layout.NAMESPACE_IMAGES),
         unique_size=await of(layout.NAMESPACE_UNIQUE),
         exclusive_size=await of(layout.NAMESPACE_EXCLUSIVE),
         project_exclusive_size=await of(layout.NAMESPACE_PROJECT_EXCLUSIVE),
+        content=parts.content,
+        manifests=parts.manifests,
+        held=parts.held,
+        uploads=opened.bytes,
+        trash=parts.trash,
     )
+
+
+def check_quota(quota: int | None) -> int:
+    """A quota in bytes as rows have it: -1 for none. Raises Invalid."""
+    if quota is not None and not 0 <= quota < 1 << 62:
+        raise Invalid("quota", "must be 0 to 2^62 - 1 bytes")
+    return -1 if quota is None else quota
 
 
 def _check_description(text: str) -> str:
@@ -358,9 +385,7 @@ class Namespaces:
         if immutable_tags is not None:
             changes["immutable"] = check_patterns(immutable_tags)
         if not isinstance(quota, Unset):
-            if quota is not None and not 0 <= quota < 1 << 62:
-                raise Invalid("quota", "must be 0 to 2^62 bytes")
-            changes["quota"] = -1 if quota is None else quota
+            changes["quota"] = check_quota(quota)
         if locked is not None:
             changes["locked"] = locked
         if not isinstance(sparse_indexes, Unset):
@@ -372,15 +397,22 @@ class Namespaces:
     async def delete(self, namespace_id: UUID) -> Namespace:
         """Delete a namespace and all that is in it; the answer says ``deleting``.
 
-        Its id and name answer NotFound from now on. Raises NotFound, Locked.
+        Its id and name answer NotFound from now on. Raises NotFound, Locked; Immutable and
+        Unverified where immutable tags forbid it.
         """
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
         return await self._core.ledger.transact(delete, namespace_id.bytes, now, until)
 
     async def usage(self, namespace_id: UUID) -> Usage:
-        """Its five numbers, in constant time. Raises NotFound."""
-        return await self._core.ledger.read(usage, namespace_id.bytes)
+        """The numbers of a namespace: counters, and a bounded look at its trash.
+
+        Of what its images in the trash need, ``kept.LOOKED_AT_MAX`` rows are looked at. Raises
+        NotFound.
+        """
+        core = self._core
+        opened = await core.scratch.read(coming, namespace_id.bytes)
+        return await core.ledger.read_aside(usage, namespace_id.bytes, opened)
 
     async def would_free(self, namespace_id: UUID) -> int:
         """Bytes on disk that deleting it would free, once the trash is emptied."""

@@ -9,7 +9,6 @@ cannot be brought back any more.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Final
 
 import msgspec
@@ -73,12 +72,13 @@ async def take(txn: Transaction, keys: tuple[bytes, ...], now: int) -> int:
 
 async def _hold(txn: Transaction, key: bytes, place: bytes, now: int) -> None:
     owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
-    owner = Owner(owner_key, place[:ID_BYTES], place[ID_BYTES:])
-    if not owner.is_root:
-        counted_at = await images.counted_at(txn, owner.key, owner.namespace)
+    project, namespace = place[:ID_BYTES], place[ID_BYTES:]
+    owner = Owner(owner_key)
+    if namespace != layout.ZERO_ID:
+        counted_at = await images.counted_at(txn, owner_key, namespace)
         if not counted_at:
             raise Corrupt(*layout.about(key), "no row tells what its namespace was called")
-        owner = dataclasses.replace(owner, place=counted_at)
+        owner = Owner(owner_key, project, namespace, place=counted_at)
     await claims.end_hold(txn, owner, sha, layout.at(key, 1), now)
     await images.drop_draft(txn, owner_key)
 
@@ -114,8 +114,7 @@ async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
     if not entry.purging:
         entry = await trash.begin_purge(txn, until, entry)
     if entry.kind == "image":
-        place = trash.place(entry)
-        owner = Owner(entry.image, entry.project, entry.namespace, counted=False, place=place)
+        owner = trash.owner(entry, counted=False)
         done = await _image(txn, owner, entry.id, now, limit)
     else:
         done = await _namespace(txn, entry, now, limit)
@@ -141,8 +140,7 @@ async def _take_back(txn: Transaction, entry: Trash, now: int, limit: int) -> No
     image = await images.by_key(txn, entry.image)
     if image is None:
         return
-    counted = not image.deleted
-    owner = Owner(entry.image, entry.project, entry.namespace, counted=counted)
+    owner = trash.owner(entry, counted=not image.deleted)
     shas = await trash.shas_from(txn, entry, 0, limit)
     # Holds of what is in the trash are over when it is.
     await closure.take_back(txn, owner, trash.list_of(entry), shas, now, now + SECOND)

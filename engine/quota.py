@@ -1,24 +1,27 @@
-"""The quota of a namespace while bytes arrive for it (design §9, "quota").
+"""The quotas of a namespace and its project (design, "Numbers": ``kept_size``).
 
-What counts is the namespace's size and the bytes of its open uploads. Those of a session stand
-in its row, in the scratch ledger. An upload in one request has no row: its process counts it
-beside (``Quotas``). The transaction that publishes an upload looks once more; and last, the put
-of a manifest compares the size.
+What counts is what the namespace keeps, which its references tell exactly, and the bytes of its
+open uploads. Those of a session stand in its row, in the scratch ledger. An upload in one request
+has no row: its process counts it beside (``Quotas``). So that part is as of a moment before the
+transaction. Bytes are compared while they come, so that few come for nothing; what decides is the
+transaction that makes the namespace keep more. What does not is never refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
-from . import layout, namespaces
+from . import kept, layout, limit_rows, namespaces
 from .core import Core
+from .digest import Digest
 from .errors import QuotaExceeded
 from .ledger import Transaction
-from .models import Repository
+from .models import Repository, Usage
+from .open_uploads import Coming, Others, coming
 from .records import Namespace
 
 STEP_BYTES: Final = 64 * 1024 * 1024
@@ -27,13 +30,22 @@ STEP_BYTES: Final = 64 * 1024 * 1024
 UNLIMITED: Final = 1 << 62
 
 
-@dataclass(slots=True)
-class Coming:
-    """Uploads on their way to a namespace."""
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One quota in force, and what is kept under it."""
 
-    uploads: int = 0
-    bytes: int = 0
-    """What they count for: what came of them, and for sessions a step ahead of that."""
+    resource: Literal["kept_size", "project_kept_size"]
+    most: int
+    """Bytes."""
+    key: bytes
+    """Of the counter."""
+    kept: int
+
+    def used(self, sessions: Coming, passing: Coming) -> int:
+        """Bytes that count, those of open uploads too."""
+        if self.resource == "kept_size":
+            return self.kept + sessions.bytes + passing.bytes
+        return self.kept + sessions.project_bytes + passing.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +54,8 @@ class Quota:
 
     uploads_max: int
     """Open uploads."""
-    size_max: int
-    """In bytes; below zero there is none."""
-    size: int
-    """The namespace's size in bytes; 0 where there is no quota."""
+    bounds: tuple[Bound, ...]
+    """None where nothing bounds what it keeps."""
     passing: Coming
     """Uploads without a session."""
 
@@ -57,12 +67,13 @@ class Quota:
 
     def left(self, sessions: Coming, more: int) -> int:
         """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
-        if self.size_max < 0:
-            return UNLIMITED
-        used = self.size + sessions.bytes + self.passing.bytes
-        if used + more > self.size_max:
-            raise QuotaExceeded("size", self.size_max, used, more)
-        return self.size_max - used - more
+        left = UNLIMITED
+        for bound in self.bounds:
+            used = bound.used(sessions, self.passing)
+            if used + more > bound.most:
+                raise QuotaExceeded(bound.resource, bound.most, used, more)
+            left = min(left, bound.most - used - more)
+        return left
 
     def step(self, sessions: Coming, more: int) -> int:
         """How much one upload may bring after ``more`` before it asks again.
@@ -72,22 +83,64 @@ class Quota:
         """
         return min(STEP_BYTES, self.left(sessions, more) // 8)
 
+    async def check_growth(self, txn: Transaction, sessions: Coming, own: int) -> None:
+        """See that what this transaction made the namespace keep fits. Raises QuotaExceeded.
+
+        ``own`` of the bytes of sessions are of the one that it makes a blob of. Uploads without
+        a session do not count here, since each of them comes to this point itself: else those
+        that come at once would all be refused, though some fit. A transaction that keeps no
+        more than before is never refused, whatever was kept then.
+        """
+        for bound in self.bounds:
+            grown = await txn.counter(bound.key) - bound.kept
+            used = bound.used(sessions, Coming()) - own
+            if grown > 0 and used + grown > bound.most:
+                raise QuotaExceeded(bound.resource, bound.most, used, grown)
+
 
 async def of(txn: Transaction, namespace: Namespace, uploads_max: int, passing: Coming) -> Quota:
-    """The quota of a namespace that is open to uploads. Raises Locked."""
+    """The quotas in force of a namespace that is open to uploads. Raises Locked, Corrupt."""
     namespaces.check_unlocked(namespace)
-    if namespace.quota < 0:
-        return Quota(uploads_max, -1, 0, passing)
-    size = await txn.counter(layout.counter(layout.NAMESPACE_SIZE, namespace.id))
-    return Quota(uploads_max, namespace.quota, size, passing)
+    bounds = []
+    if (most := limit_rows.quota(namespace)) >= 0:
+        key = layout.counter(layout.PLACE_KEPT, namespaces.place(namespace))
+        bounds.append(Bound("kept_size", most, key, await txn.counter(key)))
+    if (most := (await limit_rows.of_project(txn, namespace.project)).quota) >= 0:
+        key = layout.counter(layout.PROJECT_KEPT, namespace.project)
+        bounds.append(Bound("project_kept_size", most, key, await txn.counter(key)))
+    return Quota(uploads_max, tuple(bounds), passing)
 
 
 async def look(
-    txn: Transaction, repository: Repository, uploads_max: int, passing: Coming
+    txn: Transaction,
+    repository: Repository,
+    uploads_max: int,
+    passing: Coming,
+    digest: Digest | None,
 ) -> Quota:
-    """The quota of the repository's namespace. Raises NotFound, Locked."""
+    """The quotas of the repository's namespace for an upload of that digest, where it is known.
+
+    Raises NotFound, Locked, Corrupt.
+    """
     namespace = await namespaces.require(txn, repository.namespace_id.bytes)
-    return await of(txn, namespace, uploads_max, passing)
+    quota = await of(txn, namespace, uploads_max, passing)
+    if not quota.bounds or digest is None or digest.algorithm != "sha256":
+        return quota
+    # What it keeps already adds nothing.
+    keeps = await kept.keeps(txn, namespace, digest.raw)
+    return Quota(uploads_max, (), passing) if keeps else quota
+
+
+def _told(usage: Usage) -> str:
+    """What a namespace keeps, and how to free what nothing needs, in words."""
+    frees = {
+        "trash": "holdfast trash delete",
+        "holds": "holdfast hold release",
+        "uploads": "holdfast upload delete",
+    }
+    parts = {"trash": usage.trash, "holds": usage.held, "uploads": usage.uploads}
+    told = [f"{size} in {name}: {frees[name]}" for name, size in parts.items() if size]
+    return "; ".join([f"{usage.content + usage.manifests} in images", *told])
 
 
 class Quotas:
@@ -97,20 +150,45 @@ class Quotas:
         self._core = core
         self._sums: dict[UUID, Coming] = {}
 
-    async def look(self, repository: Repository, own: int = 0) -> Quota:
-        """The quota of the repository's namespace; ``own`` as ``passing`` has it.
-
-        Raises NotFound, Locked.
+    async def look(
+        self, repository: Repository, own: int = 0, digest: Digest | None = None
+    ) -> Quota:
+        """The quota of the repository's namespace for an upload of that digest, where it is
+        known; ``own`` as ``passing`` has it. Raises NotFound, Locked.
         """
         uploads_max = self._core.config.uploads_per_namespace_max
         passing = self.passing(repository.namespace_id, own)
-        return await self._core.ledger.read(look, repository, uploads_max, passing)
+        return await self._core.ledger.read(look, repository, uploads_max, passing, digest)
+
+    async def others(self, repository: Repository, own: int = 0) -> Others:
+        """The uploads beside one to the repository; ``own`` as ``passing`` has it."""
+        sessions = await self._core.scratch.read(
+            coming, repository.namespace_id.bytes, repository.project_id.bytes
+        )
+        passing = self.passing(repository.namespace_id, own)
+        return Others(self._core.config.uploads_per_namespace_max, sessions, passing)
 
     def passing(self, namespace_id: UUID, own: int = 0) -> Coming:
         """The uploads in one request to a namespace, as of now, without the ``own`` bytes of the
         one that asks: these it asks for, so that a refusal names them."""
         now = self._sums.get(namespace_id, Coming())
         return Coming(now.uploads, now.bytes - own)
+
+    @asynccontextmanager
+    async def explained(self, repository: Repository) -> AsyncIterator[None]:
+        """Let a refusal of the block say what the namespace keeps, and what gives space back."""
+        try:
+            yield
+        except QuotaExceeded as refusal:
+            if refusal.resource == "uploads":
+                raise
+            core, namespace_id = self._core, repository.namespace_id.bytes
+            opened = await core.scratch.read(coming, namespace_id)
+            # As of now, and not of the refusal: it is for people, who look later still.
+            usage = await core.ledger.read_aside(namespaces.usage, namespace_id, opened)
+            raise QuotaExceeded(
+                refusal.resource, refusal.quota, refusal.current, refusal.asked, _told(usage)
+            ) from None
 
     @contextmanager
     def enter(self, namespace_id: UUID) -> Iterator[Passage]:

@@ -78,6 +78,24 @@ class Claim(Record, frozen=True):
         return bool(self.content or self.bodies or self.children)
 
 
+class Limits(Record, frozen=True):
+    """What bounds a namespace beside its own settings; it is of the name, and outlives it."""
+
+    quota: int = -1
+    """Bytes of its kept size; -1 for none."""
+    immutable: tuple[str, ...] = ()
+    locked: bool = False
+
+
+class ProjectLimits(Record, frozen=True):
+    """What bounds a project."""
+
+    quota: int = -1
+    """Bytes of the kept sizes of its namespaces; -1 for none."""
+    defaults: Limits = Limits()
+    """What a namespace gets whose name has no limits yet."""
+
+
 class Namespace(Record, frozen=True):
     """A namespace; its numbers are counters beside it."""
 
@@ -96,6 +114,8 @@ class Namespace(Record, frozen=True):
     deleted: int = 0
     sparse: bool | None = None
     """Whether its indexes may lack children; None is as the store has it."""
+    limits: Limits = Limits()
+    """A copy of those of its name: each push reads this row anyhow, and no other."""
 
 
 class Image(Record, frozen=True):
@@ -180,6 +200,8 @@ class Session(Record, frozen=True):
     base: int = -1
     """What lies in the file behind so many bytes came with a request that had to come whole. Such
     a one is under way or broke off: who goes on with the session cuts it off. -1: all is good."""
+    project: bytes = b""
+    """Of its namespace: empty for one that an older version began."""
 
 
 class Trash(Record, frozen=True):
@@ -263,7 +285,7 @@ _decoders: Final[dict[type[Record], msgspec.msgpack.Decoder[Record]]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
         Blob, File, Claim, Namespace, Image, Tag, Manifest, Referrer, Session, Trash, Key,
-        Retention, Aside,
+        Retention, Aside, Limits, ProjectLimits,
     )
 }  # fmt: skip
 

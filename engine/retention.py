@@ -25,6 +25,7 @@ from . import (
     identity,
     images,
     layout,
+    limit_rows,
     manifest_rows,
     namespaces,
     tags,
@@ -236,7 +237,7 @@ async def _of_image(
     if any(rule.removes_tags for rule in rules):
         rows = await _rows(txn, layout.TAG + image.key)
         every = [decode(TagRow, key, value) for key, value in rows]
-    old, newest = _old_tags(every, rules, namespace.immutable, now, begun)
+    old, newest = _old_tags(every, rules, limit_rows.immutable(namespace), now, begun)
     bare = []
     if any(rule.untagged_days >= 0 for rule in rules):
         for key, value in await _rows(txn, layout.MANIFEST + image.key):
@@ -396,7 +397,9 @@ async def remove_tags(
         elif seen.pulls != row.pulls:
             pulled.add(name)
     every = list(current.values())
-    old, _ = _old_tags(every, rules, namespace.immutable, times.now, times.begun, pulled)
+    old, _ = _old_tags(
+        every, rules, limit_rows.immutable(namespace), times.now, times.begun, pulled
+    )
     gone: list[bytes] = []
     left = tags.CLOSURE_STEP
     rest = None

@@ -22,7 +22,8 @@ from .errors import Busy, Corrupt, NotFound
 from .layout import number
 from .ledger import Transaction, after
 from .models import Repository
-from .quota import Coming, Quota
+from .open_uploads import Coming, coming
+from .quota import Quota
 from .records import Session, get_payload, load, put_payload, save
 
 _LOOKED_AT_MAX: Final = 10_000
@@ -37,14 +38,6 @@ class Seen:
     """The file, which the caller has locked, or 0."""
     held: int
     """Bytes in its row. Content is only ever added to, so that their number tells."""
-
-
-async def coming(txn: Transaction, namespace_id: bytes) -> Coming:
-    """What the sessions of a namespace are, and count for."""
-    return Coming(
-        await txn.counter(layout.counter(layout.NAMESPACE_UPLOADS, namespace_id)),
-        await txn.counter(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, namespace_id)),
-    )
 
 
 async def of_namespace(
@@ -99,7 +92,7 @@ async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Qu
     What it declares is compared with the room once, and not reserved: many who announce much and
     bring nothing would keep the others out.
     """
-    others = await coming(txn, session.namespace)
+    others = await coming(txn, session.namespace, session.project)
     quota.check_uploads(others, 1)
     quota.left(others, max(session.declared, 0))
     await save(txn, layout.SESSION + session_id, session)
@@ -116,6 +109,8 @@ async def _count(txn: Transaction, session: Session, by: int) -> None:
 
 async def _count_bytes(txn: Transaction, session: Session, delta: int) -> None:
     await txn.add(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, session.namespace), delta)
+    if session.project:
+        await txn.add(layout.counter(layout.PROJECT_UPLOAD_BYTES, session.project), delta)
 
 
 async def _find(txn: Transaction, repository: Repository, session_id: bytes) -> Session:
@@ -151,7 +146,7 @@ async def unchanged(
 async def _check_grown(txn: Transaction, session: Session, size: int, quota: Quota) -> None:
     """Whether a session may have that size. Raises QuotaExceeded."""
     if size > session.counted:
-        others = await coming(txn, session.namespace)
+        others = await coming(txn, session.namespace, session.project)
         quota.left(others, size - session.counted)
 
 
@@ -210,7 +205,7 @@ async def rest(
     Raises NotFound, QuotaExceeded.
     """
     session = await _find(txn, repository, session_id)
-    others = await coming(txn, session.namespace)
+    others = await coming(txn, session.namespace, session.project)
     return quota.left(others, size - session.counted)
 
 
@@ -223,7 +218,7 @@ async def grant(
 ) -> Session:
     """Let a session count for ``size`` bytes, and some more. Raises NotFound, QuotaExceeded."""
     session = await _find(txn, repository, session_id)
-    others = await coming(txn, session.namespace)
+    others = await coming(txn, session.namespace, session.project)
     more = quota.step(others, size - session.counted)
     return await _change(txn, session_id, session, counted=size + more)
 

@@ -40,6 +40,7 @@ from .holds import Holds
 from .images import Images
 from .intake import Intake
 from .ledger import Prompt
+from .limits import Bounds
 from .manifests import Manifests
 from .models import Blob, Repository, Stats
 from .names import check_root_name
@@ -47,6 +48,7 @@ from .namespaces import Namespaces
 from .problem import Problem
 from .pulls import Pulls
 from .quiet import Change
+from .quota import Quotas
 from .reading import BlobReader
 from .recompress import Recompressor
 from .retention import Retentions
@@ -75,10 +77,10 @@ _log: Final = logging.getLogger(__name__)
 class Store:
     """An open store. ``async with Store.open(path) as store`` is the way to one.
 
-    The parts: ``namespaces``, ``images``, ``tags``, ``manifests``, ``uploads``, ``keys``,
-    ``trash``, ``holds``, ``sweeper``, ``scrubber`` and ``recompressor``. Several processes may
-    have one directory open at once. Any call may raise Closed, Corrupt (of the ledger's rows it
-    meets), StorageFailed; calls that write may raise StorageFull.
+    The parts: ``namespaces``, ``images``, ``tags``, ``manifests``, ``uploads``, ``limits``,
+    ``keys``, ``trash``, ``holds``, ``sweeper``, ``scrubber`` and ``recompressor``. Several
+    processes may have one directory open at once. Any call may raise Closed, Corrupt (of the
+    ledger's rows it meets), StorageFailed; calls that write may raise StorageFull.
     """
 
     namespaces: Namespaces
@@ -86,6 +88,7 @@ class Store:
     tags: Tags
     manifests: Manifests
     uploads: Uploads
+    limits: Bounds
     keys: Keys
     trash: Trash
     holds: Holds
@@ -157,8 +160,10 @@ class Store:
         self.namespaces = Namespaces(core)
         self.images = Images(core)
         self.tags = Tags(core)
-        self.manifests = Manifests(core)
-        self.uploads = Uploads(core)
+        self._quotas = Quotas(core)
+        self.manifests = Manifests(core, self._quotas)
+        self.uploads = Uploads(core, self._quotas)
+        self.limits = Bounds(core)
         self.keys = Keys(core)
         self.trash = Trash(core)
         self.holds = Holds(core)
@@ -353,19 +358,22 @@ class Store:
         """Let one image hold a blob of another; None where ``source`` may not read it.
 
         OCI distribution-spec, "Mounting a blob from another repository". Whether the caller may
-        read from ``source`` is for the caller's own caller to know. Raises NotFound, Locked.
+        read from ``source`` is for the caller's own caller to know. Raises NotFound, Locked,
+        QuotaExceeded.
         """
         core = self.core
         now = core.now()
-        return await core.grow(
-            mounts.mount,
-            repository,
-            Digest.parse(digest),
-            source,
-            now,
-            core.hold_until(now),
-            entropy(),
-        )
+        async with self._quotas.explained(repository):
+            return await core.grow(
+                mounts.mount,
+                repository,
+                Digest.parse(digest),
+                source,
+                now,
+                core.hold_until(now),
+                entropy(),
+                others=await self._quotas.others(repository),
+            )
 
     async def holders(
         self, region: str, digest: str | Digest, *, limit: int = 100

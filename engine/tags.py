@@ -14,6 +14,7 @@ from . import (
     identity,
     images,
     layout,
+    limit_rows,
     listings,
     manifest_rows,
     namespaces,
@@ -49,7 +50,7 @@ async def by_name(txn: Transaction, image_key: bytes, name: str) -> Row | None:
 
 def check_movable(namespace: NamespaceRow, name: str) -> None:
     """Raises Immutable where a rule of the namespace forbids to move or delete the tag."""
-    pattern = first_match(namespace.immutable, name)
+    pattern = first_match(limit_rows.immutable(namespace), name)
     if pattern is not None:
         raise Immutable(name, pattern)
 
@@ -106,7 +107,7 @@ def view(row: Row, image: ImageRow, namespace: NamespaceRow, *, deleting: bool =
         id=UUID(bytes=row.id),
         image_id=UUID(bytes=image.id),
         name=row.name,
-        status="deleting" if deleting else "locked" if namespace.locked else "ready",
+        status="deleting" if deleting else "locked" if limit_rows.locked(namespace) else "ready",
         digest=Digest.from_key(row.digest),
         created_at=moment(row.created),
         updated_at=moment(row.updated),

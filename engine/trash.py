@@ -17,6 +17,7 @@ from typing import Final, TypedDict
 import msgspec
 
 from . import layout
+from .claims import Owner
 from .errors import Corrupt
 from .layout import number
 from .ledger import Transaction, after
@@ -88,6 +89,11 @@ class Chosen:
 def place(entry: Trash) -> bytes:
     """What stands in keys for the name of the namespace that it was, or was in."""
     return layout.place(entry.project, entry.region, entry.namespace_name)
+
+
+def owner(entry: Trash, *, counted: bool) -> Owner:
+    """The image that the entry is, or that its tag was in, as an owner of claims."""
+    return Owner(entry.image, entry.project, entry.namespace, counted, place(entry))
 
 
 async def throw(txn: Transaction, entry: Trash, until: int) -> None:

@@ -25,6 +25,7 @@ from . import (
     identity,
     images,
     layout,
+    limit_rows,
     manifest_put,
     manifest_rows,
     namespaces,
@@ -43,10 +44,10 @@ from .listings import PAGE_MAX
 from .models import Page, Trashed, TrashItem, moment
 from .reading import BlobReader
 from .records import Image as ImageRow
+from .records import Limits, load, put_payload, save
 from .records import Namespace as NamespaceRow
 from .records import Tag as TagRow
 from .records import Trash as Entry
-from .records import load, put_payload, save
 from .trash_content import Needed
 
 _KINDS: Final[dict[str, Trashed]] = {
@@ -117,7 +118,7 @@ async def restore_tag(
     """Bring a tag back, with the last of its manifests; False where the list has grown since.
 
     ``token`` is that of ``restore_some``, or empty: then the batch is the whole list. Raises
-    NotFound, AlreadyExists, Locked, MissingContent, QuotaExceeded, Busy.
+    NotFound, AlreadyExists, Locked, MissingContent, Busy.
     """
     until, entry = await require(txn, entry_id, now)
     if not await _current(txn, entry, token, batch):
@@ -176,8 +177,7 @@ async def take_back(
     image = await images.by_key(txn, entry.image)
     shas = await trash.shas_from(txn, entry, place, _STEP)
     if image is not None:
-        counted = not image.deleted
-        owner = claims.Owner(entry.image, entry.project, entry.namespace, counted=counted)
+        owner = trash.owner(entry, counted=not image.deleted)
         await closure.take_back(txn, owner, trash.list_of(entry), shas, now, until)
     if len(shas) == _STEP:
         return place + _STEP
@@ -193,7 +193,10 @@ async def _namespace(txn: Transaction, entry: Entry, time: int) -> None:
     if await txn.get(name) is not None:
         raise AlreadyExists("namespace", row.name)
     await txn.delete(layout.DEAD + row.id)
-    await namespaces.enlist(txn, msgspec.structs.replace(row, deleted=0, updated=time))
+    # Limits of the name may have been set meanwhile.
+    limits = await limit_rows.of_name(txn, namespaces.place(row)) or Limits()
+    row = msgspec.structs.replace(row, deleted=0, updated=time, limits=limits)
+    await namespaces.enlist(txn, row)
 
 
 def _lost(entry: Entry) -> Corrupt:
@@ -246,7 +249,8 @@ async def _keep(
     sparse: bool,
     mark: bytes = b"",
 ) -> None:
-    """Give manifests back to their image. Raises NotFound, MissingContent, QuotaExceeded."""
+    """Give manifests back to their image: the namespace keeps them all along, so no quota has a
+    say. Raises NotFound, MissingContent."""
     owner = images.owner_of(image, namespace)
     sparse = namespaces.takes_sparse(namespace, sparse)
     time = await identity.tick(txn, now)
@@ -264,8 +268,6 @@ async def _keep(
             sparse=sparse,
             unfinished=mark,
         )
-    if lost:
-        await manifest_put.check_quota(txn, namespace)
 
 
 async def _image_of(txn: Transaction, entry: Entry) -> tuple[ImageRow, NamespaceRow]:
@@ -389,7 +391,7 @@ class Trash:
 
         A tag comes back with the manifests that went with it. Raises NotFound (``trash``, or
         what it belonged to), AlreadyExists where the name is taken, Locked; MissingContent or
-        QuotaExceeded where the image changed too much since; Busy where another call restores
+        where the image changed too much since; Busy where another call restores
         the same tag. It changes nothing then.
         """
         core = self._core

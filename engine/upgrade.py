@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from . import kept, layout, upgrade_clock, upgrade_trash
+from . import layout, upgrade_clock, upgrade_kept, upgrade_limits, upgrade_trash
 from .errors import Corrupt, NotAStore
 from .ledger import Transaction, after
 from .records import get_payload, put_payload
@@ -53,8 +53,9 @@ class Position(NamedTuple):
 
 STEPS: Final[tuple[Step, ...]] = (
     Step("the lists of the trash", upgrade_trash.advance),
-    Step("what namespaces keep", kept.count_rows),
+    Step("what namespaces keep", upgrade_kept.advance),
     Step("the clock of ids", upgrade_clock.advance),
+    Step("the limits of namespaces", upgrade_limits.advance),
 )
 
 

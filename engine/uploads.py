@@ -35,8 +35,9 @@ from .errors import (
 )
 from .intake import BATCH_BYTES, Intake
 from .models import Blob, OpenUpload, Repository, Upload, moment
+from .open_uploads import Coming, coming
 from .pressure import Pressure
-from .quota import Coming, Passage, Quotas
+from .quota import Passage, Quotas
 from .records import Session
 from .sources import Stream, check_stream, checked
 
@@ -50,11 +51,11 @@ LISTED_MAX: Final = 1000
 class Uploads:
     """The upload sessions of a store."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, quotas: Quotas) -> None:
         self._core = core
         self._busy: set[bytes] = set()
         self._hashers: dict[bytes, Hasher] = {}
-        self._quotas = Quotas(core)
+        self._quotas = quotas
         self._pressure = Pressure(core, self._busy)
 
     async def begin(
@@ -88,13 +89,15 @@ class Uploads:
             created=now,
             expires=self._core.upload_until(now),
             touched=now,
+            project=repository.project_id.bytes,
         )
 
         async def open_it() -> None:
             quota = await self._quotas.look(repository)
             await self._core.scratch.transact(sessions.begin, session_id, session, quota)
 
-        await self._pressure.admit(repository, open_it)
+        async with self._quotas.explained(repository):
+            await self._pressure.admit(repository, open_it)
         return self._view(session_id, session, 0)
 
     async def _inspect(self, repository: Repository, session_id: bytes) -> tuple[Session, bytes]:
@@ -158,7 +161,7 @@ class Uploads:
         that the disk failed to sync: it may have lost bytes, and so the session ends. It ends
         as well where it is refused for good: TooLarge, QuotaExceeded, Locked.
         """
-        async with self._stay(repository, upload_id) as stay:
+        async with self._quotas.explained(repository), self._stay(repository, upload_id) as stay:
             try:
                 try:
                     await stay.receive(source, offset, length)
@@ -271,7 +274,11 @@ class Uploads:
         digest = Digest.parse(digest)
         source = _nothing() if source is None else source
         try:
-            async with self._stay(repository, upload_id) as stay:
+            async with (
+                self._quotas.explained(repository),
+                self._stay(repository, upload_id) as stay,
+            ):
+                stay.digest = digest
                 known = stay.intake.hasher
                 before = None if known is None else known.copy()
                 try:
@@ -325,9 +332,9 @@ class Uploads:
 
         async def commit(arrival: Arrival) -> Outcome:
             await core.scratch.read(sessions.unchanged, *session)
-            more = arrival.size - stay.session.counted
+            counted = stay.session.counted
             return await self._pressure.admit(
-                repository, lambda: self._deliver(repository, arrival, random, more)
+                repository, lambda: self._deliver(repository, arrival, random, counted)
             )
 
         try:
@@ -348,12 +355,12 @@ class Uploads:
         return arrival
 
     async def _deliver(
-        self, repository: Repository, arrival: Arrival, random: bytes, more: int, own: int = 0
+        self, repository: Repository, arrival: Arrival, random: bytes, counted: int, own: int = 0
     ) -> Outcome:
-        """Publish what came: ``more`` than sessions count for, ``own`` as ``Quotas.passing`` has
-        it."""
+        """Publish what came; ``counted`` bytes of it are a session's, ``own`` as
+        ``Quotas.passing`` has it."""
         core = self._core
-        opened = await self._sessions(repository)
+        others = await self._quotas.others(repository, own)
         now = core.now()
         return await core.grow(
             delivery.deliver,
@@ -362,10 +369,8 @@ class Uploads:
             now,
             core.hold_until(now),
             random,
-            uploads_max=core.config.uploads_per_namespace_max,
-            passing=self._quotas.passing(repository.namespace_id, own),
-            opened=opened,
-            more=more,
+            others=others,
+            own=counted,
         )
 
     async def abort(self, repository: Repository, upload_id: UUID) -> None:
@@ -391,7 +396,7 @@ class Uploads:
         last = b"" if after is None else after.bytes
         rows = await core.scratch.read(sessions.of_namespace, namespace_id.bytes, last, limit + 1)
         found = await core.threads.run(self._listed, rows[:limit])
-        opened = await core.scratch.read(sessions.coming, namespace_id.bytes)
+        opened = await core.scratch.read(coming, namespace_id.bytes)
         more = len(rows) > limit
         return found, UUID(bytes=rows[limit - 1][0]) if more else None, opened.uploads
 
@@ -455,16 +460,17 @@ class Uploads:
         async def commit(arrival: Arrival) -> Outcome:
             own = arrival.size
             return await self._pressure.admit(
-                repository, lambda: self._deliver(repository, arrival, random, own, own)
+                repository, lambda: self._deliver(repository, arrival, random, 0, own)
             )
 
-        with self._quotas.enter(namespace_id) as passage:
-            try:
-                await self._receive(repository, intake, passage, source, length)
-                arrival = await intake.publish(digest, commit)
-            except BaseException:
-                await intake.abandon()
-                raise
+        async with self._quotas.explained(repository):
+            with self._quotas.enter(namespace_id) as passage:
+                try:
+                    await self._receive(repository, intake, passage, source, length, digest)
+                    arrival = await intake.publish(digest, commit)
+                except BaseException:
+                    await intake.abandon()
+                    raise
         return Blob(digest, arrival.size)
 
     async def _receive(
@@ -474,6 +480,7 @@ class Uploads:
         passage: Passage,
         source: Stream,
         length: int | None,
+        digest: Digest,
     ) -> None:
         """Take all of ``source``, as long as the namespace has room for it.
 
@@ -483,7 +490,7 @@ class Uploads:
             raise Invalid("length", "must not be negative")
         granted = BATCH_BYTES
         if length is not None and length > granted:
-            await self._rest(repository, length, 0)
+            await self._rest(repository, length, 0, digest)
         async for given in source:
             piece = checked(given)
             size = intake.size + len(piece)
@@ -491,17 +498,17 @@ class Uploads:
                 raise SizeMismatch(length, size)
             passage.count(size)
             if size > granted:
-                granted = size + await self._rest(repository, size, size)
+                granted = size + await self._rest(repository, size, size, digest)
             await intake.write(piece)
         if length is not None and intake.size != length:
             raise SizeMismatch(length, intake.size)
 
-    async def _rest(self, repository: Repository, more: int, own: int) -> int:
+    async def _rest(self, repository: Repository, more: int, own: int, digest: Digest) -> int:
         """How much may come beyond ``more`` before this is asked again; ``own`` as
         ``Quotas.passing`` has it. Raises NotFound, Locked, QuotaExceeded."""
 
         async def ask() -> int:
-            quota = await self._quotas.look(repository, own)
+            quota = await self._quotas.look(repository, own, digest)
             opened = await self._sessions(repository)
             quota.check_uploads(opened, 0)
             return quota.step(opened, more)
@@ -509,7 +516,7 @@ class Uploads:
         return await self._pressure.admit(repository, ask)
 
     async def _sessions(self, repository: Repository) -> Coming:
-        return await self._core.scratch.read(sessions.coming, repository.namespace_id.bytes)
+        return (await self._quotas.others(repository)).sessions
 
 
 def _is_final(error: BaseException) -> bool:

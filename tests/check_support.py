@@ -88,6 +88,8 @@ async def furnish(store: Store) -> Furnished:
         project_id=PROJECT, default_project_id=PROJECT, organization_id=ORGANIZATION
     )
     await store.retention.set(app.id, [RetentionRule(keep_last=5)])
+    await store.limits.update_namespace(app.id, quota=1 << 40)
+    await store.limits.update_project(PROJECT, default_quota=1 << 40)
     tag = (await store.tags.list(web.image_id, name="v1")).items[0]
     return Furnished(app.id, other.id, web.image_id, tag.id)
 

@@ -156,6 +156,14 @@ class Image:
             self.holds[digest] = max(self.holds.get(digest, 0), until)
 
 
+@dataclass
+class Limits:
+    """What an operator has set for a namespace's name."""
+
+    quota: int | None = None
+    immutable: tuple[str, ...] = ()
+
+
 @dataclass(eq=False)
 class Namespace:
     region: str
@@ -170,10 +178,22 @@ class Namespace:
     rules: tuple[Rule, ...] = ()
     quota: int | None = None
     deleted: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def place(self) -> tuple[UUID, str, str]:
+        """What limits and what is kept are of: it outlives the namespace."""
+        return self.project, self.region, self.name
+
+    @property
+    def most(self) -> int | None:
+        """The smaller quota of both layers."""
+        given = [quota for quota in (self.quota, self.limits.quota) if quota is not None]
+        return min(given, default=None)
 
     def covers(self, tag: str) -> bool:
         """Only patterns of the form ``x*`` are used here."""
-        return any(fits(pattern, tag) for pattern in self.immutable)
+        return any(fits(pattern, tag) for pattern in (*self.immutable, *self.limits.immutable))
 
 
 @dataclass(eq=False)
@@ -213,6 +233,7 @@ class Model:
         self.sessions: list[Session] = []
         self.roots: dict[str, set[str]] = {}
         self.trash: list[Entry] = []
+        self.limits: dict[tuple[UUID, str, str], Limits] = {}
         self.blobs: dict[str, bytes] = {}
         """What is in the store: needed, or not swept yet."""
 
@@ -286,6 +307,24 @@ class Model:
             if image.namespace is namespace:
                 found |= image.content()
         return found
+
+    def keeps(self, namespace: Namespace) -> set[str]:
+        """What the namespace makes the store keep, its images in the trash too."""
+        inside = [image for image in self.images if image.namespace is namespace]
+        return set().union(*map(self.claims, inside)) if inside else set()
+
+    def kept(self, namespace: Namespace) -> int:
+        """Bytes that all namespaces of that name make the store keep, those in the trash too."""
+        return sum(
+            len(self.blobs[digest])
+            for other in self.namespaces
+            if other.place == namespace.place
+            for digest in self.keeps(other)
+        )
+
+    def protected(self, images: list[Image]) -> bool:
+        """Whether an immutable tag forbids to delete them."""
+        return any(image.namespace.covers(name) for image in images for name in image.tags)
 
     def exclusive(self, namespace: Namespace, *, project: bool) -> int:
         alone = self.links(namespace)
@@ -397,10 +436,10 @@ class Model:
         self, namespace: Namespace, size: int, session: Session | None = None
     ) -> tuple[Outcome, ...]:
         """What may become of an upload of that size, whose session may be open already."""
-        if namespace.quota is None:
+        if namespace.most is None:
             return (None,)
         others = [s for s in self.opened(namespace) if s is not session]
-        left = namespace.quota - self.size(namespace) - size
+        left = namespace.most - self.kept(namespace) - size
         if sum(len(s.data) for s in others) <= left:
             return (None,)
         if sum(s.counted for s in others) > left:
@@ -413,7 +452,15 @@ class Model:
             return ("Locked",)
         if len(self.opened(namespace)) >= UPLOADS_MAX:
             return ("QuotaExceeded",)
-        return self.room(namespace, len(data))
+        return self.growth(namespace, sha(data), len(data))
+
+    def growth(
+        self, namespace: Namespace, digest: str, size: int, session: Session | None = None
+    ) -> tuple[Outcome, ...]:
+        """What may become of a blob of the namespace: one that it keeps already adds nothing."""
+        if digest in self.keeps(namespace):
+            return (None,)
+        return self.room(namespace, size, session)
 
     def deliver(self, namespace: Namespace, name: str, data: bytes, algorithm: str) -> None:
         self.hold(self.enter(namespace, name), self.arrive(data), algorithm)

@@ -159,7 +159,7 @@ class Copying(Deleting):
         self.run(finish(export_layout(self.store, self._where(source), layout)))
         entries, documents = exported(source)
         check_layout(layout, entries, documents)
-        if target.quota is not None or target.immutable or target is source.namespace:
+        if target.most is not None or target.covers("v1") or target is source.namespace:
             return
         if len(self.model.opened(target)) >= UPLOADS_MAX:
             return

@@ -12,6 +12,7 @@ from engine_model import (
     Document,
     Entry,
     Image,
+    Limits,
     Tag,
     sha,
 )
@@ -115,6 +116,8 @@ class Deleting(Pushing):
             self.expect(self.store.images.delete(uuid4()), "NotFound")
             return
         outcome = "Locked" if image.namespace.locked else None
+        if outcome is None and self.model.protected([image]):
+            outcome = "Immutable"
         deleted = self.expect(self.store.images.delete(image.id), outcome)
         if deleted is not None:
             assert deleted.status == "deleting"
@@ -155,6 +158,7 @@ class Deleting(Pushing):
             if same:
                 return "AlreadyExists"
             entry.namespace.deleted = False
+            entry.namespace.limits = model.limits.get(entry.namespace.place, Limits())
         else:
             assert entry.image is not None
             if entry.namespace.deleted:
@@ -182,10 +186,6 @@ class Deleting(Pushing):
             return "AlreadyExists"
         saved = dict(image.manifests), dict(image.holds)
         refused = self._bring_back(image, list(entry.documents))
-        quota = entry.namespace.quota
-        over = quota is not None and self.model.size(entry.namespace) > quota
-        if refused is None and entry.documents and over:
-            refused = "QuotaExceeded"
         if refused is None and entry.tag.sha not in image.manifests:
             refused = "NotFound"
         if refused is not None:
@@ -226,14 +226,14 @@ class Deleting(Pushing):
                 return
             foretold = self.run(self.store.images.would_free(image.id))
             self.delete_image(pick)
-            refused = image.namespace.locked
+            refused = self.raised is not None
         else:
             namespace = self.namespace(pick)
             if namespace is None:
                 return
             foretold = self.run(self.store.namespaces.would_free(namespace.id))
             self.delete_namespace(pick)
-            refused = namespace.locked
+            refused = self.raised is not None
         self._settle()
         after = self.run(self.store.stats()).stored_bytes
         assert before - after == (0 if refused else foretold)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
@@ -23,6 +24,7 @@ from engine_model import (
     Document,
     Entry,
     Image,
+    Limits,
     Model,
     Namespace,
     Session,
@@ -43,10 +45,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from seams_support import swift
 
 from holdfast.engine import (
+    UNSET,
     EngineError,
     NotFound,
     Repository,
     Store,
+    Unset,
 )
 
 T = TypeVar("T")
@@ -229,6 +233,7 @@ class Driver(RuleBasedStateMachine):
         )
         if created is not None:
             found = Namespace(region, name, project, created.id, self.model.next())
+            found.limits = self.model.limits.get(found.place, Limits())
             self.model.namespaces.append(found)
 
     def namespace(self, pick: int) -> Namespace | None:
@@ -263,14 +268,38 @@ class Driver(RuleBasedStateMachine):
             for name, value in change.items():
                 setattr(found, "immutable" if name == "immutable_tags" else name, value)
 
+    @rule(
+        pick=PICK,
+        quota=st.sampled_from([UNSET, None, 6_000, 10**9]),
+        immutable=st.sampled_from([None, (), ("v*",)]),
+    )
+    def limit_namespace(
+        self, pick: int, quota: int | Unset | None, immutable: tuple[str, ...] | None
+    ) -> None:
+        """What an operator sets for the name; also while the namespace is locked."""
+        found = self.namespace(pick)
+        if found is None:
+            return
+        old = found.limits
+        new = Limits(
+            old.quota if isinstance(quota, Unset) else quota,
+            old.immutable if immutable is None else immutable,
+        )
+        update = self.store.limits.update_namespace
+        done = self.run(update(found.id, quota=quota, immutable_tags=immutable))
+        assert (done.limits.quota, done.limits.immutable_tags) == (new.quota, new.immutable)
+        assert done.in_force.quota == replace(found, limits=new).most
+        found.limits = self.model.limits[found.place] = new
+
     @precondition(lambda self: len(self.model.living()) > 1)
     @rule(pick=PICK)
     def delete_namespace(self, pick: int) -> None:
         found = self.namespace(pick)
         assert found is not None
-        deleted = self.expect(
-            self.store.namespaces.delete(found.id), "Locked" if found.locked else None
-        )
+        outcome = "Locked" if found.locked else None
+        if outcome is None and self.model.protected(self.model.listed(found)):
+            outcome = "Immutable"
+        deleted = self.expect(self.store.namespaces.delete(found.id), outcome)
         if deleted is not None:
             assert deleted.status == "deleting"
             found.deleted = True

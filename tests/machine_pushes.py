@@ -140,7 +140,7 @@ class Uploading(Driver):
         old = len(session.data)
         session.data += piece
         session.used = self.model.now
-        limited = session.image.namespace.quota is not None and bool(piece)
+        limited = session.image.namespace.most is not None and bool(piece)
         if limited or old <= INLINE:
             session.counted = len(session.data)
 
@@ -153,8 +153,12 @@ class Uploading(Driver):
         whole = session.data + data
         digest = named(whole + b"?" if wrong else whole, algorithm)
         growth = self._growth(session, data)
+        namespace = session.image.namespace
+        known = algorithm == "sha256" and not wrong and sha(whole) in self.model.keeps(namespace)
+        if known and growth != ("SizeMismatch",):
+            growth = (None,)
         # The last look is at all of it, also where it may have so many bytes.
-        end = self.model.room(session.image.namespace, len(whole), session)
+        end = self.model.growth(namespace, sha(whole), len(whole), session)
         outcomes = set(growth)
         if None in growth:
             outcomes |= {"DigestMismatch"} if wrong else set(end)
@@ -189,6 +193,12 @@ class Uploading(Driver):
         if origin is None or place is None:
             return
         where, source = self._locate(place, taken), self._locate(origin, given)
+        room = self.model.growth(place, sha(data), len(data))
+        readable = sha(data) in self.model.readable(self.model.image(origin, given), algorithm)
+        if readable and not place.locked and room != (None,):
+            if len(room) == 1:
+                self.expect(self.store.mount(where, named(data, algorithm), source), *room)
+            return
         outcome = self.model.mount(self.model.image(origin, given), place, taken, data, algorithm)
         mount = self.store.mount(where, named(data, algorithm), source)
         if outcome == "None":
@@ -361,6 +371,8 @@ class Pushing(Uploading):
         where = self._locate(namespace, name)
         known = model.image(namespace, name)
         image = known or Image(namespace, name)
+        if len(self.model.growth(namespace, sha(document.body), len(document.body))) > 1:
+            return
         outcome, missing = self._keep(image, document, tag, guard)
         put = self.store.manifests.put(where, document.body, media_type=document.media_type, **more)
         pushed = self.expect(put, outcome)
@@ -387,6 +399,8 @@ class Pushing(Uploading):
         if outcome is not None:
             return outcome, set()
         before = dict(image.manifests), dict(image.holds), dict(self.model.blobs)
+        # ``_put`` has left out those of which one cannot tell.
+        [self._over] = self.model.growth(image.namespace, sha(document.body), len(document.body))
         self.model.arrive(document.body)
         missing = self.model.keep(image, document)
         outcome = "MissingContent" if missing else self._late_refusal(image, document, tag)
@@ -403,13 +417,8 @@ class Pushing(Uploading):
         return "PreconditionFailed" if guard == "other" else None
 
     def _late_refusal(self, image: Image, document: Document, tag: str | None) -> str | None:
-        quota = image.namespace.quota
-        if quota is not None:
-            size = self.model.size(image.namespace)
-            if not image.id:
-                size += self.model.image_size(image)
-            if size > quota:
-                return "QuotaExceeded"
+        if self._over is not None:
+            return self._over
         old = image.tags.get(tag or "")
         if old and old.sha != sha(document.body) and image.namespace.covers(old.name):
             return "Immutable"

@@ -382,7 +382,9 @@ async def test_quotas_are_denied(server: Registry) -> None:
         "POST", f"/v2/{NAME}/blobs/uploads/?digest={digest}", data=b"x" * 100
     )
     assert (answer.status, answer.code) == (403, "DENIED")
-    assert (await server.put_manifest(NAME, "v1", manifest(config))).status == 201
+    assert "100 more are asked for, and 2 of 10 are used" in answer.body.decode()
+    answer = await server.put_manifest(NAME, "v1", manifest(config))
+    assert (answer.status, answer.code) == (403, "DENIED")
 
 
 async def test_a_key_about_to_expire_is_warned(server: Registry) -> None:

@@ -43,6 +43,10 @@ async def test_usage_tells_sizes_unique_and_exclusive(server: Server) -> None:
     second = await server.create("n2")
     await server.push("n1/a", "latest", b"s" * 100, b"1" * 10)
     await server.push("n1/b", "latest", b"s" * 100)
+    bodies = 0
+    for name in ("n1/a", "n1/b"):
+        where = await server.store.locate("fr-par", name)
+        bodies += len((await server.store.manifests.get(where, "latest")).body)
     assert await usage(server, first) == {
         "namespace_id": first["id"],
         "size": 2 + 110 + 2 + 100,
@@ -50,6 +54,12 @@ async def test_usage_tells_sizes_unique_and_exclusive(server: Server) -> None:
         "unique_size": 112,
         "exclusive_size": 112,
         "project_exclusive_size": 112,
+        "kept_size": 112 + bodies,
+        "content": 112,
+        "manifests": bodies,
+        "held": 0,
+        "uploads": 0,
+        "trash": 0,
         "would_free": None,
     }
     path = f"{BEYOND}/namespaces/{first['id']}/usage?would_free=true"

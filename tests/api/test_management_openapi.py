@@ -12,7 +12,7 @@ import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from management_support import OWNER_SECRET, REGISTRY, Server, memory_store, serving
+from management_support import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
@@ -124,6 +124,7 @@ async def known_ids(server: Server, name: str) -> dict[str, str]:
         "tag_id": tag["id"],
         "item_id": trashed["id"],
         "upload_id": str(upload.id),
+        "project_id": str(PROJECT),
         "access_key": key.access_key,
     }
 

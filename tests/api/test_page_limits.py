@@ -591,7 +591,7 @@ def test_open_uploads(row: Row, server: Client) -> None:
     row.says(beyond_it=said(server.v2("POST", "uploading/app/blobs/uploads/")))
 
 
-@pytest.mark.row("limits.md", "bytes of a namespace")
+@pytest.mark.row("limits.md", "bytes that a namespace keeps")
 def test_a_quota(row: Row, server: Client) -> None:
     settings = server.settings("bounded") + "/settings"
     assert row.source == "holdfast namespace settings --quota"

@@ -143,6 +143,13 @@ class StoreMachine(Copying):
         assert usage.unique_size == sum(len(model.blobs[d]) for d in model.links(namespace))
         assert usage.exclusive_size == model.exclusive(namespace, project=False)
         assert usage.project_exclusive_size == model.exclusive(namespace, project=True)
+        open_bytes = sum(s.counted for s in model.opened(namespace))
+        assert usage.kept_size - usage.uploads == model.kept(namespace)
+        assert usage.uploads >= open_bytes
+        living = [image for image in model.images if image.namespace is namespace and image.living]
+        kept_alive = set().union(*map(model.claims, living)) if living else set()
+        alive = sum(len(model.blobs[digest]) for digest in kept_alive)
+        assert usage.trash == model.kept(namespace) - alive
         page = await self.store.images.list(
             namespace.region, namespace_id=namespace.id, order="name_asc"
         )

@@ -45,7 +45,7 @@ def old(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each transaction of an upgrade do little, so that there are many."""
-    monkeypatch.setattr("holdfast.engine.kept._STEP", 7)
+    monkeypatch.setattr("holdfast.engine.upgrade_kept._STEP", 7)
 
 
 MADE = 1_800_000_000.0
@@ -130,8 +130,8 @@ def test_kill_9_at_any_time(old: Path, seconds: float) -> None:
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from holdfast.engine import Store, StoreConfig, kept\n"
-        "kept._STEP = 3\n"
+        "from holdfast.engine import Store, StoreConfig, upgrade_kept\n"
+        "upgrade_kept._STEP = 3\n"
         "async def main():\n"
         "    print('begun', flush=True)\n"
         "    async with Store.open(Path(sys.argv[1]), StoreConfig(background=False)): pass\n"

@@ -127,8 +127,9 @@ async def test_a_quota_counts_open_uploads(store: Store) -> None:
     with pytest.raises(QuotaExceeded) as over:
         await store.uploads.begin(where, size=1001)
     numbers = (over.value.resource, over.value.quota, over.value.current, over.value.asked)
-    assert numbers == ("size", 1000, 0, 1001)
-    assert str(over.value) == "size: 1001 more are asked for, and 0 of 1000 are used"
+    assert numbers == ("kept_size", 1000, 0, 1001)
+    told = "kept_size: 1001 more are asked for, and 0 of 1000 are used (0 in images)"
+    assert str(over.value) == told
     await store.uploads.append(where, first.id, once(noise(600)))
     with pytest.raises(QuotaExceeded) as over:
         await store.uploads.begin(where, size=401)
@@ -190,7 +191,7 @@ async def test_bytes_of_unknown_number_count_as_they_arrive(
         await store.uploads.append(where, other.id, once(first))
         with pytest.raises(QuotaExceeded) as over:
             await store.uploads.append(where, other.id, once(noise(20), noise(31)))
-        assert (over.value.resource, over.value.quota) == ("size", len(data) + 50)
+        assert (over.value.resource, over.value.quota) == ("kept_size", len(data) + 50)
         await gone(store, where, other.id)
         assert await used(store) == len(data)
     _, other = await begin(store)
@@ -199,7 +200,7 @@ async def test_bytes_of_unknown_number_count_as_they_arrive(
     await store.uploads.abort(where, other.id)
     await store.uploads.append(where, one.id, once(noise(50)))
     await store.uploads.finish(where, one.id, sha256(data + noise(50)))
-    assert await used(store) == 0
+    assert await used(store) == len(data) + 50, "it is held now"
     assert len(place.files()) == (len(data) > 40_000)
 
 
@@ -258,9 +259,11 @@ async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None
         assert many.value.resource == "uploads"
         with pytest.raises(QuotaExceeded) as over:
             await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
-        assert (over.value.resource, over.value.current) == ("size", 600_000)
+        assert (over.value.resource, over.value.current) == ("kept_size", 600_000)
         go_on.set()
         await running
+        # It is held now, and counts as that.
+        await store.namespaces.update(space.id, quota=1_600_000)
         _, session = await begin(store)
         await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
         await store.uploads.put(where, sha256(SMALL), once(SMALL))

@@ -37,11 +37,13 @@ async def test_uploads_and_manifests_alone_do_not_count(store: Store) -> None:
     await make_namespace(store)
     where = await store.locate(REGION, "app/web")
     await upload(store, where, A, b"{}")
-    assert await usage(store, "app") == Usage(0, 0, 0, 0, 0)
+    assert await usage(store, "app") == Usage(0, 0, 0, 0, 0, held=len(A) + CONFIG)
     child = manifest(b"{}")
     await put(store, "app/web", child)
-    await put(store, "app/web", index([child]), "v1")
-    assert await usage(store, "app") == Usage(CONFIG, 1, CONFIG, CONFIG, CONFIG)
+    parent = index([child])
+    await put(store, "app/web", parent, "v1")
+    kept = {"content": CONFIG, "manifests": len(child + parent), "held": len(A)}
+    assert await usage(store, "app") == Usage(CONFIG, 1, CONFIG, CONFIG, CONFIG, **kept)
 
 
 async def test_a_layer_in_two_images_counts_twice_in_size_and_once_as_unique(store: Store) -> None:
@@ -51,7 +53,9 @@ async def test_a_layer_in_two_images_counts_twice_in_size_and_once_as_unique(sto
     await push(store, "app/two", "v2", [A])
     size = len(A + B) + CONFIG + len(A) + CONFIG
     unique = len(A + B) + CONFIG
-    assert await usage(store, "app") == Usage(size, 2, unique, unique, unique)
+    bodies = len(manifest(b"{}", [A, B]) + manifest(b"{}", [A]))
+    kept = {"content": unique, "manifests": bodies}
+    assert await usage(store, "app") == Usage(size, 2, unique, unique, unique, **kept)
 
 
 async def test_what_others_link_is_not_exclusive(store: Store) -> None:
@@ -79,10 +83,13 @@ async def test_numbers_fall_with_each_kind_of_delete(store: Store, clock: Clock)
     (v2,) = (await store.tags.list(done.image_id, name="v2")).items
     await store.tags.delete(v2.id)
     rest = len(A + B) + CONFIG
-    assert await usage(store, "one") == Usage(rest, 1, rest, len(B), len(B))
+    bodies = [len(manifest(b"{}", layers)) for layers in ([A, B], [A, C])]
+    kept = {"content": rest, "manifests": bodies[0], "held": len(C) + bodies[1]}
+    assert await usage(store, "one") == Usage(rest, 1, rest, len(B), len(B), **kept)
     await store.images.delete(done.image_id)
     shown = await usage(store, "one")
     assert (shown.size, shown.image_count) == (0, 0)
+    assert (shown.kept_size, shown.trash) == (sum(kept.values()), sum(kept.values()))
     await store.sweeper.run(early=True)
     assert await usage(store, "one") == Usage(0, 0, 0, 0, 0)
     two = await usage(store, "two")

@@ -1,0 +1,33 @@
+"""What a store of format 2 lacks: limits, the layer beside the settings of a namespace.
+
+What bound a namespace then is in both layers afterwards: so nothing that was bound is open, and a
+tenant that changes its own settings changes nothing that an operator had set.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from . import layout, limit_rows
+from .ledger import Transaction, after
+from .records import Limits, Namespace, readable, save
+
+_STEP: Final = 200
+
+
+async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
+    """Give some names the limits that the settings of their namespaces are. One in the trash has
+    a say where no other one has its name."""
+    rows = await txn.scan(cursor or layout.NAMESPACE, after(layout.NAMESPACE), limit=_STEP)
+    for key, row in readable(Namespace, rows):
+        limits = Limits(row.quota, row.immutable, row.locked)
+        name = layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
+        if limits == Limits() or (row.deleted and await txn.get(name) is not None):
+            continue
+        place = layout.place(row.project, row.region, row.name)
+        await limit_rows.save_of_name(txn, place, limits)
+        if not row.deleted:
+            await save(txn, key, msgspec.structs.replace(row, limits=limits))
+    return rows[-1][0] + b"\0" if len(rows) == _STEP else None
