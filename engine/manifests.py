@@ -39,6 +39,7 @@ from .ledger import Transaction, after
 from .manifest_put import Push
 from .models import ListedManifest, Manifest, Pushed, Referrer, Repository
 from .names import check_tag_name
+from .pressure import Pressure
 from .quota import Quotas
 from .reading import BlobReader
 from .records import INLINE, load
@@ -169,9 +170,10 @@ async def list_referrers(
 class Manifests:
     """The manifests of a store."""
 
-    def __init__(self, core: Core, quotas: Quotas) -> None:
+    def __init__(self, core: Core, quotas: Quotas, pressure: Pressure) -> None:
         self._core = core
         self._quotas = quotas
+        self._pressure = pressure
         self.touches = Touches(core)
 
     async def put(
@@ -215,8 +217,8 @@ class Manifests:
         random = entropy() + entropy()
         pushed: list[Pushed] = []
 
-        async def commit(arrival: Arrival) -> Outcome:
-            outcome, done = await self._core.grow(
+        async def attempt(arrival: Arrival) -> tuple[Outcome, Pushed | None]:
+            return await self._core.grow(
                 manifest_put.put,
                 repository,
                 push,
@@ -225,6 +227,9 @@ class Manifests:
                 random,
                 await self._quotas.others(repository),
             )
+
+        async def commit(arrival: Arrival) -> Outcome:
+            outcome, done = await self._pressure.admit(repository, lambda: attempt(arrival))
             if done is not None:
                 pushed.append(done)
             return outcome

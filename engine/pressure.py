@@ -10,7 +10,7 @@ at work: it has locked the file, or has written into the row when its last bytes
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -27,12 +27,12 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Pressure:
-    """Makes room for uploads to namespaces that are at a limit."""
+    """Makes room for requests to namespaces that are at a limit."""
 
-    def __init__(self, core: Core, busy: Collection[bytes]) -> None:
-        """``busy`` are the ids of the sessions that this process is at work at."""
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._busy = busy
+        self.busy: set[bytes] = set()
+        """Ids of the sessions that this process is at work at."""
 
     async def admit(self, repository: Repository, attempt: Callable[[], Awaitable[T]]) -> T:
         """What ``attempt`` gives, which is made again after each session that gave way for it.
@@ -52,7 +52,7 @@ class Pressure:
         core, namespace_id = self._core, repository.namespace_id.bytes
         before = core.now() - int(core.config.upload_idle_seconds * SECOND)
         seen, idle = await core.scratch.read_aside(sessions.idle, namespace_id, before)
-        idle = [one for one in idle if one.id not in self._busy]
+        idle = [one for one in idle if one.id not in self.busy]
         by_number = refusal.resource == "uploads"
         if sum(1 if by_number else one.counted for one in idle) < refusal.missing:
             return False

@@ -45,6 +45,7 @@ from .manifests import Manifests
 from .models import Blob, Repository, Stats
 from .names import check_root_name
 from .namespaces import Namespaces
+from .pressure import Pressure
 from .problem import Problem
 from .pulls import Pulls
 from .quiet import Change
@@ -161,8 +162,9 @@ class Store:
         self.images = Images(core)
         self.tags = Tags(core)
         self._quotas = Quotas(core)
-        self.manifests = Manifests(core, self._quotas)
-        self.uploads = Uploads(core, self._quotas)
+        self._pressure = Pressure(core)
+        self.manifests = Manifests(core, self._quotas, self._pressure)
+        self.uploads = Uploads(core, self._quotas, self._pressure)
         self.limits = Bounds(core)
         self.keys = Keys(core)
         self.trash = Trash(core)
@@ -363,17 +365,23 @@ class Store:
         """
         core = self.core
         now = core.now()
-        async with self._quotas.explained(repository):
+        digest = Digest.parse(digest)
+        random = entropy()
+
+        async def attempt() -> Blob | None:
             return await core.grow(
                 mounts.mount,
                 repository,
-                Digest.parse(digest),
+                digest,
                 source,
                 now,
                 core.hold_until(now),
-                entropy(),
+                random,
                 others=await self._quotas.others(repository),
             )
+
+        async with self._quotas.explained(repository):
+            return await self._pressure.admit(repository, attempt)
 
     async def holders(
         self, region: str, digest: str | Digest, *, limit: int = 100

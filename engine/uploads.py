@@ -51,12 +51,12 @@ LISTED_MAX: Final = 1000
 class Uploads:
     """The upload sessions of a store."""
 
-    def __init__(self, core: Core, quotas: Quotas) -> None:
+    def __init__(self, core: Core, quotas: Quotas, pressure: Pressure) -> None:
         self._core = core
-        self._busy: set[bytes] = set()
+        self._busy = pressure.busy
         self._hashers: dict[bytes, Hasher] = {}
         self._quotas = quotas
-        self._pressure = Pressure(core, self._busy)
+        self._pressure = pressure
 
     async def begin(
         self, repository: Repository, *, size: int | None = None, algorithm: str = "sha256"

@@ -12,10 +12,13 @@ from engine_support import (
     Clock,
     Place,
     make_namespace,
+    manifest,
     noise,
     once,
+    put,
     sha256,
     shown,
+    upload,
 )
 
 from holdfast.engine import NotFound, QuotaExceeded, Repository, Store, Upload
@@ -117,6 +120,33 @@ async def test_an_upload_that_was_left_behind_gives_way(
     [told] = [one.getMessage() for one in caplog.records if str(old.id) in one.getMessage()]
     for part in ("was ended", "no byte came for 301 s", "are asked for", "has to begin again"):
         assert part in told
+
+
+@pytest.mark.parametrize("kind", ["manifest", "mount"])
+async def test_it_gives_way_to_all_that_grows(store: Store, clock: Clock, kind: str) -> None:
+    """What a manifest or a mount adds has to fit as well."""
+    where = await repository(store, quota=100_000)
+    source = await repository(store, "other/web")
+    layer = noise(500)
+    await upload(store, source, layer)
+    source = await repository(store, "other/web")
+    await upload(store, where, b"{}", layer[:100])
+    body = manifest(b"{}", [layer[:100]])
+    old = await left_behind(store, where, noise(600))
+    kept = (await store.namespaces.usage((await store.namespaces.find(REGION, "app")).id)).kept_size
+    await repository(store, quota=kept + 10)
+
+    async def grow() -> object:
+        if kind == "manifest":
+            return await put(store, "app/web", body, "v1")
+        return await store.mount(await repository(store), sha256(layer), source)
+
+    clock.advance(IDLE - 1)
+    with pytest.raises(QuotaExceeded):
+        await grow()
+    clock.advance(2)
+    assert await grow() is not None
+    assert not await is_open(store, where, old)
 
 
 async def test_the_oldest_go_first_and_no_more_than_is_needed(store: Store, clock: Clock) -> None:
