@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_support import PROJECT, REGION, Clock, Place
+from engine_support import PROJECT, REGION, Clock, Place, noise, push, sha256
 
 from holdfast.engine import (
+    AlreadyExists,
     NotAStore,
+    QuotaExceeded,
     StorageFull,
     Store,
     StoreConfig,
@@ -85,6 +87,49 @@ async def test_a_new_store_is_not_upgraded(
         async with Store.open(tmp_path / "data", StoreConfig(background=False)):
             pass
     assert not [line for line in caplog.records if line.name == "holdfast.engine.upgrade"]
+
+
+async def test_limits_are_in_both_layers_and_nothing_is_lost(old: Path) -> None:
+    """Over its quota a namespace reads, deletes and restores; it only stops growing."""
+    async with opened(old) as store:
+        app = await store.namespaces.find(REGION, "app")
+        limits = await store.limits.namespace(app.id)
+        assert (limits.limits.quota, limits.limits.immutable_tags) == (10_000, ("release-*",))
+        assert (app.quota, app.immutable_tags) == (10_000, ("release-*",))
+        frozen = await store.namespaces.find(REGION, "frozen")
+        assert (await store.limits.namespace(frozen.id)).limits.locked
+        usage = await store.namespaces.usage(app.id)
+        assert usage.kept_size > 10_000
+        assert usage.held > 0
+        with pytest.raises(QuotaExceeded):
+            await push(store, "app/web", "v3", [noise(100, "new")])
+        await push(store, "app/web", "again", [noise(33_000, "base"), noise(900, "small")])
+        trash = (await store.trash.list(project_id=PROJECT)).items
+        assert {item.kind for item in trash} == {"tag", "image", "namespace"}
+        for item in trash:
+            if item.namespace == "again":
+                with pytest.raises(AlreadyExists):
+                    await store.trash.restore(item.id)
+            else:
+                await store.trash.restore(item.id)
+        assert (await store.namespaces.usage(app.id)).kept_size == usage.kept_size
+        again = await store.namespaces.find(REGION, "again")
+        told = await store.namespaces.usage(again.id)
+        assert told.trash > 33_000, "its predecessor lies in the trash"
+    assert await wrong(old) == []
+
+
+async def test_open_uploads_go_on(old: Path) -> None:
+    async with opened(old) as store:
+        other = await store.namespaces.find(REGION, "other")
+        uploads, _, count = await store.uploads.list(other.id)
+        assert (count, sorted(each.size for each in uploads)) == (2, [11, 70_000])
+        where = await store.locate(REGION, "other/coming")
+        large = noise(70_000, "large")
+        for each in uploads:
+            data = large if each.size == len(large) else b"a few bytes"
+            await store.uploads.finish(where, each.id, sha256(data))
+    assert await wrong(old) == []
 
 
 async def test_nothing_is_upgraded_twice(old: Path, caplog: pytest.LogCaptureFixture) -> None:
