@@ -135,7 +135,8 @@ def _told(usage: Usage) -> str:
     """What a namespace keeps, and how to free what nothing needs, in words."""
     frees = {
         "trash": "holdfast trash delete",
-        "holds": "holdfast hold release",
+        # What deleted tags need to come back is held, and a release leaves it to them.
+        "holds": "holdfast hold release, for those of deleted tags holdfast trash delete",
         "uploads": "holdfast upload delete",
     }
     parts = {"trash": usage.trash, "holds": usage.held, "uploads": usage.uploads}

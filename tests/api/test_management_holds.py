@@ -6,7 +6,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from management_support import BEYOND, REGISTRY, Server, digest_of, memory_store, once, serving
+from management_support import (
+    BEYOND,
+    OTHER_PROJECT,
+    REGISTRY,
+    Server,
+    digest_of,
+    memory_store,
+    once,
+    serving,
+)
+
+from holdfast.engine import QuotaExceeded
 
 TRASH = "/holdfast/v1/trash"
 LAYER = b"l" * 100_000
@@ -82,3 +93,40 @@ async def test_what_no_manifest_needs_is_given_back(
     assert (await server.ok("DELETE", path))["released"] == 0
     answer = await server.call("DELETE", path, params={"after": "x"})
     assert (answer.status, answer.json["details"][0]["argument_name"]) == (400, "after")
+
+
+@pytest.mark.parametrize("kind", ["upload", "hold", "tag", "image", "namespace"])
+async def test_at_a_quota_room_is_made_at_once(server: Server, kind: str) -> None:
+    """By what the refusal names, with a key of the project."""
+    space = await server.create("n1", project_id=str(OTHER_PROJECT))
+    _, secret = await server.key(OTHER_PROJECT)
+    path = f"{BEYOND}/namespaces/{space['id']}"
+    here = await server.store.locate("fr-par", "n1/app")
+    freed: list[str] = []
+    if kind == "upload":
+        upload = await server.store.uploads.begin(here)
+        await server.store.uploads.append(here, upload.id, once(LAYER))
+        freed, named = [f"{path}/uploads/{upload.id}"], "upload delete"
+    elif kind == "hold":
+        await server.store.uploads.put(here, digest_of(LAYER), once(LAYER))
+        freed, named = [f"{path}/holds"], "hold release"
+    else:
+        await server.push("n1/app", "v1", LAYER)
+        tag = await the_tag(server)
+        gone = {"tag": tag["id"], "image": tag["image_id"], "namespace": space["id"]}[kind]
+        await server.ok("DELETE", f"{REGISTRY}/{kind}s/{gone}", secret=secret)
+        freed, named = [f"{TRASH}/{gone}"], "trash delete"
+        if kind == "namespace":
+            # What a deleted one keeps counts for the next one of its name.
+            space = await server.create("n1", project_id=str(OTHER_PROJECT))
+            path = f"{BEYOND}/namespaces/{space['id']}"
+        here = await server.store.locate("fr-par", "n1/app")
+    await server.ok("PATCH", f"{path}/settings", payload={"quota": 150_000}, secret=secret)
+    other = LAYER[1:] + b"."
+    with pytest.raises(QuotaExceeded, match=named):
+        await server.store.uploads.put(here, digest_of(other), once(other))
+    for each in freed:
+        await server.ok("DELETE", each, secret=secret)
+    await server.store.uploads.put(here, digest_of(other), once(other))
+    usage = await server.ok("GET", f"{path}/usage", secret=secret)
+    assert usage["kept_size"] == usage["held"] == len(other)
