@@ -236,8 +236,7 @@ class Manifests:
 
         try:
             await intake.write(body)
-            async with self._quotas.explained(repository):
-                await intake.publish(digest, commit)
+            await intake.publish(digest, commit)
         except BaseException:
             await intake.abandon()
             raise

@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from uuid import UUID
 
-from . import sessions
+from . import namespaces, sessions
 from .core import SECOND, Core
 from .depot import Writer
 from .errors import Busy, NotFound, QuotaExceeded
-from .models import Repository
+from .models import Repository, Usage
+from .open_uploads import coming
 from .sessions import Idle
 
 T = TypeVar("T")
@@ -45,7 +46,18 @@ class Pressure:
                 return await attempt()
             except QuotaExceeded as refusal:
                 if not await self._relieve(repository, refusal):
-                    raise
+                    raise await self._explained(repository, refusal) from None
+
+    async def _explained(self, repository: Repository, refusal: QuotaExceeded) -> QuotaExceeded:
+        """The refusal, with what the namespace keeps, and with what gives space back."""
+        if refusal.resource == "uploads":
+            return refusal
+        core, namespace_id = self._core, repository.namespace_id.bytes
+        opened = await core.scratch.read(coming, namespace_id)
+        # As of now, and not of the refusal: it is for people, who look later still.
+        usage = await core.ledger.read_aside(namespaces.usage, namespace_id, opened)
+        numbers = refusal.resource, refusal.quota, refusal.current, refusal.asked
+        return QuotaExceeded(*numbers, used_for=_told(usage))
 
     async def _relieve(self, repository: Repository, refusal: QuotaExceeded) -> bool:
         """End what stands in the way of a request; says whether to make that again."""
@@ -98,3 +110,16 @@ class Pressure:
             refusal,
             one.counted,
         )
+
+
+def _told(usage: Usage) -> str:
+    """What a namespace keeps, and how to free what nothing needs, in words."""
+    frees = {
+        "trash": "holdfast trash delete",
+        # What deleted tags need to come back is held, and a release leaves it to them.
+        "holds": "holdfast hold release, for those of deleted tags holdfast trash delete",
+        "uploads": "holdfast upload delete",
+    }
+    parts = {"trash": usage.trash, "holds": usage.held, "uploads": usage.uploads}
+    told = [f"{size} in {name}: {frees[name]}" for name, size in parts.items() if size]
+    return "; ".join([f"{usage.content + usage.manifests} in images", *told])

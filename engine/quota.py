@@ -9,8 +9,8 @@ transaction that makes the namespace keep more. What does not is never refused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -20,7 +20,7 @@ from .core import Core
 from .digest import Digest
 from .errors import QuotaExceeded
 from .ledger import Transaction
-from .models import Repository, Usage
+from .models import Repository
 from .open_uploads import Coming, Others, coming
 from .records import Namespace
 
@@ -131,19 +131,6 @@ async def look(
     return Quota(uploads_max, (), passing) if keeps else quota
 
 
-def _told(usage: Usage) -> str:
-    """What a namespace keeps, and how to free what nothing needs, in words."""
-    frees = {
-        "trash": "holdfast trash delete",
-        # What deleted tags need to come back is held, and a release leaves it to them.
-        "holds": "holdfast hold release, for those of deleted tags holdfast trash delete",
-        "uploads": "holdfast upload delete",
-    }
-    parts = {"trash": usage.trash, "holds": usage.held, "uploads": usage.uploads}
-    told = [f"{size} in {name}: {frees[name]}" for name, size in parts.items() if size]
-    return "; ".join([f"{usage.content + usage.manifests} in images", *told])
-
-
 class Quotas:
     """The quotas of namespaces, and the uploads in one request that run in this process."""
 
@@ -174,22 +161,6 @@ class Quotas:
         one that asks: these it asks for, so that a refusal names them."""
         now = self._sums.get(namespace_id, Coming())
         return Coming(now.uploads, now.bytes - own)
-
-    @asynccontextmanager
-    async def explained(self, repository: Repository) -> AsyncIterator[None]:
-        """Let a refusal of the block say what the namespace keeps, and what gives space back."""
-        try:
-            yield
-        except QuotaExceeded as refusal:
-            if refusal.resource == "uploads":
-                raise
-            core, namespace_id = self._core, repository.namespace_id.bytes
-            opened = await core.scratch.read(coming, namespace_id)
-            # As of now, and not of the refusal: it is for people, who look later still.
-            usage = await core.ledger.read_aside(namespaces.usage, namespace_id, opened)
-            raise QuotaExceeded(
-                refusal.resource, refusal.quota, refusal.current, refusal.asked, _told(usage)
-            ) from None
 
     @contextmanager
     def enter(self, namespace_id: UUID) -> Iterator[Passage]:

@@ -380,8 +380,7 @@ class Store:
                 others=await self._quotas.others(repository),
             )
 
-        async with self._quotas.explained(repository):
-            return await self._pressure.admit(repository, attempt)
+        return await self._pressure.admit(repository, attempt)
 
     async def holders(
         self, region: str, digest: str | Digest, *, limit: int = 100

@@ -96,8 +96,7 @@ class Uploads:
             quota = await self._quotas.look(repository)
             await self._core.scratch.transact(sessions.begin, session_id, session, quota)
 
-        async with self._quotas.explained(repository):
-            await self._pressure.admit(repository, open_it)
+        await self._pressure.admit(repository, open_it)
         return self._view(session_id, session, 0)
 
     async def _inspect(self, repository: Repository, session_id: bytes) -> tuple[Session, bytes]:
@@ -161,7 +160,7 @@ class Uploads:
         that the disk failed to sync: it may have lost bytes, and so the session ends. It ends
         as well where it is refused for good: TooLarge, QuotaExceeded, Locked.
         """
-        async with self._quotas.explained(repository), self._stay(repository, upload_id) as stay:
+        async with self._stay(repository, upload_id) as stay:
             try:
                 try:
                     await stay.receive(source, offset, length)
@@ -274,10 +273,7 @@ class Uploads:
         digest = Digest.parse(digest)
         source = _nothing() if source is None else source
         try:
-            async with (
-                self._quotas.explained(repository),
-                self._stay(repository, upload_id) as stay,
-            ):
+            async with self._stay(repository, upload_id) as stay:
                 stay.digest = digest
                 known = stay.intake.hasher
                 before = None if known is None else known.copy()
@@ -463,14 +459,13 @@ class Uploads:
                 repository, lambda: self._deliver(repository, arrival, random, 0, own)
             )
 
-        async with self._quotas.explained(repository):
-            with self._quotas.enter(namespace_id) as passage:
-                try:
-                    await self._receive(repository, intake, passage, source, length, digest)
-                    arrival = await intake.publish(digest, commit)
-                except BaseException:
-                    await intake.abandon()
-                    raise
+        with self._quotas.enter(namespace_id) as passage:
+            try:
+                await self._receive(repository, intake, passage, source, length, digest)
+                arrival = await intake.publish(digest, commit)
+            except BaseException:
+                await intake.abandon()
+                raise
         return Blob(digest, arrival.size)
 
     async def _receive(
