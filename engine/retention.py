@@ -342,7 +342,10 @@ class Times:
     begun: int
     """What was pushed after that, by the time of the ledger, stays."""
     hold_until: int
+    """For what goes with a tag, and may come back with it."""
     trash_until: int
+    bare_until: int
+    """For untagged manifests and what they needed: no deleted tag brings these back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +451,7 @@ async def remove_untagged(
             owner,
             (sha,),
             times.now,
-            times.hold_until,
+            times.bare_until,
             _STEP,
             untagged=sha,
             since=times.begun,
@@ -500,13 +503,18 @@ class Retentions:
         NotFound, Locked, Corrupt; Busy where another process keeps its pulls to itself.
         """
         core, key = self._core, namespace_id.bytes
+        # What was gathered before the beginning would get a time after it: its tag would go, and
+        # the manifest stay.
+        for flush in self._flushes:
+            await flush()
         now = core.now()
         begun = await core.ledger.read(begin, key, now)
         work = await core.ledger.read_aside(find, key, now, begun)
         if not work.proposed:
             return Plan((), 0, 0)
         until = now + int(core.config.trash_seconds * SECOND)
-        times = Times(now, begun, max(until, core.hold_until(now)), until)
+        bare_until = core.hold_until(now)
+        times = Times(now, begun, max(until, bare_until), until, bare_until)
         async with core.gate.decision(self._flushes):
             work = await core.ledger.read_aside(find, key, now, begun)
             gone = await self._run(work, times)

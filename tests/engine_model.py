@@ -81,7 +81,7 @@ class Image:
     visibility: str = "inherit"
     manifests: dict[str, Document] = field(default_factory=dict)
     since: dict[str, float] = field(default_factory=dict)
-    """When each manifest came."""
+    """When each manifest was pushed last."""
     tags: dict[str, Tag] = field(default_factory=dict)
     holds: dict[str, float] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -483,6 +483,7 @@ class Model:
     def keep(self, image: Image, document: Document) -> set[str]:
         """Link a manifest; or the digests that are missing."""
         if sha(document.body) in image.manifests:
+            image.since[sha(document.body)] = self.now
             return set()
         missing = {sha(part) for part in document.content if not image.has(sha(part), self.now)}
         missing |= {sha(c) for c in document.children if sha(c) not in image.manifests}

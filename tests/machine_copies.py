@@ -9,6 +9,7 @@ import copy
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from copies_support import finish
@@ -113,7 +114,8 @@ class Copying(Deleting):
         if done is not None:
             assert done == plan
             for image, (tags, untagged) in gone.items():
-                for tag in tags:
+                # The oldest first: what several of them need goes with the newest.
+                for tag in sorted(tags, key=lambda tag: tag.moved):
                     self._tag_gone(image, tag)
                 for digest in untagged:
                     image.drop(image.closure(digest), self.model.now + HOLD)
@@ -156,8 +158,12 @@ class Copying(Deleting):
         if source is None or target is None or not source.tags:
             return
         layout = self._new("layout")
-        self.run(finish(export_layout(self.store, self._where(source), layout)))
-        entries, documents = exported(source)
+        whole = exported(source)
+        export = finish(export_layout(self.store, self._where(source), layout))
+        self.expect(export, None if whole else "NotFound")
+        if whole is None:
+            return
+        entries, documents = whole
         check_layout(layout, entries, documents)
         if target.most is not None or target.covers("v1") or target is source.namespace:
             return
@@ -198,6 +204,11 @@ class Copying(Deleting):
         for digest, tags in entries.items():
             for tag in tags:
                 self._point(image, tag, digest, sha(documents[digest].body))
+        self.flush()
+        # Pushes that change nothing are written together, behind those that do.
+        listed = self.run(self.store.tags.list(image.id or uuid4())).items
+        for seen in sorted(listed, key=lambda tag: (tag.updated_at, tag.id)):
+            image.tags[seen.name].moved = self.model.next()
         self.run(self._read_image(image))
 
     async def _read_image(self, image: Image) -> None:
@@ -214,8 +225,9 @@ class Copying(Deleting):
                         await read(self.store, named(data, algorithm), repository=where)
 
 
-def exported(image: Image) -> tuple[dict[str, list[str]], dict[str, Document]]:
-    """The tags of each entry of an export, and all manifests of it, by their digests.
+def exported(image: Image) -> tuple[dict[str, list[str]], dict[str, Document]] | None:
+    """The tags of each entry of an export, and all manifests of it, by their digests; None where
+    a child of an index was deleted.
 
     Tags come in order of their names, each followed by what refers to it or to what is below.
     """
@@ -231,6 +243,8 @@ def exported(image: Image) -> tuple[dict[str, list[str]], dict[str, Document]]:
                 continue
             found = image.manifests[tag.sha if digest == tag.digest else digest[7:]]
             documents[digest] = found
+            if any(sha(child) not in image.manifests for child in found.children):
+                return None
             todo += map(sha256, found.children)
             for _, other in sorted(image.manifests.items()):
                 if other.subject == found.body:

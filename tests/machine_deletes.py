@@ -184,12 +184,12 @@ class Deleting(Pushing):
             return "Locked"
         if entry.name in image.tags:
             return "AlreadyExists"
-        saved = dict(image.manifests), dict(image.holds)
+        saved = dict(image.manifests), dict(image.holds), dict(image.since)
         refused = self._bring_back(image, list(entry.documents))
         if refused is None and entry.tag.sha not in image.manifests:
             refused = "NotFound"
         if refused is not None:
-            image.manifests, image.holds = saved
+            image.manifests, image.holds, image.since = saved
             return refused
         image.tags[entry.name] = entry.tag
         entry.tag.moved, entry.tag.updated = self.model.next(), self.model.now

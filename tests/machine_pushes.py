@@ -390,6 +390,7 @@ class Pushing(Uploading):
         assert pushed.tags == (() if tag is None else (tag,))
         if tag is not None:
             self._point(image, tag, digest, sha(document.body))
+        self.flush()
 
     def _keep(
         self, image: Image, document: Document, tag: str | None, guard: str
@@ -401,11 +402,13 @@ class Pushing(Uploading):
         before = dict(image.manifests), dict(image.holds), dict(self.model.blobs)
         # ``_put`` has left out those of which one cannot tell.
         [self._over] = self.model.growth(image.namespace, sha(document.body), len(document.body))
+        since = dict(image.since)
         self.model.arrive(document.body)
         missing = self.model.keep(image, document)
         outcome = "MissingContent" if missing else self._late_refusal(image, document, tag)
         if outcome is not None:
             image.manifests, image.holds, self.model.blobs = before
+            image.since = since
         return outcome, missing
 
     def _refusal(self, image: Image, tag: str | None, guard: str) -> str | None:

@@ -12,6 +12,7 @@ from engine_support import (
     OTHER_PROJECT,
     REGION,
     Clock,
+    Place,
     index,
     make_namespace,
     manifest,
@@ -92,6 +93,39 @@ async def test_keeps_the_newest(store: Store, clock: Clock, space: Namespace) ->
     assert await tags(store) == ["v3", "v4"]
     assert names(await store.retention.plan(space.id)) == []
     await freed_by(store, clock, plan)
+
+
+async def test_takes_along_what_was_pushed_again_before(
+    store: Store, clock: Clock, space: Namespace
+) -> None:
+    """A push that changes nothing is written later, and is one of before the run all the same."""
+    pushed = await push(store, "app/web", "v0", [noise(50_000)])
+    clock.advance(60)
+    assert await push(store, "app/web", "v0", [noise(50_000)]) == pushed
+    clock.advance(60)
+    await store.retention.set(space.id, [RetentionRule(keep_last=0)])
+    plan = await store.retention.plan(space.id)
+    assert plan.freed_bytes > 50_000
+    assert await store.retention.apply(space.id) == plan
+    with pytest.raises(NotFound):
+        await store.manifests.get(await store.locate(REGION, "app/web"), str(pushed.digest))
+    await freed_by(store, clock, plan)
+
+
+async def test_untagged_manifests_are_held_no_longer_than_a_push_takes(
+    place: Place, clock: Clock
+) -> None:
+    """No deleted tag brings them back, so what is in the trash for longer is no measure."""
+    async with place.store(hold_seconds=60.0, trash_seconds=DAY) as store:
+        space = await make_namespace(store)
+        pushed = await push(store, "app/web", None, [noise(50_000)])
+        clock.advance(DAY)
+        await store.retention.set(space.id, [RetentionRule(untagged_older_than_days=0)])
+        plan = await store.retention.apply(space.id)
+        assert [item.digest for item in plan.expired] == [pushed.digest]
+        clock.advance(61)
+        await store.sweeper.run()
+        assert (await store.stats()).stored_bytes == 0
 
 
 async def test_a_plan_is_bounded_within_an_image_too(
