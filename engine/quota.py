@@ -19,15 +19,19 @@ from . import kept, layout, limit_rows, namespaces
 from .core import Core
 from .digest import Digest
 from .errors import QuotaExceeded
-from .ledger import Transaction
+from .ledger import Prompt, Transaction
 from .models import Repository
 from .open_uploads import Coming, Others, coming
+from .quiet import Change
 from .records import Namespace
 
 STEP_BYTES: Final = 64 * 1024 * 1024
 """Most that an upload may bring before it asks again."""
 
 UNLIMITED: Final = 1 << 62
+
+REMEMBERED_MAX: Final = 1024
+"""Namespaces that are remembered to be bound by nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,9 @@ class Quotas:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sums: dict[UUID, Coming] = {}
+        self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
+        self._unbounded: dict[UUID, int] = {}
+        """The version of the ledger in which a namespace was seen open, and bound by nothing."""
 
     async def look(
         self, repository: Repository, own: int = 0, digest: Digest | None = None
@@ -146,7 +153,28 @@ class Quotas:
         """
         uploads_max = self._core.config.uploads_per_namespace_max
         passing = self.passing(repository.namespace_id, own)
-        return await self._core.ledger.read(look, repository, uploads_max, passing, digest)
+        version = None if self._prompt is None else self._prompt.last_txn()
+        if version is not None and self._is_unbounded(repository.namespace_id, version):
+            return Quota(uploads_max, (), passing)
+        found = await self._core.ledger.read(look, repository, uploads_max, passing, digest)
+        # With a digest, what comes may only be known already.
+        if version is not None and digest is None and not found.bounds:
+            self._unbounded[repository.namespace_id] = version
+            if len(self._unbounded) > REMEMBERED_MAX:
+                self._unbounded.pop(next(iter(self._unbounded)))
+        return found
+
+    def _is_unbounded(self, namespace_id: UUID, version: int) -> bool:
+        """Whether nothing bound a namespace when it was looked at last, and nothing that could
+        (a quota, a lock, a deletion) was committed since: what most uploads ask, and pushes of
+        content to images that are there do not change."""
+        seen = self._unbounded.get(namespace_id)
+        if seen is None or self._prompt is None:
+            return False
+        if seen != version and self._prompt.changed(seen, version) is Change.ANY:
+            return False
+        self._unbounded[namespace_id] = version
+        return True
 
     async def others(self, repository: Repository, own: int = 0) -> Others:
         """The uploads beside one to the repository; ``own`` as ``passing`` has it."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from engine_support import (
+    PROJECT,
     REGION,
     Clock,
     Place,
@@ -427,3 +428,30 @@ async def test_sessions_go_with_their_namespace(store: Store) -> None:
         assert missing.value.kind == "namespace"
     await store.trash.restore(space.id)
     await store.uploads.finish(where, upload.id, sha256(SMALL))
+
+
+async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) -> None:
+    """Whoever uploads without any limit asks the ledger seldom, and hears of one at once."""
+    space = await store.namespaces.find(REGION, "app")
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(noise(600)))
+    await store.uploads.finish(where, upload.id, sha256(noise(600)))
+    where, upload = await begin(store)
+    await store.limits.update_namespace(space.id, quota=1000)
+    with pytest.raises(QuotaExceeded):
+        await store.uploads.append(where, upload.id, once(noise(601)))
+    # What is known already is let through, and says nothing of the next one.
+    where, upload = await begin(store)
+    await store.uploads.finish(where, upload.id, sha256(noise(600)), once(noise(600)))
+    where, upload = await begin(store)
+    with pytest.raises(QuotaExceeded):
+        await store.uploads.append(where, upload.id, once(noise(601)))
+    await store.limits.update_project(PROJECT, quota=10)
+    await store.limits.update_namespace(space.id, quota=None)
+    with pytest.raises(QuotaExceeded):
+        await store.uploads.begin(where, size=1)
+    await store.limits.update_project(PROJECT, quota=None)
+    await begin(store)
+    await store.namespaces.update(space.id, locked=True)
+    with pytest.raises(Locked):
+        await store.uploads.begin(where)
