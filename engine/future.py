@@ -18,8 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from . import accounts, claims, files, identity, layout, trash
-from .claims import Owner
+from . import accounts, claims, files, identity, images, layout, trash
 from .core import SECOND, Core
 from .errors import Corrupt
 from .layout import ID_BYTES, number
@@ -174,8 +173,7 @@ async def cut(txn: Transaction, keys: tuple[bytes, ...], now: int, own: Periods)
 
 async def _cut_hold(txn: Transaction, key: bytes, now: int, until: int) -> None:
     place = await get_payload(txn, key) or b""
-    owner = Owner(key[9 : 9 + ID_BYTES], place[:ID_BYTES], place[ID_BYTES:])
-    sha = key[9 + ID_BYTES :]
+    owner, sha = await images.holder(txn, key, place), key[9 + ID_BYTES :]
     claim = await claims.get(txn, owner.key, sha)
     if claim is not None and claim.hold == layout.at(key, 1):
         shorter = msgspec.structs.replace(claim, hold=until)

@@ -70,6 +70,18 @@ async def counted_at(txn: Transaction, key: bytes, namespace_id: bytes) -> bytes
     return b"" if found is None else trash.place(found[1])
 
 
+async def holder(txn: Transaction, key: bytes, place: bytes) -> Owner:
+    """The owner of a hold, by the key and the payload of the row of its end. Raises Corrupt."""
+    owner = key[9 : 9 + layout.ID_BYTES]
+    project, namespace = place[: layout.ID_BYTES], place[layout.ID_BYTES :]
+    if namespace == layout.ZERO_ID:
+        return Owner(owner)
+    found = await counted_at(txn, owner, namespace)
+    if not found:
+        raise Corrupt(*layout.about(key), "no row tells what its namespace was called")
+    return Owner(owner, project, namespace, place=found)
+
+
 def name_row(namespace_id: bytes, name: str) -> bytes:
     """Key of the row that gives an image name its image."""
     return layout.IMAGE_NAME + namespace_id + name.encode()

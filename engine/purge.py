@@ -71,16 +71,9 @@ async def take(txn: Transaction, keys: tuple[bytes, ...], now: int) -> int:
 
 
 async def _hold(txn: Transaction, key: bytes, place: bytes, now: int) -> None:
-    owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
-    project, namespace = place[:ID_BYTES], place[ID_BYTES:]
-    owner = Owner(owner_key)
-    if namespace != layout.ZERO_ID:
-        counted_at = await images.counted_at(txn, owner_key, namespace)
-        if not counted_at:
-            raise Corrupt(*layout.about(key), "no row tells what its namespace was called")
-        owner = Owner(owner_key, project, namespace, place=counted_at)
+    owner, sha = await images.holder(txn, key, place), key[9 + ID_BYTES :]
     await claims.end_hold(txn, owner, sha, layout.at(key, 1), now)
-    await images.drop_draft(txn, owner_key)
+    await images.drop_draft(txn, owner.key)
 
 
 async def _garbage(txn: Transaction, key: bytes) -> int:

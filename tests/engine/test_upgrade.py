@@ -288,3 +288,19 @@ async def test_a_new_store_needs_one_transaction(tmp_path: Path) -> None:
     place = Place("disk", tmp_path, clock())
     async with place.store() as store:
         assert not await store.core.ledger.read(upgrade.pending)
+
+
+async def test_holds_of_a_clock_that_was_ahead_are_cut(old: Path) -> None:
+    async with opened(old) as store:
+        holds = (await store.stats()).holds
+        assert holds
+    earlier = Clock()
+    earlier.now = MADE - 30 * 86400
+    async with Store.open(old, StoreConfig(background=False), clock=earlier) as store:
+        await store.sweeper.run()
+        assert (await store.stats()).holds == holds
+        found = check_directory(old, deep=True, now=int(earlier.now * 1e6))
+        assert [str(problem) async for problem in found] == []
+        earlier.advance(2 * 86400)
+        await store.sweeper.run()
+        assert (await store.stats()).holds == 0
