@@ -28,6 +28,8 @@ _EXPIRED: Final[Table] = {
     "image": lambda item: item.image,
     "tag": lambda item: item.tag,
     "digest": lambda item: item.digest,
+    "goes with": lambda item: "(orphan)" if item.orphan else item.belongs_to,
+    "artifact type": lambda item: item.artifact_type,
 }
 
 
@@ -39,8 +41,9 @@ def _days(count: int | None) -> str | None:
 def retention() -> None:
     """Retention rules: which tags and untagged manifests of a namespace go by themselves.
 
-    A tag goes when a rule matches it and all that the rule looks at is so. NAMESPACE is a name or
-    an id.
+    A tag goes when a rule matches it and all that the rule looks at is so. Signatures and the like
+    (tags sha256-..., with .sig, .att or .sbom) go with what they belong to. NAMESPACE is a name
+    or an id.
     """
 
 

@@ -32,6 +32,9 @@ def _plan_answer(call: Call[Nothing, Nothing], namespace_id: UUID, plan: Plan) -
                 tag_id=item.tag_id,
                 tag=item.tag,
                 digest=str(item.digest),
+                belongs_to=None if item.belongs_to is None else str(item.belongs_to),
+                artifact_type=item.artifact_type,
+                orphan=item.orphan,
             )
             for item in plan.expired
         ],

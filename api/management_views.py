@@ -492,6 +492,18 @@ class ExpiredAnswer(msgspec.Struct, kw_only=True):
     tag_id: UUID | None
     tag: str | None
     digest: str
+    belongs_to: Annotated[
+        str | None,
+        Meta(
+            description="Of a signature, an SBOM or an attestation: digest of the manifest that it "
+            "goes with, by the name of its tag or by the subject that it names"
+        ),
+    ]
+    artifact_type: str | None
+    orphan: Annotated[
+        bool,
+        Meta(description="Its tag names a manifest that is not here, so it ages as any tag does"),
+    ]
 
 
 class PlanAnswer(msgspec.Struct, kw_only=True):

@@ -67,6 +67,7 @@ _AREAS: Final = (
     check_trash.entries,
     check_trash.index,
     check_trash.manifests,
+    check_trash.attached,
     check_rest.keys,
     check_rest.counters,
     check_times.times,

@@ -91,6 +91,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.TRASH_ID: _fixed(17, (8, 8)),
     layout.TRASH_PROJECT: _fixed(41, _NOTHING),
     layout.TRASH_MANIFEST: _fixed(33, (SHA_BYTES, SHA_BYTES + MEDIA_TYPE_CHARS_MAX)),
+    layout.TRASH_ATTACHED: _fixed(41, _NOTHING),
     layout.DEAD: _fixed(17, (1, _FREE)),
     layout.RETENTION: _fixed(17, Retention),
     layout.PROJECT_LIMITS: _fixed(17, ProjectLimits),

@@ -57,10 +57,7 @@ async def index(look: Look) -> None:
 
 async def manifests(look: Look) -> None:
     """Every list of manifests is of a deleted tag, and whole unless that is being purged."""
-    purging = set()
-    async for _, entry in look.records(Trash, layout.TRASH):
-        if entry.purging and entry.kind == "tag":
-            purging.add(trash.list_of(entry))
+    purging = await _purging(look)
     last, follows = b"", 0
     async for key, _ in look.rows(layout.TRASH_MANIFEST):
         name, place = key[1:-8], layout.at(key, len(key) - 8)
@@ -73,6 +70,24 @@ async def manifests(look: Look) -> None:
         if place != follows:
             look.say("trash", id_name(name[:ID_BYTES]), f"manifest {follows} of it is missing")
         follows = place + 1
+
+
+async def attached(look: Look) -> None:
+    """Every tag that went with a tag is in the list of one that is in the trash."""
+    purging = await _purging(look)
+    async for key, _ in look.rows(layout.TRASH_ATTACHED):
+        name = key[1:-ID_BYTES]
+        if name not in purging and not await _has_list(look, name):
+            look.say("trash", id_name(name[:ID_BYTES]), "tags went with no such tag")
+
+
+async def _purging(look: Look) -> set[bytes]:
+    """Lists of tags that are being taken apart."""
+    found = set()
+    async for _, entry in look.records(Trash, layout.TRASH):
+        if entry.purging and entry.kind == "tag":
+            found.add(trash.list_of(entry))
+    return found
 
 
 async def _has_list(look: Look, name: bytes) -> bool:

@@ -2,20 +2,22 @@
 
 It may hold any number of manifests, so it is walked in steps, and what is left to look at is
 kept as a stack: sha256s of manifests, and keys from which on referrers are still to be read. A
-subject with a million referrers is one such key.
+subject with a million referrers is one such key. With a manifest go the tags that belong to it
+(``attached``), and so what they point to: chains of signatures are walked as all else is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
-from . import claims, images, layout, manifest_rows, trash
+from . import claims, layout, manifest_rows
 from .claims import Owner
-from .errors import NotFound
 from .layout import ID_BYTES, SHA_BYTES
 from .ledger import Transaction, after
 from .manifest_rows import CHILD
-from .records import Manifest, load
+from .records import Manifest, Tag, load
 
 _REFERRERS: Final = 100
 """Referrers read at a time."""
@@ -23,8 +25,24 @@ _REFERRERS: Final = 100
 _KEY_AT: Final = 1 + ID_BYTES
 """Where the length of the subject's digest key stands in the key of a referrer."""
 
+_TAG_COST: Final = 8
+"""Rows that go with a tag."""
+
+Detach = Callable[[bytes], Awaitable[list[Tag]]]
+"""Removes the tags that belong to a manifest, and may go; says which."""
+
 Gone = tuple[tuple[bytes, str], ...]
 """Manifests that were removed, parents first: sha256 and media type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What one step did, and what is left to look at: the candidates of the next one."""
+
+    manifests: Gone = ()
+    tags: tuple[Tag, ...] = ()
+    """Those that belonged to one of the manifests."""
+    rest: tuple[bytes, ...] = ()
 
 
 async def prune_unneeded(
@@ -35,17 +53,19 @@ async def prune_unneeded(
     hold_until: int,
     limit: int,
     *,
+    detach: Detach,
     untagged: bytes = b"",
     since: int | None = None,
-) -> tuple[Gone, tuple[bytes, ...]]:
+) -> Pruned:
     """Remove those candidates that no tag and no index needs, and then what only they needed.
 
     Goes on until that cost about ``limit`` reads of manifests and ends of links (one manifest
-    has up to ``NEEDS_MAX``); says which went, and what is left to look at: the candidates of the
-    next step. A referrer counts as needed while its subject is there, unless it was the one that
-    has just been ``untagged``. What was pushed after ``since`` (of the ledger) stays.
+    has up to ``NEEDS_MAX``). A referrer counts as needed while its subject is there, unless it
+    was the one that has just been ``untagged``. What was pushed after ``since`` (of the ledger)
+    stays.
     """
     gone: list[tuple[bytes, str]] = []
+    tags: list[Tag] = []
     waiting = list(candidates)
     cost = 0
     while waiting and cost < limit:
@@ -62,12 +82,15 @@ async def prune_unneeded(
         if sha != untagged and await manifest_rows.has_subject(txn, owner.key, sha, frozenset()):
             continue
         names = await manifest_rows.names_of(txn, owner.key, sha)
+        detached = await detach(sha)
         needs = await manifest_rows.remove(txn, owner, sha, row, now, hold_until)
         waiting += [needed for kind, needed in needs if kind == CHILD]
         waiting += [layout.referrers_of(owner.key, name) for name in names]
-        cost += len(needs)
+        waiting += [tag.sha for tag in detached]
+        cost += len(needs) + _TAG_COST * len(detached)
         gone.append((sha, row.media_type))
-    return tuple(gone), tuple(waiting)
+        tags += detached
+    return Pruned(tuple(gone), tuple(tags), tuple(waiting))
 
 
 async def _referrers(txn: Transaction, start: bytes) -> list[bytes]:
@@ -84,35 +107,6 @@ async def is_needed(txn: Transaction, image_key: bytes, sha: bytes) -> bool:
     if claim is not None and claim.children:
         return True
     return bool(await manifest_rows.tags_of(txn, image_key, sha, 1))
-
-
-async def prune(
-    txn: Transaction,
-    image_id: bytes,
-    tag_id: bytes,
-    candidates: tuple[bytes, ...],
-    now: int,
-    hold_until: int,
-    limit: int,
-    *,
-    since: int | None = None,
-) -> tuple[bytes, ...]:
-    """Go on with ``prune_unneeded`` in a transaction of its own; says what is left.
-
-    What goes is remembered with the deleted tag. Where that is not in the trash any more, or is
-    being brought back, nothing more goes: nothing would remember it.
-    """
-    try:
-        image, namespace = await images.require(txn, image_id)
-    except NotFound:
-        return ()
-    found = await trash.find(txn, tag_id)
-    if found is None or found[1].purging or found[1].restoring:
-        return ()
-    owner = images.owner_of(image, namespace)
-    gone, rest = await prune_unneeded(txn, owner, candidates, now, hold_until, limit, since=since)
-    await trash.add_manifests(txn, found[1], gone)
-    return rest
 
 
 async def take_back(

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
-from . import blobs, claims, images, layout, manifest_rows, namespaces, tags
+from . import (
+    attached,
+    blobs,
+    claims,
+    images,
+    layout,
+    limit_rows,
+    manifest_rows,
+    namespaces,
+    tags,
+)
 from .layout import ID_BYTES, SHA_BYTES
 from .ledger import Transaction, after
-from .records import unseal
+from .names import first_match
+from .records import Tag, unseal
 
 _STEP: Final = 1000
 
@@ -22,29 +33,42 @@ async def by_tag(txn: Transaction, tag_id: bytes, project_only: bool) -> int:
     tells nothing of strangers.
     """
     tag, image, namespace = await tags.require(txn, tag_id)
-    lost = await losses(txn, image.key, {tag.name: tag.sha}, ())
-    return await _by_image(txn, lost, image.key, namespace.project if project_only else None)
+    gone = await losses(txn, image.key, {tag.name: tag.sha}, (), limit_rows.immutable(namespace))
+    return await _by_image(txn, gone.blobs, image.key, namespace.project if project_only else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What goes from an image with some tags and manifests."""
+
+    blobs: list[bytes]
+    """Those that the image would have no more right to, once holds are over."""
+    attached: list[tuple[Tag, bytes]]
+    """Tags that belonged to a manifest, and that one."""
+    referrers: list[tuple[bytes, bytes]]
+    """Manifests that named another one as their subject, and that one."""
 
 
 async def losses(
-    txn: Transaction, image_key: bytes, removed: Mapping[str, bytes], untagged: Iterable[bytes]
-) -> list[bytes]:
-    """Blobs that an image would have no more right to without some tags (name to sha256) and
-    some manifests, once holds are over: as ``closure.prune_unneeded`` takes them."""
+    txn: Transaction,
+    image_key: bytes,
+    removed: Mapping[str, bytes],
+    untagged: Iterable[bytes],
+    immutable: tuple[str, ...],
+) -> Losses:
+    """What would go with some tags (name to sha256) and some manifests, as
+    ``closure.prune_unneeded`` takes it."""
     lost: Counter[bytes] = Counter()
     children: Counter[bytes] = Counter()
     gone: set[bytes] = set()
+    names = set(removed)
+    attached_tags: list[tuple[Tag, bytes]] = []
+    subjects: dict[bytes, bytes] = {}
     asked = {*removed.values(), *untagged}
     waiting = list(asked)
     while waiting:
         sha = waiting.pop(0)
-        if sha in gone or not await manifest_rows.present(txn, image_key, sha):
-            continue
-        claim = await claims.get(txn, image_key, sha)
-        if claim is not None and claim.children > children[sha]:
-            continue
-        names = await manifest_rows.tags_of(txn, image_key, sha, len(removed) + 1)
-        if any(name not in removed for name in names):
+        if sha in gone or await _is_kept(txn, image_key, sha, children[sha], names):
             continue
         if sha not in asked and await manifest_rows.has_subject(txn, image_key, sha, gone):
             continue
@@ -54,13 +78,34 @@ async def losses(
             if kind == manifest_rows.CHILD:
                 children[needed] += 1
                 waiting.append(needed)
-        waiting += await manifest_rows.referrers_of(txn, image_key, sha)
+        for referrer in await manifest_rows.referrers_of(txn, image_key, sha):
+            subjects.setdefault(referrer, sha)
+            waiting.append(referrer)
+        for tag in await attached.tags_of(txn, image_key, sha):
+            if tag.name not in names and first_match(immutable, tag.name) is None:
+                names.add(tag.name)
+                attached_tags.append((tag, sha))
+                waiting.append(tag.sha)
     ended = []
     for sha, needs in lost.items():
         claim = await claims.get(txn, image_key, sha)
         if claim is not None and claim.content + claim.bodies + claim.children == needs:
             ended.append(sha)
-    return ended
+    referrers = [(sha, subjects[sha]) for sha in gone if sha in subjects and sha not in asked]
+    return Losses(ended, attached_tags, referrers)
+
+
+async def _is_kept(
+    txn: Transaction, image_key: bytes, sha: bytes, parents_gone: int, tags_gone: Set[str]
+) -> bool:
+    """Whether a manifest is not here, or another index or another tag needs it."""
+    if not await manifest_rows.present(txn, image_key, sha):
+        return True
+    claim = await claims.get(txn, image_key, sha)
+    if claim is not None and claim.children > parents_gone:
+        return True
+    names = await manifest_rows.tags_of(txn, image_key, sha, len(tags_gone) + 1)
+    return any(name not in tags_gone for name in names)
 
 
 async def alone(

@@ -71,6 +71,7 @@ TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
 TRASH_ID: Final = b"T"  # id(16) -> when(8)
 TRASH_PROJECT: Final = b"j"  # project(16) when(8) id(16) -> '' : what a project may bring back
 TRASH_MANIFEST: Final = b"J"  # id(16) list(8) position(8) -> sha256, media type : went with a tag
+TRASH_ATTACHED: Final = b"A"  # id(16) list(8) id(16) -> '' : a tag that went with a tag
 DEAD: Final = b"D"  # deleted namespace id -> its scope: its images are not listed any more
 RETENTION: Final = b"w"  # namespace id -> records.Retention
 ASIDE: Final = b"o"  # key of a row -> records.Aside: a queue's entry that nobody could deal with
@@ -240,6 +241,7 @@ _BY_ID: Final[dict[bytes, Kind]] = {
     TRASH_ID: "trash",
     TRASH_PROJECT: "trash",
     TRASH_MANIFEST: "trash",
+    TRASH_ATTACHED: "trash",
 }
 _ID_LAST: Final = (SESSION_EXPIRY, SESSION_NAMESPACE, TRASH, TRASH_PROJECT)
 _BY_NAME: Final[dict[bytes, tuple[Kind, int]]] = {

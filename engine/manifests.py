@@ -259,7 +259,7 @@ class Manifests:
                 # The transaction says what is wrong, or heals it.
                 return None
             noted = found is not None and self.touches.note(
-                found.image, push.digest.raw, found.tags, now
+                found.image, push.digest.raw, found.tags, self._core.now()
             )
         return manifest_put.pushed(push, found.image) if found is not None and noted else None
 

@@ -108,6 +108,7 @@ class Pulls:
         self._gathered: dict[tuple[bytes, str], Pull] = {}
         self.gathering = Gathering(core.gate)
         """Where nothing is gathered yet, what was found before may be gone: see ``passing``."""
+        self._flushing = asyncio.Lock()
         self._noted = asyncio.Event()
         self._full = False
         self.background = Background("pulls", self._turn)
@@ -177,15 +178,17 @@ class Pulls:
 
         Pulls of what has a damaged row are not counted.
         """
-        with self.gathering.writing(lambda: bool(self._gathered)):
-            gathered, self._gathered = self._gathered, {}
-            self._noted.clear()
-            self._full = False
-            waiting = [
-                (*key, pull.count, int(pull.last * SECOND), int(pull.renewed * SECOND))
-                for key, pull in gathered.items()
-            ]
-            await entries.write_gathered(self._write, waiting, self._refused, self._keep)
+        # What another flush is writing at this moment is written when this returns, too.
+        async with self._flushing:
+            with self.gathering.writing(lambda: bool(self._gathered)):
+                gathered, self._gathered = self._gathered, {}
+                self._noted.clear()
+                self._full = False
+                waiting = [
+                    (*key, pull.count, int(pull.last * SECOND), int(pull.renewed * SECOND))
+                    for key, pull in gathered.items()
+                ]
+                await entries.write_gathered(self._write, waiting, self._refused, self._keep)
 
     def _keep(self, entry: Entry) -> None:
         """Put back what was not written."""

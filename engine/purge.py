@@ -121,7 +121,7 @@ async def _tag(txn: Transaction, until: int, entry: Trash, now: int, limit: int)
     its end brought back; says how many."""
     if entry.restoring:
         await _take_back(txn, entry, now, limit)
-    rows = await trash.drop_manifests(txn, entry, limit)
+    rows = await trash.drop_rows(txn, entry, limit)
     if rows < limit:
         await trash.take(txn, until, entry)
     elif not entry.purging:

@@ -1,7 +1,9 @@
 """Retention: rules of a namespace that say which tags and untagged manifests go by themselves.
 
 A tag goes when some rule covers it (image and tag patterns), when it is not among the newest
-that the rule keeps, and when every age that the rule names is reached. Immutable tags stay.
+that the rule keeps, and when every age that the rule names is reached. Immutable tags stay. Tags
+that belong to a manifest (``attached``) are neither counted nor aged: they go with it. An orphan
+is not counted, and ages as any tag.
 
 A plan is a proposal. A run makes one too, and that is its beginning; then each transaction that
 removes something decides again, by the same functions, from what it reads itself. What anybody
@@ -13,11 +15,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 from uuid import UUID
 
 from . import (
+    attached,
     claims,
     closure,
     entries,
@@ -31,6 +34,7 @@ from . import (
     tags,
 )
 from .background import Background
+from .closure import Pruned
 from .config import DAY
 from .core import SECOND, Core
 from .digest import Digest
@@ -45,6 +49,8 @@ from .records import RetentionRule as RuleRow
 from .records import Tag as TagRow
 
 _log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RULES_MAX: Final = 32
 DAYS_MAX: Final = 36_500
@@ -70,6 +76,13 @@ class Expired:
     tag_id: UUID | None
     tag: str | None
     digest: Digest
+    belongs_to: Digest | None = None
+    """Of a signature, an SBOM, an attestation: the manifest that it goes with, by name of its tag
+    or by the subject that it names."""
+    artifact_type: str | None = None
+    """Of a manifest that goes with its subject."""
+    orphan: bool = False
+    """Whether its name says that it belongs to a manifest, which is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +143,10 @@ class Proposed:
     newest: tuple[str, ...]
     """Names of the tags that ``keep_last`` of the rules keeps."""
     untagged: tuple[tuple[bytes, Manifest], ...]
+    orphans: frozenset[str]
+    """Names of those tags that are orphans."""
+    along: tuple[Expired, ...]
+    """Signatures and the like that go with all this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +161,15 @@ class Work:
 
     @property
     def expired(self) -> tuple[Expired, ...]:
-        """All that is proposed: of each image tags in order of their names, then manifests."""
+        """All that is proposed: of each image tags in order of their names, then manifests, then
+        what goes with these."""
         every: list[Expired] = []
         for one in self.proposed:
-            tags = sorted(one.tags, key=lambda tag: tag.name)
-            every += [_expired(one.image, tag, tag.digest) for tag in tags]
+            for tag in sorted(one.tags, key=lambda tag: tag.name):
+                found = _expired(one.image, tag, tag.digest)
+                every.append(replace(found, orphan=tag.name in one.orphans))
             every += [_expired(one.image, None, Digest.sha256(sha).key) for sha, _ in one.untagged]
+            every += one.along
         return tuple(every)
 
 
@@ -179,7 +199,7 @@ async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | Non
                 continue
             if found is not None:
                 proposed.append(found)
-                room -= len(found.tags) + len(found.untagged)
+                room -= len(found.tags) + len(found.untagged) + len(found.along)
             for sha, size in lost:
                 losses.setdefault(sha, Loss(size)).owners.add(image_key)
             if not complete:
@@ -237,7 +257,8 @@ async def _of_image(
     if any(rule.removes_tags for rule in rules):
         rows = await _rows(txn, layout.TAG + image.key)
         every = [decode(TagRow, key, value) for key, value in rows]
-    old, newest = _old_tags(every, rules, limit_rows.immutable(namespace), now, begun)
+    every, orphans = await _free_tags(txn, image_key, every)
+    old, newest = _old_tags(every, orphans, rules, limit_rows.immutable(namespace), now, begun)
     bare = []
     if any(rule.untagged_days >= 0 for rule in rules):
         for key, value in await _rows(txn, layout.MANIFEST + image.key):
@@ -250,9 +271,45 @@ async def _of_image(
     if not old and not bare:
         return None, [], complete
     gone = {tag.name: tag.sha for tag in old}
-    lost = await freeing.losses(txn, image_key, gone, [sha for sha, _ in bare])
-    found = Proposed(image, tuple(old), tuple(newest), tuple(bare))
-    return found, [(sha, await freeing.size_of(txn, sha)) for sha in lost], complete
+    shas = [sha for sha, _ in bare]
+    lost = await freeing.losses(txn, image_key, gone, shas, limit_rows.immutable(namespace))
+    along = await _along(txn, image, lost)
+    room -= len(old) + len(bare)
+    found = Proposed(
+        image, tuple(old), tuple(newest), tuple(bare), frozenset(orphans), tuple(along[:room])
+    )
+    sizes = [(sha, await freeing.size_of(txn, sha)) for sha in lost.blobs]
+    return found, sizes, complete and len(along) <= room
+
+
+async def _along(txn: Transaction, image: ImageRow, lost: freeing.Losses) -> list[Expired]:
+    """What goes with manifests that it belongs to: tags by name, then referrers by digest."""
+    found = []
+    for tag, sha in sorted(lost.attached, key=lambda pair: pair[0].name):
+        belongs = Digest.sha256(sha)
+        found.append(replace(_expired(image, tag, tag.digest), belongs_to=belongs))
+    for sha, subject in sorted(lost.referrers):
+        row = await load(txn, Manifest, manifest_rows.manifest_row(image.key, sha))
+        kind = None if row is None else row.artifact_type or None
+        item = _expired(image, None, Digest.sha256(sha).key)
+        found.append(replace(item, belongs_to=Digest.sha256(subject), artifact_type=kind))
+    return found
+
+
+async def _free_tags(
+    txn: Transaction, image_key: bytes, tags: Sequence[TagRow]
+) -> tuple[list[TagRow], set[str]]:
+    """The tags that belong to no manifest of the image; and names of orphans among them."""
+    free = []
+    orphans = set()
+    for tag in tags:
+        if attached.is_name(tag.name):
+            if await attached.subject_of(txn, image_key, tag) is not None:
+                continue
+            if not attached.names_itself(tag):
+                orphans.add(tag.name)
+        free.append(tag)
+    return free, orphans
 
 
 def _for_image(rules: Sequence[RuleRow], image: ImageRow) -> list[RuleRow]:
@@ -275,6 +332,7 @@ def _age(tag: TagRow) -> tuple[int, bytes]:
 
 def _old_tags(
     tags: Sequence[TagRow],
+    orphans: Collection[str],
     rules: Sequence[RuleRow],
     immutable: tuple[str, ...],
     now: int,
@@ -294,14 +352,15 @@ def _old_tags(
         if not rule.removes_tags:
             continue
         covered = [tag for tag in tags if first_match(rule.tags, tag.name)]
-        covered.sort(key=_age, reverse=True)
-        kept = max(rule.keep_last, 0)
-        for tag in covered[kept:]:
+        counted = [tag for tag in covered if tag.name not in orphans]
+        counted.sort(key=_age, reverse=True)
+        kept = counted[: max(rule.keep_last, 0)]
+        for tag in (*counted[len(kept) :], *(tag for tag in covered if tag.name in orphans)):
             if tag.updated > begun or (rule.unused_days >= 0 and tag.name in pulled):
                 continue
             if first_match(immutable, tag.name) is None and _is_old(tag, rule, now):
                 old[tag.name] = tag
-        newest |= dict.fromkeys(tag.name for tag in covered[:kept])
+        newest |= dict.fromkeys(tag.name for tag in kept)
     return sorted(old.values(), key=_age), list(newest)
 
 
@@ -352,14 +411,16 @@ class Times:
 class Removed:
     """What one transaction of a run did."""
 
-    tags: tuple[bytes, ...] = ()
-    """Ids of those that are gone."""
-    manifests: tuple[bytes, ...] = ()
-    """Untagged ones that are gone."""
-    undecided: tuple[TagRow, ...] = ()
-    """Not looked at: those before them took enough manifests along for one transaction."""
-    rest: tuple[bytes, tuple[bytes, ...]] | None = None
-    """A tag that is gone, and what is left for ``closure.prune`` of what goes with it."""
+    gone: tuple[bytes, ...] = ()
+    """Ids of tags, and sha256s of manifests."""
+    undecided: int = 0
+    """So many at the end were not looked at: what went before took enough along."""
+    left: tuple[bytes, tuple[bytes, ...]] | None = None
+    """A tag that is gone (empty: none), and what is left for ``tags.prune`` of its manifests."""
+
+
+def _all_of(done: Pruned) -> list[bytes]:
+    return [*(sha for sha, _ in done.manifests), *(tag.id for tag in done.tags)]
 
 
 async def _open_place(
@@ -399,35 +460,38 @@ async def remove_tags(
             proposed.pop(name, None)
         elif seen.pulls != row.pulls:
             pulled.add(name)
-    every = list(current.values())
+    every, orphans = await _free_tags(txn, image_key, tuple(current.values()))
     old, _ = _old_tags(
-        every, rules, limit_rows.immutable(namespace), times.now, times.begun, pulled
+        every, orphans, rules, limit_rows.immutable(namespace), times.now, times.begun, pulled
     )
+    names = {tag.name for tag in old} & proposed.keys()
     gone: list[bytes] = []
-    left = tags.CLOSURE_STEP
-    rest = None
-    undecided: tuple[TagRow, ...] = ()
-    old = [tag for tag in old if tag.name in proposed]
-    for place, tag in enumerate(old):
-        if left <= 0 or rest is not None:
-            undecided = tuple(proposed[later.name] for later in old[place:])
+    room = tags.CLOSURE_STEP
+    left = None
+    undecided = 0
+    for place, name in enumerate(tag.name for tag in some):
+        if name not in names:
+            continue
+        if room <= 0 or left is not None:
+            undecided = len(some) - place
             break
-        count, more = await tags.take(
+        tag = current[name]
+        done = await tags.take(
             txn,
             (image, namespace),
             tag,
             times.now,
             times.hold_until,
             times.trash_until,
-            left,
+            room,
             since=times.begun,
         )
-        gone.append(tag.id)
-        left -= count
-        rest = (tag.id, more) if more else None
+        gone += [tag.id, *_all_of(done)]
+        room -= len(done.manifests) + len(done.tags)
+        left = (tag.id, done.rest) if done.rest else None
     if gone:
         await images.touch(txn, image, await identity.tick(txn, times.now))
-    return Removed(tags=tuple(gone), undecided=undecided, rest=rest)
+    return Removed(tuple(gone), undecided, left)
 
 
 async def remove_untagged(
@@ -438,28 +502,38 @@ async def remove_untagged(
     Raises NotFound, Locked, Corrupt.
     """
     image, namespace, rules = await _open_place(txn, image_key)
-    owner = images.owner_of(image, namespace)
-    gone = []
-    for sha, seen in some:
+    gone: list[bytes] = []
+    room = tags.CLOSURE_STEP
+    left = None
+    undecided = 0
+    for place, (sha, seen) in enumerate(some):
         row = await load(txn, Manifest, manifest_rows.manifest_row(image_key, sha))
-        if row != seen:
+        if row != seen or not await _is_old_untagged(
+            txn, image_key, sha, seen, rules, times.now, times.begun
+        ):
             continue
-        if not await _is_old_untagged(txn, image_key, sha, row, rules, times.now, times.begun):
-            continue
-        await closure.prune_unneeded(
+        if room <= 0 or left is not None:
+            undecided = len(some) - place
+            break
+        # What goes with a tag that belonged to it can come back.
+        signed = await attached.tags_of(txn, image_key, sha)
+        until = times.hold_until if signed else times.bare_until
+        done, tag_id = await tags.take_untagged(
             txn,
-            owner,
-            (sha,),
+            (image, namespace),
+            sha,
             times.now,
-            times.bare_until,
-            _STEP,
-            untagged=sha,
+            until,
+            times.trash_until,
+            room,
             since=times.begun,
         )
-        gone.append(sha)
+        gone += _all_of(done)
+        room -= len(done.manifests) + len(done.tags)
+        left = (tag_id, done.rest) if done.rest else None
     if gone:
         await images.touch(txn, image, await identity.tick(txn, times.now))
-    return Removed(manifests=tuple(gone))
+    return Removed(tuple(gone), undecided, left)
 
 
 Gone = set[tuple[UUID, bytes]]
@@ -527,54 +601,73 @@ class Retentions:
         for one in work.proposed:
             image_id = UUID(bytes=one.image.id)
             try:
-                async for removed in self._remove(one, times):
-                    gone |= {(image_id, name) for name in (*removed.tags, *removed.manifests)}
+                async for name in self._remove(one, times):
+                    gone.add((image_id, name))
             except NotFound:
                 continue
             except Locked:
                 break
         return gone
 
-    async def _remove(self, one: Proposed, times: Times) -> AsyncIterator[Removed]:
-        """Remove what is proposed of an image, in bounded transactions."""
+    async def _remove(self, one: Proposed, times: Times) -> AsyncIterator[bytes]:
+        """Remove what is proposed of an image, in bounded transactions; yields what went."""
         ledger, key = self._core.ledger, one.image.key
 
-        async def some_tags(some: tuple[TagRow, ...]) -> Removed:
-            return await ledger.transact(remove_tags, some, key, one.newest, times)
+        async def some_tags(some: tuple[TagRow, ...]) -> tuple[Removed, Sequence[TagRow]]:
+            done = await ledger.transact(remove_tags, some, key, one.newest, times)
+            return done, some[len(some) - done.undecided :]
 
-        async def some_manifests(some: tuple[tuple[bytes, Manifest], ...]) -> Removed:
-            return await ledger.transact(remove_untagged, some, key, times)
+        async def some_bare(
+            some: tuple[tuple[bytes, Manifest], ...],
+        ) -> tuple[Removed, Sequence[tuple[bytes, Manifest]]]:
+            done = await ledger.transact(remove_untagged, some, key, times)
+            return done, some[len(some) - done.undecided :]
 
-        waiting = one.tags
+        async for name in self._in_steps(some_tags, one.tags, one.image.id, times):
+            yield name
+        async for name in self._in_steps(some_bare, one.untagged, one.image.id, times):
+            yield name
+
+    async def _in_steps(
+        self,
+        remove: Callable[[tuple[T, ...]], Awaitable[tuple[Removed, Sequence[T]]]],
+        proposed: tuple[T, ...],
+        image_id: bytes,
+        times: Times,
+    ) -> AsyncIterator[bytes]:
+        """Go through what is proposed, some at a time; yields what went."""
+        waiting = proposed
         while waiting:
             some, waiting = waiting[:STEP], waiting[STEP:]
-            undecided: list[TagRow] = []
-            for removed in await entries.each(some_tags, some, _left_alone):
-                yield removed
-                undecided += removed.undecided
-                if removed.rest is not None:
-                    await self._prune(one.image.id, *removed.rest, times)
+            undecided: list[T] = []
+            for done, later in await entries.each(remove, some, _left_alone):
+                undecided += later
+                for name in done.gone:
+                    yield name
+                if done.left is not None:
+                    async for name in self._prune(image_id, *done.left, times):
+                        yield name
             waiting = (*undecided, *waiting)
-        for start in range(0, len(one.untagged), STEP):
-            some_bare = one.untagged[start : start + STEP]
-            for removed in await entries.each(some_manifests, some_bare, _left_alone):
-                yield removed
 
     async def _prune(
         self, image_id: bytes, tag_id: bytes, rest: tuple[bytes, ...], times: Times
-    ) -> None:
-        """Remove what is left of what goes with a tag."""
+    ) -> AsyncIterator[bytes]:
+        """Remove what is left of what goes with a tag; yields what went."""
+        until = times.hold_until if tag_id else times.bare_until
         while rest:
-            rest = await self._core.ledger.transact(
-                closure.prune,
+            done = await self._core.ledger.transact(
+                tags.prune,
                 image_id,
                 tag_id,
                 rest,
                 times.now,
-                times.hold_until,
+                until,
                 tags.CLOSURE_STEP,
                 since=times.begun,
             )
+            for name in _all_of(done):
+                yield name
+            rest = done.rest
 
     async def _turn(self) -> float:
         for namespace_id in await self._core.ledger.read(ruled):

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from . import (
+    attached,
     closure,
     freeing,
     identity,
@@ -20,6 +21,7 @@ from . import (
     namespaces,
     trash,
 )
+from .closure import Pruned
 from .conditions import ALWAYS, Condition
 from .core import SECOND, Core
 from .digest import Digest
@@ -183,26 +185,124 @@ async def take(
     limit: int,
     *,
     since: int | None = None,
-) -> tuple[int, tuple[bytes, ...]]:
+) -> Pruned:
     """Move a tag of the image to the trash, and manifests with it that nothing else needs.
 
-    Says how many went, and which ones are left for ``closure.prune``. What was pushed after
-    ``since`` stays.
+    Tags that belong to these go too. What was pushed after ``since`` stays. What is left is for
+    ``prune``.
     """
     image, namespace = place
     await remove(txn, image.key, row)
-    gone, rest = await closure.prune_unneeded(
+    done = await closure.prune_unneeded(
         txn,
         images.owner_of(image, namespace),
         (row.sha,),
         now,
         hold_until,
         limit,
+        detach=_detaching(txn, place, since),
         untagged=row.sha,
         since=since,
     )
-    await trash.throw_tag(txn, image, namespace, row, gone, trash_until)
-    return len(gone), rest
+    entry = await trash.throw_tag(txn, image, namespace, row, done.manifests, trash_until)
+    await trash.throw_attached(txn, image, namespace, entry, done.tags, trash_until)
+    return done
+
+
+async def take_untagged(
+    txn: Transaction,
+    place: tuple[ImageRow, NamespaceRow],
+    sha: bytes,
+    now: int,
+    hold_until: int,
+    trash_until: int,
+    limit: int,
+    *,
+    since: int | None = None,
+) -> tuple[Pruned, bytes]:
+    """As ``take``, of a manifest without a tag; and the id of the tag that it went with.
+
+    That is one which belonged to the manifest: it lies in the trash with all that went. Where
+    there was none, that cannot be brought back.
+    """
+    image, namespace = place
+    done = await closure.prune_unneeded(
+        txn,
+        images.owner_of(image, namespace),
+        (sha,),
+        now,
+        hold_until,
+        limit,
+        detach=_detaching(txn, place, since),
+        untagged=sha,
+        since=since,
+    )
+    if not done.tags:
+        return done, b""
+    first, *others = sorted(done.tags, key=lambda row: row.name)
+    entry = await trash.throw_tag(txn, image, namespace, first, done.manifests, trash_until)
+    await trash.throw_attached(txn, image, namespace, entry, others, trash_until)
+    return done, first.id
+
+
+def _detaching(
+    txn: Transaction, place: tuple[ImageRow, NamespaceRow], since: int | None
+) -> closure.Detach:
+    image, namespace = place
+
+    async def detach(sha: bytes) -> list[Row]:
+        gone = []
+        for row in await attached.tags_of(txn, image.key, sha):
+            if first_match(limit_rows.immutable(namespace), row.name) is not None:
+                continue
+            if since is None or row.updated <= since:
+                await remove(txn, image.key, row)
+                gone.append(row)
+        return gone
+
+    return detach
+
+
+async def prune(
+    txn: Transaction,
+    image_id: bytes,
+    tag_id: bytes,
+    candidates: tuple[bytes, ...],
+    now: int,
+    hold_until: int,
+    limit: int,
+    *,
+    since: int | None = None,
+) -> Pruned:
+    """Go on with ``take`` in a transaction of its own.
+
+    What goes is remembered with the deleted tag. Where that is not in the trash any more, or is
+    being brought back, nothing more goes: nothing would remember it. Without a tag (of
+    ``take_untagged``) only tags are remembered, those that belong to what goes.
+    """
+    try:
+        image, namespace = await images.require(txn, image_id)
+    except NotFound:
+        return Pruned()
+    found = await trash.find(txn, tag_id) if tag_id else None
+    if tag_id and (found is None or found[1].purging or found[1].restoring):
+        return Pruned()
+    place = image, namespace
+    done = await closure.prune_unneeded(
+        txn,
+        images.owner_of(*place),
+        candidates,
+        now,
+        hold_until,
+        limit,
+        detach=_detaching(txn, place, since),
+        since=since,
+    )
+    if found is not None:
+        await trash.add_manifests(txn, found[1], done.manifests)
+    until, entry = found or (hold_until, None)
+    await trash.throw_attached(txn, image, namespace, entry, done.tags, until)
+    return done
 
 
 async def delete(
@@ -210,17 +310,17 @@ async def delete(
 ) -> tuple[Tag, tuple[bytes, ...]]:
     """Remove a tag, and its manifest where nothing else needs that.
 
-    Second part of the answer: manifests left for ``manifests.prune`` when there are very many.
+    Second part of the answer: what is left for ``prune`` when there is very much.
     Raises NotFound, Immutable, Locked.
     """
     row, image, namespace = await require(txn, tag_id)
     namespaces.check_unlocked(namespace)
     check_movable(namespace, row.name)
-    _, rest = await take(txn, (image, namespace), row, now, hold_until, trash_until, CLOSURE_STEP)
+    done = await take(txn, (image, namespace), row, now, hold_until, trash_until, CLOSURE_STEP)
     time = await identity.tick(txn, now)
     await images.touch(txn, image, time)
     row = msgspec.structs.replace(row, updated=time)
-    return view(row, image, namespace, deleting=True), rest
+    return view(row, image, namespace, deleting=True), done.rest
 
 
 class Tags:
@@ -272,22 +372,18 @@ class Tags:
         """Remove a tag, never a sibling; the answer says ``deleting``.
 
         Its manifest goes too when no other tag and no index needs it, and with it untagged
-        children and referrers that nothing else needs. Raises NotFound, Immutable, Locked.
+        children and referrers that nothing else needs, and tags that belong to what goes
+        (``attached``). Raises NotFound, Immutable, Locked.
         """
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
         holds = max(until, self._core.hold_until(now))
         tag, rest = await self._core.ledger.transact(delete, tag_id.bytes, now, holds, until)
         while rest:
-            rest = await self._core.ledger.transact(
-                closure.prune,
-                tag.image_id.bytes,
-                tag_id.bytes,
-                rest,
-                now,
-                holds,
-                CLOSURE_STEP,
+            done = await self._core.ledger.transact(
+                prune, tag.image_id.bytes, tag_id.bytes, rest, now, holds, CLOSURE_STEP
             )
+            rest = done.rest
         return tag
 
     async def would_free(self, tag_id: UUID, *, project_only: bool = False) -> int:

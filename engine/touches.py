@@ -44,12 +44,14 @@ class Touch:
 
     when: int
     manifests: set[bytes] = field(default_factory=set)
-    tags: dict[str, bytes] = field(default_factory=dict)
-    """Names and ids."""
+    tags: dict[str, Pushed] = field(default_factory=dict)
 
 
-Entry = tuple[bytes, int, tuple[bytes, ...], tuple[tuple[str, bytes], ...]]
-"""Image key, when it was pushed to last, which manifests, and to which tags: names and ids."""
+Pushed = tuple[bytes, int]
+"""Id of a tag, and when it was pushed to: rules go by the order of these, too."""
+
+Entry = tuple[bytes, int, tuple[bytes, ...], tuple[tuple[str, Pushed], ...]]
+"""Image key, when it was pushed to last, which manifests, and to which tags, by their names."""
 
 
 async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None:
@@ -68,10 +70,11 @@ async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None
         time = await identity.tick(txn, when)
         for sha in manifests:
             await pulls.renew(txn, image_key, sha, time)
-        for name, tag_id in pushed:
+        for name, (tag_id, tagged_at) in pushed:
             tag = await tags.by_name(txn, image_key, name)
             if tag is not None and tag.id == tag_id:
-                row = msgspec.structs.replace(tag, updated=time)
+                # What was pushed after it, and committed before, is the newer one.
+                row = msgspec.structs.replace(tag, updated=max(tag.updated, min(tagged_at, now)))
                 await save(txn, tags.tag_row(image_key, name), row)
         await images.touch(txn, image, await identity.tick(txn, when))
 
@@ -83,6 +86,7 @@ class Touches:
         self._core = core
         self._gathered: dict[bytes, Touch] = {}
         self._gathering = Gathering(core.gate)
+        self._flushing = asyncio.Lock()
         self._noted = asyncio.Event()
         self.background = Background("touches", self._turn)
 
@@ -103,7 +107,7 @@ class Touches:
             return False
         touch.when = max(touch.when, when)
         touch.manifests.add(sha)
-        touch.tags.update((tag.name, tag.id) for tag in pushed)
+        touch.tags.update((tag.name, (tag.id, when)) for tag in pushed)
         return True
 
     async def flush(self) -> None:
@@ -111,14 +115,16 @@ class Touches:
 
         What has a damaged row is not touched.
         """
-        with self._gathering.writing(lambda: bool(self._gathered)):
-            gathered, self._gathered = self._gathered, {}
-            self._noted.clear()
-            waiting = [
-                (key, touch.when, tuple(touch.manifests), tuple(touch.tags.items()))
-                for key, touch in gathered.items()
-            ]
-            await entries.write_gathered(self._write, waiting, self._refused, self._keep)
+        # What another flush is writing at this moment is written when this returns, too.
+        async with self._flushing:
+            with self._gathering.writing(lambda: bool(self._gathered)):
+                gathered, self._gathered = self._gathered, {}
+                self._noted.clear()
+                waiting = [
+                    (key, touch.when, tuple(touch.manifests), tuple(touch.tags.items()))
+                    for key, touch in gathered.items()
+                ]
+                await entries.write_gathered(self._write, waiting, self._refused, self._keep)
 
     def _keep(self, entry: Entry) -> None:
         """Put back what was not written, below what came since."""

@@ -3,7 +3,8 @@
 An entry is a row by its time, one by its id and one in the list of its project. The manifests
 that went with a tag, of which there may be any number, are rows of their own in the order in
 which they went: a list. Its key is not the tag's alone, since a tag can come back and be deleted
-again before all rows of the first list are gone.
+again before all rows of the first list are gone. Tags that went with a tag, since they belonged
+to such a manifest, are entries of their own, and rows that lead to these.
 
 An entry that is being taken apart (``purging``) cannot be brought back. One of a tag is then
 found by its time only.
@@ -11,6 +12,7 @@ found by its time only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -148,7 +150,7 @@ async def throw_image(txn: Transaction, row: Image, namespace: Namespace, until:
 
 async def throw_tag(
     txn: Transaction, image: Image, namespace: Namespace, row: Tag, gone: Gone, until: int
-) -> None:
+) -> Trash:
     """A tag was deleted, and these manifests with it; ``add_manifests`` adds more."""
     entry = Trash(
         "tag",
@@ -164,10 +166,39 @@ async def throw_tag(
     )
     await throw(txn, entry, until)
     await add_manifests(txn, entry, gone)
+    return entry
+
+
+async def throw_attached(
+    txn: Transaction,
+    image: Image,
+    namespace: Namespace,
+    entry: Trash | None,
+    rows: Sequence[Tag],
+    until: int,
+) -> None:
+    """These tags went with that one, since they belonged to manifests that did.
+
+    Each is an entry of its own, and comes back with the other one.
+    """
+    for row in rows:
+        await throw_tag(txn, image, namespace, row, (), until)
+        if entry is not None:
+            await put_payload(txn, layout.TRASH_ATTACHED + list_of(entry) + row.id)
+
+
+async def attached_to(txn: Transaction, entry: Trash, last: bytes, limit: int) -> list[bytes]:
+    """Ids of tags that went with that one, in their order, after ``last``."""
+    prefix = layout.TRASH_ATTACHED + list_of(entry)
+    rows = await txn.scan(prefix + last + b"\0" if last else prefix, after(prefix), limit=limit)
+    return [key[-layout.ID_BYTES :] for key, _ in rows]
 
 
 async def _free_list(txn: Transaction, tag_id: bytes, until: int) -> bytes:
-    """A list that has no rows: times are no names where a clock stands still."""
+    """A list that has no rows: times are no names where a clock stands still.
+
+    Rows of tags are only where rows of manifests are: see ``drop_rows``.
+    """
     while await txn.scan(*_span(layout.TRASH_MANIFEST + tag_id + number(until)), limit=1):
         until += 1
     return number(until)
@@ -222,12 +253,20 @@ async def shas_from(txn: Transaction, entry: Trash, place: int, limit: int) -> t
     return tuple(unseal(key, value)[: layout.SHA_BYTES] for key, value in rows)
 
 
-async def drop_manifests(txn: Transaction, entry: Trash, limit: int) -> int:
-    """Remove the rows of the first ``limit`` manifests; says how many there were."""
-    rows = await txn.scan(*_span(layout.TRASH_MANIFEST + list_of(entry)), limit=limit)
-    for key, _ in rows:
-        await txn.delete(key)
-    return len(rows)
+async def drop_rows(txn: Transaction, entry: Trash, limit: int) -> int:
+    """Remove ``limit`` rows of what went with a tag; says how many there were.
+
+    Those of tags go first, so that a list which looks empty is.
+    """
+    count = 0
+    for kind in (layout.TRASH_ATTACHED, layout.TRASH_MANIFEST):
+        rows = await txn.scan(*_span(kind + list_of(entry)), limit=limit - count)
+        for key, _ in rows:
+            await txn.delete(key)
+        count += len(rows)
+        if count == limit:
+            break
+    return count
 
 
 async def find(txn: Transaction, entry_id: bytes) -> tuple[int, Trash] | None:
@@ -271,7 +310,7 @@ async def _forget(txn: Transaction, until: int, entry_id: bytes) -> None:
 
 
 async def take(txn: Transaction, until: int, entry: Trash) -> None:
-    """Remove an entry; of a tag, the rows of its manifests are gone already."""
+    """Remove an entry; of a tag, the rows of what went with it are gone already."""
     await txn.delete(project_row(entry, until))
     await _forget(txn, until, entry.id)
     await txn.delete(layout.TRASH + number(until) + entry.id)

@@ -10,7 +10,9 @@ where a process died; but for those that somebody has pushed meanwhile.
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -38,7 +40,7 @@ from .config import MANIFEST_BYTES_MAX
 from .core import Core, entropy
 from .digest import Digest
 from .documents import Document
-from .errors import AlreadyExists, Busy, Corrupt, EngineError, Invalid, NotFound
+from .errors import AlreadyExists, Busy, Corrupt, EngineError, Invalid, Locked, NotFound
 from .ledger import Transaction
 from .listings import PAGE_MAX
 from .models import Page, Trashed, TrashItem, moment
@@ -124,11 +126,23 @@ async def restore_tag(
     if not await _current(txn, entry, token, batch):
         return False
     await _tag(txn, entry, now, batch.manifests, sparse)
-    if await trash.drop_manifests(txn, entry, _STEP + 1) <= _STEP:
+    if await trash.drop_rows(txn, entry, _STEP + 1) <= _STEP:
         await trash.take(txn, until, entry)
     else:
         await trash.leave_rest(txn, until, entry, now)
     return True
+
+
+async def restore_attached(
+    txn: Transaction, entry_ids: tuple[bytes, ...], now: int, sparse: bool
+) -> None:
+    """Bring tags back that went with one that is back; those that cannot come stay where they
+    are."""
+    for entry_id in entry_ids:
+        with suppress(NotFound, AlreadyExists, Locked):
+            until, entry = await require(txn, entry_id, now)
+            await _tag(txn, entry, now, (), sparse)
+            await trash.take(txn, until, entry)
 
 
 async def restore_some(
@@ -389,7 +403,8 @@ class Trash:
     async def restore(self, item_id: UUID) -> None:
         """Bring something back under its old name and id.
 
-        A tag comes back with the manifests that went with it. Raises NotFound (``trash``, or
+        A tag comes back with the manifests that went with it, and then the tags that did; such a
+        one stays in the trash where its name was taken since. Raises NotFound (``trash``, or
         what it belonged to), AlreadyExists where the name is taken, Locked; MissingContent or
         where the image changed too much since; Busy where another call restores
         the same tag. It changes nothing then.
@@ -399,8 +414,24 @@ class Trash:
         if entry.kind != "tag":
             await core.ledger.transact(restore, item_id.bytes, core.now())
             return
+        attached = await self._attached(entry)
         while not await self._restore_tag(item_id.bytes, image_key):
             continue
+        for start in range(0, len(attached), _STEP):
+            some = tuple(attached[start : start + _STEP])
+            await core.ledger.transact(
+                restore_attached, some, core.now(), core.config.sparse_indexes
+            )
+
+    async def _attached(self, entry: Entry) -> builtins.list[bytes]:
+        """Ids of all tags that went with a tag."""
+        found: builtins.list[bytes] = []
+        if entry.kind == "tag":
+            last = b""
+            while some := await self._core.ledger.read(trash.attached_to, entry, last, _STEP):
+                found += some
+                last = some[-1]
+        return found
 
     async def purge(self, item_id: UUID, *, seconds: float = 1.0) -> bool:
         """Take something out of the trash before its time: it cannot be brought back any more.
@@ -410,6 +441,10 @@ class Trash:
         """
         core = self._core
         until, entry = await core.ledger.read(require, item_id.bytes, core.now())
+        done = True
+        for tag_id in await self._attached(entry):
+            with suppress(NotFound):
+                done &= await self.purge(UUID(bytes=tag_id), seconds=seconds)
         own: set[bytes] = set()
         others = Needed()
         if entry.kind == "tag":
@@ -429,7 +464,7 @@ class Trash:
             except Corrupt:
                 # The sweep meets the damaged row as well, and sets the entry aside.
                 return False
-        return True
+        return done
 
     async def _restore_tag(self, entry_id: bytes, image_key: bytes) -> bool:
         """Bring a tag back; False where more of its manifests went since this began."""

@@ -119,12 +119,13 @@ async def _uploads(store: Store) -> None:
 
 
 async def _trash(store: Store) -> None:
-    await push(store, "app/old", "v1", [BASE, noise(45_000, "old")])
+    signed = await push(store, "app/old", "v1", [BASE, noise(45_000, "old")])
+    await push(store, "app/old", f"{signed.digest}.sig".replace(":", "-"), [SMALL])
     pushed = await push(store, "app/gone", "v1", [BASE, SMALL])
     await store.images.delete(pushed.image_id)
     old = await store.locate(REGION, "app/old")
     assert old.image_id is not None
-    (tag,) = (await store.tags.list(old.image_id)).items
+    (tag,) = (await store.tags.list(old.image_id, name="v1")).items
     await store.tags.delete(tag.id)
     lost = await make_namespace(store, "lost")
     await push(store, "lost/web", "v1", [BASE, SMALL])

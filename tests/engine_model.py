@@ -119,21 +119,57 @@ class Image:
             if name not in gone
         )
 
+    def subject_of(self, tag: Tag) -> str | None:
+        """The manifest that a signature (or the like) belongs to by the name of its tag."""
+        start, _, end = tag.name.partition(".")
+        if end not in ("", "sig", "att", "sbom") or tag.name.endswith("."):
+            return None
+        for digest, document in self.manifests.items():
+            names = ["sha256-" + digest]
+            if digest in self.named:
+                names.append("sha512-" + hashlib.sha512(document.body).hexdigest()[:64])
+            if start in names and digest != tag.sha:
+                return digest
+        return None
+
+    def is_orphan(self, tag: Tag) -> bool:
+        if not tag.name.startswith(("sha256-", "sha512-")):
+            return False
+        itself = tag.name.startswith("sha256-" + tag.sha)
+        if tag.digest.startswith("sha512:"):
+            itself = itself or tag.name.startswith("sha512-" + tag.digest[7:71])
+        return not itself and self.subject_of(tag) is None
+
     def closure(self, root: str, tag: Tag | None = None) -> set[str]:
-        """Manifests that go with one, once a tag is gone: the least set that follows from the
-        rule."""
+        """Manifests that go with one, once a tag is gone."""
+        return self.leaving(root, tag)[0]
+
+    def leaving(self, root: str, tag: Tag | None = None) -> tuple[set[str], list[Tag]]:
+        """What goes with a manifest, once a tag is gone: the least set that follows from the
+        rule; and tags that belong to what goes, in order of their names."""
+        subjects = {name: self.subject_of(each) for name, each in self.tags.items()}
+
+        def attached(gone: set[str]) -> list[Tag]:
+            return [
+                self.tags[name]
+                for name, subject in sorted(subjects.items())
+                if subject in gone
+                and self.tags[name] is not tag
+                and not self.namespace.covers(name)
+            ]
 
         def needed(digest: str, gone: set[str]) -> bool:
-            if any(other.sha == digest for other in self.tags.values() if other is not tag):
-                return True
-            return self.is_child(digest, gone)
+            lost = [tag, *attached(gone)]
+            others = [t for t in self.tags.values() if not any(t is one for one in lost)]
+            return any(t.sha == digest for t in others) or self.is_child(digest, gone)
 
         gone: set[str] = set()
         if root not in self.manifests or needed(root, gone):
-            return gone
+            return gone, []
         gone.add(root)
         while True:
             lost_parent = {sha(c) for name in gone for c in self.manifests[name].children}
+            lost_parent |= {t.sha for t in attached(gone)}
             more = set()
             for digest, document in self.manifests.items():
                 if digest in gone or needed(digest, gone):
@@ -144,7 +180,7 @@ class Image:
                 if digest in lost_parent or subject in gone:
                     more.add(digest)
             if not more:
-                return gone
+                return gone, attached(gone)
             gone |= more
 
     def drop(self, manifests: set[str], until: float) -> None:
@@ -220,6 +256,8 @@ class Entry:
     image: Image | None = None
     tag: Tag | None = None
     documents: tuple[Document, ...] = ()
+    along: tuple[UUID, ...] = ()
+    """Tags that went with it, since they belonged to such a document."""
 
 
 class Model:
@@ -373,7 +411,11 @@ class Model:
                 continue
             covered = [t for t in image.tags.values() if fits(rule.tags, t.name)]
             covered.sort(key=lambda tag: tag.moved, reverse=True)
-            for tag in covered[rule.keep_last or 0 :] if fits(rule.images, image.name) else ():
+            covered = [tag for tag in covered if image.subject_of(tag) is None]
+            counted = [tag for tag in covered if not image.is_orphan(tag)]
+            orphans = [tag for tag in covered if image.is_orphan(tag)]
+            going = counted[rule.keep_last or 0 :] + orphans
+            for tag in going if fits(rule.images, image.name) else ():
                 aged = rule.older_days is None or tag.updated + rule.older_days * DAY <= self.now
                 if aged and not image.namespace.covers(tag.name):
                     old.add(tag.name)
@@ -393,15 +435,29 @@ class Model:
                 old += [digest] * (image.since[digest] + min(days, default=1e9) * DAY <= self.now)
         return old
 
-    def lost(self, image: Image, tags: list[Tag], untagged: list[str]) -> set[str]:
-        """What an image has no right to any more, holds being over, when these are gone."""
+    def rest(
+        self, image: Image, tags: list[Tag], untagged: list[str]
+    ) -> tuple[Image, list[Tag], set[str]]:
+        """What is left of an image, holds being over, when these are gone; and which tags, and
+        which referrers, go with what they belong to."""
         rest = replace(image, manifests=dict(image.manifests), tags=dict(image.tags), holds={})
+        attached: list[Tag] = []
+        asked = {*(tag.sha for tag in tags), *untagged}
         for tag in tags:
             del rest.tags[tag.name]
-            rest.drop(rest.closure(tag.sha), 0)
-        for digest in untagged:
-            rest.drop(rest.closure(digest), 0)
-        return image.linked() - rest.linked()
+        for digest in (*(tag.sha for tag in tags), *untagged):
+            gone, more = rest.leaving(digest)
+            for tag in more:
+                del rest.tags[tag.name]
+            attached += more
+            rest.drop(gone, 0)
+        lost = image.manifests.keys() - rest.manifests.keys()
+        referrers = {
+            digest
+            for digest in lost - asked
+            if (subject := image.manifests[digest].subject) is not None and sha(subject) in lost
+        }
+        return rest, sorted(attached, key=lambda tag: tag.name), referrers
 
     def freed_by_rules(self, losses: dict[str, list[Image]]) -> tuple[int, int]:
         """Bytes of blobs that so many images lose: in the store, and as a project knows it."""

@@ -15,7 +15,6 @@ import pytest
 from copies_support import finish
 from engine_model import (
     DAY,
-    HOLD,
     UPLOADS_MAX,
     Document,
     Image,
@@ -42,7 +41,7 @@ from holdfast.engine import (
 RULE = st.builds(
     Rule,
     images=st.sampled_from(["*", "*", "web", "lib/*"]),
-    tags=st.sampled_from(["*", "*", "v*", "latest"]),
+    tags=st.sampled_from(["*", "*", "v*", "latest", "sha256-*"]),
     keep_last=st.sampled_from([None, 0, 1]),
     older_days=st.sampled_from([0, 0, 1]),
     untagged_days=st.sampled_from([None, 0, 1]),
@@ -102,13 +101,37 @@ class Copying(Deleting):
         losses: dict[str, list[Image]] = {}
         expired: list[tuple[Any, ...]] = []
         for image, (tags, untagged) in gone.items():
-            for digest in self.model.lost(image, tags, untagged):
+            rest, along, referrers = self.model.rest(image, tags, untagged)
+            for digest in image.linked() - rest.linked():
                 losses.setdefault(digest, []).append(image)
-            expired += [(image.id, tag.id, tag.name, tag.digest) for tag in tags]
-            expired += [(image.id, None, None, f"sha256:{digest}") for digest in untagged]
+            expired += [
+                (image.id, tag.id, tag.name, tag.digest, None, image.is_orphan(tag)) for tag in tags
+            ]
+            expired += [
+                (image.id, None, None, f"sha256:{digest}", None, False) for digest in untagged
+            ]
+            expired += [
+                (image.id, tag.id, tag.name, tag.digest, image.subject_of(tag), False)
+                for tag in along
+            ]
+            for digest in sorted(referrers):
+                subject = image.manifests[digest].subject
+                assert subject is not None
+                expired.append((image.id, None, None, f"sha256:{digest}", sha(subject), False))
         freed = self.model.freed_by_rules(losses)
         plan = self.run(self.store.retention.plan(namespace.id))
-        assert [(e.image_id, e.tag_id, e.tag, str(e.digest)) for e in plan.expired] == expired
+        shown = [
+            (
+                e.image_id,
+                e.tag_id,
+                e.tag,
+                str(e.digest),
+                e.belongs_to.raw.hex() if e.belongs_to else None,
+                e.orphan,
+            )
+            for e in plan.expired
+        ]
+        assert shown == expired
         assert (plan.freed_bytes, plan.project_freed_bytes) == freed
         done = self.expect(self.store.retention.apply(namespace.id), outcome)
         if done is not None:
@@ -118,7 +141,7 @@ class Copying(Deleting):
                 for tag in sorted(tags, key=lambda tag: tag.moved):
                     self._tag_gone(image, tag)
                 for digest in untagged:
-                    image.drop(image.closure(digest), self.model.now + HOLD)
+                    self._untagged_gone(image, digest)
 
     # --- snapshots
 
@@ -156,6 +179,11 @@ class Copying(Deleting):
         """Export an image, and import it elsewhere."""
         source, target = self.listed(pick), self.namespace(taking)
         if source is None or target is None or not source.tags:
+            return
+        if any(
+            sha(c) not in source.manifests for d in source.manifests.values() for c in d.children
+        ):
+            # A child was deleted by its digest: what is left of its index is not exported.
             return
         layout = self._new("layout")
         whole = exported(source)
@@ -202,7 +230,9 @@ class Copying(Deleting):
         if image.id is None:
             image.id, image.order = self._where(image).image_id, model.next()
         for digest, tags in entries.items():
-            for tag in tags:
+            # Those of one push that were here have one time, before those that are new.
+            known = {tag: image.tags[tag].order for tag in tags if tag in image.tags}
+            for tag in sorted(tags, key=lambda tag: (tag not in known, known.get(tag, 0))):
                 self._point(image, tag, digest, sha(documents[digest].body))
         self.flush()
         # Pushes that change nothing are written together, behind those that do.

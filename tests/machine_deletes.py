@@ -45,13 +45,22 @@ class Deleting(Pushing):
             return "Locked"
         return "Immutable" if image.namespace.covers(tag.name) else None
 
-    def _throw_tag(self, image: Image, tag: Tag, documents: tuple[Document, ...]) -> None:
+    def _throw_tag(
+        self,
+        image: Image,
+        tag: Tag,
+        documents: tuple[Document, ...],
+        along: tuple[Tag, ...] = (),
+    ) -> None:
         del image.tags[tag.name]
         assert tag.id is not None
         until = self.model.now + TRASH
+        ids = tuple(one.id for one in along if one.id is not None)
         self.model.throw(
-            Entry("tag", tag.id, tag.name, until, image.namespace, image, tag, documents)
+            Entry("tag", tag.id, tag.name, until, image.namespace, image, tag, documents, ids)
         )
+        for one in along:
+            self._throw_tag(image, one, ())
 
     @rule(pick=PICK)
     def untag(self, pick: int) -> None:
@@ -78,10 +87,19 @@ class Deleting(Pushing):
             self._tag_gone(image, tag)
 
     def _tag_gone(self, image: Image, tag: Tag) -> None:
-        gone = image.closure(tag.sha, tag)
+        gone, along = image.leaving(tag.sha, tag)
         documents = tuple(image.manifests[digest] for digest in gone)
-        self._throw_tag(image, tag, documents)
+        self._throw_tag(image, tag, documents, tuple(along))
         image.drop(gone, self.model.now + max(TRASH, HOLD))
+
+    def _untagged_gone(self, image: Image, digest: str) -> None:
+        """A manifest that no tag keeps; it lies in the trash with the first tag that goes along."""
+        gone, along = image.leaving(digest)
+        documents = tuple(image.manifests[one] for one in gone)
+        signed = any(image.subject_of(tag) == digest for tag in image.tags.values())
+        if along:
+            self._throw_tag(image, along[0], documents, tuple(along[1:]))
+        image.drop(gone, self.model.now + (max(TRASH, HOLD) if signed else HOLD))
 
     @rule(pick=PICK, which=PICK, algorithm=ALGORITHM)
     def delete_manifest(self, pick: int, which: int, algorithm: str) -> None:
@@ -174,6 +192,11 @@ class Deleting(Pushing):
                 if refused is not None:
                     return refused
         model.trash.remove(entry)
+        for tag_id in entry.along:
+            for other in [e for e in model.trash if e.id == tag_id and not model.due(e)]:
+                assert other.image is not None
+                if self._restore_tag(other, other.image) is None:
+                    model.trash.remove(other)
         return None
 
     def _restore_tag(self, entry: Entry, image: Image) -> str | None:

@@ -252,6 +252,7 @@ class Driver(RuleBasedStateMachine):
                 {"description": ""},
                 {"is_public": True},
                 {"immutable_tags": ("v*",)},
+                {"immutable_tags": ("sha256-*",)},
                 {"immutable_tags": ()},
                 {"quota": 6_000},
                 {"quota": None},

@@ -298,6 +298,31 @@ class Pushing(Uploading):
 
     @rule(
         pick=PICK,
+        which=PICK,
+        part=BLOB,
+        end=st.sampled_from(["", ".sig", ".sig", ".att", ".sbom"]),
+        algorithm=ALGORITHM,
+        about=st.booleans(),
+    )
+    def sign(
+        self, pick: int, which: int, part: bytes, end: str, algorithm: str, about: bool
+    ) -> None:
+        """Tag something by the digest of a manifest that is there, or (now and then) is not."""
+        images = self.model.listed()
+        if not images:
+            return
+        image = images[pick % len(images)]
+        there = list(image.manifests.values())
+        subject = there[which % len(there)] if there and which % 5 else None
+        named_body = b"not there" if subject is None else subject.body
+        document = self._image_document((part,), subject if about else None, docker=False)
+        self._deliver(image.namespace, image.name, part, "sha256")
+        hexadecimal = named(named_body, algorithm).partition(":")[2]
+        name = f"{algorithm}-{hexadecimal[:64]}{end}"
+        self._put(image.namespace, image.name, document, name, "sha256")
+
+    @rule(
+        pick=PICK,
         name=IMAGE,
         children=st.lists(PICK, max_size=3),
         tag=st.none() | TAG,
@@ -358,6 +383,8 @@ class Pushing(Uploading):
         algorithm: str,
         guard: str = "",
     ) -> None:
+        # Times tell which push was the later one.
+        self.wait(0.001)
         model = self.model
         digest = named(document.body, algorithm)
         more: dict[str, Any] = {"reference": tag or digest}

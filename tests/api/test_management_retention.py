@@ -53,6 +53,38 @@ async def test_rules_plan_and_apply(server: Server) -> None:
     assert images[0]["tags"] == ["v2"]
 
 
+async def test_a_plan_says_what_goes_with_what(server: Server) -> None:
+    """Signatures are no versions; they go with what they belong to, and come back with it."""
+    space = await server.create("n1")
+    digests = [await server.push("n1/a", f"1.{n}", bytes(100 + n)) for n in range(2)]
+    names = [digest.replace(":", "-") + ".sig" for digest in digests]
+    for name in (*names, "sha256-" + 64 * "0"):
+        await server.push("n1/a", name, name.encode())
+    rules = {"rules": [{"keep_last": 2, "older_than_days": 0}]}
+    await server.ok("PATCH", path(space), payload=rules)
+    plan = await server.ok("GET", path(space, "plan"))
+    (orphan,) = plan["expired"]
+    assert (orphan["tag"], orphan["orphan"], orphan["belongs_to"]) == (
+        "sha256-" + 64 * "0",
+        True,
+        None,
+    )
+    assert await server.ok("POST", path(space, "apply"), payload={}) == plan
+    await server.ok("PATCH", path(space), payload={"rules": [{"keep_last": 1}]})
+    done = await server.ok("POST", path(space, "apply"), payload={})
+    told = [(item["tag"], item["belongs_to"], item["orphan"]) for item in done["expired"]]
+    assert told == [("1.0", None, False), (names[0], digests[0], False)]
+    image = (await server.ok("GET", REGISTRY + "/images"))["images"][0]
+    assert image["tags"] == ["1.1", names[1]]
+    tags = await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags")
+    newest = next(tag for tag in tags["tags"] if tag["name"] == "1.1")
+    await server.ok("DELETE", f"{REGISTRY}/tags/{newest['id']}")
+    assert (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"] == []
+    await server.ok("POST", f"/holdfast/v1/trash/{newest['id']}/restore", payload={})
+    image = (await server.ok("GET", REGISTRY + "/images"))["images"][0]
+    assert image["tags"] == ["1.1", names[1]]
+
+
 async def test_a_locked_namespace_keeps_all(server: Server) -> None:
     space = await server.create("n1")
     await server.push("n1/a", "v1", b"x" * 10)

@@ -89,6 +89,12 @@ async def manifests_of_no_tag(txn: Transaction) -> None:
     await put_payload(txn, key[:1] + bytes(16) + key[17:], unseal(key, value))
 
 
+@CASES("trash: tags went with no such tag")
+async def tags_of_no_tag(txn: Transaction) -> None:
+    key, _ = (await rows(txn, layout.TRASH_ATTACHED))[0]
+    await put_payload(txn, key[:1] + bytes(16) + key[17:])
+
+
 @CASES("key: the row of its secret is missing")
 async def a_secret_is_gone(txn: Transaction) -> None:
     await cut(txn, (await rows(txn, layout.KEY_SECRET))[0][0])

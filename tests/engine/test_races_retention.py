@@ -238,6 +238,7 @@ async def test_a_push_that_is_not_committed_is_seen(place: Place, clock: Clock) 
         async def begin(name: str) -> None:
             if name == "manifest_put.unchanged":
                 hooks.after_read = None
+                clock.advance(1)
                 await store.retention.set(space.id, [RetentionRule(keep_last=0)])
                 runs.append(asyncio.create_task(store.retention.apply(space.id)))
                 await asyncio.sleep(2 * gate.LOOK)

@@ -291,6 +291,22 @@ async def test_a_run_tells_what_really_went(store: Store, clock: Clock, space: N
     await freed_by(store, clock, done)
 
 
+async def test_the_order_of_pushes_that_changed_nothing(
+    store: Store, clock: Clock, space: Namespace
+) -> None:
+    """They are written later than those that commit meanwhile, and are older all the same."""
+    for name in ("v0", "v1", "v2"):
+        await push(store, "app/web", name, [noise(10, name)])
+    for name in ("v1", "v0"):
+        clock.advance(0.01)
+        await push(store, "app/web", name, [noise(10, name)])
+    clock.advance(0.01)
+    await push(store, "app/web", "v3", [noise(10, "v3")])
+    await store.retention.set(space.id, [RetentionRule(keep_last=2)])
+    await store.retention.apply(space.id)
+    assert await tags(store) == ["v0", "v3"]
+
+
 @pytest.mark.parametrize(
     "rule",
     [

@@ -81,6 +81,8 @@ class StoreMachine(Copying):
             docker=False,
             algorithm="sha256",
         )
+        self.sign(0, 1, BLOBS[1], ".sig", "sha256", about=False)
+        self.sign(0, 2, BLOBS[2], "", "sha256", about=True)
         self.upload_whole(0, "web", BLOBS[2], "sha512")
         self.upload_whole(1, "lib/x", BLOBS[-1], "sha256")
         self.keep_under_root(BLOBS[1], "default", "sha256")

@@ -211,8 +211,8 @@ async def test_what_was_deleted_meanwhile_is_left_alone(pushed: Pushed, what: st
 
 
 async def test_what_cannot_be_written_is_kept(pushed: Pushed) -> None:
-    await pushed.put("v1")
     pushed.clock.advance(5)
+    await pushed.put("v1")
 
     async def refuse(name: str) -> None:
         raise StorageFailed("ledger", name)

@@ -37,6 +37,7 @@ from holdfast.engine import (
     undelete,
 )
 from holdfast.engine.ledger import Transaction, after
+from holdfast.engine.records import Tag
 
 CONFIG = b"{}"
 DAY = 24 * 3600.0
@@ -148,7 +149,7 @@ async def test_every_transaction_is_bounded(place: Place) -> None:
         hooks.before = note
         tag = await top_of(store)
         await store.tags.delete(tag)
-        assert names.count("closure.prune") >= len(bodies) * 3 // 1000
+        assert names.count("tags.prune") >= len(bodies) * 3 // 1000
         names.clear()
         await store.trash.restore(tag)
         assert names.count("undelete.restore_some") == len(bodies) // 200
@@ -317,7 +318,7 @@ async def test_a_restore_while_the_delete_goes_on_loses_nothing(place: Place) ->
         tag = await top_of(store)
 
         async def before(name: str) -> None:
-            if name == "closure.prune":
+            if name == "tags.prune":
                 hooks.before = None
                 await store.trash.restore(tag)
 
@@ -336,7 +337,7 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
         more = False
 
         async def stop(name: str) -> None:
-            if name == "closure.prune":
+            if name == "tags.prune":
                 hooks.before = None
                 raise asyncio.CancelledError
 
@@ -362,11 +363,21 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
             assert image is not None
             owner = images.owner_of(image, await namespaces.require(txn, image.namespace))
             now = store.core.now()
-            went, _ = await closure.prune_unneeded(
-                txn, owner, (key[-32:],), now, store.core.hold_until(now), 1, untagged=key[-32:]
+            went = await closure.prune_unneeded(
+                txn,
+                owner,
+                (key[-32:],),
+                now,
+                store.core.hold_until(now),
+                1,
+                detach=_nothing,
+                untagged=key[-32:],
             )
-            assert went
-            await trash.add_manifests(txn, entry, went)
+            assert went.manifests
+            await trash.add_manifests(txn, entry, went.manifests)
+
+        async def _nothing(_: bytes) -> list[Tag]:
+            return []
 
         hooks.before = before
         await store.trash.restore(tag)
