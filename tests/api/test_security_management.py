@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 from management_support import Answer, Server, memory_store, serving
@@ -75,7 +76,13 @@ def parameters(operation: Operation) -> set[str]:
     return set(re.findall(r"{(\w+)}", operation.path)) - {"region"}
 
 
-ON_OBJECTS: Final = [operation for operation in OPERATIONS if parameters(operation)]
+OF_PROJECTS: Final = [
+    operation for operation in OPERATIONS if parameters(operation) == {"project_id"}
+]
+"""Any UUID is a project, so none is absent."""
+ON_OBJECTS: Final = [
+    operation for operation in OPERATIONS if parameters(operation) and operation not in OF_PROJECTS
+]
 MAKERS: Final = [
     operation
     for operation in OPERATIONS
@@ -97,9 +104,10 @@ def by_id(operation: Operation) -> str:
 
 
 def test_every_operation_is_of_a_kind_that_is_tested() -> None:
-    tested = {operation.id for operation in (*ON_OBJECTS, *MAKERS, *LISTINGS, *UPKEEP)}
+    kinds = (*ON_OBJECTS, *OF_PROJECTS, *MAKERS, *LISTINGS, *UPKEEP)
+    tested = {operation.id for operation in kinds}
     assert {operation.id for operation in OPERATIONS} == tested
-    for operation in OPERATIONS:
+    for operation in (*ON_OBJECTS, *MAKERS, *LISTINGS, *UPKEEP):
         assert parameters(operation) <= OBJECTS, operation
 
 
@@ -191,6 +199,29 @@ async def test_an_operation_on_an_object(
             if answer.status != 200:
                 refusals.setdefault(answer.status, set()).add(fingerprint(thing, answer))
         assert all(len(seen) == 1 for seen in refusals.values()), (operation.id, caller, refusals)
+
+
+@pytest.mark.parametrize("operation", OF_PROJECTS, ids=by_id)
+async def test_an_operation_on_a_project(
+    server: Server, world: World, operation: Operation
+) -> None:
+    """A key reads of its own project, and keys of all projects may change it."""
+    places: tuple[tuple[Place, UUID], ...] = (
+        ("private", PROJECT),
+        ("strangers_private", STRANGERS),
+    )
+    for caller in CALLERS:
+        for place, project in places:
+            path = operation.path.format(project_id=project)
+            payload: dict[str, Any] | None = {} if operation.method == "PATCH" else None
+            answer = await server.call(
+                operation.method, path, secret=world.secrets[caller], payload=payload
+            )
+            allowed = is_valid(caller) and covers(caller, place)
+            if operation.owner:
+                allowed = caller == "owner"
+            status = 200 if allowed else 403 if is_valid(caller) else 401
+            assert answer.status == status, (operation.id, caller, place, answer)
 
 
 @pytest.mark.parametrize("operation", MAKERS, ids=by_id)
