@@ -238,6 +238,8 @@ class Session:
     image: Image
     declared: int | None
     used: float
+    fed: float
+    """When it was begun, or bytes came last."""
     data: bytes = b""
     counted: int = 0
     """Bytes that it counts for in its namespace, at least. Without a quota that is not brought
@@ -488,13 +490,31 @@ class Model:
     def opened(self, namespace: Namespace) -> list[Session]:
         return [s for s in self.sessions if s.image.namespace is namespace]
 
+    def idle(self, namespace: Namespace) -> list[Session]:
+        """Sessions that may give way to what would not fit beside them."""
+        return [s for s in self.opened(namespace) if s.fed + UPLOAD <= self.now]
+
+    def crowded(self, namespace: Namespace) -> bool:
+        """Whether as many sessions are open as there may be, and none may give way."""
+        return len(self.opened(namespace)) >= UPLOADS_MAX and not self.idle(namespace)
+
     def room(
         self, namespace: Namespace, size: int, session: Session | None = None
     ) -> tuple[Outcome, ...]:
         """What may become of an upload of that size, whose session may be open already."""
+        others = [s for s in self.opened(namespace) if s is not session]
+        outcomes = self._beside(namespace, size, others)
+        if outcomes == (None,):
+            return outcomes
+        idle = self.idle(namespace)
+        busy = self._beside(namespace, size, [s for s in others if s not in idle])
+        return tuple({*outcomes, *busy}) if outcomes != busy else outcomes
+
+    def _beside(
+        self, namespace: Namespace, size: int, others: list[Session]
+    ) -> tuple[Outcome, ...]:
         if namespace.most is None:
             return (None,)
-        others = [s for s in self.opened(namespace) if s is not session]
         left = namespace.most - self.kept(namespace) - size
         if sum(len(s.data) for s in others) <= left:
             return (None,)
@@ -506,15 +526,16 @@ class Model:
         """What may become of an upload in one request."""
         if namespace.locked:
             return ("Locked",)
-        if len(self.opened(namespace)) >= UPLOADS_MAX:
+        if self.crowded(namespace):
             return ("QuotaExceeded",)
         return self.growth(namespace, sha(data), len(data))
 
     def growth(
         self, namespace: Namespace, digest: str, size: int, session: Session | None = None
     ) -> tuple[Outcome, ...]:
-        """What may become of a blob of the namespace: one that it keeps already adds nothing."""
-        if digest in self.keeps(namespace):
+        """What may become of a blob of the namespace: an empty one, and one that it keeps
+        already, add nothing."""
+        if not size or digest in self.keeps(namespace):
             return (None,)
         return self.room(namespace, size, session)
 
@@ -569,7 +590,11 @@ class Model:
         self.sessions = [
             s
             for s in self.sessions
-            if s not in expired and any(s.image is image for image in self.images)
+            if s not in expired and any(s.image.namespace is known for known in self.namespaces)
         ]
+        for session in self.sessions:
+            if not any(session.image is image for image in self.images):
+                # Its image was deleted: it is for whichever has the name.
+                session.image = self.enter(session.image.namespace, session.image.name)
         needed = self.needed()
         self.blobs = {digest: data for digest, data in self.blobs.items() if digest in needed}

@@ -15,7 +15,6 @@ import pytest
 from copies_support import finish
 from engine_model import (
     DAY,
-    UPLOADS_MAX,
     Document,
     Image,
     Model,
@@ -180,11 +179,6 @@ class Copying(Deleting):
         source, target = self.listed(pick), self.namespace(taking)
         if source is None or target is None or not source.tags:
             return
-        if any(
-            sha(c) not in source.manifests for d in source.manifests.values() for c in d.children
-        ):
-            # A child was deleted by its digest: what is left of its index is not exported.
-            return
         layout = self._new("layout")
         whole = exported(source)
         export = finish(export_layout(self.store, self._where(source), layout))
@@ -195,7 +189,7 @@ class Copying(Deleting):
         check_layout(layout, entries, documents)
         if target.most is not None or target.covers("v1") or target is source.namespace:
             return
-        if len(self.model.opened(target)) >= UPLOADS_MAX:
+        if self.model.crowded(target):
             return
         where = self._locate(target, name)
         outcome = "Locked" if target.locked else None

@@ -141,7 +141,21 @@ class Driver(RuleBasedStateMachine):
         name = type(raised).__name__ if raised else None
         assert name in outcomes, f"{raised!r} where {outcomes} was due"
         self.raised = raised
+        self.run(self._give_way())
         return result
+
+    async def _give_way(self) -> None:
+        """Only idle sessions may have ended on behalf of what came."""
+        for namespace in self.model.living():
+            if idle := self.model.idle(namespace):
+                try:
+                    opened, _, _ = await self.store.uploads.list(namespace.id)
+                except NotFound:
+                    # It has just been deleted.
+                    continue
+                here = {upload.id for upload in opened}
+                gone = [session for session in idle if session.id not in here]
+                self.model.sessions = [s for s in self.model.sessions if s not in gone]
 
     @property
     def store(self) -> Store:
@@ -308,7 +322,6 @@ class Driver(RuleBasedStateMachine):
         if deleted is not None:
             assert deleted.status == "deleting"
             found.deleted = True
-            self.model.sessions = [s for s in self.model.sessions if s.image.namespace is not found]
             until = self.model.now + TRASH
             self.model.throw(Entry("namespace", found.id, found.name, until, found))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from engine_model import (
     UPLOAD,
-    UPLOADS_MAX,
     Document,
     Image,
     Namespace,
@@ -46,7 +46,10 @@ from holdfast.engine import (
     OCI_MANIFEST,
     Condition,
     DigestMismatch,
+    Locked,
     MissingContent,
+    NotFound,
+    QuotaExceeded,
 )
 
 
@@ -87,7 +90,7 @@ class Uploading(Driver):
         outcomes: tuple[str | None, ...] = self.model.room(namespace, declared or 0)
         if namespace.locked:
             outcomes = ("Locked",)
-        elif len(self.model.opened(namespace)) >= UPLOADS_MAX:
+        elif self.model.crowded(namespace):
             outcomes = ("QuotaExceeded",)
         where = self._locate(namespace, name)
         begun = self.expect(
@@ -95,7 +98,7 @@ class Uploading(Driver):
         )
         if begun is not None:
             image = self.model.enter(namespace, name)
-            session = Session(begun.id, image, declared, self.model.now)
+            session = Session(begun.id, image, declared, self.model.now, self.model.now)
             self.model.sessions.append(session)
 
     def session(self, pick: int) -> Session | None:
@@ -122,8 +125,24 @@ class Uploading(Driver):
             self._grow(session, piece)
             assert view.offset == len(session.data)
             assert view.expires_at.timestamp() > self.model.now + UPLOAD / 2
+        if self._refused_for_good(session):
+            return
         kept = self.run(self.store.uploads.get(where, session.id))
         assert kept.offset == len(session.data)
+
+    def _ended(self, session: Session) -> None:
+        """It may have been idle, and gone from the model already."""
+        self.model.sessions = [s for s in self.model.sessions if s is not session]
+
+    def _refused_for_good(self, session: Session) -> bool:
+        """Whether the last step ended the session, so that its client hears of the refusal."""
+        if not isinstance(self.raised, DigestMismatch | QuotaExceeded | Locked):
+            return False
+        where = self._where(session.image)
+        with pytest.raises(NotFound):
+            self.run(self.store.uploads.get(where, session.id))
+        self._ended(session)
+        return True
 
     def _growth(self, session: Session, piece: bytes) -> tuple[str | None, ...]:
         """What may become of an append of that piece."""
@@ -140,6 +159,8 @@ class Uploading(Driver):
         old = len(session.data)
         session.data += piece
         session.used = self.model.now
+        if piece:
+            session.fed = self.model.now
         limited = session.image.namespace.most is not None and bool(piece)
         if limited or old <= INLINE:
             session.counted = len(session.data)
@@ -164,17 +185,17 @@ class Uploading(Driver):
             outcomes |= {"DigestMismatch"} if wrong else set(end)
             if wrong:
                 outcomes.discard(None)
+        elif wrong and growth == ("QuotaExceeded",):
+            # Of the few bytes that lie in no file, the digest is looked at first.
+            outcomes.add("DigestMismatch")
         finish = self.store.uploads.finish(where, session.id, digest, once(data))
         done = self.expect(finish, *outcomes)
-        if done is not None or isinstance(self.raised, DigestMismatch):
-            self.model.sessions.remove(session)
-            if done is not None:
-                self.model.hold(session.image, self.model.arrive(whole), algorithm)
-            return
-        kept = self.run(self.store.uploads.get(where, session.id)).offset
-        assert kept in (len(session.data), len(whole))
-        if kept == len(whole):
-            self._grow(session, data)
+        if done is not None:
+            self._ended(session)
+            self.model.hold(session.image, self.model.arrive(whole), algorithm)
+        elif not self._refused_for_good(session):
+            kept = self.run(self.store.uploads.get(where, session.id))
+            assert kept.offset == len(session.data)
 
     @rule(pick=PICK)
     def abort_upload(self, pick: int) -> None:
@@ -183,7 +204,7 @@ class Uploading(Driver):
             where = self._where(session.image)
             self.run(self.store.uploads.abort(where, session.id))
             self.expect(self.store.uploads.get(where, session.id), "NotFound")
-            self.model.sessions.remove(session)
+            self._ended(session)
 
     @rule(giving=PICK, given=IMAGE, taking=PICK, taken=IMAGE, data=BLOB, algorithm=ALGORITHM)
     def mount(
