@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
@@ -10,7 +12,7 @@ import msgspec
 from . import freeing, identity, kept, layout, limit_rows, listings, protection, trash
 from .config import DESCRIPTION_CHARS_MAX
 from .core import SECOND, Core, entropy
-from .errors import AlreadyExists, Invalid, Locked, NotFound
+from .errors import AlreadyExists, Corrupt, EngineError, Invalid, Locked, NotFound
 from .ledger import Transaction, after
 from .listings import Entry, Query
 from .models import UNSET, Namespace, Order, Page, Status, Unset, Usage, moment
@@ -18,6 +20,8 @@ from .names import check_namespace_name, check_patterns, check_region
 from .open_uploads import Coming, coming
 from .records import Limits, Trash, get_payload, load, payloads, put_payload, save
 from .records import Namespace as Row
+
+_log: Final = logging.getLogger(__name__)
 
 KIND: Final = b"n"
 
@@ -85,8 +89,16 @@ async def require(txn: Transaction, namespace_id: bytes) -> Row:
 
 
 async def gone(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
-    """Those of the namespaces that are not even in the trash."""
-    return [each for each in namespace_ids if await txn.get(layout.NAMESPACE + each) is None]
+    """Those of the namespaces that do not live; not one whose row cannot be read."""
+    found = []
+    for each in namespace_ids:
+        try:
+            await require(txn, each)
+        except NotFound:
+            found.append(each)
+        except Corrupt:
+            continue
+    return found
 
 
 def place(row: Row) -> bytes:
@@ -305,8 +317,9 @@ def _check_description(text: str) -> str:
 class Namespaces:
     """The namespaces of a store."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, end_uploads: Callable[[UUID, int], Awaitable[None]]) -> None:
         self._core = core
+        self._end_uploads = end_uploads
 
     async def create(
         self,
@@ -397,12 +410,18 @@ class Namespaces:
     async def delete(self, namespace_id: UUID) -> Namespace:
         """Delete a namespace and all that is in it; the answer says ``deleting``.
 
-        Its id and name answer NotFound from now on. Raises NotFound, Locked; Immutable and
-        Unverified where immutable tags forbid it.
+        Its id and name answer NotFound from now on, and its open uploads end. Raises NotFound,
+        Locked; Immutable and Unverified where immutable tags forbid it.
         """
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
-        return await self._core.ledger.transact(delete, namespace_id.bytes, now, until)
+        gone = await self._core.ledger.transact(delete, namespace_id.bytes, now, until)
+        try:
+            # At once: nothing counts them for a namespace that is made under the name.
+            await self._end_uploads(namespace_id, now)
+        except EngineError as error:
+            _log.warning("open uploads of namespace %s are left to the sweep: %s", gone.id, error)
+        return gone
 
     async def usage(self, namespace_id: UUID) -> Usage:
         """The numbers of a namespace: counters, and a bounded look at its trash.

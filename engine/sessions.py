@@ -326,11 +326,23 @@ async def expire(txn: Transaction, now: int, limit: int) -> tuple[int, list[int]
     return await _drop(txn, [key for key, _ in rows])
 
 
-async def leave(txn: Transaction, namespace_id: bytes, limit: int) -> tuple[int, list[int]]:
-    """As ``expire``, sessions of a namespace that is gone."""
+async def leave(
+    txn: Transaction, namespace_id: bytes, seen: int, limit: int
+) -> tuple[int, list[int]]:
+    """As ``expire``, sessions of a namespace that was seen to be gone at a time.
+
+    Later ones stay: it may have been brought back before they began.
+    """
     prefix = layout.SESSION_NAMESPACE + namespace_id
-    rows = await txn.scan(prefix, after(prefix), limit=limit)
-    return await _drop(txn, [key for key, _ in rows])
+    old = []
+    for key, _ in await txn.scan(prefix, after(prefix), limit=limit):
+        try:
+            session = await load(txn, Session, layout.SESSION + key[-layout.ID_BYTES :])
+        except Corrupt:
+            session = None
+        if session is None or session.created <= seen:
+            old.append(key)
+    return await _drop(txn, old)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,13 +158,13 @@ class Store:
             raise
         self._opened = opened
         self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
-        self.namespaces = Namespaces(core)
         self.images = Images(core)
         self.tags = Tags(core)
         self._quotas = Quotas(core)
         self._pressure = Pressure(core)
         self.manifests = Manifests(core, self._quotas, self._pressure)
         self.uploads = Uploads(core, self._quotas, self._pressure)
+        self.namespaces = Namespaces(core, self.uploads.leave)
         self.limits = Bounds(core)
         self.keys = Keys(core)
         self.trash = Trash(core)

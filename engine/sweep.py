@@ -166,7 +166,7 @@ class Sweeper:
         some = await scratch.read(sessions.places, self._places, STEP)
         self._places = some[-1] + b"\0" if len(some) == STEP else b""
         for namespace_id in await self._core.ledger.read(namespaces.gone, some):
-            await self._drop(await scratch.transact(sessions.leave, namespace_id, STEP), done)
+            await self._drop(await scratch.transact(sessions.leave, namespace_id, now, STEP), done)
 
     async def _drop(self, ended: tuple[int, list[int]], done: Progress) -> None:
         count, files = ended

@@ -44,6 +44,9 @@ from .sources import Stream, check_stream, checked
 HASHERS_MAX: Final = 4096
 """Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
 
+_LEFT_AT_ONCE: Final = 200
+"""Sessions of a deleted namespace that end in one transaction."""
+
 LISTED_MAX: Final = 1000
 """Sessions in one answer of ``list``; of each that has a file its size is looked up."""
 
@@ -411,6 +414,21 @@ class Uploads:
         if was is None:
             raise Corrupt("upload", str(upload_id), "its row could not be read; it is ended")
         return was
+
+    async def leave(self, namespace_id: UUID, seen: int) -> None:
+        """End the sessions of a namespace that was deleted at a time (us).
+
+        Raises StorageFull, StorageFailed.
+        """
+        core = self._core
+        while True:
+            count, file_ids = await core.scratch.transact(
+                sessions.leave, namespace_id.bytes, seen, _LEFT_AT_ONCE
+            )
+            for file_id in file_ids:
+                await core.files.discard(file_id)
+            if count < _LEFT_AT_ONCE:
+                return
 
     def _listed(self, rows: Sequence[tuple[bytes, Session, int]]) -> Sequence[OpenUpload]:
         """Sessions as callers see them. Blocks for a look at each file."""

@@ -322,6 +322,7 @@ class Driver(RuleBasedStateMachine):
         if deleted is not None:
             assert deleted.status == "deleting"
             found.deleted = True
+            self.model.sessions = [s for s in self.model.sessions if s.image.namespace is not found]
             until = self.model.now + TRASH
             self.model.throw(Entry("namespace", found.id, found.name, until, found))
 

@@ -16,6 +16,7 @@ from engine_support import (
     make_namespace,
     noise,
     once,
+    problems,
     read,
     sha256,
     shown,
@@ -33,7 +34,10 @@ from holdfast.engine import (
     Store,
     TooLarge,
     Upload,
+    namespaces,
+    sessions,
 )
+from holdfast.engine.core import SECOND
 from holdfast.engine.disk_depot import DiskDepot
 from holdfast.engine.memory_depot import MemoryDepot
 
@@ -427,7 +431,9 @@ async def test_sessions_go_with_their_namespace(store: Store) -> None:
             await call
         assert missing.value.kind == "namespace"
     await store.trash.restore(space.id)
-    await store.uploads.finish(where, upload.id, sha256(SMALL))
+    with pytest.raises(NotFound) as missing:
+        await store.uploads.finish(where, upload.id, sha256(SMALL))
+    assert missing.value.kind == "upload"
 
 
 async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) -> None:
@@ -455,3 +461,58 @@ async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) ->
     await store.namespaces.update(space.id, locked=True)
     with pytest.raises(Locked):
         await store.uploads.begin(where)
+
+
+async def test_what_a_deleted_namespace_had_open_ends_with_it(place: Place, clock: Clock) -> None:
+    async with place.store() as store:
+        for turn in range(4):
+            space = await make_namespace(store)
+            if not turn:
+                await store.limits.update_namespace(space.id, quota=300_000)
+            where = await store.locate(REGION, "app/web")
+            upload = await store.uploads.begin(where)
+            await store.uploads.append(where, upload.id, once(noise(250_000, f"{turn}")))
+            await store.namespaces.delete(space.id)
+            assert (await store.stats()).uploads == 0
+        # A process that is killed in between leaves them to the sweep.
+        space = await make_namespace(store)
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.begin(where)
+        now = int(clock.now * SECOND)
+        await store.core.ledger.transact(namespaces.delete, space.id.bytes, now, now + SECOND)
+        await store.sweeper.run()
+        assert (await store.stats()).uploads == 0
+
+
+async def test_bytes_that_come_while_a_namespace_goes_are_forgotten(place: Place) -> None:
+    async with place.store() as store:
+        space = await make_namespace(store)
+        where = await store.locate(REGION, "app/web")
+        upload = await store.uploads.begin(where)
+        await store.uploads.append(where, upload.id, once(noise(250_000, "first")))
+
+        async def source() -> AsyncIterator[bytes]:
+            yield noise(100_000, "second")
+            await store.namespaces.delete(space.id)
+            yield noise(100_000, "third")
+
+        with pytest.raises(NotFound):
+            await store.uploads.append(where, upload.id, source())
+        assert (await store.stats()).uploads == 0
+        await store.trash.restore(space.id)
+        assert (await store.namespaces.usage(space.id)).uploads == 0
+        await store.sweeper.run()
+        assert await problems(store) == []
+
+
+async def test_sessions_of_a_namespace_that_came_back_stay(place: Place, clock: Clock) -> None:
+    async with place.store() as store:
+        space = await make_namespace(store)
+        seen = int(clock.now * SECOND)
+        _, old = await begin(store)
+        clock.advance(1)
+        _, new = await begin(store)
+        await store.core.scratch.transact(sessions.leave, space.id.bytes, seen, 10)
+        listed, _, total = await store.uploads.list(space.id)
+        assert ([each.id for each in listed], total) == ([new.id], 1)
+        assert old.id != new.id
