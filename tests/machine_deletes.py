@@ -184,7 +184,7 @@ class Deleting(Pushing):
             if entry.kind == "image":
                 if entry.namespace.locked:
                     return "Locked"
-                if model.image(entry.namespace, entry.image.name) is not None:
+                if not self._vacate(entry.image):
                     return "AlreadyExists"
                 entry.image.deleted = False
             else:
@@ -198,6 +198,19 @@ class Deleting(Pushing):
                 if self._restore_tag(other, other.image) is None:
                     model.trash.remove(other)
         return None
+
+    def _vacate(self, image: Image) -> bool:
+        """Whether the name of an image that comes back is free."""
+        model = self.model
+        other = model.image(image.namespace, image.name)
+        if other is not None and (other.id or other.holds):
+            return False
+        for session in model.sessions:
+            # One goes by the name, and does not take it.
+            if session.image is other:
+                session.image = image
+        model.images = [known for known in model.images if known is not other]
+        return True
 
     def _restore_tag(self, entry: Entry, image: Image) -> str | None:
         assert entry.tag is not None
