@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from .cli_limits import FIELDS, fields_of, in_words, limit_options
-from .cli_options import confirm, example, parse_size, yes_option
+from .cli_options import confirm, example, yes_option
 from .cli_output import Table, exact_size, moment, size
 from .cli_session import Session, managing
 from .management_views import NamespaceAnswer, SettingsAnswer
@@ -37,9 +37,7 @@ _FIELDS: Final[Table] = {
 }
 _SPARSE: Final = {None: "as the server", True: "yes", False: "no"}
 _SETTINGS: Final[Table] = {
-    "quota": lambda item: "none" if item.quota is None else exact_size(item.quota),
-    "immutable tags": lambda item: " ".join(item.immutable_tags),
-    "locked": lambda item: item.locked,
+    **FIELDS,
     "sparse indexes": lambda item: _SPARSE[item.sparse_indexes],
 }
 
@@ -120,17 +118,7 @@ async def update(
     )
 )
 @click.argument("namespace")
-@click.option("--quota", type=parse_size, metavar="SIZE", help="Upper bound of its size.")
-@click.option("--no-quota", is_flag=True, help="Remove the bound.")
-@click.option(
-    "--immutable-tag",
-    "patterns",
-    multiple=True,
-    metavar="PATTERN",
-    help="Tags that are neither moved nor deleted, repeatable; replaces the patterns there were.",
-)
-@click.option("--no-immutable-tags", is_flag=True, help="Remove the patterns.")
-@click.option("--lock/--unlock", "locked", default=None, help="Refuse pushes, updates, deletes.")
+@limit_options()
 @click.option(
     "--sparse-indexes",
     type=click.Choice(["yes", "no", "server"]),
@@ -138,26 +126,10 @@ async def update(
 )
 @managing
 async def settings(
-    session: Session,
-    *,
-    namespace: str,
-    quota: int | None,
-    no_quota: bool,
-    patterns: tuple[str, ...],
-    no_immutable_tags: bool,
-    locked: bool | None,
-    sparse_indexes: str | None,
+    session: Session, *, namespace: str, sparse_indexes: str | None, **given: Any
 ) -> None:
     """Show quota, immutable tags, lock and sparse indexes; change those that are given."""
-    if (no_quota and quota is not None) or (no_immutable_tags and patterns):
-        raise click.UsageError("an option and its opposite are given")
-    fields: dict[str, object] = {}
-    if quota is not None or no_quota:
-        fields["quota"] = quota
-    if patterns or no_immutable_tags:
-        fields["immutable_tags"] = list(patterns)
-    if locked is not None:
-        fields["locked"] = locked
+    fields = fields_of(given)
     if sparse_indexes is not None:
         fields["sparse_indexes"] = {"yes": True, "no": False}.get(sparse_indexes)
     found = await session.management.namespace(namespace)

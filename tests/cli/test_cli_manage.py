@@ -217,3 +217,43 @@ def test_a_key_of_one_project_sees_its_own(served: InProcess) -> None:
     refusal = served.refused(1, "namespace", "create", "more", **theirs)
     assert refusal == "the key may not write (registry)"
     assert served.refused(1, "usage", **theirs) == "the key may not administrate (registry)"
+
+
+def test_limits_of_a_namespace_and_its_project(quick: InProcess) -> None:
+    made = quick.json("namespace", "create", "bound")
+    project = made["project_id"]
+    told = quick.json(
+        *("namespace", "limits", "bound", "--quota", "1MiB", "--immutable-tag", "v*", "--lock")
+    )
+    bound = {"quota": 1 << 20, "immutable_tags": ["v*"], "locked": True}
+    assert told == {"namespace_id": made["id"], **bound, "in_force": bound}
+    assert quick.json("namespace", "limits", "bound") == told
+    told = quick.json(
+        *("namespace", "limits", "bound", "--no-quota", "--no-immutable-tags", "--unlock")
+    )
+    assert told["in_force"] == {"quota": None, "immutable_tags": [], "locked": False}
+    told = quick.json(
+        *("project", "limits", project, "--quota", "1GiB", "--default-quota", "1MiB"),
+        *("--default-immutable-tag", "v*"),
+    )
+    defaults = {"quota": 1 << 20, "immutable_tags": ["v*"], "locked": False}
+    assert told == {
+        "project_id": project,
+        "quota": 1 << 30,
+        "defaults": defaults,
+        "kept_size": told["kept_size"],
+    }
+    quick.json("namespace", "create", "later")
+    told = quick.json("namespace", "limits", "later")
+    assert (told["quota"], told["immutable_tags"]) == (1 << 20, ["v*"])
+    told = quick.json(
+        *("project", "limits", project, "--no-quota", "--no-default-quota"),
+        "--no-default-immutable-tags",
+    )
+    assert (told["quota"], told["defaults"]["quota"]) == (None, None)
+    for refused in (
+        ("namespace", "limits", "bound", "--quota", "1", "--no-quota"),
+        ("project", "limits", project, "--quota", "1", "--no-quota"),
+        ("project", "limits", "bound"),
+    ):
+        quick.refused(2, *refused)
