@@ -17,7 +17,7 @@ from .errors import NotFound, OffsetMismatch, QuotaExceeded, SizeMismatch, TooLa
 from .intake import BATCH_BYTES, Intake
 from .models import Repository
 from .pressure import Pressure
-from .quota import STEP_BYTES, UNLIMITED, Quota, Quotas
+from .quota import STEP_BYTES, Quota, Quotas
 from .records import Session
 from .sessions import Seen
 from .sources import Stream, check_stream, checked
@@ -132,18 +132,17 @@ class Appending:
         if size > self.session.counted:
             await self._pressure.admit(self._repository, lambda: self._rest(size))
 
-    async def _rest(self, size: int) -> int:
-        """Bytes that may come after the first ``size``. Raises NotFound, QuotaExceeded."""
-        return await self._core.scratch.read(
-            sessions.rest,
-            self._repository,
-            self._id,
-            size,
-            await self._look(),
-        )
+    async def _rest(self, size: int) -> tuple[Quota, int]:
+        """What bounds the session, and bytes that may come after the first ``size``.
 
-    async def _look(self) -> Quota:
-        return await self._quotas.look(self._repository, digest=self.digest)
+        Raises NotFound, QuotaExceeded.
+        """
+        quota = await self._look(size)
+        rest = await self._core.scratch.read(sessions.rest, self._repository, self._id, size, quota)
+        return quota, rest
+
+    async def _look(self, size: int) -> Quota:
+        return await self._quotas.look(self._repository, digest=self.digest, size=size)
 
     def _check_declared(self, size: int) -> None:
         if 0 <= self.session.declared < size:
@@ -156,8 +155,9 @@ class Appending:
             await self._pressure.admit(self._repository, lambda: self._grant(size))
 
     async def _grant(self, size: int) -> None:
-        if await self._rest(size) >= UNLIMITED:
-            self._granted = size + STEP_BYTES
+        quota, rest = await self._rest(size)
+        if not quota.bounds:
+            self._granted = size + min(STEP_BYTES, rest)
             return
         self._asked = True
         self.session = await self._core.scratch.transact(
@@ -165,7 +165,7 @@ class Appending:
             self._repository,
             self._id,
             size,
-            await self._look(),
+            quota,
         )
         self._granted = self.session.counted
 
@@ -223,7 +223,7 @@ class Appending:
                 file_id=intake.file_id,
                 now=now,
                 expires=self._expires,
-                quota=await self._look(),
+                quota=await self._look(intake.size),
             )
             core.files.lend(intake.file_id)
         elif not session.file_id and intake.size != self.seen.held:
@@ -235,7 +235,7 @@ class Appending:
                 intake.held,
                 now=now,
                 expires=self._expires,
-                quota=await self._look(),
+                quota=await self._look(intake.size),
             )
         elif self._asked or self._due or self._grew_late(now):
             await self._settle(intake.size)

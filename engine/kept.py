@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import claims, layout
+from .errors import Corrupt
 from .ledger import Transaction, after
 from .records import Image, Namespace, Trash, load
 
@@ -37,20 +38,25 @@ class Parts:
         return self.content + self.manifests + self.held + self.trash
 
 
-async def keeps(txn: Transaction, row: Namespace, sha: bytes) -> bool:
-    """Whether a namespace keeps a blob already, in whatever way."""
+async def keeps(txn: Transaction, row: Namespace, sha: bytes) -> int | None:
+    """Bytes of a blob that a namespace keeps already, in whatever way; None where it does not,
+    or where damaged rows do not tell."""
     for kind in claims.PARTS:
         prefix = layout.references(sha, kind) + row.project + row.id
-        if await txn.scan(prefix, after(prefix), limit=1):
-            return True
-    return False
+        if rows := await txn.scan(prefix, after(prefix), limit=1):
+            try:
+                claim = await claims.get(txn, rows[0][0][layout.OWNER_AT :], sha)
+            except Corrupt:
+                continue
+            return None if claim is None else claim.size
+    return None
 
 
 async def parts(txn: Transaction, row: Namespace) -> Parts:
     """What the living namespace keeps, and what others of its name did that lie in the trash.
 
     The sums are counters. What of them lies in the trash is found by a look at the images there:
-    LOOKED_AT_MAX of their blobs, the rest is told as content. Raises Corrupt.
+    LOOKED_AT_MAX of their blobs, the rest is told as content, as is what damaged rows hide.
     """
     sums = {
         kind: await txn.counter(layout.counter(name, row.id)) for kind, name in claims.PARTS.items()
@@ -86,7 +92,10 @@ class _Trashed:
                 if sha in seen:
                     continue
                 seen.add(sha)
-                found = await self._counted(image_key, sha)
+                try:
+                    found = await self._counted(image_key, sha)
+                except Corrupt:
+                    continue
                 if found is not None:
                     yield found
 
@@ -97,7 +106,11 @@ class _Trashed:
         while self._left > 0 and (rows := await self._txn.scan(start, after(prefix), limit=_STEP)):
             self._left -= len(rows)
             for key, _ in rows:
-                entry = await load(self._txn, Trash, layout.TRASH + key[len(prefix) :])
+                try:
+                    entry = await load(self._txn, Trash, layout.TRASH + key[len(prefix) :])
+                except Corrupt:
+                    # What it is told as is not exact; the check tells of the row.
+                    continue
                 if entry and entry.kind == "image" and entry.namespace == self._namespace.id:
                     yield entry.image
             start = rows[-1][0] + b"\0"

@@ -62,6 +62,8 @@ class Quota:
     """None where nothing bounds what it keeps."""
     passing: Coming
     """Uploads without a session."""
+    room: int = UNLIMITED
+    """Bytes that may come where nothing bounds them: more are not what they are said to be."""
 
     def check_uploads(self, sessions: Coming, more: int) -> None:
         """Whether so many more uploads may be open. Raises QuotaExceeded."""
@@ -71,7 +73,7 @@ class Quota:
 
     def left(self, sessions: Coming, more: int) -> int:
         """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
-        left = UNLIMITED
+        left = self.room
         for bound in self.bounds:
             used = bound.used(sessions, self.passing)
             if used + more > bound.most:
@@ -85,7 +87,8 @@ class Quota:
         An eighth of what is left, so that the first one that asks leaves room for others.
         Raises QuotaExceeded.
         """
-        return min(STEP_BYTES, self.left(sessions, more) // 8)
+        left = self.left(sessions, more)
+        return min(STEP_BYTES, left // 8 if self.bounds else left)
 
     async def check_growth(self, txn: Transaction, sessions: Coming, own: int) -> None:
         """See that what this transaction made the namespace keep fits. Raises QuotaExceeded.
@@ -97,7 +100,8 @@ class Quota:
         """
         for bound in self.bounds:
             grown = await txn.counter(bound.key) - bound.kept
-            used = bound.used(sessions, Coming()) - own
+            # Another one may have ended its session since.
+            used = max(bound.used(sessions, Coming()) - own, bound.kept)
             if grown > 0 and used + grown > bound.most:
                 raise QuotaExceeded(bound.resource, bound.most, used, grown)
 
@@ -121,8 +125,10 @@ async def look(
     uploads_max: int,
     passing: Coming,
     digest: Digest | None,
+    size: int,
 ) -> Quota:
-    """The quotas of the repository's namespace for an upload of that digest, where it is known.
+    """The quotas of the repository's namespace for an upload of that digest, where it is known,
+    and of that size at least.
 
     Raises NotFound, Locked, Corrupt.
     """
@@ -130,9 +136,11 @@ async def look(
     quota = await of(txn, namespace, uploads_max, passing)
     if not quota.bounds or digest is None or digest.algorithm != "sha256":
         return quota
-    # What it keeps already adds nothing.
-    keeps = await kept.keeps(txn, namespace, digest.raw)
-    return Quota(uploads_max, (), passing) if keeps else quota
+    # What it keeps already adds nothing; what is larger is something else.
+    known = await kept.keeps(txn, namespace, digest.raw)
+    if known is None or size > known:
+        return quota
+    return Quota(uploads_max, (), passing, known - size)
 
 
 class Quotas:
@@ -146,17 +154,17 @@ class Quotas:
         """The version of the ledger in which a namespace was seen open, and bound by nothing."""
 
     async def look(
-        self, repository: Repository, own: int = 0, digest: Digest | None = None
+        self, repository: Repository, own: int = 0, digest: Digest | None = None, size: int = 0
     ) -> Quota:
         """The quota of the repository's namespace for an upload of that digest, where it is
-        known; ``own`` as ``passing`` has it. Raises NotFound, Locked.
+        known, and of that size at least; ``own`` as ``passing`` has it. Raises NotFound, Locked.
         """
         uploads_max = self._core.config.uploads_per_namespace_max
         passing = self.passing(repository.namespace_id, own)
         version = None if self._prompt is None else self._prompt.last_txn()
         if version is not None and self._is_unbounded(repository.namespace_id, version):
             return Quota(uploads_max, (), passing)
-        found = await self._core.ledger.read(look, repository, uploads_max, passing, digest)
+        found = await self._core.ledger.read(look, repository, uploads_max, passing, digest, size)
         # With a digest, what comes may only be known already.
         if version is not None and digest is None and not found.bounds:
             self._unbounded[repository.namespace_id] = version

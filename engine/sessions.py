@@ -90,11 +90,13 @@ async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Qu
     """Open a session. Raises QuotaExceeded.
 
     What it declares is compared with the room once, and not reserved: many who announce much and
-    bring nothing would keep the others out.
+    bring nothing would keep the others out. What has no bytes yet adds nothing, also over a
+    quota: they may turn out to be known.
     """
     others = await coming(txn, session.namespace, session.project)
     quota.check_uploads(others, 1)
-    quota.left(others, max(session.declared, 0))
+    if session.declared > 0:
+        quota.left(others, session.declared)
     await save(txn, layout.SESSION + session_id, session)
     await put_payload(txn, layout.SESSION_EXPIRY + number(session.expires) + session_id)
     await put_payload(txn, layout.SESSION_NAMESPACE + session.namespace + session_id)

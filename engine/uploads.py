@@ -521,7 +521,7 @@ class Uploads:
         ``Quotas.passing`` has it. Raises NotFound, Locked, QuotaExceeded."""
 
         async def ask() -> int:
-            quota = await self._quotas.look(repository, own, digest)
+            quota = await self._quotas.look(repository, own, digest, more)
             opened = await self._sessions(repository)
             quota.check_uploads(opened, 0)
             return quota.step(opened, more)

@@ -35,11 +35,14 @@ from holdfast.engine import (
     TooLarge,
     Upload,
     namespaces,
+    quota,
     sessions,
 )
 from holdfast.engine.core import SECOND
 from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.ledger import Transaction
 from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.open_uploads import Coming
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
@@ -516,3 +519,57 @@ async def test_sessions_of_a_namespace_that_came_back_stay(place: Place, clock: 
         listed, _, total = await store.uploads.list(space.id)
         assert ([each.id for each in listed], total) == ([new.id], 1)
         assert old.id != new.id
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "session"])
+async def test_no_more_comes_under_a_known_digest_than_it_has(place: Place, whole: bool) -> None:
+    """What is kept already is taken at the quota, and nothing larger in its name."""
+    known = noise(300_000, "known")
+    came = 0
+
+    async def source(size: int) -> AsyncIterator[bytes]:
+        nonlocal came
+        for start in range(0, size, 50_000):
+            yield known[start : start + 50_000] or bytes(50_000)
+            came += 50_000
+
+    async def send(store: Store, size: int) -> None:
+        if whole:
+            await store.uploads.put(where, sha256(known), source(size))
+        else:
+            upload = await store.uploads.begin(where)
+            await store.uploads.finish(where, upload.id, sha256(known), source(size))
+
+    async with place.store() as store:
+        space = await make_namespace(store)
+        where = await store.locate(REGION, "app/web")
+        await store.uploads.put(where, sha256(known), once(known))
+        await store.limits.update_namespace(space.id, quota=310_000)
+        with pytest.raises(QuotaExceeded):
+            await send(store, 5_000_000)
+        assert came < 1_000_000
+        await store.limits.update_namespace(space.id, quota=0)
+        await send(store, len(known))
+        assert (await store.namespaces.usage(space.id)).uploads == 0
+
+
+async def test_an_upload_that_another_one_ended_frees_nothing_twice(place: Place) -> None:
+    """Its bytes are no longer among those of sessions when what it has become is compared."""
+    async with place.store() as store:
+        space = await make_namespace(store)
+        where = await store.locate(REGION, "app/web")
+        first = noise(200_000, "first")
+        await store.uploads.put(where, sha256(first), once(first))
+        await store.limits.update_namespace(space.id, quota=500_000)
+        await store.limits.update_project(PROJECT, quota=500_000)
+        row = await store.core.ledger.read(namespaces.require, space.id.bytes)
+
+        async def grow(txn: Transaction, sessions: Coming) -> None:
+            quotas = await quota.of(txn, row, 10, Coming())
+            for bound in quotas.bounds:
+                await txn.add(bound.key, 400_000)
+            await quotas.check_growth(txn, sessions, 400_000)
+
+        with pytest.raises(QuotaExceeded) as refused:
+            await store.core.ledger.transact(grow, Coming())
+        assert refused.value.current == 200_000
