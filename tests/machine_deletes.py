@@ -28,6 +28,31 @@ from machine_driver import (
 )
 from machine_pushes import Pushing
 
+from holdfast.engine import ALWAYS, ANY, Condition
+
+GUARD = st.sampled_from(["", "", "", "this", "any", "other", "not this", "absent"])
+
+
+def condition(guard: str, body: bytes) -> Condition:
+    """What a delete of a manifest of that body, or of a tag that leads to it, is conditional on."""
+    this = frozenset((named(body, "sha256"), named(body, "sha512")))
+    other = frozenset((sha256(b"other"),))
+    match: dict[str, Condition] = {
+        "this": Condition(match=this | other),
+        "any": Condition(match=frozenset((ANY,)), none_match=other),
+        "other": Condition(match=other),
+        "not this": Condition(none_match=this),
+        "absent": Condition(none_match=frozenset((ANY,))),
+    }
+    return match.get(guard, ALWAYS)
+
+
+def unless(guard: str, outcome: str | None) -> str | None:
+    """What becomes of it: the condition is the last thing that is looked at."""
+    if outcome is None and guard in {"other", "not this", "absent"}:
+        return "PreconditionFailed"
+    return outcome
+
 
 class Deleting(Pushing):
     """Tags, manifests and images go; what lies in the trash may come back."""
@@ -62,14 +87,16 @@ class Deleting(Pushing):
         for one in along:
             self._throw_tag(image, one, ())
 
-    @rule(pick=PICK)
-    def untag(self, pick: int) -> None:
+    @rule(pick=PICK, guard=GUARD)
+    def untag(self, pick: int, guard: str) -> None:
         found = self.tag(pick)
         if found is None:
             return
         image, tag = found
-        outcome = self._tag_refusal(image, tag)
-        self.expect(self.store.tags.untag(self._where(image), tag.name), outcome)
+        outcome = unless(guard, self._tag_refusal(image, tag))
+        only_if = condition(guard, image.manifests[tag.sha].body)
+        untag = self.store.tags.untag(self._where(image), tag.name, only_if=only_if)
+        self.expect(untag, outcome)
         if outcome is None:
             self._throw_tag(image, tag, ())
 
@@ -101,8 +128,8 @@ class Deleting(Pushing):
             self._throw_tag(image, along[0], documents, tuple(along[1:]))
         image.drop(gone, self.model.now + (max(TRASH, HOLD) if signed else HOLD))
 
-    @rule(pick=PICK, which=PICK, algorithm=ALGORITHM)
-    def delete_manifest(self, pick: int, which: int, algorithm: str) -> None:
+    @rule(pick=PICK, which=PICK, algorithm=ALGORITHM, guard=GUARD)
+    def delete_manifest(self, pick: int, which: int, algorithm: str, guard: str) -> None:
         image = self.listed(pick)
         if image is None:
             return
@@ -120,7 +147,9 @@ class Deleting(Pushing):
             outcome = "NotFound"
         elif any(image.namespace.covers(tag.name) for tag in tags):
             outcome = "Immutable"
-        delete = self.store.manifests.delete(self._where(image), named(document.body, algorithm))
+        outcome = unless(guard, outcome)
+        text, only_if = named(document.body, algorithm), condition(guard, document.body)
+        delete = self.store.manifests.delete(self._where(image), text, only_if=only_if)
         self.expect(delete, outcome)
         if outcome is None:
             for tag in tags:
