@@ -40,6 +40,7 @@ from holdfast.engine import (
     NotFound,
     Store,
     TooLarge,
+    manifest_rows,
     open_files,
 )
 
@@ -419,3 +420,34 @@ async def test_a_clock_that_jumped_ahead_and_back(store: Store, clock: Clock) ->
     assert await store.tags.names(where) == ["ahead", "back"]
     # The times from ahead are a finding of the check until the sweep has cut them.
     await store.sweeper.run()
+
+
+async def test_a_delete_without_patterns_looks_at_the_tags_of_one_step(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: other writers wait for its transaction."""
+    monkeypatch.setattr("holdfast.engine.manifests.TAGS_STEP", 2)
+    space = await store.namespaces.find(REGION, "app")
+    where = await store.locate(REGION, "app/web")
+    body = manifest(b"{}")
+    await upload(store, where, b"{}")
+    asked = []
+    tags_of = manifest_rows.tags_of
+
+    async def counted(*args: Any, **more: Any) -> list[str]:
+        asked.append(args)
+        return await tags_of(*args, **more)
+
+    monkeypatch.setattr("holdfast.engine.manifest_rows.tags_of", counted)
+    calls = []
+    for patterns in ((), ("no*",)):
+        await store.namespaces.update(space.id, immutable_tags=patterns)
+        tags = tuple(f"v{number}" for number in range(7))
+        done = await store.manifests.put(
+            where, body, media_type=OCI_MANIFEST, reference=sha256(body), tags=tags
+        )
+        asked.clear()
+        where = await store.locate(REGION, "app/web")
+        await store.manifests.delete(where, done.digest)
+        calls.append(len(asked))
+    assert calls == [4, 7]
