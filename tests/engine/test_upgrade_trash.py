@@ -65,7 +65,10 @@ async def test_everything_is_listed_and_comes_back(store: Store) -> None:
         listed = await store.trash.list(project_id=item.project_id)
         assert item in listed.items
     for item in before:
-        await store.trash.restore(item.id)
+        # A signature comes back with the tag that it belongs to.
+        if item in (await store.trash.list()).items:
+            await store.trash.restore(item.id)
+    assert (await store.trash.list()).items == []
     assert told(await found(store)) == []
 
 
