@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from . import identity, layout, limit_rows, namespaces
+from . import identity, layout, limit_rows, namespaces, open_uploads
 from .core import Core
 from .ledger import Transaction
 from .models import UNSET, Limits, NamespaceLimits, ProjectLimits, Unset
@@ -49,27 +49,31 @@ async def bind_namespace(
     return both(row)
 
 
-async def of_project(txn: Transaction, project: bytes) -> ProjectLimits:
-    """What bounds a project, and what it keeps."""
-    return await _project(txn, project, await limit_rows.of_project(txn, project))
+async def of_project(txn: Transaction, project: bytes, opened: int) -> ProjectLimits:
+    """What bounds a project, and what it keeps, ``opened`` bytes in open uploads among that."""
+    return await _project(txn, project, await limit_rows.of_project(txn, project), opened)
 
 
 async def bind_project(
-    txn: Transaction, project: bytes, changes: dict[str, int], defaults: dict[str, Any]
+    txn: Transaction,
+    project: bytes,
+    changes: dict[str, int],
+    defaults: dict[str, Any],
+    opened: int,
 ) -> ProjectLimits:
-    """Change the limits of a project."""
+    """Change the limits of a project; ``opened`` as ``of_project`` has it."""
     row = await limit_rows.of_project(txn, project)
     new = msgspec.structs.replace(row.defaults, **defaults)
     row = msgspec.structs.replace(row, defaults=new, **changes)
     await save(txn, layout.PROJECT_LIMITS + project, row)
-    return await _project(txn, project, row)
+    return await _project(txn, project, row, opened)
 
 
-async def _project(txn: Transaction, project: bytes, row: ProjectRow) -> ProjectLimits:
+async def _project(txn: Transaction, project: bytes, row: ProjectRow, opened: int) -> ProjectLimits:
     return ProjectLimits(
         quota=None if row.quota < 0 else row.quota,
         defaults=view(row.defaults),
-        kept_size=await txn.counter(layout.counter(layout.PROJECT_KEPT, project)),
+        kept_size=await txn.counter(layout.counter(layout.PROJECT_KEPT, project)) + opened,
     )
 
 
@@ -118,7 +122,11 @@ class Bounds:
 
     async def project(self, project_id: UUID) -> ProjectLimits:
         """What bounds a project, and what it keeps; any id is that of a project."""
-        return await self._core.ledger.read(of_project, project_id.bytes)
+        opened = await self._opened(project_id)
+        return await self._core.ledger.read(of_project, project_id.bytes, opened)
+
+    async def _opened(self, project_id: UUID) -> int:
+        return await self._core.scratch.read(open_uploads.of_project, project_id.bytes)
 
     async def update_project(
         self,
@@ -135,4 +143,7 @@ class Bounds:
         """
         changes = _changes(quota, None, None)
         defaults = _changes(default_quota, default_immutable_tags, default_locked)
-        return await self._core.ledger.transact(bind_project, project_id.bytes, changes, defaults)
+        opened = await self._opened(project_id)
+        return await self._core.ledger.transact(
+            bind_project, project_id.bytes, changes, defaults, opened
+        )

@@ -341,7 +341,7 @@ class ProjectLimits:
     defaults: Limits
     """What a new namespace gets whose name has no limits."""
     kept_size: int
-    """That sum, without open uploads."""
+    """That sum, open uploads included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,3 +37,8 @@ async def coming(txn: Transaction, namespace_id: bytes, project: bytes = b"") ->
         await txn.counter(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, namespace_id)),
         await txn.counter(layout.counter(layout.PROJECT_UPLOAD_BYTES, project)) if project else 0,
     )
+
+
+async def of_project(txn: Transaction, project: bytes) -> int:
+    """What the sessions of a project count for, in bytes: from the scratch ledger."""
+    return await txn.counter(layout.counter(layout.PROJECT_UPLOAD_BYTES, project))

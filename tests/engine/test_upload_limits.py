@@ -573,3 +573,16 @@ async def test_an_upload_that_another_one_ended_frees_nothing_twice(place: Place
         with pytest.raises(QuotaExceeded) as refused:
             await store.core.ledger.transact(grow, Coming())
         assert refused.value.current == 200_000
+
+
+async def test_what_a_project_keeps_has_its_open_uploads(store: Store) -> None:
+    """A refusal over the project's quota counts them: so does the number that explains it."""
+    await store.limits.update_project(PROJECT, quota=1_000_000)
+    where, upload = await begin(store)
+    await store.uploads.append(where, upload.id, once(MIDDLE))
+    assert (await store.limits.project(PROJECT)).kept_size == len(MIDDLE)
+    told = await store.limits.update_project(PROJECT, quota=len(MIDDLE))
+    assert told.kept_size == len(MIDDLE)
+    with pytest.raises(QuotaExceeded) as refused:
+        await store.uploads.begin(where, size=1)
+    assert refused.value.current == told.kept_size
