@@ -11,23 +11,35 @@ from typing import Final
 import msgspec
 
 from . import layout, limit_rows
+from .errors import Corrupt
 from .ledger import Transaction, after
-from .records import Limits, Namespace, readable, save
+from .records import Limits, Namespace, get_payload, load, readable, save
 
 _STEP: Final = 200
 
 
 async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
     """Give some names the limits that the settings of their namespaces are. One in the trash has
-    a say where no other one has its name."""
+    a say where no other one of its project has its name."""
     rows = await txn.scan(cursor or layout.NAMESPACE, after(layout.NAMESPACE), limit=_STEP)
     for key, row in readable(Namespace, rows):
         limits = Limits(row.quota, row.immutable, row.locked)
-        name = layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
-        if limits == Limits() or (row.deleted and await txn.get(name) is not None):
+        if limits == Limits() or (row.deleted and await _has_successor(txn, row)):
             continue
         place = layout.place(row.project, row.region, row.name)
         await limit_rows.save_of_name(txn, place, limits)
         if not row.deleted:
             await save(txn, key, msgspec.structs.replace(row, limits=limits))
     return rows[-1][0] + b"\0" if len(rows) == _STEP else None
+
+
+async def _has_successor(txn: Transaction, row: Namespace) -> bool:
+    """Whether the project of a deleted namespace has another one of its name."""
+    try:
+        found = await get_payload(
+            txn, layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
+        )
+        living = None if found is None else await load(txn, Namespace, layout.NAMESPACE + found)
+    except Corrupt:
+        return False
+    return living is not None and living.project == row.project

@@ -14,7 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_support import PROJECT, REGION, Clock, Place, noise, push, sha256
+from engine_support import (
+    OTHER_PROJECT,
+    PROJECT,
+    REGION,
+    Clock,
+    Place,
+    make_namespace,
+    noise,
+    push,
+    sha256,
+)
 
 from holdfast.engine import (
     AlreadyExists,
@@ -27,6 +37,7 @@ from holdfast.engine import (
     datadir,
     layout,
     upgrade,
+    upgrade_limits,
 )
 from holdfast.engine.ledger import Transaction
 
@@ -304,3 +315,15 @@ async def test_holds_of_a_clock_that_was_ahead_are_cut(old: Path) -> None:
         earlier.advance(2 * 86400)
         await store.sweeper.run()
         assert (await store.stats()).holds == 0
+
+
+async def test_another_project_that_has_the_name_lifts_no_limit(place: Place) -> None:
+    async with place.store() as store:
+        space = await make_namespace(store)
+        await store.namespaces.update(space.id, quota=1000)
+        await store.namespaces.delete(space.id)
+        other = await make_namespace(store, project=OTHER_PROJECT)
+        await store.core.ledger.transact(upgrade_limits.advance, b"", 0)
+        await store.namespaces.delete(other.id)
+        await store.trash.restore(space.id)
+        assert (await store.limits.namespace(space.id)).limits.quota == 1000
