@@ -141,12 +141,16 @@ async def change(
 ) -> None:
     """Replace one claim by another, and bring all that depends on it in line."""
     had_kinds, kinds = kinds_of(before), kinds_of(claim)
+    sole = False
     if had_kinds != kinds and not owner.is_root:
-        await _keep(txn, owner, sha, claim.size or before.size, had_kinds, kinds)
+        sole = await _is_sole(txn, owner, sha)
+        size = claim.size or before.size
+        await _keep(txn, owner, sha, size, had_kinds, kinds, sole=sole)
     for kind in (layout.KEPT, layout.HELD):
         await _refer(txn, owner, sha, kind, kind in had_kinds, kind in kinds)
     if (before.content > 0) != (claim.content > 0):
-        await _count(txn, owner, sha, claim.size or before.size, claim.content > 0)
+        size = claim.size or before.size
+        await _count(txn, owner, sha, size, linked=claim.content > 0, sole=sole)
     if before.hold != claim.hold:
         if before.hold:
             await txn.delete(layout.expiry(before.hold, owner.key, sha))
@@ -184,14 +188,30 @@ PARTS: Final = {
 in several ways counts once, for the first of them."""
 
 
+async def _is_sole(txn: Transaction, owner: Owner, sha: bytes) -> bool:
+    """Whether no other owner refers to the blob: so it is with most that are pushed, and then
+    one look answers what would take several."""
+    prefix = layout.references(sha)
+    rows = await txn.scan(prefix, after(prefix), limit=len(PARTS) + 1)
+    return all(key.endswith(owner.key) for key, _ in rows)
+
+
 async def _keep(
-    txn: Transaction, owner: Owner, sha: bytes, size: int, had: set[bytes], has: set[bytes]
+    txn: Transaction,
+    owner: Owner,
+    sha: bytes,
+    size: int,
+    had: set[bytes],
+    has: set[bytes],
+    *,
+    sole: bool,
 ) -> None:
     """Keep exact what the namespace makes the store keep, while a claim in it changes.
 
-    Called while the claim's references are still those that it had.
+    Called while the claim's references are still those that it had. ``sole``: there are no
+    others.
     """
-    others: dict[bytes, bool] = {}
+    others: dict[bytes, bool] = dict.fromkeys(PARTS, False) if sole else {}
 
     async def first(own: set[bytes]) -> bytes | None:
         for kind in PARTS:
@@ -245,8 +265,13 @@ async def _refer(
         await txn.delete(key)
 
 
-async def _count(txn: Transaction, owner: Owner, sha: bytes, size: int, linked: bool) -> None:
-    """Keep the sizes exact while the owner's first content link comes, or its last goes."""
+async def _count(
+    txn: Transaction, owner: Owner, sha: bytes, size: int, *, linked: bool, sole: bool
+) -> None:
+    """Keep the sizes exact while the owner's first content link comes, or its last goes.
+
+    ``sole``: no other owner refers to the blob.
+    """
     delta = size if linked else -size
     if owner.counted:
         await txn.add(layout.counter(layout.IMAGE_SIZE, owner.key), delta)
@@ -256,7 +281,10 @@ async def _count(txn: Transaction, owner: Owner, sha: bytes, size: int, linked: 
     every = layout.references(sha, layout.CONTENT)
     own_project = every + owner.project
     own = own_project + owner.namespace
-    if not await txn.scan(own, after(own), limit=1):
+    if sole:
+        for name in _DISTINCT:
+            await txn.add(layout.counter(name, owner.namespace), delta)
+    elif not await txn.scan(own, after(own), limit=1):
         await txn.add(layout.counter(layout.NAMESPACE_UNIQUE, owner.namespace), delta)
         for name, links in (
             (layout.NAMESPACE_EXCLUSIVE, every),
@@ -269,6 +297,14 @@ async def _count(txn: Transaction, owner: Owner, sha: bytes, size: int, linked: 
                 await txn.add(layout.counter(name, alone[0]), -delta)
     if linked:
         await _refer(txn, owner, sha, layout.CONTENT, had=False, has=True)
+
+
+_DISTINCT: Final = (
+    layout.NAMESPACE_UNIQUE,
+    layout.NAMESPACE_EXCLUSIVE,
+    layout.NAMESPACE_PROJECT_EXCLUSIVE,
+)
+"""What a blob counts in that one owner alone refers to."""
 
 
 async def _first_namespaces(txn: Transaction, prefix: bytes) -> list[bytes]:
