@@ -20,14 +20,19 @@ _STEP: Final = 200
 
 async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
     """Give some names the limits that the settings of their namespaces are. One in the trash has
-    a say where no other one of its project has its name."""
+    a say where no other one of its project has its name. What a name has already stays: this may
+    be the second time, after damage took the row that says how far the upgrade is."""
     rows = await txn.scan(cursor or layout.NAMESPACE, after(layout.NAMESPACE), limit=_STEP)
     for key, row in readable(Namespace, rows):
         limits = Limits(row.quota, row.immutable, row.locked)
         if limits == Limits() or (row.deleted and await _has_successor(txn, row)):
             continue
         place = layout.place(row.project, row.region, row.name)
-        await limit_rows.save_of_name(txn, place, limits)
+        known = await limit_rows.of_name(txn, place)
+        if known is None:
+            await limit_rows.save_of_name(txn, place, limits)
+        elif not row.deleted:
+            limits = known
         if not row.deleted:
             await save(txn, key, msgspec.structs.replace(row, limits=limits))
     return rows[-1][0] + b"\0" if len(rows) == _STEP else None

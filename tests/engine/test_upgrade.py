@@ -243,10 +243,14 @@ async def test_a_newer_one_of_the_same_format_is_refused(old: Path) -> None:
 
 
 async def test_when_damage_takes_its_position_it_begins_again(old: Path) -> None:
+    """And leaves what was set since."""
     async with opened(old) as store:
+        app = await store.namespaces.find(REGION, "app")
+        await store.limits.update_namespace(app.id, quota=5_000)
         await store.core.ledger.transact(_forget_position)
-    async with opened(old):
-        pass
+    async with opened(old) as store:
+        limits = await store.limits.namespace(app.id)
+        assert (limits.limits.quota, limits.in_force.quota) == (5_000, 5_000)
     assert await wrong(old) == []
 
 
