@@ -231,6 +231,8 @@ class Trash(Record, frozen=True):
     """Of a tag: which list has the manifests that went with it, eight bytes."""
     restoring: bytes = b""
     """Which restore is bringing it back in several transactions, or was when it died."""
+    adopting: bytes = b""
+    """Of a tag: id of the entry whose list is being copied to its own (``adoption``)."""
 
 
 class Aside(Record, frozen=True):

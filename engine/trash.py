@@ -253,6 +253,16 @@ async def shas_from(txn: Transaction, entry: Trash, place: int, limit: int) -> t
     return tuple(unseal(key, value)[: layout.SHA_BYTES] for key, value in rows)
 
 
+async def listed_from(txn: Transaction, entry: Trash, place: int, limit: int) -> Gone:
+    """The first ``limit`` manifests from that place on, with their media types. Raises Corrupt."""
+    prefix = layout.TRASH_MANIFEST + list_of(entry)
+    rows = await txn.scan(prefix + number(place), after(prefix), limit=limit)
+    payloads = [unseal(key, value) for key, value in rows]
+    return tuple(
+        (payload[: layout.SHA_BYTES], payload[layout.SHA_BYTES :].decode()) for payload in payloads
+    )
+
+
 async def drop_rows(txn: Transaction, entry: Trash, limit: int) -> int:
     """Remove ``limit`` rows of what went with a tag; says how many there were.
 

@@ -20,6 +20,7 @@ from uuid import UUID
 import msgspec
 
 from . import (
+    adoption,
     blobs,
     claims,
     closure,
@@ -414,6 +415,7 @@ class Trash:
         if entry.kind != "tag":
             await core.ledger.transact(restore, item_id.bytes, core.now())
             return
+        await adoption.before_restore(core, entry)
         attached = await self._attached(entry)
         while not await self._restore_tag(item_id.bytes, image_key):
             continue
@@ -441,6 +443,7 @@ class Trash:
         """
         core = self._core
         until, entry = await core.ledger.read(require, item_id.bytes, core.now())
+        await adoption.before_purge(core, entry)
         done = True
         for tag_id in await self._attached(entry):
             with suppress(NotFound):

@@ -249,6 +249,8 @@ class Deleting(Pushing):
             return "Locked"
         if entry.name in image.tags:
             return "AlreadyExists"
+        if not entry.documents and entry.tag.sha not in image.manifests:
+            entry.documents = self._gone_with_another(entry, image)
         saved = dict(image.manifests), dict(image.holds), dict(image.since)
         refused = self._bring_back(image, list(entry.documents))
         if refused is None and entry.tag.sha not in image.manifests:
@@ -261,6 +263,19 @@ class Deleting(Pushing):
         if entry.tag.digest.startswith("sha512:"):
             image.named.add(entry.tag.sha)
         return None
+
+    def _gone_with_another(self, entry: Entry, image: Image) -> tuple[Document, ...]:
+        """What went with the deleted tag of the same manifest that is due last."""
+        assert entry.tag is not None
+        others = [
+            other
+            for other in self.model.trash
+            if other.tag is not None
+            and other.image is image
+            and other.tag.sha == entry.tag.sha
+            and other.documents
+        ]
+        return max(others, key=lambda other: other.until).documents if others else ()
 
     def _bring_back(self, image: Image, documents: list[Document]) -> str | None:
         """Children come before what lists them, whatever order they went in."""

@@ -197,16 +197,20 @@ async def test_tags_of_a_deleted_manifest_come_back_one_by_one(store: Store) -> 
     assert (await image(store)).tags == ("v1", "v2")
 
 
-async def test_an_untagged_tag_comes_back_while_its_manifest_is_there(store: Store) -> None:
+async def test_an_untagged_tag_comes_back_with_its_manifest(store: Store) -> None:
+    """Also where that was deleted since, with another tag."""
     where = await store.locate(REGION, "app/web")
     first, second = await tag(store, "v1"), await tag(store, "v2")
     await store.tags.untag(where, "v1")
     await store.tags.untag(where, "v2")
     await store.trash.restore(first.id)
     await store.manifests.delete(where, sha256(BODY))
-    with pytest.raises(NotFound) as missing:
-        await store.trash.restore(second.id)
-    assert (missing.value.kind, missing.value.name) == ("manifest", sha256(BODY))
+    await store.trash.restore(second.id)
+    assert (await store.manifests.get(where, "v2")).body == BODY
+    await store.tags.untag(where, "v2")
+    await store.manifests.delete(where, sha256(BODY))
+    with pytest.raises(NotFound):
+        await store.manifests.get(where, "v2")
 
 
 async def test_a_name_that_is_taken(store: Store) -> None:

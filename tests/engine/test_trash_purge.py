@@ -319,3 +319,64 @@ async def test_two_processes_give_up_the_same(place: Place) -> None:
         with pytest.raises(NotFound):
             await one.trash.purge(gone)
         assert await problems(one) == []
+
+
+@pytest.mark.parametrize("back", [("v1", "v2"), ("v2", "v1")])
+async def test_each_of_two_tags_of_one_manifest_comes_back_alone(
+    store: Store, back: tuple[str, str]
+) -> None:
+    """It went with the one that was deleted last; the other one comes back all the same."""
+    layer = noise(50_000, "layer")
+    await push(store, "app/web", "v1", [layer])
+    await push(store, "app/web", "v2", [layer])
+    await push(store, "app/web", "other", [])
+    body = manifest(CONFIG, [layer])
+    ids = {name: await delete(store, name) for name in ("v1", "v2")}
+    for name in back:
+        await store.trash.restore(ids[name])
+        where = await store.locate(REGION, "app/web")
+        assert (await store.manifests.get(where, name)).body == body
+        assert await has(store, layer)
+        assert await problems(store) == []
+    assert (await store.trash.list()).items == []
+
+
+async def test_a_purge_leaves_what_an_earlier_tag_needs_to_come_back(store: Store) -> None:
+    layer = noise(50_000, "layer")
+    children = [manifest(CONFIG, [layer], annotations={"n": str(n)}) for n in range(300)]
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG, layer)
+    for child in children:
+        await put(store, "app/web", child)
+    await put(store, "app/web", index(children), "v1", "v2", "v3")
+    await push(store, "app/web", "other", [])
+    ids = {name: await delete(store, name) for name in ("v1", "v2", "v3")}
+    assert await store.trash.purge(ids["v3"])
+    assert await has(store, layer)
+    assert await problems(store) == []
+    await store.trash.restore(ids["v2"])
+    where = await store.locate(REGION, "app/web")
+    for child in children:
+        assert (await store.manifests.get(where, sha256(child))).body == child
+    assert await store.trash.purge(ids["v1"])
+    assert (await store.manifests.get(where, "v2")).body == index(children)
+    assert await problems(store) == []
+
+
+async def test_a_copy_that_was_cut_off_goes_on(store: Store) -> None:
+    from holdfast.engine import adoption
+
+    children = [manifest(CONFIG, annotations={"n": str(n)}) for n in range(450)]
+    await upload(store, await store.locate(REGION, "app/web"), CONFIG)
+    for child in children:
+        await put(store, "app/web", child)
+    await put(store, "app/web", index(children), "v1", "v2")
+    await push(store, "app/web", "other", [])
+    first, last = await delete(store, "v1"), await delete(store, "v2")
+    copied = await store.core.ledger.transact(adoption.copy_some, first.bytes, last.bytes)
+    assert not copied
+    assert await problems(store) == []
+    await store.trash.restore(first)
+    where = await store.locate(REGION, "app/web")
+    for child in children:
+        assert (await store.manifests.get(where, sha256(child))).body == child
+    assert await problems(store) == []
