@@ -60,7 +60,7 @@ async def _noted(
 ) -> web.StreamResponse:
     """The answer, and all that retention goes by noted.
 
-    Conditions come first: 304 is a pull of somebody who has it, 412 is none.
+    Conditions come first: 304 counts as a pull of a client that has it, 412 as none.
     """
     store, item = exchange.store, exchange.target.item
 
@@ -73,7 +73,7 @@ async def _noted(
         response = await select()
         if gathers and store.pulls.count(repository, item, pulled=pulled, renews=renewed):
             return response
-    # Somebody decides by pulls at this moment: what he took before is not there any more.
+    # A retention run decides by pulls at this moment, and may have removed what was found.
     await store.pulls.write(repository, item, pulled=pulled, renews=renewed)
     return await select()
 

@@ -32,11 +32,6 @@ class Parts:
     trash: int
     """What only images in the trash need, or namespaces of that name in the trash."""
 
-    @property
-    def total(self) -> int:
-        """The sum, which quotas bound beside open uploads."""
-        return self.content + self.manifests + self.held + self.trash
-
 
 async def keeps(txn: Transaction, row: Namespace, sha: bytes) -> int | None:
     """Bytes of a blob that a namespace keeps already, in whatever way; None where it does not,

@@ -248,9 +248,7 @@ async def manifests(
 
 async def shas_from(txn: Transaction, entry: Trash, place: int, limit: int) -> tuple[bytes, ...]:
     """The first ``limit`` manifests from that place on, parents first. Raises Corrupt."""
-    prefix = layout.TRASH_MANIFEST + list_of(entry)
-    rows = await txn.scan(prefix + number(place), after(prefix), limit=limit)
-    return tuple(unseal(key, value)[: layout.SHA_BYTES] for key, value in rows)
+    return tuple(sha for sha, _ in await listed_from(txn, entry, place, limit))
 
 
 async def listed_from(txn: Transaction, entry: Trash, place: int, limit: int) -> Gone:

@@ -17,6 +17,7 @@ from engine_support import (
     noise,
     once,
     problems,
+    push,
     read,
     sha256,
     shown,
@@ -440,8 +441,9 @@ async def test_sessions_go_with_their_namespace(store: Store) -> None:
 
 
 async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) -> None:
-    """Whoever uploads without any limit asks the ledger seldom, and hears of one at once."""
+    """An upload without any limit seldom asks the ledger, and is told of a new one at once."""
     space = await store.namespaces.find(REGION, "app")
+    await push(store, "app/web", "v1", [])  # Uploads to a listed image bring content only.
     where, upload = await begin(store)
     await store.uploads.append(where, upload.id, once(noise(600)))
     await store.uploads.finish(where, upload.id, sha256(noise(600)))
@@ -451,7 +453,8 @@ async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) ->
         await store.uploads.append(where, upload.id, once(noise(601)))
     # What is known already is let through, and says nothing of the next one.
     where, upload = await begin(store)
-    await store.uploads.finish(where, upload.id, sha256(noise(600)), once(noise(600)))
+    known = sha256(noise(600))
+    await store.uploads.finish(where, upload.id, known, once(noise(600)), length=600)
     where, upload = await begin(store)
     with pytest.raises(QuotaExceeded):
         await store.uploads.append(where, upload.id, once(noise(601)))
