@@ -1,0 +1,75 @@
+"""Links of all pages resolve, and each page can be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from links_support import anchors, broken, links, pages, target_of
+from support import ROOT
+
+README = ROOT / "README.md"
+INDEX = ROOT / "docs" / "index.md"
+
+
+def linked_from(page: Path) -> set[Path]:
+    """Return the files that a page links to."""
+    return {target_of(page, link) for link in links(page.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    assert broken(page) == []
+
+
+def test_index_links_to_each_page_in_docs() -> None:
+    assert {*INDEX.parent.rglob("*.md")} - {INDEX} <= linked_from(INDEX)
+
+
+def test_readme_links_to_the_index() -> None:
+    assert INDEX in linked_from(README)
+
+
+def test_each_page_is_reached_from_the_readme() -> None:
+    reached, queue = set[Path](), {README}
+    while queue:
+        page = queue.pop()
+        reached.add(page)
+        queue |= {each for each in linked_from(page) if each.suffix == ".md"} - reached
+    assert {*pages()} == reached
+
+
+def test_links_skip_code_and_other_hosts() -> None:
+    text = (
+        '[a](a.md) ![b](b.png) [c](c.md#d) [e](<e.md>) [f](f.md "title")\n'
+        "[g](https://example.org/g.md) [h](mailto:h@example.org) `[i](i.md)`\n"
+        "```\n[j](j.md)\n```\n[k]: k.md\n"
+    )
+    assert links(text) == ["a.md", "b.png", "c.md#d", "e.md", "f.md", "k.md"]
+
+
+def test_anchors_are_those_of_github() -> None:
+    text = (
+        "# One, two & `three`\n## TLS, and behind a proxy\n## Same\n### Same\n"
+        "## A [link](x.md)\n```sh\n# no heading\n```\n"
+    )
+    assert anchors(text) == {
+        "one-two--three",
+        "tls-and-behind-a-proxy",
+        "same",
+        "same-1",
+        "a-link",
+    }
+
+
+@pytest.mark.parametrize(
+    "link", ["absent.md", "there.md#absent", "#absent", "../outside.md", "%2e%2e/outside.md"]
+)
+def test_a_broken_link_is_found(tmp_path: Path, link: str) -> None:
+    (tmp_path / "outside.md").write_text("")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "there.md").write_text("# Here\n")
+    page = root / "page.md"
+    page.write_text(f"# Page\n\n[good](there.md#here) [own](#page) [bad]({link})\n")
+    assert broken(page, root) == [link]
