@@ -1,15 +1,5 @@
 # Needs Python 3.11 or newer with venv, make, and a C compiler where a package has no wheel.
-#
-#   make run      a server on http://127.0.0.1:5000 with its data in ./data
-#   make test     all tests (TESTS=tests/engine narrows them, PYTEST_ARGS adds options, JOBS says
-#                 how many processes share them)
-#   make check    formatting, lint, types, security and layers
-#   make docs     the tables of docs/ that are made from the code
-#   make bench    the benchmarks (BENCH_ARGS adds options)
-#   make image    builds the container image on a base of this machine's files, and tries it; and
-#                 the systemd unit, under a systemd of its own
-#   make soak     the long randomized tests (for SOAK_SECONDS at least)
-#   make clean    removes all that was made here, but no data
+# `make help` lists the targets and variables: it prints the comments that begin with two hashes.
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -31,26 +21,42 @@ endif
 PIP := PIP_CONSTRAINT=$(ROOT)/constraints.txt PIP_BUILD_CONSTRAINT=$(ROOT)/constraints.txt \
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+## TESTS         Files and folders of tests to run, such as tests/engine (default: tests)
 TESTS ?= tests
+## PYTEST_ARGS   More options for pytest, such as "-x -k upload"
 PYTEST_ARGS ?=
+## JOBS          Number of processes that share the tests (default: one per logical CPU)
 JOBS ?= logical
+## SERVE_ARGS    More options for `holdfast serve` of `make run`
 SERVE_ARGS ?=
+## BENCH_ARGS    More options for `holdfast.bench` of `make bench`
 BENCH_ARGS ?=
+## SOAK_SECONDS  Minimum length of `make soak` (default: 600)
 SOAK_SECONDS ?= 600
 
 CHECKS := check-lint check-types check-security check-layers
 
-.PHONY: run test check $(CHECKS) format docs bench image soak clean
+.PHONY: run help test check $(CHECKS) format docs bench image soak clean
 
+## make run       Start a server on http://127.0.0.1:5000 with its data in ./data
 run: $(VENV)/.run
 	$(BIN)/holdfast serve $(SERVE_ARGS)
 
-# Bytecode is kept, whatever the environment says: else each process that a test starts compiles
-# anew what it loads of Holdfast.
+## make help      List the targets and the variables
+help:
+	@echo 'Targets:'
+	@sed -n 's/^## make/  make/p' Makefile
+	@echo 'Variables (make TARGET NAME=VALUE):'
+	@sed -n 's/^## \([A-Z]\)/  \1/p' Makefile
+
+# Keeps bytecode even where the environment turns it off: without it, each process that a test
+# starts compiles Holdfast again.
+## make test      Run all tests, or those in TESTS
 test: $(VENV)/.dev
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) $(TESTS)
 
-# Side by side, as far as there are processors; what each says stays together.
+# Runs the checks in parallel, one per CPU, and keeps the output of each in one piece.
+## make check     Check format, lint, types, security and layers
 check: $(VENV)/.dev
 	+@$(MAKE) --no-print-directory --jobs=$$(nproc) --output-sync=target $(CHECKS)
 
@@ -67,23 +73,30 @@ check-security:
 check-layers:
 	PYTHONPATH=.dev $(BIN)/lint-imports
 
+## make format    Format the code and fix lint that has an automatic fix
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+## make docs      Write the tables of docs/ that come from the code
 docs: $(VENV)/.dev
 	$(BIN)/python tests/pages_support.py
 
+## make bench     Run the benchmarks
 bench: $(VENV)/.dev
 	$(BIN)/python -m holdfast.bench $(BENCH_ARGS)
 
+# Builds the image on a base of this machine's files: it downloads no base image.
+## make image     Build and try the container image, and the systemd unit under a systemd of its own
 image: $(VENV)/.dev
 	$(BIN)/python -m pytest --override-ini=timeout=0 -m image $(PYTEST_ARGS) $(TESTS)
 
+## make soak      Run the long randomized tests
 soak: $(VENV)/.dev
 	HOLDFAST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest --override-ini=timeout=0 \
 		--override-ini=faulthandler_timeout=0 -m soak $(PYTEST_ARGS) $(TESTS)
 
+## make clean     Delete everything that make and the tools create, except data
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache

@@ -1,0 +1,45 @@
+"""``make help`` lists the targets and the variables of the Makefile."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from server_support import WAIT_SECONDS
+from support import ROOT, require_tool
+
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+
+def listed() -> tuple[list[str], list[str]]:
+    """Return the targets and the variables that ``make help`` prints."""
+    done = subprocess.run(
+        [require_tool("make"), "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=True,
+    )
+    targets, _, variables = done.stdout.partition("Variables")
+    return re.findall(r"^  make (\S+) +\S", targets, re.M), re.findall(
+        r"^  ([A-Z_]+) +\S", variables, re.M
+    )
+
+
+def test_help_lists_every_target_and_variable() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.M)
+    settable = re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.M)
+    targets, variables = listed()
+    assert targets
+    assert variables
+    assert sorted(targets) == sorted(set(phony.split()) - {"$(CHECKS)"})
+    assert sorted(variables) == sorted(settable)
+
+
+def test_each_target_stands_below_its_line_of_help() -> None:
+    """A line that names another target than the rule below it is out of date."""
+    rules = re.findall(r"^## make (\S+).*\n([a-z-]+):", MAKEFILE, re.M)
+    assert rules
+    assert all(line == rule for line, rule in rules), rules
+    assert len(rules) == len(re.findall(r"^## make ", MAKEFILE, re.M))
