@@ -1,8 +1,9 @@
-"""The examples of the README and of docs/embedding.md run as they stand."""
+"""Run the examples of the README and of docs/embedding.md, and compare the README's figures."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import uvloop
 from readme_support import README, blocks
 from support import ROOT
 
+MEASUREMENTS = (ROOT / "docs" / "measurements.md").read_text("utf-8")
 EMBEDDING = (ROOT / "docs" / "embedding.md").read_text("utf-8")
 
 
@@ -48,3 +50,41 @@ def test_the_registry_inside_another_application(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def figures(page: str) -> dict[str, dict[str, str]]:
+    """Return the rows of the table of figures in a page: work to cells by their headings."""
+    (lines,) = re.findall(r"^\| work \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    (head,) = re.findall(r"^(\| work \|.*)$", page, re.MULTILINE)
+    names = cells(head)
+    rows = (dict(zip(names, cells(line), strict=True)) for line in lines.splitlines())
+    return {row["work"]: row for row in rows}
+
+
+def cells(line: str) -> list[str]:
+    """Return the cells of a row of a table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_figures_are_those_of_the_dated_page() -> None:
+    short, full = figures(README), figures(MEASUREMENTS)
+    assert 4 <= len(short) < len(full)
+    for work, row in short.items():
+        assert row == {name: full[work][name] for name in row}
+    # The table in short keeps rows in which Holdfast loses.
+    assert any(_ratio(row["against docker-registry"]) < 1 for row in short.values())
+    assert _section(README, "How fast").count(_date(MEASUREMENTS)) == 1
+
+
+def _ratio(text: str) -> float:
+    (number,) = re.findall(r"[\d.]+", text)
+    return float(number)
+
+
+def _section(page: str, title: str) -> str:
+    return page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def _date(page: str) -> str:
+    """Return the day of the run that the table is from."""
+    return _section(page, "Against docker-registry and nginx").strip().partition(",")[0]
