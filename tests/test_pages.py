@@ -138,7 +138,7 @@ FACTS = {
     "configuration.md": {"variable"},
     "distribution-api.md": {"the server was started with"},
     "measurements.md": {"work", "part", "what", "commit"},
-    "operating.md": {"what", "span", "there", "what is damaged"},
+    "operating.md": {"alert", "span", "there", "what is damaged"},
     "upgrading.md": {"version of Holdfast", "what"},
 }
 """Tables, by the head of their first column, that promise no answer."""

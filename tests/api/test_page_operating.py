@@ -1,5 +1,5 @@
-"""What docs/operating.md says of a server that does not start, and docs/data-format.md of the
-files of one that runs."""
+"""Provoke the start-up failures of docs/operating.md; compare the files that docs/data-format.md
+names with those of a running server."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def refused(row: Row, data: Path, listen: str = "127.0.0.1:0") -> None:
 @pytest.mark.row("operating.md", "`is in use by another server`")
 def test_a_second_server(row: Row, server: ServerProcess) -> None:
     refused(row, server.data)
-    row.says(what_to_do="one server serves a directory; stop the other one")
+    row.says(what_to_do="stop the other server, or serve another directory with `--data`")
 
 
 @pytest.mark.row("operating.md", "`the port is in use`")
 def test_a_port_in_use(row: Row, server: ServerProcess, tmp_path: Path) -> None:
     refused(row, tmp_path / "data", server.address)
-    row.says(what_to_do="`--listen` another one")
+    row.says(what_to_do="choose another port with `--listen`")
 
 
 @pytest.mark.row("operating.md", "`and no data directory`")
 def test_no_data_directory(row: Row, tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     refused(row, tmp_path)
-    row.says(what_to_do="`--data` names a directory with other files in it; take an empty one")
+    row.says(what_to_do="choose an empty directory with `--data`: this one has other files in it")
 
 
 @pytest.mark.row("operating.md", "`its format is`")
@@ -51,7 +51,9 @@ def test_a_newer_format(row: Row, tmp_path: Path) -> None:
         pass
     (data / "FORMAT").write_text("holdfast 99\n")
     refused(row, data)
-    row.says(what_to_do="use the newer Holdfast, or restore the snapshot from before")
+    row.says(
+        what_to_do="install the newer Holdfast, or restore the snapshot from before the upgrade"
+    )
 
 
 def test_the_directory_has_what_the_page_says(server: ServerProcess) -> None:
