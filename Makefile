@@ -68,7 +68,7 @@ check-types:
 	$(BIN)/mypy
 
 check-security:
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive engine api bench
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive engine api bench examples
 
 check-layers:
 	PYTHONPATH=.dev $(BIN)/lint-imports
@@ -100,7 +100,7 @@ soak: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
-	find engine api bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find engine api bench examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed" >&2; exit 1; }
