@@ -22,7 +22,19 @@ from packaging.utils import NormalizedName, canonicalize_name
 from support import ROOT, require_tool
 
 FOLDERS = ("engine", "api", "bench")
-REST = ("Makefile", "constraints.txt", "Dockerfile", ".ci", "deploy", "docs", "examples", "tests")
+REST = (
+    ".ci",
+    ".editorconfig",
+    ".github",
+    ".pre-commit-config.yaml",
+    "Dockerfile",
+    "Makefile",
+    "constraints.txt",
+    "deploy",
+    "docs",
+    "examples",
+    "tests",
+)
 """What the sdist has besides, so that it can be tested and built from."""
 
 Once = Callable[[str, Callable[[Path], None]], Path]
