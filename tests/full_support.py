@@ -19,8 +19,8 @@ RESERVE_BYTES: Final = 8 << 20
 
 IMAGES: Final = 20
 GO_ON: Final = (
-    f"go on, with 0 bytes left out of up to {SET_ASIDE_BYTES >> 20} MiB"
-    " that the ledger has set aside"
+    f"continue, with 0 bytes free out of up to {SET_ASIDE_BYTES >> 20} MiB"
+    " that the ledger has allocated"
 )
 """What pages say of pulls (or reads) and deletes."""
 

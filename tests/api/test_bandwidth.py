@@ -241,7 +241,7 @@ def test_every_way_counts(row: Row, server: ServerProcess) -> None:
         begun = time.monotonic()
         total = sum(moved(*request) for request in requests)
         assert total < LIMIT * (time.monotonic() - begun + 0.15)
-    row.says(beyond_it="they wait for their turn")
+    row.says(beyond_it="transfers wait for their turn")
     for connection in connections:
         connection.close()
 

@@ -121,7 +121,7 @@ async def test_long_reads_wait_for_their_turn(
         endless.open.set()
         for client in crowd:
             assert b":4711" in await client.answer()
-    row.says(beyond_it="they wait for their turn")
+    row.says(beyond_it="further reads wait for their turn")
 
 
 @pytest.mark.parametrize("how", ["half", "whole", "reset"])

@@ -73,7 +73,7 @@ async def test_conditions(row: Row, server: Registry) -> None:
         assert answer.json["errors"][0]["detail"] == {"current": current}, answer
     answers = said(*(answer for _, answer in refused))
     row.says(
-        answer=f"{answers}, the present digest in `detail.current`; "
+        answer=f"{answers}, with the current digest in `detail.current`; "
         "GET and HEAD with `If-None-Match` 304"
     )
 
@@ -91,7 +91,7 @@ async def test_a_wrong_offset(row: Row, server: Registry) -> None:
     assert (await server.call("PATCH", place, data=b"67", headers=right)).status == 202
     whole = digest_of(b"1234567")
     assert (await server.call("PUT", f"{place}?digest={whole}")).status == 201
-    row.says(answer=f"{said(*refused)}; the session lives on")
+    row.says(answer=f"{said(*refused)}; the session stays open")
 
 
 @pytest.mark.row("distribution-api.md", "PUT of an upload that did not come whole")
@@ -114,7 +114,7 @@ async def test_a_put_that_breaks_off(row: Row, server: Registry) -> None:
             pass
         assert (answer.status, answer.headers["Range"]) == (202, "0-4")
     assert (await server.call("PUT", path, data=LARGE)).status == 201
-    row.says(answer="the session has what it had before, and the PUT may be sent again")
+    row.says(answer="the session keeps what it had before, and the client may send the PUT again")
 
 
 @pytest.mark.row("distribution-api.md", "PUT of an upload that was ended, sent again")
@@ -152,7 +152,7 @@ async def test_refused_for_good(row: Row) -> None:
             answer = await server.call(method, path, data=body)
             assert answer.status == status, answer
             ended.append(await server.call("GET", place))
-    row.says(answer=f"the session is ended: its status is {said(*ended)}")
+    row.says(answer=f"the server ends the session: its status is {said(*ended)}")
 
 
 @pytest.mark.row("distribution-api.md", "two appends to one session at once")
@@ -230,7 +230,7 @@ async def test_foreign_layers(row: Row, server: Registry) -> None:
         document = manifest(config)
         document["layers"] = [{**descriptor(digest_of(b"elsewhere"), 9), **foreign}]
         assert (await server.put_manifest(NAME, "v1", document)).status == 201, foreign
-    row.says(answer="need not be there")
+    row.says(answer="may be absent")
 
 
 @pytest.mark.row("distribution-api.md", "Docker schema 1")
@@ -308,7 +308,7 @@ async def test_a_damaged_blob(row: Row, tmp_path: Path) -> None:
         refused = await server.call("GET", path)
         await server.blob(NAME, LARGE)
         assert (await server.call("GET", path)).body == LARGE
-    row.says(answer=f"{said(refused)} until the same digest is pushed again")
+    row.says(answer=f"{said(refused)} until a client pushes the same digest again")
 
 
 @pytest.mark.row("distribution-api.md", "push into a namespace that does not exist")
@@ -321,7 +321,10 @@ async def test_no_namespace(row: Row) -> None:
     async with registry(settings=AppSettings(create_namespaces=True)) as server:
         assert (await server.call("POST", path)).status == 202
         assert (await server.store.namespaces.find("fr-par", "absent")).name == "absent"
-    row.says(answer=f"{said(refused)} that says how to create it; `--create-namespaces` creates it")
+    row.says(
+        answer=f"{said(refused)} with how to create it; "
+        "with `--create-namespaces`, the push creates it"
+    )
 
 
 @pytest.mark.row("distribution-api.md", "a name of one component")
@@ -332,7 +335,7 @@ async def test_one_component(row: Row, server: Registry) -> None:
     ]
     for answer in answers:
         assert "namespace/image" in answer.json["errors"][0]["message"]
-    row.says(answer=f"{said(*answers)}: `namespace/image` is needed")
+    row.says(answer=f"{said(*answers)}: use `namespace/image`")
 
 
 async def caching(server: Registry, reference: str, *, public: bool) -> str:

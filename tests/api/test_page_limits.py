@@ -233,8 +233,8 @@ async def test_a_token_ends(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
             answer = await server.call("GET", "/v2/", token=token)
             assert answer.status == status
     row.says(
-        beyond_it=f"{said(answer)}, and clients get another one; "
-        f"{LEEWAY_SECONDS} s are left to clocks that differ"
+        beyond_it=f"{said(answer)}, and clients fetch another one; "
+        f"{LEEWAY_SECONDS} s of leeway allow for clocks that differ"
     )
 
 
@@ -417,7 +417,7 @@ def test_scopes(row: Row, server: Client) -> None:
     path = "/token?" + "&".join(scopes)
     reply = call(server.server, "GET", path, Authorization=basic(SECRET))
     assert len(reply.json["scope"].split()) == row.limit()
-    row.says(beyond_it="the rest is not granted")
+    row.says(beyond_it="the token leaves out the rest")
 
 
 @pytest.mark.row("limits.md", "digests of one `_holdfast/exists`")
@@ -672,7 +672,7 @@ async def test_an_idle_upload_gives_way(row: Row, aging: Registry, clock: Clock)
     clock.advance(2)
     assert (await aging.call("POST", path, data=content)).status == 201
     assert said(await aging.call("GET", place)) == "404 BLOB_UPLOAD_UNKNOWN"
-    row.says(beyond_it="it is ended, and the request that was in need of room goes on")
+    row.says(beyond_it="the server ends it, and the request that needs the room continues")
 
 
 @pytest.mark.row("limits.md", "a blob that no manifest needs")
@@ -688,7 +688,7 @@ async def test_a_hold_ends(row: Row, aging: Registry, clock: Clock) -> None:
     clock.advance(row.number)
     await aging.store.sweeper.run()
     assert (await aging.store.stats()).blobs == 0
-    row.says(beyond_it=f"{said(refused)}, and its space is given back")
+    row.says(beyond_it=f"{said(refused)}, and the sweep frees its space")
 
 
 @pytest.mark.row("limits.md", "what was deleted, in the trash")
@@ -706,7 +706,7 @@ async def test_the_trash_ends(row: Row, aging: Registry, clock: Clock) -> None:
     assert (await restore()).status == 200
     await aging.store.namespaces.delete(space.id)
     clock.advance(row.number)
-    row.says(beyond_it=f"{said(await restore())}: it cannot be brought back")
+    row.says(beyond_it=f"{said(await restore())}: it is gone for good")
 
 
 OWNER: Final = {"X-Auth-Token": "33333333-3333-4333-8333-333333333333"}
@@ -728,7 +728,7 @@ async def test_a_plan(row: Row, aging: Registry, monkeypatch: pytest.MonkeyPatch
         url = aging.url + path + action
         async with aging.http.request(method, url, headers=OWNER) as answer:
             assert (answer.status, (await answer.json())["complete"]) == (200, complete)
-    row.says(beyond_it="`complete` is false, and the next run goes on")
+    row.says(beyond_it="`complete` is false, and the next run continues")
 
 
 async def release(server: Registry, row: Row, most: int, patch: pytest.MonkeyPatch) -> None:
@@ -748,7 +748,7 @@ async def release(server: Registry, row: Row, most: int, patch: pytest.MonkeyPat
         assert (answer.status, told["released"]) == (200, 0)
         assert told["kept"] >= 4
         patch.setattr(f"holdfast.{row.source}", most)
-    row.says(beyond_it="what later ones may need stays")
+    row.says(beyond_it="what later entries may need stays")
 
 
 @pytest.mark.row(
@@ -785,7 +785,7 @@ async def test_a_listing_of_manifests(
         assert (answer.status, len(told["manifests"])) == (200, seen)
         after = told["after"]
         assert (after is None) is ended
-    row.says(beyond_it="`after` says where to go on")
+    row.says(beyond_it="`after` says where to continue")
 
 
 @pytest.mark.row("limits.md", "signing keys that count at the same time")

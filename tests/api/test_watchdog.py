@@ -75,7 +75,7 @@ def test_a_worker_that_hangs_is_replaced(row: Row, tmp_path: Path) -> None:
             "worker 0 ended (SIGKILL) and is started again",
         ]
     assert SILENT.startswith(f"--{row.source}=")
-    row.says(beyond_it="it is ended, and another one started")
+    row.says(beyond_it="the supervisor kills it and starts another one")
 
 
 async def test_one_whose_ledger_refuses_itself_stops(
