@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from http.client import HTTPConnection
@@ -165,7 +166,8 @@ def test_the_installed_wheel_embeds_and_has_its_command(installed: Path, tmp_pat
     )
     assert run(installed, "-c", program, cwd=tmp_path) == "b'hello'\n"
     command = installed.with_name("holdfast")
-    assert run(command, "--version", cwd=tmp_path) == "holdfast 0.1.0\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert run(command, "--version", cwd=tmp_path) == f"holdfast {project['version']}\n"
     assert "serve" in run(command, "--help", cwd=tmp_path)
 
 

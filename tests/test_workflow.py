@@ -1,4 +1,4 @@
-"""The workflow and the commit hook run what the Makefile and .ci/run define."""
+"""The workflow, the commit hook and the release recipe run what the Makefile and .ci/run define."""
 
 from __future__ import annotations
 
@@ -79,3 +79,11 @@ def test_hooks_are_local_and_run_make() -> None:
     assert local["repo"] == "local"
     assert all(is_ours(hook["entry"]) for hook in local["hooks"])
     assert local["hooks"]
+
+
+def test_release_recipe_uses_targets_that_exist() -> None:
+    text = (ROOT / "RELEASE.md").read_text("utf-8")
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^(?:make |\.ci/).*$", blocks, re.MULTILINE)
+    assert {"make check", ".ci/run"} <= set(commands)
+    assert [command for command in commands if not is_ours(command)] == []
