@@ -9,6 +9,9 @@ server give that answer, and holds the row against it::
     def test_a_blob(row: Row, server: Server) -> None:
         row.says(beyond=said(server.push(bytes(row.limit(server.options) + 1))))
 
+A table between ``<!-- tested -->`` and ``<!-- /tested -->`` is a table of promises. Each row has
+one or more tests with the mark ``promise``, which takes the same arguments.
+
 ``tests/test_pages.py`` compares the marks of all tests with the rows of all pages: a row without a
 test fails there, and so does a mark without a row. A cell that a test has not compared fails in the
 fixture.

@@ -206,8 +206,8 @@ def test_many_pulls_of_one_namespace_leave_another_its_part(
     # And in all no more than the limit, but for what queued when it came.
     assert others + len(LAYER) < LIMIT * (seconds + 0.3)
     row.says(
-        can="take the whole line",
-        is_stopped_by=f"`--{OPTION}`, with which namespaces share it fairly, `--rate-key`",
+        can="use up the bandwidth",
+        is_stopped_by=f"`--{OPTION}`, which namespaces share equally, and `--rate-key`",
     )
 
 

@@ -273,6 +273,7 @@ def requests(draw: st.DrawFn, token: str) -> tuple[str, str, bytes]:
     return method, path, "\r\n".join((*lines, "", "")).encode("latin-1") + body
 
 
+@pytest.mark.promise("SECURITY.md", "clients, with a key or without")
 def test_no_request_leads_to_a_500(server: Registry) -> None:
     """With the owner's rights, over raw sockets: alone, after one another, and all at once."""
     token = token_of(server, f"repository:{NAME}:*", "repository:team/x:*", "registry:catalog:*")
@@ -373,6 +374,7 @@ def test_manifests_with_anything_in_them_are_answered(server: Registry) -> None:
     attempt()
 
 
+@pytest.mark.promise("SECURITY.md", "clients, with a key or without")
 @pytest.mark.parametrize(
     "request_bytes",
     [

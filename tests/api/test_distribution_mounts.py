@@ -42,6 +42,7 @@ async def test_a_mount_is_visible_at_once(server: Registry) -> None:
     assert await content(server, digest) == DATA
 
 
+@pytest.mark.promise("SECURITY.md", "digests and ids of uploads")
 async def test_a_mount_that_cannot_be_opens_a_session(server: Registry) -> None:
     digest = await server.blob("team/base", DATA)
     _, stranger = await server.key(uuid.uuid4())

@@ -119,6 +119,7 @@ async def test_a_strange_host_does_not_get_into_the_challenge(server: Registry, 
         assert b'realm="http://localhost/token"' in answer
 
 
+@pytest.mark.promise("SECURITY.md", "configured proxies")
 async def test_forwarded_headers_count_only_from_trusted_proxies() -> None:
     forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "hub.example"}
     for proxies, realm in (
@@ -151,6 +152,7 @@ FORWARDED = {
 }
 
 
+@pytest.mark.promise("SECURITY.md", "configured proxies")
 @pytest.mark.parametrize("name", FORWARDED)
 async def test_what_a_proxy_may_say(name: str) -> None:
     """And none of it gets into a Location, which is relative."""

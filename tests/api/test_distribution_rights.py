@@ -166,6 +166,7 @@ async def test_every_cell(server: Registry, asker: rights.Asker, with_token: boo
                 assert len(seen) == len(requests)
 
 
+@pytest.mark.promise("SECURITY.md", "absent objects")
 @pytest.mark.parametrize("asker", ["anonymous", "read", "full"])
 async def test_absent_and_private_of_strangers_are_the_same_bytes(
     server: Registry, asker: rights.Asker

@@ -333,6 +333,7 @@ async def test_a_key_made_anew_does_not_revive_old_tokens(server: Registry) -> N
     assert (await server.call("GET", "/v2/", token=old)).status == 401
 
 
+@pytest.mark.promise("SECURITY.md", "the machine")
 async def test_times_are_kept(server: Registry) -> None:
     signing_key = await server.store.keys.signing_key()
 

@@ -104,6 +104,7 @@ BROKEN: Final[dict[str, tuple[int, bytes]]] = {
 }
 
 
+@pytest.mark.promise("SECURITY.md", "clients, with a key or without")
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_requests(edge: Edge, name: str, lines: pytest.LogCaptureFixture) -> None:
     status, sent = BROKEN[name]
@@ -249,6 +250,7 @@ def test_trailing_noise_after_the_last_chunk_is_no_part_of_the_upload(
     assert len(quiet(lines)) == 1
 
 
+@pytest.mark.promise("SECURITY.md", "clients, with a key or without")
 def test_smuggled_requests_are_not_answered(edge: Edge) -> None:
     """A second request that one reader of the bytes could see, and another could not."""
     inner = request("GET /healthz HTTP/1.1")
@@ -310,6 +312,7 @@ def test_a_request_in_a_body_of_odd_chunks_is_not_answered(edge: Edge) -> None:
     edge.run(story())
 
 
+@pytest.mark.promise("SECURITY.md", "clients, with a key or without")
 def test_a_slow_head_is_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time is that of the whole head, however often a byte of it comes; others are left."""
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
@@ -363,6 +366,7 @@ def test_the_option(value: int) -> None:
     assert Settings.parse(max_connections=7).bounds.connections == 7
 
 
+@pytest.mark.promise("SECURITY.md", "the server")
 def test_no_answer_tells_versions(edge: Edge) -> None:
     """Whoever makes it."""
 

@@ -91,6 +91,7 @@ def test_an_address_is_what_a_trusted_proxy_says(tmp_path: Path) -> None:
         assert asked("10.0.0.3") == 401
 
 
+@pytest.mark.promise("SECURITY.md", "configured proxies")
 def test_without_a_trusted_proxy_the_header_is_nothing(tmp_path: Path) -> None:
     with operated(tmp_path / "data", "--rate-address=0.01") as server:
         replies = [call(server, "GET", "/v2/", X_Forwarded_For=f"10.0.0.{n}") for n in range(11)]

@@ -201,6 +201,7 @@ async def test_lists_hold_what_the_keys_project_has(server: Server) -> None:
     assert (await server.ok("GET", REGISTRY + "/namespaces"))["total_count"] == 2
 
 
+@pytest.mark.promise("SECURITY.md", "ids of another region")
 async def test_ids_of_another_region_are_absent_whatever_the_kind(server: Server) -> None:
     ids = await everything(server, "n1")
     for method, path in requests_for(ids):

@@ -17,6 +17,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.promise("SECURITY.md", "the owner key, and other keys of all projects")
 async def test_it_has_all_rights_on_all_projects(tmp_path: Path) -> None:
     async with Store.memory() as store:
         owner = await ensure_owner(store, tmp_path, given_by(ENVIRONMENT))

@@ -130,8 +130,8 @@ async def test_a_bearer_token(row: Row, server: Registry, later: Callable[[float
     await server.store.keys.revoke(key.access_key)
     assert await pull(server, token=token) == 401
     row.says(
-        can="for its scope, what its key may do in that region: pull, push or delete",
-        cannot="ask for other tokens, use the management API, go beyond what its key may do now",
+        can="within its scope and region, do what its key may do: pull, push or delete",
+        cannot="get other tokens, use the management API, do more than its key may do now",
         ends=f"after `--token-seconds` ({lives}), or with the key",
     )
 
@@ -154,7 +154,7 @@ async def test_a_refresh_token(row: Row, server: Registry, later: Callable[[floa
     assert (await refreshed(server, refresh)).status == 401
     row.says(
         can="get bearer tokens for all that its key may do",
-        cannot="be used for anything else",
+        cannot="open anything else",
         ends=f"after {days} days, or with the key",
     )
 
@@ -176,8 +176,8 @@ async def test_an_anonymous_token(
     await server.store.namespaces.update(namespace.id, is_public=False)
     assert await pull(server, "open/app", token=token) == 401
     row.says(
-        can="pull what is public",
-        cannot="see anything else, for as long as it is public",
+        can="pull public images, while they are public",
+        cannot="see anything else",
         ends="after `--token-seconds`",
     )
 
@@ -221,8 +221,8 @@ async def test_a_read_only_key(row: Row, server: Registry) -> None:
     assert await pull(server, "shut/app", secret=secret) == 404
     await ends_with_its_key(server, PROJECT, "read")
     row.says(
-        can="pull and look at all of its project, by both APIs",
-        cannot="change anything, make, list or see keys, see other projects",
+        can="pull and read everything of its project, over both APIs",
+        cannot="change anything, create or list keys, see other projects",
         ends="at its expiry, or when it is revoked",
     )
 
@@ -255,9 +255,10 @@ async def test_a_full_key(row: Row, server: Registry) -> None:
     await server.image(NAME, "v1", b"layer")
     await ends_with_its_key(server, PROJECT, "full")
     row.says(
-        can="do everything in its project, deleting included; make more keys of that project",
-        cannot="reach other projects, make a key that can or lasts more than itself",
-        ends="at its expiry, or when it is revoked, and so its keys: revoke those too",
+        can="do everything in its project, deletes included; create more keys of that project",
+        cannot="reach other projects, create a key with more rights or a longer life than its own",
+        ends="at its expiry, or when it is revoked; "
+        "the keys that it created stay valid: revoke those too",
     )
 
 
@@ -277,7 +278,7 @@ async def test_a_key_of_all_projects(row: Row, server: Registry) -> None:
     assert (await managed(server, "GET", LISTED, secret)).status == 401
     row.says(
         can="everything",
-        cannot="revoke itself, which another such key has to do",
+        cannot="revoke itself: only another such key can",
         ends="when it is revoked",
     )
 
@@ -300,7 +301,7 @@ async def test_a_key_that_ended(row: Row, server: Registry) -> None:
             (await managed(server, "POST", KEYS, secret, {})).status,
         ):
             assert refused == 401
-    row.says(can="nothing", cannot="be used, nor any token made with it before", ends="")
+    row.says(can="nothing", cannot="open anything, nor can a token that was made with it", ends="")
 
 
 @pytest.mark.row("SECURITY.md", "data directory, or a snapshot of it")
@@ -344,11 +345,11 @@ async def test_a_data_directory(row: Row, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert pulled() == 401
     row.says(
-        can="read all content and `owner.json`; sign tokens for any key of it; "
-        "the other secrets are there as SHA-256 only",
-        cannot="find out secrets that are random, as those are that Holdfast makes",
-        ends="`holdfast key end-tokens` ends all tokens at once, beside a running server too; "
-        "revoke the owner key",
+        can="read all content and `owner.json`; sign tokens for any key in it; "
+        "the other secrets are stored as SHA-256 only",
+        cannot="recover random secrets, such as those that Holdfast creates",
+        ends="run `holdfast key end-tokens`, which ends all tokens at once, "
+        "in a running server too; revoke the owner key",
     )
 
 
@@ -369,9 +370,9 @@ def test_guessing(row: Row, tmp_path: Path) -> None:
             pass
         assert login(SECRET).status == 429
     row.says(
-        can="try secrets",
-        is_stopped_by=f"`--login-failures`: {number} a minute from an address, "
-        "also the right one after that",
+        can="guess secrets",
+        is_stopped_by=f"`--login-failures`: {number} a minute from an address; "
+        "after that the right secret is refused too",
     )
 
 
@@ -405,7 +406,7 @@ async def test_filling_the_disk(row: Row, tmp_path: Path, monkeypatch: pytest.Mo
     row.says(
         can="fill the disk",
         is_stopped_by="quotas of its namespaces (`holdfast namespace settings --quota`), "
-        f"and without those the reserve: pulls and deletes {GO_ON}",
+        f"and the reserve of the disk: pulls and deletes {GO_ON}",
     )
 
 
@@ -432,5 +433,6 @@ def test_taking_all_connections(row: Row, tmp_path: Path) -> None:
             sock.close()
     row.says(
         can="take all connections",
-        is_stopped_by=f"`--max-connections`: beyond them {status}, at once; what is served goes on",
+        is_stopped_by=f"`--max-connections`: beyond them {status} at once; "
+        "open connections stay served",
     )

@@ -104,6 +104,7 @@ def test_ranges(header: str, size: int) -> None:
 # Manifests
 
 
+@pytest.mark.promise("SECURITY.md", "content")
 @given(
     st.binary(max_size=200)
     | near('{}[]",:0e-9mediaTyp').map(lambda text: text.encode("utf-8", "replace"))
@@ -198,6 +199,7 @@ def test_tokens_of_anything(text: str) -> None:
         tokens.read((SigningKey(KEY),), text, "access")
 
 
+@pytest.mark.promise("SECURITY.md", "tokens")
 @given(st.data())
 def test_no_changed_token_is_one(data: st.DataObject) -> None:
     """Its last character has bits that mean nothing: it is not among those changed."""

@@ -210,6 +210,7 @@ def test_every_endpoint_and_method_is_tested() -> None:
         assert set(ENDPOINTS[endpoint]) == {"GET", "HEAD"}  # type: ignore[index]
 
 
+@pytest.mark.promise("SECURITY.md", "keys of projects")
 async def test_the_router_has_nothing_that_is_not_tested(server: Registry) -> None:
     """``/v2/`` by its endpoints, the management API by its operations, the token service, and what
     is the same for everybody."""
@@ -264,6 +265,8 @@ async def test_a_token_for_every_caller_and_place(server: Registry, world: World
             assert granted.get(("repository", thing.repository), frozenset()) == actions, where
 
 
+@pytest.mark.promise("SECURITY.md", "keys of projects")
+@pytest.mark.promise("SECURITY.md", "absent objects")
 @pytest.mark.parametrize(
     ("endpoint", "method"),
     [
@@ -305,6 +308,7 @@ async def test_a_request(server: Registry, world: World, endpoint: str, method: 
             assert all(len(seen) == 1 for seen in refusals.values()), (caller, way, refusals)
 
 
+@pytest.mark.promise("SECURITY.md", "listings and the catalog")
 async def test_what_is_no_repository(server: Registry, world: World) -> None:
     """The catalogue holds what the caller may pull; the rest has nothing to hide."""
     things = {place: await world.add(place) for place in PLACES}
@@ -330,6 +334,7 @@ async def test_what_is_no_repository(server: Registry, world: World) -> None:
                 )
 
 
+@pytest.mark.promise("SECURITY.md", "digests and ids of uploads")
 async def test_strangers_content_cannot_be_had_through_ones_own_repository(
     server: Registry, world: World
 ) -> None:
@@ -453,6 +458,7 @@ async def test_a_private_image_that_was_public_is_closed_at_once(
         assert answer.status == status
 
 
+@pytest.mark.promise("SECURITY.md", "numbers of a project")
 async def test_usage_numbers_tell_nothing_of_strangers(server: Registry, world: World) -> None:
     """The numbers of a key's project are the same whoever else stores the same layers."""
     own = await world.add("private")

@@ -165,6 +165,10 @@ def fingerprint(thing: Thing, answer: Answer) -> tuple[bytes, tuple[tuple[str, s
     return thing.without_names(answer.body), tuple(sorted(kept))
 
 
+@pytest.mark.promise("SECURITY.md", "the owner key, and other keys of all projects")
+@pytest.mark.promise("SECURITY.md", "keys of projects")
+@pytest.mark.promise("SECURITY.md", "absent objects")
+@pytest.mark.promise("SECURITY.md", "ids of another region")
 @pytest.mark.parametrize("operation", ON_OBJECTS, ids=by_id)
 async def test_an_operation_on_an_object(
     server: Server, world: World, operation: Operation
@@ -257,6 +261,7 @@ async def test_an_operation_on_the_whole_store(
         assert answer.status == OWNER[caller, "private"], (operation.id, caller)
 
 
+@pytest.mark.promise("SECURITY.md", "listings and the catalog")
 @pytest.mark.parametrize("operation", LISTINGS, ids=by_id)
 async def test_a_listing(server: Server, world: World, operation: Operation) -> None:
     """It holds what the caller's project has, and a filter by what strangers have finds nothing."""

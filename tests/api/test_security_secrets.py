@@ -68,6 +68,9 @@ def exercise(server: ServerProcess) -> list[str]:
     return secrets
 
 
+@pytest.mark.promise("SECURITY.md", "metrics")
+@pytest.mark.promise("SECURITY.md", "a key's secret, at rest")
+@pytest.mark.promise("SECURITY.md", "a key's secret, on the way")
 @pytest.mark.row("SECURITY.md", "logs, audit log, metrics, traces")
 def test_secrets_and_tokens_are_in_no_log_metric_title_or_file(row: Row, tmp_path: Path) -> None:
     data, audit = tmp_path / "data", tmp_path / "audit.log"
@@ -117,6 +120,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.mark.promise("SECURITY.md", "a key's secret, in answers")
 def test_no_answer_repeats_a_credential(quiet: ServerProcess) -> None:
     """But those whose purpose it is: a new key, and the token service."""
     for secret in (SECRET, WRONG):
@@ -132,6 +136,7 @@ def test_no_answer_repeats_a_credential(quiet: ServerProcess) -> None:
             assert basic(secret) not in text
 
 
+@pytest.mark.promise("SECURITY.md", "a key's secret, on the way")
 def test_a_secret_in_a_url_opens_nothing(quiet: ServerProcess) -> None:
     """Wherever in a URL somebody might put it; one there beside none in a header is none at all."""
     for name in ("password", "secret_key", "access_token", "token", "X-Auth-Token"):
@@ -148,6 +153,7 @@ def test_a_secret_in_a_url_opens_nothing(quiet: ServerProcess) -> None:
     assert call(quiet, "GET", f"http://{address}/v2/").status in (400, 401)
 
 
+@pytest.mark.promise("SECURITY.md", "content")
 def test_content_is_served_as_what_no_browser_runs(quiet: ServerProcess) -> None:
     page = b"<html><script>alert(1)</script>"
     push(quiet, "team/page", page)
@@ -185,11 +191,12 @@ def test_only_the_servers_user_can_read_what_it_writes(row: Row, tmp_path: Path)
         assert stat.S_IMODE(mode) == wanted, (path, oct(mode))
     row.says(
         can="see process titles, connect where the server listens",
-        cannot="read what the server writes: files are 0600, directories 0700",
+        cannot="read what the server writes: files have mode 0600, directories 0700",
         ends="",
     )
 
 
+@pytest.mark.promise("SECURITY.md", "the operator")
 def test_all_tokens_end_when_the_operator_says_so(tmp_path: Path) -> None:
     """Whoever read the ledger can sign tokens for any key until then: it holds at once, in every
     worker, also where one was replaced meanwhile, and what any of them signs later is good."""

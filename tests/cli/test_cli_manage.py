@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from cli_support import (
     LAYER,
     InProcess,
@@ -149,6 +150,7 @@ def test_open_uploads(quick: InProcess) -> None:
     assert quick.json("upload", "list", "uploads") == []
 
 
+@pytest.mark.promise("SECURITY.md", "a key's secret, in answers")
 def test_the_life_of_a_key(quick: InProcess) -> None:
     made = quick.json("key", "create", "--read-only", "--expires", "90d", "--description", "ci")
     owner = load_owner(data_of(quick))

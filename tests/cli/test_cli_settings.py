@@ -133,6 +133,7 @@ def test_the_secret_goes_nowhere_else(tmp_path: Path) -> None:
     assert seen == []
 
 
+@pytest.mark.promise("SECURITY.md", "names and messages that come from a server")
 def test_what_others_wrote_cannot_steer_the_terminal(server: ServerProcess, tmp_path: Path) -> None:
     shell = Shell(tmp_path, server.variables())
     hostile = "\x1b[2Jgone\x9b\n"

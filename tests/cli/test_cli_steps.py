@@ -86,6 +86,7 @@ def test_retention_is_set_tried_and_applied(quick: InProcess) -> None:
     assert quick.refused(3, "retention", "show", "absent") == "namespace absent was not found"
 
 
+@pytest.mark.promise("SECURITY.md", "the operator")
 def test_upkeep(quick: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweep, scrub and check do the same on a server and on a directory."""
     monkeypatch.setattr("holdfast.api.management_upkeep.WORK_SECONDS", 0.0)

@@ -454,6 +454,7 @@ def nested(opening: str, closing: str, depth: int) -> bytes:
     return json.dumps(manifest(x="?")).replace('"?"', deep).encode()
 
 
+@pytest.mark.promise("SECURITY.md", "content")
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"]":', "}]")])
 def test_nesting_is_bounded_however_deep_the_caller_is(opening: str, closing: str) -> None:
     per_step = len(opening.replace("]", "").replace('"a":', "").replace('"":', ""))

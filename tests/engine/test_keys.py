@@ -30,6 +30,7 @@ async def make(store: Store, **more: Any) -> tuple[Key, str]:
     return await store.keys.create(**{**given, **more})
 
 
+@pytest.mark.promise("SECURITY.md", "a key's secret, at rest")
 async def test_a_key_is_found_by_its_secret(store: Store, clock: Clock) -> None:
     key, secret = await make(store, description="for ci")
     assert (key.project_id, key.permission, key.description) == (PROJECT, "full", "for ci")
@@ -48,6 +49,7 @@ async def test_what_a_key_covers(store: Store) -> None:
     assert (every.covers(PROJECT), every.covers(OTHER_PROJECT)) == (True, True)
 
 
+@pytest.mark.promise("SECURITY.md", "the machine")
 async def test_expired_keys_are_found_and_say_so(store: Store) -> None:
     past = datetime.now(UTC) - timedelta(days=1)
     key, secret = await make(store, expires_at=past, permission="read")
@@ -159,6 +161,7 @@ async def test_keys_and_the_signing_key_outlive_the_opening(place: Place) -> Non
         assert await store.keys.signing_key() == signing
 
 
+@pytest.mark.promise("SECURITY.md", "tokens")
 async def test_another_signing_key(place: Place) -> None:
     async with place.store() as one:
         signing = await one.keys.signing_key()

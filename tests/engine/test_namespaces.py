@@ -53,6 +53,7 @@ async def test_arguments_that_are_wrong(store: Store, argument: str, value: str)
     assert (await store.stats()).namespaces == 0
 
 
+@pytest.mark.promise("SECURITY.md", "names of namespaces")
 async def test_a_name_is_taken_in_its_region_by_any_project(store: Store) -> None:
     made = await make_namespace(store)
     with pytest.raises(AlreadyExists) as taken:

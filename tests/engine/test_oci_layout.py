@@ -138,6 +138,7 @@ def flipped(path: Path) -> None:
 OTHER = manifest(b"{}", LAYERS[2:])
 
 
+@pytest.mark.promise("SECURITY.md", "imported directories, and storages of other registries")
 @pytest.mark.parametrize(
     "victim", [manifest(b"{}", LAYERS[:2]), LAYERS[0], OTHER, LAYERS[2], b"{}"]
 )
@@ -216,6 +217,7 @@ async def test_a_namespace_may_take_sparse_indexes(store: Store, tmp_path: Path)
     assert contents(tmp_path / "out") == contents(made.path)
 
 
+@pytest.mark.promise("SECURITY.md", "imported directories, and storages of other registries")
 @pytest.mark.parametrize(
     ("digest", "error"),
     [
@@ -235,6 +237,7 @@ async def test_digests_lead_nowhere_else(
         await bring(store, "app/web", layout.path)
 
 
+@pytest.mark.promise("SECURITY.md", "imported directories, and storages of other registries")
 async def test_links_and_pipes_are_not_followed(
     store: Store, web: Repository, layout: Layout, tmp_path: Path
 ) -> None:
@@ -298,6 +301,7 @@ async def test_no_layout_at_all(store: Store, web: Repository, tmp_path: Path) -
         await bring(store, "app/web", tmp_path / "file")
 
 
+@pytest.mark.promise("SECURITY.md", "imported directories, and storages of other registries")
 async def test_what_is_too_large_is_refused(store: Store, web: Repository, layout: Layout) -> None:
     with (layout.path / "index.json").open("ab") as file:
         file.truncate(17 * 1024 * 1024)

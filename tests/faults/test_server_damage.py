@@ -96,6 +96,7 @@ def flip(path: Path, place: int) -> None:
 # --- permission -------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("SECURITY.md", "the server")
 @pytest.mark.parametrize(("mode", "readable"), [(0o000, False), (0o500, True)])
 async def test_permission_is_lost_and_comes_back(
     server: ServerProcess, mode: int, readable: bool
@@ -239,6 +240,7 @@ async def scrub(data: Path) -> None:
         await store.scrubber.run()
 
 
+@pytest.mark.promise("SECURITY.md", "the bytes on the disk")
 @pytest.mark.parametrize("harm", [vanish, cut, grow, flip_middle])
 async def test_a_blob_file_is_harmed(server: ServerProcess, harm: Callable[[Path], None]) -> None:
     large = PICTURE.layers[1]
@@ -295,6 +297,7 @@ async def recompress(data: Path) -> None:
         await store.recompressor.run()
 
 
+@pytest.mark.promise("SECURITY.md", "the bytes on the disk")
 async def test_a_bit_flips_in_rows_of_the_ledger(server: ServerProcess) -> None:
     """Of the manifest, the configuration, and a small layer, which lie there."""
     ledger = server.data / "ledger" / "data.mdb"
