@@ -1,4 +1,4 @@
-# The image serves on port 5000 and keeps everything under /data.
+# The image serves on port 5000 and keeps all data under /data. See docs/operating.md.
 #   docker build -t holdfast .
 #   docker run -p 5000:5000 -v holdfast:/data holdfast
 ARG BASE=python:3.13-slim
@@ -6,7 +6,7 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /src
 COPY . .
-# EXTRAS= leaves tracing out. What has installed everything goes at the end.
+# Build with EXTRAS= to leave tracing out. The last step removes pip: the image does not need it.
 ARG EXTRAS=[otel]
 RUN python -m venv /opt/holdfast \
     && /opt/holdfast/bin/pip install --no-cache-dir --disable-pip-version-check \
@@ -19,7 +19,7 @@ ENV PATH=/opt/holdfast/bin:$PATH \
     HOLDFAST_DATA=/data \
     HOLDFAST_LISTEN=0.0.0.0:5000
 EXPOSE 5000
-# SIGTERM lets running requests finish, for 30 seconds at most.
+# On SIGTERM the server gives running requests 30 seconds to finish.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["holdfast", "health"]
