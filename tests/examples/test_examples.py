@@ -285,15 +285,18 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
 
 @pytest.mark.image
 def test_systemd_runs_the_backup(tmp_path: Path) -> None:
-    """With all that the unit locks up, as the user of a server that runs."""
+    """By the commands of the page, with all that the unit locks up, beside a running server."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with booted(scratch) as systemd:
         eventually(lambda: "holdfast is ready" in systemd.said())
-        systemd.run("install", "-m", "755", str(BACKUP / "holdfast-backup"), "/usr/local/bin/")
-        systemd.run("cp", str(BACKUP / "holdfast-backup.service"), "/run/units/")
-        systemd.run("systemctl", "daemon-reload")
-        systemd.run("systemctl", "start", "holdfast-backup")
+        text = (BACKUP / "README.md").read_text("utf-8")
+        (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        assert block.count("/etc/systemd/system/") == 1
+        # This systemd looks for units in one directory only.
+        block = block.replace("/etc/systemd/system/", "/run/units/")
+        systemd.run("sh", "-euc", f"cd {BACKUP}\n{block}")
+        assert systemd.run("systemctl", "is-active", "holdfast-backup.timer") == "active\n"
         (taken,) = systemd.run("ls", "/var/lib/holdfast-backup").split()
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z", taken)
         place = "/var/lib/holdfast-backup/"
