@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from .client_address import neighbourhood
+from .addresses import neighbourhood
 from .roster import Roster
 
 Refusal = Literal["full", "address"]

@@ -7,14 +7,14 @@ from typing import Final
 
 from holdfast.engine import MANIFEST_BYTES_MAX
 
-from .context import JSON_BYTES_DEFAULT
-
 CONNECTIONS_DEFAULT: Final = 10_000
 CONNECTIONS_MAX: Final = 1_000_000
 
 ADDRESS_CONNECTIONS_DEFAULT: Final = 2000
 """A fifth of all: more than any client has, also one that is a whole office behind a NAT."""
 
+JSON_BYTES_DEFAULT: Final = 64 * 1024
+"""No body of the management API needs more."""
 JSON_BYTES_LEAST: Final = 4096
 JSON_BYTES_MOST: Final = 16 << 20
 

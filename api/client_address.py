@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from .context import AppSettings
@@ -10,12 +10,6 @@ from .origin import from_proxy, is_trusted
 
 if TYPE_CHECKING:
     from aiohttp import web
-
-UNIX: Final = "unix"
-"""The neighbourhood of the unix socket."""
-
-_LOOPBACK: Final = ("127.", "::/64")
-"""How those begin that are this machine itself."""
 
 HOPS_MAX: Final = 32
 """Entries of X-Forwarded-For that are looked at, from the nearest on."""
@@ -60,26 +54,3 @@ def _address_of(entry: str) -> str | None:
         return str(ip_address(host))
     except ValueError:
         return None
-
-
-def neighbourhood(address: str) -> str:
-    """What one client can have: an IPv4 address, or the /64 of an IPv6 one.
-
-    All who come through the unix socket, and bring no address, are one.
-    """
-    if not address:
-        return UNIX
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(IPv6Network((parsed, 64), strict=False))
-    return address
-
-
-def is_here(who: str) -> bool:
-    """Whether a neighbourhood is this machine itself: a loopback address, or the unix socket."""
-    return who.startswith(_LOOPBACK) or who == UNIX

@@ -9,10 +9,8 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
+from .bounds import JSON_BYTES_DEFAULT
 from .regions import REGIONS_DEFAULT
-
-JSON_BYTES_DEFAULT: Final = 64 * 1024
-"""No body of the management API needs more."""
 
 TOKEN_SECONDS_DEFAULT: Final = 300
 """Life of a bearer token. Clients assume 60 when told nothing, and ask again when it runs out."""

@@ -17,7 +17,8 @@ from holdfast.engine import SigningKey
 
 from . import tokens
 from .access import FULL_NAME_CHARS_MAX
-from .client_address import address_behind, neighbourhood
+from .addresses import neighbourhood
+from .client_address import address_behind
 from .context import AppSettings
 from .origin import HOST_CHARS_MAX, Origin, forwarded_origin, is_proxy, origin_from
 from .remembered import Remembered

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .client_address import is_here
+from .addresses import is_here
 
 Kind = Literal["address", "key", "login"]
 

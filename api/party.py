@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.engine import PARTY, Key
 
-from .client_address import neighbourhood
+from .addresses import neighbourhood
 
 
 def note_party(key: Key | None, address: str = "") -> None:

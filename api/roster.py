@@ -75,7 +75,7 @@ class Roster:
         return sum(cells[_CONNECTIONS] for cells in self._slots)
 
     def connections_of(self, who: str) -> int:
-        """How many come from an address (what ``client_address.neighbourhood`` makes of it)."""
+        """How many come from an address (what ``addresses.neighbourhood`` makes of it)."""
         return min(sum(cells[at] for cells in self._slots) for at in self._places(who))
 
     def add(self, slot: int, who: str, count: int) -> None:

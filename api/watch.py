@@ -12,12 +12,13 @@ from aiohttp.typedefs import Handler
 from holdfast.engine import WAITS
 
 from .access_log import line_of
+from .addresses import neighbourhood
 from .app_keys import TRAIL
 from .audit import Audit
 from .bandwidth import Bandwidth
 from .board import GONE, Slot
 from .bodies import settle
-from .client_address import client_address, neighbourhood
+from .client_address import client_address
 from .context import AppSettings
 from .exchange import query_of
 from .limits import Kind, Limits

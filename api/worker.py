@@ -23,9 +23,9 @@ from aiohttp import web
 from holdfast.engine import EngineError, StorageFailed, Store
 
 from .access_log import AccessLogger
+from .addresses import is_here, neighbourhood
 from .admission import Admission, House
 from .app import create_app
-from .client_address import is_here, neighbourhood
 from .drain import Drain
 from .fast_answers import Lane
 from .fast_lane import LaneSite

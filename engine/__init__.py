@@ -52,6 +52,7 @@ from .errors import (
 )
 from .group_commit import GROUP_BOUNDS
 from .image_import import Transferred
+from .ledger import Change
 from .models import (
     TAGS_SHOWN,
     UNSET,
@@ -94,7 +95,6 @@ from .names import (
 from .oci_export import export_layout
 from .oci_layout import import_layout
 from .problem import Problem
-from .quiet import Change
 from .reading import BlobReader
 from .recompress import Recompressed
 from .registry import Registry

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from . import blobs, claims, images, quota
 from .blobs import Arrival, Outcome
-from .ledger import Transaction
+from .ledger import Change, Transaction
 from .models import Repository
 from .open_uploads import Others
-from .quiet import Change
 
 
 async def deliver(

@@ -1,4 +1,8 @@
-"""What a delete would free: the bytes at rest that nobody else has a right to. Reads only."""
+"""What a delete would free: the bytes at rest to which nothing else has a claim. Reads only.
+
+The callers find the rows of what would be deleted, so that tags, images and namespaces can each
+ask here what their own deletion would free.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
-from . import (
-    attached,
-    blobs,
-    claims,
-    images,
-    layout,
-    limit_rows,
-    manifest_rows,
-    namespaces,
-    tags,
-)
+from . import attached, blobs, claims, layout, manifest_rows
 from .layout import ID_BYTES, SHA_BYTES
 from .ledger import Transaction, after
 from .names import first_match
@@ -26,15 +20,16 @@ from .records import Tag, unseal
 _STEP: Final = 1000
 
 
-async def by_tag(txn: Transaction, tag_id: bytes, project_only: bool) -> int:
-    """Bytes at rest that ``tags.delete`` would free once holds are over. Raises NotFound.
+async def by_tag(
+    txn: Transaction, image_key: bytes, tag: Tag, immutable: tuple[str, ...], project: bytes | None
+) -> int:
+    """Count the bytes at rest that a delete of the tag frees once holds are over.
 
-    With ``project_only``, bytes of the blobs themselves, as if there were no other project: that
-    tells nothing of strangers.
+    With a ``project``, count whole blobs as if there were no other project, so that the number
+    tells a tenant nothing about other tenants.
     """
-    tag, image, namespace = await tags.require(txn, tag_id)
-    gone = await losses(txn, image.key, {tag.name: tag.sha}, (), limit_rows.immutable(namespace))
-    return await _by_image(txn, gone.blobs, image.key, namespace.project if project_only else None)
+    gone = await losses(txn, image_key, {tag.name: tag.sha}, (), immutable)
+    return await _by_image(txn, gone.blobs, image_key, project)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +153,19 @@ async def _by_image(
     return freed
 
 
-async def by_image(txn: Transaction, image_id: bytes, project_only: bool) -> int:
-    """Bytes that a delete of the image would free once the trash is emptied; see ``by_tag``."""
-    image, namespace = await images.require(txn, image_id)
-    project = namespace.project if project_only else None
+async def by_image(txn: Transaction, image_key: bytes, project: bytes | None) -> int:
+    """Count the bytes that a delete of the image frees once the trash is emptied.
+
+    ``project`` as in ``by_tag``.
+    """
     freed = 0
-    async for sha in _claimed(txn, image.key):
-        freed += await _by_image(txn, (sha,), image.key, project)
+    async for sha in _claimed(txn, image_key):
+        freed += await _by_image(txn, (sha,), image_key, project)
     return freed
 
 
 async def by_namespace(txn: Transaction, namespace_id: bytes) -> int:
-    """Bytes at rest that a delete of the namespace would free once the trash is emptied."""
-    await namespaces.require(txn, namespace_id)
+    """Count the bytes at rest that a delete of the namespace frees once the trash is emptied."""
     seen: set[bytes] = set()
     freed = 0
     prefix = layout.IMAGE_NAME + namespace_id

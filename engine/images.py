@@ -353,6 +353,12 @@ async def place(txn: Transaction, image_key: bytes) -> Repository:
     return repository_of(await namespaces.require(txn, row.namespace), row.name, row)
 
 
+async def would_free(txn: Transaction, image_id: bytes, project_only: bool) -> int:
+    """Count the bytes that ``delete`` would free. Raises NotFound."""
+    image, namespace = await require(txn, image_id)
+    return await freeing.by_image(txn, image.key, namespace.project if project_only else None)
+
+
 class Images:
     """The images of a store, by id; by name they are reached through ``Store.locate``."""
 
@@ -428,4 +434,4 @@ class Images:
         With ``project_only``, bytes of the blobs themselves, as if there were no other project:
         what may be told to whoever has a key of this one. Raises NotFound.
         """
-        return await self._core.ledger.read_aside(freeing.by_image, image_id.bytes, project_only)
+        return await self._core.ledger.read_aside(would_free, image_id.bytes, project_only)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Coroutine
+from enum import IntEnum
 from typing import (
-    TYPE_CHECKING,
     Any,
     Concatenate,
     Final,
@@ -29,9 +29,6 @@ from typing import (
 
 from . import layout
 from .errors import Corrupt
-
-if TYPE_CHECKING:
-    from .quiet import Change
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +46,16 @@ class Room(NamedTuple):
 
     map: int
     disk: int
+
+
+class Change(IntEnum):
+    """What a transaction changes at most."""
+
+    TIMES = 0
+    """When things were updated or pulled last, and how often."""
+    CONTENT = 1
+    """Which blobs, manifests and tags an image has, too."""
+    ANY = 2
 
 
 class Transaction(Protocol):

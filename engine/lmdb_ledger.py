@@ -24,9 +24,8 @@ from . import lmdb_file, quiet
 from .disk_room import set_aside
 from .errors import AlreadyExists, Closed, EngineError, NotAStore, StorageFailed, StorageFull
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
-from .ledger import KEY_BYTES_MAX, P, T, Work, drive
+from .ledger import KEY_BYTES_MAX, Change, P, T, Work, drive
 from .lmdb_txn import Reading, Tally, Writing, settle
-from .quiet import Change
 from .slow_reads import SlowReads, Stop, Stoppable
 from .waits import told
 

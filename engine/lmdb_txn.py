@@ -7,8 +7,7 @@ from itertools import repeat
 from typing import Final, Protocol, TypedDict
 
 from .errors import Corrupt
-from .ledger import Room, Rows
-from .quiet import Change
+from .ledger import Change, Room, Rows
 from .rows import check_key, check_row, counted, counter_row, counter_sum
 
 _ROW_BYTES: Final = 6 * 4096

@@ -18,7 +18,7 @@ from .core import SECOND
 from .digest import Digest
 from .documents import Document, Need
 from .errors import DescriptorMismatch, InvalidDigest, MissingContent, NotFound
-from .ledger import Transaction
+from .ledger import Change, Transaction
 from .manifest_rows import (
     BODY,
     CHILD,
@@ -32,7 +32,6 @@ from .manifest_rows import (
 )
 from .models import Pushed, Repository
 from .open_uploads import Others
-from .quiet import Change
 from .records import INLINE, Blob, delete_long, load, put_long, save
 from .records import Image as ImageRow
 from .records import Manifest as Row

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from . import quiet
 from .errors import Closed, Corrupt
 from .group_commit import GROUP_BOUNDS
-from .ledger import P, Room, Rows, T, Work, drive
-from .quiet import Change
+from .ledger import Change, P, Room, Rows, T, Work, drive
 from .rows import added, check_key, check_row, counted
 from .slow_reads import SlowReads, Stop, Stoppable
 

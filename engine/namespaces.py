@@ -314,6 +314,12 @@ def _check_description(text: str) -> str:
     return text
 
 
+async def would_free(txn: Transaction, namespace_id: bytes) -> int:
+    """Count the bytes at rest that ``delete`` would free. Raises NotFound."""
+    await require(txn, namespace_id)
+    return await freeing.by_namespace(txn, namespace_id)
+
+
 class Namespaces:
     """The namespaces of a store."""
 
@@ -435,4 +441,4 @@ class Namespaces:
 
     async def would_free(self, namespace_id: UUID) -> int:
         """Bytes on disk that deleting it would free, once the trash is emptied."""
-        return await self._core.ledger.read_aside(freeing.by_namespace, namespace_id.bytes)
+        return await self._core.ledger.read_aside(would_free, namespace_id.bytes)

@@ -24,9 +24,8 @@ from .core import SECOND, Core
 from .digest import Digest
 from .errors import Corrupt, EngineError
 from .gate import Gathering
-from .ledger import Transaction
+from .ledger import Change, Transaction
 from .models import Repository
-from .quiet import Change
 from .records import Manifest, load, save
 
 _log: Final = logging.getLogger(__name__)

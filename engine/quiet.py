@@ -10,27 +10,17 @@ alone: it is behind then, and so speaks for nobody.
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from typing import Final
 
 from . import layout
 from .errors import Corrupt
+from .ledger import Change
 from .records import seal, unseal
 
 KEY: Final = layout.SETTING + b"quiet"
 
 _RUNS: Final = struct.Struct(">QQQQ")
 """For each of the first two kinds: the last transaction before its run, and the last one in it."""
-
-
-class Change(IntEnum):
-    """What a transaction changes at most."""
-
-    TIMES = 0
-    """When things were updated or pulled last, and how often."""
-    CONTENT = 1
-    """Which blobs, manifests and tags an image has, too."""
-    ANY = 2
 
 
 def extended(row: bytes | None, number: int, change: Change) -> bytes:

@@ -19,10 +19,9 @@ from . import kept, layout, limit_rows, namespaces
 from .core import Core
 from .digest import Digest
 from .errors import QuotaExceeded
-from .ledger import Prompt, Transaction
+from .ledger import Change, Prompt, Transaction
 from .models import Repository
 from .open_uploads import Coming, Others, coming
-from .quiet import Change
 from .records import Namespace
 
 STEP_BYTES: Final = 64 * 1024 * 1024

@@ -16,8 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Final, TypeVar
 
-from .ledger import Room, Rows, Transaction
-from .quiet import Change
+from .ledger import Change, Room, Rows, Transaction
 
 T = TypeVar("T")
 

@@ -39,7 +39,7 @@ from .errors import Closed, InvalidDigest, StorageFull
 from .holds import Holds
 from .images import Images
 from .intake import Intake
-from .ledger import Prompt
+from .ledger import Change, Prompt
 from .limits import Bounds
 from .manifests import Manifests
 from .models import Blob, Repository, Stats
@@ -48,7 +48,6 @@ from .namespaces import Namespaces
 from .pressure import Pressure
 from .problem import Problem
 from .pulls import Pulls
-from .quiet import Change
 from .quota import Quotas
 from .reading import BlobReader
 from .recompress import Recompressor

@@ -323,6 +323,13 @@ async def delete(
     return view(row, image, namespace, deleting=True), done.rest
 
 
+async def would_free(txn: Transaction, tag_id: bytes, project_only: bool) -> int:
+    """Count the bytes at rest that ``delete`` would free. Raises NotFound."""
+    tag, image, namespace = await require(txn, tag_id)
+    project = namespace.project if project_only else None
+    return await freeing.by_tag(txn, image.key, tag, limit_rows.immutable(namespace), project)
+
+
 class Tags:
     """The tags of a store."""
 
@@ -392,4 +399,4 @@ class Tags:
         With ``project_only``, bytes of the blobs themselves, as if there were no other project:
         what may be told to whoever has a key of this one. Raises NotFound.
         """
-        return await self._core.ledger.read_aside(freeing.by_tag, tag_id.bytes, project_only)
+        return await self._core.ledger.read_aside(would_free, tag_id.bytes, project_only)

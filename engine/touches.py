@@ -20,8 +20,7 @@ from .background import Background
 from .core import Core
 from .errors import Corrupt, NotFound
 from .gate import Gathering
-from .ledger import Transaction
-from .quiet import Change
+from .ledger import Change, Transaction
 from .records import Image as ImageRow
 from .records import Tag as TagRow
 from .records import save

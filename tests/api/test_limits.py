@@ -27,7 +27,7 @@ from operating_support import (
 from server_support import ServerProcess
 
 from holdfast.api import limits
-from holdfast.api.client_address import neighbourhood
+from holdfast.api.addresses import neighbourhood
 from holdfast.api.limits import Limits, Rates
 from holdfast.api.settings import Settings
 

@@ -40,7 +40,7 @@ class Endless:
         self.open = threading.Event()
         self.begun = 0
         self.stopped = 0
-        monkeypatch.setattr("holdfast.engine.freeing.by_namespace", self)
+        monkeypatch.setattr("holdfast.engine.namespaces.would_free", self)
 
     async def __call__(self, txn: Any, namespace_id: bytes) -> int:
         self.begun += 1
