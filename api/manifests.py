@@ -6,14 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from holdfast.engine import (
-    Digest,
-    Invalid,
-    Manifest,
-    Repository,
-    Store,
-    check_tag_name,
-)
+from holdfast.engine import Digest, Invalid, Manifest, Repository, Store, check_tag_name
 
 from . import access
 from .access import Caller

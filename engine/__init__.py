@@ -10,19 +10,28 @@ the attributes of those names; errors are a tree under ``EngineError``; limits a
 ``StoreConfig``.
 """
 
-from .aside import SetAside
-from .check import check_directory
-from .conditions import ALWAYS, ANY, Condition
-from .config import (
+from .blobs.sources import LENT
+from .check.check import check_directory
+from .ledger.group_commit import GROUP_BOUNDS
+from .ledger.interface import Change
+from .ledger.slow_reads import PARTY
+from .maintenance.dead_letters import SetAside
+from .maintenance.recompress import Recompressed
+from .maintenance.retention import Expired, Plan
+from .maintenance.scrub import Scrubbed, ScrubProgress
+from .maintenance.snapshot import Copied
+from .maintenance.sweep import Progress
+from .model.conditions import ALWAYS, ANY, Condition
+from .model.config import (
     DESCRIPTION_CHARS_MAX,
     INLINE_BYTES_CAP,
     MANIFEST_BYTES_MAX,
     NEEDS_MAX,
     StoreConfig,
 )
-from .digest import ALGORITHMS, Digest, is_digest
-from .documents import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from .errors import (
+from .model.digest import ALGORITHMS, Digest, is_digest
+from .model.documents import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from .model.errors import (
     AlreadyExists,
     Busy,
     Closed,
@@ -50,10 +59,15 @@ from .errors import (
     Unusable,
     Unverified,
 )
-from .group_commit import GROUP_BOUNDS
-from .image_import import Transferred
-from .ledger import Change
-from .models import (
+from .model.names import (
+    check_image_name,
+    check_namespace_name,
+    check_region,
+    check_tag_name,
+    split_full_name,
+)
+from .model.problem import Problem
+from .model.values import (
     TAGS_SHOWN,
     UNSET,
     Blob,
@@ -85,29 +99,15 @@ from .models import (
     Usage,
     Visibility,
 )
-from .names import (
-    check_image_name,
-    check_namespace_name,
-    check_region,
-    check_tag_name,
-    split_full_name,
-)
-from .oci_export import export_layout
-from .oci_layout import import_layout
-from .problem import Problem
-from .reading import BlobReader
-from .recompress import Recompressed
-from .registry import Registry
-from .registry_import import FoundRepository, Migrated, import_registry, list_registry
-from .registry_names import Renames
-from .retention import Expired, Plan
-from .scrub import Scrubbed, ScrubProgress
-from .slow_reads import PARTY
-from .snapshot import Copied
-from .sources import LENT
+from .repositories.reader import BlobReader
 from .store import Store
-from .sweep import Progress
-from .waits import WAITS, Waits, tell_wait
+from .tasks.timing import WAITS, Waits, tell_wait
+from .transfer.docker_registry import FoundRepository, Migrated, import_registry, list_registry
+from .transfer.image_import import Transferred
+from .transfer.interface import Registry
+from .transfer.oci_export import export_layout
+from .transfer.oci_layout import import_layout
+from .transfer.registry_names import Renames
 
 __all__ = [
     "ALGORITHMS",

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from .config import LEDGER_RESERVE_BYTES, SET_ASIDE_BYTES, StoreConfig
-from .depot import Depot
-from .errors import StorageFull
-from .files import Files
-from .gate import Gate
-from .ledger import Ledger, P, Room, Roomy, T, Transaction, Work
-from .offload import Threads
+from .depot.files import Files
+from .depot.gate import Gate
+from .depot.interface import Depot
+from .ledger.interface import Ledger, P, Room, Roomy, T, Transaction, Work
+from .model.config import LEDGER_RESERVE_BYTES, SET_ASIDE_BYTES, StoreConfig
+from .model.errors import StorageFull
+from .tasks.threads import Threads
 
 SECOND: Final = 1_000_000
 """In microseconds, the unit of all times in the ledger."""

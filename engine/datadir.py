@@ -20,21 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import incarnation, lmdb_file
-from .config import RESERVE_BYTES, RESERVE_SHARE, StoreConfig
 from .core import Core
-from .depot import Depot
-from .disk_depot import DiskDepot
-from .disk_file import is_there, refused
-from .errors import Corrupt, NotAStore, StorageFailed, StorageFull
-from .files import Files
-from .gate import Gate, LockedGate
-from .incarnation import Incarnations, LockedIncarnations, SoleIncarnation
-from .ledger import Ledger
-from .lmdb_ledger import LmdbLedger
-from .memory_depot import MemoryDepot
-from .memory_ledger import MemoryLedger
-from .offload import Threads
+from .depot import instance
+from .depot.disk import DiskDepot
+from .depot.disk_file import is_there, refused
+from .depot.files import Files
+from .depot.gate import Gate, LockedGate
+from .depot.instance import Incarnations, LockedIncarnations, SoleIncarnation
+from .depot.interface import Depot
+from .depot.memory import MemoryDepot
+from .ledger import lmdb_file
+from .ledger.interface import Ledger
+from .ledger.lmdb import LmdbLedger
+from .ledger.memory import MemoryLedger
+from .model.config import RESERVE_BYTES, RESERVE_SHARE, StoreConfig
+from .model.errors import Corrupt, NotAStore, StorageFailed, StorageFull
+from .tasks.threads import Threads
 
 FORMAT: Final = 3
 """Version of everything under the directory. A change that old code cannot read adds one."""
@@ -215,7 +216,7 @@ def _claim(path: Path, reserve: int) -> None:
     disk = os.statvfs(path / "ledger")
     if disk.f_bavail * disk.f_frsize < reserve:
         raise StorageFull("ledger")
-    if incarnation.any_alive(path / "run") and prepare(path, create=False, oldest=OLDEST) != FORMAT:
+    if instance.any_alive(path / "run") and prepare(path, create=False, oldest=OLDEST) != FORMAT:
         raise NotAStore(
             str(path),
             f"its format is older than {FORMAT}, and another process has it open: stop that one,"

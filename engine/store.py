@@ -12,53 +12,46 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, Self
 from uuid import UUID
 
-from . import (
-    catalog,
-    datadir,
-    future,
-    lookup,
-    mounts,
-    namespaces,
-    restore,
-    roots,
-    sessions,
-    snapshot,
-    sources,
-    statistics,
-    upgrade,
-)
-from .accounts import Keys
-from .blobs import Arrival, Outcome
-from .check import check_directory, check_open
-from .conditions import ALWAYS, Condition
-from .config import StoreConfig
+from . import datadir
+from .blobs import roots, sources
+from .blobs.blob_rows import Arrival, Outcome
+from .blobs.sources import Stream
+from .blobs.writer import Intake
+from .check.check import check_directory, check_open
 from .core import Core, entropy
 from .datadir import Opened
-from .digest import Digest
-from .errors import Closed, InvalidDigest, StorageFull
-from .holds import Holds
-from .images import Images
-from .intake import Intake
-from .ledger import Change, Prompt
-from .limits import Bounds
-from .manifests import Manifests
-from .models import Blob, Repository, Stats
-from .names import check_root_name
-from .namespaces import Namespaces
-from .pressure import Pressure
-from .problem import Problem
-from .pulls import Pulls
-from .quota import Quotas
-from .reading import BlobReader
-from .recompress import Recompressor
-from .retention import Retentions
-from .scrub import Scrubber
-from .snapshot import Copied
-from .sources import Stream
-from .sweep import Sweeper
-from .tags import Tags
-from .undelete import Trash
-from .uploads import Uploads
+from .ledger.interface import Change, Prompt
+from .maintenance import restore, snapshot
+from .maintenance.recompress import Recompressor
+from .maintenance.retention import Retentions
+from .maintenance.scrub import Scrubber
+from .maintenance.snapshot import Copied
+from .maintenance.sweep import Sweeper
+from .manifests.manifests import Manifests
+from .model.conditions import ALWAYS, Condition
+from .model.config import StoreConfig
+from .model.digest import Digest
+from .model.errors import Closed, InvalidDigest, StorageFull
+from .model.names import check_root_name
+from .model.problem import Problem
+from .model.values import Blob, Repository, Stats
+from .namespaces import namespaces, stats
+from .namespaces.keys import Keys
+from .namespaces.limits import Bounds
+from .namespaces.namespaces import Namespaces
+from .namespaces.quota import Quotas
+from .repositories import blob_queries, catalog, mounts
+from .repositories.images import Images
+from .repositories.pull_counts import Pulls
+from .repositories.reader import BlobReader
+from .repositories.tags import Tags
+from .trash import future_times
+from .trash.holds import Holds
+from .trash.trash import Trash
+from .upgrade import upgrade
+from .uploads import session_rows
+from .uploads.pressure import Pressure
+from .uploads.uploads import Uploads
 
 Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | Stream
 """What ``put`` takes: bytes, a path, an open binary file, or an async iterable of bytes, or
@@ -197,11 +190,11 @@ class Store:
 
     async def _remember_periods(self, core: Core) -> None:
         """Have those who cut times of the future know how long things last here."""
-        periods = future.periods_of(core)
-        if not await core.ledger.read(future.unknown, periods):
+        periods = future_times.periods_of(core)
+        if not await core.ledger.read(future_times.unknown, periods):
             return
         try:
-            await core.ledger.transact(future.remember, periods)
+            await core.ledger.transact(future_times.remember, periods)
         except StorageFull as error:
             # A full disk is no reason not to open. Whoever sweeps with a shorter period, and
             # after the clock was ahead, would cut to that.
@@ -296,7 +289,9 @@ class Store:
         is told that the blob is there has time to push a manifest.
         """
         floor = self.core.hold_floor(self.core.now())
-        return await self.core.ledger.read(lookup.stat, Digest.parse(digest), repository, floor)
+        return await self.core.ledger.read(
+            blob_queries.stat, Digest.parse(digest), repository, floor
+        )
 
     async def small(
         self, digest: str | Digest, *, repository: Repository
@@ -306,7 +301,9 @@ class Store:
         Raises NotFound, Corrupt, InvalidDigest.
         """
         core = self.core
-        return await core.ledger.read(lookup.small, Digest.parse(digest), repository, core.now())
+        return await core.ledger.read(
+            blob_queries.small, Digest.parse(digest), repository, core.now()
+        )
 
     async def exists(
         self, digests: Iterable[str | Digest], *, repository: Repository | None = None
@@ -321,7 +318,7 @@ class Store:
         if len(asked) > LIST_MAX:
             raise InvalidDigest("", f"over {LIST_MAX} digests at once")
         floor = self.core.hold_floor(self.core.now())
-        return await self.core.ledger.read(lookup.present, asked, repository, floor)
+        return await self.core.ledger.read(blob_queries.present, asked, repository, floor)
 
     async def delete(self, digest: str | Digest, *, root: str = "default") -> None:
         """Take a blob from a root; its bytes go when nobody else needs them.
@@ -339,7 +336,7 @@ class Store:
     async def blobs(self, *, after: str | Digest | None = None, limit: int = 1000) -> list[Blob]:
         """All blobs in order of their sha256, after one that need not exist."""
         last = b"" if after is None else Digest.parse(after).raw
-        return await self.core.ledger.read(lookup.listing, last, min(limit, LIST_MAX))
+        return await self.core.ledger.read(blob_queries.listing, last, min(limit, LIST_MAX))
 
     async def remove_blob(
         self, repository: Repository, digest: str | Digest, *, only_if: Condition = ALWAYS
@@ -387,7 +384,7 @@ class Store:
         """Images of a region that link or hold a blob: at most ``limit``, in no order."""
         core = self.core
         return await core.ledger.read(
-            lookup.holders, region, Digest.parse(digest), core.now(), limit
+            blob_queries.holders, region, Digest.parse(digest), core.now(), limit
         )
 
     async def locate(self, region: str, full_name: str) -> Repository:
@@ -433,8 +430,8 @@ class Store:
 
     async def stats(self) -> Stats:
         """The numbers of the whole store, in constant time."""
-        uploads = await self.core.scratch.read(sessions.total)
-        return await self.core.ledger.read(statistics.stats, uploads)
+        uploads = await self.core.scratch.read(session_rows.total)
+        return await self.core.ledger.read(stats.stats, uploads)
 
     def check(self, *, deep: bool = False) -> AsyncGenerator[Problem, None]:
         """Verify the promises of the store and yield every problem: see ``check``.

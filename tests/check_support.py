@@ -23,20 +23,14 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import (
-    OCI_MANIFEST,
-    Digest,
-    Problem,
-    RetentionRule,
-    Store,
-    blobs,
-    files,
-    layout,
-    scrub,
-)
-from holdfast.engine.depot import BLOCK_FILES
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Blob, load
+from holdfast.engine import OCI_MANIFEST, Digest, Problem, RetentionRule, Store
+from holdfast.engine.blobs import blob_rows
+from holdfast.engine.depot import files
+from holdfast.engine.depot.interface import BLOCK_FILES
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import Blob, load
+from holdfast.engine.maintenance import scrub
 
 BASE: Final = noise(50_000, "base")
 """A layer in a file, in several images."""
@@ -142,8 +136,8 @@ async def _passing_rows(txn: Transaction) -> None:
     garbage = Digest.of(GARBAGE).raw
     blob = await load(txn, Blob, layout.BLOB + garbage)
     assert blob is not None
-    await blobs.quarantine(txn, garbage, blob.file_id, 1)
-    await blobs.doom(txn, BLOCK_FILES + 200)
+    await blob_rows.quarantine(txn, garbage, blob.file_id, 1)
+    await blob_rows.doom(txn, BLOCK_FILES + 200)
     await scrub.mark(txn, b"", 1)
     await files.take_lease(txn, b"a lease", 1, 1 << 60)
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import pytest
 from engine_support import REGION, make_namespace, noise, once, push
 
-from holdfast.engine import StorageFailed, Store, StoreConfig, worker
+from holdfast.engine import StorageFailed, Store, StoreConfig
+from holdfast.engine.check import child_process
 
 BIG: Final = noise(100_000, "big")
 LAYER: Final = noise(200_000, "layer")
@@ -41,14 +42,14 @@ async def finish(steps: AsyncIterator[Any]) -> Any:
 
 async def here(
     module: str, *arguments: str, names: Iterable[str] = (), **_: object
-) -> AsyncIterator[worker.Message]:
-    """``worker.messages`` without a process."""
-    said: list[worker.Message] = []
+) -> AsyncIterator[child_process.Message]:
+    """``child_process.messages`` without a process."""
+    said: list[child_process.Message] = []
     found: Any = importlib.import_module(f"holdfast.engine.{module}")
-    what, *rest = arguments if module == "restore_worker" else ("check", *arguments)
+    what, *rest = arguments if module == "maintenance.restore_worker" else ("check", *arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(found, "say", said.append)
-        if module == "restore_worker":
+        if module == "maintenance.restore_worker":
             patch.setattr(found, "names", lambda: list(names))
         try:
             await getattr(found, what)(*rest)

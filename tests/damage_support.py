@@ -13,9 +13,10 @@ import msgspec
 from check_support import found, furnish, matches, told
 from engine_support import Clock, Place
 
-from holdfast.engine import Digest, Store, layout
-from holdfast.engine.ledger import Transaction, after
-from holdfast.engine.records import Blob, Claim, Image, Namespace, Record, decode, load, save
+from holdfast.engine import Digest, Store
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import Blob, Claim, Image, Namespace, Record, decode, load, save
 
 R = TypeVar("R", bound=Record)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from holdfast.engine.depot import Depot
+from holdfast.engine.depot.interface import Depot
 
 
 def write(depot: Depot, file_id: int, data: bytes) -> None:

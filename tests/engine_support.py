@@ -31,13 +31,13 @@ from holdfast.engine import (
 from holdfast.engine import datadir as engine_datadir
 from holdfast.engine.core import Core, growing
 from holdfast.engine.datadir import Opened
-from holdfast.engine.files import Files
-from holdfast.engine.gate import Gate as DecisionGate
-from holdfast.engine.incarnation import NAME_BYTES
-from holdfast.engine.ledger import Ledger, Work
-from holdfast.engine.memory_depot import MemoryDepot
-from holdfast.engine.memory_ledger import MemoryLedger
-from holdfast.engine.offload import Threads
+from holdfast.engine.depot.files import Files
+from holdfast.engine.depot.gate import Gate as DecisionGate
+from holdfast.engine.depot.instance import NAME_BYTES
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.ledger.interface import Ledger, Work
+from holdfast.engine.ledger.memory import MemoryLedger
+from holdfast.engine.tasks.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, ParamSpec, TypeVar
 
-from holdfast.engine.depot import BLOCK_FILES, Data, Depot, Reader, Writer
-from holdfast.engine.errors import StorageFailed
-from holdfast.engine.ledger import Ledger, Work
-from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.depot.interface import BLOCK_FILES, Data, Depot, Reader, Writer
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.ledger.interface import Ledger, Work
+from holdfast.engine.model.errors import StorageFailed
 
 P = ParamSpec("P")
 T = TypeVar("T")

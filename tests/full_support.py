@@ -11,7 +11,7 @@ from distribution_support import OWNER_SECRET, Registry, registry
 from load_support import fill_disk, small_disk
 
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine.config import SET_ASIDE_BYTES
+from holdfast.engine.model.config import SET_ASIDE_BYTES
 
 MEGABYTES: Final = 24
 RESERVE_BYTES: Final = 8 << 20

@@ -28,14 +28,7 @@ from hypothesis.stateful import precondition, rule
 from machine_deletes import Deleting
 from machine_driver import IMAGE, PICK, named
 
-from holdfast.engine import (
-    ALGORITHMS,
-    NotFound,
-    RetentionRule,
-    Store,
-    export_layout,
-    import_layout,
-)
+from holdfast.engine import ALGORITHMS, NotFound, RetentionRule, Store, export_layout, import_layout
 
 RULE = st.builds(
     Rule,

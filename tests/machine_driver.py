@@ -44,14 +44,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from seams_support import swift
 
-from holdfast.engine import (
-    UNSET,
-    EngineError,
-    NotFound,
-    Repository,
-    Store,
-    Unset,
-)
+from holdfast.engine import UNSET, EngineError, NotFound, Repository, Store, Unset
 
 T = TypeVar("T")
 

@@ -114,7 +114,7 @@ def need_of(operation: Operation) -> str:
 
 def rows_of_the_ledger() -> str:
     """The key shapes, with what their comments say."""
-    source = (ROOT / "engine" / "layout.py").read_text("utf-8")
+    source = (ROOT / "engine" / "ledger" / "layout.py").read_text("utf-8")
     shape = re.compile(r'^([A-Z_]+): Final = (?:\(\n    )?b"(.)"  # (.+?)(?:\n\))?$', re.MULTILINE)
     rows = []
     for name, prefix, comment in shape.findall(source):
@@ -127,7 +127,7 @@ def rows_of_the_ledger() -> str:
 
 def counters() -> str:
     """The counters, with what their comments say."""
-    source = (ROOT / "engine" / "layout.py").read_text("utf-8")
+    source = (ROOT / "engine" / "ledger" / "layout.py").read_text("utf-8")
     shape = re.compile(r'^([A-Z_]+): Final = b"(..)"(?:  # (.+))?$', re.MULTILINE)
     scope, rows = "", []
     for name, letters, comment in shape.findall(source):
@@ -138,7 +138,7 @@ def counters() -> str:
 
 def records() -> str:
     """The records' fields, in the order in which they are stored."""
-    tree = ast.parse((ROOT / "engine" / "records.py").read_text("utf-8"))
+    tree = ast.parse((ROOT / "engine" / "ledger" / "records.py").read_text("utf-8"))
     rows = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and ast.unparse(node.bases[0]) == "Record":

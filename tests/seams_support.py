@@ -20,15 +20,16 @@ from typing import Any, Final
 
 from engine_support import REGION, Clock, read
 
-from holdfast.engine import Corrupt, Repository, Store, StoreConfig, layout
+from holdfast.engine import Corrupt, Repository, Store, StoreConfig
 from holdfast.engine.datadir import Opened, assemble, open_scratch
-from holdfast.engine.depot import Depot
-from holdfast.engine.incarnation import NAME_BYTES
-from holdfast.engine.ledger import Ledger, Transaction, after
-from holdfast.engine.lmdb_ledger import LmdbLedger
-from holdfast.engine.memory_depot import MemoryDepot
-from holdfast.engine.problem import Problem
-from holdfast.engine.recompress import Recompressed, Recompressor
+from holdfast.engine.depot.instance import NAME_BYTES
+from holdfast.engine.depot.interface import Depot
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Ledger, Transaction, after
+from holdfast.engine.ledger.lmdb import LmdbLedger
+from holdfast.engine.maintenance.recompress import Recompressed, Recompressor
+from holdfast.engine.model.problem import Problem
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - names in it are made by tempfile
 _ROOM: Final = 256 * 1024 * 1024

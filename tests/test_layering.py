@@ -18,21 +18,21 @@ PATH_OPENERS = {"read_bytes", "read_text", "write_bytes", "write_text"}
 NO_FILES = {"Store", "LmdbLedger", "lmdb", "depot", "files"}
 """What else has a method ``open``."""
 
-DATA_FILES = "disk_depot.py"
+DATA_FILES = "depot/disk.py"
 """The one module that opens the files of blobs."""
 
 OTHER_FILES = {
     "datadir.py": "the mark of a data directory",
-    "disk_room.py": "the ledger's own file, for room behind its end",
-    "disk_file.py": "a regular file for those that read all of one",
-    "foreign_files.py": "a directory to import from",
-    "gate.py": "locks of the directory",
-    "incarnation.py": "the locks that tell living processes from dead ones",
-    "lmdb_file.py": "the ledger's own file, before LMDB maps it",
-    "oci_export.py": "a directory to export to",
-    "restore.py": "the ledger's own file in a snapshot",
-    "sources.py": "a file of the caller, to be stored",
-    "staging.py": "the mark of a directory in the making",
+    "ledger/disk_room.py": "the ledger's own file, for room behind its end",
+    "depot/disk_file.py": "a regular file for those that read all of one",
+    "transfer/untrusted_files.py": "a directory to import from",
+    "depot/gate.py": "locks of the directory",
+    "depot/instance.py": "the locks that tell living processes from dead ones",
+    "ledger/lmdb_file.py": "the ledger's own file, before LMDB maps it",
+    "transfer/oci_export.py": "a directory to export to",
+    "maintenance/restore.py": "the ledger's own file in a snapshot",
+    "blobs/sources.py": "a file of the caller, to be stored",
+    "maintenance/staging.py": "the mark of a directory in the making",
 }
 """Modules of the engine that open files which are no blobs, and which."""
 
@@ -65,7 +65,7 @@ ELSEWHERE = {
 
 
 def modules(folder: str) -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted((ROOT / folder).glob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         yield path, ast.parse(path.read_text(), str(path))
 
 
@@ -91,7 +91,7 @@ OPENING = {"engine": {DATA_FILES: "blobs", **OTHER_FILES}, **ELSEWHERE}
 @pytest.mark.parametrize("folder", OPENING)
 def test_few_modules_open_files(folder: str) -> None:
     found = {
-        path.name: f"{path}:{node.lineno}"
+        str(path.relative_to(ROOT / folder)): f"{path}:{node.lineno}"
         for path, tree in modules(folder)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and opens(node.func)

@@ -19,9 +19,9 @@ from support import ROOT
 from holdfast.api.cli_serve import config
 from holdfast.api.config_file import options_of, size
 from holdfast.api.settings import Settings
-from holdfast.engine import layout, records
-from holdfast.engine.check_rows import SHAPES, Shape
-from holdfast.engine.layout import ID_BYTES, SHA_BYTES
+from holdfast.engine.check.rows import SHAPES, Shape
+from holdfast.engine.ledger import layout, records
+from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES
 
 EVERY = sorted([*ROOT.glob("*.md"), *PAGES.rglob("*.md")])
 

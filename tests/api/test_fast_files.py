@@ -21,7 +21,7 @@ from wire_support import SECONDS, Client, connected, masked
 
 from holdfast.api import pace, sendfile
 from holdfast.api.fast_answers import WHOLE_BYTES_MAX
-from holdfast.engine import open_files
+from holdfast.engine.depot import open_files
 
 BIG = os.urandom(1 << 16) * 400
 """More than the kernel keeps for a socket."""

@@ -22,7 +22,7 @@ from rows_support import Row, said
 from wire_support import Client, connected, request, serving
 
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine.slow_reads import SHARE, Stopped
+from holdfast.engine.ledger.slow_reads import SHARE, Stopped
 
 TOKEN: Final = f"X-Auth-Token: {OWNER_SECRET}"
 BEYOND: Final = "/holdfast/v1/regions/fr-par/namespaces"
@@ -40,7 +40,7 @@ class Endless:
         self.open = threading.Event()
         self.begun = 0
         self.stopped = 0
-        monkeypatch.setattr("holdfast.engine.namespaces.would_free", self)
+        monkeypatch.setattr("holdfast.engine.namespaces.namespaces.would_free", self)
 
     async def __call__(self, txn: Any, namespace_id: bytes) -> int:
         self.begun += 1

@@ -120,7 +120,7 @@ async def test_a_listing_goes_on_where_it_stopped(
             seen, _ = await walk(server, path, **asked)
             assert seen == sorted(wanted)
     # What one request looks at is bounded, whatever a filter lets pass.
-    monkeypatch.setattr("holdfast.engine.manifest_listing.SCANNED_MAX", 5)
+    monkeypatch.setattr("holdfast.engine.repositories.manifest_listing.SCANNED_MAX", 5)
     seen, answers = await walk(server, path, tagged="true", page_size="100")
     assert seen == sorted(tagged)
     assert answers == 5

@@ -30,7 +30,7 @@ from server_support import WAIT_SECONDS, ServerProcess, command
 from holdfast.api.board import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
 from holdfast.api.metrics import Metrics, Reporter
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine.layout import BLOB
+from holdfast.engine.ledger.layout import BLOB
 
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"]*",?)*)\})? (\S+)')
 

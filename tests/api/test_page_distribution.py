@@ -24,7 +24,7 @@ from rows_support import Row, said
 from holdfast.api import AppSettings
 from holdfast.api.exchange import RESULTS_MAX
 from holdfast.engine import MANIFEST_BYTES_MAX, NEEDS_MAX, Store, StoreConfig
-from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.depot.disk import DiskDepot
 
 NAME: Final = "team/app"
 LARGE: Final = bytes(range(256)) * 400

@@ -32,7 +32,7 @@ from holdfast.api import AppSettings
 from holdfast.api.cli import holdfast
 from holdfast.api.tokens import LEEWAY_SECONDS
 from holdfast.engine import RetentionRule, Store, StoreConfig
-from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.depot.disk import DiskDepot
 
 PROXIED: Final = "--trusted-proxy=127.0.0.1/32"
 CLOSED: Final = ", and the connection is closed"

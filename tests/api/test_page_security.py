@@ -42,7 +42,7 @@ from server_support import WAIT_SECONDS, command
 from holdfast.api import AppSettings, tokens
 from holdfast.api.settings import Settings
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.depot.disk import DiskDepot
 
 NAME: Final = "team/app"
 SCOPE: Final = f"repository:{NAME}:*"

@@ -24,8 +24,8 @@ from holdfast.api.origin import HOST_CHARS_MAX, forwarded_origin
 from holdfast.api.queries import PARAMETERS_MAX, parse_query
 from holdfast.api.ranges import RANGES_MAX, Unsatisfiable, parse_content_range, parse_range
 from holdfast.engine import Digest, Invalid, SigningKey, is_digest
-from holdfast.engine.documents import parse
-from holdfast.engine.names import (
+from holdfast.engine.model.documents import parse
+from holdfast.engine.model.names import (
     FULL_NAME_CHARS_MAX,
     NAMESPACE_CHARS_MAX,
     TAG_CHARS_MAX,

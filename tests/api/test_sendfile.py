@@ -20,7 +20,7 @@ from wire_support import LOOPS, SECONDS, Client, connected, request, serving
 
 from holdfast.api import pace, sendfile
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine import open_files as kept_files
+from holdfast.engine.depot import open_files as kept_files
 
 TURN: Final = sendfile.TURN_BYTES
 BIG: Final = 24 * TURN

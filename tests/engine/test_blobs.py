@@ -36,12 +36,12 @@ from holdfast.engine import (
     NotFound,
     Store,
     TooLarge,
-    blobs,
-    layout,
 )
-from holdfast.engine.blobs import Arrival
-from holdfast.engine.ledger import Rows, Transaction
-from holdfast.engine.memory_ledger import MemoryLedger
+from holdfast.engine.blobs import blob_rows
+from holdfast.engine.blobs.blob_rows import Arrival
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Rows, Transaction
+from holdfast.engine.ledger.memory import MemoryLedger
 
 BIG = noise(3_000_000)
 
@@ -78,14 +78,14 @@ async def test_a_file_that_is_published_twice_stays(store: Store) -> None:
     data = noise(300_000)
     blob = await store.put(data)
     core = store.core
-    found = await core.ledger.read(blobs.find, blob.digest.key)
+    found = await core.ledger.read(blob_rows.find, blob.digest.key)
     assert found is not None
     sha, row = found
     assert row.file_id
     arrival = Arrival(
         sha, row.size, row.checksum, None, row.file_id, verified=row.file_id, durable=True
     )
-    assert await core.ledger.transact(blobs.publish, arrival, core.now()) == "stored"
+    assert await core.ledger.transact(blob_rows.publish, arrival, core.now()) == "stored"
     await store.sweeper.run()
     assert await read(store, sha256(data)) == data
 
@@ -442,7 +442,7 @@ async def test_rows_of_blobs_are_found_among_those_that_lie_behind_them() -> Non
 
     async def find(txn: Transaction, last: bytes, limit: int) -> tuple[list[bytes], int]:
         counted: Any = Counted(txn)
-        found = [key for key, _ in await blobs.rows_after(counted, last, limit)]
+        found = [key for key, _ in await blob_rows.rows_after(counted, last, limit)]
         return found, counted.rows
 
     for limit in range(1, 10):

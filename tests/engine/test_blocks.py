@@ -16,10 +16,10 @@ from race_support import Held, hold_before
 from seams_support import Seams, check, orphan
 
 from holdfast.engine import Closed, StorageFailed, StorageFull, Store, StoreConfig
-from holdfast.engine.depot import BLOCK_FILES
-from holdfast.engine.files import open_blocks
-from holdfast.engine.incarnation import LockedIncarnations
-from holdfast.engine.snapshot import Lease
+from holdfast.engine.depot.files import open_blocks
+from holdfast.engine.depot.instance import LockedIncarnations
+from holdfast.engine.depot.interface import BLOCK_FILES
+from holdfast.engine.maintenance.snapshot import Lease
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
 ) -> None:
     script = (
         "import os, pathlib, sys\n"
-        "from holdfast.engine.incarnation import LockedIncarnations\n"
+        "from holdfast.engine.depot.instance import LockedIncarnations\n"
         "print(LockedIncarnations(pathlib.Path(sys.argv[1])).name.hex(), flush=True)\n"
         "os._exit(0)\n"
     )

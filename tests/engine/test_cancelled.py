@@ -33,14 +33,7 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import (
-    NotFound,
-    Repository,
-    RetentionRule,
-    Store,
-    export_layout,
-    import_layout,
-)
+from holdfast.engine import NotFound, Repository, RetentionRule, Store, export_layout, import_layout
 
 LAYER: Final = noise(50_000, "layer")
 SMALL: Final = b"small"

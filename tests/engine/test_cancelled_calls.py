@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from threads_support import Gate, begun, turns
 
-from holdfast.engine.errors import StorageFailed
-from holdfast.engine.offload import Threads
-from holdfast.engine.strand import Strand
+from holdfast.engine.model.errors import StorageFailed
+from holdfast.engine.tasks.serial_queue import Strand
+from holdfast.engine.tasks.threads import Threads
 
 Call = Callable[[Gate], Awaitable[object]]
 

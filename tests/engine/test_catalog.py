@@ -10,8 +10,10 @@ from uuid import UUID
 import pytest
 from engine_support import OTHER_PROJECT, PROJECT, REGION, make_namespace, push
 
-from holdfast.engine import Namespace, Store, Visibility, catalog, namespaces
-from holdfast.engine.ledger import Rows, Transaction
+from holdfast.engine import Namespace, Store, Visibility
+from holdfast.engine.ledger.interface import Rows, Transaction
+from holdfast.engine.namespaces import namespaces
+from holdfast.engine.repositories import catalog
 
 LAYER = b"layer"
 NAMES = ["a", "a-b", "a0", "ab", "b"]

@@ -10,8 +10,8 @@ from check_support import found, furnish
 from engine_support import Clock, Place
 
 from holdfast.engine import Closed, Store, StoreConfig
-from holdfast.engine import sweep as sweep_module
-from holdfast.engine.recompress import Recompressor
+from holdfast.engine.maintenance import sweep as sweep_module
+from holdfast.engine.maintenance.recompress import Recompressor
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -20,9 +20,10 @@ from damage_support import (
     sha,
 )
 
-from holdfast.engine import Digest, layout
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Claim, File, decode, load, put_payload, save, unseal
+from holdfast.engine import Digest
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import Claim, File, decode, load, put_payload, save, unseal
 
 CASES = Cases()
 

@@ -24,17 +24,10 @@ from damage_support import (
 )
 from engine_support import Clock, noise
 
-from holdfast.engine import (
-    NotAStore,
-    Problem,
-    StorageFailed,
-    Store,
-    StoreConfig,
-    check_directory,
-    layout,
-)
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine import NotAStore, Problem, StorageFailed, Store, StoreConfig, check_directory
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.lmdb import LmdbLedger
 
 QUIET = StoreConfig(background=False)
 
@@ -192,7 +185,7 @@ def workers() -> int:
     """
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
-    return sum(b"check_worker" in command for command in commands)
+    return sum(b"holdfast.engine.check.worker" in command for command in commands)
 
 
 async def test_the_worker_imports_nothing_from_where_it_is_started(

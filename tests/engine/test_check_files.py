@@ -20,19 +20,12 @@ from damage_support import (
 )
 from engine_support import REGION, Place, noise, sha256, upload
 
-from holdfast.engine import (
-    Digest,
-    Problem,
-    Store,
-    check_files,
-    claims,
-    images,
-    layout,
-    manifest_rows,
-)
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.recompress import Recompressor
-from holdfast.engine.records import (
+from holdfast.engine import Digest, Problem, Store
+from holdfast.engine.blobs import claims
+from holdfast.engine.check import files
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import (
     INLINE,
     Manifest,
     Namespace,
@@ -42,6 +35,9 @@ from holdfast.engine.records import (
     save,
     unseal,
 )
+from holdfast.engine.maintenance.recompress import Recompressor
+from holdfast.engine.references import manifest_rows
+from holdfast.engine.repositories import images
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -263,7 +259,7 @@ async def test_a_blob_that_moves_during_the_check_is_not_told(place: Place, chan
 
         problems: list[Problem] = []
         core = store.core
-        await check_files.blobs(core.ledger, core.depot, run, problems.append, deep=True)
+        await files.blobs(core.ledger, core.depot, run, problems.append, deep=True)
         assert moves >= 1
         assert problems == []
         assert await found(store, deep=True) == []

@@ -8,9 +8,10 @@ import pytest
 from damage_support import Cases, change, cut, image_of, records, rows
 from engine_support import REGION
 
-from holdfast.engine import Digest, layout
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import (
+from holdfast.engine import Digest
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import (
     Image,
     Manifest,
     Referrer,

@@ -17,9 +17,10 @@ from damage_support import (
 )
 from engine_support import Clock, Place
 
-from holdfast.engine import layout, trash
-from holdfast.engine.ledger import Transaction, pack_counter
-from holdfast.engine.records import Tag, Trash, load, put_payload, save, unseal
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, pack_counter
+from holdfast.engine.ledger.records import Tag, Trash, load, put_payload, save, unseal
+from holdfast.engine.references import trash_rows
 
 CASES = Cases()
 
@@ -51,7 +52,7 @@ async def a_living_image_in_the_trash(txn: Transaction) -> None:
     entry = Trash("image", image.id, "web", image.key, project=bytes(16), namespace=image.namespace)
     await save(txn, layout.TRASH + layout.number(9) + image.id, entry)
     await put_payload(txn, layout.TRASH_ID + image.id, layout.number(9))
-    await put_payload(txn, trash.project_row(entry, 9))
+    await put_payload(txn, trash_rows.project_row(entry, 9))
 
 
 @CASES("trash: the tag is there as well", "counter: entries of the trash")
@@ -62,7 +63,7 @@ async def a_living_tag_in_the_trash(txn: Transaction) -> None:
     entry = Trash("tag", tag.id, "v1", image.key, digest=tag.digest, project=bytes(16))
     await save(txn, layout.TRASH + layout.number(9) + tag.id, entry)
     await put_payload(txn, layout.TRASH_ID + tag.id, layout.number(9))
-    await put_payload(txn, trash.project_row(entry, 9))
+    await put_payload(txn, trash_rows.project_row(entry, 9))
 
 
 @CASES("trash: its place in the list of its project is missing")

@@ -18,10 +18,11 @@ from damage_support import (
 )
 from engine_support import Clock, Place
 
-from holdfast.engine import check_look, layout
-from holdfast.engine.check_rows import SHAPES
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Tag, put_payload
+from holdfast.engine.check import context
+from holdfast.engine.check.rows import SHAPES
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import Tag, put_payload
 
 CASES = Cases()
 
@@ -92,7 +93,7 @@ async def test_a_ledger_of_bad_rows_is_given_up(
         for key, _ in await of_kind(txn, layout.REFERENCE):
             await txn.put(key, b"ruined")
 
-    monkeypatch.setattr(check_look, "SPOILED_MAX", 10)
+    monkeypatch.setattr(context, "SPOILED_MAX", 10)
     async with Place("memory", tmp_path, Clock()).store() as store:
         await furnish(store)
         await store.core.ledger.transact(ruin)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.engine.clock import microseconds_of, uuid7
-from holdfast.engine.errors import Invalid
+from holdfast.engine.model.errors import Invalid
+from holdfast.engine.model.uuid7 import microseconds_of, uuid7
 
 LAST = (1 << 48) * 1000 - 1
 TIMES = st.integers(0, LAST)

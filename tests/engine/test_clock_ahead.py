@@ -26,21 +26,15 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import (
-    Busy,
-    NotFound,
-    OffsetMismatch,
-    RetentionRule,
-    Store,
-    files,
-    identity,
-    layout,
-    scrub,
-    upgrade_clock,
-)
+from holdfast.engine import Busy, NotFound, OffsetMismatch, RetentionRule, Store
 from holdfast.engine.core import SECOND
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import put_payload
+from holdfast.engine.depot import files
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import put_payload
+from holdfast.engine.maintenance import scrub
+from holdfast.engine.namespaces import identity
+from holdfast.engine.upgrade import clock as upgrade_clock
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -197,7 +191,7 @@ async def test_a_jump_in_the_middle_of_an_upload(place: Place, clock: Clock, ahe
 async def test_a_second_time_ahead_and_in_the_midst_of_a_walk(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.sweep.WALK_STEP", 1)
+    monkeypatch.setattr("holdfast.engine.maintenance.sweep.WALK_STEP", 1)
     async with place.store() as store:
         await make_namespace(store)
         for ahead in (10 * DAY, 3 * DAY, 5 * DAY):

@@ -25,18 +25,13 @@ from engine_support import (
     sha256,
 )
 
-from holdfast.engine import (
-    Corrupt,
-    NotFound,
-    RetentionRule,
-    Store,
-    aside,
-    layout,
-)
-from holdfast.engine.check_rows import SHAPES
-from holdfast.engine.ledger import Transaction, after
-from holdfast.engine.records import put_payload
-from holdfast.engine.sweep import Sweeper
+from holdfast.engine import Corrupt, NotFound, RetentionRule, Store
+from holdfast.engine.check.rows import SHAPES
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import put_payload
+from holdfast.engine.maintenance import dead_letters
+from holdfast.engine.maintenance.sweep import Sweeper
 
 DAY: Final = 24 * 3600.0
 CALM: Final = noise(45_000, "calm")
@@ -92,7 +87,7 @@ async def test_beside_a_damaged_row_of_any_kind_the_rest_goes_on(
         await furnish_more(store)
         if kind == layout.ASIDE:
             (garbage,) = await store.core.ledger.read(every, layout.GARBAGE)
-            await store.core.ledger.transact(aside.put, garbage, "a test", 1)
+            await store.core.ledger.transact(dead_letters.put, garbage, "a test", 1)
         keys = await store.core.ledger.read(every, kind)
         await calm_down(store)
         await store.core.ledger.transact(flip, keys[which])

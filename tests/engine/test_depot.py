@@ -14,10 +14,10 @@ from depot_support import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine.depot import BLOCK_FILES, Depot
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import AlreadyExists, Busy, Invalid, NotFound, StorageFailed
-from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.depot.interface import BLOCK_FILES, Depot
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.model.errors import AlreadyExists, Busy, Invalid, NotFound, StorageFailed
 
 KINDS: list[Literal["disk", "memory"]] = ["disk", "memory"]
 GROUP_FILES = 4096 * BLOCK_FILES

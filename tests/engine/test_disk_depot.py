@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from depot_support import descriptors, descriptors_before, python, read, write
 
-from holdfast.engine import disk_file
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import Busy, NotFound, StorageFailed, StorageFull
+from holdfast.engine.depot import disk_file
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.model.errors import Busy, NotFound, StorageFailed, StorageFull
 
 BIG_ID = (4096 * 5 + 0xABC) * 256 + 0x0F
 BIG_PATH = "0005/abc/0f"
@@ -106,7 +106,7 @@ def test_the_descriptor_is_for_sendfile(depot: DiskDepot) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.depot.disk import DiskDepot
 writer = DiskDepot(Path(sys.argv[1])).create(1)
 writer.append(b"unsynced")
 print("held", flush=True)
@@ -116,8 +116,8 @@ sys.stdin.read()
 CONTEND = """
 import sys
 from pathlib import Path
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import Busy
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.model.errors import Busy
 try:
     DiskDepot(Path(sys.argv[1])).reopen(1).close()
 except Busy:

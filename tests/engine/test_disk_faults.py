@@ -11,9 +11,9 @@ import pytest
 from depot_support import descriptors, descriptors_before, python, read, write
 from support import unavailable
 
-from holdfast.engine import disk_file
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import StorageFailed, StorageFull
+from holdfast.engine.depot import disk_file
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.model.errors import StorageFailed, StorageFull
 
 BIG_ID = (4096 * 5 + 0xABC) * 256 + 0x0F
 BIG_PATH = "0005/abc/0f"
@@ -61,8 +61,8 @@ def test_a_directory_in_the_place_of_a_file(root: Path, depot: DiskDepot) -> Non
 NO_PERMISSION = """
 import errno, os, sys
 from pathlib import Path
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import StorageFailed
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.model.errors import StorageFailed
 
 os.chdir(sys.argv[1])
 depot = DiskDepot(Path("files"))
@@ -99,8 +99,8 @@ def test_lost_permission(tmp_path: Path, place: str) -> None:
 OVERFLOW = """
 import resource, sys
 from pathlib import Path
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import StorageFull
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.model.errors import StorageFull
 
 root, limited = Path(sys.argv[1]), sys.argv[2] == "limited"
 depot = DiskDepot(root)

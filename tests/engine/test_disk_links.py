@@ -10,9 +10,9 @@ import pytest
 from depot_support import write
 from support import ROOT, unavailable
 
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import NotFound, StorageFull
-from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.model.errors import NotFound, StorageFull
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.engine import Store, StoreConfig, disk_room
-from holdfast.engine.disk_room import set_aside
-from holdfast.engine.errors import Closed, StorageFailed
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine import Store, StoreConfig
+from holdfast.engine.ledger import disk_room
+from holdfast.engine.ledger.disk_room import set_aside
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.lmdb import LmdbLedger
+from holdfast.engine.model.errors import Closed, StorageFailed
 
 KIB = 1024
 

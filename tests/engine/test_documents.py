@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.engine import documents
-from holdfast.engine.config import NEEDS_MAX
-from holdfast.engine.documents import (
+from holdfast.engine.model import documents
+from holdfast.engine.model.config import NEEDS_MAX
+from holdfast.engine.model.documents import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_INDEX,
@@ -20,7 +20,7 @@ from holdfast.engine.documents import (
     Document,
     Need,
 )
-from holdfast.engine.errors import Invalid, InvalidManifest, TooLarge
+from holdfast.engine.model.errors import Invalid, InvalidManifest, TooLarge
 
 LIMIT = 4 * 1024 * 1024
 EMPTY = "application/vnd.oci.empty.v1+json"

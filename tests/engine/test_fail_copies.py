@@ -33,9 +33,9 @@ from holdfast.engine import (
     StorageFailed,
     Store,
     StoreConfig,
-    worker,
 )
-from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine.check import child_process
+from holdfast.engine.ledger.lmdb import LmdbLedger
 
 CALLS: Final = (
     *((os, name) for name in ("open", "mkdir", "chmod", "link", "rename", "replace")),
@@ -69,7 +69,7 @@ class Faults:
         for name in LEDGER:
             inner = getattr(LmdbLedger, name)
             self._patch.setattr(LmdbLedger, name, self._failing(inner, name, StorageFailed))
-        self._patch.setattr(worker, "messages", here)
+        self._patch.setattr(child_process, "messages", here)
 
     def __exit__(self, *_: object) -> None:
         self._patch.undo()
@@ -145,7 +145,7 @@ class Trial:
             sight: Sight = await see(copy)
             assert sight == self._sight
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(worker, "messages", here)
+                patch.setattr(child_process, "messages", here)
                 assert await check(copy) == []
 
 
@@ -171,7 +171,7 @@ async def test_whatever_call_fails(how: str, death: bool, tmp_path: Path) -> Non
                 return Store.restore(made, target, config=CONFIG)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(worker, "messages", here)
+                patch.setattr(child_process, "messages", here)
                 assert await Trial(path, copy).run(store, death) > 40
             # The store goes on as if nothing had been.
             assert await check(store) == []

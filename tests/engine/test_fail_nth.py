@@ -21,15 +21,7 @@ from engine_support import REGION, make_namespace, manifest, noise, once, push, 
 from faults_support import Countdown, Death, FailingDepot, FailingLedger, Interruption
 from seams_support import Seams, Sight, check, last_in_line, recompress, see, swift
 
-from holdfast.engine import (
-    OCI_MANIFEST,
-    Locked,
-    NotFound,
-    Repository,
-    StorageFailed,
-    Store,
-    Upload,
-)
+from holdfast.engine import OCI_MANIFEST, Locked, NotFound, Repository, StorageFailed, Store, Upload
 
 Known = dict[str, Any]
 """What the client knows: survives the fault, as a client does."""

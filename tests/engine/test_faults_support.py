@@ -9,12 +9,12 @@ from faults_support import FailingDepot, FailingLedger, LossyDepot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine.depot import BLOCK_FILES, Depot, Writer
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import NotFound, StorageFailed, StorageFull
-from holdfast.engine.ledger import Ledger, Transaction
-from holdfast.engine.memory_depot import MemoryDepot
-from holdfast.engine.memory_ledger import MemoryLedger
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.depot.interface import BLOCK_FILES, Depot, Writer
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.ledger.interface import Ledger, Transaction
+from holdfast.engine.ledger.memory import MemoryLedger
+from holdfast.engine.model.errors import NotFound, StorageFailed, StorageFull
 
 SEEDS = range(60)
 

@@ -16,13 +16,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.engine import frames
-from holdfast.engine.depot import Depot, Reader
-from holdfast.engine.digest import checksum
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.errors import Corrupt, Invalid, StorageFailed, StorageFull, TooLarge
-from holdfast.engine.frames import FrameReader, FrameWriter
-from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.depot import zstd_frames
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.depot.interface import Depot, Reader
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.depot.zstd_frames import FrameReader, FrameWriter
+from holdfast.engine.model.digest import checksum
+from holdfast.engine.model.errors import Corrupt, Invalid, StorageFailed, StorageFull, TooLarge
 
 NOISE = random.Random(1).randbytes(1 << 16)
 TEXT = b"".join(b"line %d of a file that compresses\n" % number for number in range(40_000))
@@ -99,10 +99,10 @@ def test_round_trip(shelf: Shelf, source: bytes, size: int) -> None:
 
 def test_real_sizes(shelf: Shelf) -> None:
     content = TEXT + NOISE * 8
-    stored = shelf.write([content], frame_bytes=frames.FRAME_BYTES)
+    stored = shelf.write([content], frame_bytes=zstd_frames.FRAME_BYTES)
     assert len(stored) < len(content) * 0.6
     reader = FrameReader(shelf.open(stored))
-    for offset in (0, 1, frames.FRAME_BYTES - 1, frames.FRAME_BYTES, len(content) - 5):
+    for offset in (0, 1, zstd_frames.FRAME_BYTES - 1, zstd_frames.FRAME_BYTES, len(content) - 5):
         assert reader.read(offset, 300_000) == content[offset : offset + 300_000]
 
 
@@ -331,7 +331,7 @@ def test_files_that_no_writer_makes_are_refused_though_their_table_is_whole() ->
     assert refused(guarded([whole, (frame_of(b""), 0)])) is None
     assert refused(guarded([(frame_of(b""), 0)])) is None
     assert refused(guarded([whole], last=struct.pack("<III", 39, 0, 0))) is None
-    too_large = bytes(frames.FRAME_BYTES_MAX + 1)
+    too_large = bytes(zstd_frames.FRAME_BYTES_MAX + 1)
     assert refused(guarded([(frame_of(too_large), len(too_large))])) is None
     assert refused(guarded([(frame_of(TEXT[:100], checked=False), 100)])) is None
 
@@ -351,7 +351,7 @@ def test_the_header_of_a_frame_is_not_believed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_memory_for_the_table_is_bounded() -> None:
-    claimed = frames.FRAMES_MAX + 2
+    claimed = zstd_frames.FRAMES_MAX + 2
     footer = struct.pack("<IBI", claimed, 0x80, 0x8F92EAB1)
     file = Counting(Shelf(MemoryDepot()).open(bytes(claimed * 12 + 100) + footer))
     with pytest.raises(Corrupt):
@@ -390,14 +390,14 @@ def test_a_full_disk_is_an_error_of_the_writer() -> None:
         framed.append(NOISE)
 
 
-@pytest.mark.parametrize("frame_bytes", [0, -1, frames.FRAME_BYTES_MAX + 1])
+@pytest.mark.parametrize("frame_bytes", [0, -1, zstd_frames.FRAME_BYTES_MAX + 1])
 def test_frame_sizes_are_bounded(frame_bytes: int) -> None:
     with pytest.raises(Invalid):
         FrameWriter(MemoryDepot().create(1), frame_bytes=frame_bytes)
 
 
 def test_the_number_of_frames_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "FRAMES_MAX", 3)
+    monkeypatch.setattr(zstd_frames, "FRAMES_MAX", 3)
     shelf = Shelf(MemoryDepot())
     stored = shelf.write([TEXT[:3000]])
     assert FrameReader(shelf.open(stored)).read(0, 3000) == TEXT[:3000]
@@ -416,8 +416,8 @@ def test_the_number_of_frames_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_frames_grow_with_the_content(size: int, frame_bytes: int) -> None:
-    assert frames.frame_bytes_for(size) == frame_bytes
-    assert -(-size // frame_bytes) <= frames.FRAMES_MAX
+    assert zstd_frames.frame_bytes_for(size) == frame_bytes
+    assert -(-size // frame_bytes) <= zstd_frames.FRAMES_MAX
 
 
 # Whether it is worth it
@@ -441,19 +441,19 @@ def test_frames_grow_with_the_content(size: int, frame_bytes: int) -> None:
     ],
 )
 def test_what_is_worth_compressing(shelf: Shelf, content: bytes, worth: bool) -> None:
-    assert frames.worth_it(shelf.open(content)) is worth
+    assert zstd_frames.worth_it(shelf.open(content)) is worth
 
 
 def test_the_estimate_is_the_share_that_is_saved() -> None:
     shelf = Shelf(MemoryDepot())
-    assert frames.compressible(shelf.open(bytes(1 << 20))) > 0.99
+    assert zstd_frames.compressible(shelf.open(bytes(1 << 20))) > 0.99
     noise = random.Random(2).randbytes(1 << 20)
-    assert frames.compressible(shelf.open(noise)) == 0.0
+    assert zstd_frames.compressible(shelf.open(noise)) == 0.0
     half = noise[: 1 << 19] + bytes(1 << 19)
-    assert frames.compressible(shelf.open(half)) == pytest.approx(0.5, abs=0.01)
+    assert zstd_frames.compressible(shelf.open(half)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_the_estimate_reads_samples_only() -> None:
     file = Counting(Shelf(MemoryDepot()).open(TEXT * 8))
-    frames.compressible(file)
+    zstd_frames.compressible(file)
     assert sum(length for _, length in file.asked) <= 16 + 8 * 64 * 1024

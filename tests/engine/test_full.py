@@ -31,16 +31,9 @@ from engine_support import (
 )
 from load_support import fill_disk, small_disk
 
-from holdfast.engine import (
-    INLINE_BYTES_CAP,
-    NotFound,
-    StorageFull,
-    Store,
-    StoreConfig,
-    core,
-    worker,
-)
-from holdfast.engine.ledger import Room, Transaction
+from holdfast.engine import INLINE_BYTES_CAP, NotFound, StorageFull, Store, StoreConfig, core
+from holdfast.engine.check import child_process
+from holdfast.engine.ledger.interface import Room, Transaction
 
 MAP_BYTES: Final = 16 << 20
 ROW_BYTES: Final = 56_000
@@ -228,7 +221,7 @@ async def test_copies_and_new_stores_on_a_full_disk(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each says that it is full, leaves nothing, and works when there is room again."""
-    monkeypatch.setattr(worker, "messages", here)
+    monkeypatch.setattr(child_process, "messages", here)
     config = StoreConfig(background=False, disk_reserve_bytes=0)
     async with Store.open(disk / "data", config) as store:
         await make_namespace(store)

@@ -14,10 +14,11 @@ import pytest
 from engine_support import REGION, Clock, Place, make_namespace, noise, once, read, sha256
 from threads_support import Told, turns
 
-from holdfast.engine import LENT, WAITS, StorageFailed, StorageFull, Store, disk_file
-from holdfast.engine.depot import Writer
-from holdfast.engine.digest import Hasher
-from holdfast.engine.intake import BATCH_BYTES, VIEW_BYTES, Intake
+from holdfast.engine import LENT, WAITS, StorageFailed, StorageFull, Store
+from holdfast.engine.blobs.writer import BATCH_BYTES, VIEW_BYTES, Intake
+from holdfast.engine.depot import disk_file
+from holdfast.engine.depot.interface import Writer
+from holdfast.engine.model.digest import Hasher
 
 VIEW: Final = VIEW_BYTES + 1
 STREAMS: Final = {
@@ -186,7 +187,7 @@ async def test_a_digest_that_fails_is_computed_anew(
 async def test_a_sync_on_the_way_that_fails_takes_the_stream_along(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, told_by: str
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.intake.WRITE_BACK_BYTES", 0)
+    monkeypatch.setattr("holdfast.engine.blobs.writer.WRITE_BACK_BYTES", 0)
     may_fail = threading.Event()
 
     def refuse(_fd: int) -> None:

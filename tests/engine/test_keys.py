@@ -10,17 +10,8 @@ from uuid import uuid4
 import pytest
 from engine_support import ORGANIZATION, OTHER_PROJECT, PROJECT, Clock, Place
 
-from holdfast.engine import (
-    AlreadyExists,
-    Invalid,
-    Key,
-    NotFound,
-    Page,
-    SigningKey,
-    Store,
-    TooLarge,
-)
-from holdfast.engine.accounts import SIGNING_KEYS_MAX
+from holdfast.engine import AlreadyExists, Invalid, Key, NotFound, Page, SigningKey, Store, TooLarge
+from holdfast.engine.namespaces.keys import SIGNING_KEYS_MAX
 
 ACCESS_KEY = "SCW" + "A" * 17
 

@@ -24,7 +24,7 @@ from seams_support import Seams
 from support import ROOT
 
 from holdfast.engine import NotAStore, NotFound, Store
-from holdfast.engine.disk_depot import DiskDepot
+from holdfast.engine.depot.disk import DiskDepot
 
 ROUNDS: Final = 3 * int(os.environ.get("HOLDFAST_SOAK", "1"))
 DAYS: Final = 10 * 24 * 3600.0

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine import Change, quiet
-from holdfast.engine.errors import Closed, Corrupt
-from holdfast.engine.ledger import (
+from holdfast.engine import Change
+from holdfast.engine.ledger import change_log
+from holdfast.engine.ledger.interface import (
     KEY_BYTES_MAX,
     VALUE_BYTES_MAX,
     Ledger,
@@ -26,8 +26,9 @@ from holdfast.engine.ledger import (
     pack_counter,
     unpack_counter,
 )
-from holdfast.engine.lmdb_ledger import LmdbLedger
-from holdfast.engine.memory_ledger import MemoryLedger
+from holdfast.engine.ledger.lmdb import LmdbLedger
+from holdfast.engine.ledger.memory import MemoryLedger
+from holdfast.engine.model.errors import Closed, Corrupt
 
 AnyLedger = LmdbLedger | MemoryLedger
 
@@ -436,7 +437,7 @@ async def test_a_damaged_row_of_quiet_transactions_speaks_for_nobody(ledger: Any
 
 
 async def spoil(txn: Transaction) -> None:
-    await txn.put(quiet.KEY, b"spoiled")
+    await txn.put(change_log.KEY, b"spoiled")
 
 
 async def fail_after_put(txn: Transaction) -> None:

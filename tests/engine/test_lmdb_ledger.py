@@ -18,8 +18,14 @@ from typing import Any, cast
 import lmdb
 import pytest
 
-from holdfast.engine import Change, lmdb_file, lmdb_ledger
-from holdfast.engine.errors import (
+from holdfast.engine import Change
+from holdfast.engine.ledger import lmdb as lmdb_ledger
+from holdfast.engine.ledger import lmdb_file
+from holdfast.engine.ledger.group_commit import GROUP_BOUNDS
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.lmdb import LmdbLedger
+from holdfast.engine.ledger.lmdb_txn import Reading, Writing
+from holdfast.engine.model.errors import (
     AlreadyExists,
     Closed,
     Corrupt,
@@ -27,10 +33,6 @@ from holdfast.engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from holdfast.engine.group_commit import GROUP_BOUNDS
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.lmdb_ledger import LmdbLedger
-from holdfast.engine.lmdb_txn import Reading, Writing
 
 MAP_BYTES = 1 << 30
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -38,8 +40,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 CHILD = """
 import asyncio, os, resource, sys, time
 from pathlib import Path
-from holdfast.engine.errors import StorageFailed
-from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine.model.errors import StorageFailed
+from holdfast.engine.ledger.lmdb import LmdbLedger
 
 path = Path(sys.argv[1])
 

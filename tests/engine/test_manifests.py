@@ -40,9 +40,9 @@ from holdfast.engine import (
     NotFound,
     Store,
     TooLarge,
-    manifest_rows,
-    open_files,
 )
+from holdfast.engine.depot import open_files
+from holdfast.engine.references import manifest_rows
 
 CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
 BODY = manifest(CONFIG, [LAYER, OTHER])
@@ -426,7 +426,7 @@ async def test_a_delete_without_patterns_looks_at_the_tags_of_one_step(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are: other writers wait for its transaction."""
-    monkeypatch.setattr("holdfast.engine.manifests.TAGS_STEP", 2)
+    monkeypatch.setattr("holdfast.engine.manifests.manifests.TAGS_STEP", 2)
     space = await store.namespaces.find(REGION, "app")
     where = await store.locate(REGION, "app/web")
     body = manifest(b"{}")
@@ -438,7 +438,7 @@ async def test_a_delete_without_patterns_looks_at_the_tags_of_one_step(
         asked.append(args)
         return await tags_of(*args, **more)
 
-    monkeypatch.setattr("holdfast.engine.manifest_rows.tags_of", counted)
+    monkeypatch.setattr("holdfast.engine.references.manifest_rows.tags_of", counted)
     calls = []
     for patterns in ((), ("no*",)):
         await store.namespaces.update(space.id, immutable_tags=patterns)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.engine.depot import Depot
-from holdfast.engine.errors import StorageFull
-from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.depot.interface import Depot
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.model.errors import StorageFull
 
 
 def test_an_append_over_the_capacity_leaves_nothing() -> None:

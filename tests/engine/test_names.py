@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.engine import names
-from holdfast.engine.errors import Invalid
-from holdfast.engine.patterns import STATES_MAX, Patterns
+from holdfast.engine.model import names
+from holdfast.engine.model.errors import Invalid
+from holdfast.engine.model.patterns import STATES_MAX, Patterns
 
 Check = Callable[[str], object]
 
@@ -194,7 +194,7 @@ def test_many_patterns_match_as_each_by_itself(
 ) -> None:
     """The first one that covers a name, however many of the steps are kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.engine.patterns.STATES_MAX", room)
+        patch.setattr("holdfast.engine.model.patterns.STATES_MAX", room)
         found = Patterns(patterns)
         for tag in tags:
             alone = (pattern for pattern in patterns if fnmatch.fnmatchcase(tag, pattern))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from threads_support import Gate, begun, turns
 
-from holdfast.engine.errors import Closed, StorageFailed
-from holdfast.engine.offload import Threads
+from holdfast.engine.model.errors import Closed, StorageFailed
+from holdfast.engine.tasks.threads import Threads
 
 
 @pytest.fixture

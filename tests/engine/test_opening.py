@@ -36,8 +36,8 @@ from holdfast.engine import (
     StoreConfig,
     Unusable,
     check_directory,
-    worker,
 )
+from holdfast.engine.check import child_process
 
 EXAMPLE = """
 import asyncio
@@ -272,7 +272,7 @@ async def test_an_opening_that_fails_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, kind: type[Unusable], said: str
 ) -> None:
     """A file in the place of a directory, or a directory in that of a file."""
-    monkeypatch.setattr(worker, "messages", here)
+    monkeypatch.setattr(child_process, "messages", here)
     data = tmp_path / "data"
     async with Store.open(data):
         pass

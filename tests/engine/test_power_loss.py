@@ -31,10 +31,10 @@ from faults_support import Countdown, LossyDepot
 from seams_support import MAP_BYTES, Seams, Sight, check, orphan, recompress, see, swift
 
 from holdfast.engine import OCI_MANIFEST, Locked, NotFound, StorageFailed, Store, StoreConfig
-from holdfast.engine.depot import Data, Depot, Reader, Writer
-from holdfast.engine.ledger import Ledger, P, T, Work
-from holdfast.engine.lmdb_ledger import LmdbLedger
-from holdfast.engine.memory_depot import MemoryDepot
+from holdfast.engine.depot.interface import Data, Depot, Reader, Writer
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.ledger.interface import Ledger, P, T, Work
+from holdfast.engine.ledger.lmdb import LmdbLedger
 
 SEEDS: Final = range(4)
 DAYS: Final = 10 * 24 * 3600.0
@@ -418,7 +418,7 @@ async def test_a_sync_that_succeeds_does_not_make_up_for_one_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As in a large upload, which is synced on its way.
-    monkeypatch.setattr("holdfast.engine.intake.WRITE_BACK_BYTES", 600_000)
+    monkeypatch.setattr("holdfast.engine.blobs.writer.WRITE_BACK_BYTES", 600_000)
     content = noise(3_000_000)
     with swift(tmp_path) as path:
         number, fired = 0, True

@@ -19,10 +19,10 @@ from share_child import CONFIG, PARTS, PUSHES, shared
 from support import ROOT
 
 from holdfast.engine import Busy, NotFound, OffsetMismatch, Store
-from holdfast.engine.depot import Writer
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.lmdb_ledger import LmdbLedger
-from holdfast.engine.sweep import Sweeper
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.depot.interface import Writer
+from holdfast.engine.ledger.lmdb import LmdbLedger
+from holdfast.engine.maintenance.sweep import Sweeper
 
 
 class Child:

@@ -173,7 +173,7 @@ async def test_healed_while_a_reader_finds_the_damage(place: Place) -> None:
     async with reading, place.store() as store:
         await store.put(BIG)
         place.damage(len(BIG))
-        held = hold_before(hooks, "blobs.quarantine")
+        held = hold_before(hooks, "blob_rows.quarantine")
         async with meanwhile(held, read(reading, sha256(BIG), verify=True)) as late:
             await store.put(BIG)
             assert await read(store, sha256(BIG), verify=True) == BIG
@@ -205,7 +205,7 @@ async def test_read_while_the_file_is_replaced(place: Place) -> None:
         await store.put(BIG)
 
         async def heal(name: str) -> None:
-            if name == "reading.locate_living":
+            if name == "reader.locate_living":
                 hooks.after_read = None
                 place.damage(len(BIG))
                 await store.put(BIG)

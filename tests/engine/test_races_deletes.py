@@ -142,7 +142,7 @@ async def test_a_restore_under_a_purge(place: Place) -> None:
         done = await push(store, "app/web", "v1", [BIG])
         (tag,) = (await store.tags.list(done.image_id)).items
         await store.tags.delete(tag.id)
-        held = hold_before(hooks, "undelete.restore_tag")
+        held = hold_before(hooks, "trash.restore_tag")
         async with meanwhile(held, restoring.trash.restore(tag.id)) as late:
             await store.sweeper.run(early=True)
         assert isinstance(late.exception(), NotFound)

@@ -24,20 +24,12 @@ from engine_support import (
 )
 from race_support import gaps
 
-from holdfast.engine import (
-    Busy,
-    Namespace,
-    NotFound,
-    Plan,
-    Repository,
-    RetentionRule,
-    Store,
-    gate,
-    layout,
-)
-from holdfast.engine.gate import Gate, LockedGate
-from holdfast.engine.ledger import Transaction, after
-from holdfast.engine.records import Manifest, Tag, decode, save
+from holdfast.engine import Busy, Namespace, NotFound, Plan, Repository, RetentionRule, Store
+from holdfast.engine.depot import gate
+from holdfast.engine.depot.gate import Gate, LockedGate
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import Manifest, Tag, decode, save
 
 GAPS_MAX = 40
 PROPOSED = 2

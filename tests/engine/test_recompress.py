@@ -25,8 +25,8 @@ from engine_support import (
 )
 
 from holdfast.engine import Corrupt, StorageFull, Store
-from holdfast.engine import recompress as module
-from holdfast.engine.recompress import Recompressor
+from holdfast.engine.maintenance import recompress as module
+from holdfast.engine.maintenance.recompress import Recompressor
 
 
 def tar_of_text() -> bytes:
@@ -223,7 +223,7 @@ async def test_damage_is_told_where_it_cannot_be_noted(place: Place, where: str)
         place.damage(stored)
 
         async def refuse(name: str) -> None:
-            if name == "blobs.quarantine":
+            if name == "blob_rows.quarantine":
                 raise StorageFull("ledger")
 
         hooks.before = refuse

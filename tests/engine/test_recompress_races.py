@@ -18,7 +18,7 @@ from engine_support import (
 )
 
 from holdfast.engine import StorageFailed, Store
-from holdfast.engine.depot import Writer
+from holdfast.engine.depot.interface import Writer
 
 TAR = b"".join(b"%d green bottles\n" % number for number in range(100_000))
 
@@ -44,7 +44,7 @@ async def race(place: Place, meanwhile: Callable[[Store], Awaitable[None]]) -> S
     await store.put(TAR)
 
     async def before(name: str) -> None:
-        if name == "blobs.swap":
+        if name == "blob_rows.swap":
             hooks.before = None
             await meanwhile(other)
 
@@ -154,7 +154,7 @@ async def test_killed_between_the_file_and_the_swap(place: Place, tmp_path: Path
         "import asyncio, os, pathlib, sys\n"
         "from engine_support import Clock, Place\n"
         "async def die(name):\n"
-        "    if name == 'blobs.swap':\n"
+        "    if name == 'blob_rows.swap':\n"
         "        os._exit(9)\n"
         "async def main():\n"
         "    store, hooks = Place('disk', pathlib.Path(sys.argv[1]), Clock()).gated()\n"
@@ -179,7 +179,7 @@ async def test_committed_although_the_answer_was_lost(place: Place) -> None:
     await store.put(TAR)
 
     async def after(name: str) -> None:
-        if name == "blobs.swap":
+        if name == "blob_rows.swap":
             raise StorageFailed("ledger", "nobody knows")
 
     hooks.after = after

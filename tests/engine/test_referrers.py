@@ -18,11 +18,7 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import (
-    OCI_MANIFEST,
-    InvalidDigest,
-    Store,
-)
+from holdfast.engine import OCI_MANIFEST, InvalidDigest, Store
 
 CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
 BODY = manifest(CONFIG, [LAYER, OTHER])

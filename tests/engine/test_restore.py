@@ -47,10 +47,10 @@ from holdfast.engine import (
     Store,
     StoreConfig,
     check_directory,
-    restore,
-    worker,
 )
-from holdfast.engine.check import check_copy
+from holdfast.engine.check import child_process
+from holdfast.engine.check.check import check_copy
+from holdfast.engine.maintenance import restore
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ async def filled(place: Place) -> AsyncIterator[Store]:
 @pytest.fixture
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work of a restore's processes is done in this one: starting them takes most of a test."""
-    monkeypatch.setattr(worker, "messages", here)
+    monkeypatch.setattr(child_process, "messages", here)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ async def test_a_plan_is_bounded_within_an_image_too(
     store: Store, clock: Clock, space: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is over the bound is said to be there, and goes with the next run."""
-    monkeypatch.setattr("holdfast.engine.retention.PLANNED_MAX", 3)
+    monkeypatch.setattr("holdfast.engine.maintenance.retention.PLANNED_MAX", 3)
     await push_daily(store, clock, 6)
     await push_daily(store, clock, 2, "app/api")
     await store.retention.set(space.id, [RetentionRule(keep_last=1)])

@@ -11,12 +11,13 @@ from check_support import BASE, SIGNED, SMALL, TEXT, found, furnish
 from damage_support import blob_of, flip_file, flip_inline, lose_file, lose_inline
 from engine_support import REGION, Clock, Place, noise, once, push, read, sha256, sha512, upload
 
-from holdfast.engine import Corrupt, Digest, NotFound, ScrubProgress, StorageFailed, Store, layout
-from holdfast.engine import scrub as scrub_module
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.recompress import Recompressor
-from holdfast.engine.records import get_payload
-from holdfast.engine.scrub import Scrubber
+from holdfast.engine import Corrupt, Digest, NotFound, ScrubProgress, StorageFailed, Store
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import get_payload
+from holdfast.engine.maintenance import scrub as scrub_module
+from holdfast.engine.maintenance.recompress import Recompressor
+from holdfast.engine.maintenance.scrub import Scrubber
 
 
 async def flip_frame(store: Store, data: bytes) -> None:

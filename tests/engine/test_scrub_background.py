@@ -10,9 +10,10 @@ from check_support import BASE, SMALL
 from damage_support import flip_file, flip_inline
 from engine_support import Clock, Place, noise, read, sha256
 
-from holdfast.engine import Corrupt, StorageFailed, Store, background
-from holdfast.engine import scrub as scrub_module
-from holdfast.engine.scrub import Scrubbed, Scrubber
+from holdfast.engine import Corrupt, StorageFailed, Store
+from holdfast.engine.maintenance import scrub as scrub_module
+from holdfast.engine.maintenance.scrub import Scrubbed, Scrubber
+from holdfast.engine.tasks import background
 
 
 class Watched(Scrubbed):

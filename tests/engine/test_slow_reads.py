@@ -13,9 +13,9 @@ from engine_support import REGION, Place, make_namespace, push
 from load_support import eventually
 
 from holdfast.engine import Closed, Store
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.listings import Query
-from holdfast.engine.slow_reads import PARTY, SHARE, THREADS, SlowReads, Stop, Stopped
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.slow_reads import PARTY, SHARE, THREADS, SlowReads, Stop, Stopped
+from holdfast.engine.namespaces.listings import Query
 
 
 class Gate:
@@ -166,6 +166,6 @@ async def test_far_pages_are_read_in_a_thread(
     monkeypatch.setattr(type(store.core.ledger), "read_aside", spy)
     near = [await listing(page) for listing in listings for page in (1, 2)]
     assert not aside
-    monkeypatch.setattr("holdfast.engine.listings.NEAR", 0)
+    monkeypatch.setattr("holdfast.engine.namespaces.listings.NEAR", 0)
     assert [await listing(page) for listing in listings for page in (1, 2)] == near
     assert aside == {2}

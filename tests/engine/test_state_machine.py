@@ -35,11 +35,7 @@ from machine_driver import (
     named,
 )
 
-from holdfast.engine import (
-    ALGORITHMS,
-    NotFound,
-    Order,
-)
+from holdfast.engine import ALGORITHMS, NotFound, Order
 
 RULES = (
     (Rule(keep_last=1, untagged_days=0),),

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from threads_support import Gate, Told, begun, turns
 
-from holdfast.engine.errors import Closed, StorageFailed
-from holdfast.engine.offload import Threads
-from holdfast.engine.strand import TURN, Strand
-from holdfast.engine.waits import WAITS
+from holdfast.engine.model.errors import Closed, StorageFailed
+from holdfast.engine.tasks.serial_queue import TURN, Strand
+from holdfast.engine.tasks.threads import Threads
+from holdfast.engine.tasks.timing import WAITS
 
 
 @pytest.fixture

@@ -16,15 +16,8 @@ import pytest
 from copies_support import BIG, LAYER, QUIET, file_of, fill, finish, here, names, verify
 from engine_support import REGION, Clock, Place, read, sha256
 
-from holdfast.engine import (
-    Busy,
-    Corrupt,
-    EngineError,
-    NotFound,
-    Store,
-    export_layout,
-    worker,
-)
+from holdfast.engine import Busy, Corrupt, EngineError, NotFound, Store, export_layout
+from holdfast.engine.check import child_process
 
 
 def _link(path: Path) -> None:
@@ -106,7 +99,7 @@ async def snapshot(filled: Store, tmp_path: Path) -> Path:
 @pytest.fixture
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work of a restore's processes is done in this one."""
-    monkeypatch.setattr(worker, "messages", here)
+    monkeypatch.setattr(child_process, "messages", here)
 
 
 async def refused(snapshot: Path, target: Path, name: Path, reason: str, *, copy: bool) -> None:

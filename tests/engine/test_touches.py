@@ -18,13 +18,21 @@ from holdfast.engine import (
     RetentionRule,
     StorageFailed,
     Store,
-    layout,
-    quiet,
-    touches,
 )
-from holdfast.engine.documents import OCI_MANIFEST
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.records import Blob, Image, Manifest, Namespace, Record, Tag, decode, load
+from holdfast.engine.ledger import change_log, layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import (
+    Blob,
+    Image,
+    Manifest,
+    Namespace,
+    Record,
+    Tag,
+    decode,
+    load,
+)
+from holdfast.engine.model.documents import OCI_MANIFEST
+from holdfast.engine.repositories import deferred_times
 
 BODY = manifest(b"{}", (b"layer",))
 OTHER = manifest(b"{}")
@@ -64,7 +72,7 @@ class Pushed:
 
 async def everything(txn: Transaction) -> Rows:
     rows = dict(await txn.scan(b"", b"\xff" * 500, limit=1_000_000))
-    rows.pop(quiet.KEY, None)
+    rows.pop(change_log.KEY, None)
     return rows
 
 
@@ -122,7 +130,7 @@ async def test_pushes_to_many_tags_are_one_commit(pushed: Pushed) -> None:
         assert await pushed.put(*tags) == []
     before = await pushed.rows()
     await pushed.flush()
-    assert pushed.commits == ["touches.write"]
+    assert pushed.commits == ["deferred_times.write"]
     after = await pushed.rows()
     names = {
         key.rpartition(b"v")[2] for key in after if after[key] != before[key] and key[:1] == b"g"
@@ -229,19 +237,19 @@ async def test_what_cannot_be_written_is_kept(pushed: Pushed) -> None:
 async def test_beyond_the_bound_each_commits(
     pushed: Pushed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(touches, "GATHERED_MAX", 0)
+    monkeypatch.setattr(deferred_times, "GATHERED_MAX", 0)
     assert await pushed.put("v1") == ["manifest_put.put"]
 
 
 async def test_it_is_written_soon_and_at_the_end(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(touches, "REST", 0.001)
+    monkeypatch.setattr(deferred_times, "REST", 0.001)
     store, hooks = place.gated()
     written = asyncio.Event()
 
     async def after(name: str) -> None:
-        if name == "touches.write":
+        if name == "deferred_times.write":
             written.set()
 
     hooks.after = after
@@ -252,7 +260,7 @@ async def test_it_is_written_soon_and_at_the_end(
         await again.put("v1")
         async with asyncio.timeout(30):
             await written.wait()
-        monkeypatch.setattr(touches, "REST", 600)
+        monkeypatch.setattr(deferred_times, "REST", 600)
         await asyncio.sleep(0)
         written.clear()
         await again.put("v1")

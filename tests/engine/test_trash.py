@@ -26,19 +26,11 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import (
-    AlreadyExists,
-    Image,
-    Locked,
-    MissingContent,
-    NotFound,
-    Store,
-    Tag,
-    aside,
-    layout,
-    trash,
-)
-from holdfast.engine.ledger import Transaction, after
+from holdfast.engine import AlreadyExists, Image, Locked, MissingContent, NotFound, Store, Tag
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.maintenance import dead_letters
+from holdfast.engine.references import trash_rows
 
 CONFIG, LAYER = b"{}", noise(1000)
 BODY = manifest(CONFIG, [LAYER])
@@ -408,10 +400,10 @@ class _Counting:
         return rows
 
 
-async def _cost(txn: Transaction, now: int, chosen: trash.Chosen) -> tuple[int, int]:
+async def _cost(txn: Transaction, now: int, chosen: trash_rows.Chosen) -> tuple[int, int]:
     """How many entries a listing finds, and how many rows it reads."""
     counting = _Counting(txn)
-    _, total = await trash.page_of(cast(Transaction, counting), now, chosen, 0, 10)
+    _, total = await trash_rows.page_of(cast(Transaction, counting), now, chosen, 0, 10)
     return total, counting.rows
 
 
@@ -425,17 +417,17 @@ async def test_a_listing_costs_what_its_project_deleted(store: Store) -> None:
     for name in names:
         await store.tags.untag(theirs, name)
 
-    async def cost(chosen: trash.Chosen) -> tuple[int, int]:
+    async def cost(chosen: trash_rows.Chosen) -> tuple[int, int]:
         return await store.core.ledger.read(_cost, store.core.now(), chosen)
 
     mine, stranger = PROJECT.bytes, uuid4().bytes
-    assert await cost(trash.Chosen(project=stranger)) == (0, 0)
-    assert await cost(trash.Chosen(project=mine, tag="v1")) == (0, 0)
+    assert await cost(trash_rows.Chosen(project=stranger)) == (0, 0)
+    assert await cost(trash_rows.Chosen(project=mine, tag="v1")) == (0, 0)
     await store.tags.delete((await tag(store, "v1")).id)
-    assert await cost(trash.Chosen(project=mine)) == (1, 2)
-    assert await cost(trash.Chosen(project=mine, tag="v2")) == (0, 2)
+    assert await cost(trash_rows.Chosen(project=mine)) == (1, 2)
+    assert await cost(trash_rows.Chosen(project=mine, tag="v2")) == (0, 2)
     # Behind a page, entries are counted, and not read.
-    assert await cost(trash.Chosen(project=OTHER_PROJECT.bytes)) == (300, 310)
+    assert await cost(trash_rows.Chosen(project=OTHER_PROJECT.bytes)) == (300, 310)
 
 
 async def test_an_entry_set_aside_is_in_no_list_until_it_is_put_back(store: Store) -> None:
@@ -443,11 +435,11 @@ async def test_an_entry_set_aside_is_in_no_list_until_it_is_put_back(store: Stor
     await store.core.ledger.transact(_set_aside)
     assert (await store.trash.list(project_id=PROJECT)).total == 0
     assert [problem.kind for problem in await problems(store)] == ["aside"]
-    await store.core.ledger.transact(aside.put_back, b"", 10)
+    await store.core.ledger.transact(dead_letters.put_back, b"", 10)
     assert (await store.trash.list(project_id=PROJECT)).total == 1
     assert await problems(store) == []
 
 
 async def _set_aside(txn: Transaction) -> None:
     ((key, _),) = await txn.scan(layout.TRASH, after(layout.TRASH), limit=2)
-    await aside.put(txn, key, "its image cannot be read", 1)
+    await dead_letters.put(txn, key, "its image cannot be read", 1)

@@ -22,22 +22,14 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import (
-    AlreadyExists,
-    Busy,
-    Digest,
-    EngineError,
-    NotFound,
-    Store,
-    closure,
-    images,
-    layout,
-    namespaces,
-    trash,
-    undelete,
-)
-from holdfast.engine.ledger import Transaction, after
-from holdfast.engine.records import Tag
+from holdfast.engine import AlreadyExists, Busy, Digest, EngineError, NotFound, Store
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import Tag
+from holdfast.engine.namespaces import namespaces
+from holdfast.engine.references import pruning, trash_rows
+from holdfast.engine.repositories import images
+from holdfast.engine.trash import trash as undelete
 
 CONFIG = b"{}"
 DAY = 24 * 3600.0
@@ -152,8 +144,8 @@ async def test_every_transaction_is_bounded(place: Place) -> None:
         assert names.count("tags.prune") >= len(bodies) * 3 // 1000
         names.clear()
         await store.trash.restore(tag)
-        assert names.count("undelete.restore_some") == len(bodies) // 200
-        assert names.count("undelete.restore_tag") == 1
+        assert names.count("trash.restore_some") == len(bodies) // 200
+        assert names.count("trash.restore_tag") == 1
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -170,7 +162,7 @@ async def test_a_name_taken_on_the_way_leaves_all_in_the_trash(place: Place, ste
 
         async def before(name: str) -> None:
             nonlocal seen
-            if name == "undelete.restore_some":
+            if name == "trash.restore_some":
                 seen += 1
                 if seen == step + 1:
                     hooks.before = None
@@ -199,7 +191,7 @@ async def test_what_is_pushed_while_a_restore_fails_stays(place: Place) -> None:
         seen: list[set[str]] = []
 
         async def before(name: str) -> None:
-            if name == "undelete.restore_tag":
+            if name == "trash.restore_tag":
                 hooks.before = None
                 seen.append(await present(store))
                 again = [body for body in bodies if sha256(body) in seen[0]]
@@ -225,7 +217,7 @@ async def unfinished(store: Store, hooks: Hooks, tag: UUID) -> None:
     """Let a restore die on its way."""
 
     async def before(name: str) -> None:
-        if name == "undelete.restore_tag":
+        if name == "trash.restore_tag":
             hooks.before = None
             raise asyncio.CancelledError
 
@@ -282,7 +274,7 @@ async def test_of_two_restores_of_a_large_tag_one_comes_to_its_end(place: Place)
         await store.tags.delete(tag)
 
         async def before(name: str) -> None:
-            if name == "undelete.restore_tag":
+            if name == "trash.restore_tag":
                 hooks.before = None
                 await store.trash.restore(tag)
 
@@ -294,7 +286,7 @@ async def test_of_two_restores_of_a_large_tag_one_comes_to_its_end(place: Place)
         await store.tags.delete(tag)
 
         async def between(name: str) -> None:
-            if name == "undelete.restore_tag":
+            if name == "trash.restore_tag":
                 hooks.before = None
                 batch = undelete.Batch((), 1, len(bodies))
                 ledger, now = store.core.ledger, store.core.now()
@@ -349,12 +341,12 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
 
         async def before(name: str) -> None:
             nonlocal more
-            if name in ("undelete.restore_some", "undelete.restore_tag") and not more:
+            if name in ("trash.restore_some", "trash.restore_tag") and not more:
                 more = True
                 await store.core.ledger.transact(_one_more, tag.bytes)
 
         async def _one_more(txn: Transaction, tag_id: bytes) -> None:
-            found = await trash.find(txn, tag_id)
+            found = await trash_rows.find(txn, tag_id)
             assert found is not None
             entry = found[1]
             prefix = layout.MANIFEST + entry.image
@@ -363,7 +355,7 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
             assert image is not None
             owner = images.owner_of(image, await namespaces.require(txn, image.namespace))
             now = store.core.now()
-            went = await closure.prune_unneeded(
+            went = await pruning.prune_unneeded(
                 txn,
                 owner,
                 (key[-32:],),
@@ -374,7 +366,7 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
                 untagged=key[-32:],
             )
             assert went.manifests
-            await trash.add_manifests(txn, entry, went.manifests)
+            await trash_rows.add_manifests(txn, entry, went.manifests)
 
         async def _nothing(_: bytes) -> list[Tag]:
             return []

@@ -191,7 +191,7 @@ async def test_a_restore_that_was_begun_fails(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has taken back what it brought, or the purge has."""
-    monkeypatch.setattr("holdfast.engine.undelete._STEP", 2)
+    monkeypatch.setattr("holdfast.engine.trash.trash._STEP", 2)
     layers = [noise(500, seed) for seed in range(6)]
     store, hooks = place.gated()
     async with store:
@@ -206,7 +206,7 @@ async def test_a_restore_that_was_begun_fails(
 
         async def purge(name: str) -> None:
             nonlocal begun
-            begun += name == "undelete.restore_some"
+            begun += name == "trash.restore_some"
             if begun == 2:
                 begun += 1
                 await store.trash.purge(gone)
@@ -245,7 +245,7 @@ async def test_holds_that_nothing_needs_are_released(store: Store) -> None:
 async def test_a_hold_that_was_taken_since_stays(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.holds.STEP", 2)
+    monkeypatch.setattr("holdfast.engine.trash.holds.STEP", 2)
     space = await store.namespaces.find(REGION, "app")
     old = {f"app/image{number}": noise(1000, number) for number in range(5)}
     for name, data in old.items():
@@ -277,7 +277,7 @@ async def test_holds_that_deleted_tags_need_stay(
 ) -> None:
     """Also where these are too many to look at."""
     if room is not None:
-        monkeypatch.setattr("holdfast.engine.trash_content.NEEDS_MAX", room)
+        monkeypatch.setattr("holdfast.engine.trash.content.NEEDS_MAX", room)
     kept, left = noise(1000), noise(2000)
     await upload(store, await store.locate(REGION, "app/web"), left)
     await push(store, "app/web", "v1", [kept])
@@ -363,7 +363,7 @@ async def test_a_purge_leaves_what_an_earlier_tag_needs_to_come_back(store: Stor
 
 
 async def test_a_copy_that_was_cut_off_goes_on(store: Store) -> None:
-    from holdfast.engine import adoption
+    from holdfast.engine.trash import adoption
 
     children = [manifest(CONFIG, annotations={"n": str(n)}) for n in range(450)]
     await upload(store, await store.locate(REGION, "app/web"), CONFIG)

@@ -35,11 +35,11 @@ from holdfast.engine import (
     StoreConfig,
     check_directory,
     datadir,
-    layout,
-    upgrade,
-    upgrade_limits,
 )
-from holdfast.engine.ledger import Transaction
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.upgrade import limits as upgrade_limits
+from holdfast.engine.upgrade import upgrade
 
 ARCHIVE = Path(__file__).with_name("format_2.tar.xz")
 """What ``make_format_2.py`` made."""
@@ -58,7 +58,7 @@ def old(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each transaction of an upgrade do little, so that there are many."""
-    monkeypatch.setattr("holdfast.engine.upgrade_kept._STEP", 7)
+    monkeypatch.setattr("holdfast.engine.upgrade.kept._STEP", 7)
 
 
 MADE = 1_800_000_000.0
@@ -97,7 +97,7 @@ async def test_a_new_store_is_not_upgraded(
     with caplog.at_level(logging.INFO):
         async with Store.open(tmp_path / "data", StoreConfig(background=False)):
             pass
-    assert not [line for line in caplog.records if line.name == "holdfast.engine.upgrade"]
+    assert not [line for line in caplog.records if line.name == "holdfast.engine.upgrade.upgrade"]
 
 
 async def test_limits_are_in_both_layers_and_nothing_is_lost(old: Path) -> None:
@@ -144,7 +144,7 @@ async def test_open_uploads_go_on(old: Path) -> None:
 
 
 async def test_nothing_is_upgraded_twice(old: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "holdfast.engine.upgrade")
+    caplog.set_level(logging.INFO, "holdfast.engine.upgrade.upgrade")
     for _ in range(2):
         async with opened(old):
             pass
@@ -186,8 +186,9 @@ def test_kill_9_at_any_time(old: Path, seconds: float) -> None:
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from holdfast.engine import Store, StoreConfig, upgrade_kept\n"
-        "upgrade_kept._STEP = 3\n"
+        "from holdfast.engine import Store, StoreConfig\n"
+        "from holdfast.engine.upgrade import kept\n"
+        "kept._STEP = 3\n"
         "async def main():\n"
         "    print('begun', flush=True)\n"
         "    async with Store.open(Path(sys.argv[1]), StoreConfig(background=False)): pass\n"
@@ -259,7 +260,7 @@ async def _forget_position(txn: Transaction) -> None:
 
 
 async def _of_the_future(txn: Transaction) -> None:
-    from holdfast.engine.records import put_payload
+    from holdfast.engine.ledger.records import put_payload
 
     done = len(upgrade.STEPS) + 1
     await put_payload(txn, layout.SETTING + b"upgrade", done.to_bytes(2, "big"))

@@ -19,9 +19,12 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import Store, aside, layout, upgrade_trash
-from holdfast.engine.ledger import Transaction, after
-from holdfast.engine.records import Trash, decode, save, unseal
+from holdfast.engine import Store
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import Trash, decode, save, unseal
+from holdfast.engine.maintenance import dead_letters
+from holdfast.engine.upgrade import trash
 
 CONFIG = b"{}"
 
@@ -48,7 +51,7 @@ async def _upgrade(store: Store) -> int:
     cursor: bytes | None = b""
     count = 0
     while cursor is not None:
-        cursor = await store.core.ledger.transact(upgrade_trash.advance, cursor, store.core.now())
+        cursor = await store.core.ledger.transact(trash.advance, cursor, store.core.now())
         count += 1
     return count
 
@@ -113,7 +116,7 @@ async def test_an_entry_that_was_set_aside(place: Place, broken: bool) -> None:
         await store.core.ledger.transact(_as_format_2)
         await store.core.ledger.transact(_set_aside, broken)
         await _upgrade(store)
-        await store.core.ledger.transact(aside.put_back, b"", 100)
+        await store.core.ledger.transact(dead_letters.put_back, b"", 100)
         if broken:
             assert {problem.kind for problem in await problems(store)} == {"record"}
             return
@@ -126,4 +129,4 @@ async def _set_aside(txn: Transaction, broken: bool) -> None:
     ((key, value),) = await txn.scan(layout.TRASH, after(layout.TRASH), limit=2)
     if broken:
         await txn.put(key, value[:-1] + bytes((value[-1] ^ 1,)))
-    await aside.put(txn, key, "its image cannot be read", 1)
+    await dead_letters.put(txn, key, "its image cannot be read", 1)

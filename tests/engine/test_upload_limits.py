@@ -35,15 +35,14 @@ from holdfast.engine import (
     Store,
     TooLarge,
     Upload,
-    namespaces,
-    quota,
-    sessions,
 )
 from holdfast.engine.core import SECOND
-from holdfast.engine.disk_depot import DiskDepot
-from holdfast.engine.ledger import Transaction
-from holdfast.engine.memory_depot import MemoryDepot
-from holdfast.engine.open_uploads import Coming
+from holdfast.engine.depot.disk import DiskDepot
+from holdfast.engine.depot.memory import MemoryDepot
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.namespaces import namespaces, quota
+from holdfast.engine.namespaces.open_uploads import Coming
+from holdfast.engine.uploads import session_rows
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
@@ -339,7 +338,7 @@ async def test_a_locked_namespace_ends_what_would_become_a_blob(
 async def test_appends_to_a_file_write_few_rows(
     place: Place, monkeypatch: pytest.MonkeyPatch, quota: int | None
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.quota.STEP_BYTES", 4_000_000)
+    monkeypatch.setattr("holdfast.engine.namespaces.quota.STEP_BYTES", 4_000_000)
     store, hooks = place.gated()
     async with store:
         space = await make_namespace(store)
@@ -355,7 +354,7 @@ async def test_appends_to_a_file_write_few_rows(
         for _ in range(2):
             await store.uploads.append(where, upload.id, once(*[BIG] * 5))
         hooks.before = None
-        rows = ["sessions.grant", "sessions.grant", "sessions.settle"]
+        rows = ["session_rows.grant", "session_rows.grant", "session_rows.settle"]
         assert written == ([] if quota is None else rows * 2)
         if quota:
             assert await used(store) == len(MIDDLE) + 10 * len(BIG)
@@ -518,7 +517,7 @@ async def test_sessions_of_a_namespace_that_came_back_stay(place: Place, clock: 
         _, old = await begin(store)
         clock.advance(1)
         _, new = await begin(store)
-        await store.core.scratch.transact(sessions.leave, space.id.bytes, seen, 10)
+        await store.core.scratch.transact(session_rows.leave, space.id.bytes, seen, 10)
         listed, _, total = await store.uploads.list(space.id)
         assert ([each.id for each in listed], total) == ([new.id], 1)
         assert old.id != new.id

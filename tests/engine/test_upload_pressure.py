@@ -22,7 +22,7 @@ from engine_support import (
 )
 
 from holdfast.engine import NotFound, QuotaExceeded, Repository, Store, Upload
-from holdfast.engine.records import Session
+from holdfast.engine.ledger.records import Session
 
 SMALL, BIG = noise(200), noise(700_000)
 EVERY_SIZE = pytest.mark.parametrize("data", [SMALL, BIG], ids=shown)
@@ -243,8 +243,8 @@ async def test_a_row_of_an_older_version_never_gives_way(store: Store, clock: Cl
     old = await left_behind(store, where, noise(900))
 
     async def forget(txn, session_id: bytes) -> None:  # type: ignore[no-untyped-def]
-        from holdfast.engine import layout
-        from holdfast.engine.records import load, save
+        from holdfast.engine.ledger import layout
+        from holdfast.engine.ledger.records import load, save
 
         row = await load(txn, Session, layout.SESSION + session_id)
         kept = Session.__struct_fields__[: Session.__struct_fields__.index("touched")]

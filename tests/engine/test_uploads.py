@@ -42,9 +42,9 @@ from holdfast.engine import (
     StorageFull,
     Store,
     Upload,
-    delivery,
-    disk_file,
 )
+from holdfast.engine.depot import disk_file
+from holdfast.engine.uploads import publish
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
@@ -216,7 +216,7 @@ async def test_a_finish_that_could_not_commit_may_be_sent_again(
 
     for _ in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr(delivery, "deliver", refuse)
+            patched.setattr(publish, "deliver", refuse)
             with pytest.raises(StorageFull):
                 await store.uploads.finish(where, upload.id, sha256(first + more), once(more))
         assert (await store.uploads.get(where, upload.id)).offset == len(first)
@@ -520,7 +520,7 @@ async def test_a_session_ends_when_its_file_cannot_be_synced(
 ) -> None:
     """The bytes may be lost, and the kernel says so only once: they are never acknowledged."""
     place = Place("disk", tmp_path, clock)
-    monkeypatch.setattr("holdfast.engine.intake.WRITE_BACK_BYTES", 600_000)
+    monkeypatch.setattr("holdfast.engine.blobs.writer.WRITE_BACK_BYTES", 600_000)
     async with place.store() as store, place.store() as other:
         await make_namespace(store)
         where, upload = await begin(store)

@@ -19,8 +19,9 @@ from engine_support import (
     upload,
 )
 
-from holdfast.engine import QuotaExceeded, Store, Usage, layout
-from holdfast.engine.ledger import Transaction, after
+from holdfast.engine import QuotaExceeded, Store, Usage
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
 
 A, B, C = noise(1000), noise(20_000), noise(300_000)
 CONFIG = 2

@@ -233,7 +233,7 @@ async def make_room(wire: Wire) -> None:
 MANY_READERS: Final = """
 import sys
 from pathlib import Path
-from holdfast.engine.lmdb_ledger import LmdbLedger
+from holdfast.engine.ledger.lmdb import LmdbLedger
 
 ledger = LmdbLedger.open(Path(sys.argv[1]), map_bytes=1 << 30, create=False)
 

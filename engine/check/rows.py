@@ -1,0 +1,186 @@
+"""Rows by themselves: every key has its form, every value its version, checksum and fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import KEY_BYTES_MAX, VALUE_BYTES_MAX, unpack_counter
+from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES
+from holdfast.engine.ledger.records import (
+    FRAMES,
+    Aside,
+    Blob,
+    Claim,
+    File,
+    Image,
+    Key,
+    Limits,
+    Manifest,
+    Namespace,
+    ProjectLimits,
+    Record,
+    Referrer,
+    Retention,
+    Tag,
+    Trash,
+    decode,
+    unseal,
+)
+from holdfast.engine.model.digest import Digest
+from holdfast.engine.model.documents import MEDIA_TYPE_CHARS_MAX
+from holdfast.engine.model.errors import Corrupt
+from holdfast.engine.references.manifest_rows import BODY, CHILD, CONTENT
+
+from .context import Look
+
+NEED_BYTES: Final = 1 + SHA_BYTES
+_FREE: Final = KEY_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What rows of one kind look like: bytes of the key, and what is in the value.
+
+    That is a record, a counter, or bytes of a length between these two.
+    """
+
+    shortest: int
+    longest: int
+    value: type[Record] | Literal["counter"] | tuple[int, int]
+
+
+def _fixed(length: int, value: type[Record] | tuple[int, int]) -> Shape:
+    return Shape(length, length, value)
+
+
+_NOTHING: Final = (0, 0)
+_ID: Final = (ID_BYTES, ID_BYTES)
+_SHA: Final = (SHA_BYTES, SHA_BYTES)
+_BYTES: Final = (0, VALUE_BYTES_MAX)
+
+SHAPES: Final[dict[bytes, Shape]] = {
+    layout.BLOB: _fixed(33, Blob),
+    layout.INLINE: _fixed(41, _BYTES),
+    layout.ALIAS: _fixed(66, _SHA),
+    layout.FILE: _fixed(9, File),
+    layout.DOOMED: _fixed(9, _NOTHING),
+    layout.BLOCK: _fixed(17, _NOTHING),
+    layout.GARBAGE: _fixed(41, _NOTHING),
+    layout.DAMAGED: _fixed(33, _NOTHING),
+    layout.CLAIM: _fixed(50, Claim),
+    layout.REFERENCE: _fixed(83, _NOTHING),
+    layout.CLAIMED: _fixed(49, _NOTHING),
+    layout.EXPIRY: _fixed(57, (2 * ID_BYTES, 2 * ID_BYTES)),
+    layout.ROOT: _fixed(17, _BYTES),
+    layout.NAMESPACE: _fixed(17, Namespace),
+    layout.NAMESPACE_NAME: Shape(4, _FREE, _ID),
+    layout.IMAGE: _fixed(17, Image),
+    layout.IMAGE_NAME: Shape(18, _FREE, _ID),
+    layout.IMAGE_ID: _fixed(17, _ID),
+    layout.CATALOG: Shape(19, _FREE, _ID),
+    layout.AUDIENCE: Shape(6, _FREE, _ID),
+    layout.TAG: Shape(18, _FREE, Tag),
+    layout.TAG_ID: _fixed(17, (17, _FREE)),
+    layout.TAGGED: Shape(50, _FREE, _NOTHING),
+    layout.LISTING: Shape(20, _FREE, (0, ID_BYTES)),
+    layout.MANIFEST: _fixed(49, Manifest),
+    layout.NEEDS: _fixed(51, _BYTES),
+    layout.REFERRER: Shape(83, 115, Referrer),
+    layout.TRASH: _fixed(25, Trash),
+    layout.TRASH_ID: _fixed(17, (8, 8)),
+    layout.TRASH_PROJECT: _fixed(41, _NOTHING),
+    layout.TRASH_MANIFEST: _fixed(33, (SHA_BYTES, SHA_BYTES + MEDIA_TYPE_CHARS_MAX)),
+    layout.TRASH_ATTACHED: _fixed(41, _NOTHING),
+    layout.DEAD: _fixed(17, (1, _FREE)),
+    layout.RETENTION: _fixed(17, Retention),
+    layout.PROJECT_LIMITS: _fixed(17, ProjectLimits),
+    layout.LIMITS: Shape(21, _FREE, Limits),
+    layout.ASIDE: Shape(2, _FREE, Aside),
+    layout.KEY: Shape(2, _FREE, Key),
+    layout.KEY_SECRET: _fixed(33, _BYTES),
+    layout.COUNTER: Shape(3, _FREE, "counter"),
+    layout.SETTING: Shape(2, _FREE, _BYTES),
+}
+
+
+async def rows(look: Look) -> None:
+    """Read every row of the ledger."""
+    async for key, value in look.stored(b""):
+        reason = fault(key, value)
+        if reason is not None:
+            look.say("record", key.hex(), reason)
+            look.spoil(key)
+        elif key[:1] == layout.ASIDE:
+            kind, name = layout.about(key)
+            look.say("aside", f"{kind} {name}", decode(Aside, key, value).reason)
+            look.spoil(key[1:])
+            look.totals[layout.counter(layout.ASIDE_LENGTH)] += 1
+
+
+def fault(key: bytes, value: bytes) -> str | None:
+    """Why a row cannot be one of ours, or None."""
+    shape = SHAPES.get(layout.kind(key))
+    if shape is None:
+        return "a row of no known kind"
+    if not shape.shortest <= len(key) <= shape.longest:
+        return f"a key of {len(key)} bytes"
+    try:
+        if shape.value == "counter":
+            unpack_counter(key, value)
+            return None
+        if isinstance(shape.value, tuple):
+            least, most = shape.value
+            payload = unseal(key, value)
+            if not least <= len(payload) <= most:
+                return f"a value of {len(payload)} bytes"
+            return _odd_payload(key, payload)
+        return _odd(key, decode(shape.value, key, value))
+    except Corrupt as error:
+        return error.reason
+
+
+def _odd_payload(key: bytes, payload: bytes) -> str | None:
+    if key[:1] == layout.NEEDS:
+        kinds = {payload[start : start + 1] for start in range(0, len(payload), NEED_BYTES)}
+        if len(payload) % NEED_BYTES or not kinds <= {CONTENT, CHILD, BODY}:
+            return "it is no list of needs"
+    return None
+
+
+def _odd(key: bytes, record: Record) -> str | None:
+    """A record that is whole, and yet impossible, or under the key of another."""
+    match record:
+        case Namespace():
+            good = record.id == key[1:] and len(record.project) == ID_BYTES
+        case Image():
+            good = record.key == key[1:] and len(record.namespace) == ID_BYTES
+            good = good and len(record.id) in (0, ID_BYTES)
+        case Tag():
+            good = key[1 + ID_BYTES :] == record.name.encode() and len(record.id) == ID_BYTES
+            good = good and len(record.sha) == SHA_BYTES and _is_digest(record.digest)
+        case Manifest():
+            good = not record.subject or _is_digest(record.subject)
+        case Trash():
+            good = key[9:] == record.id and record.kind in ("namespace", "image", "tag")
+        case Key():
+            good = key[1:] == record.access_key.encode() and len(record.secret) == SHA_BYTES
+        case Blob():
+            good = 0 <= record.place <= FRAMES and record.size >= 0
+        case Claim():
+            good = min(record.size, record.content, record.children, record.hold) >= 0
+            good = good and 0 <= record.bodies <= 1
+        case File():
+            good = len(record.sha) == SHA_BYTES and record.stored >= 0
+        case _:
+            good = True
+    return None if good else "its fields do not fit its key, or each other"
+
+
+def _is_digest(key: bytes) -> bool:
+    try:
+        Digest.from_key(key)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,289 @@
+"""Recompressing: files that compress well are kept as zstd frames, in the background.
+
+A probe of some samples decides, once for each file. The blob keeps its digest; only the file
+behind it is swapped, in one transaction, as when a push heals it. Files are found in the order
+of their ids, which grow: so after one walk over all, only new ones are looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from blake3 import blake3
+
+from holdfast.engine.blobs import blob_rows
+from holdfast.engine.core import Core
+from holdfast.engine.depot import blob_file, files, zstd_frames
+from holdfast.engine.depot.interface import BLOCK_FILES, Depot, Writer
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import FRAMES, PLAIN, Blob, File, decode, load, save
+from holdfast.engine.model.errors import Corrupt, NotFound, StorageFailed
+from holdfast.engine.tasks.background import Background
+
+_log: Final = logging.getLogger(__name__)
+
+_SCAN: Final = 200
+"""File rows looked at in one step."""
+
+_PAUSE: Final = 0.02
+"""Seconds between two steps in the background: bounds a walk to 10,000 rows a second."""
+
+MIN_BYTES: Final = 64 * 1024
+"""Smaller files save less than a block or two of the disk."""
+
+BYTES_PER_SECOND: Final = 32 * 1024 * 1024
+"""Read in the background: a tenth of what one core could compress."""
+
+_PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Compressed between two pauses, and at most after a stop: some 12 ms of one thread."""
+
+_IDLE: Final = 60.0
+"""Seconds between two walks."""
+
+
+@dataclass(slots=True)
+class Recompressed:
+    """What was done so far."""
+
+    looked_at: int = 0
+    """Files that were probed."""
+    swapped: int = 0
+    failed: int = 0
+    """Files that could not be read or written; they stay as they are."""
+    skipped: int = 0
+    """Files for which the disk had too little room at the time."""
+    read_bytes: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plain file that was not probed yet."""
+
+    sha: bytes
+    blob: Blob
+
+
+def _is_candidate(blob: Blob, file_id: int) -> bool:
+    return (
+        blob.file_id == file_id
+        and blob.place == PLAIN
+        and not blob.probed
+        and not blob.damaged
+        and blob.size >= MIN_BYTES
+    )
+
+
+async def candidates(txn: Transaction, last: int) -> tuple[list[Candidate], int | None]:
+    """Some of the files behind ``last`` that were not probed, and where to go on, or None.
+
+    Damaged rows are passed over: the check tells of them, and nothing is lost.
+    """
+    start = layout.FILE + layout.number(last + 1)
+    rows = await txn.scan(start, after(layout.FILE), limit=_SCAN)
+    found = []
+    for key, value in rows:
+        file_id = layout.at(key, 1)
+        try:
+            file = decode(File, key, value)
+            blob = await load(txn, Blob, layout.BLOB + file.sha)
+        except Corrupt:
+            continue
+        if blob is not None and _is_candidate(blob, file_id):
+            found.append(Candidate(file.sha, blob))
+    return found, layout.at(rows[-1][0], 1) if len(rows) == _SCAN else None
+
+
+async def settled_until(txn: Transaction) -> int:
+    """The last file id that no process will make a file of any more."""
+    opened = [block for _, block in await files.open_blocks(txn)]
+    if opened:
+        return min(opened) * BLOCK_FILES - 1
+    rows = await txn.scan(layout.FILE, after(layout.FILE), limit=1, reverse=True)
+    return layout.at(rows[0][0], 1) if rows else 0
+
+
+async def is_candidate(txn: Transaction, candidate: Candidate) -> bool:
+    """Whether it still is one."""
+    blob = await load(txn, Blob, layout.BLOB + candidate.sha)
+    return blob is not None and _is_candidate(blob, candidate.blob.file_id)
+
+
+async def mark_probed(txn: Transaction, sha: bytes, file_id: int, now: int) -> None:
+    """Remember that the file is not worth it."""
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is not None and blob.file_id == file_id:
+        await save(txn, layout.BLOB + sha, msgspec.structs.replace(blob, probed=now))
+
+
+class Recompressor:
+    """Walks over a store and recompresses what gains by it. Any number may do so at once."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._background = Background("recompress", self._turn)
+        self._begin = 0
+        """Where the next walk of the background begins: files before it were looked at."""
+        self.total = Recompressed()
+
+    async def run(self) -> Recompressed:
+        """Do one walk over the whole store, without rest.
+
+        Raises StorageFull; a file that cannot be read or written is left as it is, and counted.
+        """
+        done = Recompressed()
+        last: int | None = 0
+        while last is not None:
+            last = await self._step(last, done, 0)
+        return done
+
+    async def _step(self, last: int, done: Recompressed, rate: float) -> int | None:
+        found, following = await self._core.ledger.read_aside(candidates, last)
+        for candidate in found:
+            # Another process may walk here too.
+            if await self._core.ledger.read(is_candidate, candidate):
+                await self._one(candidate, done, rate)
+        return following
+
+    async def _one(self, candidate: Candidate, done: Recompressed, rate: float) -> None:
+        core, sha, blob = self._core, candidate.sha, candidate.blob
+        done.looked_at += 1
+        try:
+            stored = await self._replace(candidate, done, rate)
+        except (NotFound, Corrupt):
+            # Nothing happens where the file went because the blob did, or has moved.
+            await core.ledger.transact(blob_rows.quarantine, sha, blob.file_id, core.now())
+        except StorageFailed as error:
+            done.failed += 1
+            _log.error("file %x was not recompressed: %s", blob.file_id, error)
+        else:
+            if stored is None:
+                await core.ledger.transact(mark_probed, sha, blob.file_id, core.now())
+
+    async def _replace(self, candidate: Candidate, done: Recompressed, rate: float) -> int | None:
+        """Put frames in the place of a file; None where that gains too little.
+
+        Raises NotFound, Corrupt, StorageFailed, StorageFull.
+        """
+        core, blob = self._core, candidate.blob
+        if not await core.threads.run(_worth_it, core.depot, blob):
+            return None
+        free = await core.threads.run(core.depot.free_bytes)
+        if free - blob.size < core.reserve_bytes:
+            # For a while there would be two of it: a later walk comes back.
+            done.skipped += 1
+            return 0
+        file_id, writer = await core.files.create()
+        try:
+            try:
+                stored = await self._compress(blob, writer, rate)
+            finally:
+                await core.threads.finish(writer.close)
+            done.read_bytes += blob.size
+            if stored is None:
+                await core.files.discard(file_id)
+                return None
+            swapped = await core.ledger.transact(
+                blob_rows.swap, candidate.sha, blob.file_id, file_id, FRAMES, stored, core.now()
+            )
+        except BaseException:
+            # It goes unless the swap was committed all the same.
+            await core.files.discard(file_id)
+            raise
+        core.files.settle(file_id)
+        await core.files.reap(blob.file_id if swapped else file_id, core.now())
+        if swapped:
+            done.swapped += 1
+            done.saved_bytes += blob.size - stored
+        return stored
+
+    async def _compress(self, blob: Blob, writer: Writer, rate: float) -> int | None:
+        """Write the frames, durably; says how many bytes they take, None for too many."""
+        run = self._core.threads.run
+        work = await self._core.threads.acquire(_Compression, self._core.depot, blob, writer)
+        try:
+            while await run(work.step):
+                if rate:
+                    await asyncio.sleep(_PIECE_BYTES / rate)
+            return await run(work.finish)
+        finally:
+            await self._core.threads.finish(work.close)
+
+    def start(self) -> None:
+        """Walk in the background until ``stop``."""
+        self._background.start()
+
+    async def _turn(self) -> float:
+        following = await self._core.ledger.read_aside(settled_until)
+        last: int | None = self._begin
+        skipped = self.total.skipped
+        while last is not None:
+            last = await self._step(last, self.total, BYTES_PER_SECOND)
+            await self._background.rest(_PAUSE)
+        if skipped == self.total.skipped:
+            self._begin = following
+        return _IDLE
+
+    async def stop(self) -> None:
+        """End the background task."""
+        await self._background.stop()
+
+
+def _worth_it(depot: Depot, blob: Blob) -> bool:
+    reader = depot.open(blob.file_id)
+    try:
+        return zstd_frames.worth_it(reader)
+    finally:
+        reader.close()
+
+
+class _Compression:
+    """One file on its way into another, piece by piece. Synchronous."""
+
+    def __init__(self, depot: Depot, blob: Blob, writer: Writer) -> None:
+        """Raises NotFound, Corrupt, StorageFailed."""
+        self._blob = blob
+        self._writer = writer
+        self._limit = blob.size * (1 - zstd_frames.MIN_GAIN)
+        self._framed = zstd_frames.FrameWriter(
+            writer, frame_bytes=zstd_frames.frame_bytes_for(blob.size)
+        )
+        self._hasher = blake3()
+        self._offset = 0
+        self._original = blob_file.open_original(depot, blob)
+
+    def step(self) -> bool:
+        """Take the next bytes; False at the end, or where too little is gained."""
+        stop = self._offset + _PIECE_BYTES
+        while self._offset < stop:
+            piece = self._original.read(self._offset, blob_file.PIECE_BYTES)
+            if not piece:
+                return False
+            self._hasher.update(piece)
+            self._framed.append(piece)
+            self._offset += len(piece)
+        return self._writer.size < self._limit
+
+    def finish(self) -> int | None:
+        """Make the file durable; says how many bytes it takes, None for too many. Raises Corrupt.
+
+        What gains too little is not finished, and may not have been read to its end.
+        """
+        if self._writer.size >= self._limit:
+            return None
+        if self._hasher.digest() != self._blob.checksum:
+            raise Corrupt("file", f"{self._blob.file_id:x}", "the checksum differs")
+        self._framed.finish()
+        if self._writer.size >= self._limit:
+            return None
+        self._writer.sync()
+        return self._writer.size
+
+    def close(self) -> None:
+        """Let go of the original."""
+        self._original.close()

@@ -1,0 +1,119 @@
+"""The process in which a restored copy of a ledger is first used.
+
+See ``restore`` and ``check.child_process``.
+
+``fill SNAPSHOT DIR MAP_BYTES copy|link whole|salvage`` turns the copied ledger in DIR into one that
+nobody uses, brings in the files that it names, and tells which blobs are in quarantine. What is
+no file is refused, or taken as missing by a salvage.
+``quarantine DIR MAP_BYTES`` puts the blobs that stdin names there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from holdfast.engine.blobs import blob_rows
+from holdfast.engine.check.child_process import Known, Step, names, run, say
+from holdfast.engine.core import SECOND
+from holdfast.engine.depot.disk import ForeignDepot
+from holdfast.engine.depot.disk_file import Irregular
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Ledger, Transaction, after
+from holdfast.engine.ledger.lmdb import LmdbLedger
+from holdfast.engine.ledger.records import Blob, load
+from holdfast.engine.model.digest import Digest
+from holdfast.engine.model.errors import Corrupt, NotFound
+from holdfast.engine.tasks.threads import Threads
+from holdfast.engine.upgrade import upgrade
+
+from .snapshot import Filling, detach
+
+_STEP: Final = 1000
+
+
+async def fill(snapshot: str, directory: str, map_bytes: str, how: str, what: str) -> None:
+    """Make the copied ledger's store whole. Raises Corrupt, StorageFull, StorageFailed."""
+    ledger = _open(directory, map_bytes)
+    threads = Threads(1, "restore")
+    try:
+        await detach(ledger)
+        await _upgrade(ledger, snapshot)
+        depot = ForeignDepot(Path(snapshot) / "files")
+        bring = depot.copy if how == "copy" else depot.link
+
+        def place(file_id: int, target: str) -> None:
+            try:
+                bring(file_id, target)
+            except Irregular as error:
+                if what == "salvage":
+                    raise
+                path = str(Path(snapshot) / "files" / error.what)
+                raise Corrupt("snapshot", path, error.reason) from error
+
+        async for done in Filling(ledger, Path(directory), place, threads):
+            say(Step(done.files, done.total, done.size))
+        last: bytes | None = b""
+        while last is not None:
+            known, last = await ledger.read(quarantined, last)
+            for name in known:
+                say(Known(name))
+    finally:
+        threads.close()
+        await ledger.close()
+
+
+async def _upgrade(ledger: Ledger, snapshot: str) -> None:
+    """Upgrade the copied rows of a snapshot of an older format. Raises NotAStore, Corrupt."""
+
+    async def step() -> upgrade.Position:
+        return await ledger.transact(upgrade.advance, int(time.time() * SECOND))
+
+    if await ledger.read(upgrade.pending):
+        await upgrade.run(await step(), step, snapshot)
+
+
+async def quarantined(txn: Transaction, last: bytes) -> tuple[list[str], bytes | None]:
+    """Some of the blobs in quarantine behind ``last``, and where to go on, or None."""
+    rows = await txn.scan(layout.DAMAGED + last + b"\0", after(layout.DAMAGED), limit=_STEP)
+    return [str(Digest.sha256(key[1:])) for key, _ in rows], rows[-1][0][1:] if rows else None
+
+
+async def quarantine(directory: str, map_bytes: str) -> None:
+    """Put blobs that a check found damaged in quarantine. Raises Corrupt, StorageFailed."""
+    ledger = _open(directory, map_bytes)
+    try:
+        now = int(time.time() * SECOND)
+        found = await asyncio.to_thread(names)
+        say(Step(changed=sum([await _give_up(ledger, name, now) for name in found])))
+    finally:
+        await ledger.close()
+
+
+def _open(directory: str, map_bytes: str) -> LmdbLedger:
+    path = Path(directory) / "ledger"
+    return LmdbLedger.open(path, map_bytes=int(map_bytes), create=False)
+
+
+async def _give_up(ledger: Ledger, name: str, now: int) -> bool:
+    try:
+        return await ledger.transact(quarantine_blob, Digest.parse(name).raw, now)
+    except (Corrupt, NotFound):
+        # Its row is not there, or cannot be read: then it is served to nobody.
+        return False
+
+
+async def quarantine_blob(txn: Transaction, sha: bytes, now: int) -> bool:
+    """Put a blob in quarantine, wherever it lies; says whether it was not. Raises NotFound."""
+    blob = await load(txn, Blob, layout.BLOB + sha)
+    if blob is None:
+        raise NotFound("blob", str(Digest.sha256(sha)))
+    return await blob_rows.quarantine(txn, sha, blob.file_id, now)
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    run(fill(*arguments) if what == "fill" else quarantine(*arguments))

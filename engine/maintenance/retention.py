@@ -1,0 +1,718 @@
+"""Retention: rules of a namespace that say which tags and untagged manifests go by themselves.
+
+A tag goes when some rule covers it (image and tag patterns), when it is not among the newest
+that the rule keeps, and when every age that the rule names is reached. Immutable tags stay. Tags
+that belong to a manifest (``attached``) are neither counted nor aged: they go with it. An orphan
+is not counted, and ages as any tag.
+
+A plan is a proposal. A run makes one too, and that is its beginning; then each transaction that
+removes something decides again, by the same functions, from what it reads itself. What anybody
+pushed, moved or (for rules by pull) pulled after the beginning is not as it was proposed, and
+stays. So that this is seen of all processes, a run goes on behind the ``gate``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+from uuid import UUID
+
+from holdfast.engine.blobs import claims
+from holdfast.engine.core import SECOND, Core
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import Image as ImageRow
+from holdfast.engine.ledger.records import Manifest, Retention, decode, load, payloads, save
+from holdfast.engine.ledger.records import Namespace as NamespaceRow
+from holdfast.engine.ledger.records import RetentionRule as RuleRow
+from holdfast.engine.ledger.records import Tag as TagRow
+from holdfast.engine.model.config import DAY
+from holdfast.engine.model.digest import Digest
+from holdfast.engine.model.errors import Busy, Corrupt, Invalid, Locked, NotFound, TooLarge
+from holdfast.engine.model.names import check_patterns, first_match
+from holdfast.engine.model.values import RetentionRule
+from holdfast.engine.namespaces import identity, limit_rows, namespaces
+from holdfast.engine.references import attached, manifest_rows, pruning, reclaimable
+from holdfast.engine.references.pruning import Pruned
+from holdfast.engine.repositories import images, tags
+from holdfast.engine.tasks import batches
+from holdfast.engine.tasks.background import Background
+
+_log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RULES_MAX: Final = 32
+DAYS_MAX: Final = 36_500
+KEEP_MAX: Final = 1_000_000
+PLANNED_MAX: Final = 10_000
+"""Tags and manifests in one plan, of one image or of many; the next run goes on."""
+
+REST: Final = 3600.0
+"""Seconds between two runs over all namespaces."""
+
+STEP: Final = 50
+"""Tags, or untagged manifests, that one transaction of a run decides about."""
+
+_STEP: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """One thing that a plan removes: a tag, or (``tag`` is None) an untagged manifest."""
+
+    image_id: UUID
+    image: str
+    tag_id: UUID | None
+    tag: str | None
+    digest: Digest
+    belongs_to: Digest | None = None
+    """Of a signature, an SBOM, an attestation: the manifest that it goes with, by name of its tag
+    or by the subject that it names."""
+    artifact_type: str | None = None
+    """Of a manifest that goes with its subject."""
+    orphan: bool = False
+    """Whether its name says that it belongs to a manifest, which is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do now, exactly, and the bytes at rest that it frees, holds being over."""
+
+    expired: tuple[Expired, ...]
+    freed_bytes: int
+    project_freed_bytes: int
+    """As if there were no other project: what may be told to whoever has a key of this one."""
+    complete: bool = True
+    """Whether that is all; else there is more than ``PLANNED_MAX``, for the next run."""
+
+
+def row_of(namespace_id: bytes) -> bytes:
+    """Key of the rules of a namespace."""
+    return layout.RETENTION + namespace_id
+
+
+async def put(txn: Transaction, namespace_id: bytes, rules: tuple[RuleRow, ...]) -> None:
+    """Replace the rules. Raises NotFound, Locked."""
+    namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
+    if rules:
+        await save(txn, row_of(namespace_id), Retention(rules))
+    else:
+        await txn.delete(row_of(namespace_id))
+
+
+async def get(txn: Transaction, namespace_id: bytes) -> tuple[RuleRow, ...]:
+    """The rules. Raises NotFound."""
+    await namespaces.require(txn, namespace_id)
+    row = await load(txn, Retention, row_of(namespace_id))
+    return () if row is None else row.rules
+
+
+async def ruled(txn: Transaction) -> list[bytes]:
+    """Namespaces that have rules."""
+    rows = await txn.scan(layout.RETENTION, after(layout.RETENTION), limit=1_000_000)
+    return [key[1:] for key, _ in rows]
+
+
+@dataclass(slots=True)
+class Loss:
+    """A blob that images lose."""
+
+    size: reclaimable.Size
+    owners: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What would go from one image, as its rows were."""
+
+    image: ImageRow
+    tags: tuple[TagRow, ...]
+    """In the order in which they go: the oldest first, so that what decides about one, namely
+    the newer ones, is never gone by the same run."""
+    newest: tuple[str, ...]
+    """Names of the tags that ``keep_last`` of the rules keeps."""
+    untagged: tuple[tuple[bytes, Manifest], ...]
+    orphans: frozenset[str]
+    """Names of those tags that are orphans."""
+    along: tuple[Expired, ...]
+    """Signatures and the like that go with all this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the rules remove now, and what may be freed by it."""
+
+    project: bytes
+    proposed: tuple[Proposed, ...]
+    losses: dict[bytes, Loss]
+    complete: bool
+    """Whether that is all; else it is what one plan holds."""
+
+    @property
+    def expired(self) -> tuple[Expired, ...]:
+        """All that is proposed: of each image tags in order of their names, then manifests, then
+        what goes with these."""
+        every: list[Expired] = []
+        for one in self.proposed:
+            for tag in sorted(one.tags, key=lambda tag: tag.name):
+                found = _expired(one.image, tag, tag.digest)
+                every.append(replace(found, orphan=tag.name in one.orphans))
+            every += [_expired(one.image, None, Digest.sha256(sha).key) for sha, _ in one.untagged]
+            every += one.along
+        return tuple(every)
+
+
+async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | None) -> Work:
+    """What the rules remove now of what was there at ``begun`` (None: of all). Raises NotFound.
+
+    An image with a damaged row is left alone: nobody can tell what should go.
+    """
+    namespace = await namespaces.require(txn, namespace_id)
+    rules = await get(txn, namespace_id)
+    if begun is None:
+        begun = await identity.last(txn, now)
+    proposed: list[Proposed] = []
+    losses: dict[bytes, Loss] = {}
+    room = PLANNED_MAX
+    complete = True
+    prefix = layout.IMAGE_NAME + namespace_id
+    start = prefix
+    while complete and rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
+        for _, image_key in payloads(rows):
+            try:
+                found, lost, complete = await _of_image(
+                    txn, image_key, namespace, rules, now, begun, room
+                )
+            except Corrupt as error:
+                _log.error("retention leaves an image alone: %s", error)
+                continue
+            if found is not None:
+                proposed.append(found)
+                room -= len(found.tags) + len(found.untagged) + len(found.along)
+            for sha, size in lost:
+                losses.setdefault(sha, Loss(size)).owners.add(image_key)
+            if not complete:
+                break
+        start = rows[-1][0] + b"\0"
+    return Work(namespace.project, tuple(proposed), losses, complete)
+
+
+async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
+    """What the rules remove now, and free. Raises NotFound, Corrupt."""
+    work = await find(txn, namespace_id, now, None)
+    freed = inside = 0
+    for sha, loss in work.losses.items():
+        whole, part = await reclaimable.alone(txn, sha, work.project, loss.owners)
+        freed += loss.size.at_rest if whole else 0
+        inside += loss.size.whole if part else 0
+    return Plan(work.expired, freed, inside, work.complete)
+
+
+async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) -> Plan:
+    """What a run did: as its plan, but for what came between."""
+    freed = inside = 0
+    for sha, loss in work.losses.items():
+        claimed = [await claims.get(txn, owner, sha) for owner in loss.owners]
+        if any(claim is not None and claim.needed for claim in claimed):
+            continue
+        whole, part = await reclaimable.alone(txn, sha, work.project, loss.owners)
+        freed += loss.size.at_rest if whole else 0
+        inside += loss.size.whole if part else 0
+    return Plan(removed, freed, inside, work.complete)
+
+
+async def begin(txn: Transaction, namespace_id: bytes, now: int) -> int:
+    """The beginning of a run, as a time of the ledger. Raises NotFound, Locked."""
+    namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
+    return await identity.last(txn, now)
+
+
+async def _of_image(
+    txn: Transaction,
+    image_key: bytes,
+    namespace: NamespaceRow,
+    rules: Sequence[RuleRow],
+    now: int,
+    begun: int,
+    room: int,
+) -> tuple[Proposed | None, list[tuple[bytes, reclaimable.Size]], bool]:
+    """What goes from an image, and the blobs that it has no right to any more then; of ``room``
+    things at most, and whether that is all."""
+    image = await images.by_key(txn, image_key)
+    if image is None or not image.listed:
+        return None, [], True
+    rules = _for_image(rules, image)
+    every: Sequence[TagRow] = ()
+    if any(rule.removes_tags for rule in rules):
+        rows = await _rows(txn, layout.TAG + image.key)
+        every = [decode(TagRow, key, value) for key, value in rows]
+    every, orphans = await _free_tags(txn, image_key, every)
+    old, newest = _old_tags(every, orphans, rules, limit_rows.immutable(namespace), now, begun)
+    bare = []
+    if any(rule.untagged_days >= 0 for rule in rules):
+        for key, value in await _rows(txn, layout.MANIFEST + image.key):
+            sha, row = key[-layout.SHA_BYTES :], decode(Manifest, key, value)
+            if await _is_old_untagged(txn, image.key, sha, row, rules, now, begun):
+                bare.append((sha, row))
+    complete = len(old) + len(bare) <= room
+    old = old[:room]
+    bare = bare[: room - len(old)]
+    if not old and not bare:
+        return None, [], complete
+    gone = {tag.name: tag.sha for tag in old}
+    shas = [sha for sha, _ in bare]
+    lost = await reclaimable.losses(txn, image_key, gone, shas, limit_rows.immutable(namespace))
+    along = await _along(txn, image, lost)
+    room -= len(old) + len(bare)
+    found = Proposed(
+        image, tuple(old), tuple(newest), tuple(bare), frozenset(orphans), tuple(along[:room])
+    )
+    sizes = [(sha, await reclaimable.size_of(txn, sha)) for sha in lost.blobs]
+    return found, sizes, complete and len(along) <= room
+
+
+async def _along(txn: Transaction, image: ImageRow, lost: reclaimable.Losses) -> list[Expired]:
+    """What goes with manifests that it belongs to: tags by name, then referrers by digest."""
+    found = []
+    for tag, sha in sorted(lost.attached, key=lambda pair: pair[0].name):
+        belongs = Digest.sha256(sha)
+        found.append(replace(_expired(image, tag, tag.digest), belongs_to=belongs))
+    for sha, subject in sorted(lost.referrers):
+        row = await load(txn, Manifest, manifest_rows.manifest_row(image.key, sha))
+        kind = None if row is None else row.artifact_type or None
+        item = _expired(image, None, Digest.sha256(sha).key)
+        found.append(replace(item, belongs_to=Digest.sha256(subject), artifact_type=kind))
+    return found
+
+
+async def _free_tags(
+    txn: Transaction, image_key: bytes, tags: Sequence[TagRow]
+) -> tuple[list[TagRow], set[str]]:
+    """The tags that belong to no manifest of the image; and names of orphans among them."""
+    free = []
+    orphans = set()
+    for tag in tags:
+        if attached.is_name(tag.name):
+            if await attached.subject_of(txn, image_key, tag) is not None:
+                continue
+            if not attached.names_itself(tag):
+                orphans.add(tag.name)
+        free.append(tag)
+    return free, orphans
+
+
+def _for_image(rules: Sequence[RuleRow], image: ImageRow) -> list[RuleRow]:
+    return [rule for rule in rules if first_match(rule.images, image.name)]
+
+
+def _expired(image: ImageRow, tag: TagRow | None, digest: bytes) -> Expired:
+    return Expired(
+        image_id=UUID(bytes=image.id),
+        image=image.name,
+        tag_id=UUID(bytes=tag.id) if tag else None,
+        tag=tag.name if tag else None,
+        digest=Digest.from_key(digest),
+    )
+
+
+def _age(tag: TagRow) -> tuple[int, bytes]:
+    return tag.updated, tag.id
+
+
+def _old_tags(
+    tags: Sequence[TagRow],
+    orphans: Collection[str],
+    rules: Sequence[RuleRow],
+    immutable: tuple[str, ...],
+    now: int,
+    begun: int,
+    pulled: Collection[str] = (),
+) -> tuple[list[TagRow], list[str]]:
+    """Tags that some rule removes, the oldest first; and names of those that are kept as the
+    newest of some rule.
+
+    ``tags`` may be some of an image only: one that goes then has enough newer ones among them,
+    and so in the image. Those that were pushed after ``begun`` stay, and those in ``pulled`` are in
+    use at this moment.
+    """
+    old: dict[str, TagRow] = {}
+    newest: dict[str, None] = {}
+    for rule in rules:
+        if not rule.removes_tags:
+            continue
+        covered = [tag for tag in tags if first_match(rule.tags, tag.name)]
+        counted = [tag for tag in covered if tag.name not in orphans]
+        counted.sort(key=_age, reverse=True)
+        kept = counted[: max(rule.keep_last, 0)]
+        for tag in (*counted[len(kept) :], *(tag for tag in covered if tag.name in orphans)):
+            if tag.updated > begun or (rule.unused_days >= 0 and tag.name in pulled):
+                continue
+            if first_match(immutable, tag.name) is None and _is_old(tag, rule, now):
+                old[tag.name] = tag
+        newest |= dict.fromkeys(tag.name for tag in kept)
+    return sorted(old.values(), key=_age), list(newest)
+
+
+def _is_old(tag: TagRow, rule: RuleRow, now: int) -> bool:
+    if rule.older_days >= 0 and tag.updated > now - rule.older_days * DAY * SECOND:
+        return False
+    used = max(tag.pulled, tag.updated)
+    return rule.unused_days < 0 or used <= now - rule.unused_days * DAY * SECOND
+
+
+async def _is_old_untagged(
+    txn: Transaction,
+    image_key: bytes,
+    sha: bytes,
+    row: Manifest,
+    rules: Sequence[RuleRow],
+    now: int,
+    begun: int,
+) -> bool:
+    """Whether no tag, no index and no subject keeps a manifest, and some rule does not either."""
+    days = [rule.untagged_days for rule in rules if rule.untagged_days >= 0]
+    if not days or row.fresh > min(begun, now - min(days) * DAY * SECOND):
+        return False
+    if await pruning.is_needed(txn, image_key, sha):
+        return False
+    return not await manifest_rows.has_subject(txn, image_key, sha, ())
+
+
+async def _rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return await txn.scan(prefix, after(prefix), limit=1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of a run: all are handed to its transactions."""
+
+    now: int
+    begun: int
+    """What was pushed after that, by the time of the ledger, stays."""
+    hold_until: int
+    """For what goes with a tag, and may come back with it."""
+    trash_until: int
+    bare_until: int
+    """For untagged manifests and what they needed: no deleted tag brings these back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What one transaction of a run did."""
+
+    gone: tuple[bytes, ...] = ()
+    """Ids of tags, and sha256s of manifests."""
+    undecided: int = 0
+    """So many at the end were not looked at: what went before took enough along."""
+    left: tuple[bytes, tuple[bytes, ...]] | None = None
+    """A tag that is gone (empty: none), and what is left for ``tags.prune`` of its manifests."""
+
+
+def _all_of(done: Pruned) -> list[bytes]:
+    return [*(sha for sha, _ in done.manifests), *(tag.id for tag in done.tags)]
+
+
+async def _open_place(
+    txn: Transaction, image_key: bytes
+) -> tuple[ImageRow, NamespaceRow, list[RuleRow]]:
+    """An image, its namespace, and the rules for it as they are now. Raises NotFound, Locked."""
+    image = await images.by_key(txn, image_key)
+    if image is None or image.deleted:
+        raise NotFound("image", image_key.hex())
+    namespace = await namespaces.require(txn, image.namespace)
+    namespaces.check_unlocked(namespace)
+    return image, namespace, _for_image(await get(txn, namespace.id), image)
+
+
+async def remove_tags(
+    txn: Transaction,
+    some: tuple[TagRow, ...],
+    image_key: bytes,
+    newest: tuple[str, ...],
+    times: Times,
+) -> Removed:
+    """Remove those proposed tags (the oldest first) that are as proposed, and that a rule still
+    removes. Linear in ``some`` and ``newest``. Raises NotFound, Locked, Corrupt."""
+    image, namespace, rules = await _open_place(txn, image_key)
+    current: dict[str, TagRow] = {}
+    pulled = set()
+    proposed = {tag.name: tag for tag in some}
+    for name in dict.fromkeys((*proposed, *newest)):
+        row = await tags.by_name(txn, image_key, name)
+        if row is None:
+            continue
+        current[name] = row
+        seen = proposed.get(name)
+        if seen is None or (seen.id, seen.sha, seen.updated) != (row.id, row.sha, row.updated):
+            # Times tell of that too, but where the clock was set right in this very moment. It is
+            # there still, for those that go only where there are newer ones.
+            proposed.pop(name, None)
+        elif seen.pulls != row.pulls:
+            pulled.add(name)
+    every, orphans = await _free_tags(txn, image_key, tuple(current.values()))
+    old, _ = _old_tags(
+        every, orphans, rules, limit_rows.immutable(namespace), times.now, times.begun, pulled
+    )
+    names = {tag.name for tag in old} & proposed.keys()
+    gone: list[bytes] = []
+    room = tags.CLOSURE_STEP
+    left = None
+    undecided = 0
+    for place, name in enumerate(tag.name for tag in some):
+        if name not in names:
+            continue
+        if room <= 0 or left is not None:
+            undecided = len(some) - place
+            break
+        tag = current[name]
+        done = await tags.take(
+            txn,
+            (image, namespace),
+            tag,
+            times.now,
+            times.hold_until,
+            times.trash_until,
+            room,
+            since=times.begun,
+        )
+        gone += [tag.id, *_all_of(done)]
+        room -= len(done.manifests) + len(done.tags)
+        left = (tag.id, done.rest) if done.rest else None
+    if gone:
+        await images.touch(txn, image, await identity.tick(txn, times.now))
+    return Removed(tuple(gone), undecided, left)
+
+
+async def remove_untagged(
+    txn: Transaction, some: tuple[tuple[bytes, Manifest], ...], image_key: bytes, times: Times
+) -> Removed:
+    """Remove those proposed manifests that are as proposed, and that a rule still removes.
+
+    Raises NotFound, Locked, Corrupt.
+    """
+    image, namespace, rules = await _open_place(txn, image_key)
+    gone: list[bytes] = []
+    room = tags.CLOSURE_STEP
+    left = None
+    undecided = 0
+    for place, (sha, seen) in enumerate(some):
+        row = await load(txn, Manifest, manifest_rows.manifest_row(image_key, sha))
+        if row != seen or not await _is_old_untagged(
+            txn, image_key, sha, seen, rules, times.now, times.begun
+        ):
+            continue
+        if room <= 0 or left is not None:
+            undecided = len(some) - place
+            break
+        # What goes with a tag that belonged to it can come back.
+        signed = await attached.tags_of(txn, image_key, sha)
+        until = times.hold_until if signed else times.bare_until
+        done, tag_id = await tags.take_untagged(
+            txn,
+            (image, namespace),
+            sha,
+            times.now,
+            until,
+            times.trash_until,
+            room,
+            since=times.begun,
+        )
+        gone += _all_of(done)
+        room -= len(done.manifests) + len(done.tags)
+        left = (tag_id, done.rest) if done.rest else None
+    if gone:
+        await images.touch(txn, image, await identity.tick(txn, times.now))
+    return Removed(tuple(gone), undecided, left)
+
+
+Gone = set[tuple[UUID, bytes]]
+"""What a run removed, as ``_name_of`` says it."""
+
+
+class Retentions:
+    """The retention rules of a store's namespaces."""
+
+    def __init__(self, core: Core, flushes: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+        """``flushes`` write what this process gathered of pulls and pushes."""
+        self._core = core
+        self._flushes = flushes
+        self.background = Background("retention", self._turn)
+
+    async def set(self, namespace_id: UUID, rules: Sequence[RetentionRule]) -> None:
+        """Replace the rules of a namespace; none ends its retention.
+
+        Raises NotFound, Locked, Invalid (``rules``), TooLarge.
+        """
+        if len(rules) > RULES_MAX:
+            raise TooLarge("rules", RULES_MAX, "rules")
+        rows = tuple(_checked(rule) for rule in rules)
+        await self._core.ledger.transact(put, namespace_id.bytes, rows)
+
+    async def get(self, namespace_id: UUID) -> list[RetentionRule]:
+        """The rules of a namespace. Raises NotFound."""
+        rows = await self._core.ledger.read(get, namespace_id.bytes)
+        return [_view(row) for row in rows]
+
+    async def plan(self, namespace_id: UUID) -> Plan:
+        """What ``apply`` would remove now, and free: a dry run. Raises NotFound."""
+        now = self._core.now()
+        return await self._core.ledger.read_aside(plan, namespace_id.bytes, now)
+
+    async def apply(self, namespace_id: UUID) -> Plan:
+        """Remove what the rules say; what really went, and what that frees.
+
+        What was pushed, moved or (for rules by pull) pulled since it began stays; a lock that
+        comes meanwhile ends it. Removed tags lie in the trash, as after ``Tags.delete``. Raises
+        NotFound, Locked, Corrupt; Busy where another process keeps its pulls to itself.
+        """
+        core, key = self._core, namespace_id.bytes
+        # What was gathered before the beginning would get a time after it: its tag would go, and
+        # the manifest stay.
+        for flush in self._flushes:
+            await flush()
+        now = core.now()
+        begun = await core.ledger.read(begin, key, now)
+        work = await core.ledger.read_aside(find, key, now, begun)
+        if not work.proposed:
+            return Plan((), 0, 0)
+        until = now + int(core.config.trash_seconds * SECOND)
+        bare_until = core.hold_until(now)
+        times = Times(now, begun, max(until, bare_until), until, bare_until)
+        async with core.gate.decision(self._flushes):
+            work = await core.ledger.read_aside(find, key, now, begun)
+            gone = await self._run(work, times)
+        removed = tuple(item for item in work.expired if _name_of(item) in gone)
+        return await core.ledger.read_aside(outcome, work, removed)
+
+    async def _run(self, work: Work, times: Times) -> Gone:
+        """Go through what is proposed; says what went."""
+        gone: Gone = Gone()
+        for one in work.proposed:
+            image_id = UUID(bytes=one.image.id)
+            try:
+                async for name in self._remove(one, times):
+                    gone.add((image_id, name))
+            except NotFound:
+                continue
+            except Locked:
+                break
+        return gone
+
+    async def _remove(self, one: Proposed, times: Times) -> AsyncIterator[bytes]:
+        """Remove what is proposed of an image, in bounded transactions; yields what went."""
+        ledger, key = self._core.ledger, one.image.key
+
+        async def some_tags(some: tuple[TagRow, ...]) -> tuple[Removed, Sequence[TagRow]]:
+            done = await ledger.transact(remove_tags, some, key, one.newest, times)
+            return done, some[len(some) - done.undecided :]
+
+        async def some_bare(
+            some: tuple[tuple[bytes, Manifest], ...],
+        ) -> tuple[Removed, Sequence[tuple[bytes, Manifest]]]:
+            done = await ledger.transact(remove_untagged, some, key, times)
+            return done, some[len(some) - done.undecided :]
+
+        async for name in self._in_steps(some_tags, one.tags, one.image.id, times):
+            yield name
+        async for name in self._in_steps(some_bare, one.untagged, one.image.id, times):
+            yield name
+
+    async def _in_steps(
+        self,
+        remove: Callable[[tuple[T, ...]], Awaitable[tuple[Removed, Sequence[T]]]],
+        proposed: tuple[T, ...],
+        image_id: bytes,
+        times: Times,
+    ) -> AsyncIterator[bytes]:
+        """Go through what is proposed, some at a time; yields what went."""
+        waiting = proposed
+        while waiting:
+            some, waiting = waiting[:STEP], waiting[STEP:]
+            undecided: list[T] = []
+            for done, later in await batches.each(remove, some, _left_alone):
+                undecided += later
+                for name in done.gone:
+                    yield name
+                if done.left is not None:
+                    async for name in self._prune(image_id, *done.left, times):
+                        yield name
+            waiting = (*undecided, *waiting)
+
+    async def _prune(
+        self, image_id: bytes, tag_id: bytes, rest: tuple[bytes, ...], times: Times
+    ) -> AsyncIterator[bytes]:
+        """Remove what is left of what goes with a tag; yields what went."""
+        until = times.hold_until if tag_id else times.bare_until
+        while rest:
+            done = await self._core.ledger.transact(
+                tags.prune,
+                image_id,
+                tag_id,
+                rest,
+                times.now,
+                until,
+                tags.CLOSURE_STEP,
+                since=times.begun,
+            )
+            for name in _all_of(done):
+                yield name
+            rest = done.rest
+
+    async def _turn(self) -> float:
+        for namespace_id in await self._core.ledger.read(ruled):
+            try:
+                await self.apply(UUID(bytes=namespace_id))
+            except (NotFound, Locked):
+                continue
+            except Busy as error:
+                _log.warning("retention of a namespace waits for its next turn: %s", error)
+            except Corrupt as error:
+                _log.error("retention leaves a namespace alone: %s", error)
+        return REST
+
+
+async def _left_alone(entry: object, error: Corrupt) -> None:
+    _log.error("retention leaves something alone: %s", error)
+
+
+def _name_of(item: Expired) -> tuple[UUID, bytes]:
+    """What is the same in a proposal and in the report of its run."""
+    return item.image_id, item.digest.raw if item.tag_id is None else item.tag_id.bytes
+
+
+def _checked(rule: RetentionRule) -> RuleRow:
+    for name, value, most in (
+        ("keep_last", rule.keep_last, KEEP_MAX),
+        ("older_than_days", rule.older_than_days, DAYS_MAX),
+        ("not_pulled_for_days", rule.not_pulled_for_days, DAYS_MAX),
+        ("untagged_older_than_days", rule.untagged_older_than_days, DAYS_MAX),
+    ):
+        if value is not None and not 0 <= value <= most:
+            raise Invalid("rules", f"{name} must be 0 to {most}")
+    row = RuleRow(
+        images=check_patterns(rule.images, "rules", slashes=True),
+        tags=check_patterns(rule.tags, "rules"),
+        keep_last=-1 if rule.keep_last is None else rule.keep_last,
+        older_days=-1 if rule.older_than_days is None else rule.older_than_days,
+        unused_days=-1 if rule.not_pulled_for_days is None else rule.not_pulled_for_days,
+        untagged_days=(
+            -1 if rule.untagged_older_than_days is None else rule.untagged_older_than_days
+        ),
+    )
+    if not row.removes_tags and row.untagged_days < 0:
+        raise Invalid("rules", "a rule has to say what goes")
+    return row
+
+
+def _view(row: RuleRow) -> RetentionRule:
+    return RetentionRule(
+        images=row.images,
+        tags=row.tags,
+        keep_last=None if row.keep_last < 0 else row.keep_last,
+        older_than_days=None if row.older_days < 0 else row.older_days,
+        not_pulled_for_days=None if row.unused_days < 0 else row.unused_days,
+        untagged_older_than_days=None if row.untagged_days < 0 else row.untagged_days,
+    )

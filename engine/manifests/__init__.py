@@ -1,0 +1,4 @@
+"""Storing, reading and deleting manifests.
+
+May import uploads and what uploads may.
+"""

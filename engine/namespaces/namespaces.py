@@ -1,0 +1,462 @@
+"""Namespaces: names of a region that belong to a project, with exact numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from holdfast.engine.core import SECOND, Core, entropy
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import (
+    Limits,
+    Trash,
+    get_payload,
+    load,
+    payloads,
+    put_payload,
+    save,
+)
+from holdfast.engine.ledger.records import Namespace as Row
+from holdfast.engine.model.config import DESCRIPTION_CHARS_MAX
+from holdfast.engine.model.errors import (
+    AlreadyExists,
+    Corrupt,
+    EngineError,
+    Invalid,
+    Locked,
+    NotFound,
+)
+from holdfast.engine.model.names import check_namespace_name, check_patterns, check_region
+from holdfast.engine.model.values import UNSET, Namespace, Order, Page, Status, Unset, Usage, moment
+from holdfast.engine.references import kept, reclaimable, trash_rows
+
+from . import identity, limit_rows, listings, protection
+from .listings import Entry, Query
+from .open_uploads import Coming, coming
+
+_log: Final = logging.getLogger(__name__)
+
+KIND: Final = b"n"
+
+DEAD_FEW: Final = 100
+"""Deleted namespaces that a listing may go through, at some 6 us each, while others wait."""
+
+_STEP: Final = 1000
+
+_SHELVES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
+
+
+def scopes(row: Row) -> tuple[bytes, ...]:
+    """Listings that a namespace appears in."""
+    return in_region(row.region), in_project(row.region, row.project)
+
+
+def in_region(region: str) -> bytes:
+    """Scope of everything in a region."""
+    return b"r" + region.encode() + b"\0"
+
+
+def in_project(region: str, project: bytes) -> bytes:
+    """Scope of everything of one project in a region."""
+    return b"p" + region.encode() + b"\0" + project
+
+
+def in_public(region: str) -> bytes:
+    """Scope of the namespaces of a region with images that anyone may pull."""
+    return b"e" + region.encode() + b"\0"
+
+
+def audience_row(scope: bytes, row: Row) -> bytes:
+    """Key of the row that lists a namespace for the catalog of a scope.
+
+    With the slash that follows it in full names, so that these order as full names do.
+    """
+    return layout.AUDIENCE + scope + row.name.encode() + b"/"
+
+
+def shelf(namespace_id: bytes, visibility: str) -> bytes:
+    """Prefix of the rows of a namespace's listed images of one visibility, ordered by name."""
+    return layout.CATALOG + namespace_id + _SHELVES[visibility]
+
+
+async def reveal(txn: Transaction, row: Row) -> None:
+    """List a living namespace in the catalog of everybody, or no more, as its images now are."""
+    key, opened = audience_row(in_public(row.region), row), shelf(row.id, "public")
+    if row.is_public or await txn.scan(opened, after(opened), limit=1):
+        await put_payload(txn, key, row.id)
+    else:
+        await txn.delete(key)
+
+
+def entry(row: Row) -> Entry:
+    """What the namespace is sorted by."""
+    return Entry(row.id, row.name, row.description)
+
+
+async def require(txn: Transaction, namespace_id: bytes) -> Row:
+    """The living namespace with that id. Raises NotFound."""
+    row = await load(txn, Row, layout.NAMESPACE + namespace_id)
+    if row is None or row.deleted:
+        raise NotFound("namespace", str(UUID(bytes=namespace_id)))
+    return row
+
+
+async def gone(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
+    """Those of the namespaces that do not live; not one whose row cannot be read."""
+    found = []
+    for each in namespace_ids:
+        try:
+            await require(txn, each)
+        except NotFound:
+            found.append(each)
+        except Corrupt:
+            continue
+    return found
+
+
+def place(row: Row) -> bytes:
+    """What stands for the namespace's name in keys."""
+    return layout.place(row.project, row.region, row.name)
+
+
+def check_unlocked(row: Row) -> None:
+    """Raises Locked where an operator locked the namespace."""
+    if limit_rows.locked(row):
+        raise Locked("namespace", row.name, UUID(bytes=row.id))
+
+
+def takes_sparse(row: Row, otherwise: bool) -> bool:
+    """Whether its indexes may lack children; ``otherwise`` where it leaves that to the store."""
+    return otherwise if row.sparse is None else row.sparse
+
+
+async def view(txn: Transaction, row: Row) -> Namespace:
+    """The namespace as callers see it."""
+    status: Status = "deleting" if row.deleted else "locked" if limit_rows.locked(row) else "ready"
+    return Namespace(
+        id=UUID(bytes=row.id),
+        region=row.region,
+        name=row.name,
+        project_id=UUID(bytes=row.project),
+        organization_id=UUID(bytes=row.organization),
+        description=row.description,
+        is_public=row.is_public,
+        status=status,
+        size=await txn.counter(layout.counter(layout.NAMESPACE_SIZE, row.id)),
+        image_count=await txn.counter(layout.counter(layout.NAMESPACE_IMAGES, row.id)),
+        created_at=moment(row.created),
+        updated_at=moment(row.updated),
+        immutable_tags=row.immutable,
+        quota=None if row.quota < 0 else row.quota,
+        sparse_indexes=row.sparse,
+    )
+
+
+async def create(txn: Transaction, draft: Row, now: int, random: bytes) -> Namespace:
+    """Add a namespace under a free name. Raises AlreadyExists."""
+    name = layout.NAMESPACE_NAME + layout.name_key(draft.region, draft.name)
+    if await txn.get(name) is not None:
+        raise AlreadyExists("namespace", draft.name)
+    new, created = await identity.mint(txn, now, random)
+    limits = await limit_rows.of_new(txn, place(draft), draft.project)
+    row = msgspec.structs.replace(draft, id=new, created=created, updated=created, limits=limits)
+    await enlist(txn, row)
+    return await view(txn, row)
+
+
+async def enlist(txn: Transaction, row: Row) -> None:
+    """Put a namespace under its (free) name and into the listings."""
+    await save(txn, layout.NAMESPACE + row.id, row)
+    await put_payload(txn, layout.NAMESPACE_NAME + layout.name_key(row.region, row.name), row.id)
+    await listings.insert(txn, KIND, scopes(row), entry(row))
+    for scope in scopes(row):
+        await put_payload(txn, audience_row(scope, row), row.id)
+    await reveal(txn, row)
+    await txn.add(layout.counter(layout.NAMESPACES), 1)
+
+
+async def get(txn: Transaction, namespace_id: bytes) -> Namespace:
+    """The namespace with that id. Raises NotFound."""
+    return await view(txn, await require(txn, namespace_id))
+
+
+async def find(txn: Transaction, region: str, name: str) -> Row:
+    """The namespace of that name. Raises NotFound."""
+    found = await get_payload(txn, layout.NAMESPACE_NAME + layout.name_key(region, name))
+    if found is None:
+        raise NotFound("namespace", name)
+    return await require(txn, found)
+
+
+async def get_named(txn: Transaction, region: str, name: str) -> Namespace:
+    """As ``find``, for callers."""
+    return await view(txn, await find(txn, region, name))
+
+
+async def page_of(txn: Transaction, asked: Query) -> Page[Namespace]:
+    """One page of a listing."""
+    ids, total = await listings.ids(txn, asked)
+    return Page(await listings.items(txn, get, ids), total)
+
+
+async def update(
+    txn: Transaction, namespace_id: bytes, changes: dict[str, object], now: int
+) -> Namespace:
+    """Change some fields; ``updated_at`` moves in any case. Raises NotFound, Locked."""
+    row = await require(txn, namespace_id)
+    if changes.get("locked") is not False:
+        check_unlocked(row)
+    moved = msgspec.structs.replace(row, updated=await identity.tick(txn, now), **changes)
+    if changes.get("locked") is False and row.limits.locked:
+        # Only operators lock and unlock, so there is one who wants it open.
+        moved = await bind(txn, moved, msgspec.structs.replace(row.limits, locked=False))
+    if moved.description != row.description:
+        await listings.remove(txn, KIND, scopes(row), entry(row))
+        await listings.insert(txn, KIND, scopes(moved), entry(moved))
+    await save(txn, layout.NAMESPACE + namespace_id, moved)
+    await reveal(txn, moved)
+    return await view(txn, moved)
+
+
+async def bind(txn: Transaction, row: Row, limits: Limits) -> Row:
+    """Set the limits of a namespace's name; says the row, which the caller saves."""
+    await limit_rows.save_of_name(txn, place(row), limits)
+    return msgspec.structs.replace(row, limits=limits)
+
+
+async def touch(txn: Transaction, namespace_id: bytes, time: int) -> None:
+    """Move ``updated_at``."""
+    row = await require(txn, namespace_id)
+    await save(txn, layout.NAMESPACE + namespace_id, msgspec.structs.replace(row, updated=time))
+
+
+async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: int) -> Namespace:
+    """Take a namespace out of sight, with all that is in it; its name is free at once.
+
+    Constant in what it holds, but for tags that are compared with immutable patterns. Raises
+    NotFound, Locked; Immutable while a pattern in force covers a tag in it, Unverified where too
+    many would have to be compared.
+    """
+    row = await require(txn, namespace_id)
+    check_unlocked(row)
+    await protection.check_namespace(txn, row.id, limit_rows.immutable(row))
+    time = await identity.tick(txn, now)
+    gone = msgspec.structs.replace(row, deleted=time, updated=time)
+    await save(txn, layout.NAMESPACE + row.id, gone)
+    await txn.delete(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name))
+    await put_payload(txn, layout.DEAD + row.id, in_project(row.region, row.project))
+    await listings.remove(txn, KIND, scopes(row), entry(row))
+    for scope in (*scopes(row), in_public(row.region)):
+        await txn.delete(audience_row(scope, row))
+    await txn.add(layout.counter(layout.NAMESPACES), -1)
+    await trash_rows.throw_namespace(txn, gone, trash_until)
+    return await view(txn, gone)
+
+
+async def many_dead(txn: Transaction) -> bool:
+    """Whether going through the deleted namespaces takes so long that others would notice."""
+    return bool(await txn.scan(layout.DEAD, after(layout.DEAD), limit=1, skip=DEAD_FEW))
+
+
+async def dead(txn: Transaction, scope: bytes) -> list[bytes]:
+    """Ids of deleted namespaces of a region, or of a project, whose images still have rows there.
+
+    Linear in the deleted namespaces of the store.
+    """
+    within = b"p" + scope[1:]
+    found = []
+    start = layout.DEAD
+    while rows := await txn.scan(start, after(layout.DEAD), limit=_STEP):
+        found += [key[1:] for key, value in payloads(rows) if value.startswith(within)]
+        start = rows[-1][0] + b"\0"
+    return found
+
+
+def of_trash(entry: Trash) -> Row:
+    """A deleted namespace, as far as its entry in the trash tells of it."""
+    return Row(
+        id=entry.id,
+        region=entry.region,
+        name=entry.name,
+        project=entry.project,
+        organization=layout.ZERO_ID,
+        description="",
+        is_public=False,
+        locked=False,
+        created=0,
+        updated=0,
+    )
+
+
+async def usage(txn: Transaction, namespace_id: bytes, opened: Coming) -> Usage:
+    """The numbers of a namespace beside which those uploads are open. Raises NotFound."""
+    row = await require(txn, namespace_id)
+
+    async def of(name: bytes) -> int:
+        return await txn.counter(layout.counter(name, namespace_id))
+
+    parts = await kept.parts(txn, row)
+    return Usage(
+        size=await of(layout.NAMESPACE_SIZE),
+        image_count=await of(layout.NAMESPACE_IMAGES),
+        unique_size=await of(layout.NAMESPACE_UNIQUE),
+        exclusive_size=await of(layout.NAMESPACE_EXCLUSIVE),
+        project_exclusive_size=await of(layout.NAMESPACE_PROJECT_EXCLUSIVE),
+        content=parts.content,
+        manifests=parts.manifests,
+        held=parts.held,
+        uploads=opened.bytes,
+        trash=parts.trash,
+    )
+
+
+def check_quota(quota: int | None) -> int:
+    """A quota in bytes as rows have it: -1 for none. Raises Invalid."""
+    if quota is not None and not 0 <= quota < 1 << 62:
+        raise Invalid("quota", "must be 0 to 2^62 - 1 bytes")
+    return -1 if quota is None else quota
+
+
+def _check_description(text: str) -> str:
+    if len(text) > DESCRIPTION_CHARS_MAX:
+        raise Invalid("description", f"over {DESCRIPTION_CHARS_MAX} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid("description", "not valid Unicode") from None
+    return text
+
+
+async def would_free(txn: Transaction, namespace_id: bytes) -> int:
+    """Count the bytes at rest that ``delete`` would free. Raises NotFound."""
+    await require(txn, namespace_id)
+    return await reclaimable.by_namespace(txn, namespace_id)
+
+
+class Namespaces:
+    """The namespaces of a store."""
+
+    def __init__(self, core: Core, end_uploads: Callable[[UUID, int], Awaitable[None]]) -> None:
+        self._core = core
+        self._end_uploads = end_uploads
+
+    async def create(
+        self,
+        region: str,
+        name: str,
+        *,
+        project_id: UUID,
+        organization_id: UUID,
+        description: str = "",
+        is_public: bool = False,
+    ) -> Namespace:
+        """Add a namespace. Names are unique in a region, over all projects.
+
+        Raises Invalid (``name``, ``region``, ``description``), AlreadyExists.
+        """
+        draft = Row(
+            id=b"",
+            region=check_region(region),
+            name=check_namespace_name(name),
+            project=project_id.bytes,
+            organization=organization_id.bytes,
+            description=_check_description(description),
+            is_public=is_public,
+            locked=False,
+            created=0,
+            updated=0,
+        )
+        return await self._core.grow(create, draft, self._core.now(), entropy())
+
+    async def get(self, namespace_id: UUID) -> Namespace:
+        """The namespace with that id. Raises NotFound."""
+        return await self._core.ledger.read(get, namespace_id.bytes)
+
+    async def find(self, region: str, name: str) -> Namespace:
+        """The namespace of that name in the region. Raises NotFound."""
+        return await self._core.ledger.read(get_named, region, name)
+
+    async def list(
+        self,
+        region: str,
+        *,
+        order: Order = "created_at_asc",
+        page: int = 1,
+        page_size: int = 20,
+        project_id: UUID | None = None,
+        name: str | None = None,
+    ) -> Page[Namespace]:
+        """One page of the region's namespaces, of one project or all. Raises Invalid."""
+        scope = in_project(region, project_id.bytes) if project_id else in_region(region)
+        asked = listings.query(KIND, scope, order, page, page_size, name)
+        ledger = self._core.ledger
+        read = ledger.read_aside if asked.is_far else ledger.read
+        return await read(page_of, asked)
+
+    async def update(
+        self,
+        namespace_id: UUID,
+        *,
+        description: str | None = None,
+        is_public: bool | None = None,
+        immutable_tags: tuple[str, ...] | None = None,
+        quota: int | Unset | None = UNSET,
+        locked: bool | None = None,
+        sparse_indexes: bool | Unset | None = UNSET,
+    ) -> Namespace:
+        """Change what is given; ``quota=None`` removes the quota (bytes), and
+        ``sparse_indexes=None`` leaves it to the store whether indexes may lack children.
+
+        Raises NotFound, Locked (unless the call unlocks), Invalid.
+        """
+        changes: dict[str, object] = {}
+        if description is not None:
+            changes["description"] = _check_description(description)
+        if is_public is not None:
+            changes["is_public"] = is_public
+        if immutable_tags is not None:
+            changes["immutable"] = check_patterns(immutable_tags)
+        if not isinstance(quota, Unset):
+            changes["quota"] = check_quota(quota)
+        if locked is not None:
+            changes["locked"] = locked
+        if not isinstance(sparse_indexes, Unset):
+            changes["sparse"] = sparse_indexes
+        return await self._core.ledger.transact(
+            update, namespace_id.bytes, changes, self._core.now()
+        )
+
+    async def delete(self, namespace_id: UUID) -> Namespace:
+        """Delete a namespace and all that is in it; the answer says ``deleting``.
+
+        Its id and name answer NotFound from now on, and its open uploads end. Raises NotFound,
+        Locked; Immutable and Unverified where immutable tags forbid it.
+        """
+        now = self._core.now()
+        until = now + int(self._core.config.trash_seconds * SECOND)
+        gone = await self._core.ledger.transact(delete, namespace_id.bytes, now, until)
+        try:
+            # At once: nothing counts them for a namespace that is made under the name.
+            await self._end_uploads(namespace_id, now)
+        except EngineError as error:
+            _log.warning("open uploads of namespace %s are left to the sweep: %s", gone.id, error)
+        return gone
+
+    async def usage(self, namespace_id: UUID) -> Usage:
+        """The numbers of a namespace: counters, and a bounded look at its trash.
+
+        Of what its images in the trash need, ``kept.LOOKED_AT_MAX`` rows are looked at. Raises
+        NotFound.
+        """
+        core = self._core
+        opened = await core.scratch.read(coming, namespace_id.bytes)
+        return await core.ledger.read_aside(usage, namespace_id.bytes, opened)
+
+    async def would_free(self, namespace_id: UUID) -> int:
+        """Bytes on disk that deleting it would free, once the trash is emptied."""
+        return await self._core.ledger.read_aside(would_free, namespace_id.bytes)

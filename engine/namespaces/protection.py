@@ -1,0 +1,60 @@
+"""Whether immutable tags forbid to delete what holds them: an image, or a namespace.
+
+Looked at in the transaction that deletes, so no tag comes in between. What a pattern has before
+its first wildcard narrows the look, so most patterns cost a scan an image, however many tags it
+has; the look is bounded all the same, since other writers wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import payloads
+from holdfast.engine.model.errors import Immutable, Unverified
+from holdfast.engine.model.names import first_match
+
+LOOKED_AT_MAX: Final = 10_000
+"""Tags, images and scans that one delete looks at."""
+
+_STEP: Final = 500
+
+
+async def check_image(txn: Transaction, image_key: bytes, patterns: tuple[str, ...]) -> None:
+    """Raises Immutable where a tag of the image matches a pattern, Unverified past the bound."""
+    await _image(txn, image_key, patterns, LOOKED_AT_MAX)
+
+
+async def check_namespace(txn: Transaction, namespace_id: bytes, patterns: tuple[str, ...]) -> None:
+    """As ``check_image``, all images of a namespace."""
+    if not patterns:
+        return
+    left = LOOKED_AT_MAX
+    start, stop = layout.IMAGE_NAME + namespace_id, after(layout.IMAGE_NAME + namespace_id)
+    while rows := await txn.scan(start, stop, limit=_STEP):
+        for _, image_key in payloads(rows):
+            left = await _image(txn, image_key, patterns, left)
+        start = rows[-1][0] + b"\0"
+
+
+async def _image(txn: Transaction, image_key: bytes, patterns: tuple[str, ...], left: int) -> int:
+    """Look at the tags of one image; says how many more may be looked at."""
+    prefix = layout.TAG + image_key
+    for pattern in patterns:
+        start = prefix + pattern.replace("?", "*").partition("*")[0].encode()
+        stop = after(start)
+        while True:
+            left -= 1
+            if left < 0:
+                raise Unverified(pattern, LOOKED_AT_MAX)
+            rows = await txn.scan(start, stop, limit=_STEP)
+            for key, _ in rows:
+                left -= 1
+                name = key[len(prefix) :].decode()
+                if first_match((pattern,), name) is not None:
+                    raise Immutable(name, pattern)
+            if len(rows) < _STEP:
+                break
+            start = rows[-1][0] + b"\0"
+    return left

@@ -1,0 +1,4 @@
+"""Images and tags: names that lead to manifests, and reading what they lead to.
+
+May import namespaces and what namespaces may.
+"""

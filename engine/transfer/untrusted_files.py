@@ -1,0 +1,132 @@
+"""Files of a directory that somebody else wrote: an OCI layout, the storage of another registry.
+
+Nothing in it is trusted. A path is walked down name by name, and symbolic links, which could lead
+out of it, are refused; so are pipes and devices, which could block. Every read is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiofiles
+
+from holdfast.engine.model.errors import Invalid, NotFound, StorageFailed, TooLarge
+from holdfast.engine.tasks.threads import opened
+
+_PIECE_BYTES: Final = 256 * 1024
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Names = tuple[str, ...]
+"""A path below the directory, name by name."""
+
+
+class ForeignFiles:
+    """The files below ``root``, which may itself be a symbolic link. Only read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _show(self, names: Names) -> str:
+        return str(self.root.joinpath(*names))
+
+    def _open(self, names: Names, path: str, flags: int) -> int:
+        """An opener for ``open``; of its arguments only ``names`` counts."""
+        directory = self._walk(names[:-1])
+        try:
+            fd = os.open(names[-1], _FILE, dir_fd=directory)
+        finally:
+            os.close(directory)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise Invalid("path", f"{self._show(names)} is not a regular file")
+        return fd
+
+    def _walk(self, names: Names) -> int:
+        """A descriptor of a directory below the root. Raises OSError, Invalid."""
+        for name in names:
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise Invalid("path", f"{name[:80]!r} is no name of a file")
+        fd = os.open(self.root, _DIRECTORY)
+        for name in names:
+            parent = fd
+            try:
+                fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            finally:
+                os.close(parent)
+        return fd
+
+    def _error(self, error: OSError, names: Names) -> Exception:
+        shown = self._show(names)
+        if error.errno == errno.ENOENT:
+            return NotFound("file", shown)
+        # Linux says ENOTDIR where a link stands in the place of a directory.
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            return Invalid("path", f"{shown}: a symbolic link, or not a directory, on its way")
+        return StorageFailed(shown, error.strerror or str(error))
+
+    def _file(self, names: Names) -> AbstractAsyncContextManager[Any]:
+        return opened(aiofiles.open(names[-1], "rb", opener=partial(self._open, names)))
+
+    async def size(self, *names: str) -> int:
+        """Bytes of a file. Raises NotFound, Invalid, StorageFailed."""
+        try:
+            async with self._file(names) as file:
+                return os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise self._error(error, names) from error
+
+    async def read(self, *names: str, limit: int) -> bytes:
+        """A whole file. Raises TooLarge over ``limit`` bytes, NotFound, Invalid, StorageFailed."""
+        try:
+            async with self._file(names) as file:
+                content: bytes = await file.read(limit + 1)
+        except OSError as error:
+            raise self._error(error, names) from error
+        if len(content) > limit:
+            raise TooLarge(self._show(names), limit)
+        return content
+
+    async def pieces(self, *names: str) -> AsyncIterator[bytes]:
+        """The bytes of a file. Raises NotFound, Invalid, StorageFailed."""
+        try:
+            async with self._file(names) as file:
+                while piece := await file.read(_PIECE_BYTES):
+                    yield piece
+        except OSError as error:
+            raise self._error(error, names) from error
+
+    async def entries(self, *names: str, limit: int) -> list[str]:
+        """Names in a directory, in order; those that are not UTF-8 are left out.
+
+        Raises TooLarge over ``limit`` of them, NotFound, Invalid, StorageFailed.
+        """
+        try:
+            found = await asyncio.to_thread(self._entries, names, limit)
+        except OSError as error:
+            raise self._error(error, names) from error
+        if len(found) > limit:
+            raise TooLarge(self._show(names), limit, "entries")
+        return sorted(found)
+
+    def _entries(self, names: Names, limit: int) -> list[str]:
+        directory = self._walk(names)
+        found: list[str] = []
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.isprintable():
+                        found.append(entry.name)
+                    if len(found) > limit:
+                        break
+        finally:
+            os.close(directory)
+        return found

@@ -1,0 +1,58 @@
+"""What the trash of a store of format 2 lacks: lists by project, and of manifests.
+
+There the manifests that went with a tag stand in its entry, 500 of them at most.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from holdfast.engine.ledger import layout
+from holdfast.engine.ledger.interface import Transaction, after
+from holdfast.engine.ledger.records import Aside, Trash, decode, encode, save
+from holdfast.engine.model.errors import Corrupt
+from holdfast.engine.references import trash_rows
+
+_ENTRIES: Final = 20
+"""Entries in one transaction: up to 10,000 manifests."""
+
+
+async def advance(txn: Transaction, cursor: bytes, _: int) -> bytes | None:
+    """Write the lists of some entries; those set aside come behind those in the trash."""
+    if not cursor.startswith(layout.ASIDE):
+        rows = await txn.scan(cursor or layout.TRASH, after(layout.TRASH), limit=_ENTRIES)
+        for key, value in rows:
+            changed = await _list(txn, key, value)
+            if changed is not None:
+                await save(txn, key, changed)
+                await trash_rows.list_row(txn, key, encode(key, changed), listed=True)
+        return rows[-1][0] + b"\0" if len(rows) == _ENTRIES else layout.ASIDE + layout.TRASH
+    rows = await txn.scan(cursor, after(layout.ASIDE + layout.TRASH), limit=_ENTRIES)
+    for key, value in rows:
+        try:
+            record = decode(Aside, key, value)
+        except Corrupt:
+            continue
+        changed = await _list(txn, key[1:], record.value)
+        if changed is not None:
+            stored = encode(key[1:], changed)
+            await save(txn, key, msgspec.structs.replace(record, value=stored))
+    return rows[-1][0] + b"\0" if len(rows) == _ENTRIES else None
+
+
+async def _list(txn: Transaction, key: bytes, value: bytes) -> Trash | None:
+    """Give the manifests of an entry rows of their own; says how the entry is to be, or None
+    where it cannot be read: the check tells of it."""
+    try:
+        entry = decode(Trash, key, value)
+    except Corrupt:
+        return None
+    if entry.kind != "tag":
+        return entry
+    until = layout.number(layout.at(key, 1))
+    changed = msgspec.structs.replace(entry, digests=(), manifests=until)
+    if entry.digests:
+        await trash_rows.add_manifests(txn, changed, entry.digests)
+    return changed

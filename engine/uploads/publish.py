@@ -1,0 +1,43 @@
+"""Delivery: an upload's bytes become a blob that its image holds."""
+
+from __future__ import annotations
+
+from holdfast.engine.blobs import blob_rows, claims
+from holdfast.engine.blobs.blob_rows import Arrival, Outcome
+from holdfast.engine.ledger.interface import Change, Transaction
+from holdfast.engine.model.values import Repository
+from holdfast.engine.namespaces import quota
+from holdfast.engine.namespaces.open_uploads import Others
+from holdfast.engine.repositories import images
+
+
+async def deliver(
+    txn: Transaction,
+    repository: Repository,
+    arrival: Arrival,
+    now: int,
+    hold_until: int,
+    random: bytes,
+    *,
+    others: Others,
+    own: int,
+) -> Outcome:
+    """Publish an upload, held by its image, which is a draft from now on where there was none.
+
+    ``own`` of its bytes count among those of the ``others``. Raises NotFound, Locked,
+    QuotaExceeded.
+    """
+    row, namespace = await images.enter(
+        txn, repository.namespace_id.bytes, repository.name, random, now
+    )
+    if row.listed:
+        txn.changes_only(Change.CONTENT)
+    limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
+    limits.check_uploads(others.sessions, 0)
+    outcome = await blob_rows.publish(txn, arrival, now)
+    if outcome != "recheck":
+        owner = images.owner_of(row, namespace)
+        await claims.hold(txn, owner, arrival.sha256, arrival.size, hold_until, now)
+        await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
+        await limits.check_growth(txn, others.sessions, own)
+    return outcome
