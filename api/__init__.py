@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import create_app
-    from .context import AppSettings
+    from .http.app_settings import AppSettings
 
 __all__ = ["AppSettings", "create_app"]
 
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> object:
 
         return create_app
     if name == "AppSettings":
-        from .context import AppSettings
+        from .http.app_settings import AppSettings
 
         return AppSettings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,13 @@
-"""The access log of what aiohttp answers; the fast lane writes its own lines (``fast_watch``)."""
+"""The access log of what aiohttp answers; ``fast.recorder`` writes the others."""
 
 from __future__ import annotations
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from .app_keys import TRAIL
-from .logs import AccessLine, log_access
-from .trail import Trail
+from .http.app_keys import TRAIL
+from .telemetry.logs import AccessLine, log_access
+from .telemetry.request_context import Trail
 
 
 class AccessLogger(AbstractAccessLogger):

@@ -11,12 +11,13 @@ from aiohttp import web
 
 from holdfast.engine import EngineError, Store
 
-from . import distribution, management
-from .app_keys import SETTINGS, STORE
-from .context import SERVER, AppSettings
-from .oci_errors import OciError
-from .trail import CURRENT
-from .transfer import API_VERSION
+from .http.app_keys import SETTINGS, STORE
+from .http.app_settings import SERVER, AppSettings
+from .http.oci_errors import OciError
+from .http.transfer import API_VERSION
+from .management import app as management
+from .oci import app as distribution
+from .telemetry.request_context import CURRENT
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 

@@ -181,7 +181,7 @@ def spawn_holdfast(directory: Path, how: Variant) -> tuple[subprocess.Popen[byte
     command = (
         sys.executable,
         "-m",
-        "holdfast.api.cli",
+        "holdfast.api.cli.main",
         "serve",
         f"--data={directory}",
         "--listen=127.0.0.1:0",

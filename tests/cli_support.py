@@ -18,8 +18,8 @@ import pytest
 from click.testing import CliRunner
 from server_support import HOLDFAST, WAIT_SECONDS
 
-from holdfast.api.cli import main
-from holdfast.api.owner import Owner, ensure_owner
+from holdfast.api.cli.main import main
+from holdfast.api.server.owner_key import Owner, ensure_owner
 from holdfast.engine import OCI_MANIFEST, Store, StoreConfig
 
 CONFIG = b"{}"

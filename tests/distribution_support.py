@@ -18,8 +18,8 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.oci_errors import CODES
-from holdfast.api.worker import FIELD_BYTES_MAX, LINE_BYTES_MAX
+from holdfast.api.http.oci_errors import CODES
+from holdfast.api.server.worker import FIELD_BYTES_MAX, LINE_BYTES_MAX
 from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
 
 ORGANIZATION = UUID("11111111-1111-4111-8111-111111111111")

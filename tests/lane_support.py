@@ -25,7 +25,8 @@ from distribution_support import (
 )
 from wire_support import LOOPS, Client, CountingLane, connected, exchange, request, serving
 
-from holdfast.api import AppSettings, tokens
+from holdfast.api import AppSettings
+from holdfast.api.oci import tokens
 from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
 
 APPLICATION: Final = AppSettings(endpoints={"nl-ams": "nl.example:5000"})

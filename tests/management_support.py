@@ -17,8 +17,8 @@ from aiohttp import ClientSession, web
 from jsonschema_rs import Draft202012Validator
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.management_operations import OPERATIONS
-from holdfast.api.openapi import document
+from holdfast.api.management.openapi import document
+from holdfast.api.management.operations import OPERATIONS
 from holdfast.engine import Key, Permission, Store, StoreConfig
 
 ORGANIZATION = UUID("11111111-1111-4111-8111-111111111111")

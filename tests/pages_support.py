@@ -13,11 +13,11 @@ from typing import Final
 import click
 from support import ROOT
 
-from holdfast.api.cli_serve import config
-from holdfast.api.config_file import options_of
-from holdfast.api.management_operations import OPERATIONS
-from holdfast.api.operation import SCALEWAY, Operation
-from holdfast.api.supervisor import FIXED
+from holdfast.api.cli.commands.serve import config
+from holdfast.api.cli.config_file import options_of
+from holdfast.api.management.operation import SCALEWAY, Operation
+from holdfast.api.management.operations import OPERATIONS
+from holdfast.api.server.supervisor import FIXED
 
 PAGES: Final = ROOT / "docs"
 

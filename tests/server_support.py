@@ -17,12 +17,12 @@ from typing import Final
 
 from click.testing import CliRunner
 
-from holdfast.api.cli import holdfast
+from holdfast.api.cli.main import holdfast
 
 WAIT_SECONDS: Final = 60
 """Until a test gives up on a process. Nothing takes this long unless it hangs."""
 
-HOLDFAST: Final = (sys.executable, "-m", "holdfast.api.cli")
+HOLDFAST: Final = (sys.executable, "-m", "holdfast.api.cli.main")
 _READY: Final = re.compile(r"holdfast is ready on https?://(\S+) \(")
 
 

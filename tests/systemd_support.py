@@ -45,7 +45,7 @@ done
 cat > /usr/local/bin/holdfast <<EOF
 #!/bin/sh
 export PYTHONPATH=/opt/packages:/opt/site LD_LIBRARY_PATH=/opt/python/lib
-exec /opt/python/bin/python3 -m holdfast.api.cli "\\$@"
+exec /opt/python/bin/python3 -m holdfast.api.cli.main "\\$@"
 EOF
 chmod 755 /usr/local/bin/holdfast
 sed 's/^\\(listen\\|metrics\\) = "127.0.0.1:.*"/\\1 = "127.0.0.1:0"/' \

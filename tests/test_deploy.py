@@ -16,9 +16,9 @@ from server_support import WAIT_SECONDS
 from support import ROOT, require_tool
 from systemd_support import booted
 
-from holdfast.api.cli_serve import config
-from holdfast.api.config_file import options_of
-from holdfast.api.settings import Settings
+from holdfast.api.cli.commands.serve import config
+from holdfast.api.cli.config_file import options_of
+from holdfast.api.server.settings import Settings
 
 DEPLOY = ROOT / "deploy"
 OPTIONS = options_of(config.params)

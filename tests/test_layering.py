@@ -39,14 +39,14 @@ OTHER_FILES = {
 ELSEWHERE = {
     "api": {
         "app.py": "a directory that is the caller's",
-        "audit.py": "the audit log",
-        "cli_profile.py": "the clients' profile file",
-        "cli_snapshot.py": "the owner key of a snapshot",
-        "config_file.py": "the configuration",
-        "datadir.py": "the locks and notes of a server",
-        "owner.py": "the owner key",
-        "tls.py": "a certificate and its key",
-        "worker_process.py": "the name of a process",
+        "telemetry/audit.py": "the audit log",
+        "cli/profile.py": "the clients' profile file",
+        "cli/commands/snapshot.py": "the owner key of a snapshot",
+        "cli/config_file.py": "the configuration",
+        "server/server_files.py": "the locks and notes of a server",
+        "server/owner_key.py": "the owner key",
+        "http/tls.py": "a certificate and its key",
+        "server/worker_process.py": "the name of a process",
     },
     "bench": {
         "command.py": "the report",
@@ -152,7 +152,7 @@ def test_a_health_check_loads_neither_engine_nor_server() -> None:
         "import sys, atexit\n"
         "heavy = {'aiohttp', 'asyncio', 'uvloop', 'lmdb', 'holdfast.engine', 'opentelemetry'}\n"
         "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
-        "from holdfast.api.cli import main\n"
+        "from holdfast.api.cli.main import main\n"
         "sys.argv = ['holdfast', 'health', '--data', '/nonexistent']\n"
         "main()\n"
     )

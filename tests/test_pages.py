@@ -16,9 +16,9 @@ from pages_support import BLOCKS, PAGES, block
 from rows_support import Row, rows_of
 from support import ROOT
 
-from holdfast.api.cli_serve import config
-from holdfast.api.config_file import options_of, size
-from holdfast.api.settings import Settings
+from holdfast.api.cli.commands.serve import config
+from holdfast.api.cli.config_file import options_of, size
+from holdfast.api.server.settings import Settings
 from holdfast.engine.check.rows import SHAPES, Shape
 from holdfast.engine.ledger import layout, records
 from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES

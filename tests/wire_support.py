@@ -15,12 +15,12 @@ import uvloop
 from aiohttp import web
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.admission import Admission, House
-from holdfast.api.drain import Drain
-from holdfast.api.fast_answers import Answer, Lane
-from holdfast.api.fast_lane import LaneSite
-from holdfast.api.fast_requests import Peer
-from holdfast.api.site import Site
+from holdfast.api.fast.connection import LaneSite
+from holdfast.api.fast.heads import Peer
+from holdfast.api.fast.reads import Answer, Lane
+from holdfast.api.http.connection_limits import Admission, House
+from holdfast.api.http.drain import Drain
+from holdfast.api.http.site import Site
 from holdfast.engine import Store
 
 SECONDS: Final = 20

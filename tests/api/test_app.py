@@ -9,8 +9,8 @@ from uuid import UUID
 from aiohttp import ClientSession, web
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.management import DOCUMENT_PATH
-from holdfast.api.management_operations import OPERATIONS
+from holdfast.api.management.app import DOCUMENT_PATH
+from holdfast.api.management.operations import OPERATIONS
 from holdfast.engine import Store
 
 

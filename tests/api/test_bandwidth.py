@@ -29,8 +29,8 @@ from operating_support import (
 from rows_support import Row
 from server_support import ServerProcess, command
 
-from holdfast.api import bandwidth
-from holdfast.api.bandwidth import ENTRIES, Bandwidth, Flow
+from holdfast.api.limits import bandwidth
+from holdfast.api.limits.bandwidth import ENTRIES, Bandwidth, Flow
 
 RATE: Final = 1_000_000
 PIECE: Final = RATE // 100

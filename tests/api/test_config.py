@@ -156,7 +156,7 @@ def test_a_reload_takes_what_can_change(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGHUP)
         assert server.stop() == 0
         lines = [json.loads(line) for line in server.errors().splitlines()]
-    said = [line["message"] for line in lines if line["logger"] == "holdfast.api.supervisor"]
+    said = [line["message"] for line in lines if line["logger"] == "holdfast.api.server.supervisor"]
     # What options set is not changed by a file.
     assert said[0] == "changes at the next start only: region"
     assert [line["path"] for line in lines if line["logger"] == "holdfast.access"] == [
@@ -254,8 +254,8 @@ def test_a_worker_killed_after_a_reload_comes_back(tmp_path: Path) -> None:
 
 def test_options_are_what_the_settings_say() -> None:
     """The defaults on the command line are those of Settings, and each option has a variable."""
-    from holdfast.api.cli_serve import serve
-    from holdfast.api.settings import Settings
+    from holdfast.api.cli.commands.serve import serve
+    from holdfast.api.server.settings import Settings
 
     values = serve.make_context("serve", []).params
     assert Settings.parse(**values) == Settings.parse()

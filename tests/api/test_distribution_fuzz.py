@@ -29,8 +29,8 @@ from load_support import kibibytes
 from multidict import CIMultiDict, CIMultiDictProxy
 from wire_support import connected
 
-from holdfast.api.connection import HEAD_BYTES_MAX
-from holdfast.api.worker import FIELD_BYTES_MAX
+from holdfast.api.http.connection import HEAD_BYTES_MAX
+from holdfast.api.server.worker import FIELD_BYTES_MAX
 
 NAME = "team/app"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]

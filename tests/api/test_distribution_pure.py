@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import engine
-from holdfast.api.oci_errors import CODES, TABLE, oci_error
-from holdfast.api.queries import parse_query, percent_decode
-from holdfast.api.ranges import Span, Unsatisfiable, parse_content_range, parse_range
-from holdfast.api.tokens import parse_scopes
-from holdfast.api.v2_paths import Target, parse_path
+from holdfast.api.http.oci_errors import CODES, TABLE, oci_error
+from holdfast.api.http.queries import parse_query, percent_decode
+from holdfast.api.http.ranges import Span, Unsatisfiable, parse_content_range, parse_range
+from holdfast.api.oci.paths import Target, parse_path
+from holdfast.api.oci.tokens import parse_scopes
 
 SPEC_CODES = {
     "BLOB_UNKNOWN": 404,

@@ -15,9 +15,9 @@ from distribution_support import (
 )
 from rows_support import rows_of, said
 
-from holdfast.api import rights
-from holdfast.api.distribution import ENDPOINTS
-from holdfast.api.v2_paths import parse_path
+from holdfast.api.oci import rights
+from holdfast.api.oci.app import ENDPOINTS
+from holdfast.api.oci.paths import parse_path
 
 NAMES = {
     "absent": ["no-such-namespace/app"],

@@ -24,7 +24,7 @@ from distribution_support import (
 )
 
 from holdfast.api import AppSettings
-from holdfast.api.tokens import issue
+from holdfast.api.oci.tokens import issue
 from holdfast.engine import NotFound
 
 NAME = "team/app"

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from distribution_support import Answer, Registry, digest_of, registry
 
-from holdfast.api import pace
+from holdfast.api.http import slow_clients
 
 DATA = bytes(range(256)) * 1024
 """256 KiB: more than fits inline."""
@@ -326,7 +326,7 @@ async def test_broken_framing_is_refused_and_the_session_kept(server: Registry) 
 async def test_a_body_that_stalls_is_given_up_and_the_session_kept(
     server: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_clients, "GRACE_SECONDS", 0.05)
     location = await server.session(NAME)
     token = await server.token(f"repository:{NAME}:pull,push")
     answer = await server.raw(

@@ -19,8 +19,8 @@ from distribution_support import digest_of
 from lane_support import FILE, Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
 
-from holdfast.api import pace, sendfile
-from holdfast.api.fast_answers import WHOLE_BYTES_MAX
+from holdfast.api.fast.reads import WHOLE_BYTES_MAX
+from holdfast.api.http import sendfile, slow_clients
 from holdfast.engine.depot import open_files
 
 BIG = os.urandom(1 << 16) * 400
@@ -170,7 +170,7 @@ async def at_most(count: int) -> None:
 
 
 def test_one_that_takes_nothing_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_clients, "READER_GRACE_SECONDS", 0.05)
     world = stage.world
 
     async def story() -> None:

@@ -21,9 +21,11 @@ from lane_support import APPLICATION, NAMES, SMALL, Stage, World, staged
 from server_support import running
 from wire_support import Client, CountingLane, connected, exchange, masked, request, serving
 
-from holdfast.api import AppSettings, fast_answers, tokens
-from holdfast.api.fast_answers import Lane
-from holdfast.api.fast_requests import Asking
+from holdfast.api import AppSettings
+from holdfast.api.fast import reads
+from holdfast.api.fast.heads import Asking
+from holdfast.api.fast.reads import Lane
+from holdfast.api.oci import tokens
 from holdfast.engine import NotFound, RetentionRule, Store, StoreConfig
 
 
@@ -475,13 +477,13 @@ def test_what_it_remembers_outlives_pulls_but_no_change(
     world, store = stage.world, stage.world.store
     by_tag = world.get("/v2/app/web/manifests/v1")
     rendered: list[str] = []
-    render = fast_answers.Lane._render
+    render = reads.Lane._render
 
-    def counted(self: Lane, known: fast_answers.Known, asking: Asking) -> fast_answers.Rendered:
+    def counted(self: Lane, known: reads.Known, asking: Asking) -> reads.Rendered:
         rendered.append(asking.target.item)
         return render(self, known, asking)
 
-    monkeypatch.setattr(fast_answers.Lane, "_render", counted)
+    monkeypatch.setattr(reads.Lane, "_render", counted)
 
     async def story() -> None:
         async with AsyncExitStack() as stack:
@@ -635,8 +637,8 @@ def test_closed_it_leaves_the_last_answers_to_others(stage: Stage) -> None:
 
 
 def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.api.remembered.ENTRIES_MAX", 10)
-    monkeypatch.setattr("holdfast.api.fast_answers.ENTRIES_MAX", 10)
+    monkeypatch.setattr("holdfast.api.fast.bounded_cache.ENTRIES_MAX", 10)
+    monkeypatch.setattr("holdfast.api.fast.reads.ENTRIES_MAX", 10)
     lane, world = stage.world.lane, stage.world
     peer = lane.peer("http", "127.0.0.1", plain=True)
     memories = (
@@ -658,14 +660,14 @@ def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyP
     assert len(lane._callers) == before[4], "and who says that is not found again either"
 
 
-def _kept(key: tuple[str, bytes], answer: fast_answers.Rendered) -> int:
+def _kept(key: tuple[str, bytes], answer: reads.Rendered) -> int:
     return len(key[1]) + len(answer.head) + len(answer.rest)
 
 
 def test_answers_that_are_full_make_room_for_what_is_asked_for_now(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.api.fast_answers.KEPT_BYTES_MAX", 4096)
+    monkeypatch.setattr("holdfast.api.fast.reads.KEPT_BYTES_MAX", 4096)
     lane, world = stage.world.lane, stage.world
     peer = lane.peer("http", "127.0.0.1", plain=True)
     for number in range(100):

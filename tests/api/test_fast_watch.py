@@ -18,13 +18,14 @@ from distribution_support import MANIFEST_TYPE, digest_of
 from lane_support import Stage, World, staged
 from wire_support import Client, CountingLane, connected, request, serving
 
-from holdfast.api import AppSettings, limits
+from holdfast.api import AppSettings
 from holdfast.api.access_log import AccessLogger
-from holdfast.api.audit import Audit
-from holdfast.api.board import Board, Layout, Row, Slot, create
-from holdfast.api.fast_watch import LaneWatch
-from holdfast.api.limits import Limits, Rates
-from holdfast.api.watch import ROUTES, Watch
+from holdfast.api.fast.recorder import LaneWatch
+from holdfast.api.limits import rates as limits
+from holdfast.api.limits.rates import Limits, Rates
+from holdfast.api.middleware import ROUTES, Watch
+from holdfast.api.telemetry.audit import Audit
+from holdfast.api.telemetry.counters import Board, Layout, Row, Slot, create
 
 NO_LIMITS = Rates()
 IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")

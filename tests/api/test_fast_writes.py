@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lane_support import Stage, World, staged
 from wire_support import LAST, Client, connected, masked
 
-from holdfast.api import fast_lane
+from holdfast.api.fast import connection
 
 NAME: Final = "app/web"
 _ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -294,7 +294,7 @@ def test_answers_come_in_the_order_of_requests(
 def test_what_comes_slowly_is_left_to_the_plain_path(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast_lane, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "GATHER_SECONDS", 0.02)
     world = stage.world
 
     async def story() -> None:

@@ -11,7 +11,7 @@ from distribution_support import digest_of
 from edge_support import EDGES, OWNER, Edge, edge_of
 from wire_support import connected, request
 
-from holdfast.api.admission import House
+from holdfast.api.http.connection_limits import House
 
 NAMESPACES = "/registry/v1/regions/fr-par/namespaces"
 LARGE = os.urandom(8_000_000)

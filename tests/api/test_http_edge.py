@@ -15,9 +15,9 @@ from distribution_support import digest_of
 from edge_support import EDGES, OWNER, Edge, edge_of, trickle
 from wire_support import LAST, connected, exchange, request
 
-from holdfast.api import connection
-from holdfast.api.admission import House
-from holdfast.api.settings import BadSetting, Settings
+from holdfast.api.http import connection
+from holdfast.api.http.connection_limits import House
+from holdfast.api.server.settings import BadSetting, Settings
 
 
 @pytest.fixture(params=EDGES)

@@ -26,10 +26,10 @@ from operating_support import (
 )
 from server_support import ServerProcess
 
-from holdfast.api import limits
-from holdfast.api.addresses import neighbourhood
-from holdfast.api.limits import Limits, Rates
-from holdfast.api.settings import Settings
+from holdfast.api.limits import rates as limits
+from holdfast.api.limits.addresses import neighbourhood
+from holdfast.api.limits.rates import Limits, Rates
+from holdfast.api.server.settings import Settings
 
 PROXIED = "--trusted-proxy=127.0.0.1/32"
 

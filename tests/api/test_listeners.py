@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.api.listeners import CannotListen, Listeners
-from holdfast.api.settings import Address
+from holdfast.api.server.listeners import CannotListen, Listeners
+from holdfast.api.server.settings import Address
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from operating_support import (
     push,
 )
 
-from holdfast.api.audit import result_of
-from holdfast.api.logs import (
+from holdfast.api.telemetry.audit import result_of
+from holdfast.api.telemetry.logs import (
     AccessLine,
     BareFormatter,
     JsonFormatter,
@@ -33,7 +33,7 @@ from holdfast.api.logs import (
     log_access,
     timestamp,
 )
-from holdfast.api.trail import CURRENT, Trail
+from holdfast.api.telemetry.request_context import CURRENT, Trail
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -208,7 +208,7 @@ def test_a_level_leaves_lines_out(tmp_path: Path) -> None:
                 assert b" 400 " in connection.recv(1000)
             server.stop()
             said[level] = server.errors()
-    assert " INFO holdfast.api.connection: " in said["info"]
+    assert " INFO holdfast.api.http.connection: " in said["info"]
     assert said["error"] == ""
 
 

@@ -127,7 +127,7 @@ async def test_long_reads_wait_for_their_turn(
 @pytest.mark.parametrize("how", ["half", "whole", "reset"])
 def test_a_read_ends_with_its_client(edge: Edge, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """A client that was killed ends its side as one does that waits for its last answer."""
-    monkeypatch.setattr("holdfast.api.connection.GONE_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.api.http.connection.GONE_SECONDS", 0.1)
     endless = Endless(monkeypatch)
 
     async def story() -> None:
@@ -207,7 +207,7 @@ def test_many_long_reads_leave_other_projects_their_part(
 
 def test_a_check_ends_with_its_client(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a POST, and changes nothing."""
-    monkeypatch.setattr("holdfast.api.connection.GONE_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.api.http.connection.GONE_SECONDS", 0.1)
     seen: list[str] = []
 
     async def endless(_: Store) -> AsyncGenerator[None, None]:

@@ -11,7 +11,7 @@ import pytest
 from management_support import REGISTRY, Server, memory_store, serving
 
 from holdfast import engine
-from holdfast.api.management_errors import STATUS, error_of, too_many
+from holdfast.api.management.errors import STATUS, error_of, too_many
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from holdfast.api import create_app
-from holdfast.api.management_operations import OPERATIONS
+from holdfast.api.management.operations import OPERATIONS
 
 CHECKS = (
     not_a_server_error,

@@ -25,7 +25,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request does one step."""
-    monkeypatch.setattr("holdfast.api.management_upkeep.WORK_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.api.management.upkeep.WORK_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("short")

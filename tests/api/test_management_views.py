@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from holdfast.api.management_views import timestamp
+from holdfast.api.management.views import timestamp
 
 
 @pytest.mark.parametrize(

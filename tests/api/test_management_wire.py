@@ -241,7 +241,7 @@ async def test_encoded_bodies_are_bounded_and_checked(
 async def test_a_body_that_never_comes_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.api.management_body.BODY_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("holdfast.api.management.body.BODY_SECONDS_MAX", 0.05)
     url = URL(server.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     head = (

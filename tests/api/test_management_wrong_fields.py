@@ -24,10 +24,10 @@ from management_support import (
 )
 from yarl import URL
 
-from holdfast.api.management_operations import OPERATIONS
-from holdfast.api.openapi import document
-from holdfast.api.operation import Nothing, Operation
-from holdfast.api.regions import REGIONS_DEFAULT
+from holdfast.api.http.regions import REGIONS_DEFAULT
+from holdfast.api.management.openapi import document
+from holdfast.api.management.operation import Nothing, Operation
+from holdfast.api.management.operations import OPERATIONS
 
 TEN_MEGABYTES: Final = b'{"x": "' + b"x" * 10_000_000 + b'"}'
 NO_JSON: Final = (b"{", b"[]", b"null", b"5", b'"x"', b"x=1", b"\xff", b"[" * 60_000, b"{} {}")

@@ -27,8 +27,8 @@ from operating_support import (
 )
 from server_support import WAIT_SECONDS, ServerProcess, command
 
-from holdfast.api.board import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
-from holdfast.api.metrics import Metrics, Reporter
+from holdfast.api.telemetry.counters import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
+from holdfast.api.telemetry.metrics import Metrics, Reporter
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.ledger.layout import BLOB
 

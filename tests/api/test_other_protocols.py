@@ -15,7 +15,7 @@ import tls_support
 from edge_support import EDGES, OWNER, Edge, edge_of
 from wire_support import connected, request
 
-from holdfast.api import connection
+from holdfast.api.http import connection
 
 HEALTH: Final = "GET /healthz HTTP/1.1"
 BODY: Final = "Content-Length: 5"

@@ -8,7 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from holdfast.api.owner import Owner, OwnerError, ensure_owner, given_by, is_revoked, load_owner
+from holdfast.api.server.owner_key import (
+    Owner,
+    OwnerError,
+    ensure_owner,
+    given_by,
+    is_revoked,
+    load_owner,
+)
 from holdfast.engine import Store
 
 ENVIRONMENT = {

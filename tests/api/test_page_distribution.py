@@ -22,7 +22,7 @@ from full_support import GO_ON, filled, pulled_and_deleted
 from rows_support import Row, said
 
 from holdfast.api import AppSettings
-from holdfast.api.exchange import RESULTS_MAX
+from holdfast.api.oci.exchange import RESULTS_MAX
 from holdfast.engine import MANIFEST_BYTES_MAX, NEEDS_MAX, Store, StoreConfig
 from holdfast.engine.depot.disk import DiskDepot
 

@@ -29,8 +29,8 @@ from server_support import WAIT_SECONDS, ServerProcess
 from wire_support import connected, request
 
 from holdfast.api import AppSettings
-from holdfast.api.cli import holdfast
-from holdfast.api.tokens import LEEWAY_SECONDS
+from holdfast.api.cli.main import holdfast
+from holdfast.api.oci.tokens import LEEWAY_SECONDS
 from holdfast.engine import RetentionRule, Store, StoreConfig
 from holdfast.engine.depot.disk import DiskDepot
 
@@ -229,7 +229,7 @@ async def test_a_token_ends(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
         token = answer.json["token"]
         for late, status in ((LEEWAY_SECONDS - 5, 200), (LEEWAY_SECONDS + 5, 401)):
             clock = SimpleNamespace(time=lambda late=late: real() + lives + late)
-            monkeypatch.setattr("holdfast.api.tokens.time", clock)
+            monkeypatch.setattr("holdfast.api.oci.tokens.time", clock)
             answer = await server.call("GET", "/v2/", token=token)
             assert answer.status == status
     row.says(

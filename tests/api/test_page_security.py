@@ -39,8 +39,9 @@ from operating_support import (
 from rows_support import Row, said
 from server_support import WAIT_SECONDS, command
 
-from holdfast.api import AppSettings, tokens
-from holdfast.api.settings import Settings
+from holdfast.api import AppSettings
+from holdfast.api.oci import tokens
+from holdfast.api.server.settings import Settings
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.depot.disk import DiskDepot
 
@@ -98,7 +99,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def move(seconds: float) -> None:
         clock = SimpleNamespace(time=lambda: real() + seconds)
-        monkeypatch.setattr("holdfast.api.tokens.time", clock)
+        monkeypatch.setattr("holdfast.api.oci.tokens.time", clock)
 
     return move
 

@@ -17,12 +17,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from holdfast.api import AppSettings, tokens
-from holdfast.api.chunked import LINE_BYTES_MAX, BadChunk, Chunked
-from holdfast.api.client_address import address_behind
-from holdfast.api.origin import HOST_CHARS_MAX, forwarded_origin
-from holdfast.api.queries import PARAMETERS_MAX, parse_query
-from holdfast.api.ranges import RANGES_MAX, Unsatisfiable, parse_content_range, parse_range
+from holdfast.api import AppSettings
+from holdfast.api.http.chunked import LINE_BYTES_MAX, BadChunk, Chunked
+from holdfast.api.http.client_address import address_behind
+from holdfast.api.http.origin import HOST_CHARS_MAX, forwarded_origin
+from holdfast.api.http.queries import PARAMETERS_MAX, parse_query
+from holdfast.api.http.ranges import RANGES_MAX, Unsatisfiable, parse_content_range, parse_range
+from holdfast.api.oci import tokens
 from holdfast.engine import Digest, Invalid, SigningKey, is_digest
 from holdfast.engine.model.documents import parse
 from holdfast.engine.model.names import (

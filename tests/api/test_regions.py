@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from server_support import WAIT_SECONDS, ServerProcess, running
 
 from holdfast.api import AppSettings
-from holdfast.api.regions import REGIONS_DEFAULT, endpoint_of, region_at
+from holdfast.api.http.regions import REGIONS_DEFAULT, endpoint_of, region_at
 
 PLACES = (
     AppSettings(),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.api import remembered
-from holdfast.api.remembered import KEY_BYTES_MAX, Remembered
+from holdfast.api.fast import bounded_cache
+from holdfast.api.fast.bounded_cache import KEY_BYTES_MAX, Remembered
 
 
 def test_it_is_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "ENTRIES_MAX", 3)
-    monkeypatch.setattr(remembered, "BYTES_MAX", 100)
+    monkeypatch.setattr(bounded_cache, "ENTRIES_MAX", 3)
+    monkeypatch.setattr(bounded_cache, "BYTES_MAX", 100)
     memory: Remembered[int, str] = Remembered()
     for key in (1, 2, 3):
         memory.keep(key, "x", 10)

@@ -32,11 +32,12 @@ from tenants_support import (
     read_table,
 )
 
-from holdfast.api import create_app, tokens
-from holdfast.api.distribution import ENDPOINTS
-from holdfast.api.management import DOCUMENT_PATH
-from holdfast.api.management_operations import OPERATIONS
-from holdfast.api.rights import Action
+from holdfast.api import create_app
+from holdfast.api.management.app import DOCUMENT_PATH
+from holdfast.api.management.operations import OPERATIONS
+from holdfast.api.oci import tokens
+from holdfast.api.oci.app import ENDPOINTS
+from holdfast.api.oci.rights import Action
 
 OK: Final = 200
 """Allowed: what a request that may go on is answered with stands in REQUESTS."""

@@ -30,8 +30,8 @@ from tenants_support import (
     read_table,
 )
 
-from holdfast.api.management_operations import OPERATIONS
-from holdfast.api.operation import Operation
+from holdfast.api.management.operation import Operation
+from holdfast.api.management.operations import OPERATIONS
 
 READ: Final = read_table("""
 caller                          private public strangers_private strangers_public region absent

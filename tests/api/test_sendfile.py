@@ -18,7 +18,7 @@ import pytest
 from distribution_support import ORGANIZATION, PROJECT, digest_of
 from wire_support import LOOPS, SECONDS, Client, connected, request, serving
 
-from holdfast.api import pace, sendfile
+from holdfast.api.http import sendfile, slow_clients
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.depot import open_files as kept_files
 
@@ -292,7 +292,7 @@ def test_clients_that_vanish_leave_nothing_open(
 def test_a_client_that_takes_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
-    monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_clients, "READER_GRACE_SECONDS", 0.05)
 
     async def story() -> None:
         data = content(BIG)
@@ -312,7 +312,7 @@ def test_one_that_does_not_read_its_small_answers_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     """What goes through the transport has the same limit."""
-    monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(slow_clients, "READER_GRACE_SECONDS", 0.05)
 
     async def story() -> None:
         data = content(30_000)

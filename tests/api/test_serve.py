@@ -22,7 +22,7 @@ from operating_support import holds
 from rows_support import Row
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
 
-from holdfast.api.datadir import LOCK_FILE
+from holdfast.api.server.server_files import LOCK_FILE
 
 OWNER = {
     "HOLDFAST_ACCESS_KEY": "SCW0123456789ABCDEFG",

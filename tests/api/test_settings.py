@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from holdfast.api.settings import Address, BadSetting, Settings
+from holdfast.api.server.settings import Address, BadSetting, Settings
 
 
 def test_defaults() -> None:
@@ -108,7 +108,7 @@ def test_the_command_says_it_in_one_line(
     arguments: list[str], environment: dict[str, str], said: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "holdfast.api.cli", "serve", *arguments],
+        [sys.executable, "-m", "holdfast.api.cli.main", "serve", *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

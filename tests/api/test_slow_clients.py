@@ -13,16 +13,16 @@ from distribution_support import digest_of
 from edge_support import EDGES, OWNER, Edge, edge_of
 from wire_support import LAST, Client, connected, request
 
-from holdfast.api import bodies, pace
-from holdfast.api.admission import (
+from holdfast.api.http import bodies, slow_clients
+from holdfast.api.http.connection_limits import (
     DESCRIPTORS_RESERVED_MIN,
     LINGERING_MAX,
     Admission,
     House,
     connections_of_process,
 )
-from holdfast.api.pace import Pace
-from holdfast.api.roster import Roster, create
+from holdfast.api.http.slow_clients import Pace
+from holdfast.api.limits.worker_table import Roster, create
 
 LARGE = os.urandom(8_000_000)
 UPLOAD = f"POST /v2/app/web/blobs/uploads/?digest={digest_of(b'x' * 100_000)} HTTP/1.1"
@@ -36,8 +36,8 @@ def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a minute takes a moment."""
-    monkeypatch.setattr(pace, "GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(pace, "READER_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(slow_clients, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(slow_clients, "READER_GRACE_SECONDS", 0.2)
     monkeypatch.setattr(bodies, "WHOLE_SECONDS", 0.2)
 
 

@@ -19,13 +19,13 @@ from distribution_support import ORGANIZATION, PROJECT, digest_of
 from lane_support import Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
 
-from holdfast.api import pace, taken_body
-from holdfast.api.chunked import LINE_BYTES_MAX, BadChunk, Chunked
-from holdfast.api.taken_body import BUFFER_BYTES, Buffers
+from holdfast.api.http import body_receiver, slow_clients
+from holdfast.api.http.body_receiver import BUFFER_BYTES, Buffers
+from holdfast.api.http.chunked import LINE_BYTES_MAX, BadChunk, Chunked
 
 DATA = os.urandom(3 * BUFFER_BYTES + 4321)
 _SESSION = re.compile(rb"[0-9a-f]{8}-[0-9a-f-]{27}")
-_TAKEN = taken_body.TakenBody.start
+_TAKEN = body_receiver.TakenBody.start
 
 
 @dataclass
@@ -76,11 +76,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each body that was taken: what had come of it by then."""
     seen: list[int] = []
 
-    def start(self: taken_body.TakenBody, held: bytes) -> None:
+    def start(self: body_receiver.TakenBody, held: bytes) -> None:
         seen.append(len(held))
         _TAKEN(self, held)
 
-    monkeypatch.setattr(taken_body.TakenBody, "start", start)
+    monkeypatch.setattr(body_receiver.TakenBody, "start", start)
     return seen
 
 
@@ -371,7 +371,7 @@ def test_one_that_waits_for_a_go_ahead(stage: Stage, taken: list[int]) -> None:
 def test_one_that_stalls_keeps_what_came(
     stage: Stage, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(slow_clients, "GRACE_SECONDS", 0.1)
 
     async def story() -> None:
         _, fast = stage.world.ports
@@ -435,12 +435,12 @@ def test_over_tls(stage: Stage, taken: list[int], tmp_path: Path) -> None:
 def test_buffers_are_fewer_bytes_when_there_are_many() -> None:
     pool = Buffers()
     taken = [pool.take() for _ in range(1000)]
-    assert sum(map(len, taken)) < 5 * taken_body.POOL_BYTES
+    assert sum(map(len, taken)) < 5 * body_receiver.POOL_BYTES
     assert len(taken[0]) == BUFFER_BYTES
-    assert len(taken[-1]) == taken_body.BUFFER_BYTES_MIN
+    assert len(taken[-1]) == body_receiver.BUFFER_BYTES_MIN
     for buffer in taken:
         pool.give_back(buffer)
-    assert len(pool.take()) >= taken_body.BUFFER_BYTES_MIN
+    assert len(pool.take()) >= body_receiver.BUFFER_BYTES_MIN
 
 
 def deframe(body: bytes, pieces: Sequence[bytes]) -> tuple[bytes, int]:

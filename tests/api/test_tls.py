@@ -32,8 +32,8 @@ from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command
 from tls_support import install, trusting
 from wire_support import LAST, connected
 
-from holdfast.api import site
-from holdfast.api.admission import House
+from holdfast.api.http import site
+from holdfast.api.http.connection_limits import House
 
 
 @pytest.fixture(params=EDGES[:2])

@@ -27,10 +27,10 @@ from operating_support import (
 )
 from server_support import WAIT_SECONDS, command
 
-from holdfast.api.logs import AccessLine
-from holdfast.api.pace import Pace
-from holdfast.api.steps import Step, Steps
-from holdfast.api.tracing import Ended, Traces
+from holdfast.api.http.slow_clients import Pace
+from holdfast.api.telemetry.logs import AccessLine
+from holdfast.api.telemetry.tracing import Ended, Traces
+from holdfast.api.telemetry.waits import Step, Steps
 from holdfast.engine import WAITS
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

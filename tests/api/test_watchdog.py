@@ -16,7 +16,7 @@ from operating_support import call, eventually, operated
 from rows_support import Row
 from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess
 
-from holdfast.api import worker
+from holdfast.api.server import worker
 from holdfast.engine import StorageFailed, Store, StoreConfig
 
 SILENT = "--watchdog=6"

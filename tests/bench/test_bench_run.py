@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from bench_support import TINY, Keeper, Reply, Silent, serving, serving_bodies
 
-from holdfast.api import cli
-from holdfast.api.cli_serve import serve
+from holdfast.api.cli import main as cli
+from holdfast.api.cli.commands.serve import serve
 from holdfast.bench import limits, mixes, pulls, results, servers, syncs
 from holdfast.bench.interrupts import terminable
 from holdfast.bench.limits import LIMITS
@@ -639,7 +639,7 @@ def test_a_bench_that_is_not_whole_says_how_to_get_it(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['rich.progress'] = None\n"
         "sys.argv = ['holdfast', 'bench', '--help']\n"
-        "from holdfast.api.cli import main; main()"
+        "from holdfast.api.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

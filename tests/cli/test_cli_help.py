@@ -9,7 +9,7 @@ import click
 import pytest
 from cli_support import InProcess
 
-from holdfast.api.cli import holdfast
+from holdfast.api.cli.main import holdfast
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from cli_support import (
     push,
 )
 
-from holdfast.api.owner import load_owner
+from holdfast.api.server.owner_key import load_owner
 
 ABSENT = "99999999-9999-4999-8999-999999999999"
 SIZE = len(LAYER) + 2

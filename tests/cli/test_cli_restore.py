@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_support import InProcess
 
-from holdfast.api.datadir import OWNER_FILE
+from holdfast.api.server.server_files import OWNER_FILE
 from holdfast.engine import Store, StoreConfig
 
 

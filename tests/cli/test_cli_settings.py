@@ -13,9 +13,9 @@ import pytest
 from cli_support import Shell, make_directory
 from server_support import ServerProcess, running
 
-from holdfast.api.cli_errors import Misused
-from holdfast.api.cli_session import Place, place_of
-from holdfast.api.owner import load_owner
+from holdfast.api.cli.errors import Misused
+from holdfast.api.cli.session import Place, place_of
+from holdfast.api.server.owner_key import load_owner
 
 WRONG = "44444444-4444-4444-8444-444444444444"
 PROJECT = "55555555-5555-4555-8555-555555555555"

@@ -89,7 +89,7 @@ def test_retention_is_set_tried_and_applied(quick: InProcess) -> None:
 @pytest.mark.promise("SECURITY.md", "the operator")
 def test_upkeep(quick: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweep, scrub and check do the same on a server and on a directory."""
-    monkeypatch.setattr("holdfast.api.management_upkeep.WORK_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.api.management.upkeep.WORK_SECONDS", 0.0)
     quick.ok("namespace", "create", "upkeep")
     for number in range(3):
         layer = LAYER + b"upkeep" + bytes([number])

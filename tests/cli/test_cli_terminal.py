@@ -17,7 +17,7 @@ from cli_support import LAYER, add_namespace, environment, make_directory, push
 from server_support import HOLDFAST, WAIT_SECONDS
 from support import require_tool
 
-from holdfast.api.cli import holdfast
+from holdfast.api.cli.main import holdfast
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -78,7 +78,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("holdfast.api.management_upkeep.WORK_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.api.management.upkeep.WORK_SECONDS", 0.0)
     return Screen()
 
 

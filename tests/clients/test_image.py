@@ -134,7 +134,7 @@ def test_it_builds_runs_and_serves(docker: Program, tmp_path: Path) -> None:
         docker,
         *("python", "-c"),
         "from importlib.util import find_spec\n"
-        "from holdfast.api.tracing import missing\n"
+        "from holdfast.api.telemetry.tracing import missing\n"
         "assert (missing(), find_spec('pip')) == (False, None)",
     )
 

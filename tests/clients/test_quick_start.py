@@ -31,7 +31,7 @@ def test_the_quick_start(
     assert script.count(FETCH) == 1
     script = script.replace(FETCH, "").replace(
         ".venv/bin/holdfast env --data data",
-        f"{sys.executable} -m holdfast.api.cli env --data {registry.data}",
+        f"{sys.executable} -m holdfast.api.cli.main env --data {registry.data}",
     )
     host, config = (option.partition("=")[2] for option in docker.options)
     done = subprocess.run(

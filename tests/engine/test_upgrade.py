@@ -290,7 +290,7 @@ async def test_a_snapshot_of_format_2_restores(old: Path, tmp_path: Path) -> Non
 def test_the_command(old: Path) -> None:
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-m", "holdfast.api.cli", "upgrade", "--data", str(old)],
+            [sys.executable, "-m", "holdfast.api.cli.main", "upgrade", "--data", str(old)],
             capture_output=True,
             text=True,
             check=False,

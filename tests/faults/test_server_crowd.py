@@ -27,7 +27,7 @@ from load_support import (
 )
 from server_support import WAIT_SECONDS, ServerProcess
 
-from holdfast.api.admission import connections_of_process
+from holdfast.api.http.connection_limits import connections_of_process
 
 WORKERS: Final = 2
 CROWD: Final = 10_000

@@ -1,0 +1,114 @@
+"""``holdfast image``: list, get, update, delete. A push makes images."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from holdfast.api.cli.options import confirm, example, yes_option
+from holdfast.api.cli.output import Table, exact_size, moment, size
+from holdfast.api.cli.session import Session, managing
+
+TAGS_SHOWN: Final = 8
+"""Of the tags of an image in a table; ``holdfast tag list`` shows all."""
+
+_COLUMNS: Final[Table] = {
+    "name": lambda item: item.name,
+    "size": lambda item: size(item.size),
+    "visibility": lambda item: item.visibility,
+    "tags": lambda item: _tags(item.tags),
+    "updated": lambda item: moment(item.updated_at),
+    "id": lambda item: item.id_,
+}
+_FIELDS: Final[Table] = {
+    "name": lambda item: item.name,
+    "id": lambda item: item.id_,
+    "namespace": lambda item: item.namespace_id,
+    "visibility": lambda item: item.visibility,
+    "status": lambda item: item.status,
+    "size": lambda item: exact_size(item.size),
+    "tags": lambda item: _tags(item.tags),
+    "created": lambda item: moment(item.created_at),
+    "updated": lambda item: moment(item.updated_at),
+}
+_MANIFESTS: Final[Table] = {
+    "digest": lambda item: item.digest,
+    "type": lambda item: item.artifact_type or item.media_type,
+    "size": lambda item: size(item.size),
+    "created": lambda item: moment(item.created_at),
+    "tags": lambda item: _tags(item.tags),
+    "subject": lambda item: item.subject,
+}
+
+
+def _tags(names: list[str]) -> str:
+    more = f" and {len(names) - TAGS_SHOWN} more" if len(names) > TAGS_SHOWN else ""
+    return " ".join(names[:TAGS_SHOWN]) + more
+
+
+@click.group(epilog=example("image list team"))
+def image() -> None:
+    """Images, which OCI calls repositories.
+
+    IMAGE is NAMESPACE/IMAGE or an id.
+    """
+
+
+@image.command(epilog=example("image manifests team/web", "image manifests team/web --untagged"))
+@click.argument("image")
+@click.option("--tagged/--untagged", default=None, help="Only those with a tag, or without one.")
+@managing
+async def manifests(session: Session, *, image: str, tagged: bool | None) -> None:
+    """List the manifests of an image, those without a tag included."""
+    found = await session.management.image(image)
+    session.show_all(await session.management.manifests(found.id_, tagged=tagged), _MANIFESTS)
+
+
+@image.command("list", epilog=example("image list team"))
+@click.argument("namespace", required=False)
+@managing
+async def list_(session: Session, *, namespace: str | None) -> None:
+    """List the images of a namespace, or of all."""
+    namespace_id = None
+    if namespace is not None:
+        namespace_id = (await session.management.namespace(namespace)).id_
+    session.show_all(await session.management.images(namespace_id=namespace_id), _COLUMNS)
+
+
+@image.command(epilog=example("image get team/web"))
+@click.argument("image")
+@managing
+async def get(session: Session, *, image: str) -> None:
+    """Show an image with its exact size."""
+    session.show(await session.management.image(image), _FIELDS)
+
+
+@image.command(epilog=example("image update team/web --visibility public"))
+@click.argument("image")
+@click.option(
+    "--visibility",
+    type=click.Choice(["inherit", "public", "private"]),
+    required=True,
+    help="Who may pull; inherit follows the namespace.",
+)
+@managing
+async def update(session: Session, *, image: str, visibility: str) -> None:
+    """Change the visibility."""
+    found = await session.management.image(image)
+    fields = {"visibility": visibility}
+    session.show(await session.management.update_image(found.id_, fields), _FIELDS)
+
+
+@image.command(epilog=example("image delete team/web --yes"))
+@click.argument("image")
+@yes_option
+@managing
+async def delete(session: Session, *, image: str, yes: bool) -> None:
+    """Delete an image with its tags.
+
+    It can be brought back for a while: see holdfast undelete.
+    """
+    found = await session.management.image(image)
+    confirm(f"Delete image {found.name} ({size(found.size)})?", yes=yes)
+    session.show(await session.management.delete_image(found.id_), _FIELDS)

@@ -1,0 +1,54 @@
+"""``holdfast project``: what bounds a project."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+import click
+
+from holdfast.api.cli.limit_options import fields_of, in_words, limit_options
+from holdfast.api.cli.options import example, parse_size
+from holdfast.api.cli.output import Table, exact_size
+from holdfast.api.cli.session import Session, managing
+
+_FIELDS: Final[Table] = {
+    "quota": lambda item: "none" if item.quota is None else exact_size(item.quota),
+    "kept size": lambda item: exact_size(item.kept_size),
+    "new namespaces": lambda item: in_words(item.defaults),
+}
+
+
+@click.group(epilog=example("project limits 11111111-1111-4111-8111-111111111111"))
+def project() -> None:
+    """Projects: whose namespaces are."""
+
+
+@project.command(
+    epilog=example(
+        "project limits 11111111-1111-4111-8111-111111111111 --quota 1TiB --default-quota 50GiB"
+    )
+)
+@click.argument("project_id", type=click.UUID)
+@click.option("--quota", type=parse_size, metavar="SIZE", help="Upper bound of what it keeps.")
+@click.option("--no-quota", is_flag=True, help="Remove the bound.")
+@limit_options("default-")
+@managing
+async def limits(session: Session, *, project_id: UUID, **given: Any) -> None:
+    """Show what bounds a project; change what is given.
+
+    The options that begin with --default are for namespaces that are made from now on. Changes
+    are for keys of all projects.
+    """
+    if given["no_quota"] and given["quota"] is not None:
+        raise click.UsageError("an option and its opposite are given")
+    fields: dict[str, object] = {}
+    if given["quota"] is not None or given["no_quota"]:
+        fields["quota"] = given["quota"]
+    if defaults := fields_of(given, "default-"):
+        fields["defaults"] = defaults
+    management = session.management
+    if fields:
+        session.show(await management.update_project_limits(project_id, fields), _FIELDS)
+    else:
+        session.show(await management.project_limits(project_id), _FIELDS)

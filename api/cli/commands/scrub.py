@@ -1,0 +1,64 @@
+"""``holdfast scrub``: read what a store has, and quarantine what went bad."""
+
+from __future__ import annotations
+
+import click
+
+from holdfast.api.cli.errors import Damaged
+from holdfast.api.cli.options import example, parse_size
+from holdfast.api.cli.output import print_json, progress, size
+from holdfast.api.cli.session import Session, managing
+from holdfast.api.management.views import ScrubAnswer
+
+
+@click.command(epilog=example("scrub --data data", "scrub --budget 10GiB"))
+@click.option("--budget", type=parse_size, metavar="SIZE", help="Read at most this much, and stop.")
+@managing
+async def scrub(session: Session, *, budget: int | None) -> None:
+    """Read blobs again, compare their checksums, quarantine what is damaged.
+
+    It goes on where the last scrub stopped. A push of the same content heals a damaged blob. On a
+    server it is for keys of all projects.
+    """
+    done = await _scrub(session, budget)
+    if session.as_json:
+        print_json(
+            {
+                "blobs": done.blobs,
+                "bytes": done.bytes,
+                "finished": done.finished,
+                "damaged": done.damaged,
+                "damaged_count": done.damaged_count,
+            }
+        )
+    else:
+        for digest in done.damaged:
+            click.echo(f"damaged: {digest}")
+        rest = "" if done.finished else ", more is left for the next one"
+        click.echo(f"read {done.blobs} blobs, {size(done.bytes)}{rest}")
+    if done.damaged_count:
+        raise Damaged(f"{done.damaged_count} blobs are damaged, and in quarantine")
+
+
+async def _scrub(session: Session, budget: int | None) -> ScrubAnswer:
+    """All steps of it in one answer."""
+    total = (await session.management.stats()).stored_bytes
+    whole: ScrubAnswer | None = None
+    with progress("scrubbing") as bar:
+        async for done in session.management.scrub(budget):
+            if whole is None:
+                whole = done
+            else:
+                whole.blobs += done.blobs
+                whole.bytes += done.bytes
+                whole.damaged += done.damaged
+                whole.damaged_count += done.damaged_count
+                whole.finished = done.finished
+            found = f", {whole.damaged_count} damaged" if whole.damaged_count else ""
+            bar.show(
+                f"scrubbed {whole.blobs} blobs, {size(whole.bytes)}{found}",
+                done=whole.bytes,
+                total=total if budget is None else min(total, budget),
+            )
+    assert whole is not None, "it told nothing"
+    return whole

@@ -1,0 +1,396 @@
+"""``holdfast serve`` and ``holdfast config``: the server's options and where they come from.
+
+Options win over the environment, the environment over the file that ``--config`` names.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+from holdfast.api.cli.config_file import BadFile, options_of, read, size
+from holdfast.api.cli.options import F, data_option, example
+
+if TYPE_CHECKING:
+    from holdfast.api.server.settings import Settings
+
+_ARGUMENTS: Final = "holdfast.arguments"
+_MASK: Final = "***"
+_SOURCES: Final = {
+    ParameterSource.COMMANDLINE: "option",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "file",
+}
+
+
+class _Texts(click.types.StringParamType):
+    """A text of a repeatable option; its variable separates them by commas or blanks."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return rv.replace(",", " ").split()
+
+
+class _Command(click.Command):
+    """A command that remembers its arguments, so that they can be read once more."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def _read_file(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """The file is where options come from that are set nowhere else."""
+    if value is not None:
+        try:
+            ctx.default_map = read(Path(value), ctx.command.params)
+        except BadFile as error:
+            raise click.UsageError(str(error)) from error
+    return value
+
+
+_OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
+    click.option(
+        "--config",
+        envvar="HOLDFAST_CONFIG",
+        metavar="FILE",
+        is_eager=True,
+        callback=_read_file,
+        expose_value=False,
+        help="A TOML file with options: their names without the hyphens before them.",
+    ),
+    data_option,
+    click.option(
+        "--listen",
+        envvar="HOLDFAST_LISTEN",
+        default="127.0.0.1:5000",
+        show_default=True,
+        metavar="HOST:PORT",
+        help="Where to listen; port 0 takes a free one.",
+    ),
+    click.option(
+        "--workers",
+        envvar="HOLDFAST_WORKERS",
+        type=int,
+        metavar="N",
+        help="Worker processes.  [default: one a core]",
+    ),
+    click.option(
+        "--region",
+        "regions",
+        envvar="HOLDFAST_REGION",
+        type=_Texts(),
+        multiple=True,
+        metavar="REGION",
+        help="A region, repeatable; the first is the default one.  [default: fr-par nl-ams pl-waw]",
+    ),
+    click.option(
+        "--endpoint",
+        "endpoints",
+        envvar="HOLDFAST_ENDPOINT",
+        type=_Texts(),
+        multiple=True,
+        metavar="REGION=HOST[:PORT]",
+        help="Where the registry of a region is reached, repeatable; a free port of this machine "
+        "is listened on.",
+    ),
+    click.option(
+        "--public-url",
+        envvar="HOLDFAST_PUBLIC_URL",
+        metavar="URL",
+        help="What clients use, where a proxy stands in front.",
+    ),
+    click.option(
+        "--create-namespaces/--no-create-namespaces",
+        envvar="HOLDFAST_CREATE_NAMESPACES",
+        default=False,
+        help="A push into a namespace that does not exist creates it.",
+    ),
+    click.option(
+        "--trusted-proxy",
+        "trusted_proxies",
+        envvar="HOLDFAST_TRUSTED_PROXY",
+        type=_Texts(),
+        multiple=True,
+        metavar="NETWORK",
+        help="Whose X-Forwarded headers are believed, in CIDR notation, repeatable; unix is "
+        "whoever connects to the unix socket.",
+    ),
+    click.option(
+        "--token-seconds",
+        envvar="HOLDFAST_TOKEN_SECONDS",
+        type=int,
+        default=300,
+        show_default=True,
+        metavar="SECONDS",
+        help="Life of a bearer token.",
+    ),
+    click.option(
+        "--fast-path/--no-fast-path",
+        envvar="HOLDFAST_FAST_PATH",
+        default=True,
+        help="Answer small reads and pushes without going through the whole HTTP stack."
+        "  [default: on]",
+    ),
+    click.option(
+        "--compression",
+        envvar="HOLDFAST_COMPRESSION",
+        type=click.Choice(("auto", "never")),
+        default="auto",
+        show_default=True,
+        help="Keep what compresses well as zstd, after a while; its pulls take more CPU then.",
+    ),
+    click.option(
+        "--max-connections",
+        envvar="HOLDFAST_MAX_CONNECTIONS",
+        type=int,
+        default=10_000,
+        show_default=True,
+        metavar="N",
+        help="Connections at one time, over all workers; a client beyond them gets 503.",
+    ),
+    click.option(
+        "--max-connections-per-address",
+        envvar="HOLDFAST_MAX_CONNECTIONS_PER_ADDRESS",
+        type=int,
+        metavar="N",
+        help="Of them, those from one address; 0 is no limit.  [default: 2000, and no limit for "
+        "this machine itself]",
+    ),
+    click.option(
+        "--max-blob",
+        envvar="HOLDFAST_MAX_BLOB",
+        type=size,
+        default="1TiB",
+        show_default=True,
+        metavar="SIZE",
+        help="The largest blob that is taken.",
+    ),
+    click.option(
+        "--max-manifest",
+        envvar="HOLDFAST_MAX_MANIFEST",
+        type=size,
+        default="4MiB",
+        show_default=True,
+        metavar="SIZE",
+        help="The largest manifest that is taken; at most 4 MiB.",
+    ),
+    click.option(
+        "--max-json",
+        envvar="HOLDFAST_MAX_JSON",
+        type=size,
+        default="64KiB",
+        show_default=True,
+        metavar="SIZE",
+        help="The largest body that the management API takes.",
+    ),
+    click.option(
+        "--max-uploads",
+        envvar="HOLDFAST_MAX_UPLOADS",
+        type=int,
+        default=1000,
+        show_default=True,
+        metavar="N",
+        help="Open upload sessions of one namespace.",
+    ),
+    click.option(
+        "--bandwidth",
+        envvar="HOLDFAST_BANDWIDTH",
+        type=size,
+        default="0",
+        metavar="SIZE",
+        help="Bytes of content a second, in and out, over all workers, that namespaces share "
+        "fairly; 64KiB at the least, 0 is no limit.  [default: 0]",
+    ),
+    click.option(
+        "--sparse-indexes/--no-sparse-indexes",
+        envvar="HOLDFAST_SPARSE_INDEXES",
+        default=False,
+        help="Take an index some of whose manifests are not here, as mirrors need it.",
+    ),
+    click.option(
+        "--watchdog",
+        "watchdog_seconds",
+        envvar="HOLDFAST_WATCHDOG",
+        type=float,
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="End a worker of which nothing is heard for so long; 0 is never.",
+    ),
+    click.option(
+        "--grace",
+        "grace_seconds",
+        envvar="HOLDFAST_GRACE",
+        type=float,
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a stop waits for running requests.",
+    ),
+    click.option(
+        "--access-log/--no-access-log",
+        envvar="HOLDFAST_ACCESS_LOG",
+        default=False,
+        help="Log each request to standard error.",
+    ),
+    click.option(
+        "--unix",
+        envvar="HOLDFAST_UNIX",
+        metavar="PATH",
+        help="Listen on a unix socket, too (mode 0660, without TLS).",
+    ),
+    click.option(
+        "--tls-cert",
+        envvar="HOLDFAST_TLS_CERT",
+        metavar="FILE",
+        help="Certificate chain in PEM: serve HTTPS.",
+    ),
+    click.option(
+        "--tls-key", envvar="HOLDFAST_TLS_KEY", metavar="FILE", help="Its private key in PEM."
+    ),
+    click.option(
+        "--metrics",
+        envvar="HOLDFAST_METRICS",
+        metavar="HOST:PORT",
+        help="Serve /metrics for Prometheus here, without TLS or a key.",
+    ),
+    click.option(
+        "--log-format",
+        envvar="HOLDFAST_LOG_FORMAT",
+        type=click.Choice(("plain", "json")),
+        default="plain",
+        show_default=True,
+        help="Of all lines on standard error.",
+    ),
+    click.option(
+        "--log-level",
+        envvar="HOLDFAST_LOG_LEVEL",
+        type=click.Choice(("debug", "info", "warning", "error")),
+        default="info",
+        show_default=True,
+        help="The least that is logged.",
+    ),
+    click.option(
+        "--audit-log",
+        envvar="HOLDFAST_AUDIT_LOG",
+        metavar="FILE",
+        help="Write a line of JSON for each change here; - is standard output.",
+    ),
+    click.option(
+        "--traces",
+        envvar="HOLDFAST_TRACES",
+        metavar="URL",
+        help="Send a span of each request to this OpenTelemetry collector, by OTLP over HTTP, such "
+        "as http://127.0.0.1:4318.",
+    ),
+    click.option(
+        "--rate-address",
+        envvar="HOLDFAST_RATE_ADDRESS",
+        type=float,
+        metavar="N",
+        help="Requests a second from one address, over all workers; 0 is no limit.  [default: "
+        "5000, and no limit for this machine itself]",
+    ),
+    click.option(
+        "--rate-key",
+        envvar="HOLDFAST_RATE_KEY",
+        type=float,
+        metavar="N",
+        help="Requests a second with one key, over all workers; 0 is no limit.  [default: 5000, "
+        "and no limit for this machine itself]",
+    ),
+    click.option(
+        "--login-failures",
+        envvar="HOLDFAST_LOGIN_FAILURES",
+        type=float,
+        default=60.0,
+        show_default=True,
+        metavar="N",
+        help="Failed logins a minute from one address; 0 is no limit.",
+    ),
+)
+
+
+def _serve_options(command: F) -> F:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    from holdfast.api.server.settings import BadSetting, Settings
+
+    try:
+        return Settings.parse(**values)
+    except BadSetting as error:
+        raise click.UsageError(str(error)) from error
+
+
+@click.command(cls=_Command, epilog=example("serve --data /srv/holdfast --listen 0.0.0.0:5000"))
+@_serve_options
+@click.pass_context
+def serve(ctx: click.Context, /, **values: Any) -> None:
+    """Serve a data directory, which the first start creates.
+
+    The first start also makes the owner key, kept in DIR/owner.json, from HOLDFAST_ACCESS_KEY,
+    HOLDFAST_SECRET_KEY, HOLDFAST_PROJECT_ID and HOLDFAST_ORGANIZATION_ID where these are set.
+
+    SIGHUP reads the --config file and the certificate again.
+    """
+    gc.disable()  # what is loaded stays: to look for garbage takes a tenth of the start
+    from holdfast.api.server.settings import BadSetting
+    from holdfast.api.server.supervisor import CannotServe
+    from holdfast.api.server.supervisor import serve as run
+
+    arguments = ctx.meta[_ARGUMENTS]
+
+    def reload() -> Settings:
+        try:
+            again = ctx.command.make_context(ctx.info_name, list(arguments), parent=ctx.parent)
+            return _settings(again.params)
+        except click.ClickException as error:
+            raise BadSetting("", error.format_message()) from error
+
+    try:
+        run(_settings(values), os.environ, reload)
+    except CannotServe as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command(cls=_Command, epilog=example("config --config /etc/holdfast.toml"))
+@_serve_options
+@click.pass_context
+def config(ctx: click.Context, /, **values: Any) -> None:
+    """Print what serve would run with, and where each value comes from.
+
+    The output is a file that --config takes. What is not set is a comment.
+    """
+    from holdfast.api.server.owner_key import VARIABLES
+
+    settings = _settings(values)
+    shown = {
+        **values,
+        "workers": settings.workers,
+        "regions": list(settings.regions),
+    }
+    for key, option in options_of(ctx.command.params).items():
+        assert option.name is not None
+        source = ctx.get_parameter_source(option.name)
+        where = _SOURCES.get(source, "default") if source is not None else "default"
+        value = shown[option.name]
+        if value is None:
+            click.echo(f"# {key} is not set")
+            continue
+        text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+        click.echo(f"{key} = {text}  # {where}")
+    for field, variable in VARIABLES.items():
+        given = os.environ.get(variable)
+        if given:
+            click.echo(f"# {variable} = {_MASK if field == 'secret_key' else given}  # environment")

@@ -1,0 +1,66 @@
+"""``holdfast tag``: list, get, delete. A push makes and moves tags."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from holdfast.api.cli.options import confirm, example, yes_option
+from holdfast.api.cli.output import Table, moment
+from holdfast.api.cli.session import Session, managing
+
+_COLUMNS: Final[Table] = {
+    "name": lambda item: item.name,
+    "digest": lambda item: item.digest,
+    "updated": lambda item: moment(item.updated_at),
+    "id": lambda item: item.id_,
+}
+_FIELDS: Final[Table] = {
+    "name": lambda item: item.name,
+    "id": lambda item: item.id_,
+    "image": lambda item: item.image_id,
+    "status": lambda item: item.status,
+    "digest": lambda item: item.digest,
+    "created": lambda item: moment(item.created_at),
+    "updated": lambda item: moment(item.updated_at),
+}
+
+
+@click.group(epilog=example("tag list team/web"))
+def tag() -> None:
+    """Tags of images.
+
+    TAG is NAMESPACE/IMAGE:TAG or an id; IMAGE is NAMESPACE/IMAGE or an id.
+    """
+
+
+@tag.command("list", epilog=example("tag list team/web"))
+@click.argument("image")
+@managing
+async def list_(session: Session, *, image: str) -> None:
+    """List the tags of an image."""
+    found = await session.management.image(image)
+    session.show_all(await session.management.tags(found.id_), _COLUMNS)
+
+
+@tag.command(epilog=example("tag get team/web:v1"))
+@click.argument("tag")
+@managing
+async def get(session: Session, *, tag: str) -> None:
+    """Show a tag and the digest that it points to."""
+    session.show(await session.management.tag(tag), _FIELDS)
+
+
+@tag.command(epilog=example("tag delete team/web:v1 --yes"))
+@click.argument("tag")
+@yes_option
+@managing
+async def delete(session: Session, *, tag: str, yes: bool) -> None:
+    """Delete a tag, and its manifest where nothing else needs that.
+
+    It can be brought back for a while: see holdfast undelete.
+    """
+    found = await session.management.tag(tag)
+    confirm(f"Delete tag {found.name} ({found.digest})?", yes=yes)
+    session.show(await session.management.delete_tag(found.id_), _FIELDS)

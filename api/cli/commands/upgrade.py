@@ -1,0 +1,36 @@
+"""``holdfast upgrade``: make a data directory of the last format one of this format."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from holdfast.api.cli.error_messages import failure_of_engine
+from holdfast.api.cli.options import data_option, example
+from holdfast.api.telemetry import logs
+from holdfast.engine import EngineError, Store, StoreConfig
+
+
+@click.command(epilog=example("upgrade --data data"))
+@data_option
+def upgrade(data: str) -> None:
+    """Upgrade a data directory of the last format in place, without serving it.
+
+    holdfast serve does the same when it starts. It can be interrupted, and goes on where it was.
+    Older versions refuse the directory from the moment it begins: make a snapshot with the old
+    version first.
+    """
+    logs.set_up("plain", "info", bare=True)
+    try:
+        asyncio.run(_upgrade(Path(data)))
+    except EngineError as error:
+        raise failure_of_engine(error) from error
+    click.echo(f"{data} is up to date")
+
+
+async def _upgrade(directory: Path) -> None:
+    """Open the store, which upgrades it, and close it. Raises EngineError."""
+    async with Store.open(directory, StoreConfig(background=False), create=False):
+        pass

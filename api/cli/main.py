@@ -1,0 +1,195 @@
+"""The ``holdfast`` command.
+
+Commands of other nouns live in modules of their own, which COMMANDS names: a module is imported
+when its command is used, so that ``holdfast env`` does not pay for the HTTP server.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from .errors import EXIT_CODES, INTERRUPTED, Failure, Misused, printable
+from .options import data_option, example, json_option
+
+COMMANDS: Final[dict[str, str]] = {
+    "bench": "bench:bench",
+    "check": "check:check",
+    "completion": "completion:completion",
+    "config": "serve:config",
+    "export": "layout:export",
+    "hold": "hold:hold",
+    "image": "image:image",
+    "import": "layout:import_",
+    "key": "key:key",
+    "namespace": "namespace:namespace",
+    "project": "project:project",
+    "restore": "snapshot:restore",
+    "retention": "retention:retention",
+    "scrub": "scrub:scrub",
+    "serve": "serve:serve",
+    "snapshot": "snapshot:snapshot",
+    "sweep": "sweep:sweep",
+    "tag": "tag:tag",
+    "trash": "trash:trash",
+    "undelete": "trash:undelete",
+    "upgrade": "upgrade:upgrade",
+    "upload": "upload:upload",
+    "usage": "usage:usage",
+}
+"""Command to ``module:attribute`` in ``commands``."""
+
+HEALTH_SECONDS: Final = 5.0
+
+
+class _Commands(click.Group):
+    """A group that finds the commands of COMMANDS by importing their modules when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None or cmd_name not in COMMANDS:
+            return found
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(f".commands.{module}", __package__), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("serve --data data", "namespace list --data data") + "\n\n" + EXIT_CODES,
+)
+@click.version_option(package_name="holdfast", prog_name="holdfast", message="%(prog)s %(version)s")
+def holdfast() -> None:
+    """A container registry over an embedded blob engine.
+
+    Options of serve can also be given as HOLDFAST_<NAME> in the environment, and in a file
+    (--config); options win over the environment, which wins over the file. The other commands
+    work on a running server (--server, or the SCW_ variables that holdfast env
+    prints) or on a data directory (--data).
+    """
+
+
+@holdfast.command(epilog=example("env --data data", "env --data data --region nl-ams --json"))
+@data_option
+@click.option("--region", metavar="REGION", help="[default: the server's first one]")
+@json_option
+def env(data: str, region: str | None, as_json: bool) -> None:
+    """Print what clients need, for ``eval "$(holdfast env)"``.
+
+    These are the variables of the Scaleway clients, with the owner key, and HOLDFAST_REGISTRY,
+    which is what docker calls the registry of the region.
+    """
+    from holdfast.api.server.owner_key import OwnerError, load_owner
+    from holdfast.api.server.server_files import read_note
+
+    directory = Path(data)
+    try:
+        owner = load_owner(directory)
+    except OwnerError as error:
+        raise Failure(str(error)) from error
+    note = read_note(directory)
+    if owner is None or note is None:
+        raise Failure(f"no server has run on {directory} yet: holdfast serve does it")
+    region = region or note.region
+    if region not in note.registries:
+        raise Misused(f"--region: {region!r} is not one of {', '.join(note.registries)}")
+    variables = {
+        "SCW_ACCESS_KEY": owner.access_key,
+        "SCW_SECRET_KEY": owner.secret_key,
+        "SCW_DEFAULT_PROJECT_ID": owner.project_id,
+        "SCW_PROJECT_ID": owner.project_id,
+        "SCW_DEFAULT_ORGANIZATION_ID": owner.organization_id,
+        "SCW_ORGANIZATION_ID": owner.organization_id,
+        "SCW_DEFAULT_REGION": region,
+        "SCW_REGION": region,
+        "SCW_API_URL": note.url,
+        "HOLDFAST_REGISTRY": note.registries[region],
+    }
+    if as_json:
+        from .output import print_json
+
+        print_json(variables)
+        return
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@holdfast.command(epilog=example("health --data data && echo ready"))
+@data_option
+def health(data: str) -> None:
+    """Ask the running server whether it is ready. Exit code 0 means yes."""
+    import http.client
+
+    from holdfast.api.server.server_files import read_note
+
+    note = read_note(Path(data))
+    if note is None:
+        raise Failure(f"no server has run on {data} yet")
+    connection = http.client.HTTPConnection(note.listen, timeout=HEALTH_SECONDS)
+    if note.tls:
+        from holdfast.api.http.tls import loopback_context
+
+        connection = http.client.HTTPSConnection(
+            note.listen, timeout=HEALTH_SECONDS, context=loopback_context()
+        )
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        text = answer.read(1000).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        raise Failure(f"{note.listen} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise Failure(f"{note.listen} is not ready: {text}")
+    click.echo(text)
+
+
+def _complain(error: click.ClickException, hint: str = "") -> None:
+    """One line, whatever the message holds: some of click's have several."""
+    message = printable(" ".join(error.format_message().split()))
+    click.echo(f"holdfast: {message}{hint}", err=True)
+
+
+def _local_only(error: click.UsageError) -> click.UsageError | None:
+    """The error to show where ``--server`` was given to a command that has only ``--data``."""
+    if not isinstance(error, click.NoSuchOption) or error.option_name != "--server":
+        return None
+    if error.ctx is None or not any(item.name == "data" for item in error.ctx.command.params):
+        return None
+    return click.UsageError(
+        f"{error.ctx.info_name} works on a data directory: give --data DIR instead of --server"
+    )
+
+
+def main() -> None:
+    """Run the command line. What went wrong is one line on standard error."""
+    try:
+        code = holdfast.main(prog_name="holdfast", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _complain(_local_only(error) or error, hint)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+"""Sockets, framing, bodies, addresses and headers; no endpoint.
+
+May import telemetry and limits.
+"""

@@ -1,0 +1,126 @@
+"""Under which scheme, host and region a client reached us.
+
+Forwarded headers are believed only from configured proxies (``AppSettings.trusted_proxies``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from .app_settings import AppSettings
+from .regions import region_at
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+HOST_CHARS_MAX: Final = 255
+_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)", re.ASCII)
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the client sees: ``host`` is ``host[:port]``, safe to put into a header."""
+
+    scheme: str
+    host: str
+    region: str
+
+
+def from_proxy(request: web.Request, settings: AppSettings) -> bool:
+    """Whether whoever connected is a proxy that is believed."""
+    if not request.remote and request.transport is None:
+        return False
+    return is_proxy(request.remote or "", settings)
+
+
+def is_proxy(peer: str, settings: AppSettings) -> bool:
+    """Whether a peer is a proxy that is believed, by its address; empty is a unix socket."""
+    return is_trusted(peer, settings) if peer else settings.trust_unix
+
+
+def is_trusted(text: str, settings: AppSettings) -> bool:
+    """Whether an address is that of a trusted proxy."""
+    if not settings.trusted_proxies:
+        return False
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return any(address in network for network in settings.trusted_proxies)
+
+
+def _first(value: str | None) -> str:
+    """The first of a comma list: what the outermost proxy was asked."""
+    return (value or "").partition(",")[0].strip()
+
+
+def target_host(target: str) -> str | None:
+    """``host[:port]`` that a request target in absolute form names; None for one in another form.
+
+    RFC 9112 section 3.2.2. It may be anything that has no slash.
+    """
+    match = None if target.startswith("/") else _ABSOLUTE.match(target)
+    return None if match is None else match[2]
+
+
+def is_foreign(target: str) -> bool:
+    """Whether a request target in absolute form is none of a server of HTTP.
+
+    RFC 9110 section 4.2: another scheme, no host, or a user's name before it.
+    """
+    match = None if target.startswith("/") else _ABSOLUTE.match(target)
+    if match is None:
+        return False
+    host = match[2]
+    return match[1].lower() not in ("http", "https") or host[:1] in ("", ":") or "@" in host
+
+
+def origin_of(request: web.Request, settings: AppSettings) -> Origin:
+    """Scheme, host and region of a request. A malformed host counts as the default endpoint.
+
+    What the request target says is not in its Host header (RFC 9112 section 3.2.2); the scheme is
+    that of the connection.
+    """
+    headers = request.headers
+    scheme, host = request.scheme, target_host(request.raw_path)
+    if host is None:
+        host = headers.get("Host", "")
+    if not from_proxy(request, settings):
+        return origin_from(scheme, host, settings)
+    proto, asked = headers.get("X-Forwarded-Proto"), headers.get("X-Forwarded-Host")
+    return forwarded_origin(scheme, host, proto, asked, settings)
+
+
+def forwarded_origin(
+    scheme: str, host: str, proto: str | None, asked: str | None, settings: AppSettings
+) -> Origin:
+    """As ``origin_from``, with X-Forwarded-Proto and X-Forwarded-Host of a trusted proxy."""
+    said = _first(proto).lower()
+    return origin_from(
+        said if said in ("http", "https") else scheme, _first(asked) or host, settings
+    )
+
+
+def origin_from(scheme: str, host: str, settings: AppSettings) -> Origin:
+    """As ``origin_of``, from scheme and Host alone."""
+    if len(host) > HOST_CHARS_MAX or not _HOST.fullmatch(host):
+        host = settings.default_endpoint or "localhost"
+    return Origin(scheme, host, region_at(host, scheme, settings))
+
+
+def token_url(origin: Origin, settings: AppSettings, prefix: str) -> str:
+    """The absolute URL of the token service as this client can reach it, on its region's host.
+
+    ``prefix`` is where the application is mounted; a configured public URL has its own.
+    """
+    if settings.public_url is None:
+        return f"{origin.scheme}://{origin.host}{prefix}/token"
+    if origin.region == settings.default_region:
+        return f"{settings.public_url}/token"
+    public = urlsplit(settings.public_url)
+    return f"{public.scheme}://{origin.host}{public.path}/token"

@@ -1,0 +1,222 @@
+"""The management API: its routes, and what every request goes through.
+
+Order of checks: key (401), region (404), permission (403), path, query and body (400, 413), then
+the operation. None of the first three looks at an object, so they tell nothing about one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from aiohttp import hdrs, web
+
+from holdfast.api.http.app_keys import SETTINGS, STORE
+from holdfast.api.http.connection import Connection
+from holdfast.api.http.origin import origin_of
+from holdfast.api.http.party import note_party
+from holdfast.api.telemetry.request_context import note_key, note_object, note_region, note_target
+from holdfast.engine import Corrupt, EngineError, Key, Unusable
+
+from .auth import AUTH_HEADER, authenticate
+from .body import expect, read_body
+from .errors import (
+    ApiError,
+    InternalError,
+    MethodNotAllowed,
+    TooManyRequests,
+    Unavailable,
+    denied,
+    error_of,
+    not_found,
+    too_many,
+)
+from .openapi import document
+from .operation import Call, Nothing, Operation
+from .operations import OPERATIONS
+from .parameters import parse_body, parse_query, parse_uuid
+
+DOCUMENT_PATH: Final = "/openapi.json"
+
+HEADERS: Final = {
+    # Without parameters: Scaleway's JavaScript client compares the whole value.
+    hdrs.CONTENT_TYPE: "application/json",
+    hdrs.CACHE_CONTROL: "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+
+logger = logging.getLogger("holdfast.api")
+_encode: Final = msgspec.json.Encoder().encode
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes. ``app`` carries STORE and SETTINGS by the time it serves."""
+    paths: dict[str, dict[str, Operation]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = operation
+    for path, methods in paths.items():
+        app.router.add_route("*", path, _path_handler(methods), expect_handler=expect)
+    app.router.add_route("*", DOCUMENT_PATH, _document_handler(app), expect_handler=expect)
+    for prefix in ("/registry", "/holdfast"):
+        for path in (prefix, prefix + "/{tail:.*}"):
+            app.router.add_route("*", path, _absent, expect_handler=expect)
+
+
+def _path_handler(methods: Mapping[str, Operation]) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        # HEAD is GET without the body (RFC 9110, section 9.3.2); aiohttp leaves the body out.
+        method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
+        operation = methods.get(method)
+        if operation is None:
+            return _not_allowed(methods)
+        return await _answer(operation, request)
+
+    return handle
+
+
+def _document_handler(app: web.Application) -> _Handler:
+    rendered: list[bytes] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+            return _not_allowed((hdrs.METH_GET,))
+        if not rendered:
+            base = request.path.removesuffix(DOCUMENT_PATH) or "/"
+            rendered.append(_encode(document(OPERATIONS, app[SETTINGS].regions, base)))
+        return web.Response(body=rendered[0], headers=HEADERS)
+
+    return handle
+
+
+async def _absent(request: web.Request) -> web.StreamResponse:
+    return _refusal(not_found("route", request.path))
+
+
+async def _answer(operation: Operation, request: web.Request) -> web.StreamResponse:
+    """One request from its key to its answer; every failure becomes a typed body."""
+    try:
+        call = await _call(operation, request)
+        answer = await _handled(operation, request, call)
+        if operation.writes:
+            _note_answer(answer)
+        return _response(200, answer)
+    except ApiError as error:
+        return _refusal(error)
+    except ConnectionError as error:
+        # This answer only ends the connection.
+        logger.debug("%s: %s", operation.id, error)
+        response = _refusal(ApiError(Unavailable(message="the client is gone")))
+        response.force_close()
+        return response
+    except EngineError as error:
+        refusal = error_of(error)
+        if isinstance(error, Unusable):
+            level = logging.ERROR if isinstance(error, Corrupt) else logging.WARNING
+            logger.log(level, "%s failed: %s", operation.id, error)
+        elif isinstance(refusal.body, InternalError):
+            logger.exception("%s failed", operation.id)
+        return _refusal(refusal)
+    except Exception:
+        logger.exception("%s failed", operation.id)
+        return _refusal(ApiError(InternalError()))
+
+
+async def _handled(
+    operation: Operation, request: web.Request, call: Call[Any, Any]
+) -> msgspec.Struct:
+    """What the operation answers. Raises ConnectionError where it was given up with its client."""
+    connection = request.protocol
+    handling = operation.handler(call)
+    if operation.ends_with_client and isinstance(connection, Connection):
+        return await connection.while_connected(handling)
+    return await handling
+
+
+async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
+    store, settings = request.app[STORE], request.app[SETTINGS]
+    path = request.match_info
+    _note(operation, path)
+    key = await authenticate(store, request.headers.get(AUTH_HEADER))
+    note_party(key)
+    if wait := note_key(key):
+        raise too_many(wait, "too many requests with this key")
+    region = path.get("region", "")
+    if region and region not in settings.regions:
+        raise not_found("region", region)
+    _permit(operation, key)
+    ids, names = _path_parameters(path)
+    query = parse_query(operation.query, request.query)
+    # Python's client sends a body on every verb; where none is declared it is left unread.
+    raw = b"" if operation.body is Nothing else await read_body(request)
+    origin = origin_of(request, settings)
+    return Call(
+        store=store,
+        settings=settings,
+        key=key,
+        organization_id=settings.organization_id or key.organization_id,
+        scheme=origin.scheme,
+        host=origin.host,
+        region=region,
+        ids=ids,
+        names=names,
+        query=query,
+        body=parse_body(operation.body, raw),
+    )
+
+
+def _path_parameters(path: Mapping[str, str]) -> tuple[dict[str, UUID], dict[str, str]]:
+    ids: dict[str, UUID] = {}
+    names: dict[str, str] = {}
+    for name, text in path.items():
+        if name.endswith("_id"):
+            ids[name] = parse_uuid(name, text)
+        else:
+            names[name] = text
+    return ids, names
+
+
+def _permit(operation: Operation, key: Key) -> None:
+    if operation.owner and key.project_id is not None:
+        raise denied("registry", "administrate")
+    if operation.writes and key.permission != "full":
+        raise denied("registry", "write")
+
+
+def _response(status: int, body: msgspec.Struct) -> web.Response:
+    return web.Response(status=status, body=_encode(body), headers=HEADERS)
+
+
+def _refusal(refusal: ApiError) -> web.Response:
+    response = _response(refusal.status, refusal.body)
+    if isinstance(refusal.body, TooManyRequests):
+        response.headers[hdrs.RETRY_AFTER] = str(refusal.body.reset_seconds)
+    return response
+
+
+def _note(operation: Operation, path: Mapping[str, str]) -> None:
+    """What the request is about: the last object of its path, or what it lists or makes."""
+    names = [name for name in path if name != "region"]
+    kind = operation.path.rpartition("/")[2].removesuffix("s")
+    if names:
+        kind = names[-1].removesuffix("_id").removeprefix("access_")
+    note_region(path.get("region", ""))
+    known = path[names[-1]] if names else ""
+    note_target(operation.path, kind, action=operation.id, id=known)
+
+
+def _note_answer(answer: msgspec.Struct) -> None:
+    """The object that was made or changed. Its secret, which new keys have, is not looked at."""
+    made = getattr(answer, "id_", None) or getattr(answer, "access_key", "")
+    note_object(str(made), getattr(answer, "name", ""))
+
+
+def _not_allowed(methods: Mapping[str, Operation] | tuple[str, ...]) -> web.Response:
+    response = _refusal(ApiError(MethodNotAllowed()))
+    allowed = set(methods) | ({hdrs.METH_HEAD} if hdrs.METH_GET in methods else set())
+    response.headers[hdrs.ALLOW] = ", ".join(sorted(allowed))
+    return response

@@ -1,0 +1,96 @@
+"""Who calls the management API, and which objects they may see or change.
+
+``X-Auth-Token`` carries the secret of a key. An object of another project answers as an absent
+one, byte for byte, unless anyone may pull it: then its existence is no secret, and the answer is
+403. An id of another region is absent in this one.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from holdfast.api.telemetry.request_context import login_wait, note_failed_login
+from holdfast.engine import Image, Key, Namespace, NotFound, Store, Tag
+
+from .errors import ApiError, AuthReason, DeniedAuthentication, denied, not_found, too_many
+from .operation import Call
+
+AUTH_HEADER: Final = "X-Auth-Token"
+SECRET_CHARS_MAX: Final = 256
+
+
+def _unauthenticated(reason: AuthReason) -> ApiError:
+    return ApiError(DeniedAuthentication(reason=reason))
+
+
+async def authenticate(store: Store, token: str | None) -> Key:
+    """The key that a request carries. Raises 401 ``denied_authentication`` without a valid one,
+    429 after too many failures."""
+    if not token or len(token) > SECRET_CHARS_MAX or not token.isascii():
+        raise _unauthenticated("invalid_argument")
+    if wait := login_wait():
+        raise too_many(wait, "too many failed logins from this address")
+    key = await store.keys.authenticate(token)
+    if key is None:
+        note_failed_login()
+        raise _unauthenticated("not_found")
+    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+        raise _unauthenticated("expired")
+    return key
+
+
+async def namespace_of(call: Call[Any, Any], action: str) -> Namespace:
+    """The namespace of the path, for ``action``. Raises 404, or 403 for a stranger's public one."""
+    namespace_id = call.ids["namespace_id"]
+    namespace = await call.store.namespaces.get(namespace_id)
+    public = namespace.is_public
+    _check(call, namespace, public, "namespace", namespace_id, action)
+    return namespace
+
+
+async def image_of(call: Call[Any, Any], action: str) -> Image:
+    """The image of the path, for ``action``. Raises 404, or 403 for a stranger's public one."""
+    image_id = call.ids["image_id"]
+    image = await call.store.images.get(image_id)
+    namespace = await _namespace(call, image, "image", image_id)
+    _check(call, namespace, _public(image, namespace), "image", image_id, action)
+    return image
+
+
+async def tag_of(call: Call[Any, Any], action: str) -> Tag:
+    """The tag of the path, for ``action``. Raises 404, or 403 for a stranger's public one."""
+    tag_id = call.ids["tag_id"]
+    tag = await call.store.tags.get(tag_id)
+    try:
+        image = await call.store.images.get(tag.image_id)
+    except NotFound:
+        raise not_found("tag", tag_id) from None
+    namespace = await _namespace(call, image, "tag", tag_id)
+    _check(call, namespace, _public(image, namespace), "tag", tag_id, action)
+    return tag
+
+
+def _public(image: Image, namespace: Namespace) -> bool:
+    if image.visibility == "inherit":
+        return namespace.is_public
+    return image.visibility == "public"
+
+
+async def _namespace(call: Call[Any, Any], image: Image, kind: str, asked: UUID) -> Namespace:
+    """The namespace of an image; the thing asked for is gone if it was deleted meanwhile."""
+    try:
+        return await call.store.images.namespace(image.id)
+    except NotFound:
+        raise not_found(kind, asked) from None
+
+
+def _check(
+    call: Call[Any, Any], namespace: Namespace, public: bool, kind: str, asked: UUID, action: str
+) -> None:
+    covered = call.key.covers(namespace.project_id)
+    if namespace.region != call.region or not (covered or public):
+        raise not_found(kind, asked)
+    if not covered:
+        raise denied(kind, action)

@@ -1,0 +1,131 @@
+"""Images in the management API: list, get, update, delete. A push makes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.engine import Namespace, NotFound
+
+from .auth import image_of
+from .errors import LockedBody, PreconditionFailedBody
+from .operation import SCALEWAY, Call, Nothing, Operation
+from .paging import Order, PageNumber, PageSize
+from .views import ImageAnswer, ImagesAnswer, ImageVisibility, image_answer, images_answer
+
+
+class ListImages(msgspec.Struct, kw_only=True):
+    """Filters are combined with AND."""
+
+    page: PageNumber = 1
+    page_size: PageSize = 20
+    order_by: Order = "created_at_asc"
+    namespace_id: UUID | None = None
+    name: Annotated[str, Meta(description="Exact name, without the namespace")] | None = None
+    organization_id: UUID | None = None
+    project_id: UUID | None = None
+
+
+class UpdateImage(msgspec.Struct, kw_only=True):
+    """``visibility_unknown``, null and absent leave it as it is."""
+
+    visibility: ImageVisibility | None = None
+
+
+async def list_images(call: Call[ListImages, Nothing]) -> ImagesAnswer:
+    """A page of the images that the key covers, of one namespace or of all."""
+    query = call.query
+    project_id = query.project_id or call.project_id
+    if not call.lists(query.project_id, query.organization_id):
+        return ImagesAnswer([], 0)
+    if query.namespace_id is not None:
+        namespace = await _find(call, query.namespace_id)
+        if namespace is None or project_id not in (None, namespace.project_id):
+            return ImagesAnswer([], 0)
+    page = await call.store.images.list(
+        call.region,
+        order=query.order_by,
+        page=query.page,
+        page_size=query.page_size,
+        project_id=project_id,
+        namespace_id=query.namespace_id,
+        name=query.name,
+    )
+    return images_answer(page)
+
+
+async def _find(call: Call[ListImages, Nothing], namespace_id: UUID) -> Namespace | None:
+    """The namespace that a filter names, if it is one of this region."""
+    try:
+        namespace = await call.store.namespaces.get(namespace_id)
+    except NotFound:
+        return None
+    return namespace if namespace.region == call.region else None
+
+
+async def get_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
+    """The image with its exact size and its tags."""
+    return image_answer(await image_of(call, "read"))
+
+
+async def update_image(call: Call[Nothing, UpdateImage]) -> ImageAnswer:
+    """The image as it is now; ``updated_at`` moves even when nothing else does."""
+    image = await image_of(call, "write")
+    asked = call.body.visibility
+    # The Go client always sends the field; its zero value means "not set".
+    visibility = None if asked == "visibility_unknown" else asked
+    return image_answer(await call.store.images.update(image.id, visibility=visibility))
+
+
+async def delete_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
+    """The image on its way out, with its tags; its name is free at once."""
+    image = await image_of(call, "delete")
+    return image_answer(await call.store.images.delete(image.id))
+
+
+_ALL: Final = SCALEWAY + "/images"
+_ONE: Final = _ALL + "/{image_id}"
+
+OPERATIONS: Final = (
+    Operation(
+        id="ListImages",
+        method="GET",
+        path=_ALL,
+        summary="List images",
+        handler=list_images,
+        answer=ImagesAnswer,
+        query=ListImages,
+    ),
+    Operation(
+        id="GetImage",
+        method="GET",
+        path=_ONE,
+        summary="Get an image",
+        handler=get_image,
+        answer=ImageAnswer,
+    ),
+    Operation(
+        id="UpdateImage",
+        method="PATCH",
+        path=_ONE,
+        summary="Update an image",
+        handler=update_image,
+        answer=ImageAnswer,
+        body=UpdateImage,
+        writes=True,
+        errors=(LockedBody,),
+    ),
+    Operation(
+        id="DeleteImage",
+        method="DELETE",
+        path=_ONE,
+        summary="Delete an image and its tags",
+        handler=delete_image,
+        answer=ImageAnswer,
+        writes=True,
+        errors=(LockedBody, PreconditionFailedBody),
+    ),
+)

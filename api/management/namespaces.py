@@ -1,0 +1,179 @@
+"""Namespaces in the management API: list, create, get, update, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.engine import Namespace
+
+from .auth import namespace_of
+from .errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, denied
+from .operation import SCALEWAY, Call, Nothing, Operation
+from .paging import PageNumber, PageSize
+from .views import NamespaceAnswer, NamespacesAnswer, namespace_answer
+
+NamespaceOrder = Literal[
+    "created_at_asc",
+    "created_at_desc",
+    "description_asc",
+    "description_desc",
+    "name_asc",
+    "name_desc",
+]
+
+
+class ListNamespaces(msgspec.Struct, kw_only=True):
+    """Filters are combined with AND."""
+
+    page: PageNumber = 1
+    page_size: PageSize = 20
+    order_by: NamespaceOrder = "created_at_asc"
+    organization_id: UUID | None = None
+    project_id: UUID | None = None
+    name: Annotated[str, Meta(description="Exact name")] | None = None
+
+
+class CreateNamespace(msgspec.Struct, kw_only=True):
+    """``project_id`` wins over ``organization_id``; without both, the key's default project."""
+
+    name: Annotated[
+        str,
+        Meta(
+            min_length=2,
+            max_length=63,
+            pattern="^[a-z0-9][a-z0-9-]*[a-z0-9]$",
+            description="Unique in the region",
+        ),
+    ]
+    description: Annotated[str, Meta(max_length=1000)] | None = None
+    is_public: bool | None = None
+    project_id: UUID | None = None
+    organization_id: UUID | None = None
+
+
+class UpdateNamespace(msgspec.Struct, kw_only=True):
+    """Absent and null fields stay as they are."""
+
+    description: Annotated[str, Meta(max_length=1000)] | None = None
+    is_public: bool | None = None
+
+
+def _answer(call: Call[Any, Any], namespace: Namespace) -> NamespaceAnswer:
+    return namespace_answer(namespace, call.endpoint(namespace.region))
+
+
+async def list_namespaces(call: Call[ListNamespaces, Nothing]) -> NamespacesAnswer:
+    """A page of the namespaces that the key covers."""
+    query = call.query
+    if not call.lists(query.project_id, query.organization_id):
+        return NamespacesAnswer([], 0)
+    page = await call.store.namespaces.list(
+        call.region,
+        order=query.order_by,
+        page=query.page,
+        page_size=query.page_size,
+        project_id=query.project_id or call.project_id,
+        name=query.name,
+    )
+    return NamespacesAnswer([_answer(call, item) for item in page.items], page.total)
+
+
+async def create_namespace(call: Call[Nothing, CreateNamespace]) -> NamespaceAnswer:
+    """A new namespace, ready at once."""
+    body = call.body
+    project_id = body.project_id
+    if project_id is None:
+        if body.organization_id not in (None, call.organization_id):
+            raise denied("organization", "write")
+        project_id = call.key.default_project_id
+    if not call.key.covers(project_id):
+        raise denied("namespace", "create")
+    namespace = await call.store.namespaces.create(
+        call.region,
+        body.name,
+        project_id=project_id,
+        organization_id=call.organization_id,
+        description=body.description or "",
+        is_public=bool(body.is_public),
+    )
+    return _answer(call, namespace)
+
+
+async def get_namespace(call: Call[Nothing, Nothing]) -> NamespaceAnswer:
+    """The namespace with its exact numbers."""
+    return _answer(call, await namespace_of(call, "read"))
+
+
+async def update_namespace(call: Call[Nothing, UpdateNamespace]) -> NamespaceAnswer:
+    """The namespace as it is now; ``updated_at`` moves even when nothing else does."""
+    namespace = await namespace_of(call, "write")
+    changed = await call.store.namespaces.update(
+        namespace.id, description=call.body.description, is_public=call.body.is_public
+    )
+    return _answer(call, changed)
+
+
+async def delete_namespace(call: Call[Nothing, Nothing]) -> NamespaceAnswer:
+    """The namespace on its way out, with all that is in it; its name is free at once."""
+    namespace = await namespace_of(call, "delete")
+    return _answer(call, await call.store.namespaces.delete(namespace.id))
+
+
+_ALL: Final = SCALEWAY + "/namespaces"
+_ONE: Final = _ALL + "/{namespace_id}"
+
+OPERATIONS: Final = (
+    Operation(
+        id="ListNamespaces",
+        method="GET",
+        path=_ALL,
+        summary="List namespaces",
+        handler=list_namespaces,
+        answer=NamespacesAnswer,
+        query=ListNamespaces,
+    ),
+    Operation(
+        id="CreateNamespace",
+        method="POST",
+        path=_ALL,
+        summary="Create a namespace",
+        handler=create_namespace,
+        answer=NamespaceAnswer,
+        body=CreateNamespace,
+        writes=True,
+        errors=(AlreadyExistsBody,),
+    ),
+    Operation(
+        id="GetNamespace",
+        method="GET",
+        path=_ONE,
+        summary="Get a namespace",
+        handler=get_namespace,
+        answer=NamespaceAnswer,
+    ),
+    Operation(
+        id="UpdateNamespace",
+        method="PATCH",
+        path=_ONE,
+        summary="Update a namespace",
+        handler=update_namespace,
+        answer=NamespaceAnswer,
+        body=UpdateNamespace,
+        writes=True,
+        errors=(LockedBody,),
+    ),
+    Operation(
+        id="DeleteNamespace",
+        method="DELETE",
+        path=_ONE,
+        summary="Delete a namespace and all that is in it",
+        handler=delete_namespace,
+        answer=NamespaceAnswer,
+        writes=True,
+        errors=(LockedBody, PreconditionFailedBody),
+    ),
+)

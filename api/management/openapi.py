@@ -1,0 +1,227 @@
+"""The OpenAPI 3.1 document of the management API, made from its table of operations.
+
+Nothing is said twice: parameters, bodies, answers and errors are the structs that the handlers
+use, and their bounds are those that requests are checked with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import msgspec
+
+from .auth import AUTH_HEADER
+from .errors import (
+    STATUS,
+    STORAGE_FULL,
+    Body,
+    DeniedAuthentication,
+    InternalError,
+    InvalidArguments,
+    NotFoundBody,
+    PermissionsDenied,
+    TooManyRequests,
+    Unavailable,
+)
+from .operation import SCALEWAY, Nothing, Operation
+
+Json = dict[str, Any]
+
+REFERENCE: Final = "#/components/schemas/{name}"
+MEDIA_TYPE: Final = "application/json"
+
+PATH_PARAMETERS: Final[dict[str, str]] = {
+    "namespace_id": "Id of the namespace",
+    "image_id": "Id of the image",
+    "tag_id": "Id of the tag",
+    "upload_id": "Id of the upload",
+    "project_id": "Id of the project",
+    "item_id": "Id of what was deleted",
+    "access_key": "The key's public half",
+}
+
+REASONS: Final = {
+    400: "Arguments are missing, malformed or out of bounds",
+    401: "No key, an unknown key, or an expired one",
+    403: "The key may not do this, or a quota is met",
+    404: "Absent, or private to another project",
+    408: "The body did not arrive in time",
+    409: "The name is taken, or another writer is at it",
+    412: "The object's state does not allow it",
+    413: "The body is too large",
+    423: "An operator locked the namespace",
+    429: "A key or an address asks too often",
+    500: "The server failed",
+    503: "The store is closing",
+    507: "No space is left",
+}
+
+
+def document(operations: Sequence[Operation], regions: Sequence[str], base: str = "/") -> Json:
+    """The whole document, for a server with those regions; ``base`` is where it is mounted."""
+    paths: dict[str, Json] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
+            operation, regions
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Holdfast management API",
+            "version": version_of_package(),
+            "description": "Scaleway's Container Registry API (`/registry/v1`), and what holdfast "
+            "has beyond it (`/holdfast/v1`). Unknown parameters and fields are ignored.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": base}],
+        "security": [{"key": []}],
+        "tags": [
+            {"name": "registry", "description": "As Scaleway's clients know it"},
+            {"name": "holdfast", "description": "Beyond Scaleway's API"},
+        ],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "key": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": AUTH_HEADER,
+                    "description": "The secret of a key",
+                }
+            },
+            "schemas": _schemas(operations),
+        },
+    }
+
+
+def version_of_package() -> str:
+    """The version of Holdfast that is installed; 0 where none is."""
+    try:
+        return version("holdfast")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0"
+
+
+def _operation(operation: Operation, regions: Sequence[str]) -> Json:
+    made: Json = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "tags": ["registry" if operation.path.startswith(SCALEWAY) else "holdfast"],
+        "parameters": [*_path(operation, regions), *_query(operation)],
+        "responses": {
+            "200": _content("What there is now", [operation.answer]),
+            **_errors(operation),
+        },
+    }
+    description = operation.description or (operation.handler.__doc__ or "").strip()
+    if description:
+        made["description"] = _markdown(description)
+    if operation.body is not Nothing:
+        required = any(field.required for field in msgspec.structs.fields(operation.body))
+        made["requestBody"] = {
+            "required": required,
+            "content": {MEDIA_TYPE: {"schema": _reference(operation.body)}},
+        }
+    return made
+
+
+def _markdown(docstring: str) -> str:
+    return docstring.replace("``", "`")
+
+
+def _path(operation: Operation, regions: Sequence[str]) -> Iterable[Json]:
+    if "{region}" in operation.path:
+        yield _parameter("region", "path", {"type": "string", "enum": list(regions)}, True)
+    for name, description in PATH_PARAMETERS.items():
+        if f"{{{name}}}" in operation.path:
+            schema: Json = {"type": "string"}
+            if name.endswith("_id"):
+                schema["format"] = "uuid"
+            yield {**_parameter(name, "path", schema, True), "description": description}
+
+
+def _query(operation: Operation) -> Iterable[Json]:
+    if operation.query is Nothing:
+        return
+    properties = _component(operation.query)["properties"]
+    for field in msgspec.structs.fields(operation.query):
+        name = field.encode_name
+        yield _parameter(name, "query", _without_null(properties[name]), field.required)
+
+
+def _without_null(schema: Json) -> Json:
+    """A query has no null: its optional parameters are just absent."""
+    schema = {key: value for key, value in schema.items() if value is not None}
+    choices = [choice for choice in schema.pop("anyOf", []) if choice.get("type") != "null"]
+    if choices:
+        schema |= choices[0]
+    return schema
+
+
+def _parameter(name: str, place: str, schema: Json, required: bool) -> Json:
+    made: Json = {"name": name, "in": place, "required": required, "schema": schema}
+    if "description" in schema:
+        made["description"] = schema.pop("description")
+    return made
+
+
+def _errors(operation: Operation) -> Json:
+    """The declared errors, and those that follow from what the operation takes."""
+    bodies: dict[int, list[type[Body]]] = {}
+
+    def add(body: type[Body], status: int | None = None) -> None:
+        bodies.setdefault(status or STATUS[body], []).append(body)
+
+    add(DeniedAuthentication)
+    add(TooManyRequests)
+    add(InternalError)
+    add(Unavailable)
+    takes_ids = any(f"{{{name}}}" in operation.path for name in PATH_PARAMETERS)
+    if takes_ids or "{region}" in operation.path:
+        add(NotFoundBody)
+    if takes_ids or operation.writes or operation.owner:
+        add(PermissionsDenied)
+    if takes_ids or operation.query is not Nothing or operation.body is not Nothing:
+        add(InvalidArguments)
+    if operation.body is not Nothing:
+        add(InvalidArguments, 408)
+        add(InvalidArguments, 413)
+    if operation.writes:
+        add(Unavailable, STORAGE_FULL)
+    for body in operation.errors:
+        add(body)
+    return {str(status): _content(REASONS[status], bodies[status]) for status in sorted(bodies)}
+
+
+def _content(description: str, bodies: Sequence[type[msgspec.Struct]]) -> Json:
+    schemas = [_reference(body) for body in bodies]
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def _reference(declared: type[msgspec.Struct]) -> Json:
+    return {"$ref": REFERENCE.format(name=declared.__name__)}
+
+
+def _component(declared: type[msgspec.Struct]) -> Json:
+    _, components = msgspec.json.schema_components([declared], ref_template=REFERENCE)
+    schema: Json = components[declared.__name__]
+    return schema
+
+
+def _schemas(operations: Sequence[Operation]) -> Json:
+    """Every struct that the document refers to, under its name; errors require all their fields."""
+    structs: list[type[msgspec.Struct]] = list(STATUS)
+    for operation in operations:
+        structs.append(operation.answer)
+        if operation.body is not Nothing:
+            structs.append(operation.body)
+    _, components = msgspec.json.schema_components(structs, ref_template=REFERENCE)
+    for schema in components.values():
+        schema["description"] = _markdown(schema["description"])
+    for body in STATUS:
+        schema = components[body.__name__]
+        schema["required"] = list(schema["properties"])
+    return dict(sorted(components.items()))

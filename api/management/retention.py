@@ -1,0 +1,138 @@
+"""Retention of a namespace: its rules, what they would remove now, and doing it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.engine import Plan, RetentionRule
+
+from .auth import namespace_of
+from .errors import LockedBody
+from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .views import ExpiredAnswer, PlanAnswer, Rule, RulesAnswer
+
+
+class Rules(msgspec.Struct, kw_only=True):
+    """All rules of a namespace; they replace the ones there were."""
+
+    rules: Annotated[list[Rule], Meta(max_length=32)]
+
+
+def _plan_answer(call: Call[Nothing, Nothing], namespace_id: UUID, plan: Plan) -> PlanAnswer:
+    return PlanAnswer(
+        namespace_id=namespace_id,
+        expired=[
+            ExpiredAnswer(
+                image_id=item.image_id,
+                image=item.image,
+                tag_id=item.tag_id,
+                tag=item.tag,
+                digest=str(item.digest),
+                belongs_to=None if item.belongs_to is None else str(item.belongs_to),
+                artifact_type=item.artifact_type,
+                orphan=item.orphan,
+            )
+            for item in plan.expired
+        ],
+        freed_bytes=plan.freed_bytes if call.project_id is None else plan.project_freed_bytes,
+        complete=plan.complete,
+    )
+
+
+async def _rules_answer(call: Call[Any, Any], namespace_id: UUID) -> RulesAnswer:
+    return RulesAnswer(
+        namespace_id=namespace_id,
+        rules=[
+            Rule(
+                images=list(rule.images),
+                tags=list(rule.tags),
+                keep_last=rule.keep_last,
+                older_than_days=rule.older_than_days,
+                not_pulled_for_days=rule.not_pulled_for_days,
+                untagged_older_than_days=rule.untagged_older_than_days,
+            )
+            for rule in await call.store.retention.get(namespace_id)
+        ],
+    )
+
+
+async def get_retention(call: Call[Nothing, Nothing]) -> RulesAnswer:
+    """The rules as they are."""
+    return await _rules_answer(call, (await namespace_of(call, "read")).id)
+
+
+async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
+    """The rules as they are now."""
+    namespace = await namespace_of(call, "write")
+    rules = [
+        RetentionRule(
+            images=tuple(rule.images),
+            tags=tuple(rule.tags),
+            keep_last=rule.keep_last,
+            older_than_days=rule.older_than_days,
+            not_pulled_for_days=rule.not_pulled_for_days,
+            untagged_older_than_days=rule.untagged_older_than_days,
+        )
+        for rule in call.body.rules
+    ]
+    await call.store.retention.set(namespace.id, rules)
+    return await _rules_answer(call, namespace.id)
+
+
+async def plan_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
+    """What the rules would remove now."""
+    namespace = await namespace_of(call, "read")
+    return _plan_answer(call, namespace.id, await call.store.retention.plan(namespace.id))
+
+
+async def apply_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
+    """What the rules removed."""
+    namespace = await namespace_of(call, "write")
+    return _plan_answer(call, namespace.id, await call.store.retention.apply(namespace.id))
+
+
+_PATH: Final = BEYOND_REGION + "/namespaces/{namespace_id}/retention"
+
+OPERATIONS: Final = (
+    Operation(
+        id="GetRetention",
+        method="GET",
+        path=_PATH,
+        summary="Get the retention rules of a namespace",
+        handler=get_retention,
+        answer=RulesAnswer,
+    ),
+    Operation(
+        id="UpdateRetention",
+        method="PATCH",
+        path=_PATH,
+        summary="Replace the retention rules of a namespace",
+        handler=update_retention,
+        answer=RulesAnswer,
+        body=Rules,
+        writes=True,
+        errors=(LockedBody,),
+    ),
+    Operation(
+        id="PlanRetention",
+        method="GET",
+        path=_PATH + "/plan",
+        summary="What the retention rules would remove now: a dry run",
+        handler=plan_retention,
+        answer=PlanAnswer,
+    ),
+    Operation(
+        id="ApplyRetention",
+        method="POST",
+        path=_PATH + "/apply",
+        summary="Remove now what the retention rules say",
+        handler=apply_retention,
+        answer=PlanAnswer,
+        writes=True,
+        errors=(LockedBody,),
+    ),
+)

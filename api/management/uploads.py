@@ -1,0 +1,64 @@
+"""Open uploads of a namespace, which count in its quota: beyond Scaleway's API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from .auth import namespace_of
+from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .paging import PageSize
+from .views import UploadAnswer, UploadsAnswer, upload_answer
+
+
+class ListUploads(msgspec.Struct, kw_only=True):
+    """Where to go on, and how far."""
+
+    after: (
+        Annotated[UUID, Meta(description="That of the last answer: what comes behind it")] | None
+    ) = None
+    page_size: PageSize = 20
+
+
+async def list_uploads(call: Call[ListUploads, Nothing]) -> UploadsAnswer:
+    """Open uploads, in order of their ids. Ask again, with ``after``, until it is null."""
+    namespace = await namespace_of(call, "read")
+    query = call.query
+    found, rest, total = await call.store.uploads.list(
+        namespace.id, after=query.after, limit=query.page_size
+    )
+    return UploadsAnswer([upload_answer(item) for item in found], total, rest)
+
+
+async def end_upload(call: Call[Nothing, Nothing]) -> UploadAnswer:
+    """The upload as it was. Its bytes are free at once; a client that is at it gets 404."""
+    namespace = await namespace_of(call, "write")
+    ended = await call.store.uploads.dismiss(namespace.id, call.ids["upload_id"])
+    return upload_answer(ended)
+
+
+_ALL: Final = BEYOND_REGION + "/namespaces/{namespace_id}/uploads"
+
+OPERATIONS: Final = (
+    Operation(
+        id="ListUploads",
+        method="GET",
+        path=_ALL,
+        summary="List the open uploads of a namespace",
+        handler=list_uploads,
+        answer=UploadsAnswer,
+        query=ListUploads,
+    ),
+    Operation(
+        id="EndUpload",
+        method="DELETE",
+        path=_ALL + "/{upload_id}",
+        summary="End an open upload, and forget its bytes",
+        handler=end_upload,
+        answer=UploadAnswer,
+        writes=True,
+    ),
+)

@@ -1,0 +1,219 @@
+"""The OCI Distribution API: one dispatcher from raw paths to endpoints, and the token service.
+
+OCI distribution-spec, "Endpoints"; the Docker registry's ``_catalog``; extensions under ``_oci``
+and ``_holdfast``. Every request is answered here: errors of the engine become OCI errors by the
+table in ``oci_errors``, and no input leads to a 500.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from aiohttp import web
+
+from holdfast.api.http.app_keys import SETTINGS, STORE
+from holdfast.api.http.bodies import BrokenBody, expect, settle
+from holdfast.api.http.client_address import client_address
+from holdfast.api.http.conditions import selected
+from holdfast.api.http.oci_errors import OciError, oci_error, too_many
+from holdfast.api.http.origin import origin_of
+from holdfast.api.http.party import note_party
+from holdfast.api.http.transfer import API_VERSION, NO_STORE
+from holdfast.api.telemetry.request_context import (
+    flow,
+    note_key,
+    note_namespace,
+    note_region,
+    note_target,
+)
+from holdfast.engine import Corrupt, EngineError, Invalid, Unusable
+
+from . import blobs, catalog, extensions, manifests, referrers, tags, uploads
+from .access import Gate, Unauthenticated, identify
+from .exchange import Exchange, Handler, Route, json_response, scope_asked, warning
+from .paths import Endpoint, parse_path
+from .rights import Action
+from .token_service import token
+
+_log: Final = logging.getLogger(__name__)
+
+TAIL: Final = "{tail:(?s:.*)}"
+"""Of a route: whatever follows, slashes and line breaks too."""
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def ping(exchange: Exchange) -> web.StreamResponse:
+    """``GET /v2/`` (end-1): 401 without valid credentials, where some clients learn the scheme."""
+    if not exchange.caller.presented:
+        raise exchange.gate.unauthorized()
+    return json_response({})
+
+
+def _read(handler: Handler, action: Action | None = None) -> dict[str, Route]:
+    return dict.fromkeys(("GET", "HEAD"), Route(handler, action))
+
+
+ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
+    "ping": _read(ping),
+    "catalog": _read(catalog.listing),
+    "registry_extensions": _read(extensions.of_registry),
+    "repository_extensions": _read(extensions.of_repository, "pull"),
+    "exists": {"POST": Route(extensions.exists, "pull")},
+    "tags": _read(tags.listing, "pull"),
+    "manifest": {
+        **_read(manifests.fetch, "pull"),
+        "PUT": Route(manifests.push, "push"),
+        "DELETE": Route(manifests.delete, "delete"),
+    },
+    "blob": {
+        "GET": Route(blobs.fetch, "pull"),
+        # Who asks is about to push: some clients keep the first token that they get for all of it.
+        "HEAD": Route(blobs.head, "pull", asks="push"),
+        "DELETE": Route(blobs.delete, "delete"),
+    },
+    "uploads": {"POST": Route(uploads.begin, "push")},
+    "upload": {
+        **_read(uploads.status, "push"),
+        "PATCH": Route(uploads.append, "push"),
+        "PUT": Route(uploads.finish, "push"),
+        # The right to push is enough: whoever began it may end it.
+        "DELETE": Route(uploads.cancel, "push"),
+    },
+    "referrers": _read(referrers.listing, "pull"),
+}
+"""Endpoint to method to route."""
+
+
+KINDS: Final[Mapping[Endpoint, str]] = {
+    endpoint: endpoint if endpoint in ("manifest", "blob", "upload") else ""
+    for endpoint in ENDPOINTS
+} | {"uploads": "upload"}
+"""Endpoint to what its changes are changes of."""
+
+
+def setup(app: web.Application) -> None:
+    """Add ``/v2/`` and ``/token`` to an application that has STORE and SETTINGS.
+
+    The application may be mounted under a prefix.
+    """
+    for path in ("/v2", f"/v2/{TAIL}"):
+        route(app, path, _dispatch, API_VERSION)
+    route(app, "/token", token)
+
+
+def route(
+    app: web.Application, path: str, answer: Answer, headers: Mapping[str, str] | None = None
+) -> None:
+    """Let ``answer`` answer all methods of a path; its OciErrors become answers too.
+
+    ``headers`` go with every answer.
+    """
+    always = headers or {}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await _answered(request, answer, always)
+
+    async def expected(request: web.Request) -> web.StreamResponse | None:
+        try:
+            await expect(request)
+        except OciError as error:
+            response = error.response()
+            response.headers.update(always)
+            response.headers.setdefault("Cache-Control", NO_STORE)
+            await settle(request, response)
+            return response
+        return None
+
+    app.router.add_route("*", path, handle, expect_handler=expected)
+
+
+async def nowhere(_request: web.Request) -> web.StreamResponse:
+    """What no endpoint is at. Raises OciError."""
+    raise OciError("UNSUPPORTED", "no such endpoint", status=404)
+
+
+async def _answered(
+    request: web.Request, answer: Answer, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """The answer, or the error that came instead; what is left of the body settled."""
+    try:
+        response = await answer(request)
+    except ConnectionError as error:
+        # The client is gone in the middle of an answer: this one only ends the connection.
+        _log.debug("%s %s: %s", request.method, request.path, error)
+        response = OciError("UNAVAILABLE").response()
+        response.force_close()
+    except Exception as error:  # noqa: BLE001 - the edge: a bug is logged, and answered as one
+        response = refusal(error, request.method, request.path)
+    if not response.prepared:
+        response.headers.update(headers)
+        response.headers.setdefault("Cache-Control", NO_STORE)
+    await settle(request, response)
+    return response
+
+
+def refusal(error: Exception, method: str, path: str) -> web.Response:
+    """The answer to a request that ended with this error; what is our fault is logged."""
+    if isinstance(error, OciError):
+        response = error.response()
+        if isinstance(error, BrokenBody):
+            response.force_close()
+        return response
+    if isinstance(error, EngineError):
+        if isinstance(error, Unusable):
+            level = logging.ERROR if isinstance(error, Corrupt) else logging.WARNING
+            _log.log(level, "%s %s: %s", method, path, error)
+        answer = oci_error(error)
+        if isinstance(error, Invalid) and answer.code == "NAME_INVALID":
+            # Some clients probe with HEAD first, and give up without ever seeing a message.
+            answer.headers |= warning(answer.message)
+        return answer.response()
+    _log.error("unexpected error in %s %s", method, path, exc_info=error)
+    return OciError("UNKNOWN").response()
+
+
+def _prefix(request: web.Request) -> str:
+    """Where the application is mounted: what its own route's path begins with."""
+    resource = request.match_info.route.resource
+    assert resource is not None
+    return resource.canonical.removesuffix("/{tail}").removesuffix("/v2")
+
+
+async def _dispatch(request: web.Request) -> web.StreamResponse:
+    """Find the endpoint, then the caller, then let the handler decide."""
+    prefix = _prefix(request)
+    raw = request.rel_url.raw_path
+    start = f"{prefix}/v2"
+    # An escaped way of writing the fixed part reaches this route too, and is no endpoint.
+    rest = raw.removeprefix(start)
+    target = parse_path(rest.removeprefix("/")) if raw.startswith(start) else None
+    if target is None:
+        return await nowhere(request)
+    note_target(target.endpoint, KINDS[target.endpoint], name=target.name, id=target.item)
+    methods = ENDPOINTS[target.endpoint]
+    route = methods.get(request.method)
+    if route is None:
+        raise OciError("UNSUPPORTED", headers={"Allow": ", ".join(methods)})
+    store, settings = request.app[STORE], request.app[SETTINGS]
+    origin = origin_of(request, settings)
+    note_region(origin.region)
+    note_namespace(origin.region, target.name.partition("/")[0])
+    gate = Gate(store, settings, origin, prefix)
+    try:
+        caller = await identify(request, store, origin.region)
+    except Unauthenticated as error:
+        scope = scope_asked(request, target, route)
+        raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
+    note_party(caller.key, "" if caller.key else client_address(request, settings))
+    if wait := note_key(caller.key):
+        raise too_many(wait, "too many requests with this key")
+    exchange = Exchange(request, gate, caller, target, route)
+    response = await route.handler(exchange)
+    if request.method in ("GET", "HEAD") and not response.prepared:
+        response = selected(exchange.condition, response)
+    if (moving := flow()) is not None and request.method == "GET" and not response.prepared:
+        await moving.turn(response.content_length or 0)
+    return response

@@ -1,0 +1,101 @@
+"""The manifests that name another as their subject (OCI distribution-spec, end-12)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from holdfast.api.http.oci_errors import OciError
+from holdfast.engine import NotFound, Referrer, Repository
+
+from .exchange import RESULTS_MAX, Exchange, next_link, page_size, read_digest
+
+INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+
+PAGE_BYTES_MAX: Final = 3 << 20
+"""Descriptors on one page: with the last one they stay near what clients read of a manifest.
+Many clients read the first page only, so it is a large one."""
+
+_BATCH: Final = 50
+"""Referrers read at once: each may carry annotations as large as a manifest."""
+
+
+async def listing(exchange: Exchange) -> web.StreamResponse:
+    """GET: an image index of the referrers, in digest order; empty where there are none."""
+    repository = await exchange.repository()
+    query = exchange.query
+    types = query.all("artifactType")
+    asked = page_size(query)
+    count = RESULTS_MAX if asked is None else asked
+    subject = exchange.target.item
+    descriptors: list[msgspec.Raw] = []
+    more: str | None = None
+    if _kept(subject):
+        after = query.first("last")
+        descriptors, more = await _page(exchange, repository, subject, types, after, count)
+    headers = {"Content-Type": INDEX_TYPE}
+    if types:
+        headers["OCI-Filters-Applied"] = "artifactType"
+    if more is not None:
+        path = exchange.location("referrers", subject)
+        values = {"last": more} if asked is None else {"n": str(count), "last": more}
+        headers |= next_link(path, query, **values)
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors}
+    return web.Response(body=msgspec.json.encode(index), headers=headers)
+
+
+def _kept(subject: str) -> bool:
+    """Whether anything here can refer to it. Raises DIGEST_INVALID for a malformed digest."""
+    try:
+        read_digest(subject, "MANIFEST_UNKNOWN")
+    except OciError:
+        return False
+    return True
+
+
+async def _page(
+    exchange: Exchange,
+    repository: Repository,
+    subject: str,
+    types: list[str],
+    after: str | None,
+    count: int,
+) -> tuple[list[msgspec.Raw], str | None]:
+    """Encoded descriptors, and the last digest shown where there are more."""
+    descriptors: list[msgspec.Raw] = []
+    shown: str | None = None
+    room = PAGE_BYTES_MAX
+    while count:
+        try:
+            batch = await exchange.store.manifests.referrers(
+                repository, subject, artifact_types=types, after=after, limit=_BATCH
+            )
+        except NotFound:
+            # A repository that nobody pushed to has no referrers, and that is no error.
+            break
+        for referrer in batch:
+            if len(descriptors) == count or room <= 0:
+                return descriptors, shown
+            encoded = msgspec.json.encode(_descriptor(referrer))
+            room -= len(encoded)
+            descriptors.append(msgspec.Raw(encoded))
+            shown = str(referrer.digest)
+        if len(batch) < _BATCH:
+            break
+        after = shown
+    return descriptors, None
+
+
+def _descriptor(referrer: Referrer) -> dict[str, Any]:
+    descriptor: dict[str, Any] = {
+        "mediaType": referrer.media_type,
+        "digest": str(referrer.digest),
+        "size": referrer.size,
+    }
+    if referrer.artifact_type is not None:
+        descriptor["artifactType"] = referrer.artifact_type
+    if referrer.annotations:
+        descriptor["annotations"] = referrer.annotations
+    return descriptor

@@ -1,0 +1,28 @@
+"""The list of a repository's tags (OCI distribution-spec, end-8)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from .exchange import RESULTS_MAX, Exchange, json_response, last_name, next_link, page_size
+
+TAG_CHARS_MAX: Final = 128
+
+
+async def listing(exchange: Exchange) -> web.StreamResponse:
+    """GET: tag names in byte order, after ``last``, at most ``n``."""
+    repository = await exchange.repository()
+    query = exchange.query
+    asked = page_size(query)
+    count = RESULTS_MAX if asked is None else asked
+    last = last_name(query, TAG_CHARS_MAX)
+    # One more than is shown tells whether there is a next page.
+    names = await exchange.store.tags.names(repository, after=last, limit=count + 1)
+    shown = names[:count]
+    headers: dict[str, str] = {}
+    if shown and len(names) > count:
+        path = exchange.location("tags/list")
+        headers = next_link(path, query, n=str(count), last=shown[-1])
+    return json_response({"name": exchange.target.name, "tags": shown}, headers)

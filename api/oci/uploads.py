@@ -1,0 +1,232 @@
+"""Upload sessions and mounts (OCI distribution-spec, end-4, 5, 6, 11, 13 and 14).
+
+The Location of a session is the same for its whole life: superseded ones are still valid.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from aiohttp import web
+
+from holdfast.api.http.bodies import stream
+from holdfast.api.http.conditions import check_untagged
+from holdfast.api.http.oci_errors import OciError, oci_error
+from holdfast.api.http.ranges import Span, parse_content_range
+from holdfast.api.http.whole_request import Asked
+from holdfast.engine import (
+    ALGORITHMS,
+    ALWAYS,
+    Blob,
+    Digest,
+    Invalid,
+    InvalidDigest,
+    NotFound,
+    OffsetMismatch,
+    Repository,
+    Upload,
+)
+
+from .exchange import Exchange
+
+SOURCES_MAX: Final = 100
+"""Repositories looked at for a mount that names none."""
+
+
+def _session_headers(exchange: Exchange, upload_id: UUID, offset: int) -> dict[str, str]:
+    """Where the session is and what it has; clients parse ``0-0`` even before the first byte."""
+    return {
+        "Location": exchange.location("blobs/uploads", str(upload_id)),
+        "Range": f"0-{max(offset - 1, 0)}",
+        "Docker-Upload-UUID": str(upload_id),
+    }
+
+
+def _created(exchange: Exchange, digest: Digest) -> web.Response:
+    headers = {
+        "Location": exchange.location("blobs", str(digest)),
+        "Docker-Content-Digest": str(digest),
+    }
+    return web.Response(status=201, headers=headers)
+
+
+def _upload_id(exchange: Exchange) -> UUID:
+    text = exchange.target.item
+    try:
+        upload_id = UUID(text)
+    except ValueError:
+        raise OciError("BLOB_UPLOAD_UNKNOWN") from None
+    # UUID() takes braces and a urn prefix too; a Location never has them.
+    if str(upload_id) != text:
+        raise OciError("BLOB_UPLOAD_UNKNOWN")
+    return upload_id
+
+
+def _digest_parameter(exchange: Exchange) -> Digest:
+    text = exchange.query.first("digest")
+    if text is None:
+        raise OciError("DIGEST_INVALID", "the parameter digest is missing")
+    return Digest.parse(text)
+
+
+async def begin(exchange: Exchange) -> web.StreamResponse:
+    """POST: mount a blob, take one whole, or open a session."""
+    query, request = exchange.query, exchange.request
+    mount, named = query.first("mount"), query.first("digest")
+    # What is malformed comes to its end before it could create anything.
+    digest = Digest.parse(named) if named is not None and mount is None else None
+    algorithm = query.first("digest-algorithm") or "sha256"
+    if algorithm not in ALGORITHMS:
+        raise InvalidDigest(algorithm, f"algorithm {algorithm[:64]} is not supported")
+    repository = await exchange.repository(creates=True)
+    check_untagged(exchange.condition, exists=False)
+    if digest is not None:
+        length = request.content_length
+        async with stream(request) as pieces:
+            await exchange.store.uploads.put(repository, digest, pieces, length=length)
+        return _created(exchange, digest)
+    if mount is not None:
+        blob = await _mount(exchange, repository, mount, query.first("from"))
+        if blob is not None:
+            return _created(exchange, blob.digest)
+    upload = await exchange.store.uploads.begin(repository, algorithm=algorithm)
+    headers = _session_headers(exchange, upload.id, upload.offset)
+    return web.Response(status=202, headers=headers)
+
+
+async def _mount(
+    exchange: Exchange, repository: Repository, text: str, source: str | None
+) -> Blob | None:
+    """Mount from a repository that the caller may pull from; None opens a session instead.
+
+    Nothing about the source is ever an error: clients take one for a failed push.
+    """
+    try:
+        digest = Digest.parse(text)
+    except InvalidDigest:
+        return None
+    store, gate = exchange.store, exchange.gate
+    if source is None:
+        candidates = await store.holders(gate.origin.region, digest, limit=SOURCES_MAX)
+    else:
+        try:
+            found = await gate.find(source)
+        except Invalid:
+            return None
+        candidates = [] if found is None else [found]
+    for candidate in candidates:
+        if not gate.may_pull(exchange.caller, candidate):
+            continue
+        try:
+            blob = await store.mount(repository, digest, candidate)
+        except NotFound:
+            continue
+        if blob is not None:
+            return blob
+    return None
+
+
+async def status(exchange: Exchange) -> web.StreamResponse:
+    """GET of a session: how much of it is kept."""
+    repository = await exchange.repository()
+    upload = await exchange.store.uploads.get(repository, _upload_id(exchange))
+    headers = _session_headers(exchange, upload.id, upload.offset)
+    return web.Response(status=204, headers=headers)
+
+
+async def append(exchange: Exchange) -> web.StreamResponse:
+    """PATCH: the next chunk, or a stream of unknown length."""
+    repository = await exchange.repository()
+    upload_id = _upload_id(exchange)
+    upload = await _append(exchange, repository, upload_id)
+    headers = _session_headers(exchange, upload.id, upload.offset)
+    return web.Response(status=202, headers=headers)
+
+
+async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -> Upload:
+    offset, length = _chunk(exchange.request)
+    await _check(exchange, repository, upload_id, offset)
+    try:
+        async with stream(exchange.request) as pieces:
+            return await exchange.store.uploads.append(
+                repository, upload_id, pieces, offset=offset, length=length
+            )
+    except OffsetMismatch as error:
+        raise _out_of_order(exchange, upload_id, error) from error
+
+
+async def finish(exchange: Exchange) -> web.StreamResponse:
+    """PUT: the last chunk, the whole blob or nothing, and the digest that it all must have."""
+    repository = await exchange.repository()
+    upload_id = _upload_id(exchange)
+    digest = _digest_parameter(exchange)
+    request = exchange.request
+    has_body = request.body_exists and request.content_length != 0
+    offset, length = _chunk(request) if has_body else (None, None)
+    await _check(exchange, repository, upload_id, offset)
+    try:
+        async with stream(request) as pieces:
+            await exchange.store.uploads.finish(
+                repository,
+                upload_id,
+                digest,
+                pieces if has_body else None,
+                offset=offset,
+                length=length,
+            )
+    except OffsetMismatch as error:
+        raise _out_of_order(exchange, upload_id, error) from error
+    return _created(exchange, digest)
+
+
+async def cancel(exchange: Exchange) -> web.StreamResponse:
+    """DELETE of a session."""
+    repository = await exchange.repository()
+    upload_id = _upload_id(exchange)
+    await _check(exchange, repository, upload_id)
+    await exchange.store.uploads.abort(repository, upload_id)
+    return web.Response(status=204)
+
+
+async def _check(
+    exchange: Exchange, repository: Repository, upload_id: UUID, offset: int | None = None
+) -> None:
+    """Decide the condition of a request to a session, where all else lets it pass.
+
+    Raises NotFound, and OciError: 416, 412.
+    """
+    condition = exchange.condition
+    if condition is ALWAYS:
+        return
+    upload = await exchange.store.uploads.get(repository, upload_id)
+    if offset not in (None, upload.offset):
+        error = OffsetMismatch(upload.offset, offset)
+        raise _out_of_order(exchange, upload_id, error)
+    check_untagged(condition, exists=True)
+
+
+def _chunk(request: Asked) -> tuple[int | None, int | None]:
+    """Where the body goes and how long it is, as far as its headers say.
+
+    Raises SIZE_INVALID for a Content-Range that is malformed or contradicts Content-Length.
+    """
+    header = request.headers.get("Content-Range")
+    length = request.content_length
+    if header is None:
+        return None, length
+    span: Span | None = parse_content_range(header)
+    if span is None:
+        raise OciError("SIZE_INVALID", "Content-Range is not <first>-<last>")
+    if length is not None and length != span.length:
+        raise OciError(
+            "SIZE_INVALID", f"Content-Range is of {span.length} bytes, Content-Length of {length}"
+        )
+    return span.offset, span.length
+
+
+def _out_of_order(exchange: Exchange, upload_id: UUID, error: OffsetMismatch) -> OciError:
+    """416 with where the session stands; it goes on from there."""
+    answer = oci_error(error)
+    answer.headers.update(_session_headers(exchange, upload_id, error.offset))
+    return answer

@@ -1,0 +1,4 @@
+"""Processes, sockets, settings: the application as a server with several workers.
+
+May import fast and what fast may.
+"""

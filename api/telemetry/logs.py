@@ -1,0 +1,194 @@
+"""Log lines, plain or as JSON, each with the id of the request it belongs to.
+
+Whatever a client can bring into a message stays in one line and in its place: what cannot be
+printed is escaped, be it a control character or one that turns the text around (U+202E); in the
+access log also quotes and backslashes, so that a field ends where it says.
+Query strings, bodies and credentials are never logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from .request_context import CURRENT
+
+LogFormat = Literal["plain", "json"]
+LEVELS: Final = ("debug", "info", "warning", "error")
+ACCESS: Final = "holdfast.access"
+
+_QUOTABLE: Final = re.compile(r"[ !#-\[\]-~]*")
+_HEADER_CHARS_MAX: Final = 256
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with escapes (``\\u202e``, as JSON has them) for what cannot be printed.
+
+    ``lines`` leaves ends of lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or (lines and character == "\n")
+        else _json_escape(character)
+        for character in text
+    )
+
+
+def _json_escape(character: str) -> str:
+    """RFC 8259 section 7: beyond U+FFFF two of them."""
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def quotable(text: str) -> str:
+    """The text as Apache and nginx write it between quotes: ``\\"``, ``\\\\``, and ``\\xhh`` for
+    each byte that is not printable ASCII."""
+    if _QUOTABLE.fullmatch(text):
+        return text
+    return "".join(
+        f"\\{chr(byte)}" if byte in b'"\\' else chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    )
+
+
+def encoded(fields: dict[str, Any]) -> bytes:
+    """A JSON object without anything that cannot be printed, and without lone surrogates, which
+    undecodable bytes of a request become."""
+    whole = {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    # What is not ASCII is in strings only, where escapes are.
+    return printable(msgspec.json.encode(whole).decode()).encode()
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+def _request_id(record: logging.LogRecord) -> str:
+    trail = CURRENT.get()
+    known: str = record.__dict__.get("request_id", "") or (trail.request_id if trail else "")
+    return known
+
+
+class PlainFormatter(logging.Formatter):
+    """``time [pid] LEVEL name: message (request id)``; a traceback follows in lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        name = _request_id(record)
+        text = (
+            f"{timestamp(record.created)} [{os.getpid()}] {record.levelname} {record.name}: "
+            f"{printable(record.getMessage())}{f' ({name})' if name else ''}"
+        )
+        return text + _trace(self, record)
+
+
+class BareFormatter(logging.Formatter):
+    """The message, and nothing else; a traceback follows in lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return printable(record.getMessage()) + _trace(self, record)
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    if not record.exc_info:
+        return ""
+    return "\n" + printable(formatter.formatException(record.exc_info), lines=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; fields of the access log are its members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        fields: dict[str, Any] = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": os.getpid(),
+            "message": record.getMessage(),
+        }
+        if name := _request_id(record):
+            fields["request_id"] = name
+        fields |= record.__dict__.get("fields", {})
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return encoded(fields).decode()
+
+
+def set_up(kind: LogFormat, level: str, *, bare: bool = False) -> None:
+    """Log to standard error from now on. ``bare`` plain lines are messages and nothing else."""
+    handler = logging.StreamHandler()
+    formatter = BareFormatter() if bare else PlainFormatter()
+    handler.setFormatter(JsonFormatter() if kind == "json" else formatter)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    # What was switched on by itself is not switched off by a level.
+    logging.getLogger(ACCESS).setLevel(logging.INFO)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLine:
+    """One request: who asked for what, and how it ended. Never the query."""
+
+    address: str
+    """The client's; empty where there is none."""
+    method: str
+    path: str
+    version: str
+    status: int
+    size: int
+    """Bytes sent, with the head."""
+    seconds: float
+    agent: str
+    """The User-Agent header; empty where there is none."""
+    actor: str
+    """The access key; empty for nobody in particular."""
+    request_id: str
+
+
+def log_access(logger: logging.Logger, line: AccessLine) -> None:
+    """Write a line of the access log."""
+    address, agent = line.address or "-", line.agent[:_HEADER_CHARS_MAX] or "-"
+    logger.info(
+        '%s "%s %s %s" %d %d %.6fs "%s" %s %s',
+        quotable(address),
+        quotable(line.method),
+        quotable(line.path),
+        line.version,
+        line.status,
+        line.size,
+        line.seconds,
+        quotable(agent),
+        quotable(line.actor) or "-",
+        line.request_id,
+        extra={
+            "fields": {
+                "address": address,
+                "method": line.method,
+                "path": line.path,
+                "status": line.status,
+                "bytes": line.size,
+                "seconds": round(line.seconds, 6),
+                "agent": agent,
+                "actor": line.actor,
+                "request_id": line.request_id,
+            }
+        },
+    )
