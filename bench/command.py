@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from . import compare, page, results, table, trace
-from .interrupts import terminable
-from .profile import PROFILES
-from .reach import Login
+from .load import trace
+from .load.endpoint import Login
+from .load.interrupts import terminable
+from .load.profile import PROFILES
+from .report import compare, page, results, table
 from .run import CannotRun, Plan, Run, workspace
-from .servers import Peer, installed
-from .targets import Target
+from .targets.servers import Peer, installed
+from .targets.targets import Target
 
 PASSWORD_VARIABLE = "HOLDFAST_BENCH_PASSWORD"  # nosec B105 # noqa: S105 - a variable
 TRACE_LIMIT = 20_000

@@ -18,18 +18,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from . import limits, mixes, process, pulls, pushes, scale, servers, smalls, syncs, upkeep
-from .crew import Crew, CrewFailed
-from .embedded import EmbeddedFailed
-from .measure import Bench, MeasureFailed
-from .profile import Profile
-from .reach import Unreachable
-from .results import OTHERS_MAX, Results, Row, TargetFacts
-from .servers import CannotStart, Starter
-from .targets import Target
-from .trace import Operation
-from .workload import Workload
-from .wrk import WrkFailed
+from .load import process
+from .load.client_pool import Crew, CrewFailed
+from .load.endpoint import Unreachable
+from .load.profile import Profile
+from .load.trace import Operation
+from .report.results import OTHERS_MAX, Results, Row, TargetFacts
+from .suites import background_load, mixes, pulls, pushes, scale, small, syncs
+from .suites.embedded import EmbeddedFailed
+from .suites.measure import Bench, MeasureFailed
+from .suites.workload import Workload
+from .targets import machine_limits, servers
+from .targets.servers import CannotStart, Starter
+from .targets.targets import Target
+from .targets.wrk import WrkFailed
 
 SPARE_BYTES: Final = 2 << 30
 STREAMS: Final = 6
@@ -86,13 +88,13 @@ class Plan:
         return [
             workload
             for workload in (
-                *smalls.workloads(profile),
+                *small.workloads(profile),
                 *pulls.workloads(profile),
                 *pushes.workloads(profile),
                 *mixes.workloads(profile, self.trace),
-                *smalls.variants(),
+                *small.variants(),
                 *pulls.variants(),
-                *upkeep.workloads(profile),
+                *background_load.workloads(profile),
                 *pushes.huge(profile),
             )
             if self.wants(workload.name)
@@ -160,7 +162,7 @@ class Run:
         )
         self._progress.begin(pairs + 1)
         self._progress.step("limits of this machine")
-        self.results.limits = limits.measure(self._directory, bench.profile.limit_seconds)
+        self.results.limits = machine_limits.measure(self._directory, bench.profile.limit_seconds)
         if not bench.wrk:
             self._remark("wrk is not installed: small requests are driven from Python")
         self._count_syncs(bench, targets)

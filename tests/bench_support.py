@@ -10,7 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from holdfast.bench.profile import PROFILES
+from holdfast.bench.load.profile import PROFILES
 
 Reply = tuple[int, dict[str, str], bytes]
 

@@ -50,15 +50,15 @@ ELSEWHERE = {
     },
     "bench": {
         "command.py": "the report",
-        "limits.py": "files of its own that it measures the disk with",
-        "process.py": "/proc",
-        "pulls.py": "a file for nginx to serve",
-        "results.py": "results",
+        "targets/machine_limits.py": "files of its own that it measures the disk with",
+        "load/process.py": "/proc",
+        "suites/pulls.py": "a file for nginx to serve",
+        "report/results.py": "results",
         "run.py": "/proc",
-        "servers.py": "configurations and logs of the servers",
-        "syncs.py": "what strace wrote",
-        "trace.py": "a trace to replay",
-        "wrk.py": "a script for wrk",
+        "targets/servers.py": "configurations and logs of the servers",
+        "suites/syncs.py": "what strace wrote",
+        "load/trace.py": "a trace to replay",
+        "targets/wrk.py": "a script for wrk",
     },
 }
 """The same of the other folders, which have no business in the engine's files at all."""

@@ -144,7 +144,7 @@ def test_metadata(built: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("module", ["engine", "api.supervisor"])
+@pytest.mark.parametrize("module", ["engine", "api.server.supervisor"])
 def test_what_speaks_no_http_loads_none(installed: Path, tmp_path: Path, module: str) -> None:
     program = f"import sys, holdfast.{module}; print({{'aiohttp', 'uvloop'}} & set(sys.modules))"
     assert run(installed, "-c", program, cwd=tmp_path) == "set()\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.bench import limits
-from holdfast.bench.limits import LIMITS
+from holdfast.bench.targets import machine_limits
+from holdfast.bench.targets.machine_limits import LIMITS
 
 
 @pytest.fixture
 def _known_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine can do is not asked again."""
-    monkeypatch.setattr(limits, "measure", lambda directory, seconds: dict.fromkeys(LIMITS, 1.0))
+    monkeypatch.setattr(
+        machine_limits, "measure", lambda directory, seconds: dict.fromkeys(LIMITS, 1.0)
+    )

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 import pytest
 from bench_support import serving
 
-from holdfast.bench import drive
-from holdfast.bench.crew import Crew
-from holdfast.bench.drive import Outcome, open_loop
-from holdfast.bench.jobs import Ask, Requests
-from holdfast.bench.latencies import Latencies
-from holdfast.bench.reach import ANONYMOUS, Login, Reach, Unreachable, reach
-from holdfast.bench.registry import Moved, Registry, reason
-from holdfast.bench.volley import Shot, Volley
-from holdfast.bench.wire import Address, Client, WireError
+from holdfast.bench.load import drive
+from holdfast.bench.load.client_pool import Crew
+from holdfast.bench.load.drive import Outcome, open_loop
+from holdfast.bench.load.endpoint import ANONYMOUS, Login, Reach, Unreachable, reach
+from holdfast.bench.load.jobs import Ask, Requests
+from holdfast.bench.load.latencies import Latencies
+from holdfast.bench.load.registry import Moved, Registry, reason
+from holdfast.bench.load.small_requests import Shot, Volley
+from holdfast.bench.load.wire import Address, Client, WireError
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from typing import cast
 
 import pytest
 
-from holdfast.bench.content import PIECE_BYTES, Content, Image, LayerSizes
-from holdfast.bench.jobs import ImageSet
-from holdfast.bench.latencies import Latencies
-from holdfast.bench.mixed import STYLES, Mix, Mixed
-from holdfast.bench.popularity import Zipf
-from holdfast.bench.registry import Registry, Style
-from holdfast.bench.schedule import Bursts, poisson
+from holdfast.bench.load.content import PIECE_BYTES, Content, Image, LayerSizes
+from holdfast.bench.load.jobs import ImageSet
+from holdfast.bench.load.latencies import Latencies
+from holdfast.bench.load.mixed import STYLES, Mix, Mixed
+from holdfast.bench.load.popularity import Zipf
+from holdfast.bench.load.registry import Registry, Style
+from holdfast.bench.load.schedule import Bursts, poisson
 
 
 def test_equal_seeds_make_equal_images_and_others_others() -> None:

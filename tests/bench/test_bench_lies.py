@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from bench_support import TINY, Keeper, Reply, serving, serving_bodies
 
-from holdfast.bench.crew import Crew
-from holdfast.bench.drive import Job
-from holdfast.bench.jobs import Ask, ImageSet, PushImages, PushStream
-from holdfast.bench.measure import Bench, MeasureFailed
-from holdfast.bench.mixed import Mixed
-from holdfast.bench.reach import Reach
-from holdfast.bench.registry import Style
-from holdfast.bench.targets import Target
-from holdfast.bench.trace import Operation, Replay
+from holdfast.bench.load.client_pool import Crew
+from holdfast.bench.load.drive import Job
+from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.jobs import Ask, ImageSet, PushImages, PushStream
+from holdfast.bench.load.mixed import Mixed
+from holdfast.bench.load.registry import Style
+from holdfast.bench.load.trace import Operation, Replay
+from holdfast.bench.suites.measure import Bench, MeasureFailed
+from holdfast.bench.targets.targets import Target
 
 
 def turning(at: int, before: int, after: int) -> Callable[[str, str], Reply]:

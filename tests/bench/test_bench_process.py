@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from bench_support import TINY
 
-from holdfast.bench import process, syncs
-from holdfast.bench.crew import Crew
-from holdfast.bench.measure import Bench, Meter
-from holdfast.bench.servers import Server, start_docker_registry, start_holdfast
+from holdfast.bench.load import process
+from holdfast.bench.load.client_pool import Crew
+from holdfast.bench.suites import syncs
+from holdfast.bench.suites.measure import Bench, Meter
+from holdfast.bench.targets.servers import Server, start_docker_registry, start_holdfast
 
 MIB = 1 << 20
 

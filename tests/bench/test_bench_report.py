@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from holdfast.bench import compare, page, results, table
-from holdfast.bench.results import BadResults, Limit, Results, Row, Sample, TargetFacts
+from holdfast.bench.report import compare, page, results, table
+from holdfast.bench.report.results import BadResults, Limit, Results, Row, Sample, TargetFacts
 
 
 def row(workload: str, target: str, *values: float, higher: bool = True, void: str = "") -> Row:

@@ -21,15 +21,19 @@ from bench_support import TINY, Keeper, Reply, Silent, serving, serving_bodies
 
 from holdfast.api.cli import main as cli
 from holdfast.api.cli.commands.serve import serve
-from holdfast.bench import limits, mixes, pulls, results, servers, syncs
-from holdfast.bench.interrupts import terminable
-from holdfast.bench.limits import LIMITS
-from holdfast.bench.measure import Bench, Meter
-from holdfast.bench.process import can_drop
-from holdfast.bench.profile import PROFILES
-from holdfast.bench.results import Sample
+from holdfast.bench.load.interrupts import terminable
+from holdfast.bench.load.process import can_drop
+from holdfast.bench.load.profile import PROFILES
+from holdfast.bench.load.trace import Operation
+from holdfast.bench.report import results
+from holdfast.bench.report.results import Sample
 from holdfast.bench.run import CannotRun, Plan, Run, workspace
-from holdfast.bench.servers import (
+from holdfast.bench.suites import mixes, pulls, syncs
+from holdfast.bench.suites.measure import Bench, Meter
+from holdfast.bench.suites.workload import Workload
+from holdfast.bench.targets import machine_limits, servers
+from holdfast.bench.targets.machine_limits import LIMITS
+from holdfast.bench.targets.servers import (
     VARIANTS,
     CannotStart,
     Peer,
@@ -39,9 +43,7 @@ from holdfast.bench.servers import (
     start_holdfast,
     start_peer,
 )
-from holdfast.bench.targets import Target
-from holdfast.bench.trace import Operation
-from holdfast.bench.workload import Workload
+from holdfast.bench.targets.targets import Target
 
 WAIT_SECONDS = 100
 
@@ -396,7 +398,7 @@ def test_what_a_start_takes_is_not_the_first_rows_loss(
         return dict.fromkeys(LIMITS, 1.0)
 
     monkeypatch.setattr("holdfast.bench.run.time", delaying)
-    monkeypatch.setattr(limits, "measure", measured)
+    monkeypatch.setattr(machine_limits, "measure", measured)
     with serving(lambda method, target: (404, {}, b"")) as port:
         target = Target(
             name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"

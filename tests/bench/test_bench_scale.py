@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from bench_support import TINY, Silent
 
-from holdfast.bench import embedded, results, scale
-from holdfast.bench.embedded import EmbeddedFailed, Measured, Task
+from holdfast.bench.report import results
 from holdfast.bench.run import Plan, Run
+from holdfast.bench.suites import embedded, scale
+from holdfast.bench.suites.embedded import EmbeddedFailed, Measured, Task
 
 SIZES = TINY.scale_sizes
 PAGES = (

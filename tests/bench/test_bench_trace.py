@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from holdfast.bench.content import Blob, Content
-from holdfast.bench.registry import Registry, Style
-from holdfast.bench.trace import BadTrace, Operation, Player, Replay, read
+from holdfast.bench.load.content import Blob, Content
+from holdfast.bench.load.registry import Registry, Style
+from holdfast.bench.load.trace import BadTrace, Operation, Player, Replay, read
 
 
 def record(at: str, method: str, uri: str, written: int = 1000, status: int = 200) -> Any:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from bench_support import TINY, Silent, serving
 
-from holdfast.bench import background, upkeep
-from holdfast.bench.background import Work
-from holdfast.bench.measure import MeasureFailed
 from holdfast.bench.run import Plan, Run
-from holdfast.bench.servers import Starter, start_holdfast
+from holdfast.bench.suites import background, background_load
+from holdfast.bench.suites.background import Work
+from holdfast.bench.suites.measure import MeasureFailed
+from holdfast.bench.targets.servers import Starter, start_holdfast
 
 
 @pytest.mark.timeout(180)
@@ -20,16 +20,16 @@ from holdfast.bench.servers import Starter, start_holdfast
 def test_the_background_is_at_work_in_one_half_and_idle_in_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    halves: list[tuple[bool, upkeep.Half]] = []
-    half = upkeep.half
+    halves: list[tuple[bool, background_load.Half]] = []
+    half = background_load.half
 
-    def remembered(what: str, busy: bool, *rest: object) -> upkeep.Half:
+    def remembered(what: str, busy: bool, *rest: object) -> background_load.Half:
         found = half(what, busy, *rest)  # type: ignore[arg-type]
         halves.append((busy, found))
         return found
 
-    monkeypatch.setattr(upkeep, "half", remembered)
-    monkeypatch.setattr(upkeep, "AROUND_SECONDS", 3.0)
+    monkeypatch.setattr(background_load, "half", remembered)
+    monkeypatch.setattr(background_load, "AROUND_SECONDS", 3.0)
     starters = (Starter("holdfast", lambda: start_holdfast(tmp_path / "holdfast")),)
     profile = replace(TINY, upkeep_rounds=1)
     only = ("upkeep/pull",)
@@ -59,8 +59,8 @@ def test_the_background_is_at_work_in_one_half_and_idle_in_the_other(
 )
 def test_a_half_without_work_is_void(after: Work, says: str) -> None:
     with pytest.raises(MeasureFailed, match=says):
-        upkeep.check(Work(10, 50, 5), after)
-    upkeep.check(Work(10, 50, 5), Work(11, 51, 1))
+        background_load.check(Work(10, 50, 5), after)
+    background_load.check(Work(10, 50, 5), Work(11, 51, 1))
 
 
 def test_metrics_that_cannot_be_read_void_the_row() -> None:

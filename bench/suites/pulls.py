@@ -6,14 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from holdfast.bench.load.content import Image
+from holdfast.bench.load.jobs import ImageSet, PullImages, PullStream, PushImages, PushStream
+from holdfast.bench.load.profile import Profile
+from holdfast.bench.load.registry import Style
+from holdfast.bench.report.results import Limit, Sample
+from holdfast.bench.targets.targets import Target
+
 from .background import recompress
-from .content import Image
-from .jobs import ImageSet, PullImages, PullStream, PushImages, PushStream
 from .measure import Bench, MeasureFailed, megabytes, sample_of
-from .profile import Profile
-from .registry import Style
-from .results import Limit, Sample
-from .targets import Target
 from .workload import Workload, local, ours_or_files
 
 STORM_CLIENTS = 64

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from .jobs import ImageSet, PushImages
+from holdfast.bench.load.jobs import ImageSet, PushImages
+from holdfast.bench.load.mixed import Mixed
+from holdfast.bench.load.profile import Profile
+from holdfast.bench.load.registry import Style
+from holdfast.bench.load.trace import Operation, Replay
+from holdfast.bench.report.results import Limit, Sample
+from holdfast.bench.targets.targets import Target
+
 from .measure import Bench, MeasureFailed, sample_of
-from .mixed import Mixed
-from .profile import Profile
 from .pushes import SMALL_CAP, SMALL_SCALE
-from .registry import Style
-from .results import Limit, Sample
-from .targets import Target
-from .trace import Operation, Replay
 from .workload import Workload
 
 KNOWN_IMAGES = 30

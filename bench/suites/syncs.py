@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from . import process
-from .jobs import ImageSet, PushImages
+from holdfast.bench.load import process
+from holdfast.bench.load.jobs import ImageSet, PushImages
+from holdfast.bench.load.registry import Style
+from holdfast.bench.targets.targets import Target
+
 from .measure import Bench
-from .registry import Style
-from .targets import Target
 
 IMAGES: Final = 10
 _SYNCS: Final = ("fsync", "fdatasync", "sync_file_range", "msync", "syncfs")

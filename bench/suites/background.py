@@ -1,9 +1,9 @@
 """What is made ready or done at once, past the server: garbage, scrubbing, zstd, a million tags.
 
-``python -m holdfast.bench.background fill DIRECTORY COUNT BYTES WORK`` makes a store with COUNT
-small blobs and BYTES of large ones. With WORK 1 the small ones are garbage and a scrub has begun:
-a server that is started on this directory sweeps and scrubs at once, at its own rates. With WORK 0
-it has neither to do. ``recompress DIRECTORY`` does at once what a server would in its own time.
+``python -m holdfast.bench.suites.background fill DIRECTORY COUNT BYTES WORK`` makes a store with
+COUNT small blobs and BYTES of large ones. With WORK 1 the small ones are garbage and a scrub has
+begun: a server that is started on this directory sweeps and scrubs at once, at its own rates. With
+WORK 0 it has neither to do. ``recompress DIRECTORY`` does at once what a server would in its own time.
 ``tag DIRECTORY REPOSITORY COUNT`` gives the manifest of the first tag COUNT tags, beside a server.
 """
 
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from holdfast.bench.load.content import Content
+from holdfast.bench.load.tagging import tag
+from holdfast.bench.targets.servers import REGION
 from holdfast.engine import Store, StoreConfig
 
-from .content import Content
 from .measure import MeasureFailed
-from .servers import REGION
-from .tagging import tag
 
 SECONDS_MAX: Final = 3600.0
 METRICS_BYTES_MAX: Final = 1 << 20
@@ -94,7 +94,7 @@ def progress(metrics: str) -> Work:
 
 
 def _run(*arguments: str) -> str:
-    command = (sys.executable, "-m", "holdfast.bench.background", *arguments)
+    command = (sys.executable, "-m", "holdfast.bench.suites.background", *arguments)
     try:
         done = subprocess.run(  # noqa: S603 - our own module
             command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
+from holdfast.bench.targets.servers import VARIANTS
+
 from .results import Results, Row
-from .servers import VARIANTS
 from .table import (
     GROWTH_MAX,
     columns,

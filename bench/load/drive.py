@@ -15,8 +15,8 @@ from .jobs import Ask, ClosedJob, Requests, Work, work
 from .latencies import Latencies
 from .mixed import Action, Mix, Mixed
 from .registry import Exhausted, Registry, WrongAnswer
+from .small_requests import Shot, Volley
 from .trace import Player, Replay
-from .volley import Shot, Volley
 from .wire import Address, WireError
 
 CONNECTIONS_MAX: Final = 128

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypedDict
 
-from . import process, wrk
-from .content import Content
-from .crew import Crew, Result
-from .drive import Job
-from .jobs import Ask, Requests
-from .profile import Profile
-from .reach import Reach
-from .results import Sample
-from .targets import Target
+from holdfast.bench.load import process
+from holdfast.bench.load.client_pool import Crew, Result
+from holdfast.bench.load.content import Content
+from holdfast.bench.load.drive import Job
+from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.jobs import Ask, Requests
+from holdfast.bench.load.profile import Profile
+from holdfast.bench.report.results import Sample
+from holdfast.bench.targets import wrk
+from holdfast.bench.targets.targets import Target
 
 MEGA: Final = 1e6
 CONNECTIONS: Final = 32

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .limits import LIMITS
+from holdfast.bench.targets.machine_limits import LIMITS
+
 from .results import OTHERS_MAX, Results, Row
 
 FIRST = "holdfast"

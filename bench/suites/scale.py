@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from . import embedded, servers
+from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.jobs import Ask, Requests
+from holdfast.bench.report.results import Limit, Row, Sample
+from holdfast.bench.targets import servers
+from holdfast.bench.targets.servers import CannotStart
+from holdfast.bench.targets.targets import Target
+
+from . import embedded
 from .embedded import (
     IMAGE,
     NAMESPACE,
@@ -31,12 +38,7 @@ from .embedded import (
     Step,
     Task,
 )
-from .jobs import Ask, Requests
 from .measure import Bench, MeasureFailed, sample_of
-from .reach import Reach
-from .results import Limit, Row, Sample
-from .servers import CannotStart
-from .targets import Target
 
 PARTS: Final = ("engine", "start", "manage")
 """The beginnings of the names of all rows."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .reach import ANONYMOUS, Login, Reach, look, reach
+from holdfast.bench.load.endpoint import ANONYMOUS, Login, Reach, look, reach
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,17 @@ from typing import Final
 
 import msgspec
 
+from holdfast.bench.load.content import MANIFEST_TYPE, digest_of
+from holdfast.bench.load.jobs import Ask, ImageSet, ListTags, PushImages
+from holdfast.bench.load.profile import Profile
+from holdfast.bench.load.registry import Style
+from holdfast.bench.load.tagging import PushTags, tag
+from holdfast.bench.report.results import Limit, Sample
+from holdfast.bench.targets.targets import Target
+
 from .background import set_tags
-from .content import MANIFEST_TYPE, digest_of
-from .jobs import Ask, ImageSet, ListTags, PushImages
 from .measure import Bench, MeasureFailed, operations, sample_of
-from .profile import Profile
 from .pulls import lay, lay_image
-from .registry import Style
-from .results import Limit, Sample
-from .tagging import PushTags, tag
-from .targets import Target
 from .workload import Workload, ours, ours_or_files
 
 IMAGES = 30

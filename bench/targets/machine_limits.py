@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from .wire import BUFFER_BYTES
+from holdfast.bench.load.wire import BUFFER_BYTES
 
 MEGA: Final = 1e6
 _SMALL: Final = os.urandom(4096)

@@ -28,8 +28,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from . import interrupts
-from .reach import Login
+from holdfast.bench.load import interrupts
+from holdfast.bench.load.endpoint import Login
+
 from .targets import Target
 
 START_SECONDS: Final = 30.0

@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from .jobs import Ask
-from .reach import Reach
+from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.jobs import Ask
 
 _SCRIPT: Final = """\
 local asks = {

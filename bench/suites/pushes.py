@@ -6,12 +6,13 @@ import shutil
 from functools import partial
 from typing import Final
 
-from .jobs import ImageSet, PushImages, PushStream
+from holdfast.bench.load.jobs import ImageSet, PushImages, PushStream
+from holdfast.bench.load.profile import Profile
+from holdfast.bench.load.registry import Style
+from holdfast.bench.report.results import Limit, Sample
+from holdfast.bench.targets.targets import Target
+
 from .measure import MEGA, Bench, MeasureFailed, megabytes, operations, sample_of
-from .profile import Profile
-from .registry import Style
-from .results import Limit, Sample
-from .targets import Target
 from .workload import Workload, ours
 
 _STYLES = {

@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from . import servers
+from holdfast.bench.load.jobs import ImageSet, PullImages, PushImages
+from holdfast.bench.load.profile import Profile
+from holdfast.bench.load.registry import Style
+from holdfast.bench.report.results import Limit, Sample
+from holdfast.bench.targets import servers
+from holdfast.bench.targets.servers import CannotStart
+from holdfast.bench.targets.targets import Target
+
 from .background import Work, fill, progress
-from .jobs import ImageSet, PullImages, PushImages
 from .measure import Bench, MeasureFailed, operations, sample_of
-from .profile import Profile
 from .pushes import LAYERS, SMALL_CAP, SMALL_SCALE
-from .registry import Style
-from .results import Limit, Sample
-from .servers import CannotStart
-from .targets import Target
 from .workload import Workload, ours
 
 CLIENTS: Final = 16

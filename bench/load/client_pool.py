@@ -11,8 +11,8 @@ from typing import Self, TypeVar
 import msgspec
 
 from .drive import Assignment, Job, Outcome
+from .endpoint import Reach
 from .latencies import Latencies
-from .reach import Reach
 
 _T = TypeVar("_T")
 
@@ -55,7 +55,7 @@ class Crew:
         self._parts = 0
 
     def __enter__(self) -> Self:
-        command = (sys.executable, "-m", "holdfast.bench.client")
+        command = (sys.executable, "-m", "holdfast.bench.load.client")
         for _ in range(self._count):
             # A session of its own: an interrupt from the terminal is ours to handle.
             process = subprocess.Popen(  # noqa: S603 - our own module

@@ -1,8 +1,9 @@
 """The engine in process: what one call costs with 100, 10,000 and 1,000,000 things in the store.
 
-A process of its own (``python -m holdfast.bench.embedded`` with a Task on standard input) fills a
-store of every size, and then measures all of them in turns, batch by batch, so that a slow moment
-of the machine hits all sizes alike. It prints one Step or Measured a line, as soon as it has it.
+A process of its own (``python -m holdfast.bench.suites.embedded`` with a Task on standard input)
+fills a store of every size, and then measures all of them in turns, batch by batch, so that a slow
+moment of the machine hits all sizes alike. It prints one Step or Measured a line, as
+soon as it has it.
 
 A store that an earlier process filled (``fill_only``) in the same directory is taken as it is, and
 measured once: so a store that takes long may be filled in memory, at any time, and copied.
@@ -27,11 +28,11 @@ from typing import Final, TypeVar
 import msgspec
 import uvloop
 
+from holdfast.bench.load.content import Content
+from holdfast.bench.report.results import Limit
 from holdfast.engine import OCI_MANIFEST, Digest, NotFound, Repository, Store, StoreConfig
 
-from .content import Content
-from .results import Limit
-from .rival import SqliteBlobs
+from .sqlite_baseline import SqliteBlobs
 
 CALLERS: Final = 64
 FILLERS: Final = 512
@@ -127,7 +128,7 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
 
 def measure(task: Task, timeout: float) -> Iterator[Step | Measured]:
     """Run the process, and give what it says when it says it. Raises EmbeddedFailed."""
-    command = (sys.executable, "-m", "holdfast.bench.embedded")
+    command = (sys.executable, "-m", "holdfast.bench.suites.embedded")
     deadline = time.monotonic() + timeout
     decoder = msgspec.json.Decoder(Step | Measured)
     with subprocess.Popen(  # noqa: S603 - our own module

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from holdfast.bench.report.results import Limit, Sample
+from holdfast.bench.targets.targets import Target
+
 from .measure import Bench
-from .results import Limit, Sample
-from .targets import Target
 
 
 def nothing(bench: Bench, target: Target) -> None:

@@ -1,0 +1,4 @@
+"""Generating load: client processes, their jobs, requests and content.
+
+Imports nothing else of the bench.
+"""
