@@ -2,9 +2,10 @@
 
 ``python -m holdfast.bench.suites.background fill DIRECTORY COUNT BYTES WORK`` makes a store with
 COUNT small blobs and BYTES of large ones. With WORK 1 the small ones are garbage and a scrub has
-begun: a server that is started on this directory sweeps and scrubs at once, at its own rates. With
-WORK 0 it has neither to do. ``recompress DIRECTORY`` does at once what a server would in its own time.
-``tag DIRECTORY REPOSITORY COUNT`` gives the manifest of the first tag COUNT tags, beside a server.
+begun: a server that is started on this directory sweeps and scrubs at once, at its own rates.
+With WORK 0 it has neither to do. ``recompress DIRECTORY`` does at once what a server would in its
+own time. ``tag DIRECTORY REPOSITORY COUNT`` gives the manifest of the first tag COUNT tags,
+beside a server.
 """
 
 from __future__ import annotations
