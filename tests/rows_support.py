@@ -91,7 +91,7 @@ class Row:
 
 def rows_of(page: str, mark: str = "provoked") -> list[Row]:
     """All rows of a page's tables between marks of that name, in order. ``page`` is its name."""
-    path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
+    (path,) = [*ROOT.glob(page), *(ROOT / "docs").rglob(page)]
     rows = []
     for part in path.read_text("utf-8").split(f"<!-- {mark} -->")[1:]:
         head, _, *lines = map(_cells, part.partition(f"<!-- /{mark} -->")[0].strip().splitlines())

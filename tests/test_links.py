@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_each_page_is_reached_from_the_readme() -> None:
         reached.add(page)
         queue |= {each for each in linked_from(page) if each.suffix == ".md"} - reached
     assert {*pages()} == reached
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_in_text_exist(page: Path) -> None:
+    if page.name != "CHANGELOG.md":  # it speaks of the past
+        named = re.findall(r"`((?:engine|api|bench|tests)/[\w/]+\.py)`", page.read_text("utf-8"))
+        assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_links_skip_code_and_other_hosts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -124,7 +125,7 @@ def run_in_ci() -> frozenset[str]:
 
 FACTS = {
     "README.md": {"work", "folder"},
-    "ARCHITECTURE.md": {"rows"},
+    "ARCHITECTURE.md": {"package", "rows"},
     "configuration.md": {"variable"},
     "distribution-api.md": {"the server was started with"},
     "measurements.md": {"work", "part", "what", "commit"},
@@ -144,6 +145,22 @@ def test_each_table_is_made_provoked_tested_or_of_facts(page: Path) -> None:
         if re.match(r"\|\s*-", line) and not inside:
             assert above.split("|")[1].strip() in FACTS.get(page.name, ()), above
         above = line
+
+
+def test_layers_are_those_of_the_contracts() -> None:
+    """The table of packages has the layers of pyproject.toml, from bottom to top."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layers = [
+        name.removeprefix("holdfast.").replace(".", "/")
+        for contract in contracts
+        if contract["type"] == "layers"
+        for layer in reversed(contract["layers"])
+        for name in layer.split(" | ")
+    ]
+    page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    shown = re.findall(r"^\| `((?:engine|api|bench)/\w+)(?:/|\.py)` \|", page, re.MULTILINE)
+    assert shown == layers
 
 
 def marked(kind: str) -> Iterator[tuple[str, str]]:
