@@ -126,6 +126,7 @@ def run_in_ci() -> frozenset[str]:
 FACTS = {
     "README.md": {"work", "folder"},
     "ARCHITECTURE.md": {"package", "rows"},
+    "CONTRIBUTING.md": {"command", "folder", "word"},
     "configuration.md": {"variable"},
     "distribution-api.md": {"the server was started with"},
     "measurements.md": {"work", "part", "what", "commit"},
@@ -161,6 +162,16 @@ def test_layers_are_those_of_the_contracts() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     shown = re.findall(r"^\| `((?:engine|api|bench)/\w+)(?:/|\.py)` \|", page, re.MULTILINE)
     assert shown == layers
+
+
+def test_glossary_is_in_order_and_names_files() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Glossary")[2]
+    rows = re.findall(r"^\| ([a-z ]+) \| [^|]+ \| `([^`]+)` \|$", page, re.MULTILINE)
+    words = [word for word, _ in rows if word != "word"]
+    assert len(words) > 30
+    assert words == sorted(set(words))
+    assert page.count("\n| ") == len(words) + 1
+    assert [place for _, place in rows if not (ROOT / place).exists()] == []
 
 
 def marked(kind: str) -> Iterator[tuple[str, str]]:
