@@ -7,7 +7,7 @@ from aiohttp.abc import AbstractAccessLogger
 
 from .http.app_keys import TRAIL
 from .telemetry.logs import AccessLine, log_access
-from .telemetry.request_context import Trail
+from .telemetry.request_context import RequestContext
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -29,7 +29,7 @@ class AccessLogger(AbstractAccessLogger):
 
 def line_of(
     request: web.BaseRequest,
-    trail: Trail | None,
+    trail: RequestContext | None,
     *,
     status: int,
     size: int,

@@ -19,7 +19,7 @@ from .http.client_address import client_address
 from .http.oci_errors import too_many
 from .http.origin import origin_of
 from .http.queries import Query
-from .limits.addresses import neighbourhood
+from .limits.addresses import network_prefix
 from .limits.bandwidth import Bandwidth
 from .limits.rates import Kind, Limits
 from .management.app import DOCUMENT_PATH, HEADERS
@@ -29,7 +29,7 @@ from .oci.exchange import query_of
 from .oci.paths import Endpoint
 from .telemetry.audit import Audit
 from .telemetry.counters import GONE, Slot
-from .telemetry.request_context import CURRENT, OTHER, Trail
+from .telemetry.request_context import CURRENT, OTHER, RequestContext
 from .telemetry.tracing import Ended, Traces
 from .telemetry.waits import Steps
 
@@ -147,14 +147,14 @@ class Watch:
         finally:
             self._after(request, trail, response, status, perf_counter() - begun)
 
-    def _lay(self, request: web.Request) -> Trail:
+    def _lay(self, request: web.Request) -> RequestContext:
         address = client_address(request, self._settings)
-        trail = Trail(address=address, bandwidth=self._bandwidth)
+        trail = RequestContext(address=address, bandwidth=self._bandwidth)
         resource = request.match_info.route.resource
         if resource is not None and resource.canonical in _KNOWN:
             trail.route = resource.canonical
         if self._limits is not None:
-            trail.guard = _Guard(self._limits, self._slot, neighbourhood(trail.address))
+            trail.guard = _Guard(self._limits, self._slot, network_prefix(trail.address))
         # Each request runs in a context of its own, so that this ends with it.
         CURRENT.set(trail)
         if self._traces is not None:
@@ -163,7 +163,7 @@ class Watch:
         request[TRAIL] = trail
         return trail
 
-    def _refusal(self, request: web.Request, trail: Trail) -> web.Response | None:
+    def _refusal(self, request: web.Request, trail: RequestContext) -> web.Response | None:
         guard = trail.guard
         if guard is None or trail.route in _EXEMPT or not (wait := guard.arrive()):
             return None
@@ -176,7 +176,7 @@ class Watch:
     def _after(
         self,
         request: web.Request,
-        trail: Trail,
+        trail: RequestContext,
         response: web.StreamResponse | None,
         status: int,
         seconds: float,
@@ -199,7 +199,7 @@ class Watch:
     def _ended(
         self,
         request: web.Request,
-        trail: Trail,
+        trail: RequestContext,
         response: web.StreamResponse | None,
         status: int,
         seconds: float,
@@ -234,11 +234,11 @@ def _body_bytes(request: web.Request, response: web.StreamResponse | None) -> in
     return response.content_length or response.body_length
 
 
-def _changes(request: web.Request, trail: Trail) -> bool:
+def _changes(request: web.Request, trail: RequestContext) -> bool:
     return request.method not in _READS and trail.route not in _NO_CHANGES
 
 
-def name_upload(trail: Trail, query: Query) -> None:
+def name_upload(trail: RequestContext, query: Query) -> None:
     """Note the digest, which an upload names only in its query."""
     named = query.first("digest") or query.first("mount")
     if named:

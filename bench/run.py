@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from .load import process
-from .load.client_pool import Crew, CrewFailed
+from .load.client_pool import ClientPool, ClientsFailed
 from .load.endpoint import Unreachable
 from .load.profile import Profile
 from .load.trace import Operation
@@ -141,7 +141,7 @@ class Run:
                         targets.append(servers.start(stack, starter.start))
                     except CannotStart as error:
                         self._remark(f"left out: {error}")
-                crew = stack.enter_context(Crew(plan.profile.processes))
+                crew = stack.enter_context(ClientPool(plan.profile.processes))
                 bench = Bench(plan.profile, crew, plan.seed, self._directory)
                 bench.can_drop = process.can_drop(self._directory)
                 self._measure_all(bench, self._reachable(targets))
@@ -281,7 +281,7 @@ class Run:
         problem: list[str] = []
         try:
             yield problem
-        except (MeasureFailed, Unreachable, WrkFailed, CrewFailed) as error:
+        except (MeasureFailed, Unreachable, WrkFailed, ClientsFailed) as error:
             problem.append(str(error))
             bench.crew.restart()  # half-prepared clients know nothing of the next job
 

@@ -10,11 +10,11 @@ the attributes of those names; errors are a tree under ``EngineError``; limits a
 ``StoreConfig``.
 """
 
-from .blobs.sources import LENT
+from .blobs.sources import BUFFERS_IN_FLIGHT
 from .check.check import check_directory
 from .ledger.group_commit import GROUP_BOUNDS
 from .ledger.interface import Change
-from .ledger.slow_reads import PARTY
+from .ledger.slow_reads import READ_OWNER
 from .maintenance.dead_letters import SetAside
 from .maintenance.recompress import Recompressed
 from .maintenance.retention import Expired, Plan
@@ -101,7 +101,7 @@ from .model.values import (
 )
 from .repositories.reader import BlobReader
 from .store import Store
-from .tasks.timing import WAITS, Waits, tell_wait
+from .tasks.timing import WAITS, Waits, record_wait
 from .transfer.docker_registry import FoundRepository, Migrated, import_registry, list_registry
 from .transfer.image_import import Transferred
 from .transfer.interface import Registry
@@ -118,7 +118,7 @@ __all__ = [
     "DOCKER_MANIFEST",
     "GROUP_BOUNDS",
     "INLINE_BYTES_CAP",
-    "LENT",
+    "BUFFERS_IN_FLIGHT",
     "ListedManifest",
     "MANIFEST_BYTES_MAX",
     "NEEDS_MAX",
@@ -160,7 +160,7 @@ __all__ = [
     "OffsetMismatch",
     "OpenUpload",
     "Order",
-    "PARTY",
+    "READ_OWNER",
     "Page",
     "Permission",
     "PreconditionFailed",
@@ -213,5 +213,5 @@ __all__ = [
     "is_digest",
     "list_registry",
     "split_full_name",
-    "tell_wait",
+    "record_wait",
 ]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .depot.files import Files
 from .depot.gate import Gate
 from .depot.interface import Depot
-from .ledger.interface import Ledger, P, Room, Roomy, T, Transaction, Work
+from .ledger.interface import Ledger, P, Room, RoomKeeper, T, Transaction, Work
 from .model.config import LEDGER_RESERVE_BYTES, SET_ASIDE_BYTES, StoreConfig
 from .model.errors import StorageFull
 from .tasks.threads import Threads
@@ -105,7 +105,7 @@ class Core:
         """
         count = min(SET_ASIDE_BYTES, self.ledger_reserve.disk)
         for ledger, share in ((self.ledger, 1), (self.scratch, 8)):
-            if isinstance(ledger, Roomy):
+            if isinstance(ledger, RoomKeeper):
                 await self.threads.run(ledger.keep_room, count // share)
 
     def hold_until(self, now: int) -> int:

@@ -26,7 +26,7 @@ from .depot.disk import DiskDepot
 from .depot.disk_file import is_there, refused
 from .depot.files import Files
 from .depot.gate import Gate, LockedGate
-from .depot.instance import Incarnations, LockedIncarnations, SoleIncarnation
+from .depot.instance import Instances, LockedInstances, SoleInstance
 from .depot.interface import Depot
 from .depot.memory import MemoryDepot
 from .ledger import lmdb_file
@@ -61,7 +61,7 @@ class Opened:
     """An open data directory."""
 
     core: Core
-    incarnations: Incarnations
+    incarnations: Instances
 
     async def close(self) -> None:
         """Let go of all of it, in the reverse order of opening. Raises StorageFailed."""
@@ -92,7 +92,7 @@ def open_directory(
             )
         depot = DiskDepot(path / "files")
         with ExitStack() as opened:
-            incarnations = LockedIncarnations(path / "run")
+            incarnations = LockedInstances(path / "run")
             opened.callback(incarnations.close)
             gate = LockedGate(path / "run")
             opened.callback(gate.close)
@@ -127,7 +127,7 @@ def open_scratch(path: Path, boot: str, map_bytes: int) -> LmdbLedger:
 
 def open_memory(config: StoreConfig, clock: Callable[[], float]) -> Opened:
     """A new store in memory."""
-    seams = MemoryLedger(), MemoryLedger(), MemoryDepot(), SoleIncarnation()
+    seams = MemoryLedger(), MemoryLedger(), MemoryDepot(), SoleInstance()
     return assemble(*seams, config, clock)
 
 
@@ -135,7 +135,7 @@ def assemble(
     ledger: Ledger,
     scratch: Ledger,
     depot: Depot,
-    incarnations: Incarnations,
+    incarnations: Instances,
     config: StoreConfig,
     clock: Callable[[], float],
     *,

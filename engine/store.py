@@ -16,11 +16,11 @@ from . import datadir
 from .blobs import roots, sources
 from .blobs.blob_rows import Arrival, Outcome
 from .blobs.sources import Stream
-from .blobs.writer import Intake
+from .blobs.writer import BlobWriter
 from .check.check import check_directory, check_open
 from .core import Core, entropy
 from .datadir import Opened
-from .ledger.interface import Change, Prompt
+from .ledger.interface import Change, VersionedLedger
 from .maintenance import restore, snapshot
 from .maintenance.recompress import Recompressor
 from .maintenance.retention import Retentions
@@ -100,7 +100,7 @@ class Store:
         self._opener = opener
         self._path: Path | None = None
         self._opened: Opened | None = None
-        self._prompt: Prompt | None = None
+        self._prompt: VersionedLedger | None = None
 
     if not TYPE_CHECKING:
 
@@ -149,7 +149,7 @@ class Store:
             await opened.close()
             raise
         self._opened = opened
-        self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
+        self._prompt = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self.images = Images(core)
         self.tags = Tags(core)
         self._quotas = Quotas(core)
@@ -245,7 +245,7 @@ class Store:
         check_root_name(root)
         wanted = None if digest is None else Digest.parse(digest)
         algorithms = (wanted.algorithm,) if wanted else ()
-        intake = Intake(core, hasher=None, algorithms=algorithms)
+        intake = BlobWriter(core, hasher=None, algorithms=algorithms)
 
         def commit(arrival: Arrival) -> Awaitable[Outcome]:
             return core.grow(roots.keep, root, arrival, core.now())

@@ -137,7 +137,7 @@ def _name(work: Callable[..., object], args: tuple[Any, ...] = ()) -> str:
     return f"{module}.{work.__name__}"
 
 
-class _Incarnation:
+class _Instance:
     """One opening of a store in memory beside others."""
 
     def __init__(self, living: set[bytes]) -> None:
@@ -202,7 +202,7 @@ class Place:
         if self.kind == "disk":
             return engine_datadir.open_directory(self.path / "data", config, True, self.clock)
         threads = Threads(config.threads, "holdfast")
-        incarnation = _Incarnation(self._living)
+        incarnation = _Instance(self._living)
         hooks = Hooks()
         ledger = Gate(self._ledger, hooks, owned=False)
         scratch = Gate(self._scratch, hooks, owned=False)

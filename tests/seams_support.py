@@ -55,7 +55,7 @@ def swift(otherwise: Path) -> Iterator[Path]:
         yield Path(path)
 
 
-class _Incarnation:
+class _Instance:
     """One opening among those of a ``Seams``."""
 
     def __init__(self, living: set[bytes]) -> None:
@@ -106,7 +106,7 @@ class Seams:
                 rows if ledger is None else ledger(rows),
                 sessions if scratch is None else scratch(sessions),
                 self.depot if depot is None else depot(self.depot),
-                _Incarnation(self._living),
+                _Instance(self._living),
                 self.config,
                 self.clock,
             )

@@ -15,10 +15,10 @@ import uvloop
 from aiohttp import web
 
 from holdfast.api import AppSettings, create_app
-from holdfast.api.fast.connection import LaneSite
+from holdfast.api.fast.connection import FastSite
 from holdfast.api.fast.heads import Peer
-from holdfast.api.fast.reads import Answer, Lane
-from holdfast.api.http.connection_limits import Admission, House
+from holdfast.api.fast.reads import Answer, FastReads
+from holdfast.api.http.connection_limits import Admission, ConnectionLimits
 from holdfast.api.http.drain import Drain
 from holdfast.api.http.site import Site
 from holdfast.engine import Store
@@ -33,11 +33,11 @@ LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_lo
 
 _PASSING: Final = re.compile(rb"\r\n(?:Date: [^\r]*|X-Request-Id: [0-9a-f-]{36}(?=\r\n))")
 
-HOUSE: Final = House(total=1000, of_address=0, of_process=1000)
+HOUSE: Final = ConnectionLimits(total=1000, of_address=0, of_process=1000)
 """More than any test asks for."""
 
 
-class CountingLane(Lane):
+class CountingLane(FastReads):
     """A fast lane that says how often it answered, and how often it did not."""
 
     answered = 0
@@ -62,9 +62,9 @@ class CountingLane(Lane):
 async def serving(
     store: Store,
     *,
-    lane: Lane | None = None,
+    lane: FastReads | None = None,
     settings: AppSettings | None = None,
-    house: House = HOUSE,
+    house: ConnectionLimits = HOUSE,
     keepalive_timeout: float = 75,
     tls: ssl.SSLContext | None = None,
     prepare: Callable[[web.Application], None] | None = None,
@@ -79,7 +79,7 @@ async def serving(
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
     limits: dict[str, Any] = {"backlog": 128, "admission": Admission(house), "tls": tls}
-    site = LaneSite(runner, sock, lane, Drain(), **limits) if lane else Site(runner, sock, **limits)
+    site = FastSite(runner, sock, lane, Drain(), **limits) if lane else Site(runner, sock, **limits)
     await site.start()
     try:
         yield sock.getsockname()[1]

@@ -35,7 +35,7 @@ from holdfast.engine import (
 from . import remote
 from .client import Management, Named
 from .errors import Failure, Misused
-from .session import Place, management_of
+from .session import Target, management_of
 
 PIECE_BYTES: Final = 1024 * 1024
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -45,7 +45,7 @@ _ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIS
 
 
 @asynccontextmanager
-async def remote_images(place: Place, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
+async def remote_images(place: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
     """Where ``namespace/image`` is on a server. Raises Failure, ApiError."""
     async with management_of(place) as management:
         url, repository = await _find(management, place, name)
@@ -57,7 +57,7 @@ async def remote_images(place: Place, name: str) -> AsyncIterator[tuple[Registry
         yield RemoteRegistry(http, url, repository), repository
 
 
-async def _find(management: Management, place: Place, name: str) -> tuple[str, Repository]:
+async def _find(management: Management, place: Target, name: str) -> tuple[str, Repository]:
     """The URL of the region's registry, and the image, which a push may yet make."""
     named = Named.parse(name)
     if named.image is None:

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Target:
     """Where a command works: a server's URL, or (None) a data directory."""
 
     url: str | None
@@ -76,7 +76,7 @@ def place_of(
     data: str | None = None,
     region: str | None = None,
     profile: str | None = None,
-) -> Place:
+) -> Target:
     """Decide it, from options (None where not given) and environment. Raises Failure."""
     named = data or environment.get("HOLDFAST_DATA") or None
     directory = data_directory(named or DATA_DEFAULT)
@@ -96,7 +96,7 @@ def place_of(
         return _directory(directory, region)
     _check_url(url, "the server" if server else settings.sources["api_url"])
     secret, source = _secret(settings, directory, asked=data is not None, known=named is not None)
-    return Place(
+    return Target(
         url=url.rstrip("/"),
         directory=directory,
         region=region or settings.get("default_region") or REGIONS_DEFAULT[0],
@@ -118,14 +118,14 @@ def _check_url(url: str, source: str) -> None:
         raise Misused(f"{source} is no URL such as http://127.0.0.1:5000")
 
 
-def _directory(directory: Path, region: str | None) -> Place:
+def _directory(directory: Path, region: str | None) -> Target:
     note = read_note(directory) if directory.is_dir() else None
     owner = _owner(directory)
     registries = note.registries if note else {}
     region = region or next(iter(registries), REGIONS_DEFAULT[0])
     if registries and region not in registries:
         raise Misused(f"--region: {region!r} is not one of {', '.join(registries)}")
-    return Place(
+    return Target(
         url=None,
         directory=directory,
         region=region,
@@ -183,7 +183,7 @@ async def opened(directory: Path) -> AsyncIterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def management_of(place: Place) -> AsyncIterator[Management]:
+async def management_of(place: Target) -> AsyncIterator[Management]:
     """The management operations of a place."""
     if place.url is None:
         from .backends import Local
@@ -204,7 +204,7 @@ class Session:
     """One command at work."""
 
     management: Management
-    place: Place
+    place: Target
     as_json: bool
 
     def show(self, value: msgspec.Struct, fields: output.Table) -> None:
@@ -280,7 +280,7 @@ def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
 
     @placed
     @functools.wraps(command)
-    def outer(where: Callable[[], Place], *, as_json: bool, **rest: Any) -> None:
+    def outer(where: Callable[[], Target], *, as_json: bool, **rest: Any) -> None:
         place = where()
 
         async def work() -> None:

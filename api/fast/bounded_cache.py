@@ -16,7 +16,7 @@ BYTES_MAX: Final = 4 * 1024 * 1024
 twice take 24 MiB. What stands under them is small, or counted by whoever keeps it."""
 
 
-class Remembered(dict[K, V]):
+class BoundedCache(dict[K, V]):
     """A dict that forgets everything when it is full: what is asked for again comes back."""
 
     __slots__ = ("_bytes",)

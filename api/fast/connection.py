@@ -2,9 +2,9 @@
 
 A connection looks at what arrives while it is idle. One complete GET or HEAD without a body, alone
 in the buffer and with no header that is not known to be harmless, may be answered at once, by
-``Lane``; everything else goes on to aiohttp untouched. The answers are those of the plain path,
-byte for byte: the same functions make them. A file follows its head by ``sendfile``, and meanwhile
-nothing is read from the connection.
+``FastReads``; everything else goes on to aiohttp untouched. The answers are those of the plain
+path, byte for byte: the same functions make them. A file follows its head by ``sendfile``, and
+meanwhile nothing is read from the connection.
 
 A push that comes whole within a moment is answered likewise, by a task of its own (``Writes``).
 The large body of an upload is kept from aiohttp's parser, until the request's handler takes it
@@ -26,7 +26,7 @@ from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 from aiohttp.web_server import Server
 
 from holdfast.api.http import sendfile
-from holdfast.api.http.body_receiver import Buffers, TakenBody
+from holdfast.api.http.body_receiver import BodyReceiver, Buffers
 from holdfast.api.http.connection import Connection
 from holdfast.api.http.drain import Drain
 from holdfast.api.http.sendfile import Sending
@@ -34,7 +34,7 @@ from holdfast.api.http.site import Site
 from holdfast.engine import BlobReader
 
 from .heads import Peer
-from .reads import Answer, Lane
+from .reads import Answer, FastReads
 from .writes import GATHER_SECONDS, Gathering, Write, Writes
 
 HEAD_BYTES_MAX: Final = 8 * 1024
@@ -55,7 +55,7 @@ HELD_BYTES_MAX: Final = 256 * 1024
 _log: Final = logging.getLogger(__name__)
 
 
-class LaneConnection(Connection):
+class FastConnection(Connection):
     """A connection with a look at idle moments."""
 
     __slots__ = (
@@ -67,7 +67,7 @@ class LaneConnection(Connection):
         self,
         manager: Server,
         *,
-        lane: Lane,
+        lane: FastReads,
         writes: Writes,
         drain: Drain,
         buffers: Buffers,
@@ -292,7 +292,7 @@ class LaneConnection(Connection):
         self._held, self._held_bytes, self._kept_from = [], 0, None
         return held
 
-    def take_body(self, request: web.BaseRequest) -> TakenBody | None:
+    def take_body(self, request: web.BaseRequest) -> BodyReceiver | None:
         """As ``Connection``."""
         transport, content = self.transport, request.content
         if self._kept_from is not content or transport is None or transport.is_closing():
@@ -306,7 +306,7 @@ class LaneConnection(Connection):
                 self.data_received(rest)
 
         length = request.content_length
-        body = TakenBody(transport, self, self._buffers, length=length, complete=complete)
+        body = BodyReceiver(transport, self, self._buffers, length=length, complete=complete)
         body.start(self._let_go())
         return body
 
@@ -421,11 +421,11 @@ class LaneConnection(Connection):
             self.transport.abort()
 
 
-class LaneSite(Site):
+class FastSite(Site):
     """A listening socket whose connections have the fast lane."""
 
     def __init__(
-        self, runner: web.AppRunner, sock: Any, lane: Lane, drain: Drain, **options: Any
+        self, runner: web.AppRunner, sock: Any, lane: FastReads, drain: Drain, **options: Any
     ) -> None:
         super().__init__(runner, sock, **options)
         self._lane = lane
@@ -434,7 +434,7 @@ class LaneSite(Site):
         self._buffers = Buffers()
 
     def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
-        return LaneConnection(
+        return FastConnection(
             server,
             lane=self._lane,
             writes=self._writes,

@@ -16,13 +16,13 @@ from multidict import CIMultiDict, MultiMapping
 from holdfast.api.http.app_settings import AppSettings
 from holdfast.api.http.client_address import address_behind
 from holdfast.api.http.origin import HOST_CHARS_MAX, Origin, forwarded_origin, is_proxy, origin_from
-from holdfast.api.limits.addresses import neighbourhood
+from holdfast.api.limits.addresses import network_prefix
 from holdfast.api.oci import tokens
 from holdfast.api.oci.access import FULL_NAME_CHARS_MAX
 from holdfast.api.oci.paths import Target, parse_path
 from holdfast.engine import SigningKey
 
-from .bounded_cache import Remembered
+from .bounded_cache import BoundedCache
 
 _LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
 _DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
@@ -44,7 +44,7 @@ _BEARER: Final = "bearer "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Visitor:
+class ParsedHeaders:
     """What a header block says."""
 
     origin: Origin
@@ -65,7 +65,7 @@ class Visitor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asking:
+class ReadRequest:
     """What a request head says."""
 
     line: bytes
@@ -73,14 +73,14 @@ class Asking:
     method: str
     """GET or HEAD."""
     target: Target
-    visitor: Visitor
+    visitor: ParsedHeaders
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sender:
+class WriteHeaders:
     """What the header block of a request with a body says."""
 
-    visitor: Visitor
+    visitor: ParsedHeaders
     headers: MultiMapping[str]
     """Those that handlers look at."""
     length: int | None
@@ -88,7 +88,7 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sent:
+class WriteRequest:
     """What the head of a request with a body says."""
 
     method: str
@@ -97,7 +97,7 @@ class Sent:
     query: str
     """Raw."""
     target: Target
-    sender: Sender
+    sender: WriteHeaders
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +115,19 @@ class Peer:
     """Whether the kernel can send files to it."""
     limited: bool
     """Whether there are limits on its requests."""
-    visitors: Remembered[bytes, Visitor] = field(compare=False, repr=False)
+    visitors: BoundedCache[bytes, ParsedHeaders] = field(compare=False, repr=False)
     """What is remembered of header blocks of peers of this kind."""
-    askings: Remembered[bytes, Asking] = field(compare=False, repr=False)
+    askings: BoundedCache[bytes, ReadRequest] = field(compare=False, repr=False)
     """What is remembered of their whole heads: clients say the same thing again and again."""
-    senders: Remembered[bytes, Sender] = field(compare=False, repr=False)
+    senders: BoundedCache[bytes, WriteHeaders] = field(compare=False, repr=False)
     """As ``visitors``, of requests with a body."""
 
 
-_Memories = tuple[Remembered[bytes, Visitor], Remembered[bytes, Asking], Remembered[bytes, Sender]]
+_Memories = tuple[
+    BoundedCache[bytes, ParsedHeaders],
+    BoundedCache[bytes, ReadRequest],
+    BoundedCache[bytes, WriteHeaders],
+]
 
 
 class Heads:
@@ -132,7 +136,7 @@ class Heads:
     def __init__(self, settings: AppSettings) -> None:
         self._settings = settings
         self._signing: tuple[SigningKey, ...] = ()
-        self._targets: Remembered[bytes, Target] = Remembered()
+        self._targets: BoundedCache[bytes, Target] = BoundedCache()
         self._kinds: dict[tuple[str, bool], _Memories] = {}
 
     def sign_with(self, keys: tuple[SigningKey, ...]) -> None:
@@ -144,7 +148,7 @@ class Heads:
             for memory in memories:
                 memory.clear()
 
-    def verified(self, visitor: Visitor) -> bool:
+    def verified(self, visitor: ParsedHeaders) -> bool:
         """Whether what a visitor says was verified with the keys of now."""
         return visitor.claims is None or visitor.signing is self._signing
 
@@ -158,13 +162,17 @@ class Heads:
     ) -> Peer:
         """The peer of a new connection. ``limits`` says whether a neighbourhood has any."""
         believed = is_proxy(address, self._settings)
-        new = Remembered[bytes, Visitor](), Remembered[bytes, Asking](), Remembered[bytes, Sender]()
+        new = (
+            BoundedCache[bytes, ParsedHeaders](),
+            BoundedCache[bytes, ReadRequest](),
+            BoundedCache[bytes, WriteHeaders](),
+        )
         memories = self._kinds.setdefault((scheme, believed), new)
-        who = neighbourhood(address)
+        who = network_prefix(address)
         limited = limits is not None and limits(who)
         return Peer(scheme, address, who, believed, plain, limited, *memories)
 
-    def read(self, head: bytes, peer: Peer) -> Asking | None:
+    def read(self, head: bytes, peer: Peer) -> ReadRequest | None:
         """What a new head asks for, if it is a manifest or a blob, and nothing in it changes
         answers. None to decline. It is in ``peer.askings`` from now on."""
         line, _, block = head.partition(b"\r\n")
@@ -175,7 +183,7 @@ class Heads:
         if len(visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
             return None
         method = "GET" if line.startswith(b"GET") else "HEAD"
-        asking = Asking(line, method, target, visitor)
+        asking = ReadRequest(line, method, target, visitor)
         peer.askings.keep(head, asking, len(head))
         return asking
 
@@ -185,13 +193,13 @@ class Heads:
             self._targets.keep(line, target, len(line))
         return target
 
-    def _visitor(self, block: bytes, peer: Peer) -> Visitor | None:
+    def _visitor(self, block: bytes, peer: Peer) -> ParsedHeaders | None:
         visitor = peer.visitors.get(block)
         if visitor is None and (visitor := self._read_block(block, peer)) is not None:
             peer.visitors.keep(block, visitor, len(block))
         return visitor
 
-    def read_sent(self, head: bytes, peer: Peer) -> Sent | None:
+    def read_sent(self, head: bytes, peer: Peer) -> WriteRequest | None:
         """What the head of a push says, if nothing in it changes answers. None to decline."""
         line, _, block = head.partition(b"\r\n")
         match = _SENT_LINE.fullmatch(line)
@@ -210,9 +218,9 @@ class Heads:
         if len(sender.visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
             return None
         query = "" if match[3] is None else match[3].decode("ascii")
-        return Sent(method, f"/v2/{rest}", query, target, sender)
+        return WriteRequest(method, f"/v2/{rest}", query, target, sender)
 
-    def _read_sender(self, block: bytes, peer: Peer) -> Sender | None:
+    def _read_sender(self, block: bytes, peer: Peer) -> WriteHeaders | None:
         found = _headers(block, _ABOUT_BODY)
         visitor = None if found is None else self._visitor_of(found, peer, len(block))
         if found is None or visitor is None:
@@ -223,15 +231,17 @@ class Heads:
         ):
             return None
         headers = {"Content-Type": found[b"content-type"]} if b"content-type" in found else {}
-        return Sender(
+        return WriteHeaders(
             visitor, CIMultiDict(headers), None if coding is not None else int(length or 0)
         )
 
-    def _read_block(self, block: bytes, peer: Peer) -> Visitor | None:
+    def _read_block(self, block: bytes, peer: Peer) -> ParsedHeaders | None:
         found = _headers(block)
         return None if found is None else self._visitor_of(found, peer, len(block))
 
-    def _visitor_of(self, found: Mapping[bytes, str], peer: Peer, size: int) -> Visitor | None:
+    def _visitor_of(
+        self, found: Mapping[bytes, str], peer: Peer, size: int
+    ) -> ParsedHeaders | None:
         host = found.get(b"host", "")
         if not 0 < len(host) <= HOST_CHARS_MAX:
             return None
@@ -245,7 +255,7 @@ class Heads:
             # Where it says none, the address is the connection's: what is remembered of a header
             # block holds for all proxies.
             address = address_behind("", found.get(b"x-forwarded-for", ""), settings)
-            who = neighbourhood(address) if address else ""
+            who = network_prefix(address) if address else ""
             origin = forwarded_origin(
                 peer.scheme,
                 host,
@@ -255,7 +265,7 @@ class Heads:
             )
         else:
             origin = origin_from(peer.scheme, host, settings)
-        return Visitor(
+        return ParsedHeaders(
             origin=origin,
             claims=claims,
             signing=self._signing,

@@ -29,8 +29,8 @@ from holdfast.api.oci.access import Caller, Unauthenticated
 from holdfast.api.telemetry.waits import Steps
 from holdfast.engine import BlobReader, Change, EngineError, NotFound, Repository, Store
 
-from .bounded_cache import ENTRIES_MAX, KEY_BYTES_MAX, Remembered
-from .heads import Asking, Heads, Peer, Sent, Visitor
+from .bounded_cache import ENTRIES_MAX, KEY_BYTES_MAX, BoundedCache
+from .heads import Heads, ParsedHeaders, Peer, ReadRequest, WriteRequest
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Rendered:
 
 
 @dataclass(slots=True, eq=False)
-class Known:
+class CachedDecision:
     """What the ledger says about a request, until a transaction may have changed it."""
 
     caller: Caller
@@ -84,7 +84,7 @@ class Known:
 class Answer(msgspec.Struct, eq=False):
     """What goes back. (A dataclass would cost each request half a microsecond.)"""
 
-    asking: Asking
+    asking: ReadRequest
     peer: Peer
     caller: Caller
     rendered: Rendered
@@ -98,10 +98,10 @@ class Answer(msgspec.Struct, eq=False):
 
 
 @dataclass(slots=True, eq=False)
-class Written:
+class WriteResult:
     """How a push ended; see ``writes``."""
 
-    sent: Sent
+    sent: WriteRequest
     peer: Peer
     caller: Caller
     begun: float
@@ -119,7 +119,7 @@ class Written:
     """What it waited for, where somebody wants to know."""
 
 
-class Watcher(Protocol):
+class Recorder(Protocol):
     """What a server does around the answers of the lane, as ``middleware`` does around others."""
 
     @property
@@ -143,7 +143,7 @@ class Watcher(Protocol):
     def counts_only(self) -> bool:
         """Whether ``count`` is all that it does with answers."""
 
-    def count(self, asking: Asking, rendered: Rendered, seconds: float) -> None:
+    def count(self, asking: ReadRequest, rendered: Rendered, seconds: float) -> None:
         """An answer was sent whole, in one piece."""
 
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
@@ -153,27 +153,27 @@ class Watcher(Protocol):
     def traces(self) -> bool:
         """Whether somebody wants to know what pushes wait for."""
 
-    def wrote(self, written: Written, *, gone: bool) -> None:
+    def wrote(self, written: WriteResult, *, gone: bool) -> None:
         """A push has ended, and its answer is about to be sent unless the client is ``gone``."""
 
 
-class Lane:
+class FastReads:
     """The answers that need no waiting, over one store."""
 
     def __init__(
         self,
         store: Store,
         settings: AppSettings,
-        watcher: Watcher | None = None,
+        watcher: Recorder | None = None,
     ) -> None:
         self.store = self._store = store
         self.settings = settings
         self.watcher = self._watcher = watcher
         self._heads = Heads(settings)
         self._version = -1
-        self._known: Remembered[Asking, Known] = Remembered()
-        self._callers: Remembered[Visitor, Caller] = Remembered()
-        self._places: Remembered[tuple[str, str], Repository] = Remembered()
+        self._known: BoundedCache[ReadRequest, CachedDecision] = BoundedCache()
+        self._callers: BoundedCache[ParsedHeaders, Caller] = BoundedCache()
+        self._places: BoundedCache[tuple[str, str], Repository] = BoundedCache()
         self._answers: dict[tuple[str, bytes], Rendered] = {}
         self._kept_bytes = 0
         self._refusals: dict[int, tuple[bytes, bytes]] = {}
@@ -259,7 +259,7 @@ class Lane:
             self._watcher.answered(answer, rendered.size, gone=False)
         return answer
 
-    def _notes(self, known: Known, asking: Asking, rendered: Rendered) -> bool:
+    def _notes(self, known: CachedDecision, asking: ReadRequest, rendered: Rendered) -> bool:
         """Note a pull of what was found; False where that has to be waited for."""
         pulls = self._store.pulls
         # What was found before it stands at the gate may be gone by a decision since.
@@ -299,7 +299,7 @@ class Lane:
             self._callers.clear()
             self._places.clear()
 
-    def read_sent(self, head: bytes, peer: Peer) -> Sent | None:
+    def read_sent(self, head: bytes, peer: Peer) -> WriteRequest | None:
         """What the head of a push says, by the keys of now; None to decline."""
         try:
             self._catch_up()
@@ -313,7 +313,7 @@ class Lane:
         if version != self._version:
             self._renew(version)
 
-    def permit(self, visitor: Visitor, name: str) -> tuple[Caller, Repository]:
+    def permit(self, visitor: ParsedHeaders, name: str) -> tuple[Caller, Repository]:
         """Who pushes there, and where that is. Raises whatever says that he may not, or that it
         cannot be said at once (``UNSURE``)."""
         if self._closed:
@@ -355,7 +355,7 @@ class Lane:
         self._at = 0
         self._stamp = self._dated + self._block
 
-    def _caller(self, visitor: Visitor) -> Caller:
+    def _caller(self, visitor: ParsedHeaders) -> Caller:
         if not self._heads.verified(visitor):
             # Its head was read before the keys changed, as of a push that came in pieces.
             raise _Waits
@@ -373,13 +373,13 @@ class Lane:
             self._places.keep((region, name), repository, len(name))
         return repository
 
-    def _look_up(self, asking: Asking, head_bytes: int) -> Known:
+    def _look_up(self, asking: ReadRequest, head_bytes: int) -> CachedDecision:
         """What the ledger says now. Raises what reading it raises."""
         visitor = asking.visitor
         caller = self._caller(visitor)
         repository = self._place(visitor.origin.region, asking.target.name)
         since, until = _span(visitor, caller)
-        known = Known(
+        known = CachedDecision(
             caller=caller,
             repository=repository,
             permitted=access.may(caller, repository, "pull"),
@@ -391,7 +391,9 @@ class Lane:
         self._known.keep(asking, known, head_bytes)
         return known
 
-    def _admits(self, peer: Peer, asking: Asking, known: Known, rendered: Rendered) -> bool:
+    def _admits(
+        self, peer: Peer, asking: ReadRequest, known: CachedDecision, rendered: Rendered
+    ) -> bool:
         """Whether the limits let a request pass, and its content go out now: files go in turns."""
         watcher, visitor = self._watcher, asking.visitor
         if watcher is None:
@@ -405,7 +407,7 @@ class Lane:
             return False
         return watcher.passes(visitor.origin.region, asking.target.name, rendered.size)
 
-    def _render(self, known: Known, asking: Asking) -> Rendered:
+    def _render(self, known: CachedDecision, asking: ReadRequest) -> Rendered:
         """What the plain path's functions say, as bytes; remembered where it lasts."""
         store, repository = self._store, known.repository
         target, with_body = asking.target, asking.method == "GET"
@@ -446,7 +448,7 @@ class Lane:
         size, sent = (len(body), body) if with_body else (0, b"")
         return Rendered(error.status, head, _END + sent, size, pull=False)
 
-    def _keep(self, known: Known, asking: Asking, rendered: Rendered) -> None:
+    def _keep(self, known: CachedDecision, asking: ReadRequest, rendered: Rendered) -> None:
         if len(asking.line) > KEY_BYTES_MAX:
             return
         size = len(asking.line) + len(rendered.head) + len(rendered.rest)
@@ -460,7 +462,7 @@ class Lane:
         self._answers[asking.visitor.origin.region, asking.line] = known.rendered = rendered
 
     def _open(
-        self, known: Known, asking: Asking, *, plain: bool
+        self, known: CachedDecision, asking: ReadRequest, *, plain: bool
     ) -> tuple[memoryview, BlobReader | None]:
         """The content of a file that is open, or who reads it. Raises _Waits for another one."""
         if known.reader is None:
@@ -483,7 +485,7 @@ class Lane:
         return data, None
 
 
-def _span(visitor: Visitor, caller: Caller) -> tuple[float, float]:
+def _span(visitor: ParsedHeaders, caller: Caller) -> tuple[float, float]:
     """The time of a visitor's credentials: seconds since 1970."""
     since, until = (0.0, math.inf) if visitor.claims is None else visitor.claims.span
     if caller.key is not None and caller.key.expires_at is not None:

@@ -16,17 +16,17 @@ from holdfast.api.oci.paths import Target
 from holdfast.api.telemetry.audit import Audit
 from holdfast.api.telemetry.counters import GONE, Slot
 from holdfast.api.telemetry.logs import AccessLine, log_access
-from holdfast.api.telemetry.request_context import Trail
+from holdfast.api.telemetry.request_context import RequestContext
 from holdfast.api.telemetry.tracing import Ended, Traces
 from holdfast.api.telemetry.waits import Step
 
-from .heads import Asking, Sent, Visitor
-from .reads import Answer, Rendered, Written
+from .heads import ParsedHeaders, ReadRequest, WriteRequest
+from .reads import Answer, Rendered, WriteResult
 
 _CLIENT_LEFT: Final = GONE + 1
 
 
-class LaneWatch:
+class FastRecorder:
     """Limits, metrics, access log and traces of one worker's lane; each may be missing."""
 
     def __init__(
@@ -52,13 +52,13 @@ class LaneWatch:
         return self._log is not None
 
     def limits(self, who: str) -> bool:
-        """As ``fast_answers.Watcher``."""
+        """As ``fast_answers.Recorder``."""
         if self._bandwidth is not None:
             return True
         return self._limits is not None and self._limits.asks_of(who)
 
     def admits(self, who: str, access_key: str) -> bool:
-        """As ``fast_answers.Watcher``. What is refused is counted by the plain path."""
+        """As ``fast_answers.Recorder``. What is refused is counted by the plain path."""
         limits = self._limits
         if limits is None:
             return True
@@ -68,21 +68,21 @@ class LaneWatch:
 
     @property
     def sends_files(self) -> bool:
-        """As ``fast_answers.Watcher``."""
+        """As ``fast_answers.Recorder``."""
         return self._bandwidth is None
 
     def passes(self, region: str, name: str, count: int) -> bool:
-        """As ``fast_answers.Watcher``."""
+        """As ``fast_answers.Recorder``."""
         bandwidth = self._bandwidth
         return bandwidth is None or bandwidth.of(region, name.partition("/")[0]).now(count)
 
     @property
     def counts_only(self) -> bool:
-        """As ``fast_answers.Watcher``."""
+        """As ``fast_answers.Recorder``."""
         return self._log is None and self._traces is None
 
-    def count(self, asking: Asking, rendered: Rendered, seconds: float) -> None:
-        """As ``fast_answers.Watcher``."""
+    def count(self, asking: ReadRequest, rendered: Rendered, seconds: float) -> None:
+        """As ``fast_answers.Recorder``."""
         if self._slot is not None:
             self._slot.count(
                 asking.target.endpoint,
@@ -94,7 +94,7 @@ class LaneWatch:
             )
 
     def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
-        """As ``fast_answers.Watcher``."""
+        """As ``fast_answers.Recorder``."""
         seconds = perf_counter() - answer.begun
         asking, status = answer.asking, answer.rendered.status
         if self._slot is not None:
@@ -119,11 +119,11 @@ class LaneWatch:
 
     @property
     def traces(self) -> bool:
-        """As ``fast_answers.Watcher``."""
+        """As ``fast_answers.Recorder``."""
         return self._traces is not None
 
-    def wrote(self, written: Written, *, gone: bool) -> None:
-        """As ``fast_answers.Watcher``. The audit log has its line before there is an answer."""
+    def wrote(self, written: WriteResult, *, gone: bool) -> None:
+        """As ``fast_answers.Recorder``. The audit log has its line before there is an answer."""
         seconds = perf_counter() - written.begun
         sent, status = written.sent, written.status
         if self._slot is not None:
@@ -150,12 +150,12 @@ class LaneWatch:
         self._record(line, sent)
         self._tell(line, sent.target, visitor, gone=gone, steps=written.steps or ())
 
-    def _record(self, line: AccessLine, sent: Sent) -> None:
+    def _record(self, line: AccessLine, sent: WriteRequest) -> None:
         """The line of the audit log."""
         if self._audit is None:
             return
         target = sent.target
-        trail = Trail(
+        trail = RequestContext(
             request_id=line.request_id,
             address=line.address,
             route=target.endpoint,
@@ -174,7 +174,7 @@ class LaneWatch:
         self,
         line: AccessLine,
         target: Target,
-        visitor: Visitor,
+        visitor: ParsedHeaders,
         *,
         gone: bool,
         steps: Iterable[Step] = (),

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from aiohttp import web
 
 from holdfast.api.http.chunked import BadChunk, Chunked
-from holdfast.api.http.party import note_party
+from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.http.whole_request import WholeRequest
 from holdfast.api.oci.access import Caller, Gate
 from holdfast.api.oci.app import ENDPOINTS, refusal
@@ -23,8 +23,8 @@ from holdfast.api.oci.exchange import Exchange
 from holdfast.api.telemetry.waits import Steps
 from holdfast.engine import WAITS, Repository
 
-from .heads import Peer, Sent
-from .reads import UNSURE, Lane, Written
+from .heads import Peer, WriteRequest
+from .reads import UNSURE, FastReads, WriteResult
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """Longer bodies are received past the parser by ``body_receiver``."""
@@ -40,7 +40,7 @@ for slow clients."""
 class Gathering:
     """A request of which more is to come."""
 
-    def __init__(self, sent: Sent, data: bytes, start: int) -> None:
+    def __init__(self, sent: WriteRequest, data: bytes, start: int) -> None:
         """``data`` begins with the head, and the body at ``start``."""
         self.sent = sent
         self.begun = time.perf_counter()
@@ -106,7 +106,7 @@ class Write:
     """What it waits for, where somebody wants to know."""
 
     @property
-    def sent(self) -> Sent:
+    def sent(self) -> WriteRequest:
         """What its head says."""
         return self.gathering.sent
 
@@ -114,7 +114,7 @@ class Write:
 class Writes:
     """The pushes that a lane takes."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: FastReads) -> None:
         self._lane = lane
         self._watcher = lane.watcher
 
@@ -141,7 +141,7 @@ class Writes:
                 return None
         return Write(gathering, peer, caller, repository)
 
-    async def answer(self, write: Write) -> Written:
+    async def answer(self, write: Write) -> WriteResult:
         """Do what is asked for, in a context of its own.
 
         Raises CancelledError, and what a mistake of ours raises; either is told as an end without
@@ -153,12 +153,12 @@ class Writes:
             self.ended(self._written(write, 0, 0, b"", self._lane.name()), gone=True)
             raise
 
-    async def _answer(self, write: Write) -> Written:
+    async def _answer(self, write: Write) -> WriteResult:
         if self._watcher is not None and self._watcher.traces:
             write.steps = Steps()
             WAITS.set(write.steps)
         sent, request = write.sent, write.gathering.request
-        note_party(write.caller.key, sent.sender.visitor.address or write.peer.address)
+        set_read_owner(write.caller.key, sent.sender.visitor.address or write.peer.address)
         lane, target = self._lane, sent.target
         route = ENDPOINTS[target.endpoint][sent.method]
         gate = Gate(lane.store, lane.settings, sent.sender.visitor.origin, "")
@@ -173,16 +173,16 @@ class Writes:
         content = len(response.body) if isinstance(response.body, bytes) else 0
         return self._written(write, response.status, content, text, request_id)
 
-    def ended(self, written: Written, *, gone: bool) -> None:
+    def ended(self, written: WriteResult, *, gone: bool) -> None:
         """The answer is about to be sent, or its client is gone."""
         if self._watcher is not None:
             self._watcher.wrote(written, gone=gone)
 
     def _written(
         self, write: Write, status: int, content: int, text: bytes, request_id: bytes
-    ) -> Written:
+    ) -> WriteResult:
         gathering = write.gathering
-        return Written(
+        return WriteResult(
             sent=write.sent,
             peer=write.peer,
             caller=write.caller,

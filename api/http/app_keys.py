@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from holdfast.api.telemetry.request_context import Trail
+from holdfast.api.telemetry.request_context import RequestContext
 from holdfast.engine import Store
 
 from .app_settings import AppSettings
@@ -18,7 +18,7 @@ from .app_settings import AppSettings
 STORE: Final = web.AppKey("holdfast.store", Store)
 """The store an application serves. The application neither opens nor closes it."""
 
-TRAIL: Final = web.RequestKey("holdfast.trail", Trail)
+TRAIL: Final = web.RequestKey("holdfast.trail", RequestContext)
 """What is known of a request, for the access log."""
 
 SETTINGS: Final = web.AppKey("holdfast.settings", AppSettings)

@@ -12,12 +12,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from holdfast.api.telemetry.request_context import flow
 
-from .body_receiver import TakenBody
+from .body_receiver import BodyReceiver
 from .chunked import BadChunk
 from .connection import Connection
 from .oci_errors import OciError
 from .slow_clients import Pace
-from .whole_request import Asked, WholeRequest
+from .whole_request import IncomingRequest, WholeRequest
 
 DRAIN_BYTES_MAX: Final = 1 << 20
 """Unread bytes that are taken in so that the connection can go on; with more it is closed."""
@@ -109,7 +109,7 @@ def _broken() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def stream(request: Asked) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
+async def stream(request: IncomingRequest) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
     """The body of an upload as it arrives: as ``chunks``, or in larger pieces where it can be
     received past the parser. A memoryview stays as it is until LENT further ones were asked for,
     or the context is left. Nothing is read before the first piece is asked for.
@@ -118,7 +118,7 @@ async def stream(request: Asked) -> AsyncIterator[AsyncIterator[bytes | memoryvi
         yield _at_once(request.body)
         return
     connection = request.protocol if isinstance(request.protocol, Connection) else None
-    taken: TakenBody | None = None
+    taken: BodyReceiver | None = None
 
     async def pieces() -> AsyncIterator[bytes | memoryview]:
         nonlocal taken
@@ -147,7 +147,7 @@ async def _at_once(body: bytes) -> AsyncIterator[bytes]:
         yield body
 
 
-async def read_bounded(request: Asked, limit: int, code: str) -> bytes:
+async def read_bounded(request: IncomingRequest, limit: int, code: str) -> bytes:
     """The whole body, of at most ``limit`` bytes. Raises 413 with ``code``, and BrokenBody."""
     too_large = OciError(code, f"the body is over the limit of {limit} bytes", status=413)
     if (request.content_length or 0) > limit:

@@ -12,12 +12,12 @@ import mmap
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from holdfast.engine import LENT
+from holdfast.engine import BUFFERS_IN_FLIGHT
 
 from .chunked import BadChunk, Chunked
 from .slow_clients import Pace
 
-BUFFERS: Final = LENT + 1
+BUFFERS: Final = BUFFERS_IN_FLIGHT + 1
 """Of a body: one is being filled while the others are in use."""
 
 BUFFER_BYTES: Final = 512 * 1024
@@ -61,7 +61,7 @@ class Buffers:
             self._free.append(buffer)
 
 
-class TakenBody(asyncio.BufferedProtocol):
+class BodyReceiver(asyncio.BufferedProtocol):
     """One body: ``start`` it, iterate over ``views`` once, and ``close`` it."""
 
     def __init__(
@@ -125,7 +125,7 @@ class TakenBody(asyncio.BufferedProtocol):
         """
         while True:
             # The last ones may be in use still.
-            while len(self._lent) >= LENT:
+            while len(self._lent) >= BUFFERS_IN_FLIGHT:
                 self._free.append(self._lent.pop(0))
             self._go_on()
             if not self._full and (self.done or self._error is not None):

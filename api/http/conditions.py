@@ -17,7 +17,7 @@ from aiohttp import web
 from holdfast.engine import ALWAYS, ANY, Condition
 
 from .oci_errors import OciError
-from .whole_request import Asked
+from .whole_request import IncomingRequest
 
 _MEMBER: Final = re.compile(r"""(?:"[^"]*"|[^,])++""", re.DOTALL)
 """One of a list: entity tags may hold commas."""
@@ -28,7 +28,7 @@ _TAG: Final = re.compile(r"""(?P<weak>W/)?"(?P<quoted>[^"]+)"|(?P<bare>[^"]+)"""
 _OF_CONTENT: Final = ("Content-Length", "Content-Type")
 
 
-def condition_of(request: Asked) -> Condition:
+def condition_of(request: IncomingRequest) -> Condition:
     """The condition of a request.
 
     Entity tags that no digest of ours can be, and what is none, match nothing: so a malformed

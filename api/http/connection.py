@@ -29,7 +29,7 @@ from aiohttp.web_server import Server
 
 from . import slow_clients
 from .app_settings import SERVER
-from .body_receiver import TakenBody
+from .body_receiver import BodyReceiver
 from .connection_limits import LINGERING_MAX, Admission, Refusal
 from .oci_errors import OciError
 from .origin import is_foreign
@@ -100,7 +100,7 @@ class Connection(RequestHandler):
         """Requests that were understood and are not answered."""
         self._ended = False
         """Whether the client has ended its side, and is owed answers."""
-        self._patience: slow_clients.Watch | None = None
+        self._patience: slow_clients.StallTimer | None = None
         """With the client as a reader, once it took less than it was sent."""
         self._taken = 0
         """What it took while something waited for it, in bytes."""
@@ -225,7 +225,7 @@ class Connection(RequestHandler):
         self._pending = self.transport.get_write_buffer_size()
         if self._patience is None:
             reader = slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
-            self._patience = slow_clients.Watch(reader, self._count_taken, self._give_up)
+            self._patience = slow_clients.StallTimer(reader, self._count_taken, self._give_up)
         self._patience.begin()
 
     def resume_writing(self) -> None:
@@ -336,7 +336,7 @@ class Connection(RequestHandler):
                 self._next_keepalive_close_time, self._process_keepalive
             )
 
-    def take_body(self, request: web.BaseRequest) -> TakenBody | None:
+    def take_body(self, request: web.BaseRequest) -> BodyReceiver | None:
         """The body of the request that runs, to be received past the parser.
 
         None where the parser has it: then it comes through ``request.content``.

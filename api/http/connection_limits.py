@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from holdfast.api.limits.addresses import neighbourhood
-from holdfast.api.limits.worker_table import Roster
+from holdfast.api.limits.addresses import network_prefix
+from holdfast.api.limits.worker_table import WorkerTable
 
 Refusal = Literal["full", "address"]
 
@@ -31,7 +31,7 @@ def connections_of_process(files: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ConnectionLimits:
     """How many connections there may be."""
 
     total: int
@@ -48,7 +48,7 @@ def _nobody(_host: str) -> bool:
     return False
 
 
-def _unheard(_name: str) -> None:
+def _ignore(_name: str) -> None:
     """Nothing is counted."""
 
 
@@ -57,17 +57,17 @@ class Admission:
 
     def __init__(
         self,
-        house: House,
-        shared: Roster | None = None,
+        house: ConnectionLimits,
+        shared: WorkerTable | None = None,
         slot: int = 0,
         *,
         is_many: Callable[[str], bool] = _nobody,
-        tell: Callable[[str], None] = _unheard,
+        tell: Callable[[str], None] = _ignore,
     ) -> None:
         """``is_many`` says which address stands for many clients, as that of a proxy does;
         ``tell`` is told the name of everything that is to be counted."""
         self._house = house
-        self._roster = Roster.alone() if shared is None else shared
+        self._roster = WorkerTable.alone() if shared is None else shared
         self._slot = slot
         self._is_many = is_many
         self.tell = tell
@@ -104,4 +104,4 @@ def _host(peer: Any) -> str:
 
 
 def _who(peer: Any) -> str:
-    return neighbourhood(_host(peer))
+    return network_prefix(_host(peer))

@@ -77,7 +77,7 @@ class Sending:
         self._done = done
         self._head = head
         self._pace = patience
-        self._patience: slow_clients.Watch | None = None
+        self._patience: slow_clients.StallTimer | None = None
         """Once the client took less than it was sent."""
         self._watching = False
         self._busy = False
@@ -183,7 +183,7 @@ class Sending:
             self._loop.add_writer(self._sock, self._step)
         if self._patience is None:
             patience = self._pace or slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
-            self._patience = slow_clients.Watch(patience, lambda: self._offset, self._give_up)
+            self._patience = slow_clients.StallTimer(patience, lambda: self._offset, self._give_up)
         self._patience.begin()
 
     def _unwatch(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from holdfast.engine import tell_wait
+from holdfast.engine import record_wait
 
 GRACE_SECONDS = 60.0
 """How long nothing at all may come: a radio link that is lost for a while, a lid that is shut."""
@@ -45,7 +45,7 @@ class Pace:
     def waited(self, seconds: float) -> None:
         """So long it let us wait, until now."""
         self.left -= seconds
-        tell_wait("client", seconds)
+        record_wait("client", seconds)
 
     async def within(self, wait: Awaitable[T]) -> T:
         """The result of a wait for the client. Raises TimeoutError when its time is over."""
@@ -57,7 +57,7 @@ class Pace:
         return result
 
 
-class Watch:
+class StallTimer:
     """Looks after a Pace where no task waits: with one timer, however often something moves."""
 
     __slots__ = ("_give_up", "_loop", "_measure", "_pace", "_seen", "_since", "_timer")

@@ -37,5 +37,5 @@ class WholeRequest:
         return self.content_length != 0
 
 
-Asked = web.Request | WholeRequest
+IncomingRequest = web.Request | WholeRequest
 """What handlers get that need to know no more of a request than this."""

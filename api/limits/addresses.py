@@ -12,7 +12,7 @@ _LOOPBACK: Final = ("127.", "::/64")
 """How those begin that are this machine itself."""
 
 
-def neighbourhood(address: str) -> str:
+def network_prefix(address: str) -> str:
     """What one client can have: an IPv4 address, or the /64 of an IPv6 one.
 
     All who come through the unix socket, and bring no address, are one.
@@ -30,6 +30,6 @@ def neighbourhood(address: str) -> str:
     return address
 
 
-def is_here(who: str) -> bool:
+def is_local(who: str) -> bool:
     """Whether a neighbourhood is this machine itself: a loopback address, or the unix socket."""
     return who.startswith(_LOOPBACK) or who == UNIX

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from holdfast.engine import tell_wait
+from holdfast.engine import record_wait
 
 ENTRIES: Final = 1024
 """Namespaces at work at one time that have a clock of their own; more than that share some."""
@@ -151,7 +151,7 @@ class Flow:
         wait = self.bandwidth.take(self.who, count)
         if wait:
             await asyncio.sleep(wait)
-            tell_wait("bandwidth", wait)
+            record_wait("bandwidth", wait)
 
     async def through(self, source: AsyncIterable[Piece]) -> AsyncIterator[Piece]:
         """The same pieces, each when it may move. One is asked for when the last was taken."""

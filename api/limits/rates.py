@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .addresses import is_here
+from .addresses import is_local
 
 Kind = Literal["address", "key", "login"]
 
@@ -93,18 +93,18 @@ class Limits:
 
     def asks_of(self, who: str) -> bool:
         """Whether those of a neighbourhood have to be."""
-        spared = is_here(who) and self._rates.spare_local_address and self._rates.spare_local_key
+        spared = is_local(who) and self._rates.spare_local_address and self._rates.spare_local_key
         return self.asks and not spared
 
     def arrive(self, who: str) -> int:
         """A request came from a neighbourhood; as ``take``."""
-        if self._rates.spare_local_address and is_here(who):
+        if self._rates.spare_local_address and is_local(who):
             return 0
         return self.take("address", who)
 
     def charge(self, who: str, access_key: str) -> int:
         """It is one with that key; as ``take``."""
-        if self._rates.spare_local_key and is_here(who):
+        if self._rates.spare_local_key and is_local(who):
             return 0
         return self.take("key", access_key)
 

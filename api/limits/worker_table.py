@@ -37,7 +37,7 @@ def create(slots: int) -> int:
     return descriptor
 
 
-class Roster:
+class WorkerTable:
     """All slots, as one process sees them."""
 
     def __init__(self, descriptor: int) -> None:
@@ -47,7 +47,7 @@ class Roster:
         self._slots = [memory[at : at + _CELLS] for at in range(0, len(memory), _CELLS)]
 
     @classmethod
-    def alone(cls) -> Roster:
+    def alone(cls) -> WorkerTable:
         """One with a single slot, that nobody shares."""
         descriptor = create(1)
         try:
@@ -75,7 +75,7 @@ class Roster:
         return sum(cells[_CONNECTIONS] for cells in self._slots)
 
     def connections_of(self, who: str) -> int:
-        """How many come from an address (what ``addresses.neighbourhood`` makes of it)."""
+        """How many come from an address (what ``addresses.network_prefix`` makes of it)."""
         return min(sum(cells[at] for cells in self._slots) for at in self._places(who))
 
     def add(self, slot: int, who: str, count: int) -> None:

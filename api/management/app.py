@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from holdfast.api.http.app_keys import SETTINGS, STORE
 from holdfast.api.http.connection import Connection
 from holdfast.api.http.origin import origin_of
-from holdfast.api.http.party import note_party
+from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.telemetry.request_context import note_key, note_object, note_region, note_target
 from holdfast.engine import Corrupt, EngineError, Key, Unusable
 
@@ -142,7 +142,7 @@ async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     path = request.match_info
     _note(operation, path)
     key = await authenticate(store, request.headers.get(AUTH_HEADER))
-    note_party(key)
+    set_read_owner(key)
     if wait := note_key(key):
         raise too_many(wait, "too many requests with this key")
     region = path.get("region", "")

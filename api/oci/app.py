@@ -19,7 +19,7 @@ from holdfast.api.http.client_address import client_address
 from holdfast.api.http.conditions import selected
 from holdfast.api.http.oci_errors import OciError, oci_error, too_many
 from holdfast.api.http.origin import origin_of
-from holdfast.api.http.party import note_party
+from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.http.transfer import API_VERSION, NO_STORE
 from holdfast.api.telemetry.request_context import (
     flow,
@@ -207,7 +207,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     except Unauthenticated as error:
         scope = scope_asked(request, target, route)
         raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
-    note_party(caller.key, "" if caller.key else client_address(request, settings))
+    set_read_owner(caller.key, "" if caller.key else client_address(request, settings))
     if wait := note_key(caller.key):
         raise too_many(wait, "too many requests with this key")
     exchange = Exchange(request, gate, caller, target, route)

@@ -14,7 +14,7 @@ from aiohttp import web
 from holdfast.api.http.conditions import condition_of
 from holdfast.api.http.oci_errors import JSON, OciError
 from holdfast.api.http.queries import Query, parse_query
-from holdfast.api.http.whole_request import Asked, WholeRequest
+from holdfast.api.http.whole_request import IncomingRequest, WholeRequest
 from holdfast.engine import (
     ALGORITHMS,
     Condition,
@@ -48,7 +48,7 @@ _NUMBER: Final = re.compile(r"\d+", re.ASCII)
 class Exchange:
     """A request with its caller; ``target`` holds the repository's name as it was asked for."""
 
-    request: Asked
+    request: IncomingRequest
     gate: Gate
     caller: Caller
     target: Target
@@ -112,14 +112,14 @@ class Route:
     """What its challenge asks for, where more than ``action`` is likely to follow."""
 
 
-def query_of(request: Asked) -> Query:
+def query_of(request: IncomingRequest) -> Query:
     """The parameters of a request's query string."""
     if isinstance(request, WholeRequest):
         return parse_query(request.query)
     return parse_query(request.rel_url.raw_query_string)
 
 
-def scope_asked(request: Asked, target: Target, route: Route) -> str:
+def scope_asked(request: IncomingRequest, target: Target, route: Route) -> str:
     """What a token must cover for a request, as its challenge says it."""
     if target.endpoint == "catalog":
         return tokens.format_scopes({tokens.CATALOG: frozenset("*")})

@@ -14,7 +14,7 @@ from holdfast.api.http.bodies import stream
 from holdfast.api.http.conditions import check_untagged
 from holdfast.api.http.oci_errors import OciError, oci_error
 from holdfast.api.http.ranges import Span, parse_content_range
-from holdfast.api.http.whole_request import Asked
+from holdfast.api.http.whole_request import IncomingRequest
 from holdfast.engine import (
     ALGORITHMS,
     ALWAYS,
@@ -206,7 +206,7 @@ async def _check(
     check_untagged(condition, exists=True)
 
 
-def _chunk(request: Asked) -> tuple[int | None, int | None]:
+def _chunk(request: IncomingRequest) -> tuple[int | None, int | None]:
     """Where the body goes and how long it is, as far as its headers say.
 
     Raises SIZE_INVALID for a Content-Range that is malformed or contradicts Content-Length.

@@ -10,17 +10,17 @@ from typing import Final
 
 from aiohttp import web
 
-from holdfast.api.fast.reads import Lane
-from holdfast.api.fast.recorder import LaneWatch
+from holdfast.api.fast.reads import FastReads
+from holdfast.api.fast.recorder import FastRecorder
 from holdfast.api.http.app_settings import AppSettings
-from holdfast.api.http.connection_limits import Admission, House
+from holdfast.api.http.connection_limits import Admission, ConnectionLimits
 from holdfast.api.http.site import Site
 from holdfast.api.limits.bandwidth import Bandwidth
 from holdfast.api.limits.rates import Limits
 from holdfast.api.management.openapi import version_of_package
 from holdfast.api.middleware import ROUTES, Watch
 from holdfast.api.telemetry.audit import Audit
-from holdfast.api.telemetry.counters import Board, Layout, Slot
+from holdfast.api.telemetry.counters import Counters, Layout, Slot
 from holdfast.api.telemetry.logs import ACCESS
 from holdfast.api.telemetry.metrics import Metrics, Reporter
 from holdfast.api.telemetry.tracing import Traces
@@ -29,7 +29,7 @@ from holdfast.engine import Store
 from .listeners import BACKLOG
 from .settings import Settings
 
-SCRAPERS: Final = House(total=64, of_address=16, of_process=64)
+SCRAPERS: Final = ConnectionLimits(total=64, of_address=16, of_process=64)
 """Connections to the metrics: a scraper has one."""
 
 KEEPALIVE_SECONDS: Final = 75.0
@@ -59,7 +59,7 @@ class Instruments:
         self._app_settings = app_settings
         self._store = store
         layout = Layout(ROUTES)
-        self._board = None if board is None else Board(board, layout)
+        self._board = None if board is None else Counters(board, layout)
         self._slot = None if board is None else Slot(board, slot, layout)
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
         self._limits = Limits(limits, settings.rates)
@@ -89,12 +89,12 @@ class Instruments:
         if self._slot is not None:
             self._slot.add(name)
 
-    def lane(self) -> Lane | None:
+    def lane(self) -> FastReads | None:
         """The fast lane, unless it is switched off."""
         settings = self._settings
         if not settings.fast_path:
             return None
-        watch = LaneWatch(
+        watch = FastRecorder(
             slot=self._slot,
             limits=self._limits if self._limits.asks else None,
             bandwidth=self._bandwidth,
@@ -110,7 +110,7 @@ class Instruments:
             or self._audit is not None
             or self._traces is not None
         )
-        return Lane(self._store, self._app_settings, watch if watched else None)
+        return FastReads(self._store, self._app_settings, watch if watched else None)
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
         """Begin to count what ``runner`` serves; answer scrapes on these sockets."""

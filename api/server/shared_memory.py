@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from holdfast.api.limits import bandwidth, rates, worker_table
-from holdfast.api.limits.worker_table import Roster
+from holdfast.api.limits.worker_table import WorkerTable
 from holdfast.api.telemetry import counters
 
 from .settings import Settings
@@ -19,7 +19,7 @@ class Shared:
         self.limits = rates.create()
         self.bandwidth = bandwidth.create()
         self.roster = worker_table.create(2 * settings.workers)
-        self.workers = Roster(self.roster)
+        self.workers = WorkerTable(self.roster)
         self.board = None if settings.metrics is None else counters.create(2 * settings.workers)
         self.slots = [2 * index for index in range(settings.workers)]
         """Worker to its slot of board and roster. Each has two, for a worker and the one that

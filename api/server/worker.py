@@ -22,15 +22,15 @@ from aiohttp import web
 
 from holdfast.api.access_log import AccessLogger
 from holdfast.api.app import create_app
-from holdfast.api.fast.connection import LaneSite
-from holdfast.api.fast.reads import Lane
-from holdfast.api.http.connection_limits import Admission, House
+from holdfast.api.fast.connection import FastSite
+from holdfast.api.fast.reads import FastReads
+from holdfast.api.http.connection_limits import Admission, ConnectionLimits
 from holdfast.api.http.drain import Drain
 from holdfast.api.http.origin import is_proxy
 from holdfast.api.http.site import Site
 from holdfast.api.http.tls import server_context
-from holdfast.api.limits.addresses import is_here, neighbourhood
-from holdfast.api.limits.worker_table import Roster
+from holdfast.api.limits.addresses import is_local, network_prefix
+from holdfast.api.limits.worker_table import WorkerTable
 from holdfast.api.telemetry.logs import ACCESS, set_up
 from holdfast.engine import EngineError, StorageFailed, Store
 
@@ -67,7 +67,7 @@ async def serve(config: WorkerConfig) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(STDIN, _supervisor_gone, loop, stop)
-    roster = Roster(config.roster)
+    roster = WorkerTable(config.roster)
     roster.clear(config.slot)
     heart = loop.create_task(_beat(roster, config.slot), name="heart")
     try:
@@ -76,7 +76,7 @@ async def serve(config: WorkerConfig) -> None:
         heart.cancel()
 
 
-async def _beat(roster: Roster, slot: int) -> None:
+async def _beat(roster: WorkerTable, slot: int) -> None:
     while True:
         roster.beat(slot)
         await asyncio.sleep(BEAT_SECONDS)
@@ -102,7 +102,7 @@ async def watch_ledger(store: Store, stop: asyncio.Event) -> None:
             refusals = 0
 
 
-async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> None:
+async def _serve(config: WorkerConfig, roster: WorkerTable, stop: asyncio.Event) -> None:
     settings = config.settings
     store_config = settings.for_store(background=config.index == 0)
     async with Store.open(settings.data, store_config, create=False) as store:
@@ -135,11 +135,11 @@ async def _serve(config: WorkerConfig, roster: Roster, stop: asyncio.Event) -> N
         tls = _tls(settings)
         bounds = settings.bounds
         admission = Admission(
-            House(bounds.connections, bounds.address_connections, config.connections),
+            ConnectionLimits(bounds.connections, bounds.address_connections, config.connections),
             roster,
             config.slot,
             is_many=lambda host: (
-                (bounds.spare_local and is_here(neighbourhood(host)))
+                (bounds.spare_local and is_local(network_prefix(host)))
                 or is_proxy(host, app_settings)
             ),
             tell=instruments.tell,
@@ -179,7 +179,7 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 def _site(
     runner: web.AppRunner,
     sock: socket.socket,
-    lane: Lane | None,
+    lane: FastReads | None,
     drain: Drain,
     admission: Admission,
     tls: ssl.SSLContext | None,
@@ -190,7 +190,7 @@ def _site(
     options: Any = {"backlog": BACKLOG, "admission": admission, "tls": tls}
     if lane is None:
         return Site(runner, sock, **options)
-    return LaneSite(runner, sock, lane, drain, **options)
+    return FastSite(runner, sock, lane, drain, **options)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 
 from .logs import encoded, timestamp
-from .request_context import Trail
+from .request_context import RequestContext
 
 STANDARD_OUTPUT: Final = "-"
 
@@ -39,7 +39,7 @@ class Audit:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
 
-    def write(self, trail: Trail, method: str, path: str, status: int) -> bool:
+    def write(self, trail: RequestContext, method: str, path: str, status: int) -> bool:
         """One change (``path`` without its query), with the status it ended with (0: none, the
         client left).
 

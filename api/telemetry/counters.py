@@ -136,7 +136,7 @@ class Slot:
         self._cells[self._layout.tallies[name]] = value
 
 
-class Board:
+class Counters:
     """All slots, summed."""
 
     def __init__(self, descriptor: int, layout: Layout) -> None:

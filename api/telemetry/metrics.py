@@ -16,7 +16,7 @@ from aiohttp import web
 
 from holdfast.engine import GROUP_BOUNDS, ScrubProgress, Stats, Store
 
-from .counters import BOUNDS, Board, Slot
+from .counters import BOUNDS, Counters, Slot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SYNC_SECONDS: Final = 1.0
@@ -80,7 +80,7 @@ class Metrics:
     """What a scrape is answered from."""
 
     def __init__(
-        self, store: Store, regions: Iterable[str], board: Board, reporter: Reporter
+        self, store: Store, regions: Iterable[str], board: Counters, reporter: Reporter
     ) -> None:
         self._store = store
         self._regions = tuple(regions)
@@ -220,7 +220,7 @@ _LIMITS: Final = ("address", "key", "login")
 _REFUSALS: Final = ("full", "address")
 
 
-def _board_lines(board: Board) -> Iterator[str]:
+def _board_lines(board: Counters) -> Iterator[str]:
     sums = board.sums()
     tallies = board.tallies(sums)
     rows = board.rows(sums)

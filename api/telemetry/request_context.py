@@ -37,7 +37,7 @@ class Guard(Protocol):
 
 
 @dataclass(slots=True)
-class Trail:
+class RequestContext:
     """One request."""
 
     request_id: str = field(default_factory=lambda: str(uuid4()))
@@ -72,7 +72,7 @@ class Trail:
     """What it waited for, where somebody wants to know."""
 
 
-CURRENT: Final[ContextVar[Trail | None]] = ContextVar("holdfast.trail", default=None)
+CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("holdfast.trail", default=None)
 
 
 def note_key(key: Key | None) -> int:

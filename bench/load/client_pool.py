@@ -11,13 +11,13 @@ from typing import Self, TypeVar
 import msgspec
 
 from .drive import Assignment, Job, Outcome
-from .endpoint import Reach
+from .endpoint import Endpoint
 from .latencies import Latencies
 
 _T = TypeVar("_T")
 
 
-class CrewFailed(Exception):
+class ClientsFailed(Exception):
     """A client process ended on its own, which is a fault of the bench."""
 
 
@@ -46,7 +46,7 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
 
-class Crew:
+class ClientPool:
     """``count`` client processes. Enter it to start them."""
 
     def __init__(self, count: int) -> None:
@@ -77,7 +77,7 @@ class Crew:
 
     def prepare(
         self,
-        reach: Reach,
+        reach: Endpoint,
         job: Job,
         *,
         seed: str,
@@ -136,13 +136,13 @@ class Crew:
             process.stdin.write(line + b"\n")
             process.stdin.flush()
         except BrokenPipeError as error:
-            raise CrewFailed("a client process ended early") from error
+            raise ClientsFailed("a client process ended early") from error
 
     def _receive(self, process: subprocess.Popen[bytes], kind: type[_T]) -> _T:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise CrewFailed("a client process ended early")
+            raise ClientsFailed("a client process ended early")
         return msgspec.json.decode(line, type=kind)
 
 

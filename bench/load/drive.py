@@ -15,7 +15,7 @@ from .jobs import Ask, ClosedJob, Requests, Work, work
 from .latencies import Latencies
 from .mixed import Action, Mix, Mixed
 from .registry import Exhausted, Registry, WrongAnswer
-from .small_requests import Shot, Volley
+from .small_requests import RequestTemplate, SmallRequests
 from .trace import Player, Replay
 from .wire import Address, WireError
 
@@ -167,7 +167,7 @@ class Drive:
             return  # only the close look was asked for
         address = Address(asked.host, asked.port, asked.tls)
         shots = [shot_of(ask, address, asked.authorization) for ask in job.asks]
-        volley = Volley(address, shots, len(self._works))
+        volley = SmallRequests(address, shots, len(self._works))
         try:
             volley.run(asked.seconds)
         except WireError as error:
@@ -207,7 +207,7 @@ class Drive:
         await open_loop(self._plan, self._registry, self._latencies, self._outcome, self._wrong)
 
 
-def shot_of(ask: Ask, address: Address, authorization: str) -> Shot:
+def shot_of(ask: Ask, address: Address, authorization: str) -> RequestTemplate:
     """An Ask as it goes over the wire."""
     lines = [f"{ask.method} {ask.target} HTTP/1.1", f"Host: {address.authority}"]
     lines.append("User-Agent: holdfast-bench")
@@ -216,7 +216,9 @@ def shot_of(ask: Ask, address: Address, authorization: str) -> Shot:
     if ask.accept:
         lines.append(f"Accept: {ask.accept}")
     text = "\r\n".join(lines) + "\r\n" + ask.header + "\r\n"
-    return Shot(text.encode("latin-1"), ask.status, ask.method == "HEAD" or ask.status == 304)
+    return RequestTemplate(
+        text.encode("latin-1"), ask.status, ask.method == "HEAD" or ask.status == 304
+    )
 
 
 async def open_loop(

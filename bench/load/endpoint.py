@@ -40,7 +40,7 @@ ANONYMOUS: Final = Login()
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Endpoint:
     """One repository of one registry, with the header that opens it."""
 
     host: str
@@ -51,12 +51,12 @@ class Reach:
     token_target: str = ""
     """Path and query of the token service, where the registry itself has one."""
 
-    def anonymous(self) -> Reach:
+    def anonymous(self) -> Endpoint:
         """The same without a login."""
         return replace(self, authorization="")
 
 
-def reach(url: str, repository: str, login: Login, *, others: tuple[str, ...] = ()) -> Reach:
+def reach(url: str, repository: str, login: Login, *, others: tuple[str, ...] = ()) -> Endpoint:
     """Find out how to push to and pull from a repository (and pull from ``others``).
 
     Follows the challenge of ``/v2/``: none, Basic, or Bearer with a token service. Raises
@@ -64,8 +64,8 @@ def reach(url: str, repository: str, login: Login, *, others: tuple[str, ...] = 
     """
     site = _site(url)
 
-    def found(authorization: str, token_target: str = "") -> Reach:  # nosec B107 # none
-        return Reach(site.host, site.port, site.tls, repository, authorization, token_target)
+    def found(authorization: str, token_target: str = "") -> Endpoint:  # nosec B107 # none
+        return Endpoint(site.host, site.port, site.tls, repository, authorization, token_target)
 
     status, headers, _ = site.get("/v2/")
     if status == 200:
@@ -85,7 +85,7 @@ def reach(url: str, repository: str, login: Login, *, others: tuple[str, ...] = 
     return found(*_token(site, challenge, scopes, login))
 
 
-def look(url: str, found: Reach, login: Login) -> None:
+def look(url: str, found: Endpoint, login: Login) -> None:
     """See that a repository is not closed to this login, which an anonymous token does not tell.
 
     Raises Unreachable.

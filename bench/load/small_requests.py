@@ -22,7 +22,7 @@ _SILENCE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class RequestTemplate:
     """A request as it goes out, and the status that must come back."""
 
     text: bytes
@@ -42,10 +42,10 @@ class _Line:
     """The beginning of a head that came in pieces."""
 
 
-class Volley:
+class SmallRequests:
     """``connections`` closed loops over one list of shots."""
 
-    def __init__(self, address: Address, shots: list[Shot], connections: int) -> None:
+    def __init__(self, address: Address, shots: list[RequestTemplate], connections: int) -> None:
         self.operations = 0
         self.size = 0
         self.latencies = Latencies()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from holdfast.bench.load import process
-from holdfast.bench.load.client_pool import Crew, Result
+from holdfast.bench.load.client_pool import ClientPool, Result
 from holdfast.bench.load.content import Content
 from holdfast.bench.load.drive import Job
-from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.endpoint import Endpoint
 from holdfast.bench.load.jobs import Ask, Requests
 from holdfast.bench.load.profile import Profile
 from holdfast.bench.report.results import Sample
@@ -57,7 +57,7 @@ class Bench:
     """What all workloads share."""
 
     profile: Profile
-    crew: Crew
+    crew: ClientPool
     seed: str
     directory: Path
     """For small files of the bench's own."""
@@ -83,7 +83,7 @@ class Bench:
     def job(
         self,
         target: Target,
-        reach: Reach,
+        reach: Endpoint,
         job: Job,
         *,
         clients: int,
@@ -111,7 +111,7 @@ class Bench:
             raise MeasureFailed("nothing was done")
         return result, meter
 
-    def set_up(self, target: Target, reach: Reach, job: Job, *, clients: int = 8) -> None:
+    def set_up(self, target: Target, reach: Endpoint, job: Job, *, clients: int = 8) -> None:
         """Run a job to its end, once, to bring content in.
 
         Raises MeasureFailed, also where that takes longer than the profile allows.
@@ -125,7 +125,7 @@ class Bench:
             raise MeasureFailed(f"its content was not in place after {seconds:.0f} s")
         self.done.add(key)
 
-    def small(self, target: Target, reach: Reach, asks: tuple[Ask, ...]) -> Sample:
+    def small(self, target: Target, reach: Endpoint, asks: tuple[Ask, ...]) -> Sample:
         """Small requests from 32 connections, by wrk where it can do them.
 
         Our own client looks closely at some answers first. Raises MeasureFailed.

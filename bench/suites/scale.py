@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.endpoint import Endpoint
 from holdfast.bench.load.jobs import Ask, Requests
 from holdfast.bench.report.results import Limit, Row, Sample
 from holdfast.bench.targets import servers
@@ -273,7 +273,7 @@ class Scale:
         parts = urlsplit(target.url)
         assert parts.hostname is not None
         assert parts.port is not None
-        reach = Reach(parts.hostname, parts.port, False, "", "")
+        reach = Endpoint(parts.hostname, parts.port, False, "", "")
         job = Requests((Ask("GET", f"{_BASE}{path}", 200, header=header),))
         result, meter = self._bench.job(
             target, reach, job, clients=1, seconds=PAGE_SECONDS, processes=1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from holdfast.bench.load.endpoint import ANONYMOUS, Login, Reach, look, reach
+from holdfast.bench.load.endpoint import ANONYMOUS, Endpoint, Login, look, reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class Target:
         """Whether it can be pushed to."""
         return self.files is None
 
-    def reach(self, name: str, *, second: bool = False) -> Reach:
+    def reach(self, name: str, *, second: bool = False) -> Endpoint:
         """The way to a repository in the first or second namespace. Raises Unreachable."""
         repository = f"{self.prefixes[1 if second else 0]}/{name}"
         if self.files is not None:
             parts = urlsplit(self.url)
             assert parts.hostname is not None
-            return Reach(parts.hostname, parts.port or 80, False, repository, "")
+            return Endpoint(parts.hostname, parts.port or 80, False, repository, "")
         return reach(self.url, repository, self.login)
 
     def probe(self) -> None:

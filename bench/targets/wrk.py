@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.endpoint import Endpoint
 from holdfast.bench.load.jobs import Ask
 
 _SCRIPT: Final = """\
@@ -108,7 +108,7 @@ def can(asks: tuple[Ask, ...]) -> bool:
 
 def drive(
     binary: str,
-    reach: Reach,
+    reach: Endpoint,
     asks: tuple[Ask, ...],
     *,
     connections: int,
@@ -161,7 +161,7 @@ def _wrong(summary: _Summary, right: int) -> tuple[str, ...]:
     return tuple(wrong)
 
 
-def _script(reach: Reach, asks: tuple[Ask, ...]) -> str:
+def _script(reach: Endpoint, asks: tuple[Ask, ...]) -> str:
     lines = []
     for ask in asks:
         headers = {"User-Agent": "holdfast-bench"}

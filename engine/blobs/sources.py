@@ -12,7 +12,7 @@ import aiofiles
 from holdfast.engine.model.errors import Invalid
 from holdfast.engine.tasks.threads import opened
 
-LENT: Final = 3
+BUFFERS_IN_FLIGHT: Final = 3
 """Pieces that may be in use at once, with the one that was given last."""
 
 Stream = AsyncIterable[bytes | memoryview]

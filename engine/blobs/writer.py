@@ -25,11 +25,11 @@ from holdfast.engine.model.errors import (
     StorageFailed,
     TooLarge,
 )
-from holdfast.engine.tasks.serial_queue import Strand
+from holdfast.engine.tasks.serial_queue import SerialQueue
 
 from . import blob_rows
 from .blob_rows import Arrival, Outcome, Traces
-from .sources import LENT
+from .sources import BUFFERS_IN_FLIGHT
 
 BATCH_BYTES: Final = 512 * 1024
 """Handed to the threads at a time: long enough to make the hop cheap, short enough for many
@@ -46,7 +46,7 @@ _SMALL: Final = 32 * 1024
 """Hashing this much takes less time than going to a thread and back."""
 
 
-class Intake:
+class BlobWriter:
     """One stream of bytes. Not for several tasks at once."""
 
     def __init__(
@@ -74,8 +74,8 @@ class Intake:
         self._hasher = hasher
         self._held: list[Data] = [held] if held else []
         self._held_bytes = len(held)
-        self._writes = Strand(core.files.threads, "write_batch")
-        self._digests = Strand(core.files.threads, "hash_batch")
+        self._writes = SerialQueue(core.files.threads, "write_batch")
+        self._digests = SerialQueue(core.files.threads, "hash_batch")
         self._lent = False
         """Whether buffers that are used again may be with the threads."""
         self._syncing: asyncio.Future[None] | None = None
@@ -120,7 +120,7 @@ class Intake:
         if reused or self._held_bytes >= BATCH_BYTES:
             self._lent = self._lent or reused
             await self._flush()
-            await self._settle(LENT - 1)
+            await self._settle(BUFFERS_IN_FLIGHT - 1)
         elif self._lent:
             # A call that hands over nothing counts too, for whoever lent a buffer before.
             await self._settle()

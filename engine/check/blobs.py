@@ -7,12 +7,12 @@ from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.layout import SHA_BYTES, number
 from holdfast.engine.ledger.records import FRAMES, INLINE, Blob, File
 
-from .context import Look, blob_name, digest_name
+from .context import CheckContext, blob_name, digest_name
 
 _NEXT_BLOCK = layout.counter(b"fb")
 
 
-async def blobs(look: Look) -> None:
+async def blobs(look: CheckContext) -> None:
     """Every blob has its bytes, its aliases, and somebody who needs it, or a place in the queue."""
     totals = look.totals
     async for key, blob in look.records(Blob, layout.BLOB):
@@ -38,7 +38,7 @@ async def blobs(look: Look) -> None:
             await look.expect(row, b"", "blob", name, "its place in the garbage queue")
 
 
-async def _place(look: Look, sha: bytes, blob: Blob, name: str) -> None:
+async def _place(look: CheckContext, sha: bytes, blob: Blob, name: str) -> None:
     row = layout.content(blob.created, sha)
     if blob.place == INLINE:
         value = await look.value(row)
@@ -59,7 +59,7 @@ async def _place(look: Look, sha: bytes, blob: Blob, name: str) -> None:
         look.say("blob", name, f"{blob.stored} bytes at rest for a size of {blob.size}")
 
 
-async def belongings(look: Look) -> None:
+async def belongings(look: CheckContext) -> None:
     """Every row that belongs to a blob has one that says so too."""
     async for key, _ in look.rows(layout.INLINE):
         sha = key[-SHA_BYTES:]
@@ -81,7 +81,7 @@ async def belongings(look: Look) -> None:
     await _garbage(look)
 
 
-async def _garbage(look: Look) -> None:
+async def _garbage(look: CheckContext) -> None:
     async for key, _ in look.rows(layout.GARBAGE):
         look.totals[layout.counter(layout.GARBAGE_LENGTH)] += 1
         sha = key[-SHA_BYTES:]
@@ -92,7 +92,7 @@ async def _garbage(look: Look) -> None:
             look.say("blob", blob_name(sha), "in the garbage queue at a time it does not know of")
 
 
-async def file_rows(look: Look) -> None:
+async def file_rows(look: CheckContext) -> None:
     """Every file row and its blob name each other, and no id will be given out again."""
     last = 0
     async for key, file in look.records(File, layout.FILE):

@@ -28,7 +28,7 @@ from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.model.problem import Problem
 
 from . import blobs, claims, documents, files, listings, manifests, names, rest, rows, times, trash
-from .context import Look, Report, find_purging
+from .context import CheckContext, Report, find_purging
 from .files import Run
 
 _AREAS: Final = (
@@ -66,7 +66,7 @@ _AREAS: Final = (
 
 async def rows_and_rules(txn: Transaction, report: Report, now: int | None) -> None:
     """Check one consistent state of the ledger. Raises Corrupt where it cannot be walked."""
-    look = Look(txn, report, now=now)
+    look = CheckContext(txn, report, now=now)
     for area in _AREAS:
         await area(look)
 

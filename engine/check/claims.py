@@ -11,14 +11,14 @@ from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES
 from holdfast.engine.ledger.records import Blob, Claim, Image
 from holdfast.engine.references.manifest_rows import BODY, CHILD, CONTENT
 
-from .context import Look, blob_name, digest_name, id_name, image_name
+from .context import CheckContext, blob_name, digest_name, id_name, image_name
 from .rows import NEED_BYTES
 
 _KINDS: Final = ((CONTENT, "content"), (BODY, "bodies"), (CHILD, "children"))
 _INTEREST: Final = {layout.CONTENT: "content", layout.KEPT: "kept", layout.HELD: "held"}
 
 
-async def recounts(look: Look) -> None:
+async def recounts(look: CheckContext) -> None:
     """Claims and sizes of every image against what its manifests need, from scratch."""
     async for _, image in look.records(Image, layout.IMAGE):
         if image.key in look.purging:
@@ -45,7 +45,7 @@ async def recounts(look: Look) -> None:
             look.totals[layout.counter(layout.NAMESPACE_SIZE, image.namespace)] += size
 
 
-async def _needed(look: Look, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
+async def _needed(look: CheckContext, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
     """How many manifests of the image need each blob, by kind of need."""
     tally: Counter[tuple[bytes, bytes]] = Counter()
     async for _, packed in look.rows(layout.NEEDS + image_key):
@@ -56,7 +56,7 @@ async def _needed(look: Look, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
 
 
 def _compare(
-    look: Look, image: Image, sha: bytes, claim: Claim, needed: Counter[tuple[bytes, bytes]]
+    look: CheckContext, image: Image, sha: bytes, claim: Claim, needed: Counter[tuple[bytes, bytes]]
 ) -> None:
     for kind, field in _KINDS:
         expected = needed.pop((kind, sha), 0)
@@ -66,7 +66,7 @@ def _compare(
             look.say("claim", name, f"{field} is {actual}, a recount gives {expected}")
 
 
-async def claims(look: Look) -> None:
+async def claims(look: CheckContext) -> None:
     """Every claim is of a known owner on a known blob, and has exactly its other rows."""
     async for owner_key, sha, claim in look.claims():
         name = f"{blob_name(sha)} of {id_name(owner_key)}"
@@ -89,7 +89,7 @@ async def claims(look: Look) -> None:
         await _follows(look, owner, sha, claim, name)
 
 
-async def listed(look: Look) -> None:
+async def listed(look: CheckContext) -> None:
     """Every claim that an image lists exists."""
     async for key, _ in look.rows(layout.CLAIMED):
         owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
@@ -98,7 +98,7 @@ async def listed(look: Look) -> None:
             look.say("claim", name, "it is listed, and does not exist")
 
 
-async def _follows(look: Look, owner: Owner, sha: bytes, claim: Claim, name: str) -> None:
+async def _follows(look: CheckContext, owner: Owner, sha: bytes, claim: Claim, name: str) -> None:
     """The rows and numbers that follow from a claim."""
     if owner.is_root:
         look.totals[layout.counter(layout.ROOT_BLOBS, owner.key)] += 1
@@ -116,7 +116,7 @@ async def _follows(look: Look, owner: Owner, sha: bytes, claim: Claim, name: str
         await look.expect(row, place, "hold", name, "the row that ends it")
 
 
-async def references(look: Look) -> None:
+async def references(look: CheckContext) -> None:
     """Every reference belongs to a claim; and what namespaces link and keep, recounted."""
     group = b""
     size = 0
@@ -135,7 +135,7 @@ async def references(look: Look) -> None:
     _count_once(look, size, kinds)
 
 
-def _count_once(look: Look, size: int, kinds: dict[Owner, set[bytes]]) -> None:
+def _count_once(look: CheckContext, size: int, kinds: dict[Owner, set[bytes]]) -> None:
     """Add one blob to the numbers of the namespaces that refer to it (design, "Numbers")."""
     spaces: dict[tuple[bytes, bytes, bytes], set[bytes]] = {}
     for owner, refers in kinds.items():
@@ -154,7 +154,7 @@ def _count_once(look: Look, size: int, kinds: dict[Owner, set[bytes]]) -> None:
         look.totals[layout.counter(layout.PLACE_KEPT, place)] += size
 
 
-async def _check_reference(look: Look, key: bytes, sha: bytes, kind: bytes) -> Claim | None:
+async def _check_reference(look: CheckContext, key: bytes, sha: bytes, kind: bytes) -> Claim | None:
     """The claim behind a reference, if that is a right one."""
     owner_key = key[layout.OWNER_AT :]
     row = layout.claim(owner_key, sha)
@@ -179,7 +179,7 @@ def _reference(sha: bytes, kind: bytes, owner: Owner) -> bytes:
     return layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
 
 
-def _distinct(look: Look, size: int, places: set[tuple[bytes, bytes]]) -> None:
+def _distinct(look: CheckContext, size: int, places: set[tuple[bytes, bytes]]) -> None:
     """Add one blob to the numbers of the namespaces that link it (design, "Numbers")."""
     projects = Counter(project for project, _ in places)
     for project, namespace in places:
@@ -190,7 +190,7 @@ def _distinct(look: Look, size: int, places: set[tuple[bytes, bytes]]) -> None:
             look.totals[layout.counter(layout.NAMESPACE_PROJECT_EXCLUSIVE, namespace)] += size
 
 
-async def holds(look: Look) -> None:
+async def holds(look: CheckContext) -> None:
     """Every row that ends a hold belongs to one."""
     async for key, _ in look.rows(layout.EXPIRY):
         owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
@@ -203,7 +203,7 @@ async def holds(look: Look) -> None:
             look.say("hold", name, "a row would end it at a time that it does not have")
 
 
-async def roots(look: Look) -> None:
+async def roots(look: CheckContext) -> None:
     """Every root keeps something, and lies under the key that follows from its name.
 
     After ``claims``, which counts what roots keep.

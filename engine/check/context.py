@@ -41,7 +41,7 @@ SPOILED_MAX: Final = 10_000
 """Bad rows that are remembered; with more of them the ledger is given up."""
 
 
-class Look:
+class CheckContext:
     """What the areas of a check share: the transaction, the report, and what was found so far."""
 
     def __init__(self, txn: Transaction, report: Report, *, now: int | None = None) -> None:
@@ -179,7 +179,7 @@ class Look:
         )
 
 
-async def find_purging(look: Look) -> None:
+async def find_purging(look: CheckContext) -> None:
     """Fill ``look.purging``: see ``purge``."""
     namespaces = set()
     async for _, entry in look.records(Trash, layout.TRASH):

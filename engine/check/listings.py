@@ -9,14 +9,14 @@ from holdfast.engine.namespaces import listings, namespaces
 from holdfast.engine.namespaces.listings import CREATED, NAME, Entry
 from holdfast.engine.repositories import images, tags
 
-from .context import Look, id_name, image_name
+from .context import CheckContext, id_name, image_name
 from .names import namespace_name, scopes_of_image, scopes_of_namespace
 
 Listed = tuple[bytes, tuple[bytes, ...], Entry]
 """Kind, scopes and sorting of an object."""
 
 
-async def objects(look: Look) -> None:
+async def objects(look: CheckContext) -> None:
     """Every namespace, image and tag is in each listing that it should be in."""
     async for _, namespace in look.records(Namespace, layout.NAMESPACE):
         listed = (namespaces.KIND, scopes_of_namespace(namespace), namespaces.entry(namespace))
@@ -36,14 +36,14 @@ def _of_tag(image_key: bytes, tag: Tag) -> Listed:
     return tags.KIND, (image_key,), Entry(tag.id, tag.name)
 
 
-async def _present(look: Look, listed: Listed, kind: str, name: str) -> None:
+async def _present(look: CheckContext, listed: Listed, kind: str, name: str) -> None:
     letter, scopes, entry = listed
     for scope in scopes:
         for key in listings.rows_of(letter, scope, entry):
             await look.expect(key, entry.value, kind, name, f"its place in the listing {key.hex()}")
 
 
-async def rows(look: Look) -> None:
+async def rows(look: CheckContext) -> None:
     """Every row of a listing is of an object that belongs there; totals are right."""
     group, count = b"", 0
     async for key, value in look.rows(layout.LISTING):
@@ -70,13 +70,13 @@ async def rows(look: Look) -> None:
             look.say("counter", f"listing {rest.hex()}", f"it says {number}, a recount 0")
 
 
-async def _total(look: Look, group: bytes, count: int) -> None:
+async def _total(look: CheckContext, group: bytes, count: int) -> None:
     row = layout.LISTING + group
     if group and not _in_purge(look, row) and not look.spoiled(row):
         await look.counted(layout.counter(layout.LISTED, group), count, f"listing {row.hex()}")
 
 
-def _in_purge(look: Look, row: bytes) -> bool:
+def _in_purge(look: CheckContext, row: bytes) -> bool:
     return row[1:2] == tags.KIND and row[2 : 2 + ID_BYTES] in look.purging
 
 
@@ -95,7 +95,7 @@ def _scope_end(key: bytes) -> int | None:
     return end + 1 if letter == b"r" else end + 1 + ID_BYTES
 
 
-async def _check_row(look: Look, key: bytes, value: bytes) -> None:
+async def _check_row(look: CheckContext, key: bytes, value: bytes) -> None:
     if _in_purge(look, key):
         return
     listed = await _listed(look, key)
@@ -110,7 +110,7 @@ async def _check_row(look: Look, key: bytes, value: bytes) -> None:
     # A wrong value was told of with the object.
 
 
-async def _listed(look: Look, key: bytes) -> Listed | None:
+async def _listed(look: CheckContext, key: bytes) -> Listed | None:
     """The object that a row of a listing is about."""
     kind, found = key[1:2], key[-ID_BYTES:]
     if kind == namespaces.KIND:

@@ -10,13 +10,13 @@ from holdfast.engine.model.digest import Digest
 from holdfast.engine.references import manifest_rows
 from holdfast.engine.references.manifest_rows import BODY
 
-from .context import Look, blob_name, id_name, image_name
+from .context import CheckContext, blob_name, id_name, image_name
 from .rows import NEED_BYTES
 
 _SHA_AT = 1 + ID_BYTES
 
 
-async def manifests(look: Look) -> None:
+async def manifests(look: CheckContext) -> None:
     """Every manifest is of an image, lists itself first, and is with its subject's referrers."""
     async for key, row in look.records(Manifest, layout.MANIFEST):
         image_key, sha = key[1:_SHA_AT], key[_SHA_AT:]
@@ -43,7 +43,7 @@ async def manifests(look: Look) -> None:
                 look.say("manifest", name, "it stands differently among the referrers")
 
 
-async def _needs(look: Look, prefix: bytes, sha: bytes, name: str) -> None:
+async def _needs(look: CheckContext, prefix: bytes, sha: bytes, name: str) -> None:
     """The list of needs is whole: parts in a row, the body first, nothing twice."""
     if look.spoiled(prefix):
         return
@@ -60,7 +60,7 @@ async def _needs(look: Look, prefix: bytes, sha: bytes, name: str) -> None:
         look.say("manifest", name, "its list of needs has something twice")
 
 
-async def manifest_index(look: Look) -> None:
+async def manifest_index(look: CheckContext) -> None:
     """Every list of needs and every referrer is of a manifest."""
     async for key, _ in look.rows(layout.NEEDS):
         if key[1:_SHA_AT] in look.purging:
@@ -83,7 +83,7 @@ async def manifest_index(look: Look) -> None:
             look.say("manifest", name, "it is a referrer of something that is not its subject")
 
 
-async def tag_rows(look: Look) -> None:
+async def tag_rows(look: CheckContext) -> None:
     """Every tag points to a manifest of its image, and is found by id and by manifest."""
     async for key, tag in look.records(Tag, layout.TAG):
         image_key = key[1:_SHA_AT]
@@ -108,7 +108,7 @@ async def tag_rows(look: Look) -> None:
         await look.expect(layout.TAG_ID + tag.id, pointer, "tag", name, "the row of its id")
 
 
-async def tag_index(look: Look) -> None:
+async def tag_index(look: CheckContext) -> None:
     """Every row of a tag's id or manifest leads to that tag; images count their tags."""
     async for key, value in look.rows(layout.TAG_ID):
         tag = await look.load(Tag, layout.TAG + value)

@@ -7,10 +7,10 @@ from holdfast.engine.ledger.records import Image, Limits, Namespace, Trash
 from holdfast.engine.namespaces import namespaces
 from holdfast.engine.repositories import images
 
-from .context import Look, id_name, image_name
+from .context import CheckContext, id_name, image_name
 
 
-async def namespace_rows(look: Look) -> None:
+async def namespace_rows(look: CheckContext) -> None:
     """A living namespace has its name; a deleted one is in the trash and among the dead."""
     async for _, row in look.records(Namespace, layout.NAMESPACE):
         name = namespace_name(row)
@@ -47,7 +47,7 @@ async def namespace_rows(look: Look) -> None:
             look.say("namespace", id_name(key[1:]), "it has retention rules, and does not exist")
 
 
-async def _limited(look: Look, row: Namespace, name: str) -> None:
+async def _limited(look: CheckContext, row: Namespace, name: str) -> None:
     """The limits in a namespace's row are those of its name."""
     key = layout.LIMITS + namespaces.place(row)
     limits = await look.load(Limits, key)
@@ -55,7 +55,7 @@ async def _limited(look: Look, row: Namespace, name: str) -> None:
         look.say("namespace", name, "its limits are not those of its name")
 
 
-async def catalog_rows(look: Look) -> None:
+async def catalog_rows(look: CheckContext) -> None:
     """A namespace is in the catalogs of those who may see something in it, and in no others."""
     async for _, row in look.records(Namespace, layout.NAMESPACE):
         for key in await _audiences(look, row):
@@ -69,7 +69,7 @@ async def catalog_rows(look: Look) -> None:
             look.say("namespace", id_name(value), "it is in a catalog that it should not be in")
 
 
-async def _audiences(look: Look, row: Namespace) -> list[bytes]:
+async def _audiences(look: CheckContext, row: Namespace) -> list[bytes]:
     """The rows by which catalogs find a namespace."""
     if row.deleted:
         return []
@@ -84,7 +84,7 @@ def namespace_name(row: Namespace) -> str:
     return f"{id_name(row.id)} ({row.region} {row.name})"
 
 
-async def image_rows(look: Look) -> None:
+async def image_rows(look: CheckContext) -> None:
     """A living image is found by name, id and catalog; a draft by name; a deleted one by id."""
     async for _, row in look.records(Image, layout.IMAGE):
         if row.key in look.purging:
@@ -110,7 +110,7 @@ async def image_rows(look: Look) -> None:
             look.say("image", name, "a draft that nothing belongs to")
 
 
-async def _deleted(look: Look, row: Image, name: str) -> None:
+async def _deleted(look: CheckContext, row: Image, name: str) -> None:
     when = await look.value(layout.TRASH_ID + row.id)
     if when is None:
         if await look.lacks(layout.TRASH_ID + row.id):
@@ -121,7 +121,7 @@ async def _deleted(look: Look, row: Image, name: str) -> None:
         look.say("image", name, "its entry in the trash is about another")
 
 
-async def image_index(look: Look) -> None:
+async def image_index(look: CheckContext) -> None:
     """Every row of a name, an id or the catalog leads to the image that it should."""
     async for key, value in look.rows(layout.IMAGE_NAME):
         row = await _target(look, value, key, "name")
@@ -141,7 +141,7 @@ async def image_index(look: Look) -> None:
             look.say("image", image_name(row), "a row of the catalog leads to it that should not")
 
 
-async def _target(look: Look, image_key: bytes, key: bytes, what: str) -> Image | None:
+async def _target(look: CheckContext, image_key: bytes, key: bytes, what: str) -> Image | None:
     row = await look.load(Image, layout.IMAGE + image_key)
     if row is None and await look.lacks(layout.IMAGE + image_key):
         text = key[1:].decode("utf-8", "backslashreplace").replace("\0", " ")

@@ -8,10 +8,10 @@ from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.layout import ID_BYTES
 from holdfast.engine.ledger.records import Key
 
-from .context import Look, id_name
+from .context import CheckContext, id_name
 
 
-async def keys(look: Look) -> None:
+async def keys(look: CheckContext) -> None:
     """Every key is found by its secret, and by no other."""
     async for _, row in look.records(Key, layout.KEY):
         secret = layout.KEY_SECRET + row.secret
@@ -55,7 +55,7 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.HOLDS: ("holds", (layout.CLAIM,)),
     layout.ROOT_BLOBS: ("blobs of root", (layout.CLAIM, layout.ROOT)),
 }
-"""Counters that ``Look.totals`` recounts: what they say, and the rows that it rests on."""
+"""Counters that ``CheckContext.totals`` recounts: what they say, and the rows that it rests on."""
 
 _NAME_AT: Final = len(layout.COUNTER)
 _SCOPE_AT: Final = _NAME_AT + 2
@@ -63,7 +63,7 @@ _ELSEWHERE: Final = (layout.LISTED, layout.FREED_BYTES, b"fb", b"ck")
 """Checked with the listings, or with no rows to recount them from."""
 
 
-async def counters(look: Look) -> None:
+async def counters(look: CheckContext) -> None:
     """Every counter equals the recount, and there is none of something that does not exist."""
     async for key, _ in look.stored(layout.COUNTER):
         name, scope = key[_NAME_AT:_SCOPE_AT], key[_SCOPE_AT:]
@@ -78,7 +78,7 @@ async def counters(look: Look) -> None:
         await _compare(look, key, expected)
 
 
-async def _compare(look: Look, key: bytes, expected: int) -> None:
+async def _compare(look: CheckContext, key: bytes, expected: int) -> None:
     what, rests_on = _COUNTED[key[_NAME_AT:_SCOPE_AT]]
     if any(look.spoiled_kind(kind) for kind in rests_on):
         return

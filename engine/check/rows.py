@@ -33,7 +33,7 @@ from holdfast.engine.model.documents import MEDIA_TYPE_CHARS_MAX
 from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.references.manifest_rows import BODY, CHILD, CONTENT
 
-from .context import Look
+from .context import CheckContext
 
 NEED_BYTES: Final = 1 + SHA_BYTES
 _FREE: Final = KEY_BYTES_MAX
@@ -105,7 +105,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
 }
 
 
-async def rows(look: Look) -> None:
+async def rows(look: CheckContext) -> None:
     """Read every row of the ledger."""
     async for key, value in look.stored(b""):
         reason = fault(key, value)

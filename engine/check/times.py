@@ -9,7 +9,7 @@ from holdfast.engine.model.values import moment
 from holdfast.engine.namespaces import keys
 from holdfast.engine.trash import future_times
 
-from .context import Look
+from .context import CheckContext
 
 _NAMES: Final = {
     layout.NAMESPACE: "namespaces",
@@ -24,7 +24,7 @@ _NAMES: Final = {
 }
 
 
-async def times(look: Look) -> None:
+async def times(look: CheckContext) -> None:
     """One problem for each kind of row with times that the sweep would cut (``future_times``)."""
     if look.now is None:
         return
@@ -51,7 +51,7 @@ async def times(look: Look) -> None:
     _say(look, keys.SIGNING, count, beyond)
 
 
-def _say(look: Look, kind: bytes, count: int, latest: int) -> None:
+def _say(look: CheckContext, kind: bytes, count: int, latest: int) -> None:
     if not count:
         return
     try:

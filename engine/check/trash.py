@@ -7,10 +7,10 @@ from holdfast.engine.ledger.layout import ID_BYTES
 from holdfast.engine.ledger.records import Image, Namespace, Trash
 from holdfast.engine.references import trash_rows
 
-from .context import Look, id_name
+from .context import CheckContext, id_name
 
 
-async def entries(look: Look) -> None:
+async def entries(look: CheckContext) -> None:
     """Every entry is found by its id and its project, and its object is there and deleted."""
     async for key, entry in look.records(Trash, layout.TRASH):
         look.totals[layout.counter(layout.TRASH_LENGTH)] += 1
@@ -27,7 +27,7 @@ async def entries(look: Look) -> None:
             look.say("trash", name, "the tag is there as well")
 
 
-async def _deleted(look: Look, entry: Trash, name: str) -> None:
+async def _deleted(look: CheckContext, entry: Trash, name: str) -> None:
     """Tell a problem unless the namespace or image of an entry is there, and deleted."""
     row = layout.NAMESPACE + entry.id
     thing: Namespace | Image | None
@@ -43,7 +43,7 @@ async def _deleted(look: Look, entry: Trash, name: str) -> None:
         look.say("trash", name, f"what it would bring back {state}")
 
 
-async def index(look: Look) -> None:
+async def index(look: CheckContext) -> None:
     """Every row of an id, and every place in the list of a project, leads to an entry."""
     async for key, when in look.rows(layout.TRASH_ID):
         if await look.lacks(layout.TRASH + when + key[1:]):
@@ -57,7 +57,7 @@ async def index(look: Look) -> None:
             look.say("trash", id_name(key[-ID_BYTES:]), "a project lists it that should not")
 
 
-async def manifests(look: Look) -> None:
+async def manifests(look: CheckContext) -> None:
     """Every list of manifests is of a deleted tag, and whole unless that is being purged."""
     purging = await _purging(look)
     last, follows = b"", 0
@@ -74,7 +74,7 @@ async def manifests(look: Look) -> None:
         follows = place + 1
 
 
-async def attached(look: Look) -> None:
+async def attached(look: CheckContext) -> None:
     """Every tag that went with a tag is in the list of one that is in the trash."""
     purging = await _purging(look)
     async for key, _ in look.rows(layout.TRASH_ATTACHED):
@@ -83,7 +83,7 @@ async def attached(look: Look) -> None:
             look.say("trash", id_name(name[:ID_BYTES]), "tags went with no such tag")
 
 
-async def _purging(look: Look) -> set[bytes]:
+async def _purging(look: CheckContext) -> set[bytes]:
     """Lists of tags that are being taken apart."""
     found = set()
     async for _, entry in look.records(Trash, layout.TRASH):
@@ -92,7 +92,7 @@ async def _purging(look: Look) -> set[bytes]:
     return found
 
 
-async def _has_list(look: Look, name: bytes) -> bool:
+async def _has_list(look: CheckContext, name: bytes) -> bool:
     """Whether a tag is in the trash with that list, as far as can be told."""
     key = layout.TRASH_ID + name[:ID_BYTES]
     when = await look.value(key)

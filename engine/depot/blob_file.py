@@ -18,7 +18,7 @@ PIECE_BYTES: Final = 1024 * 1024
 """Read at a time while hashing."""
 
 
-class Original:
+class BlobFile:
     """The original bytes of a file blob, however they lie."""
 
     def __init__(self, reader: Reader, blob: Blob) -> None:
@@ -43,7 +43,7 @@ class Original:
         self.reader.close()
 
 
-def open_original(depot: Depot, blob: Blob) -> Original:
+def open_original(depot: Depot, blob: Blob) -> BlobFile:
     """Open a file blob and check its size. Raises NotFound, StorageFailed; Corrupt where it has
     another size, or is no file."""
     try:
@@ -51,7 +51,7 @@ def open_original(depot: Depot, blob: Blob) -> Original:
     except Irregular as error:
         raise Corrupt("file", f"{blob.file_id:x}", error.reason) from error
     try:
-        original = Original(reader, blob)
+        original = BlobFile(reader, blob)
         if original.size != blob.size or reader.size != blob.stored:
             raise Corrupt("file", f"{blob.file_id:x}", f"{reader.size} bytes at rest")
     except BaseException:
@@ -75,7 +75,7 @@ def damage(depot: Depot, blob: Blob) -> str | None:
         original.close()
 
 
-def differs(original: Original, blob: Blob) -> str | None:
+def differs(original: BlobFile, blob: Blob) -> str | None:
     """As ``damage``, of a file that is open already."""
     try:
         hasher = blake3()

@@ -18,7 +18,7 @@ from holdfast.engine.ledger.records import get_payload, put_payload, unseal
 from holdfast.engine.model.errors import AlreadyExists, Busy, Closed, Corrupt, EngineError, NotFound
 from holdfast.engine.tasks.threads import Threads
 
-from .instance import NAME_BYTES, Incarnations
+from .instance import NAME_BYTES, Instances
 from .interface import BLOCK_FILES, Depot, Writer
 from .open_files import OpenFiles
 
@@ -176,7 +176,7 @@ class Files:
         scratch: Ledger,
         depot: Depot,
         threads: Threads,
-        incarnations: Incarnations,
+        incarnations: Instances,
     ) -> None:
         self.depot = depot
         self.threads = threads

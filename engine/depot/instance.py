@@ -16,7 +16,7 @@ from .disk_file import Irregular, open_regular, refused
 NAME_BYTES = 8
 
 
-class Incarnations(Protocol):
+class Instances(Protocol):
     """This opening of the store, and what it can tell about others."""
 
     name: bytes
@@ -31,7 +31,7 @@ class Incarnations(Protocol):
         """End this incarnation."""
 
 
-class LockedIncarnations:
+class LockedInstances:
     """Incarnations in a directory: one locked file each."""
 
     def __init__(self, directory: Path) -> None:
@@ -128,7 +128,7 @@ def any_alive(directory: Path) -> bool:
     return False
 
 
-class SoleIncarnation:
+class SoleInstance:
     """The one opening of a store in memory; whatever else is named is gone."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from holdfast.engine.ledger.records import Blob
 from holdfast.engine.tasks.threads import Threads
 
 from . import blob_file
-from .blob_file import Original
+from .blob_file import BlobFile
 from .interface import Depot
 
 _log: Final = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ KEEP_MAX: Final = 256
 
 @dataclass(slots=True)
 class _Kept:
-    original: Original
+    original: BlobFile
     readers: int
     until: float = 0.0
 
@@ -47,7 +47,7 @@ class OpenFiles:
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def at_hand(self, file_id: int) -> Original | None:
+    def at_hand(self, file_id: int) -> BlobFile | None:
         """The file, if it is open and has its size; give it back with ``release``."""
         kept = self._files.get(file_id)
         if kept is None:
@@ -58,7 +58,7 @@ class OpenFiles:
         kept.readers += 1
         return kept.original
 
-    async def open(self, blob: Blob) -> Original:
+    async def open(self, blob: Blob) -> BlobFile:
         """Open the blob's file; give it back with ``release``.
 
         Raises NotFound, Corrupt (another size), StorageFailed, Closed.
@@ -68,7 +68,7 @@ class OpenFiles:
             self._files[blob.file_id] = _Kept(original, 1)
         return original
 
-    def release(self, original: Original) -> None:
+    def release(self, original: BlobFile) -> None:
         """A reader is done with a file."""
         kept = self._files.get(original.file_id)
         if kept is None or kept.original is not original:
@@ -113,7 +113,7 @@ class OpenFiles:
         if not kept.readers:
             self._close(kept.original)
 
-    def _close(self, original: Original) -> None:
+    def _close(self, original: BlobFile) -> None:
         """In a thread: to close the last descriptor of an unlinked file is to delete it."""
         if self._closed:
             # The threads are gone.

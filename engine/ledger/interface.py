@@ -93,7 +93,7 @@ class Transaction(Protocol):
     async def room(self) -> Room:
         """What rows may still take, this transaction's counted as they stand."""
 
-    def changes_only(self, change: Change) -> None:
+    def declare_change(self, change: Change) -> None:
         """Say what this body changes at most (see ``change_log``); ANY where nobody says."""
 
 
@@ -124,7 +124,7 @@ class Ledger(Protocol):
 
 
 @runtime_checkable
-class Prompt(Protocol):
+class VersionedLedger(Protocol):
     """What a ledger can do besides whose reads never wait."""
 
     def last_txn(self) -> int:
@@ -135,7 +135,7 @@ class Prompt(Protocol):
 
 
 @runtime_checkable
-class Roomy(Protocol):
+class RoomKeeper(Protocol):
     """What a ledger can do besides whose rows lie on a disk that others use, too."""
 
     def keep_room(self, count: int) -> None:

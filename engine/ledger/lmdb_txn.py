@@ -155,7 +155,7 @@ class Reading:
     def _disk_bytes(self) -> int:
         return self._space.disk_bytes()
 
-    def changes_only(self, change: Change) -> None:
+    def declare_change(self, change: Change) -> None:
         """Refused."""
         raise RuntimeError("a read transaction does not write")
 
@@ -204,7 +204,7 @@ class Writing(Reading):
         self._change = Change.ANY
         self.changed: dict[bytes, int] = {}
 
-    def changes_only(self, change: Change) -> None:
+    def declare_change(self, change: Change) -> None:
         """What this member changes at most."""
         self._change = change
 

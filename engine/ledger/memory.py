@@ -77,7 +77,7 @@ class _Reading:
     async def room(self) -> Room:
         return Room(sys.maxsize, sys.maxsize)
 
-    def changes_only(self, change: Change) -> None:
+    def declare_change(self, change: Change) -> None:
         raise RuntimeError("a read transaction does not write")
 
 
@@ -91,7 +91,7 @@ class _Writing(_Reading):
         self._undo: list[tuple[bytes, bytes | None]] = []
         self.change = Change.ANY
 
-    def changes_only(self, change: Change) -> None:
+    def declare_change(self, change: Change) -> None:
         self.change = change
 
     async def put(self, key: bytes, value: bytes) -> None:

@@ -26,7 +26,7 @@ THREADS: Final = 4
 SHARE: Final = 2
 """Of them, those of one party."""
 
-PARTY: Final[ContextVar[str]] = ContextVar("holdfast.party", default="")
+READ_OWNER: Final[ContextVar[str]] = ContextVar("holdfast.party", default="")
 """Whom the long reads of this context are for; the store itself where nothing says so."""
 
 
@@ -94,9 +94,9 @@ class Stoppable:
         """As ``Transaction``, which refuses it."""
         await self._txn.add(key, delta)
 
-    def changes_only(self, change: Change) -> None:
+    def declare_change(self, change: Change) -> None:
         """As ``Transaction``, which refuses it."""
-        self._txn.changes_only(change)
+        self._txn.declare_change(change)
 
 
 class SlowReads:
@@ -121,7 +121,7 @@ class SlowReads:
         future: Future[T] = Future()
         stop = Stop()
         try:
-            self._submit(PARTY.get(), partial(_call, future, read, stop))
+            self._submit(READ_OWNER.get(), partial(_call, future, read, stop))
             return await asyncio.wrap_future(future)
         finally:
             stop.ask()

@@ -19,7 +19,7 @@ from blake3 import blake3
 from holdfast.engine.blobs import blob_rows
 from holdfast.engine.core import SECOND, Core, entropy
 from holdfast.engine.depot import blob_file
-from holdfast.engine.depot.blob_file import Original
+from holdfast.engine.depot.blob_file import BlobFile
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.ledger.layout import number
@@ -398,7 +398,7 @@ class Scrubber:
             await self._core.ledger.transact(give_up, self._name)
 
 
-def _hash_span(original: Original, hasher: blake3, offset: int) -> int:
+def _hash_span(original: BlobFile, hasher: blake3, offset: int) -> int:
     """Hash up to ``SPAN_BYTES`` from ``offset``; says how many there were."""
     read = 0
     while read < SPAN_BYTES and (piece := original.read(offset + read, blob_file.PIECE_BYTES)):

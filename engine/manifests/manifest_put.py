@@ -84,7 +84,7 @@ async def put(
     if not image.listed:
         image = await images.enlist(txn, image, namespace, time, random[16:24])
     else:
-        txn.changes_only(Change.CONTENT)
+        txn.declare_change(Change.CONTENT)
     owner = images.owner_of(image, namespace)
     limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
     sparse = namespaces.takes_sparse(namespace, push.sparse)

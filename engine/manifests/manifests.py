@@ -9,7 +9,7 @@ from uuid import UUID
 
 from holdfast.engine.blobs import blob_rows
 from holdfast.engine.blobs.blob_rows import Arrival, Outcome
-from holdfast.engine.blobs.writer import Intake
+from holdfast.engine.blobs.writer import BlobWriter
 from holdfast.engine.core import SECOND, Core, entropy
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, after
@@ -35,7 +35,7 @@ from holdfast.engine.namespaces.quota import Quotas
 from holdfast.engine.references import manifest_rows, trash_rows
 from holdfast.engine.repositories import images, manifest_listing
 from holdfast.engine.repositories import tags as tag_rows
-from holdfast.engine.repositories.deferred_times import Touches
+from holdfast.engine.repositories.deferred_times import DeferredTimes
 from holdfast.engine.repositories.reader import BlobReader
 from holdfast.engine.uploads.pressure import Pressure
 
@@ -172,7 +172,7 @@ class Manifests:
         self._core = core
         self._quotas = quotas
         self._pressure = pressure
-        self.touches = Touches(core)
+        self.touches = DeferredTimes(core)
 
     async def put(
         self,
@@ -211,7 +211,7 @@ class Manifests:
         if again is not None:
             return again
         limit = self._core.config.manifest_bytes_max
-        intake = Intake(self._core, hasher=None, algorithms=(digest.algorithm,), limit=limit)
+        intake = BlobWriter(self._core, hasher=None, algorithms=(digest.algorithm,), limit=limit)
         random = entropy() + entropy()
         pushed: list[Pushed] = []
 

@@ -21,7 +21,7 @@ import msgspec
 
 from holdfast.engine.core import SECOND, Core
 from holdfast.engine.ledger import layout
-from holdfast.engine.ledger.interface import Prompt, Transaction, after
+from holdfast.engine.ledger.interface import Transaction, VersionedLedger, after
 from holdfast.engine.ledger.records import Key as Row
 from holdfast.engine.ledger.records import decode, get_payload, load, put_payload, readable, save
 from holdfast.engine.model.errors import AlreadyExists, Corrupt, Invalid, NotFound, TooLarge
@@ -247,7 +247,7 @@ class Keys:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
+        self._prompt = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self._signing: tuple[SigningKey, ...] = ()
         self._signing_version = -1
         """The transaction up to which those are known to be the keys; -1 is none."""

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from holdfast.engine.core import Core
 from holdfast.engine.ledger import layout
-from holdfast.engine.ledger.interface import Change, Prompt, Transaction
+from holdfast.engine.ledger.interface import Change, Transaction, VersionedLedger
 from holdfast.engine.ledger.records import Namespace
 from holdfast.engine.model.digest import Digest
 from holdfast.engine.model.errors import QuotaExceeded
@@ -151,7 +151,7 @@ class Quotas:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sums: dict[UUID, Coming] = {}
-        self._prompt = core.ledger if isinstance(core.ledger, Prompt) else None
+        self._prompt = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self._unbounded: dict[UUID, int] = {}
         """The version of the ledger in which a namespace was seen open, and bound by nothing."""
 

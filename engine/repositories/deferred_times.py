@@ -41,7 +41,7 @@ TAGS_MAX: Final = 1000
 
 
 @dataclass(slots=True)
-class Touch:
+class DeferredTime:
     """What was pushed again to one image since the last write."""
 
     when: int
@@ -58,7 +58,7 @@ Entry = tuple[bytes, int, tuple[bytes, ...], tuple[tuple[str, Pushed], ...]]
 
 async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None:
     """Do for images and tags that are still there what a push does that commits by itself."""
-    txn.changes_only(Change.TIMES)
+    txn.declare_change(Change.TIMES)
     for image_key, pushed_at, manifests, pushed in gathered:
         # The clock may have gone back since.
         when = min(pushed_at, now)
@@ -81,12 +81,12 @@ async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None
         await images.touch(txn, image, await identity.tick(txn, when))
 
 
-class Touches:
+class DeferredTimes:
     """The touches of this process."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._gathered: dict[bytes, Touch] = {}
+        self._gathered: dict[bytes, DeferredTime] = {}
         self._gathering = Gathering(core.gate)
         self._flushing = asyncio.Lock()
         self._noted = asyncio.Event()
@@ -104,7 +104,7 @@ class Touches:
         if touch is None:
             if len(self._gathered) >= GATHERED_MAX:
                 return False
-            touch = self._gathered[image.key] = Touch(when)
+            touch = self._gathered[image.key] = DeferredTime(when)
         elif len(touch.tags) + len(pushed) > TAGS_MAX or len(touch.manifests) >= TAGS_MAX:
             return False
         touch.when = max(touch.when, when)
@@ -132,7 +132,7 @@ class Touches:
         """Put back what was not written, below what came since."""
         key, when, manifests, pushed = entry
         newer = self._gathered.get(key)
-        touch = self._gathered[key] = Touch(when, set(manifests), dict(pushed))
+        touch = self._gathered[key] = DeferredTime(when, set(manifests), dict(pushed))
         if newer is not None:
             touch.when = max(when, newer.when)
             touch.manifests |= newer.manifests

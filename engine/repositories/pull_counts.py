@@ -64,7 +64,7 @@ Entry = tuple[bytes, str, int, int, int]
 
 async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None:
     """Add what was gathered to the rows of tags and images that are still there."""
-    txn.changes_only(Change.TIMES)
+    txn.declare_change(Change.TIMES)
     # Tells that the clock was ahead, if it was.
     await identity.tick(txn, now)
     for image_key, reference, count, pulled, told in gathered:

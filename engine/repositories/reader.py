@@ -9,7 +9,7 @@ from typing import Final
 from holdfast.engine.blobs import blob_rows
 from holdfast.engine.core import Core
 from holdfast.engine.depot import blob_file
-from holdfast.engine.depot.blob_file import Original
+from holdfast.engine.depot.blob_file import BlobFile
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.ledger.records import INLINE, Blob
 from holdfast.engine.model.digest import Digest
@@ -82,7 +82,7 @@ class BlobReader:
         self._owner = owner
         self._asked = length
         self._verify = verify
-        self._original: Original | None = None
+        self._original: BlobFile | None = None
         self._lies: tuple[bytes, int] | None = None
         """The sha256, and the file that is open."""
         self.digest = digest
@@ -267,7 +267,7 @@ class BlobReader:
         await self.close()
 
 
-def _read_each(original: Original, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+def _read_each(original: BlobFile, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """In the order in which they lie: of a compressed file the last frame that was read is kept."""
     found = dict.fromkeys(spans, b"")
     for span in sorted(found):

@@ -24,7 +24,7 @@ TURN: Final = 4
 """Calls that one strand makes before other work of the threads has its turn."""
 
 
-class Strand:
+class SerialQueue:
     """One row of calls. To be used by one task at a time, of one loop."""
 
     def __init__(self, threads: Threads, name: str) -> None:

@@ -24,7 +24,7 @@ WAITS: Final[ContextVar[Waits | None]] = ContextVar("holdfast.waits", default=No
 """Who is told of the waits in this context, and in tasks that begin in it."""
 
 
-def tell_wait(what: str, seconds: float) -> None:
+def record_wait(what: str, seconds: float) -> None:
     """A wait of so many seconds ends now."""
     waits = WAITS.get()
     if waits is not None:

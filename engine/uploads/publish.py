@@ -31,7 +31,7 @@ async def deliver(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
     if row.listed:
-        txn.changes_only(Change.CONTENT)
+        txn.declare_change(Change.CONTENT)
     limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
     limits.check_uploads(others.sessions, 0)
     outcome = await blob_rows.publish(txn, arrival, now)

@@ -11,7 +11,7 @@ import contextlib
 from typing import Final
 
 from holdfast.engine.blobs.sources import Stream, check_stream, checked
-from holdfast.engine.blobs.writer import BATCH_BYTES, Intake
+from holdfast.engine.blobs.writer import BATCH_BYTES, BlobWriter
 from holdfast.engine.core import SECOND, Core
 from holdfast.engine.ledger.records import Session
 from holdfast.engine.model.digest import Digest
@@ -33,7 +33,7 @@ _REFUSALS: Final = (SizeMismatch, TooLarge, QuotaExceeded)
 """After these the stream is cut back to where it was."""
 
 
-class Appending:
+class ActiveUpload:
     """One stay at a session, whose stream nobody else goes on with meanwhile."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Appending:
         repository: Repository,
         session_id: bytes,
         session: Session,
-        intake: Intake,
+        intake: BlobWriter,
     ) -> None:
         self._core = core
         self._quotas = quotas

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from holdfast.engine.blobs.blob_rows import Arrival, Outcome
 from holdfast.engine.blobs.sources import Stream, check_stream, checked
-from holdfast.engine.blobs.writer import BATCH_BYTES, Intake
+from holdfast.engine.blobs.writer import BATCH_BYTES, BlobWriter
 from holdfast.engine.core import Core, entropy
 from holdfast.engine.depot import files
 from holdfast.engine.depot.interface import Writer
@@ -43,7 +43,7 @@ from holdfast.engine.repositories import blob_queries
 
 from . import publish, session_rows
 from .pressure import Pressure
-from .stream import Appending
+from .stream import ActiveUpload
 
 HASHERS_MAX: Final = 4096
 """Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
@@ -182,7 +182,7 @@ class Uploads:
                 raise
             return self._view(upload_id.bytes, stay.session, stay.intake.size)
 
-    async def _keep(self, stay: Appending, upload_id: UUID) -> None:
+    async def _keep(self, stay: ActiveUpload, upload_id: UUID) -> None:
         await stay.keep()
         self._remember(upload_id.bytes, stay.intake.hasher)
 
@@ -194,7 +194,7 @@ class Uploads:
             self._hashers.pop(next(iter(self._hashers)))
 
     @asynccontextmanager
-    async def _stay(self, repository: Repository, upload_id: UUID) -> AsyncIterator[Appending]:
+    async def _stay(self, repository: Repository, upload_id: UUID) -> AsyncIterator[ActiveUpload]:
         """The session, for this caller alone. Raises NotFound, Busy, StorageFailed."""
         with self._alone(upload_id):
             stay = await self._resume(repository, upload_id)
@@ -213,14 +213,14 @@ class Uploads:
         finally:
             self._busy.discard(upload_id.bytes)
 
-    async def _resume(self, repository: Repository, upload_id: UUID) -> Appending:
+    async def _resume(self, repository: Repository, upload_id: UUID) -> ActiveUpload:
         """The session's stream so far, its file locked for us."""
         core, session_id = self._core, upload_id.bytes
         session, held = await self._inspect(repository, session_id)
         algorithms = (session.algorithm,)
         if not session.file_id:
-            intake = Intake(core, hasher=None, algorithms=algorithms, held=held)
-            return Appending(
+            intake = BlobWriter(core, hasher=None, algorithms=algorithms, held=held)
+            return ActiveUpload(
                 core, self._quotas, self._pressure, repository, session_id, session, intake
             )
         try:
@@ -240,14 +240,14 @@ class Uploads:
         known = self._hashers.pop(session_id, None)
         if known is None and writer.size == 0:
             known = Hasher(algorithms)
-        intake = Intake(
+        intake = BlobWriter(
             core,
             hasher=known if known and known.size == writer.size else None,
             algorithms=algorithms,
             file_id=session.file_id,
             writer=writer,
         )
-        return Appending(
+        return ActiveUpload(
             core, self._quotas, self._pressure, repository, session_id, session, intake
         )
 
@@ -327,7 +327,7 @@ class Uploads:
         return blob
 
     async def _publish(
-        self, repository: Repository, upload_id: UUID, stay: Appending, digest: Digest
+        self, repository: Repository, upload_id: UUID, stay: ActiveUpload, digest: Digest
     ) -> Arrival:
         """Make the blob, and end the session."""
         core, random = self._core, entropy()
@@ -476,7 +476,7 @@ class Uploads:
         core, namespace_id = self._core, repository.namespace_id
         await self._require_disk(length or 0)
         algorithms = (digest.algorithm,)
-        intake = Intake(core, hasher=None, algorithms=algorithms)
+        intake = BlobWriter(core, hasher=None, algorithms=algorithms)
         random = entropy()
 
         async def commit(arrival: Arrival) -> Outcome:
@@ -497,7 +497,7 @@ class Uploads:
     async def _receive(
         self,
         repository: Repository,
-        intake: Intake,
+        intake: BlobWriter,
         passage: Passage,
         source: Stream,
         length: int | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from distribution_support import OWNER_SECRET, Registry, digest_of, registry
-from lane_support import staged
+from fast_path_support import staged
 
 from holdfast.engine import Visibility
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from depot_support import descriptors, descriptors_before
 from distribution_support import digest_of
-from lane_support import FILE, Stage, World, staged
+from fast_path_support import FILE, Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
 
 from holdfast.api.fast.reads import WHOLE_BYTES_MAX

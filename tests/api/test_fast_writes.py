@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 import pytest
 from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from fast_path_support import Stage, World, staged
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lane_support import Stage, World, staged
 from wire_support import LAST, Client, connected, masked
 
 from holdfast.api.fast import connection

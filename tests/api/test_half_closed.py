@@ -11,7 +11,7 @@ from distribution_support import digest_of
 from edge_support import EDGES, OWNER, Edge, edge_of
 from wire_support import connected, request
 
-from holdfast.api.http.connection_limits import House
+from holdfast.api.http.connection_limits import ConnectionLimits
 
 NAMESPACES = "/registry/v1/regions/fr-par/namespaces"
 LARGE = os.urandom(8_000_000)
@@ -162,7 +162,7 @@ def test_one_that_ends_its_side_and_vanishes_is_noticed(edge: Edge) -> None:
     """Its connection is the only one that there may be."""
 
     async def story() -> None:
-        async with edge.server(house=House(1, 0, 1)) as port:
+        async with edge.server(house=ConnectionLimits(1, 0, 1)) as port:
             async with connected(port) as client:
                 await client.send(upload(LARGE))
                 assert (await client.answer()).startswith(b"HTTP/1.1 201 ")

@@ -16,7 +16,7 @@ from edge_support import EDGES, OWNER, Edge, edge_of, trickle
 from wire_support import LAST, connected, exchange, request
 
 from holdfast.api.http import connection
-from holdfast.api.http.connection_limits import House
+from holdfast.api.http.connection_limits import ConnectionLimits
 from holdfast.api.server.settings import BadSetting, Settings
 
 
@@ -341,7 +341,9 @@ def test_a_slow_head_is_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_too_many_connections(edge: Edge) -> None:
     async def story() -> None:
-        async with edge.server(house=House(total=2, of_address=0, of_process=1000)) as port:
+        async with edge.server(
+            house=ConnectionLimits(total=2, of_address=0, of_process=1000)
+        ) as port:
             async with connected(port) as first, connected(port) as second:
                 for client in (first, second):
                     await client.send(request("GET /healthz HTTP/1.1"))
@@ -371,7 +373,7 @@ def test_no_answer_tells_versions(edge: Edge) -> None:
     """Whoever makes it."""
 
     async def story() -> None:
-        async with edge.server(house=House(2, 0, 2)) as port:
+        async with edge.server(house=ConnectionLimits(2, 0, 2)) as port:
             for sent in (
                 request("GET /healthz HTTP/1.1"),
                 request("GET /nowhere HTTP/1.1"),

@@ -27,7 +27,7 @@ from operating_support import (
 from server_support import ServerProcess
 
 from holdfast.api.limits import rates as limits
-from holdfast.api.limits.addresses import neighbourhood
+from holdfast.api.limits.addresses import network_prefix
 from holdfast.api.limits.rates import Limits, Rates
 from holdfast.api.server.settings import Settings
 
@@ -247,9 +247,11 @@ def test_the_default_is_for_others_than_this_machine() -> None:
     strict = Limits(descriptor, Rates(address=1, key=1))
     os.close(descriptor)
     near = [
-        neighbourhood(each) for each in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "")
+        network_prefix(each) for each in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "")
     ]
-    far = [neighbourhood(each) for each in ("10.0.0.1", "2001:db8::1", "1.127.0.1", "1::127.0.0.1")]
+    far = [
+        network_prefix(each) for each in ("10.0.0.1", "2001:db8::1", "1.127.0.1", "1::127.0.0.1")
+    ]
     for who in near:
         assert not any(spared.arrive(who) or spared.charge(who, "SCWFAR") for _ in range(100))
         assert any(strict.arrive(who) for _ in range(100))

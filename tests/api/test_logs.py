@@ -33,7 +33,7 @@ from holdfast.api.telemetry.logs import (
     log_access,
     timestamp,
 )
-from holdfast.api.telemetry.request_context import CURRENT, Trail
+from holdfast.api.telemetry.request_context import CURRENT, RequestContext
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -127,7 +127,7 @@ def test_a_client_forges_no_column(tmp_path: Path, path: str, kind: str) -> None
 
 
 def test_lines_carry_the_request() -> None:
-    token = CURRENT.set(Trail(request_id="the-id"))
+    token = CURRENT.set(RequestContext(request_id="the-id"))
     try:
         assert PlainFormatter().format(record("hello")).endswith("hello (the-id)")
         assert json.loads(JsonFormatter().format(record("hello")))["request_id"] == "the-id"

@@ -27,7 +27,7 @@ from operating_support import (
 )
 from server_support import WAIT_SECONDS, ServerProcess, command
 
-from holdfast.api.telemetry.counters import BOUNDS, SLOT_BYTES, Board, Layout, Slot, create
+from holdfast.api.telemetry.counters import BOUNDS, SLOT_BYTES, Counters, Layout, Slot, create
 from holdfast.api.telemetry.metrics import Metrics, Reporter
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.ledger.layout import BLOB
@@ -161,7 +161,9 @@ async def test_what_the_sweep_set_aside_is_counted(tmp_path: Path) -> None:
             await store.core.ledger.transact(flip, BLOB + sha(data))
             await store.delete(digest_of(data))
             assert (await store.sweeper.run()).aside == 1
-            metrics = Metrics(store, ["fr-par"], Board(descriptor, layout), Reporter(store, slot))
+            metrics = Metrics(
+                store, ["fr-par"], Counters(descriptor, layout), Reporter(store, slot)
+            )
             async with TestClient(TestServer(metrics.application())) as client:
                 text = await (await client.get("/metrics")).text()
     finally:
@@ -214,7 +216,7 @@ def test_the_board_sums_its_slots() -> None:
         second.count("a", "BREW", 4, 0, 0, 1000.0)
         second.add("commits_4", 7)
         first.set("connections", 3)
-        board = Board(descriptor, layout)
+        board = Counters(descriptor, layout)
         sums = board.sums()
         row = board.rows(sums)["a"]
         assert row.requests == {("GET", "2xx"): 2, ("OTHER", "4xx"): 1}
@@ -240,9 +242,9 @@ def test_a_slot_of_another_version_is_no_number() -> None:
     try:
         old, new = Layout(("a",)), Layout(("b", "a"))
         Slot(descriptor, 0, old).count("a", "GET", 2, 0, 5, 0.1)
-        assert Board(descriptor, new).rows(Board(descriptor, new).sums()) == {}
+        assert Counters(descriptor, new).rows(Counters(descriptor, new).sums()) == {}
         Slot(descriptor, 0, new).count("b", "GET", 2, 0, 1, 0.1)
-        board = Board(descriptor, new)
+        board = Counters(descriptor, new)
         assert board.rows(board.sums()).keys() == {"b"}
     finally:
         os.close(descriptor)

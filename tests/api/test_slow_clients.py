@@ -18,11 +18,11 @@ from holdfast.api.http.connection_limits import (
     DESCRIPTORS_RESERVED_MIN,
     LINGERING_MAX,
     Admission,
-    House,
+    ConnectionLimits,
     connections_of_process,
 )
 from holdfast.api.http.slow_clients import Pace
-from holdfast.api.limits.worker_table import Roster, create
+from holdfast.api.limits.worker_table import WorkerTable, create
 
 LARGE = os.urandom(8_000_000)
 UPLOAD = f"POST /v2/app/web/blobs/uploads/?digest={digest_of(b'x' * 100_000)} HTTP/1.1"
@@ -147,7 +147,9 @@ def test_too_many_connections_of_one_address(edge: Edge) -> None:
     """The others go on, and the answer reaches a client that is in the middle of a request."""
 
     async def story() -> None:
-        async with edge.server(house=House(total=100, of_address=2, of_process=100)) as port:
+        async with edge.server(
+            house=ConnectionLimits(total=100, of_address=2, of_process=100)
+        ) as port:
             async with connected(port) as first, connected(port) as second:
                 for client in (first, second):
                     await client.send(request("GET /healthz HTTP/1.1"))
@@ -175,7 +177,7 @@ def test_a_flood_is_refused_without_waiting_for_it(edge: Edge) -> None:
     """Only a few of the refused may stay for a moment to read why."""
 
     async def story() -> None:
-        house = House(total=1, of_address=0, of_process=1)
+        house = ConnectionLimits(total=1, of_address=0, of_process=1)
         async with edge.server(house=house) as port, connected(port) as first:
             await first.send(request("GET /healthz HTTP/1.1"))
             await first.answer()
@@ -199,10 +201,10 @@ def test_what_a_process_takes() -> None:
 
 def test_the_roster_adds_up_over_processes() -> None:
     descriptor = create(3)
-    first, second = Roster(descriptor), Roster(descriptor)
+    first, second = WorkerTable(descriptor), WorkerTable(descriptor)
     os.close(descriptor)
     told: list[str] = []
-    house = House(total=5, of_address=3, of_process=4)
+    house = ConnectionLimits(total=5, of_address=3, of_process=4)
     doors = [
         Admission(house, first, 0, is_many=lambda host: host == "10.0.0.9", tell=told.append),
         Admission(house, second, 2, tell=told.append),

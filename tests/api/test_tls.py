@@ -33,7 +33,7 @@ from tls_support import install, trusting
 from wire_support import LAST, connected
 
 from holdfast.api.http import site
-from holdfast.api.http.connection_limits import House
+from holdfast.api.http.connection_limits import ConnectionLimits
 
 
 @pytest.fixture(params=EDGES[:2])
@@ -148,7 +148,7 @@ def test_a_handshake_that_hangs_is_given_up(edge: Edge, monkeypatch: pytest.Monk
     tls = tls_support.serving(edge.path)
 
     async def story() -> None:
-        async with edge.server(house=House(2, 0, 2), tls=tls) as port:
+        async with edge.server(house=ConnectionLimits(2, 0, 2), tls=tls) as port:
             async with connected(port) as silent, connected(port) as noisy:
                 await noisy.send(b"\x16\x03\x01\x02\x00\x01")
                 async with connected(port) as third:

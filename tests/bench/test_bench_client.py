@@ -14,13 +14,13 @@ import pytest
 from bench_support import serving
 
 from holdfast.bench.load import drive
-from holdfast.bench.load.client_pool import Crew
+from holdfast.bench.load.client_pool import ClientPool
 from holdfast.bench.load.drive import Outcome, open_loop
-from holdfast.bench.load.endpoint import ANONYMOUS, Login, Reach, Unreachable, reach
+from holdfast.bench.load.endpoint import ANONYMOUS, Endpoint, Login, Unreachable, reach
 from holdfast.bench.load.jobs import Ask, Requests
 from holdfast.bench.load.latencies import Latencies
 from holdfast.bench.load.registry import Moved, Registry, reason
-from holdfast.bench.load.small_requests import Shot, Volley
+from holdfast.bench.load.small_requests import RequestTemplate, SmallRequests
 from holdfast.bench.load.wire import Address, Client, WireError
 
 
@@ -81,17 +81,17 @@ async def test_a_broken_answer_is_an_error(text: bytes) -> None:
 
 
 def test_a_volley_counts_and_checks() -> None:
-    shot = Shot(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", 200, False)
-    head = Shot(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n", 200, True)
+    shot = RequestTemplate(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", 200, False)
+    head = RequestTemplate(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n", 200, True)
     with serving(lambda method, target: (200, {}, b"x" * 3000)) as port:
-        volley = Volley(Address("127.0.0.1", port), [shot, head], 4)
+        volley = SmallRequests(Address("127.0.0.1", port), [shot, head], 4)
         volley.run(0.2)
     assert volley.operations >= 4
     assert volley.latencies.count == volley.operations
     assert volley.size % 3000 == 0
     assert not volley.wrong
     with serving(lambda method, target: (500, {}, b"")) as port:
-        volley = Volley(Address("127.0.0.1", port), [shot], 2)
+        volley = SmallRequests(Address("127.0.0.1", port), [shot], 2)
         volley.run(5)
     assert volley.wrong
 
@@ -123,8 +123,8 @@ async def test_in_an_open_loop_the_wait_for_a_slow_server_counts(
 def test_client_processes_report_a_wrong_answer() -> None:
     body = b"manifest"
     right = f"sha256:{hashlib.sha256(body).hexdigest()}"
-    with serving(lambda method, target: (200, {}, body)) as port, Crew(2) as crew:
-        where = Reach("127.0.0.1", port, False, "a/b", "")
+    with serving(lambda method, target: (200, {}, body)) as port, ClientPool(2) as crew:
+        where = Endpoint("127.0.0.1", port, False, "a/b", "")
         asks = (Ask("GET", "/v2/a/b/manifests/x", 200, digest=right),)
         assert not crew.prepare(where, Requests(asks), seed="s", clients=4, seconds=0.2)
         result = crew.run()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from bench_support import TINY, Keeper, Reply, serving, serving_bodies
 
-from holdfast.bench.load.client_pool import Crew
+from holdfast.bench.load.client_pool import ClientPool
 from holdfast.bench.load.drive import Job
-from holdfast.bench.load.endpoint import Reach
+from holdfast.bench.load.endpoint import Endpoint
 from holdfast.bench.load.jobs import Ask, ImageSet, PushImages, PushStream
 from holdfast.bench.load.mixed import Mixed
 from holdfast.bench.load.registry import Style
@@ -41,10 +41,10 @@ def test_small_requests_with_another_status_are_void(
 ) -> None:
     """An expired token in a storm of 404 is no fast storm of 404."""
     program = require_tool("wrk") if driver == "wrk" else ""
-    with serving(turning(200, right, lie)) as port, Crew(1) as crew:
+    with serving(turning(200, right, lie)) as port, ClientPool(1) as crew:
         bench = Bench(TINY, crew, "seed", tmp_path, wrk=program)
         target = Target(name="liar", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        reach = Reach("127.0.0.1", port, False, "a/b", "")
+        reach = Endpoint("127.0.0.1", port, False, "a/b", "")
         with pytest.raises(MeasureFailed, match=str(lie)):
             bench.small(target, reach, (Ask("GET", "/x", right), Ask("GET", "/y", right)))
 
@@ -52,10 +52,10 @@ def test_small_requests_with_another_status_are_void(
 def test_right_answers_are_counted_by_wrk(
     tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    with serving(lambda method, target: (404, {}, b"")) as port, Crew(1) as crew:
+    with serving(lambda method, target: (404, {}, b"")) as port, ClientPool(1) as crew:
         bench = Bench(TINY, crew, "seed", tmp_path, wrk=require_tool("wrk"))
         target = Target(name="right", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        reach = Reach("127.0.0.1", port, False, "a/b", "")
+        reach = Endpoint("127.0.0.1", port, False, "a/b", "")
         sample = bench.small(target, reach, (Ask("GET", "/x", 404),))
     assert sample.requests == sample.operations > 10
     assert sample.value == pytest.approx(sample.requests / sample.seconds)
@@ -80,10 +80,10 @@ def test_what_is_pushed_is_read_back(tmp_path: Path, job: Job, honest: bool) -> 
     """The server acknowledges everything, and spoils what is pushed while the clock runs."""
     timed = threading.Event()
     keeper = Keeper(spoils=lambda: timed.is_set() and not honest)
-    with serving_bodies(keeper.answer) as port, Crew(1) as crew:
+    with serving_bodies(keeper.answer) as port, ClientPool(1) as crew:
         bench = Bench(TINY, crew, "seed", tmp_path)
         target = Target(name="keeper", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        reach = Reach("127.0.0.1", port, False, "a/b", "")
+        reach = Endpoint("127.0.0.1", port, False, "a/b", "")
         bench.set_up(target, reach, PushImages(KNOWN, Style.WHOLE))
         timed.set()
         if honest:
@@ -97,10 +97,10 @@ def test_what_is_pushed_is_read_back(tmp_path: Path, job: Job, honest: bool) -> 
 
 def test_what_was_there_is_looked_at_before_a_mix(tmp_path: Path) -> None:
     keeper = Keeper(spoils=lambda: True)
-    with serving_bodies(keeper.answer) as port, Crew(1) as crew:
+    with serving_bodies(keeper.answer) as port, ClientPool(1) as crew:
         bench = Bench(replace(TINY, setup_seconds=5), crew, "seed", tmp_path)
         target = Target(name="keeper", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        reach = Reach("127.0.0.1", port, False, "a/b", "")
+        reach = Endpoint("127.0.0.1", port, False, "a/b", "")
         with pytest.raises(MeasureFailed, match="its bytes have"):
             bench.set_up(target, reach, PushImages(KNOWN, Style.WHOLE))
         crew.restart()
@@ -109,9 +109,9 @@ def test_what_was_there_is_looked_at_before_a_mix(tmp_path: Path) -> None:
 
 
 def test_content_that_takes_too_long_to_bring_in_voids_the_row(tmp_path: Path) -> None:
-    with serving_bodies(Keeper().answer) as port, Crew(1) as crew:
+    with serving_bodies(Keeper().answer) as port, ClientPool(1) as crew:
         bench = Bench(replace(TINY, setup_seconds=0.05), crew, "seed", tmp_path)
         target = Target(name="keeper", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        reach = Reach("127.0.0.1", port, False, "a/b", "")
+        reach = Endpoint("127.0.0.1", port, False, "a/b", "")
         with pytest.raises(MeasureFailed, match=r"not in place after 0 s"):
             bench.set_up(target, reach, PushImages(ImageSet("much", 2000, 2), late=True))

@@ -15,7 +15,7 @@ import pytest
 from bench_support import TINY
 
 from holdfast.bench.load import process
-from holdfast.bench.load.client_pool import Crew
+from holdfast.bench.load.client_pool import ClientPool
 from holdfast.bench.suites import syncs
 from holdfast.bench.suites.measure import Bench, Meter
 from holdfast.bench.targets.servers import Server, start_docker_registry, start_holdfast
@@ -120,7 +120,7 @@ def test_a_pushed_image_waits_for_the_disk(
         start = partial(start_docker_registry, tmp_path / "data", require_tool(name))
     server = start()
     try:
-        with Crew(1) as crew:
+        with ClientPool(1) as crew:
             found = syncs.per_image(Bench(TINY, crew, "seed", tmp_path), server.target)
     finally:
         server.stop()
@@ -132,7 +132,7 @@ def test_without_strace_nothing_is_counted(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shutil, "which", lambda name: None)
     server = start_holdfast(tmp_path / "data")
     try:
-        with Crew(1) as crew:
+        with ClientPool(1) as crew:
             assert syncs.per_image(Bench(TINY, crew, "s", tmp_path), server.target) is None
     finally:
         server.stop()

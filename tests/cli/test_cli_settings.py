@@ -14,7 +14,7 @@ from cli_support import Shell, make_directory
 from server_support import ServerProcess, running
 
 from holdfast.api.cli.errors import Misused
-from holdfast.api.cli.session import Place, place_of
+from holdfast.api.cli.session import Target, place_of
 from holdfast.api.server.owner_key import load_owner
 
 WRONG = "44444444-4444-4444-8444-444444444444"
@@ -172,7 +172,7 @@ class TestPrecedence:
         )
         return tmp_path
 
-    def place(self, variables: dict[str, str], **options: str) -> Place:
+    def place(self, variables: dict[str, str], **options: str) -> Target:
         return place_of({"HOME": "/nonexistent", **variables}, **options)
 
     def test_where(self, home: Path) -> None:

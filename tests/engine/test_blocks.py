@@ -17,7 +17,7 @@ from seams_support import Seams, check, orphan
 
 from holdfast.engine import Closed, StorageFailed, StorageFull, Store, StoreConfig
 from holdfast.engine.depot.files import open_blocks
-from holdfast.engine.depot.instance import LockedIncarnations
+from holdfast.engine.depot.instance import LockedInstances
 from holdfast.engine.depot.interface import BLOCK_FILES
 from holdfast.engine.maintenance.snapshot import Lease
 
@@ -224,11 +224,11 @@ def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
         "print(LockedIncarnations(pathlib.Path(sys.argv[1])).name.hex(), flush=True)\n"
         "os._exit(0)\n"
     )
-    living = LockedIncarnations(tmp_path)
+    living = LockedInstances(tmp_path)
     dead = bytes.fromhex(python(script, str(tmp_path)).strip())
     assert living.dead(dead)
     assert len(list(tmp_path.iterdir())) == 2
-    another = LockedIncarnations(tmp_path)
+    another = LockedInstances(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
         f"{each.name.hex()}.lock" for each in (living, another)
     )

@@ -9,7 +9,7 @@ import pytest
 from threads_support import Gate, begun, turns
 
 from holdfast.engine.model.errors import StorageFailed
-from holdfast.engine.tasks.serial_queue import Strand
+from holdfast.engine.tasks.serial_queue import SerialQueue
 from holdfast.engine.tasks.threads import Threads
 
 Call = Callable[[Gate], Awaitable[object]]
@@ -26,7 +26,7 @@ def threads() -> Iterator[Threads]:
 def call(request: pytest.FixtureRequest, threads: Threads) -> Call:
     if request.param == "run":
         return threads.run
-    strand = Strand(threads, "row")
+    strand = SerialQueue(threads, "row")
 
     async def pushed(gate: Gate) -> None:
         strand.push(gate.pass_through)

@@ -359,7 +359,7 @@ async def test_the_newest_transaction_tells_whether_anything_changed(ledger: Any
 
 
 async def hush(txn: Transaction, /, **rows: bytes) -> None:
-    txn.changes_only(Change.TIMES)
+    txn.declare_change(Change.TIMES)
     await put(txn, **rows)
 
 
@@ -384,7 +384,7 @@ async def test_it_tells_which_transactions_were_quiet(ledger: AnyLedger) -> None
 
 
 async def fill(txn: Transaction, /, **rows: bytes) -> None:
-    txn.changes_only(Change.CONTENT)
+    txn.declare_change(Change.CONTENT)
     await put(txn, **rows)
 
 

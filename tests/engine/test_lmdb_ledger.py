@@ -549,12 +549,12 @@ async def test_who_fails_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
 
 
 async def hush(txn: Transaction, key: bytes) -> None:
-    txn.changes_only(Change.TIMES)
+    txn.declare_change(Change.TIMES)
     await txn.put(key, b"")
 
 
 async def bring(txn: Transaction, key: bytes) -> None:
-    txn.changes_only(Change.CONTENT)
+    txn.declare_change(Change.CONTENT)
     await txn.put(key, b"")
 
 

@@ -14,7 +14,7 @@ from load_support import eventually
 
 from holdfast.engine import Closed, Store
 from holdfast.engine.ledger.interface import Transaction
-from holdfast.engine.ledger.slow_reads import PARTY, SHARE, THREADS, SlowReads, Stop, Stopped
+from holdfast.engine.ledger.slow_reads import READ_OWNER, SHARE, THREADS, SlowReads, Stop, Stopped
 from holdfast.engine.namespaces.listings import Query
 
 
@@ -37,7 +37,7 @@ class Gate:
 
 def start(reads: SlowReads, party: str, call: Callable[[Stop], str]) -> asyncio.Task[str]:
     async def run() -> str:
-        PARTY.set(party)
+        READ_OWNER.set(party)
         return await reads.run(call)
 
     return asyncio.create_task(run())

@@ -9,14 +9,14 @@ import click
 from holdfast.api.cli.errors import Damaged, Misused, printable
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import print_json_line, progress
-from holdfast.api.cli.session import Place, management_of, placed, run
+from holdfast.api.cli.session import Target, management_of, placed, run
 from holdfast.engine import Problem, check_directory
 
 
 @click.command(epilog=example("check --data data --deep", "check --server http://127.0.0.1:5000"))
 @click.option("--deep", is_flag=True, help="Of a directory: read and hash all bytes too.")
 @placed
-def check(where: Callable[[], Place], *, deep: bool, as_json: bool) -> None:
+def check(where: Callable[[], Target], *, deep: bool, as_json: bool) -> None:
     """Find everything that is wrong with a data directory. It may be in use.
 
     Each problem is a line (with --json, an object on a line) as soon as it is found. A server is
@@ -32,7 +32,7 @@ def check(where: Callable[[], Place], *, deep: bool, as_json: bool) -> None:
         click.echo("no problems")
 
 
-async def _check(place: Place, *, deep: bool, as_json: bool) -> int:
+async def _check(place: Target, *, deep: bool, as_json: bool) -> int:
     count = 0
     with progress("checking") as bar:
         if place.url is not None:

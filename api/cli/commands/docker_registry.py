@@ -10,7 +10,7 @@ import click
 
 from holdfast.api.cli.errors import Damaged, Failure, printable
 from holdfast.api.cli.output import print_json_line, progress, size
-from holdfast.api.cli.session import Place, opened
+from holdfast.api.cli.session import Target, opened
 from holdfast.engine import (
     EngineError,
     FoundRepository,
@@ -46,7 +46,7 @@ async def show_registry(path: Path, renames: Renames, *, as_json: bool) -> None:
 
 async def bring_registry(
     path: Path,
-    place: Place,
+    place: Target,
     renames: Renames,
     *,
     project_id: UUID | None,

@@ -13,7 +13,7 @@ import click
 from holdfast.api.cli.errors import Misused
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import Bar, last_of, print_json, progress, size
-from holdfast.api.cli.session import Place, opened, placed, run
+from holdfast.api.cli.session import Target, opened, placed, run
 from holdfast.engine import (
     Invalid,
     Registry,
@@ -67,7 +67,7 @@ LAYOUT_FILE: Final = "oci-layout"
 @click.option("--dry-run", is_flag=True, help="Of a registry: only say what would be imported.")
 @placed
 def import_(
-    where: Callable[[], Place],
+    where: Callable[[], Target],
     *,
     path: Path,
     image: str | None,
@@ -136,7 +136,7 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 
 
 @asynccontextmanager
-async def _images(place: Place, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
+async def _images(place: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
     """Where ``namespace/image`` is, on a server or in a directory."""
     if place.url is not None:
         from holdfast.api.cli.remote_registry import remote_images
@@ -148,7 +148,9 @@ async def _images(place: Place, name: str) -> AsyncIterator[tuple[Registry, Repo
         yield store, await store.locate(place.region, name)
 
 
-async def _import(place: Place, path: Path, image: str, references: tuple[str, ...]) -> Transferred:
+async def _import(
+    place: Target, path: Path, image: str, references: tuple[str, ...]
+) -> Transferred:
     async with _images(place, image) as (registry, repository):
         with progress("import") as bar:
             steps = import_layout(registry, repository, path, references=references or None)
@@ -163,7 +165,7 @@ async def _import(place: Place, path: Path, image: str, references: tuple[str, .
 @click.option("--no-referrers", is_flag=True, help="Leave out signatures and other referrers.")
 @placed
 def export(
-    where: Callable[[], Place], *, image: str, path: Path, no_referrers: bool, as_json: bool
+    where: Callable[[], Target], *, image: str, path: Path, no_referrers: bool, as_json: bool
 ) -> None:
     """Write images to an OCI image layout, bit by bit as they are.
 
@@ -174,7 +176,7 @@ def export(
     _tell("exported", done, as_json=as_json)
 
 
-async def _export(place: Place, image: str, path: Path, *, referrers: bool) -> Transferred:
+async def _export(place: Target, image: str, path: Path, *, referrers: bool) -> Transferred:
     name, reference = _split(image)
     async with _images(place, name) as (registry, repository):
         with progress("export") as bar:

@@ -15,17 +15,17 @@ import msgspec
 import pytest
 from aiohttp import web
 from distribution_support import MANIFEST_TYPE, digest_of
-from lane_support import Stage, World, staged
+from fast_path_support import Stage, World, staged
 from wire_support import Client, CountingLane, connected, request, serving
 
 from holdfast.api import AppSettings
 from holdfast.api.access_log import AccessLogger
-from holdfast.api.fast.recorder import LaneWatch
+from holdfast.api.fast.recorder import FastRecorder
 from holdfast.api.limits import rates as limits
 from holdfast.api.limits.rates import Limits, Rates
 from holdfast.api.middleware import ROUTES, Watch
 from holdfast.api.telemetry.audit import Audit
-from holdfast.api.telemetry.counters import Board, Layout, Row, Slot, create
+from holdfast.api.telemetry.counters import Counters, Layout, Row, Slot, create
 
 NO_LIMITS = Rates()
 IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -58,7 +58,7 @@ class Watched:
     ) -> int:
         world = self.world
         if fast:
-            watch = LaneWatch(slot=self.slot, limits=self.limits, audit=self.audit, log=log)
+            watch = FastRecorder(slot=self.slot, limits=self.limits, audit=self.audit, log=log)
             self.lane = CountingLane(world.store, world.settings, watch)
 
         def around(app: web.Application) -> None:
@@ -77,7 +77,7 @@ class Watched:
         )
 
     def rows(self) -> Mapping[str, Row]:
-        board = Board(self._memory, self._layout)
+        board = Counters(self._memory, self._layout)
         return board.rows(board.sums())
 
     def audited(self) -> list[dict[str, Any]]:

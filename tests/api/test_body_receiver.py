@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from distribution_support import ORGANIZATION, PROJECT, digest_of
-from lane_support import Stage, World, staged
+from fast_path_support import Stage, World, staged
 from wire_support import SECONDS, Client, connected, masked
 
 from holdfast.api.http import body_receiver, slow_clients
@@ -25,7 +25,7 @@ from holdfast.api.http.chunked import LINE_BYTES_MAX, BadChunk, Chunked
 
 DATA = os.urandom(3 * BUFFER_BYTES + 4321)
 _SESSION = re.compile(rb"[0-9a-f]{8}-[0-9a-f-]{27}")
-_TAKEN = body_receiver.TakenBody.start
+_TAKEN = body_receiver.BodyReceiver.start
 
 
 @dataclass
@@ -76,11 +76,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each body that was taken: what had come of it by then."""
     seen: list[int] = []
 
-    def start(self: body_receiver.TakenBody, held: bytes) -> None:
+    def start(self: body_receiver.BodyReceiver, held: bytes) -> None:
         seen.append(len(held))
         _TAKEN(self, held)
 
-    monkeypatch.setattr(body_receiver.TakenBody, "start", start)
+    monkeypatch.setattr(body_receiver.BodyReceiver, "start", start)
     return seen
 
 

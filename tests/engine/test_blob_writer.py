@@ -14,18 +14,18 @@ import pytest
 from engine_support import REGION, Clock, Place, make_namespace, noise, once, read, sha256
 from threads_support import Told, turns
 
-from holdfast.engine import LENT, WAITS, StorageFailed, StorageFull, Store
-from holdfast.engine.blobs.writer import BATCH_BYTES, VIEW_BYTES, Intake
+from holdfast.engine import BUFFERS_IN_FLIGHT, WAITS, StorageFailed, StorageFull, Store
+from holdfast.engine.blobs.writer import BATCH_BYTES, VIEW_BYTES, BlobWriter
 from holdfast.engine.depot import disk_file
 from holdfast.engine.depot.interface import Writer
 from holdfast.engine.model.digest import Hasher
 
 VIEW: Final = VIEW_BYTES + 1
 STREAMS: Final = {
-    "long": (VIEW,) * (3 * LENT),
-    "a short one": (*(VIEW,) * LENT, VIEW, 10, VIEW, VIEW),
+    "long": (VIEW,) * (3 * BUFFERS_IN_FLIGHT),
+    "a short one": (*(VIEW,) * BUFFERS_IN_FLIGHT, VIEW, 10, VIEW, VIEW),
     "short ones between": (VIEW, VIEW, 10, VIEW, 0, VIEW, 0, 0, VIEW, 10, 10, 10, VIEW),
-    "none": (VIEW, VIEW, *(0,) * LENT, VIEW),
+    "none": (VIEW, VIEW, *(0,) * BUFFERS_IN_FLIGHT, VIEW),
     "batches of short ones": (VIEW, VIEW, *(VIEW_BYTES // 2,) * 20, VIEW, VIEW, 0),
 }
 """Sizes of pieces."""
@@ -33,15 +33,15 @@ STREAMS: Final = {
 
 async def used_again(content: bytes, sizes: Sequence[int]) -> AsyncIterator[memoryview]:
     """Pieces in no more buffers than the contract of streams asks for, refilled when it may be."""
-    buffers = [bytearray(VIEW) for _ in range(LENT)]
+    buffers = [bytearray(VIEW) for _ in range(BUFFERS_IN_FLIGHT)]
     at = 0
     for number, size in enumerate(sizes):
-        buffer = buffers[number % LENT]
+        buffer = buffers[number % BUFFERS_IN_FLIGHT]
         buffer[:] = b"\0" * VIEW
         buffer[:size] = content[at : at + size]
         at += size
         yield memoryview(buffer)[:size]
-    buffers[len(sizes) % LENT][:] = b"\0" * VIEW
+    buffers[len(sizes) % BUFFERS_IN_FLIGHT][:] = b"\0" * VIEW
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ def later(call: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("way", ["root", "append"])
-@pytest.mark.parametrize("slow", [(Intake, "_append"), (Hasher, "update")], ids=["write", "hash"])
+@pytest.mark.parametrize(
+    "slow", [(BlobWriter, "_append"), (Hasher, "update")], ids=["write", "hash"]
+)
 async def test_buffers_that_are_used_again_by_the_contract(
     store: Store, monkeypatch: pytest.MonkeyPatch, slow: tuple[type, str], way: str, stream: str
 ) -> None:
@@ -85,7 +87,7 @@ async def test_buffers_that_are_used_again_by_the_contract(
 
 @pytest.mark.parametrize(
     ("slow", "name"),
-    [((Intake, "_append"), "thread write_batch"), ((Hasher, "update"), "thread hash_batch")],
+    [((BlobWriter, "_append"), "thread write_batch"), ((Hasher, "update"), "thread hash_batch")],
 )
 async def test_what_is_waited_for_is_told(
     store: Store, monkeypatch: pytest.MonkeyPatch, slow: tuple[type, str], name: str
@@ -98,7 +100,7 @@ async def test_what_is_waited_for_is_told(
     assert name in told.names
 
 
-async def take(intake: Intake, pieces: Sequence[bytes]) -> None:
+async def take(intake: BlobWriter, pieces: Sequence[bytes]) -> None:
     for piece in pieces:
         await intake.write(memoryview(piece))
     await intake.drain()
@@ -132,7 +134,7 @@ async def test_after_a_failure_the_stream_ends_where_its_file_does(
 ) -> None:
     """Though the digests were ahead, and others had been handed over: and it can go on there."""
     pieces = [noise(VIEW, place) for place in range(6)]
-    intake = Intake(store.core, hasher=None)
+    intake = BlobWriter(store.core, hasher=None)
     await take(intake, pieces[:1])
     failing = Failing(intake._writer, number - 1, part, StorageFull("depot"))
     intake._writer = cast(Writer, failing)
@@ -157,7 +159,7 @@ async def test_a_digest_that_fails_is_computed_anew(
 ) -> None:
     """And what was being written meanwhile is in the file."""
     content = noise(VIEW)
-    intake = Intake(store.core, hasher=None)
+    intake = BlobWriter(store.core, hasher=None)
     failed = threading.Event()
 
     def refuse(_hasher: Hasher, _data: bytes) -> None:
@@ -170,7 +172,7 @@ async def test_a_digest_that_fails_is_computed_anew(
         await intake.write(memoryview(content))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Intake, "_append", later(Intake._append))
+        patched.setattr(BlobWriter, "_append", later(BlobWriter._append))
         patched.setattr(Hasher, "update", refuse)
         with pytest.raises(MemoryError):
             await write_twice()
@@ -195,7 +197,7 @@ async def test_a_sync_on_the_way_that_fails_takes_the_stream_along(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     async with Place("disk", tmp_path, clock).store() as store:
-        intake = Intake(store.core, hasher=None)
+        intake = BlobWriter(store.core, hasher=None)
         await intake.write(bytes(BATCH_BYTES))
         await intake.drain()
         with monkeypatch.context() as patched:
@@ -218,18 +220,18 @@ async def test_a_stream_that_is_cancelled_lets_go_of_all_buffers(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[bytes] = []
-    append = Intake._append
+    append = BlobWriter._append
     begun, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def slow(self: Intake, writer: Writer, data: bytes) -> None:
+    def slow(self: BlobWriter, writer: Writer, data: bytes) -> None:
         loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), loop).result(10)
         used.append(bytes(data))
         append(self, writer, data)
 
-    monkeypatch.setattr(Intake, "_append", slow)
-    intake = Intake(store.core, hasher=None)
-    pieces = [noise(VIEW, place) for place in range(LENT)]
+    monkeypatch.setattr(BlobWriter, "_append", slow)
+    intake = BlobWriter(store.core, hasher=None)
+    pieces = [noise(VIEW, place) for place in range(BUFFERS_IN_FLIGHT)]
 
     async def stream() -> None:
         for piece in pieces:
@@ -241,5 +243,5 @@ async def test_a_stream_that_is_cancelled_lets_go_of_all_buffers(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert used == pieces
-    assert intake.size == LENT * VIEW
+    assert intake.size == BUFFERS_IN_FLIGHT * VIEW
     await intake.abandon()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from holdfast.api.fast import bounded_cache
-from holdfast.api.fast.bounded_cache import KEY_BYTES_MAX, Remembered
+from holdfast.api.fast.bounded_cache import KEY_BYTES_MAX, BoundedCache
 
 
 def test_it_is_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_cache, "ENTRIES_MAX", 3)
     monkeypatch.setattr(bounded_cache, "BYTES_MAX", 100)
-    memory: Remembered[int, str] = Remembered()
+    memory: BoundedCache[int, str] = BoundedCache()
     for key in (1, 2, 3):
         memory.keep(key, "x", 10)
     assert list(memory) == [1, 2, 3]
@@ -24,7 +24,7 @@ def test_it_is_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_long_key_is_not_remembered() -> None:
-    memory: Remembered[int, str] = Remembered()
+    memory: BoundedCache[int, str] = BoundedCache()
     memory.keep(1, "x", KEY_BYTES_MAX)
     memory.keep(2, "x", KEY_BYTES_MAX + 1)
     assert list(memory) == [1]

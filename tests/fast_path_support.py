@@ -1,5 +1,5 @@
 """A store with some of everything behind two servers, one of them with the fast lane. Import it as
-``lane_support``: whatever is sent to both must be answered alike."""
+``fast_path_support``: whatever is sent to both must be answered alike."""
 
 from __future__ import annotations
 

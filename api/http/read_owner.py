@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from holdfast.api.limits.addresses import neighbourhood
-from holdfast.engine import PARTY, Key
+from holdfast.api.limits.addresses import network_prefix
+from holdfast.engine import READ_OWNER, Key
 
 
-def note_party(key: Key | None, address: str = "") -> None:
+def set_read_owner(key: Key | None, address: str = "") -> None:
     """The request is made with this key, or without one from this address.
 
     Keys of one project are one party; one of all projects is a party by itself.
     """
     if key is None:
-        PARTY.set(neighbourhood(address))
+        READ_OWNER.set(network_prefix(address))
     elif key.project_id is None:
-        PARTY.set(key.access_key)
+        READ_OWNER.set(key.access_key)
     else:
-        PARTY.set(str(key.project_id))
+        READ_OWNER.set(str(key.project_id))

@@ -15,16 +15,16 @@ from typing import Any, Final
 import msgspec
 import pytest
 from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from fast_path_support import APPLICATION, NAMES, SMALL, Stage, World, staged
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lane_support import APPLICATION, NAMES, SMALL, Stage, World, staged
 from server_support import running
 from wire_support import Client, CountingLane, connected, exchange, masked, request, serving
 
 from holdfast.api import AppSettings
 from holdfast.api.fast import reads
-from holdfast.api.fast.heads import Asking
-from holdfast.api.fast.reads import Lane
+from holdfast.api.fast.heads import ReadRequest
+from holdfast.api.fast.reads import FastReads
 from holdfast.api.oci import tokens
 from holdfast.engine import NotFound, RetentionRule, Store, StoreConfig
 
@@ -477,13 +477,15 @@ def test_what_it_remembers_outlives_pulls_but_no_change(
     world, store = stage.world, stage.world.store
     by_tag = world.get("/v2/app/web/manifests/v1")
     rendered: list[str] = []
-    render = reads.Lane._render
+    render = reads.FastReads._render
 
-    def counted(self: Lane, known: reads.Known, asking: Asking) -> reads.Rendered:
+    def counted(
+        self: FastReads, known: reads.CachedDecision, asking: ReadRequest
+    ) -> reads.Rendered:
         rendered.append(asking.target.item)
         return render(self, known, asking)
 
-    monkeypatch.setattr(reads.Lane, "_render", counted)
+    monkeypatch.setattr(reads.FastReads, "_render", counted)
 
     async def story() -> None:
         async with AsyncExitStack() as stack:

@@ -12,7 +12,7 @@ import pytest
 from threads_support import Gate, Told, begun, turns
 
 from holdfast.engine.model.errors import Closed, StorageFailed
-from holdfast.engine.tasks.serial_queue import TURN, Strand
+from holdfast.engine.tasks.serial_queue import TURN, SerialQueue
 from holdfast.engine.tasks.threads import Threads
 from holdfast.engine.tasks.timing import WAITS
 
@@ -25,8 +25,8 @@ def threads() -> Iterator[Threads]:
 
 
 @pytest.fixture
-def strand(threads: Threads) -> Strand:
-    return Strand(threads, "row")
+def strand(threads: Threads) -> SerialQueue:
+    return SerialQueue(threads, "row")
 
 
 def nothing() -> None:
@@ -43,7 +43,7 @@ async def soon(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_calls_are_made_in_order_and_one_at_a_time(strand: Strand) -> None:
+async def test_calls_are_made_in_order_and_one_at_a_time(strand: SerialQueue) -> None:
     made: list[int] = []
     alone = threading.Lock()
 
@@ -60,7 +60,7 @@ async def test_calls_are_made_in_order_and_one_at_a_time(strand: Strand) -> None
     assert made == list(range(500))
 
 
-async def test_the_caller_goes_on_while_few_are_left(strand: Strand) -> None:
+async def test_the_caller_goes_on_while_few_are_left(strand: SerialQueue) -> None:
     gates = [Gate() for _ in range(4)]
     for gate in gates:
         strand.push(gate.pass_through)
@@ -81,7 +81,7 @@ async def test_the_caller_goes_on_while_few_are_left(strand: Strand) -> None:
     assert gates[3].ended
 
 
-async def test_an_error_drops_what_follows_and_is_told_once(strand: Strand) -> None:
+async def test_an_error_drops_what_follows_and_is_told_once(strand: SerialQueue) -> None:
     made: list[int] = []
     gate = Gate(StorageFailed("file", "refused"))
     strand.push(gate.pass_through)
@@ -100,7 +100,7 @@ async def test_an_error_drops_what_follows_and_is_told_once(strand: Strand) -> N
     assert made == [3]
 
 
-async def test_an_error_wakes_whoever_waits(strand: Strand) -> None:
+async def test_an_error_wakes_whoever_waits(strand: SerialQueue) -> None:
     gate = Gate(StorageFailed("file", "refused"))
     after: list[int] = []
     strand.push(gate.pass_through)
@@ -115,7 +115,7 @@ async def test_an_error_wakes_whoever_waits(strand: Strand) -> None:
     assert after == []
 
 
-class Watched(Strand):
+class Watched(SerialQueue):
     def __getattribute__(self, name: str) -> object:
         if name == "_error":
             assert super().__getattribute__("_lock").locked()
@@ -133,7 +133,7 @@ async def test_an_error_that_comes_while_one_is_looked_for_is_told(threads: Thre
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 5])
-async def test_a_cancelled_caller_waits_for_all(strand: Strand, cancels: int) -> None:
+async def test_a_cancelled_caller_waits_for_all(strand: SerialQueue, cancels: int) -> None:
     gates = [Gate(), Gate()]
     for gate in gates:
         strand.push(gate.pass_through)
@@ -163,7 +163,7 @@ async def test_a_cancelled_caller_waits_for_all(strand: Strand, cancels: int) ->
 
 async def test_other_work_has_its_turn() -> None:
     threads = Threads(1, "strand")
-    strand, made = Strand(threads, "row"), list[int]()
+    strand, made = SerialQueue(threads, "row"), list[int]()
     gate = Gate()
     strand.push(gate.pass_through)
     await begun(gate)
@@ -183,7 +183,7 @@ async def test_calls_that_wait_are_made_though_the_threads_end(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     threads = Threads(1, "strand")
-    strand, made = Strand(threads, "row"), list[int]()
+    strand, made = SerialQueue(threads, "row"), list[int]()
     gate = Gate()
     strand.push(gate.pass_through)
     await begun(gate)
@@ -203,7 +203,7 @@ async def test_calls_that_wait_are_made_though_the_threads_end(
 
 async def test_a_call_without_threads_fails() -> None:
     threads = Threads(1, "strand")
-    strand = Strand(threads, "row")
+    strand = SerialQueue(threads, "row")
     threads.close()
     for _ in range(2):
         strand.push(fail)
@@ -214,7 +214,7 @@ async def test_a_call_without_threads_fails() -> None:
 
 async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool keeps the call that it refused, and may make it later: never two at once."""
-    strand, kept, made = Strand(threads, "row"), list[Callable[[], None]](), list[int]()
+    strand, kept, made = SerialQueue(threads, "row"), list[Callable[[], None]](), list[int]()
 
     def refuse(fn: Callable[[], None]) -> None:
         kept.append(fn)
@@ -247,8 +247,8 @@ async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.M
     assert made == [1, 2]
 
 
-async def test_no_wake_up_is_lost(strand: Strand, threads: Threads) -> None:
-    other, made = Strand(threads, "row"), list[int]()
+async def test_no_wake_up_is_lost(strand: SerialQueue, threads: Threads) -> None:
+    other, made = SerialQueue(threads, "row"), list[int]()
     async with asyncio.timeout(10):
         for number in range(2000):
             strand.push(made.append, number)
@@ -259,7 +259,7 @@ async def test_no_wake_up_is_lost(strand: Strand, threads: Threads) -> None:
     assert made == list(range(2000))
 
 
-async def test_a_wait_is_told_and_only_a_wait(strand: Strand) -> None:
+async def test_a_wait_is_told_and_only_a_wait(strand: SerialQueue) -> None:
     told, gate = Told(), Gate()
     WAITS.set(told)
     strand.push(gate.pass_through)
@@ -273,7 +273,7 @@ async def test_a_wait_is_told_and_only_a_wait(strand: Strand) -> None:
 def test_the_loop_may_be_gone() -> None:
     """A call that ends after the loop of whoever waits does not end the work."""
     threads = Threads(1, "strand")
-    strand, gate, made = Strand(threads, "row"), Gate(), list[int]()
+    strand, gate, made = SerialQueue(threads, "row"), Gate(), list[int]()
     strand.push(gate.pass_through)
     strand.push(made.append, 1)
     loop = asyncio.new_event_loop()
@@ -287,7 +287,9 @@ def test_the_loop_may_be_gone() -> None:
     settling._log_destroy_pending = False  # type: ignore[attr-defined]  # it was left on purpose
 
 
-async def test_nothing_of_a_call_is_held_once_it_is_over(strand: Strand, threads: Threads) -> None:
+async def test_nothing_of_a_call_is_held_once_it_is_over(
+    strand: SerialQueue, threads: Threads
+) -> None:
     class Big:
         def fail(self) -> None:
             raise StorageFailed("file", "refused")
