@@ -32,12 +32,12 @@ class Space:
         self._seconds = seconds
         self._until = 0.0
 
-    def seen(self, spare: int) -> None:
+    def record(self, spare: int) -> None:
         """So many bytes were left beyond what was asked for."""
         self._until = time.monotonic() + self._seconds if spare >= self._plenty else 0.0
 
     @property
-    def spacious(self) -> bool:
+    def is_ample(self) -> bool:
         """Whether a little more fits for certain."""
         return time.monotonic() < self._until
 
@@ -87,14 +87,14 @@ class Core:
 
         What is left then is for deletes: they write rows too, before anything is freed.
         """
-        return self.ledger.transact(growing, self.ledger_reserve, work, *args, **kwargs)
+        return self.ledger.transact(grow_if_room, self.ledger_reserve, work, *args, **kwargs)
 
     async def require_growth(self) -> None:
         """Raises StorageFull where ``grow`` would: for what will end in such work."""
-        if self.ledger_space.spacious:
+        if self.ledger_space.is_ample:
             return
-        spare = await self.ledger.read(beyond, self.ledger_reserve)
-        self.ledger_space.seen(spare)
+        spare = await self.ledger.read(room_left, self.ledger_reserve)
+        self.ledger_space.record(spare)
         if spare < 0:
             raise StorageFull("ledger")
 
@@ -124,26 +124,26 @@ class Core:
         """Blocks for a look at the disk. Raises StorageFull if ``size`` more bytes would leave
         less than ``reserve`` of it."""
         spare = self.depot.free_bytes() - size - reserve
-        self.space.seen(spare)
+        self.space.record(spare)
         if spare < 0:
             raise StorageFull("depot")
 
 
-async def growing(
+async def grow_if_room(
     txn: Transaction, reserve: Room, work: Work[P, T], /, *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """Do the work if more than the reserve is left. Raises StorageFull, and what it raises."""
-    if await runs_low(txn, reserve):
+    if await is_low(txn, reserve):
         raise StorageFull("ledger")
     return await work(txn, *args, **kwargs)
 
 
-async def runs_low(txn: Transaction, reserve: Room) -> bool:
+async def is_low(txn: Transaction, reserve: Room) -> bool:
     """Whether the ledger has less room than the reserve."""
-    return await beyond(txn, reserve) < 0
+    return await room_left(txn, reserve) < 0
 
 
-async def beyond(txn: Transaction, reserve: Room) -> int:
+async def room_left(txn: Transaction, reserve: Room) -> int:
     """Bytes that the ledger may still take before it is at the reserve, of map or of disk."""
     room = await txn.room()
     return min(room.map - reserve.map, room.disk - reserve.disk)

@@ -61,12 +61,12 @@ class Opened:
     """An open data directory."""
 
     core: Core
-    incarnations: Instances
+    instances: Instances
 
     async def close(self) -> None:
         """Let go of all of it, in the reverse order of opening. Raises StorageFailed."""
         async with AsyncExitStack() as rest:
-            rest.callback(self.incarnations.close)
+            rest.callback(self.instances.close)
             rest.callback(self.core.gate.close)
             rest.callback(self.core.depot.close)
             rest.callback(self.core.threads.close)
@@ -92,8 +92,8 @@ def open_directory(
             )
         depot = DiskDepot(path / "files")
         with ExitStack() as opened:
-            incarnations = LockedInstances(path / "run")
-            opened.callback(incarnations.close)
+            instances = LockedInstances(path / "run")
+            opened.callback(instances.close)
             gate = LockedGate(path / "run")
             opened.callback(gate.close)
             scratch = open_scratch(path / "scratch", boot_id(), config.map_bytes)
@@ -102,7 +102,7 @@ def open_directory(
             opened.pop_all()
     except OSError as error:
         raise refused(error, str(error.filename or path)) from error
-    seams = ledger, scratch, depot, incarnations
+    seams = ledger, scratch, depot, instances
     return assemble(*seams, config, clock, reserve_default=reserve, gate=gate)
 
 
@@ -135,7 +135,7 @@ def assemble(
     ledger: Ledger,
     scratch: Ledger,
     depot: Depot,
-    incarnations: Instances,
+    instances: Instances,
     config: StoreConfig,
     clock: Callable[[], float],
     *,
@@ -149,7 +149,7 @@ def assemble(
     of the same seams.
     """
     threads = Threads(config.threads, "holdfast")
-    files = Files(ledger, scratch, depot, threads, incarnations)
+    files = Files(ledger, scratch, depot, threads, instances)
     core = Core(
         ledger,
         scratch,
@@ -161,7 +161,7 @@ def assemble(
         reserve_default,
         gate=gate or Gate(),
     )
-    return Opened(core, incarnations)
+    return Opened(core, instances)
 
 
 def prepare(path: Path, *, create: bool, unfinished: bool = False, oldest: int = FORMAT) -> int:

@@ -100,7 +100,7 @@ class Store:
         self._opener = opener
         self._path: Path | None = None
         self._opened: Opened | None = None
-        self._prompt: VersionedLedger | None = None
+        self._versioned: VersionedLedger | None = None
 
     if not TYPE_CHECKING:
 
@@ -149,7 +149,7 @@ class Store:
             await opened.close()
             raise
         self._opened = opened
-        self._prompt = core.ledger if isinstance(core.ledger, VersionedLedger) else None
+        self._versioned = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self.images = Images(core)
         self.tags = Tags(core)
         self._quotas = Quotas(core)
@@ -165,10 +165,10 @@ class Store:
         self.recompressor = Recompressor(core)
         self.scrubber = Scrubber(core)
         self.pulls = Pulls(core)
-        gathered = self.pulls.flush, self.manifests.touches.flush
+        gathered = self.pulls.flush, self.manifests.deferred_times.flush
         self.retention = Retentions(core, gathered)
         self.pulls.background.start()
-        self.manifests.touches.background.start()
+        self.manifests.deferred_times.background.start()
         if self.config.background:
             self.sweeper.start()
             self.scrubber.start()
@@ -208,7 +208,7 @@ class Store:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(opened.close)
             stack.push_async_callback(self.pulls.close)
-            stack.push_async_callback(self.manifests.touches.close)
+            stack.push_async_callback(self.manifests.deferred_times.close)
             stack.push_async_callback(self.retention.background.stop)
             stack.push_async_callback(self.recompressor.stop)
             stack.push_async_callback(self.scrubber.stop)
@@ -422,11 +422,11 @@ class Store:
         without waiting; where it can, reads of rows (``locate``, ``stat``, ``manifests.get`` of
         inline ones) do not wait either.
         """
-        return None if self._prompt is None else self._prompt.last_txn()
+        return None if self._versioned is None else self._versioned.last_txn()
 
     def changed(self, since: int, until: int) -> Change:
         """What became different between two versions, at most; ANY where that is not known."""
-        return Change.ANY if self._prompt is None else self._prompt.changed(since, until)
+        return Change.ANY if self._versioned is None else self._versioned.changed(since, until)
 
     async def stats(self) -> Stats:
         """The numbers of the whole store, in constant time."""

@@ -137,7 +137,7 @@ async def _passing_rows(txn: Transaction) -> None:
     blob = await load(txn, Blob, layout.BLOB + garbage)
     assert blob is not None
     await blob_rows.quarantine(txn, garbage, blob.file_id, 1)
-    await blob_rows.doom(txn, BLOCK_FILES + 200)
+    await blob_rows.schedule_unlink(txn, BLOCK_FILES + 200)
     await scrub.mark(txn, b"", 1)
     await files.take_lease(txn, b"a lease", 1, 1 << 60)
 

@@ -29,7 +29,7 @@ from holdfast.engine import (
     StoreConfig,
 )
 from holdfast.engine import datadir as engine_datadir
-from holdfast.engine.core import Core, growing
+from holdfast.engine.core import Core, grow_if_room
 from holdfast.engine.datadir import Opened
 from holdfast.engine.depot.files import Files
 from holdfast.engine.depot.gate import Gate as DecisionGate
@@ -131,7 +131,7 @@ class Gate:
 
 
 def _name(work: Callable[..., object], args: tuple[Any, ...] = ()) -> str:
-    if work is growing:
+    if work is grow_if_room:
         work = args[1]
     module = work.__module__.rpartition(".")[2]
     return f"{module}.{work.__name__}"

@@ -208,7 +208,7 @@ class Driver(RuleBasedStateMachine):
 
     def flush(self) -> None:
         """Have pushes that changed nothing but times written now, before others come."""
-        self.run(self.store.manifests.touches.flush())
+        self.run(self.store.manifests.deferred_times.flush())
 
     # --- roots
 

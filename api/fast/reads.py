@@ -471,7 +471,7 @@ class FastReads:
             if known.rendered is not None:
                 known.reader = reader
         else:
-            reader = known.reader.again()
+            reader = known.reader.reopen()
         file = None if reader is None else reader.file()
         if reader is None or file is None:
             raise _Waits

@@ -126,7 +126,7 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
             return "recheck"
         if good:
             await alias(txn, arrival.sha256, old, arrival.alias)
-            await doom(txn, arrival.file_id)
+            await schedule_unlink(txn, arrival.file_id)
             return "kept"
     if arrival.content is None and not arrival.durable:
         return "recheck"
@@ -244,14 +244,14 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
         await txn.add(layout.counter(layout.BLOB_BYTES), arrival.size)
     else:
         await txn.delete(layout.DAMAGED + arrival.sha256)
-        await doom(txn, old.file_id)
+        await schedule_unlink(txn, old.file_id)
         if old.place == INLINE and not inline:
             await txn.delete(layout.content(old.created, arrival.sha256))
     stored = blob.stored - (old.stored if old else 0)
     await txn.add(layout.counter(layout.STORED_BYTES), stored)
 
 
-async def doom(txn: Transaction, file_id: int) -> None:
+async def schedule_unlink(txn: Transaction, file_id: int) -> None:
     """Take a file from whoever had it; it is unlinked after the commit, or by the sweep."""
     if file_id:
         await txn.delete(layout.FILE + layout.number(file_id))
@@ -282,12 +282,12 @@ async def swap(
     row = layout.BLOB + sha
     blob = await load(txn, Blob, row)
     if blob is None or blob.file_id != old_file or blob.damaged:
-        await doom(txn, new_file)
+        await schedule_unlink(txn, new_file)
         return False
     moved = msgspec.structs.replace(blob, file_id=new_file, place=place, stored=stored, probed=now)
     await save(txn, row, moved)
     await save(txn, layout.FILE + layout.number(new_file), File(sha, stored))
-    await doom(txn, old_file)
+    await schedule_unlink(txn, old_file)
     await txn.add(layout.counter(layout.STORED_BYTES), stored - blob.stored)
     return True
 
@@ -300,7 +300,7 @@ async def remove(txn: Transaction, sha: bytes, blob: Blob) -> None:
         await txn.delete(layout.ALIAS + alias)
     if blob.place == INLINE:
         await txn.delete(layout.content(blob.created, sha))
-    await doom(txn, blob.file_id)
+    await schedule_unlink(txn, blob.file_id)
     await txn.add(layout.counter(layout.BLOBS), -1)
     await txn.add(layout.counter(layout.BLOB_BYTES), -blob.size)
     await txn.add(layout.counter(layout.STORED_BYTES), -blob.stored)

@@ -82,7 +82,7 @@ class BlobWriter:
         self._syncing_from = 0
         self._writer = writer
         self.file_id = file_id
-        self.lost = False
+        self.sync_failed = False
         """Whether a sync failed, and the file with it: it is of no more use to anybody."""
         self.size = len(held) + (writer.size if writer else 0)
 
@@ -146,7 +146,7 @@ class BlobWriter:
             try:
                 await syncing
             finally:
-                if self.lost:
+                if self.sync_failed:
                     self._end_with_file()
 
     async def _settle(self, most: int = 0) -> None:
@@ -189,10 +189,10 @@ class BlobWriter:
             await self._settle()
         finally:
             await self._finish_syncing()
-        if self.lost:
+        if self.sync_failed:
             raise StorageFailed("depot", "an earlier sync of the file failed")
 
-    async def cut(self, size: int) -> None:
+    async def truncate(self, size: int) -> None:
         """Forget everything after the first ``size`` bytes, which were there at the start.
 
         Raises StorageFull, StorageFailed.
@@ -315,7 +315,7 @@ class BlobWriter:
         try:
             writer.sync()
         except EngineError:
-            self.lost = True
+            self.sync_failed = True
             raise
 
     def _append(self, writer: Writer, data: Data) -> None:

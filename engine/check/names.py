@@ -74,7 +74,7 @@ async def _audiences(look: CheckContext, row: Namespace) -> list[bytes]:
     if row.deleted:
         return []
     scopes = namespaces.scopes(row)
-    if row.is_public or await look.any(namespaces.shelf(row.id, "public")):
+    if row.is_public or await look.any(namespaces.catalog_prefix(row.id, "public")):
         scopes = (*scopes, namespaces.in_public(row.region))
     return [namespaces.audience_row(scope, row) for scope in scopes]
 

@@ -458,7 +458,7 @@ async def remove_tags(
     )
     names = {tag.name for tag in old} & proposed.keys()
     gone: list[bytes] = []
-    room = tags.CLOSURE_STEP
+    room = tags.LINKS_PER_TXN
     left = None
     undecided = 0
     for place, name in enumerate(tag.name for tag in some):
@@ -495,7 +495,7 @@ async def remove_untagged(
     """
     image, namespace, rules = await _open_place(txn, image_key)
     gone: list[bytes] = []
-    room = tags.CLOSURE_STEP
+    room = tags.LINKS_PER_TXN
     left = None
     undecided = 0
     for place, (sha, seen) in enumerate(some):
@@ -654,7 +654,7 @@ class Retentions:
                 rest,
                 times.now,
                 until,
-                tags.CLOSURE_STEP,
+                tags.LINKS_PER_TXN,
                 since=times.begun,
             )
             for name in _all_of(done):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from holdfast.engine.core import Core, runs_low
+from holdfast.engine.core import Core, is_low
 from holdfast.engine.ledger import layout
 from holdfast.engine.model.errors import Corrupt, StorageFull
 from holdfast.engine.namespaces import namespaces
@@ -173,7 +173,7 @@ class Sweeper:
             await self._drop(await scratch.transact(session_rows.expire, now, STEP), done)
         some = await scratch.read(session_rows.places, self._places, STEP)
         self._places = some[-1] + b"\0" if len(some) == STEP else b""
-        for namespace_id in await self._core.ledger.read(namespaces.gone, some):
+        for namespace_id in await self._core.ledger.read(namespaces.not_living, some):
             await self._drop(
                 await scratch.transact(session_rows.leave, namespace_id, now, STEP), done
             )
@@ -265,7 +265,7 @@ class Sweeper:
         core = self._core
         if await core.threads.run(core.depot.free_bytes) < core.reserve_bytes:
             return True
-        return await core.ledger.read(runs_low, core.ledger_reserve)
+        return await core.ledger.read(is_low, core.ledger_reserve)
 
     async def _recover_now_and_then(self) -> None:
         # Noted first each time: where it fails, the queues are not to wait for it.

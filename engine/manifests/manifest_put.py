@@ -27,7 +27,7 @@ from holdfast.engine.model.documents import Document, Need
 from holdfast.engine.model.errors import DescriptorMismatch, InvalidDigest, MissingContent, NotFound
 from holdfast.engine.model.values import Pushed, Repository
 from holdfast.engine.namespaces import identity, limit_rows, namespaces, quota
-from holdfast.engine.namespaces.open_uploads import Others
+from holdfast.engine.namespaces.open_uploads import OtherUploads
 from holdfast.engine.references.manifest_rows import (
     BODY,
     CHILD,
@@ -66,7 +66,7 @@ async def put(
     arrival: Arrival,
     now: int,
     random: bytes,
-    others: Others,
+    others: OtherUploads,
 ) -> tuple[Outcome, Pushed | None]:
     """Store a manifest, link what it needs, move its tags. All of it or nothing.
 
@@ -86,7 +86,7 @@ async def put(
     else:
         txn.declare_change(Change.CONTENT)
     owner = images.owner_of(image, namespace)
-    limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
+    limits = await quota.of(txn, namespace, others.uploads_max, others.sessionless)
     sparse = namespaces.takes_sparse(namespace, push.sparse)
     size = arrival.size
     await keep(

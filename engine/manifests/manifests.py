@@ -90,7 +90,7 @@ async def delete(
         if tag is None:
             raise Corrupt("tag", name, "it stands under its manifest, and has no row")
         await tag_rows.remove(txn, image.key, tag)
-        await trash_rows.throw_tag(txn, image, namespace, tag, gone, trash_until)
+        await trash_rows.trash_tag(txn, image, namespace, tag, gone, trash_until)
     done = len(names) < TAGS_STEP
     if done:
         await manifest_rows.remove(
@@ -172,7 +172,7 @@ class Manifests:
         self._core = core
         self._quotas = quotas
         self._pressure = pressure
-        self.touches = DeferredTimes(core)
+        self.deferred_times = DeferredTimes(core)
 
     async def put(
         self,
@@ -256,7 +256,7 @@ class Manifests:
             except EngineError:
                 # The transaction says what is wrong, or heals it.
                 return None
-            noted = found is not None and self.touches.note(
+            noted = found is not None and self.deferred_times.record(
                 found.image, push.digest.raw, found.tags, self._core.now()
             )
         return manifest_put.pushed(push, found.image) if found is not None and noted else None

@@ -57,7 +57,7 @@ PAGE_MAX: Final = 1000
 
 _STEP: Final = 1000
 
-REMEMBERED_MAX: Final = 256
+CACHED_KEYS_MAX: Final = 256
 """Rows of keys whose meaning is remembered: some 2 KiB each."""
 
 
@@ -85,7 +85,7 @@ async def get(txn: Transaction, access_key: str) -> Key:
     return _viewed(row_key, value)
 
 
-@lru_cache(REMEMBERED_MAX)
+@lru_cache(CACHED_KEYS_MAX)
 def _viewed(row_key: bytes, value: bytes) -> Key:
     """The key that a stored row says. It is asked for after each commit, and rarely another."""
     return view(decode(Row, row_key, value))
@@ -247,7 +247,7 @@ class Keys:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._prompt = core.ledger if isinstance(core.ledger, VersionedLedger) else None
+        self._versioned = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self._signing: tuple[SigningKey, ...] = ()
         self._signing_version = -1
         """The transaction up to which those are known to be the keys; -1 is none."""
@@ -346,7 +346,7 @@ class Keys:
         committed. The row is read once for each transaction of the ledger, where the ledger can
         tell them apart. Raises Corrupt.
         """
-        version = -1 if self._prompt is None else self._prompt.last_txn()
+        version = -1 if self._versioned is None else self._versioned.last_txn()
         if version < 0 or version != self._signing_version:
             # Stamped with what came before the read, which sees that much at the least.
             self._signing = await self._core.ledger.read(signing_keys)

@@ -25,7 +25,7 @@ CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
 _TEXT_MAX: Final = 300
 """Longer texts sort by their first bytes only: keys stay under 500 bytes."""
 
-NEAR: Final = 10_000
+ROWS_SKIPPED_ON_LOOP_MAX: Final = 10_000
 """Rows that a listing passes over in the event loop."""
 
 _CHUNK: Final = 100
@@ -113,9 +113,9 @@ class Query:
         return (self.page - 1) * self.page_size
 
     @property
-    def is_far(self) -> bool:
+    def is_deep(self) -> bool:
         """Whether to pass over what comes before it takes over a millisecond: in a thread then."""
-        return self.skip > NEAR
+        return self.skip > ROWS_SKIPPED_ON_LOOP_MAX
 
 
 def query(

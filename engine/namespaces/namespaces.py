@@ -37,18 +37,18 @@ from holdfast.engine.references import kept, reclaimable, trash_rows
 
 from . import identity, limit_rows, listings, protection
 from .listings import Entry, Query
-from .open_uploads import Coming, coming
+from .open_uploads import UploadTotals, session_totals
 
 _log: Final = logging.getLogger(__name__)
 
 KIND: Final = b"n"
 
-DEAD_FEW: Final = 100
+DELETED_SCANNED_MAX: Final = 100
 """Deleted namespaces that a listing may go through, at some 6 us each, while others wait."""
 
 _STEP: Final = 1000
 
-_SHELVES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
+_VISIBILITY_BYTES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
 
 
 def scopes(row: Row) -> tuple[bytes, ...]:
@@ -79,14 +79,14 @@ def audience_row(scope: bytes, row: Row) -> bytes:
     return layout.AUDIENCE + scope + row.name.encode() + b"/"
 
 
-def shelf(namespace_id: bytes, visibility: str) -> bytes:
+def catalog_prefix(namespace_id: bytes, visibility: str) -> bytes:
     """Prefix of the rows of a namespace's listed images of one visibility, ordered by name."""
-    return layout.CATALOG + namespace_id + _SHELVES[visibility]
+    return layout.CATALOG + namespace_id + _VISIBILITY_BYTES[visibility]
 
 
 async def reveal(txn: Transaction, row: Row) -> None:
     """List a living namespace in the catalog of everybody, or no more, as its images now are."""
-    key, opened = audience_row(in_public(row.region), row), shelf(row.id, "public")
+    key, opened = audience_row(in_public(row.region), row), catalog_prefix(row.id, "public")
     if row.is_public or await txn.scan(opened, after(opened), limit=1):
         await put_payload(txn, key, row.id)
     else:
@@ -106,7 +106,7 @@ async def require(txn: Transaction, namespace_id: bytes) -> Row:
     return row
 
 
-async def gone(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
+async def not_living(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
     """Those of the namespaces that do not live; not one whose row cannot be read."""
     found = []
     for each in namespace_ids:
@@ -254,16 +254,16 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     for scope in (*scopes(row), in_public(row.region)):
         await txn.delete(audience_row(scope, row))
     await txn.add(layout.counter(layout.NAMESPACES), -1)
-    await trash_rows.throw_namespace(txn, gone, trash_until)
+    await trash_rows.trash_namespace(txn, gone, trash_until)
     return await view(txn, gone)
 
 
-async def many_dead(txn: Transaction) -> bool:
+async def many_deleted(txn: Transaction) -> bool:
     """Whether going through the deleted namespaces takes so long that others would notice."""
-    return bool(await txn.scan(layout.DEAD, after(layout.DEAD), limit=1, skip=DEAD_FEW))
+    return bool(await txn.scan(layout.DEAD, after(layout.DEAD), limit=1, skip=DELETED_SCANNED_MAX))
 
 
-async def dead(txn: Transaction, scope: bytes) -> list[bytes]:
+async def deleted_in(txn: Transaction, scope: bytes) -> list[bytes]:
     """Ids of deleted namespaces of a region, or of a project, whose images still have rows there.
 
     Linear in the deleted namespaces of the store.
@@ -293,7 +293,7 @@ def of_trash(entry: Trash) -> Row:
     )
 
 
-async def usage(txn: Transaction, namespace_id: bytes, opened: Coming) -> Usage:
+async def usage(txn: Transaction, namespace_id: bytes, opened: UploadTotals) -> Usage:
     """The numbers of a namespace beside which those uploads are open. Raises NotFound."""
     row = await require(txn, namespace_id)
 
@@ -395,7 +395,7 @@ class Namespaces:
         scope = in_project(region, project_id.bytes) if project_id else in_region(region)
         asked = listings.query(KIND, scope, order, page, page_size, name)
         ledger = self._core.ledger
-        read = ledger.read_aside if asked.is_far else ledger.read
+        read = ledger.read_aside if asked.is_deep else ledger.read
         return await read(page_of, asked)
 
     async def update(
@@ -450,11 +450,11 @@ class Namespaces:
     async def usage(self, namespace_id: UUID) -> Usage:
         """The numbers of a namespace: counters, and a bounded look at its trash.
 
-        Of what its images in the trash need, ``kept.LOOKED_AT_MAX`` rows are looked at. Raises
+        Of what its images in the trash need, ``kept.ROWS_SCANNED_MAX`` rows are looked at. Raises
         NotFound.
         """
         core = self._core
-        opened = await core.scratch.read(coming, namespace_id.bytes)
+        opened = await core.scratch.read(session_totals, namespace_id.bytes)
         return await core.ledger.read_aside(usage, namespace_id.bytes, opened)
 
     async def would_free(self, namespace_id: UUID) -> int:

@@ -9,7 +9,7 @@ from holdfast.engine.ledger.interface import Transaction
 
 
 @dataclass(slots=True)
-class Coming:
+class UploadTotals:
     """Uploads on their way to a namespace."""
 
     uploads: int = 0
@@ -20,19 +20,21 @@ class Coming:
 
 
 @dataclass(frozen=True, slots=True)
-class Others:
+class OtherUploads:
     """The uploads beside the work of a transaction, as of a moment before it."""
 
     uploads_max: int
     """Open uploads that a namespace may have."""
-    sessions: Coming
-    passing: Coming
+    sessions: UploadTotals
+    sessionless: UploadTotals
     """Uploads without a session."""
 
 
-async def coming(txn: Transaction, namespace_id: bytes, project: bytes = b"") -> Coming:
+async def session_totals(
+    txn: Transaction, namespace_id: bytes, project: bytes = b""
+) -> UploadTotals:
     """What the sessions of a namespace are, and count for: from the scratch ledger."""
-    return Coming(
+    return UploadTotals(
         await txn.counter(layout.counter(layout.NAMESPACE_UPLOADS, namespace_id)),
         await txn.counter(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, namespace_id)),
         await txn.counter(layout.counter(layout.PROJECT_UPLOAD_BYTES, project)) if project else 0,

@@ -15,7 +15,7 @@ from holdfast.engine.ledger.records import payloads
 from holdfast.engine.model.errors import Immutable, Unverified
 from holdfast.engine.model.names import first_match
 
-LOOKED_AT_MAX: Final = 10_000
+ROWS_SCANNED_MAX: Final = 10_000
 """Tags, images and scans that one delete looks at."""
 
 _STEP: Final = 500
@@ -23,14 +23,14 @@ _STEP: Final = 500
 
 async def check_image(txn: Transaction, image_key: bytes, patterns: tuple[str, ...]) -> None:
     """Raises Immutable where a tag of the image matches a pattern, Unverified past the bound."""
-    await _image(txn, image_key, patterns, LOOKED_AT_MAX)
+    await _image(txn, image_key, patterns, ROWS_SCANNED_MAX)
 
 
 async def check_namespace(txn: Transaction, namespace_id: bytes, patterns: tuple[str, ...]) -> None:
     """As ``check_image``, all images of a namespace."""
     if not patterns:
         return
-    left = LOOKED_AT_MAX
+    left = ROWS_SCANNED_MAX
     start, stop = layout.IMAGE_NAME + namespace_id, after(layout.IMAGE_NAME + namespace_id)
     while rows := await txn.scan(start, stop, limit=_STEP):
         for _, image_key in payloads(rows):
@@ -47,7 +47,7 @@ async def _image(txn: Transaction, image_key: bytes, patterns: tuple[str, ...], 
         while True:
             left -= 1
             if left < 0:
-                raise Unverified(pattern, LOOKED_AT_MAX)
+                raise Unverified(pattern, ROWS_SCANNED_MAX)
             rows = await txn.scan(start, stop, limit=_STEP)
             for key, _ in rows:
                 left -= 1

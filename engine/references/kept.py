@@ -16,7 +16,7 @@ from holdfast.engine.ledger.interface import Transaction, after
 from holdfast.engine.ledger.records import Image, Namespace, Trash, load
 from holdfast.engine.model.errors import Corrupt
 
-LOOKED_AT_MAX: Final = 10_000
+ROWS_SCANNED_MAX: Final = 10_000
 """Rows that one look at the trash of a namespace goes through."""
 
 _STEP: Final = 500
@@ -52,7 +52,7 @@ async def parts(txn: Transaction, row: Namespace) -> Parts:
     """What the living namespace keeps, and what others of its name did that lie in the trash.
 
     The sums are counters. What of them lies in the trash is found by a look at the images there:
-    LOOKED_AT_MAX of their blobs, the rest is told as content, as is what damaged rows hide.
+    ROWS_SCANNED_MAX of their blobs, the rest is told as content, as is what damaged rows hide.
     """
     sums = {
         kind: await txn.counter(layout.counter(name, row.id)) for kind, name in claims.PARTS.items()
@@ -73,7 +73,7 @@ class _Trashed:
     def __init__(self, txn: Transaction, namespace: Namespace) -> None:
         self._txn = txn
         self._namespace = namespace
-        self._left = LOOKED_AT_MAX
+        self._left = ROWS_SCANNED_MAX
         self._living: dict[bytes, bool] = {}
 
     async def blobs(self) -> AsyncIterator[tuple[bytes, int]]:

@@ -59,7 +59,7 @@ class Place(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class Filter:
     """Which entries are asked for; None does not look."""
 
     region: str | None = None
@@ -73,7 +73,7 @@ class Chosen:
     @property
     def every_kind(self) -> bool:
         """Whether all are, or all of a project."""
-        return self == Chosen(project=self.project)
+        return self == Filter(project=self.project)
 
     def takes(self, entry: Trash) -> bool:
         """Whether this one is."""
@@ -98,7 +98,7 @@ def owner(entry: Trash, *, counted: bool) -> Owner:
     return Owner(entry.image, entry.project, entry.namespace, counted, place(entry))
 
 
-async def throw(txn: Transaction, entry: Trash, until: int) -> None:
+async def insert(txn: Transaction, entry: Trash, until: int) -> None:
     """Put an entry into the trash until then."""
     await save(txn, layout.TRASH + number(until) + entry.id, entry)
     await put_payload(txn, layout.TRASH_ID + entry.id, number(until))
@@ -137,18 +137,18 @@ def _place(namespace: Namespace, image_name: str = "") -> Place:
     )
 
 
-async def throw_namespace(txn: Transaction, row: Namespace, until: int) -> None:
+async def trash_namespace(txn: Transaction, row: Namespace, until: int) -> None:
     """A namespace was deleted."""
-    await throw(txn, Trash("namespace", row.id, row.name, **_place(row)), until)
+    await insert(txn, Trash("namespace", row.id, row.name, **_place(row)), until)
 
 
-async def throw_image(txn: Transaction, row: Image, namespace: Namespace, until: int) -> None:
+async def trash_image(txn: Transaction, row: Image, namespace: Namespace, until: int) -> None:
     """An image was deleted: its key and its place are what the purge needs."""
     place = _place(namespace, row.name)
-    await throw(txn, Trash("image", row.id, row.name, row.key, **place), until)
+    await insert(txn, Trash("image", row.id, row.name, row.key, **place), until)
 
 
-async def throw_tag(
+async def trash_tag(
     txn: Transaction, image: Image, namespace: Namespace, row: Tag, gone: Gone, until: int
 ) -> Trash:
     """A tag was deleted, and these manifests with it; ``add_manifests`` adds more."""
@@ -164,12 +164,12 @@ async def throw_tag(
         **_place(namespace, image.name),
         manifests=await _free_list(txn, row.id, until),
     )
-    await throw(txn, entry, until)
+    await insert(txn, entry, until)
     await add_manifests(txn, entry, gone)
     return entry
 
 
-async def throw_attached(
+async def trash_attached(
     txn: Transaction,
     image: Image,
     namespace: Namespace,
@@ -182,7 +182,7 @@ async def throw_attached(
     Each is an entry of its own, and comes back with the other one.
     """
     for row in rows:
-        await throw_tag(txn, image, namespace, row, (), until)
+        await trash_tag(txn, image, namespace, row, (), until)
         if entry is not None:
             await put_payload(txn, layout.TRASH_ATTACHED + list_of(entry) + row.id)
 
@@ -364,7 +364,7 @@ async def leave_rest(txn: Transaction, until: int, entry: Trash, now: int) -> No
 
 
 async def page_of(
-    txn: Transaction, now: int, chosen: Chosen, skip: int, limit: int
+    txn: Transaction, now: int, chosen: Filter, skip: int, limit: int
 ) -> tuple[list[tuple[int, Trash]], int]:
     """Some of what can be brought back, next to go first; and how many there are.
 

@@ -105,7 +105,7 @@ async def holders(
         try:
             # Also where others named it so: see ``canonical``.
             await blob_rows.readable(txn, digest.key, owner, now)
-            place = await images.place(txn, owner)
+            place = await images.repository_at(txn, owner)
         except (NotFound, Corrupt):
             continue
         if place.region == region:

@@ -14,7 +14,7 @@ from holdfast.engine.ledger.records import Namespace, payloads
 from holdfast.engine.model.errors import Corrupt, NotFound
 from holdfast.engine.model.values import Repository
 from holdfast.engine.namespaces import listings, namespaces
-from holdfast.engine.namespaces.namespaces import shelf
+from holdfast.engine.namespaces.namespaces import catalog_prefix
 
 from . import images
 
@@ -88,7 +88,7 @@ async def _on(
     """The first names, with their rows, on these shelves after the name ``begun``."""
     found: list[tuple[bytes, bytes, bytes]] = []
     for visibility in shelves:
-        prefix = shelf(home.id, visibility)
+        prefix = catalog_prefix(home.id, visibility)
         start = prefix + begun + b"\0" if begun else prefix
         rows = await txn.scan(start, after(prefix), limit=limit)
         found += [(key.removeprefix(prefix), key, value) for key, value in rows]

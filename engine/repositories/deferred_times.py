@@ -30,13 +30,13 @@ from . import images, pull_counts, tags
 
 _log: Final = logging.getLogger(__name__)
 
-REST: Final = 0.1
+FLUSH_INTERVAL_SECONDS: Final = 0.1
 """Seconds from the first touch to the commit of all that were gathered."""
 
-GATHERED_MAX: Final = 10_000
+GATHERED_IMAGES_MAX: Final = 10_000
 """Images that are gathered. A push to one more is committed by itself."""
 
-TAGS_MAX: Final = 1000
+TAGS_PER_IMAGE_MAX: Final = 1000
 """Tags of one image, likewise."""
 
 
@@ -92,7 +92,7 @@ class DeferredTimes:
         self._noted = asyncio.Event()
         self.background = Background("touches", self._turn)
 
-    def note(self, image: ImageRow, sha: bytes, pushed: tuple[TagRow, ...], when: int) -> bool:
+    def record(self, image: ImageRow, sha: bytes, pushed: tuple[TagRow, ...], when: int) -> bool:
         """Note a push of a manifest that changed nothing else.
 
         False where there is no place left, or somebody decides by such times now.
@@ -102,10 +102,13 @@ class DeferredTimes:
         self._noted.set()
         touch = self._gathered.get(image.key)
         if touch is None:
-            if len(self._gathered) >= GATHERED_MAX:
+            if len(self._gathered) >= GATHERED_IMAGES_MAX:
                 return False
             touch = self._gathered[image.key] = DeferredTime(when)
-        elif len(touch.tags) + len(pushed) > TAGS_MAX or len(touch.manifests) >= TAGS_MAX:
+        elif (
+            len(touch.tags) + len(pushed) > TAGS_PER_IMAGE_MAX
+            or len(touch.manifests) >= TAGS_PER_IMAGE_MAX
+        ):
             return False
         touch.when = max(touch.when, when)
         touch.manifests.add(sha)
@@ -147,7 +150,7 @@ class DeferredTimes:
 
     async def _turn(self) -> float:
         await self._noted.wait()
-        await self.background.rest(REST)
+        await self.background.rest(FLUSH_INTERVAL_SECONDS)
         await self.flush()
         return 0.0
 

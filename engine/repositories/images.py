@@ -33,7 +33,7 @@ from holdfast.engine.references import reclaimable, trash_rows
 
 KIND: Final = b"i"
 
-REMEMBERED_MAX: Final = 1024
+CACHED_HANDLES_MAX: Final = 1024
 """Handles that are remembered: some 1 KiB each."""
 
 VISIBILITIES: Final[tuple[Visibility, ...]] = ("inherit", "public", "private")
@@ -100,7 +100,7 @@ def name_row(namespace_id: bytes, name: str) -> bytes:
 
 def catalog_row(row: Row) -> bytes:
     """Key of the row that lists an image in the catalog."""
-    return namespaces.shelf(row.namespace, row.visibility) + row.name.encode()
+    return namespaces.catalog_prefix(row.namespace, row.visibility) + row.name.encode()
 
 
 async def by_key(txn: Transaction, key: bytes) -> Row | None:
@@ -267,7 +267,7 @@ async def page_of(
 ) -> Page[Image]:
     """One page of a listing: of a namespace, if it is one of the region, or of a wider scope."""
     if namespace_id is None:
-        dead = await namespaces.dead(txn, asked.scope)
+        dead = await namespaces.deleted_in(txn, asked.scope)
         ids, total = await listings.ids(txn, asked, {one: in_namespace(one) for one in dead})
     else:
         namespace = await load(txn, NamespaceRow, layout.NAMESPACE + namespace_id)
@@ -308,7 +308,7 @@ async def delete(txn: Transaction, image_id: bytes, now: int, trash_until: int) 
     size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
     await txn.add(layout.counter(layout.NAMESPACE_SIZE, row.namespace), -size)
     await namespaces.touch(txn, row.namespace, time)
-    await trash_rows.throw_image(txn, gone, namespace, trash_until)
+    await trash_rows.trash_image(txn, gone, namespace, trash_until)
     return await view(txn, gone, namespace)
 
 
@@ -327,7 +327,7 @@ def repository_of(namespace: NamespaceRow, name: str, row: Row | None) -> Reposi
     return _repository(space, name, (row.key, row.id if row.listed else None, visibility_of(row)))
 
 
-@lru_cache(REMEMBERED_MAX)
+@lru_cache(CACHED_HANDLES_MAX)
 def _repository(
     space: tuple[bytes, str, bytes, str, bool, bool | None],
     name: str,
@@ -356,7 +356,7 @@ async def locate(txn: Transaction, region: str, namespace: str, name: str) -> Re
     return repository_of(found, name, await by_name(txn, found.id, name))
 
 
-async def place(txn: Transaction, image_key: bytes) -> Repository:
+async def repository_at(txn: Transaction, image_key: bytes) -> Repository:
     """The handle for a living image. Raises NotFound, Corrupt."""
     row = await by_key(txn, image_key)
     if row is None or row.deleted:
@@ -419,7 +419,7 @@ class Images:
         asked = listings.query(KIND, scope, order, page, page_size, name)
         within = None if namespace_id is None else namespace_id.bytes
         ledger = self._core.ledger
-        if asked.is_far or (within is None and await ledger.read(namespaces.many_dead)):
+        if asked.is_deep or (within is None and await ledger.read(namespaces.many_deleted)):
             return await ledger.read_aside(page_of, asked, region, within)
         return await ledger.read(page_of, asked, region, within)
 

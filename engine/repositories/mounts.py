@@ -9,7 +9,7 @@ from holdfast.engine.model.digest import Digest
 from holdfast.engine.model.errors import InUse, NotFound
 from holdfast.engine.model.values import Blob, Repository
 from holdfast.engine.namespaces import namespaces, quota
-from holdfast.engine.namespaces.open_uploads import Others
+from holdfast.engine.namespaces.open_uploads import OtherUploads
 
 from . import images
 
@@ -42,7 +42,7 @@ async def mount(
     hold_until: int,
     random: bytes,
     *,
-    others: Others,
+    others: OtherUploads,
 ) -> Blob | None:
     """Let an image hold a blob that another one has a right to; None where that has none.
 
@@ -60,7 +60,7 @@ async def mount(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
     owner = images.owner_of(image, namespace)
-    limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
+    limits = await quota.of(txn, namespace, others.uploads_max, others.sessionless)
     await claims.hold(txn, owner, sha, row.size, hold_until, now)
     await limits.check_growth(txn, others.sessions, 0)
     if digest.algorithm != "sha256":

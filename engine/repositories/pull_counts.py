@@ -37,13 +37,13 @@ from . import images, tags
 
 _log: Final = logging.getLogger(__name__)
 
-REST: Final = 10.0
+FLUSH_INTERVAL_SECONDS: Final = 10.0
 """Seconds from the first pull to the write of all that were gathered; less where somebody waits."""
 
-GATHERED_MAX: Final = 10_000
+GATHERED_REFERENCES_MAX: Final = 10_000
 """Different references gathered; a pull of one more is written by itself."""
 
-TAGS_MAX: Final = 100
+TAGS_PER_PULL_MAX: Final = 100
 """Tags on one manifest whose counts move with a pull by digest."""
 
 
@@ -86,7 +86,7 @@ async def write(txn: Transaction, gathered: tuple[Entry, ...], now: int) -> None
             image, pulls=image.pulls + count, pulled=max(image.pulled, last)
         )
         await save(txn, layout.IMAGE + image_key, row)
-        for name in await manifest_rows.tags_of(txn, image_key, sha, TAGS_MAX):
+        for name in await manifest_rows.tags_of(txn, image_key, sha, TAGS_PER_PULL_MAX):
             await _count_tag(txn, image_key, name, count, last)
 
 
@@ -150,7 +150,7 @@ class Pulls:
             return False
         pull = self._gathered.get(key)
         if pull is None:
-            if len(self._gathered) >= GATHERED_MAX:
+            if len(self._gathered) >= GATHERED_REFERENCES_MAX:
                 self._full = True
                 return False
             pull = self._gathered[key] = Pull()
@@ -199,7 +199,7 @@ class Pulls:
     def _keep(self, entry: Entry) -> None:
         """Put back what was not written."""
         key, reference, count, last, renewed = entry
-        if len(self._gathered) < GATHERED_MAX or (key, reference) in self._gathered:
+        if len(self._gathered) < GATHERED_REFERENCES_MAX or (key, reference) in self._gathered:
             pull = self._gathered.setdefault((key, reference), Pull())
             pull.count += count
             pull.last = max(pull.last, last / SECOND)
@@ -214,7 +214,7 @@ class Pulls:
 
     async def _turn(self) -> float:
         await self._noted.wait()
-        until = time.monotonic() + REST
+        until = time.monotonic() + FLUSH_INTERVAL_SECONDS
         while time.monotonic() < until and not (self._full or self.gathering.wanted()):
             await self.background.rest(gate.LOOK)
         await self.flush()

@@ -110,7 +110,7 @@ class BlobReader:
         self._found(blob, data)
         return True
 
-    def again(self) -> BlobReader | None:
+    def reopen(self) -> BlobReader | None:
         """Another one of the same, entered, if it is a file that is still open; else None.
 
         For whoever knows that the store has not changed since (``Store.version``), and that no

@@ -28,7 +28,7 @@ from holdfast.engine.references.pruning import Pruned
 from . import images
 
 KIND: Final = b"t"
-CLOSURE_STEP: Final = 1000
+LINKS_PER_TXN: Final = 1000
 """Links of manifests that end with a tag in one transaction; the rest follows in the next."""
 
 
@@ -163,7 +163,7 @@ async def untag(
     check_movable(namespace, name)
     only_if.check("tag", name, str(Digest.from_key(row.digest)))
     await remove(txn, image.key, row)
-    await trash_rows.throw_tag(txn, image, namespace, row, (), trash_until)
+    await trash_rows.trash_tag(txn, image, namespace, row, (), trash_until)
     await images.touch(txn, image, await identity.tick(txn, now))
 
 
@@ -196,8 +196,8 @@ async def take(
         untagged=row.sha,
         since=since,
     )
-    entry = await trash_rows.throw_tag(txn, image, namespace, row, done.manifests, trash_until)
-    await trash_rows.throw_attached(txn, image, namespace, entry, done.tags, trash_until)
+    entry = await trash_rows.trash_tag(txn, image, namespace, row, done.manifests, trash_until)
+    await trash_rows.trash_attached(txn, image, namespace, entry, done.tags, trash_until)
     return done
 
 
@@ -232,8 +232,8 @@ async def take_untagged(
     if not done.tags:
         return done, b""
     first, *others = sorted(done.tags, key=lambda row: row.name)
-    entry = await trash_rows.throw_tag(txn, image, namespace, first, done.manifests, trash_until)
-    await trash_rows.throw_attached(txn, image, namespace, entry, others, trash_until)
+    entry = await trash_rows.trash_tag(txn, image, namespace, first, done.manifests, trash_until)
+    await trash_rows.trash_attached(txn, image, namespace, entry, others, trash_until)
     return done, first.id
 
 
@@ -293,7 +293,7 @@ async def prune(
     if found is not None:
         await trash_rows.add_manifests(txn, found[1], done.manifests)
     until, entry = found or (hold_until, None)
-    await trash_rows.throw_attached(txn, image, namespace, entry, done.tags, until)
+    await trash_rows.trash_attached(txn, image, namespace, entry, done.tags, until)
     return done
 
 
@@ -308,7 +308,7 @@ async def delete(
     row, image, namespace = await require(txn, tag_id)
     namespaces.check_unlocked(namespace)
     check_movable(namespace, row.name)
-    done = await take(txn, (image, namespace), row, now, hold_until, trash_until, CLOSURE_STEP)
+    done = await take(txn, (image, namespace), row, now, hold_until, trash_until, LINKS_PER_TXN)
     time = await identity.tick(txn, now)
     await images.touch(txn, image, time)
     row = msgspec.structs.replace(row, updated=time)
@@ -352,7 +352,7 @@ class Tags:
             raise Invalid("order_by", f"tags are not ordered by {order}")
         asked = listings.query(KIND, b"", order, page, page_size, name)
         ledger = self._core.ledger
-        read = ledger.read_aside if asked.is_far else ledger.read
+        read = ledger.read_aside if asked.is_deep else ledger.read
         return await read(page_of, image_id.bytes, asked)
 
     async def untag(
@@ -380,7 +380,7 @@ class Tags:
         tag, rest = await self._core.ledger.transact(delete, tag_id.bytes, now, holds, until)
         while rest:
             done = await self._core.ledger.transact(
-                prune, tag.image_id.bytes, tag_id.bytes, rest, now, holds, CLOSURE_STEP
+                prune, tag.image_id.bytes, tag_id.bytes, rest, now, holds, LINKS_PER_TXN
             )
             rest = done.rest
         return tag

@@ -384,7 +384,7 @@ class Trash:
         Filters are combined with AND. ``namespace`` and ``image`` are names of what something
         was in as well. Linear in the trash; with ``project_id``, in that of the project.
         """
-        chosen = trash_rows.Chosen(
+        chosen = trash_rows.Filter(
             region, project_id.bytes if project_id else None, kind, namespace, image, tag
         )
         if page < 1:

@@ -19,7 +19,7 @@ from holdfast.engine.depot.interface import Writer
 from holdfast.engine.model.errors import Busy, NotFound, QuotaExceeded
 from holdfast.engine.model.values import Repository, Usage
 from holdfast.engine.namespaces import namespaces
-from holdfast.engine.namespaces.open_uploads import coming
+from holdfast.engine.namespaces.open_uploads import session_totals
 
 from . import session_rows
 from .session_rows import Idle
@@ -55,7 +55,7 @@ class Pressure:
         if refusal.resource == "uploads":
             return refusal
         core, namespace_id = self._core, repository.namespace_id.bytes
-        opened = await core.scratch.read(coming, namespace_id)
+        opened = await core.scratch.read(session_totals, namespace_id)
         # As of now, and not of the refusal: it is for people, who look later still.
         usage = await core.ledger.read_aside(namespaces.usage, namespace_id, opened)
         numbers = refusal.resource, refusal.quota, refusal.current, refusal.asked

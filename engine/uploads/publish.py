@@ -7,7 +7,7 @@ from holdfast.engine.blobs.blob_rows import Arrival, Outcome
 from holdfast.engine.ledger.interface import Change, Transaction
 from holdfast.engine.model.values import Repository
 from holdfast.engine.namespaces import quota
-from holdfast.engine.namespaces.open_uploads import Others
+from holdfast.engine.namespaces.open_uploads import OtherUploads
 from holdfast.engine.repositories import images
 
 
@@ -19,7 +19,7 @@ async def deliver(
     hold_until: int,
     random: bytes,
     *,
-    others: Others,
+    others: OtherUploads,
     own: int,
 ) -> Outcome:
     """Publish an upload, held by its image, which is a draft from now on where there was none.
@@ -32,7 +32,7 @@ async def deliver(
     )
     if row.listed:
         txn.declare_change(Change.CONTENT)
-    limits = await quota.of(txn, namespace, others.uploads_max, others.passing)
+    limits = await quota.of(txn, namespace, others.uploads_max, others.sessionless)
     limits.check_uploads(others.sessions, 0)
     outcome = await blob_rows.publish(txn, arrival, now)
     if outcome != "recheck":

@@ -23,7 +23,7 @@ from holdfast.engine.ledger.layout import number
 from holdfast.engine.ledger.records import Session, get_payload, load, put_payload, save
 from holdfast.engine.model.errors import Busy, Corrupt, NotFound
 from holdfast.engine.model.values import Repository
-from holdfast.engine.namespaces.open_uploads import Coming, coming
+from holdfast.engine.namespaces.open_uploads import UploadTotals, session_totals
 from holdfast.engine.namespaces.quota import Quota
 
 _LOOKED_AT_MAX: Final = 10_000
@@ -93,7 +93,7 @@ async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Qu
     bring nothing would keep the others out. What has no bytes yet adds nothing, also over a
     quota: they may turn out to be known.
     """
-    others = await coming(txn, session.namespace, session.project)
+    others = await session_totals(txn, session.namespace, session.project)
     quota.check_uploads(others, 1)
     if session.declared > 0:
         quota.left(others, session.declared)
@@ -148,7 +148,7 @@ async def unchanged(
 async def _check_grown(txn: Transaction, session: Session, size: int, quota: Quota) -> None:
     """Whether a session may have that size. Raises QuotaExceeded."""
     if size > session.counted:
-        others = await coming(txn, session.namespace, session.project)
+        others = await session_totals(txn, session.namespace, session.project)
         quota.left(others, size - session.counted)
 
 
@@ -207,7 +207,7 @@ async def rest(
     Raises NotFound, QuotaExceeded.
     """
     session = await _find(txn, repository, session_id)
-    others = await coming(txn, session.namespace, session.project)
+    others = await session_totals(txn, session.namespace, session.project)
     return quota.left(others, size - session.counted)
 
 
@@ -220,8 +220,8 @@ async def grant(
 ) -> Session:
     """Let a session count for ``size`` bytes, and some more. Raises NotFound, QuotaExceeded."""
     session = await _find(txn, repository, session_id)
-    others = await coming(txn, session.namespace, session.project)
-    more = quota.step(others, size - session.counted)
+    others = await session_totals(txn, session.namespace, session.project)
+    more = quota.allowance(others, size - session.counted)
     return await _change(txn, session_id, session, counted=size + more)
 
 
@@ -359,7 +359,9 @@ class Idle:
     touched: int
 
 
-async def idle(txn: Transaction, namespace_id: bytes, before: int) -> tuple[Coming, list[Idle]]:
+async def idle(
+    txn: Transaction, namespace_id: bytes, before: int
+) -> tuple[UploadTotals, list[Idle]]:
     """Sessions of a namespace without a byte since then, the oldest first; and what all count for.
 
     Linear in its sessions, of which there is a limit, and bounded beyond that.
@@ -375,7 +377,9 @@ async def idle(txn: Transaction, namespace_id: bytes, before: int) -> tuple[Comi
             continue
         if session is not None and 0 < session.touched <= before:
             found.append(_idle(session_id, session))
-    return await coming(txn, namespace_id), sorted(found, key=lambda one: (one.touched, one.id))
+    return await session_totals(txn, namespace_id), sorted(
+        found, key=lambda one: (one.touched, one.id)
+    )
 
 
 def _idle(session_id: bytes, session: Session) -> Idle:
@@ -383,14 +387,20 @@ def _idle(session_id: bytes, session: Session) -> Idle:
 
 
 async def give_way(
-    txn: Transaction, namespace_id: bytes, one: Idle, before: int, seen: Coming, *, by_number: bool
+    txn: Transaction,
+    namespace_id: bytes,
+    one: Idle,
+    before: int,
+    seen: UploadTotals,
+    *,
+    by_number: bool,
 ) -> Literal["ended", "relieved", "in use"]:
     """End an idle session, whose file the caller has locked.
 
     Not one that was gone on with since it was looked at (``in use``), nor where the namespace's
     sessions are fewer, or smaller, than they were ``seen``: then the request may fit by now.
     """
-    now = await coming(txn, namespace_id)
+    now = await session_totals(txn, namespace_id)
     if now.uploads < seen.uploads if by_number else now.bytes < seen.bytes:
         return "relieved"
     session = await load(txn, Session, layout.SESSION + one.id)

@@ -23,7 +23,7 @@ from holdfast.engine.model.errors import (
     TooLarge,
 )
 from holdfast.engine.model.values import Repository
-from holdfast.engine.namespaces.quota import STEP_BYTES, Quota, Quotas
+from holdfast.engine.namespaces.quota import ALLOWANCE_BYTES_MAX, Quota, Quotas
 
 from . import session_rows
 from .pressure import Pressure
@@ -91,7 +91,7 @@ class ActiveUpload:
             if stop is not None and intake.size != stop:
                 raise SizeMismatch(stop - start, intake.size - start)
         except _REFUSALS:
-            await intake.cut(start)
+            await intake.truncate(start)
             raise
 
     async def _mark(self, base: int) -> None:
@@ -111,8 +111,8 @@ class ActiveUpload:
         Raises NotFound, StorageFull, StorageFailed.
         """
         try:
-            if cut and self.seen.file_id and not self.intake.lost:
-                await self.intake.cut(self._start)
+            if cut and self.seen.file_id and not self.intake.sync_failed:
+                await self.intake.truncate(self._start)
             if self._asked:
                 await self._settle(self._start)
         finally:
@@ -153,7 +153,7 @@ class ActiveUpload:
         return quota, rest
 
     async def _look(self, size: int) -> Quota:
-        return await self._quotas.look(self._repository, digest=self.digest, size=size)
+        return await self._quotas.quota_for(self._repository, digest=self.digest, size=size)
 
     def _check_declared(self, size: int) -> None:
         if 0 <= self.session.declared < size:
@@ -168,7 +168,7 @@ class ActiveUpload:
     async def _grant(self, size: int) -> None:
         quota, rest = await self._rest(size)
         if not quota.bounds:
-            self._granted = size + min(STEP_BYTES, rest)
+            self._granted = size + min(ALLOWANCE_BYTES_MAX, rest)
             return
         self._asked = True
         self.session = await self._core.scratch.transact(
@@ -266,7 +266,7 @@ class ActiveUpload:
     async def undo(self) -> None:
         """After a failure: a file that the session does not have goes, and so does a session
         whose file was lost."""
-        if self.intake.lost and self.seen.file_id:
+        if self.intake.sync_failed and self.seen.file_id:
             # Another one may have ended it; should this fail, its file is empty all the same.
             with contextlib.suppress(NotFound):
                 await self._core.scratch.transact(session_rows.abort, self._repository, self._id)

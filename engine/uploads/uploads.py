@@ -37,8 +37,8 @@ from holdfast.engine.model.errors import (
 )
 from holdfast.engine.model.values import Blob, OpenUpload, Repository, Upload, moment
 from holdfast.engine.namespaces import namespaces
-from holdfast.engine.namespaces.open_uploads import Coming, coming
-from holdfast.engine.namespaces.quota import Passage, Quotas
+from holdfast.engine.namespaces.open_uploads import UploadTotals, session_totals
+from holdfast.engine.namespaces.quota import Quotas, UploadCounter
 from holdfast.engine.repositories import blob_queries
 
 from . import publish, session_rows
@@ -100,7 +100,7 @@ class Uploads:
         )
 
         async def open_it() -> None:
-            quota = await self._quotas.look(repository)
+            quota = await self._quotas.quota_for(repository)
             await self._core.scratch.transact(session_rows.begin, session_id, session, quota)
 
         await self._pressure.admit(repository, open_it)
@@ -122,7 +122,7 @@ class Uploads:
 
     async def _require_disk(self, size: int) -> None:
         core = self._core
-        if size > BATCH_BYTES or not core.space.spacious:
+        if size > BATCH_BYTES or not core.space.is_ample:
             await core.threads.run(core.require_room, size, core.reserve_bytes)
 
     @staticmethod
@@ -361,7 +361,7 @@ class Uploads:
         self, repository: Repository, arrival: Arrival, random: bytes, counted: int, own: int = 0
     ) -> Outcome:
         """Publish what came; ``counted`` bytes of it are a session's, ``own`` as
-        ``Quotas.passing`` has it."""
+        ``Quotas.sessionless`` has it."""
         core = self._core
         others = await self._quotas.others(repository, own)
         now = core.now()
@@ -401,7 +401,7 @@ class Uploads:
             session_rows.of_namespace, namespace_id.bytes, last, limit + 1
         )
         found = await core.threads.run(self._listed, rows[:limit])
-        opened = await core.scratch.read(coming, namespace_id.bytes)
+        opened = await core.scratch.read(session_totals, namespace_id.bytes)
         more = len(rows) > limit
         return found, UUID(bytes=rows[limit - 1][0]) if more else None, opened.uploads
 
@@ -485,9 +485,9 @@ class Uploads:
                 repository, lambda: self._deliver(repository, arrival, random, 0, own)
             )
 
-        with self._quotas.enter(namespace_id) as passage:
+        with self._quotas.enter(namespace_id) as counter:
             try:
-                await self._receive(repository, intake, passage, source, length, digest)
+                await self._receive(repository, intake, counter, source, length, digest)
                 arrival = await intake.publish(digest, commit)
             except BaseException:
                 await intake.abandon()
@@ -498,7 +498,7 @@ class Uploads:
         self,
         repository: Repository,
         intake: BlobWriter,
-        passage: Passage,
+        counter: UploadCounter,
         source: Stream,
         length: int | None,
         digest: Digest,
@@ -517,7 +517,7 @@ class Uploads:
             size = intake.size + len(piece)
             if length is not None and size > length:
                 raise SizeMismatch(length, size)
-            passage.count(size)
+            counter.count(size)
             if size > granted:
                 granted = size + await self._rest(repository, size, size, digest)
             await intake.write(piece)
@@ -526,17 +526,17 @@ class Uploads:
 
     async def _rest(self, repository: Repository, more: int, own: int, digest: Digest) -> int:
         """How much may come beyond ``more`` before this is asked again; ``own`` as
-        ``Quotas.passing`` has it. Raises NotFound, Locked, QuotaExceeded."""
+        ``Quotas.sessionless`` has it. Raises NotFound, Locked, QuotaExceeded."""
 
         async def ask() -> int:
-            quota = await self._quotas.look(repository, own, digest, more)
+            quota = await self._quotas.quota_for(repository, own, digest, more)
             opened = await self._sessions(repository)
             quota.check_uploads(opened, 0)
-            return quota.step(opened, more)
+            return quota.allowance(opened, more)
 
         return await self._pressure.admit(repository, ask)
 
-    async def _sessions(self, repository: Repository) -> Coming:
+    async def _sessions(self, repository: Repository) -> UploadTotals:
         return (await self._quotas.others(repository)).sessions
 
 

@@ -212,7 +212,7 @@ async def test_a_sync_on_the_way_that_fails_takes_the_stream_along(
                 assert intake.size == 0
             with pytest.raises(StorageFailed):
                 await intake.drain()
-        assert (intake.lost, intake.size, intake.hasher) == (True, 0, None)
+        assert (intake.sync_failed, intake.size, intake.hasher) == (True, 0, None)
         await intake.abandon()
 
 

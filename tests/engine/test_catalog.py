@@ -275,11 +275,11 @@ async def test_what_lies_in_the_trash_costs_nothing(
     assert after == before
     assert beside_dead < region_wide + 5 * 12
     assert aside == []
-    monkeypatch.setattr(namespaces, "DEAD_FEW", 11)
+    monkeypatch.setattr(namespaces, "DELETED_SCANNED_MAX", 11)
     assert [image.name for image in (await store.images.list(REGION)).items] == ["app"]
     assert (await store.images.list(REGION, project_id=PROJECT)).total == 1
     assert aside == ["page_of"] * 2
-    monkeypatch.setattr(namespaces, "DEAD_FEW", 12)
+    monkeypatch.setattr(namespaces, "DELETED_SCANNED_MAX", 12)
     assert (await store.images.list(REGION)).total == 1
     assert len(aside) == 2
 

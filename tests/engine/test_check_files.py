@@ -214,7 +214,7 @@ async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Pl
         for key, _ in await rows(txn, layout.BLOCK):
             await txn.delete(key)
 
-    async def doom(txn: Transaction, file_id: int) -> None:
+    async def schedule_unlink(txn: Transaction, file_id: int) -> None:
         await put_payload(txn, layout.DOOMED + layout.number(file_id))
 
     async with place.store() as store:
@@ -228,7 +228,7 @@ async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Pl
         await core.ledger.transact(close_all)
         (told, *others) = sorted(await found(store), key=lambda each: each.name != f"{stray:x}")
         assert (told.kind, told.name) == ("file", f"{stray:x}")
-        await core.ledger.transact(doom, stray)
+        await core.ledger.transact(schedule_unlink, stray)
         assert await found(store) == others, "the sweep will remove it"
 
 

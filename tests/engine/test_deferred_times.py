@@ -67,7 +67,7 @@ class Pushed:
         return self.commits.copy()
 
     async def flush(self) -> None:
-        await self.store.manifests.touches.flush()
+        await self.store.manifests.deferred_times.flush()
 
 
 async def everything(txn: Transaction) -> Rows:
@@ -81,7 +81,7 @@ async def pushed(place: Place, clock: Clock) -> AsyncIterator[Pushed]:
     store, hooks = place.gated()
     async with store:
         # What is gathered is written when the test says so.
-        await store.manifests.touches.background.stop()
+        await store.manifests.deferred_times.background.stop()
         await make_namespace(store)
         await push(store, "app/web", "v1", [b"layer"])
         yield Pushed(store, hooks, clock)
@@ -237,14 +237,14 @@ async def test_what_cannot_be_written_is_kept(pushed: Pushed) -> None:
 async def test_beyond_the_bound_each_commits(
     pushed: Pushed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferred_times, "GATHERED_MAX", 0)
+    monkeypatch.setattr(deferred_times, "GATHERED_IMAGES_MAX", 0)
     assert await pushed.put("v1") == ["manifest_put.put"]
 
 
 async def test_it_is_written_soon_and_at_the_end(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferred_times, "REST", 0.001)
+    monkeypatch.setattr(deferred_times, "FLUSH_INTERVAL_SECONDS", 0.001)
     store, hooks = place.gated()
     written = asyncio.Event()
 
@@ -260,7 +260,7 @@ async def test_it_is_written_soon_and_at_the_end(
         await again.put("v1")
         async with asyncio.timeout(30):
             await written.wait()
-        monkeypatch.setattr(deferred_times, "REST", 600)
+        monkeypatch.setattr(deferred_times, "FLUSH_INTERVAL_SECONDS", 600)
         await asyncio.sleep(0)
         written.clear()
         await again.put("v1")

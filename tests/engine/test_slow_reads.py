@@ -166,6 +166,6 @@ async def test_far_pages_are_read_in_a_thread(
     monkeypatch.setattr(type(store.core.ledger), "read_aside", spy)
     near = [await listing(page) for listing in listings for page in (1, 2)]
     assert not aside
-    monkeypatch.setattr("holdfast.engine.namespaces.listings.NEAR", 0)
+    monkeypatch.setattr("holdfast.engine.namespaces.listings.ROWS_SKIPPED_ON_LOOP_MAX", 0)
     assert [await listing(page) for listing in listings for page in (1, 2)] == near
     assert aside == {2}

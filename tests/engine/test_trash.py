@@ -400,7 +400,7 @@ class _Counting:
         return rows
 
 
-async def _cost(txn: Transaction, now: int, chosen: trash_rows.Chosen) -> tuple[int, int]:
+async def _cost(txn: Transaction, now: int, chosen: trash_rows.Filter) -> tuple[int, int]:
     """How many entries a listing finds, and how many rows it reads."""
     counting = _Counting(txn)
     _, total = await trash_rows.page_of(cast(Transaction, counting), now, chosen, 0, 10)
@@ -417,17 +417,17 @@ async def test_a_listing_costs_what_its_project_deleted(store: Store) -> None:
     for name in names:
         await store.tags.untag(theirs, name)
 
-    async def cost(chosen: trash_rows.Chosen) -> tuple[int, int]:
+    async def cost(chosen: trash_rows.Filter) -> tuple[int, int]:
         return await store.core.ledger.read(_cost, store.core.now(), chosen)
 
     mine, stranger = PROJECT.bytes, uuid4().bytes
-    assert await cost(trash_rows.Chosen(project=stranger)) == (0, 0)
-    assert await cost(trash_rows.Chosen(project=mine, tag="v1")) == (0, 0)
+    assert await cost(trash_rows.Filter(project=stranger)) == (0, 0)
+    assert await cost(trash_rows.Filter(project=mine, tag="v1")) == (0, 0)
     await store.tags.delete((await tag(store, "v1")).id)
-    assert await cost(trash_rows.Chosen(project=mine)) == (1, 2)
-    assert await cost(trash_rows.Chosen(project=mine, tag="v2")) == (0, 2)
+    assert await cost(trash_rows.Filter(project=mine)) == (1, 2)
+    assert await cost(trash_rows.Filter(project=mine, tag="v2")) == (0, 2)
     # Behind a page, entries are counted, and not read.
-    assert await cost(trash_rows.Chosen(project=OTHER_PROJECT.bytes)) == (300, 310)
+    assert await cost(trash_rows.Filter(project=OTHER_PROJECT.bytes)) == (300, 310)
 
 
 async def test_an_entry_set_aside_is_in_no_list_until_it_is_put_back(store: Store) -> None:

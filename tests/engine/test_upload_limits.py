@@ -41,7 +41,7 @@ from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.depot.memory import MemoryDepot
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.namespaces import namespaces, quota
-from holdfast.engine.namespaces.open_uploads import Coming
+from holdfast.engine.namespaces.open_uploads import UploadTotals
 from holdfast.engine.uploads import session_rows
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
@@ -338,7 +338,7 @@ async def test_a_locked_namespace_ends_what_would_become_a_blob(
 async def test_appends_to_a_file_write_few_rows(
     place: Place, monkeypatch: pytest.MonkeyPatch, quota: int | None
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.namespaces.quota.STEP_BYTES", 4_000_000)
+    monkeypatch.setattr("holdfast.engine.namespaces.quota.ALLOWANCE_BYTES_MAX", 4_000_000)
     store, hooks = place.gated()
     async with store:
         space = await make_namespace(store)
@@ -566,14 +566,14 @@ async def test_an_upload_that_another_one_ended_frees_nothing_twice(place: Place
         await store.limits.update_project(PROJECT, quota=500_000)
         row = await store.core.ledger.read(namespaces.require, space.id.bytes)
 
-        async def grow(txn: Transaction, sessions: Coming) -> None:
-            quotas = await quota.of(txn, row, 10, Coming())
+        async def grow(txn: Transaction, sessions: UploadTotals) -> None:
+            quotas = await quota.of(txn, row, 10, UploadTotals())
             for bound in quotas.bounds:
                 await txn.add(bound.key, 400_000)
             await quotas.check_growth(txn, sessions, 400_000)
 
         with pytest.raises(QuotaExceeded) as refused:
-            await store.core.ledger.transact(grow, Coming())
+            await store.core.ledger.transact(grow, UploadTotals())
         assert refused.value.current == 200_000
 
 
