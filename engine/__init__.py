@@ -12,6 +12,8 @@ the attributes of those names; errors are a tree under ``EngineError``; limits a
 
 from .blobs.sources import BUFFERS_IN_FLIGHT
 from .check.check import check_directory
+from .check.dump import KINDS as ROW_KINDS
+from .check.dump import StoredRow, read_rows
 from .ledger.group_commit import GROUP_BOUNDS
 from .ledger.interface import Change
 from .ledger.slow_reads import READ_OWNER
@@ -117,6 +119,7 @@ __all__ = [
     "DOCKER_LIST",
     "DOCKER_MANIFEST",
     "GROUP_BOUNDS",
+    "ROW_KINDS",
     "INLINE_BYTES_CAP",
     "BUFFERS_IN_FLIGHT",
     "ListedManifest",
@@ -185,6 +188,7 @@ __all__ = [
     "SigningKey",
     "SizeMismatch",
     "Stats",
+    "StoredRow",
     "Status",
     "StorageFailed",
     "StorageFull",
@@ -203,6 +207,7 @@ __all__ = [
     "Visibility",
     "Waits",
     "check_directory",
+    "read_rows",
     "check_image_name",
     "check_namespace_name",
     "check_region",

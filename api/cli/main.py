@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, str]] = {
     "check": "check:check",
     "completion": "completion:completion",
     "config": "serve:config",
+    "debug": "debug:debug",
     "export": "layout:export",
     "hold": "hold:hold",
     "image": "image:image",

@@ -30,7 +30,8 @@ from holdfast.engine.model.errors import (
     StorageFull,
 )
 
-_LINE_BYTES_MAX: Final = 64 * 1024
+_LINE_BYTES_MAX: Final = 1024 * 1024
+"""A row's value has 64 KiB; as JSON, bytes take twice that and text up to six times."""
 _DAMAGE_SIGNALS: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)
 
 
@@ -48,6 +49,12 @@ class Known(msgspec.Struct, frozen=True, tag="known"):
     name: str
 
 
+class Row(msgspec.Struct, frozen=True, tag="row"):
+    """A row as people read it: the fields of a ``StoredRow``."""
+
+    row: dict[str, Any]
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """How far it is: files, of so many, and their bytes; or blobs that were changed."""
 
@@ -63,9 +70,9 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     error: tuple[str, ...] = ()
 
 
-Message = Found | Known | Step
+Message = Found | Known | Row | Step
 
-_DECODER: Final = msgspec.json.Decoder(Found | Known | Step | End)
+_DECODER: Final = msgspec.json.Decoder(Found | Known | Row | Step | End)
 
 
 async def messages(
