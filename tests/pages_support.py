@@ -1,5 +1,5 @@
-"""What the pages in docs/ have from the code: tables between ``<!-- name -->`` and
-``<!-- /name -->``. Import it as ``pages_support``; run it to write the tables anew."""
+"""Make the tables of docs/ that come from the code, between ``<!-- name -->`` and
+``<!-- /name -->``. Import it as ``pages_support``; run it to write the tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGES: Final = ROOT / "docs"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     names = list(head)
     lines = [names, ["---"] * len(names), *map(list, rows)]
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
@@ -34,12 +34,12 @@ def _cell(text: str) -> str:
 
 
 def block(text: str, name: str) -> str:
-    """What stands between the marks of that name."""
+    """Return the text between the marks of that name."""
     return _around(text, name)[1]
 
 
 def _around(text: str, name: str) -> tuple[str, str, str]:
-    """What stands before, between and after the marks; the marks belong to the outer parts."""
+    """Return the text before, between and after the marks; the outer parts have the marks."""
     start, end = f"<!-- {name} -->\n\n", f"\n<!-- /{name} -->"
     assert text.count(start) == text.count(end) == 1, name
     before, _, rest = text.partition(start)
@@ -48,7 +48,7 @@ def _around(text: str, name: str) -> tuple[str, str, str]:
 
 
 def options() -> str:
-    """Every option of ``serve``: its key in the file, variable, default and meaning."""
+    """Return the table of all options of ``serve``: key, variable, default and meaning."""
     rows = []
     for key, option in options_of(config.params).items():
         help_, _, default = (option.help or "").partition("[default: ")
@@ -67,7 +67,7 @@ def options() -> str:
 
 
 def kind_of(option: click.Option) -> str:
-    """What a value looks like."""
+    """Return the form of an option's value."""
     if option.is_flag:
         return "true, false"
     if isinstance(option.type, click.Choice):
@@ -77,7 +77,7 @@ def kind_of(option: click.Option) -> str:
 
 
 def default_of(option: click.Option) -> str:
-    """The default as one would write it in the file."""
+    """Return the default as the file would have it."""
     if option.multiple:
         return "none"
     default = option.to_info_dict()["default"]
@@ -87,7 +87,7 @@ def default_of(option: click.Option) -> str:
 
 
 def operations(*, scaleway: bool) -> str:
-    """The operations that Scaleway has, or those beyond."""
+    """Return the table of Scaleway's operations, or of the others."""
     rows = [
         (
             f"`{operation.method} {path_of(operation)}`",
@@ -106,14 +106,14 @@ def path_of(operation: Operation) -> str:
 
 
 def need_of(operation: Operation) -> str:
-    """The least key that an operation takes."""
+    """Return the least key that an operation takes."""
     if operation.owner:
         return "all projects, full" if operation.writes else "all projects"
     return "full" if operation.writes else "any"
 
 
 def rows_of_the_ledger() -> str:
-    """The key shapes, with what their comments say."""
+    """Return the table of key shapes, from their comments."""
     source = (ROOT / "engine" / "ledger" / "layout.py").read_text("utf-8")
     shape = re.compile(r'^([A-Z_]+): Final = (?:\(\n    )?b"(.)"  # (.+?)(?:\n\))?$', re.MULTILINE)
     rows = []
@@ -126,7 +126,7 @@ def rows_of_the_ledger() -> str:
 
 
 def counters() -> str:
-    """The counters, with what their comments say."""
+    """Return the table of counters, from their comments."""
     source = (ROOT / "engine" / "ledger" / "layout.py").read_text("utf-8")
     shape = re.compile(r'^([A-Z_]+): Final = b"(..)"(?:  # (.+))?$', re.MULTILINE)
     scope, rows = "", []
@@ -137,7 +137,7 @@ def counters() -> str:
 
 
 def records() -> str:
-    """The records' fields, in the order in which they are stored."""
+    """Return the table of records, with their fields in stored order."""
     tree = ast.parse((ROOT / "engine" / "ledger" / "records.py").read_text("utf-8"))
     rows = []
     for node in tree.body:
@@ -160,11 +160,11 @@ BLOCKS: Final[dict[str, dict[str, Callable[[], str]]]] = {
     },
     "data-format.md": {"rows": rows_of_the_ledger, "counters": counters, "records": records},
 }
-"""Page to the names of its tables and what makes them."""
+"""Page to the names of its tables and the functions that make them."""
 
 
 def write(page: Path, made: dict[str, Callable[[], str]]) -> None:
-    """Write the tables of a page anew."""
+    """Write the tables of a page."""
     text = page.read_text("utf-8")
     for name, make in made.items():
         before, _, after = _around(text, name)

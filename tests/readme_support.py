@@ -1,4 +1,4 @@
-"""The code in our pages. Import it as ``readme_support``."""
+"""Find the code blocks of pages. Import it as ``readme_support``."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ README: Final = (ROOT / "README.md").read_text("utf-8")
 
 
 def blocks(language: str, page: str = README) -> list[str]:
-    """The code blocks of a language, in order."""
+    """Return the code blocks of a language, in order."""
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)

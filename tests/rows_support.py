@@ -1,4 +1,4 @@
-"""Rows of tables in the pages, and what a server answers as a row says it. Import it as
+"""Read rows of tables in the pages, and write answers in the words of a row. Import it as
 ``rows_support``.
 
 A table between ``<!-- provoked -->`` and ``<!-- /provoked -->`` is a table of answers. Each row has
@@ -37,7 +37,7 @@ ELSEWHERE: Final = frozenset(("default", "set by"))
 
 
 class Reply(Protocol):
-    """What every client of the tests gives for an answer."""
+    """An answer, as each client of the tests returns it."""
 
     @property
     def status(self) -> int: ...
@@ -49,32 +49,31 @@ class Reply(Protocol):
 
 @dataclass
 class Row:
-    """A row: its cells by the heads of their columns."""
+    """A row of a table."""
 
     page: str
     cells: dict[str, str]
     said: set[str] = field(default_factory=set)
-    """Columns that were compared."""
+    """Columns that a test has compared."""
 
     @property
     def name(self) -> str:
-        """The first cell, which no other table's row of that page has."""
+        """First cell; unique in its page."""
         return next(iter(self.cells.values()))
 
     @property
     def number(self) -> float:
-        """The number that the column ``default`` begins with, in bytes, seconds or items."""
+        """Number at the start of the column ``default``, in bytes, seconds or items."""
         text, _, unit = self.cells["default"].partition(",")[0].partition(" ")
         return float(text) * UNITS[unit]
 
     @property
     def source(self) -> str:
-        """What the column ``set by`` names."""
+        """Option or constant in the column ``set by``."""
         return self.cells["set by"].strip("`")
 
     def limit(self, options: Mapping[str, Any] | None = None) -> int:
-        """What is in force: the option that the row names as a server was given it, or the number
-        of the page."""
+        """Return the limit in force: the option as a server got it, or the number of the page."""
         return int(self.number) if options is None else int(options[self.source])
 
     def says(self, **columns: str) -> None:
@@ -85,12 +84,12 @@ class Row:
             self.said.add(name)
 
     def unsaid(self) -> set[str]:
-        """Columns that no test has compared."""
+        """Return the columns that no test has compared."""
         return {*list(self.cells)[1:]} - self.said - ELSEWHERE
 
 
 def rows_of(page: str, mark: str = "provoked") -> list[Row]:
-    """All rows of a page's tables between marks of that name, in order. ``page`` is its name."""
+    """Return the rows of a page's tables between marks of that name, in order."""
     (path,) = [*ROOT.glob(page), *(ROOT / "docs").rglob(page)]
     rows = []
     for part in path.read_text("utf-8").split(f"<!-- {mark} -->")[1:]:
@@ -104,13 +103,13 @@ def _cells(line: str) -> list[str]:
 
 
 def row_of(page: str, name: str) -> Row:
-    """The row with that first cell."""
+    """Return the row with that first cell."""
     (row,) = [row for row in rows_of(page) if row.name == name]
     return row
 
 
 def said(*replies: Reply) -> str:
-    """Answers in the words of the pages: ``413 SIZE_INVALID``, ``429 TOOMANYREQUESTS with
+    """Write answers in the words of the pages: ``413 SIZE_INVALID``, ``429 TOOMANYREQUESTS with
     `Retry-After```. OCI codes stand as they are, types of the management API in backquotes."""
     codes: dict[int, list[str]] = {}
     retried: dict[int, bool] = {}
@@ -128,7 +127,7 @@ def said(*replies: Reply) -> str:
 
 
 def _code(reply: Reply) -> str:
-    """Code or type of an error, empty where the answer is none."""
+    """Return the code or type of an error; empty for a success."""
     if reply.status < 400 or not reply.body:
         return ""
     document = json.loads(reply.body)

@@ -1,4 +1,4 @@
-"""docs/operating.md works: its commands run, in their order, against one server."""
+"""Run the commands of docs/operating.md in their order, against one server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with what the page takes for given: a docker-registry's files, a layout."""
+    """Make a directory with what the page expects: a docker-registry's files and a layout."""
     body = manifest(b"{}", LAYERS[:1])
     old = Registry(tmp_path / "old")
     for name in ("team/web", "web", "my_team/web"):
@@ -38,7 +38,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(place: Path) -> Iterator[ServerProcess]:
-    """What the page starts: its own options, on a free port."""
+    """Start the server of the page, on a free port."""
     (line,) = [block for block in blocks("sh") if block.startswith(SERVE)]
     assert line == f"{SERVE}--data data --listen 127.0.0.1:5000\n"
     with running(place / "data") as started:
@@ -46,14 +46,14 @@ def server(place: Path) -> Iterator[ServerProcess]:
 
 
 def exports(printed: str) -> dict[str, str]:
-    """The variables that a shell has after it evaluated them."""
+    """Return the variables that a shell has after it evaluated the output."""
     pairs = [shlex.split(line.removeprefix("export ")) for line in printed.splitlines()]
     return dict(pair.split("=", 1) for (pair,) in pairs)
 
 
 @pytest.mark.usefixtures("server")
 def test_the_commands_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a shell would, but in this process, without paying for one each."""
+    """Run each line as a shell does, but in this process: starting one each is slow."""
     monkeypatch.chdir(place)
     variables: dict[str, str] = {}
     said: dict[str, str] = {}

@@ -32,12 +32,12 @@ EVERY = sorted([*ROOT.glob("*.md"), *PAGES.rglob("*.md")])
 )
 def test_a_table_is_what_the_code_says(page: str, name: str) -> None:
     shown = block((PAGES / page).read_text("utf-8"), name)
-    assert shown == BLOCKS[page][name](), "make docs writes it anew"
+    assert shown == BLOCKS[page][name](), "run make docs"
     assert shown.count("\n") > 5
 
 
 def test_the_data_format_leaves_nothing_out() -> None:
-    """The tables come from comments: each constant has to have one."""
+    """Find constants without the comment that the tables are made from."""
     page = (PAGES / "data-format.md").read_text("utf-8")
     wanted = {value for value in vars(layout).values() if isinstance(value, bytes)}
     wanted.remove(layout.ZERO_ID)
@@ -49,12 +49,12 @@ def test_the_data_format_leaves_nothing_out() -> None:
 
 
 def records_named(text: str) -> set[str]:
-    """Records in a text of the page."""
+    """Return the names of records in a cell."""
     return set(re.findall(r"\b[A-Z]\w+\b", text))
 
 
 def width(parts: str) -> int:
-    """Bytes of the parts of a key or a value, all of which have a fixed width."""
+    """Return the length in bytes of a key or a value whose parts have a fixed width."""
     widths = {"sha256": SHA_BYTES, "digest key": 1 + 2 * SHA_BYTES, "file id": 8}
     return sum(
         int(number) if number else widths.get(name, ID_BYTES)
@@ -69,7 +69,7 @@ SHAPED = [
     for row in rows_of("data-format.md", "rows")
     if row.cells["first byte"].strip("`").encode() in SHAPES
 ]
-"""Rows of the page with what ``check`` demands of each row of a ledger: all but open uploads."""
+"""Rows of the page with the shapes that ``check`` requires: all rows but open uploads."""
 
 
 def test_a_row_of_the_data_format_is_one_of_the_shapes() -> None:
@@ -111,7 +111,7 @@ def test_records_are_named_where_they_are_and_are_what_is_named() -> None:
 
 @cache
 def all_tests() -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
-    """All tests that CI runs."""
+    """Return all tests that CI runs."""
     found = []
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -124,7 +124,7 @@ def all_tests() -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
 
 @cache
 def run_in_ci() -> frozenset[str]:
-    """Names of all tests that CI runs."""
+    """Return the names of all tests that CI runs."""
     return frozenset(test.name for test in all_tests())
 
 
@@ -138,12 +138,12 @@ FACTS = {
     "operating.md": {"alert", "span", "there", "what is damaged"},
     "upgrading.md": {"version of Holdfast", "what"},
 }
-"""Tables, by the head of their first column, that promise no answer."""
+"""Tables without promises, by page and the head of their first column."""
 
 
 @pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
 def test_each_table_is_made_provoked_tested_or_of_facts(page: Path) -> None:
-    """Whoever adds a table decides what holds its rows."""
+    """Require a decision for each table: made from code, provoked, tested, or plain facts."""
     inside, above = "", ""
     for line in page.read_text("utf-8").splitlines():
         if mark := re.fullmatch(r"<!-- (/?)(\w+) -->", line):
@@ -179,6 +179,18 @@ def test_glossary_is_in_order_and_names_files() -> None:
     assert [place for _, place in rows if not (ROOT / place).exists()] == []
 
 
+def test_names_in_the_recipes_exist() -> None:
+    """A renamed class, function or constant makes a recipe wrong."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    recipes = page.partition("## Recipe: ")[2].partition("## Glossary")[0]
+    named = {each.rpartition(".")[2] for each in re.findall(r"`(_?[A-Za-z][\w.]*)`", recipes)}
+    named = {name for name in named if not name.islower() or "_" in name}
+    assert len(named) > 20
+    paths = [path for part in ("engine", "api", "tests") for path in (ROOT / part).rglob("*.py")]
+    words = {word for path in paths for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    assert named - words == set()
+
+
 def marked(kind: str) -> Iterator[tuple[str, str]]:
     """Yield the pages and rows that marks of a kind name, on tests that CI runs."""
     for test in all_tests():
@@ -202,7 +214,7 @@ def test_rows_of_a_page_begin_differently() -> None:
 
 
 UNTESTED = {"Reporting", "Out of scope"}
-"""Sections of SECURITY.md that promise nothing."""
+"""Sections of SECURITY.md without promises."""
 
 
 def test_every_part_of_the_threat_model_is_tested() -> None:
@@ -225,12 +237,12 @@ SHOWN_ONLY = {
         "cp": "to a machine with systemd, as the next ones",
         "systemctl": "",
         "eval": "test_env_is_what_a_shell_can_evaluate",
-        "ln": "nothing of ours",
+        "ln": "only a link to the installed command",
         "python3 -m venv": "test_the_installed_wheel_serves does the same",
         "/opt/holdfast/bin/pip": "test_it_builds_runs_and_serves does the same, with the extra",
     },
 }
-"""Beginnings of commands in ``console`` blocks that no test runs as they stand, and why."""
+"""Beginnings of commands in ``console`` blocks that no test runs as they stand, with the reason."""
 RUN = {
     "docker build": "test_it_builds_runs_and_serves",
     "docker run": "test_it_builds_runs_and_serves",
@@ -246,7 +258,7 @@ BLOCKS_RUN = {
     ("operating.md", "sh"): "test_the_commands_run",
     ("operating.md", "nginx"): "test_images_go_through_it",
 }
-"""What runs all blocks of a language on a page. ``json`` blocks are answers."""
+"""Tests that run all blocks of a language on a page. ``json`` blocks are answers."""
 
 
 SHOWING = [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]
@@ -283,7 +295,7 @@ OF_OPTIONS = {
     "token-seconds": DEFAULTS.token_seconds,
     "watchdog": DEFAULTS.watchdog_seconds,
 }
-"""What is in force where nothing is set."""
+"""Values in force when no option is set."""
 NO_LIMITS = {"workers"}
 """Options with numbers that bound nothing."""
 
@@ -301,7 +313,7 @@ def test_a_limit_is_what_the_page_says(limit: Row) -> None:
 
 
 def of_code(path: str) -> Any:
-    """The value of a constant, of a field's default, or the bound of an annotated number."""
+    """Return a constant, the default of a field, or the upper bound of an annotated number."""
     parts = ["holdfast", *path.split(".")]
     length = next(n for n in range(len(parts) - 1, 0, -1) if is_module(".".join(parts[:n])))
     value: Any = importlib.import_module(".".join(parts[:length]))

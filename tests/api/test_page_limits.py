@@ -1,5 +1,5 @@
-"""Each row of docs/limits.md: what lies within the limit is taken, and what lies beyond it is
-answered as the page says. Rows that need a server of their own are tested where that server is."""
+"""Try each row of docs/limits.md within the limit and beyond it, and compare the answer with the
+page. Rows that need a server of their own are tested where that server is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What SECURITY.md says of thieves and of abuse, row by row: what can be done, what cannot, and
-what ends it."""
+"""Try each row of SECURITY.md on thieves and abuse: what is possible, what is not, what ends it."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ DAY: Final = 24 * 3600
 
 @pytest.fixture
 async def server() -> AsyncIterator[Registry]:
-    """It has a private image of ours, and a private and a public one of strangers."""
+    """Start a server with a private image, and a private and a public one of another project."""
     async with registry() as running:
         await running.namespace("team")
         await running.namespace("shut", OTHER_PROJECT)
