@@ -36,7 +36,7 @@ SOAK_SECONDS ?= 600
 
 CHECKS := check-lint check-types check-security check-layers
 
-.PHONY: run help test check $(CHECKS) format docs bench image soak clean
+.PHONY: run help test check $(CHECKS) format docs lines bench image soak clean
 
 ## make run       Start a server on http://127.0.0.1:5000 with its data in ./data
 run: $(VENV)/.run
@@ -80,7 +80,11 @@ format: $(VENV)/.dev
 
 ## make docs      Write the tables of docs/ that come from the code
 docs: $(VENV)/.dev
-	$(BIN)/python tests/pages_support.py
+	$(BIN)/python tests/support/pages.py
+
+## make lines     Count the lines of code by folder (REVISION counts a commit)
+lines:
+	@python3 tests/support/lines.py $(REVISION)
 
 ## make bench     Run the benchmarks
 bench: $(VENV)/.dev

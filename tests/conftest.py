@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from rows_support import Row, row_of
-from support import require_tool as _require_tool
+from support.common import require_tool as _require_tool
+from support.rows import Row, row_of
 
 # How long an example takes says more of the machine, and of what else it does, than of the code.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])

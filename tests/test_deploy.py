@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from operating_support import NAMESPACES, call, eventually, metrics_address, operated
-from server_support import WAIT_SECONDS
-from support import ROOT, require_tool
-from systemd_support import booted
+from support.common import ROOT, require_tool
+from support.operating import NAMESPACES, call, eventually, metrics_address, operated
+from support.server import WAIT_SECONDS
+from support.systemd import booted
 
 from holdfast.api.cli.commands.serve import config
 from holdfast.api.cli.config_file import options_of

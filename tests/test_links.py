@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from links_support import anchors, broken, links, pages, target_of
-from support import ROOT
+from support.common import ROOT
+from support.links import anchors, broken, links, pages, target_of
 
 README = ROOT / "README.md"
 INDEX = ROOT / "docs" / "index.md"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
-from server_support import WAIT_SECONDS
-from support import ROOT, require_tool
+from support.common import ROOT, require_tool
+from support.server import WAIT_SECONDS
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 

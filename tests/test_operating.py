@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import InProcess
-from engine_support import manifest
-from layout_support import LAYERS, Layout, Registry
-from server_support import ServerProcess, running
-from support import ROOT
+from support.cli import InProcess
+from support.common import ROOT
+from support.engine import manifest
+from support.layout import LAYERS, Layout, Registry
+from support.server import ServerProcess, running
 
 PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
 OLD = "/var/lib/docker-registry"

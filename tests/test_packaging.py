@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
-from support import ROOT, require_tool
+from support.common import ROOT, require_tool
 
 FOLDERS = ("engine", "api", "bench")
 REST = (

@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 import click
 import pytest
-from pages_support import BLOCKS, PAGES, block
-from rows_support import Row, rows_of
-from support import ROOT
+from support.common import ROOT
+from support.pages import BLOCKS, PAGES, block
+from support.rows import Row, rows_of
 
 from holdfast.api.cli.commands.serve import config
 from holdfast.api.cli.config_file import options_of, size

@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 import uvloop
-from readme_support import README, blocks
-from support import ROOT
+from support.common import ROOT
+from support.readme import README, blocks
 
 MEASUREMENTS = (ROOT / "docs" / "measurements.md").read_text("utf-8")
 EMBEDDING = (ROOT / "docs" / "embedding.md").read_text("utf-8")

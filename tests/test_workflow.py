@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import ROOT
+from support.common import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 HOOKS = ROOT / ".pre-commit-config.yaml"

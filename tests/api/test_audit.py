@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from operating_support import (
+from support.operating import (
     NAMESPACES,
     OWNER,
     SECRET,

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Final
 
 import pytest
-from operating_support import (
+from support.operating import (
     SECRET,
     ask,
     basic,
@@ -26,8 +26,8 @@ from operating_support import (
     operated,
     push,
 )
-from rows_support import Row
-from server_support import ServerProcess, command
+from support.rows import Row
+from support.server import ServerProcess, command
 
 from holdfast.api.limits import bandwidth
 from holdfast.api.limits.bandwidth import ENTRIES, Bandwidth, Flow

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from distribution_support import ORGANIZATION, PROJECT, digest_of
-from fast_path_support import Stage, World, staged
-from wire_support import SECONDS, Client, connected, masked
+from support.distribution import ORGANIZATION, PROJECT, digest_of
+from support.fast_path import Stage, World, staged
+from support.wire import SECONDS, Client, connected, masked
 
 from holdfast.api.http import body_receiver, slow_clients
 from holdfast.api.http.body_receiver import BUFFER_BYTES, Buffers

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cli_support import InProcess
-from operating_support import (
+from support.cli import InProcess
+from support.common import ROOT
+from support.operating import (
     NAMESPACES,
     SECRET,
     ask,
@@ -24,8 +25,7 @@ from operating_support import (
     eventually,
     operated,
 )
-from server_support import WAIT_SECONDS, ServerProcess, command, running
-from support import ROOT
+from support.server import WAIT_SECONDS, ServerProcess, command, running
 
 
 def written(path: Path, text: str) -> str:

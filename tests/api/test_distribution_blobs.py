@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distribution_support import Answer, Registry, digest_of, manifest, registry
+from support.distribution import Answer, Registry, digest_of, manifest, registry
 
 from holdfast.engine import Store, StoreConfig
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from distribution_support import OWNER_SECRET, Registry, digest_of, registry
-from fast_path_support import staged
+from support.distribution import OWNER_SECRET, Registry, digest_of, registry
+from support.fast_path import staged
 
 from holdfast.engine import Visibility
 

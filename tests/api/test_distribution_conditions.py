@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     OWNER_SECRET,
     Registry,
     basic,

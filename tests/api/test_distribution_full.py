@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from distribution_support import Answer, Registry, digest_of, registry
+from support.distribution import Answer, Registry, digest_of, registry
 
 from holdfast.engine import INLINE_BYTES_CAP, Store, StoreConfig, check_directory
 

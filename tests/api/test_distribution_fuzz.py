@@ -13,8 +13,11 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import pytest
-from clients_support import Registry, basic, serving
-from distribution_support import (
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from support.clients import Registry, basic, serving
+from support.distribution import (
     INDEX_TYPE,
     MANIFEST_TYPE,
     Answer,
@@ -23,11 +26,8 @@ from distribution_support import (
     digest_of,
     manifest,
 )
-from hypothesis import HealthCheck, given, note, settings
-from hypothesis import strategies as st
-from load_support import kibibytes
-from multidict import CIMultiDict, CIMultiDictProxy
-from wire_support import connected
+from support.load import kibibytes
+from support.wire import connected
 
 from holdfast.api.http.connection import HEAD_BYTES_MAX
 from holdfast.api.server.worker import FIELD_BYTES_MAX

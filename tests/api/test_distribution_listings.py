@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     CONFIG_TYPE,
     EMPTY_TYPE,
     INDEX_TYPE,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     EMPTY_TYPE,
     INDEX_TYPE,
     LAYER_TYPE,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from distribution_support import Answer, Registry, digest_of, registry
+from support.distribution import Answer, Registry, digest_of, registry
 
 DATA = bytes(range(256)) * 1024
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     OWNER_SECRET,
     Registry,
     basic,

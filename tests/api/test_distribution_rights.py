@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     OTHER_PROJECT,
     Answer,
     Registry,
     digest_of,
     registry,
 )
-from rows_support import rows_of, said
+from support.rows import rows_of, said
 
 from holdfast.api.oci import rights
 from holdfast.api.oci.app import ENDPOINTS

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     Registry,
     digest_of,
     registry,

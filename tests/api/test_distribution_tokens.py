@@ -11,7 +11,7 @@ from uuid import UUID
 
 import jwt
 import pytest
-from distribution_support import (
+from support.distribution import (
     INDEX_TYPE,
     OTHER_PROJECT,
     OWNER_SECRET,

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from distribution_support import Answer, Registry, digest_of, registry
+from support.distribution import Answer, Registry, digest_of, registry
 
 from holdfast.api.http import slow_clients
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from depot_support import descriptors, descriptors_before
-from distribution_support import digest_of
-from fast_path_support import FILE, Stage, World, staged
-from wire_support import SECONDS, Client, connected, masked
+from support.depot import descriptors, descriptors_before
+from support.distribution import digest_of
+from support.fast_path import FILE, Stage, World, staged
+from support.wire import SECONDS, Client, connected, masked
 
 from holdfast.api.fast.reads import WHOLE_BYTES_MAX
 from holdfast.api.http import sendfile, slow_clients

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
-from fast_path_support import APPLICATION, NAMES, SMALL, Stage, World, staged
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from server_support import running
-from wire_support import Client, CountingLane, connected, exchange, masked, request, serving
+from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from support.fast_path import APPLICATION, NAMES, SMALL, Stage, World, staged
+from support.server import running
+from support.wire import Client, CountingLane, connected, exchange, masked, request, serving
 
 from holdfast.api import AppSettings
 from holdfast.api.fast import reads
@@ -710,7 +710,7 @@ def test_the_option(tmp_path: Path, option: str) -> None:
 
 
 async def _names(port: int, secret: str) -> list[bytes]:
-    from distribution_support import basic
+    from support.distribution import basic
 
     async with connected(port) as client:
         authorization = f"Authorization: {basic(secret)}"

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from distribution_support import MANIFEST_TYPE, digest_of
-from fast_path_support import Stage, World, staged
-from wire_support import Client, CountingLane, connected, request, serving
+from support.distribution import MANIFEST_TYPE, digest_of
+from support.fast_path import Stage, World, staged
+from support.wire import Client, CountingLane, connected, request, serving
 
 from holdfast.api import AppSettings
 from holdfast.api.access_log import AccessLogger

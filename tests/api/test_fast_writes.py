@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
-from fast_path_support import Stage, World, staged
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_support import LAST, Client, connected, masked
+from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from support.fast_path import Stage, World, staged
+from support.wire import LAST, Client, connected, masked
 
 from holdfast.api.fast import connection
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from operating_support import SECRET, basic, call, make_namespace, operated, push
+from support.operating import SECRET, basic, call, make_namespace, operated, push
 
 UPLOADS = "/v2/team/app/blobs/uploads/"
 

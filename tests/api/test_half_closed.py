@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from distribution_support import digest_of
-from edge_support import EDGES, OWNER, Edge, edge_of
-from wire_support import connected, request
+from support.distribution import digest_of
+from support.edge import EDGES, OWNER, Edge, edge_of
+from support.wire import connected, request
 
 from holdfast.api.http.connection_limits import ConnectionLimits
 

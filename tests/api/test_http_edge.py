@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 import pytest
-from distribution_support import digest_of
-from edge_support import EDGES, OWNER, Edge, edge_of, trickle
-from wire_support import LAST, connected, exchange, request
+from support.distribution import digest_of
+from support.edge import EDGES, OWNER, Edge, edge_of, trickle
+from support.wire import LAST, connected, exchange, request
 
 from holdfast.api.http import connection
 from holdfast.api.http.connection_limits import ConnectionLimits

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from operating_support import (
+from support.operating import (
     NAMESPACES,
     SECRET,
     WRONG,
@@ -24,7 +24,7 @@ from operating_support import (
     operated,
     raw,
 )
-from server_support import ServerProcess
+from support.server import ServerProcess
 
 from holdfast.api.limits import rates as limits
 from holdfast.api.limits.addresses import network_prefix

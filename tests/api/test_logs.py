@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operating_support import (
+from support.operating import (
     NAMESPACES,
     OWNER,
     SECRET,

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from distribution_support import ORGANIZATION, OWNER_SECRET, PROJECT
-from edge_support import EDGES, Edge, edge_of
-from load_support import eventually
-from operating_support import Reply
-from rows_support import Row, said
-from wire_support import Client, connected, request, serving
+from support.distribution import ORGANIZATION, OWNER_SECRET, PROJECT
+from support.edge import EDGES, Edge, edge_of
+from support.load import eventually
+from support.operating import Reply
+from support.rows import Row, said
+from support.wire import Client, connected, request, serving
 
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.ledger.slow_reads import SHARE, Stopped

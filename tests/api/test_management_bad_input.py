@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from management_support import ABSENT, BEYOND, REGISTRY, Answer, Server, memory_store, serving
+from support.management import ABSENT, BEYOND, REGISTRY, Answer, Server, memory_store, serving
 
 NAMESPACES = REGISTRY + "/namespaces"
 LISTS = ("/namespaces", "/images", "/images/{image}/tags")

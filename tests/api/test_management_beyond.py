@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from management_support import (
+from support.management import (
     ABSENT,
     BEYOND,
     OTHER_PROJECT,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from management_support import REGISTRY, Server, memory_store, serving
+from support.management import REGISTRY, Server, memory_store, serving
 
 from holdfast import engine
 from holdfast.api.management.errors import STATUS, error_of, too_many

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from management_support import (
+from support.management import (
     ABSENT,
     OTHER_PROJECT,
     PROJECT,

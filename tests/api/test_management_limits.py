@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from management_support import (
+from support.management import (
     BEYOND,
     MANIFEST_TYPE,
     OTHER_PROJECT,

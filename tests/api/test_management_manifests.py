@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from management_support import (
+from support.management import (
     ABSENT,
     BEYOND,
     MANIFEST_TYPE,

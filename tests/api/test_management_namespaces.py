@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from management_support import (
+from support.management import (
     ABSENT,
     OTHER_PROJECT,
     PROJECT,

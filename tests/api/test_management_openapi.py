@@ -12,7 +12,6 @@ import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from management_support import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
@@ -20,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
 
 from holdfast.api import create_app
 from holdfast.api.management.operations import OPERATIONS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import encode_basic_auth
-from management_support import (
+from support.management import (
     CONFIG_TYPE,
     LAYER_TYPE,
     MANIFEST_TYPE,

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from management_support import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
+from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
 from yarl import URL
 
 JAVASCRIPT = (

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from management_support import (
+from support.management import (
     BEYOND,
     OTHER_PROJECT,
     PROJECT,

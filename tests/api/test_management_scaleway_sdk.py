@@ -8,15 +8,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
-from management_support import (
-    ABSENT,
-    OWNER_SECRET,
-    PROJECT,
-    Server,
-    disk_store,
-    memory_store,
-    serving,
-)
 from scaleway import Client, ScalewayException
 from scaleway.registry.v1 import (
     ImageStatus,
@@ -29,6 +20,15 @@ from scaleway.registry.v1 import (
     TagStatus,
 )
 from scaleway_core.utils import WaitForOptions
+from support.management import (
+    ABSENT,
+    OWNER_SECRET,
+    PROJECT,
+    Server,
+    disk_store,
+    memory_store,
+    serving,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")

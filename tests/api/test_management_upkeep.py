@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
-from cli_support import blob_files, damage
-from management_support import REGISTRY, Server, disk_store, memory_store, serving
+from support.cli import blob_files, damage
+from support.management import REGISTRY, Server, disk_store, memory_store, serving
 
 from holdfast.engine import Problem, Store
 

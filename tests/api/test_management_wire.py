@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from management_support import ABSENT, OWNER_SECRET, REGISTRY, Server, memory_store, serving
+from support.management import ABSENT, OWNER_SECRET, REGISTRY, Server, memory_store, serving
 from yarl import URL
 
 JSON_UTF8 = "application/json; charset=utf-8"

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import pytest
-from management_support import (
+from support.management import (
     ABSENT,
     OWNER_SECRET,
     PROJECT,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from damage_support import flip, sha
-from operating_support import (
+from support.damage import flip, sha
+from support.operating import (
     SECRET,
     WRONG,
     ask,
@@ -25,7 +25,7 @@ from operating_support import (
     operated,
     push,
 )
-from server_support import WAIT_SECONDS, ServerProcess, command
+from support.server import WAIT_SECONDS, ServerProcess, command
 
 from holdfast.api.telemetry.counters import BOUNDS, SLOT_BYTES, Counters, Layout, Slot, create
 from holdfast.api.telemetry.metrics import Metrics, Reporter

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
-from operating_support import (
+from support.operating import (
     SECRET,
     Reply,
     ask,
@@ -23,7 +23,7 @@ from operating_support import (
     operated,
     push,
 )
-from server_support import WAIT_SECONDS, ServerProcess
+from support.server import WAIT_SECONDS, ServerProcess
 
 FILES = 256
 LAYER = os.urandom(2_000_000)

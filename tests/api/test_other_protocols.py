@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import tls_support
-from edge_support import EDGES, OWNER, Edge, edge_of
-from wire_support import connected, request
+from support import tls as tls_support
+from support.edge import EDGES, OWNER, Edge, edge_of
+from support.wire import connected, request
 
 from holdfast.api.http import connection
 

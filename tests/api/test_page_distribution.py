@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     INDEX_TYPE,
     MANIFEST_TYPE,
     OWNER_SECRET,
@@ -18,8 +18,8 @@ from distribution_support import (
     manifest,
     registry,
 )
-from full_support import GO_ON, filled, pulled_and_deleted
-from rows_support import Row, said
+from support.full import GO_ON, filled, pulled_and_deleted
+from support.rows import Row, said
 
 from holdfast.api import AppSettings
 from holdfast.api.oci.exchange import RESULTS_MAX

@@ -17,16 +17,16 @@ from urllib.parse import urlencode
 
 import pytest
 from click.testing import CliRunner, Result
-from distribution_support import CONFIG_TYPE, MANIFEST_TYPE, Registry, registry
-from distribution_support import digest_of as digest
-from edge_support import OWNER as BASIC
-from edge_support import Edge
-from engine_support import Clock
-from full_support import GO_ON, filled, pulled_and_deleted
-from operating_support import NAMESPACES, SECRET, WRONG, Reply, basic, call, operated, raw
-from rows_support import Row, said
-from server_support import WAIT_SECONDS, ServerProcess
-from wire_support import connected, request
+from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, Registry, registry
+from support.distribution import digest_of as digest
+from support.edge import OWNER as BASIC
+from support.edge import Edge
+from support.engine import Clock
+from support.full import GO_ON, filled, pulled_and_deleted
+from support.operating import NAMESPACES, SECRET, WRONG, Reply, basic, call, operated, raw
+from support.rows import Row, said
+from support.server import WAIT_SECONDS, ServerProcess
+from support.wire import connected, request
 
 from holdfast.api import AppSettings
 from holdfast.api.cli.main import holdfast

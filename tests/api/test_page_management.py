@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from full_support import GO_ON, filled, pulled_and_deleted
-from management_support import (
+from support.full import GO_ON, filled, pulled_and_deleted
+from support.management import (
     ABSENT,
     BEYOND,
     OTHER_PROJECT,
@@ -25,8 +25,8 @@ from management_support import (
     memory_store,
     serving,
 )
-from operating_support import NAMESPACES, SECRET, call, operated
-from rows_support import Row, rows_of, said
+from support.operating import NAMESPACES, SECRET, call, operated
+from support.rows import Row, rows_of, said
 
 LISTED: Final = REGISTRY + "/namespaces"
 

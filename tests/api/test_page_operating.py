@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rows_support import Row, rows_of
-from server_support import ServerProcess, command, running
+from support.rows import Row, rows_of
+from support.server import ServerProcess, command, running
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from distribution_support import (
+from support.distribution import (
     OTHER_PROJECT,
     OWNER_SECRET,
     PROJECT,
@@ -22,9 +22,9 @@ from distribution_support import (
     digest_of,
     registry,
 )
-from engine_support import collect
-from full_support import GO_ON, filled, pulled_and_deleted
-from operating_support import (
+from support.engine import collect
+from support.full import GO_ON, filled, pulled_and_deleted
+from support.operating import (
     SECRET,
     WRONG,
     Reply,
@@ -35,8 +35,8 @@ from operating_support import (
     operated,
     push,
 )
-from rows_support import Row, said
-from server_support import WAIT_SECONDS, command
+from support.rows import Row, said
+from support.server import WAIT_SECONDS, command
 
 from holdfast.api import AppSettings
 from holdfast.api.oci import tokens

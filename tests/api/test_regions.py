@@ -10,10 +10,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from cli_support import Shell
 from hypothesis import example, given
 from hypothesis import strategies as st
-from server_support import WAIT_SECONDS, ServerProcess, running
+from support.cli import Shell
+from support.server import WAIT_SECONDS, ServerProcess, running
 
 from holdfast.api import AppSettings
 from holdfast.api.http.regions import REGIONS_DEFAULT, endpoint_of, region_at

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from distribution_support import Answer, Registry, basic, registry
-from tenants_support import (
+from support.distribution import Answer, Registry, basic, registry
+from support.tenants import (
     CALLERS,
     MANIFEST_TYPE,
     OTHER_REGION,

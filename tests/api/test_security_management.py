@@ -13,8 +13,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from management_support import Answer, Server, memory_store, serving
-from tenants_support import (
+from support.management import Answer, Server, memory_store, serving
+from support.tenants import (
     CALLERS,
     PLACES,
     PROJECT,

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from operating_support import (
+from support.operating import (
     MANIFEST,
     NAMESPACES,
     SECRET,
@@ -27,8 +27,8 @@ from operating_support import (
     operated,
     push,
 )
-from rows_support import Row
-from server_support import ServerProcess, command
+from support.rows import Row
+from support.server import ServerProcess, command
 
 FORM = "application/x-www-form-urlencoded"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from distribution_support import ORGANIZATION, PROJECT, digest_of
-from wire_support import LOOPS, SECONDS, Client, connected, request, serving
+from support.distribution import ORGANIZATION, PROJECT, digest_of
+from support.wire import LOOPS, SECONDS, Client, connected, request, serving
 
 from holdfast.api.http import sendfile, slow_clients
 from holdfast.engine import Store, StoreConfig

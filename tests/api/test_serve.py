@@ -18,9 +18,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from operating_support import holds
-from rows_support import Row
-from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
+from support.operating import holds
+from support.rows import Row
+from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
 
 from holdfast.api.server.server_files import LOCK_FILE
 

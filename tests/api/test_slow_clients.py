@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from distribution_support import digest_of
-from edge_support import EDGES, OWNER, Edge, edge_of
-from wire_support import LAST, Client, connected, request
+from support.distribution import digest_of
+from support.edge import EDGES, OWNER, Edge, edge_of
+from support.wire import LAST, Client, connected, request
 
 from holdfast.api.http import bodies, slow_clients
 from holdfast.api.http.connection_limits import (

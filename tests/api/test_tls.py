@@ -12,9 +12,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import tls_support
-from edge_support import EDGES, Edge, edge_of
-from operating_support import (
+from support import tls as tls_support
+from support.edge import EDGES, Edge, edge_of
+from support.operating import (
     MANIFEST,
     SECRET,
     ask,
@@ -28,9 +28,9 @@ from operating_support import (
     operated,
     push,
 )
-from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, command
-from tls_support import install, trusting
-from wire_support import LAST, connected
+from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess, command
+from support.tls import install, trusting
+from support.wire import LAST, connected
 
 from holdfast.api.http import site
 from holdfast.api.http.connection_limits import ConnectionLimits

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from operating_support import (
+from support.operating import (
     SECRET,
     WRONG,
     ask,
@@ -25,7 +25,7 @@ from operating_support import (
     operated,
     push,
 )
-from server_support import WAIT_SECONDS, command
+from support.server import WAIT_SECONDS, command
 
 from holdfast.api.http.slow_clients import Pace
 from holdfast.api.telemetry.logs import AccessLine

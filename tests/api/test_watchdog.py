@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from operating_support import call, eventually, operated
-from rows_support import Row
-from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess
+from support.operating import call, eventually, operated
+from support.rows import Row
+from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess
 
 from holdfast.api.server import worker
 from holdfast.engine import StorageFailed, Store, StoreConfig

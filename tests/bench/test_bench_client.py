@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from bench_support import serving
+from support.bench import serving
 
 from holdfast.bench.load import drive
 from holdfast.bench.load.client_pool import ClientPool

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_support import TINY, Keeper, Reply, serving, serving_bodies
+from support.bench import TINY, Keeper, Reply, serving, serving_bodies
 
 from holdfast.bench.load.client_pool import ClientPool
 from holdfast.bench.load.drive import Job

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bench_support import TINY
+from support.bench import TINY
 
 from holdfast.bench.load import process
 from holdfast.bench.load.client_pool import ClientPool

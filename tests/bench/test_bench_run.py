@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bench_support import TINY, Keeper, Reply, Silent, serving, serving_bodies
+from support.bench import TINY, Keeper, Reply, Silent, serving, serving_bodies
 
 from holdfast.api.cli import main as cli
 from holdfast.api.cli.commands.serve import serve

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_support import TINY, Silent
+from support.bench import TINY, Silent
 
 from holdfast.bench.report import results
 from holdfast.bench.run import Plan, Run

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_support import TINY, Silent, serving
+from support.bench import TINY, Silent, serving
 
 from holdfast.bench.run import Plan, Run
 from holdfast.bench.suites import background, background_load

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import InProcess, make_directory
-from server_support import running
+from support.cli import InProcess, make_directory
+from support.server import running
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_support import InProcess, add_namespace, data_of, make_directory, push
+from support.cli import InProcess, add_namespace, data_of, make_directory, push
 
 from holdfast.engine import ROW_KINDS
 from holdfast.engine.check.rows import SHAPES
@@ -79,7 +79,7 @@ def test_no_secret_is_shown(shell: InProcess) -> None:
 
 
 def test_a_damaged_row_says_why(shell: InProcess) -> None:
-    from cli_support import open_store
+    from support.cli import open_store
 
     async def damage() -> None:
         async with open_store(data_of(shell)) as store:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_support import InProcess
+from support.cli import InProcess
 
 from holdfast.api.cli.main import holdfast
 

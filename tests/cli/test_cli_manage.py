@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from cli_support import (
+from support.cli import (
     LAYER,
     InProcess,
     Shell,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_support import InProcess
+from support.cli import InProcess
 
 from holdfast.api.server.server_files import OWNER_FILE
 from holdfast.engine import Store, StoreConfig

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import environment
-from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess, running
-from support import require_tool
+from support.cli import environment
+from support.common import require_tool
+from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess, running
 
 SDK = """
 import json

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Shell, make_directory
-from server_support import ServerProcess, running
+from support.cli import Shell, make_directory
+from support.server import ServerProcess, running
 
 from holdfast.api.cli.errors import Misused
 from holdfast.api.cli.session import Target, place_of

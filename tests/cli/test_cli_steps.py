@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_support import LAYER, InProcess, blob_files, damage, data_of, push
-from engine_support import descriptor, index, manifest
-from layout_support import LAYERS, REF_NAME, Layout, contents, entries
+from support.cli import LAYER, InProcess, blob_files, damage, data_of, push
+from support.engine import descriptor, index, manifest
+from support.layout import LAYERS, REF_NAME, Layout, contents, entries
 
 from holdfast.engine import OCI_INDEX
 

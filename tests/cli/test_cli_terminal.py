@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_support import LAYER, add_namespace, environment, make_directory, push
-from server_support import HOLDFAST, WAIT_SECONDS
-from support import require_tool
+from support.cli import LAYER, add_namespace, environment, make_directory, push
+from support.common import require_tool
+from support.server import HOLDFAST, WAIT_SECONDS
 
 from holdfast.api.cli.main import holdfast
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clients_support import Program, Registry, daemon, require_root, serving, skopeo_in
-from support import require_tool
+from support.clients import Program, Registry, daemon, require_root, serving, skopeo_in
+from support.common import require_tool
 
 
 @pytest.fixture(scope="module")

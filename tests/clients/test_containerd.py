@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clients_support import ABSENT_SECRET, Program, Registry, daemon, require_root
-from images_support import (
+from support.clients import ABSENT_SECRET, Program, Registry, daemon, require_root
+from support.common import require_tool
+from support.images import (
     DOCKER_MANIFEST_TYPE,
     INDEX_TYPE,
     Layout,
@@ -15,7 +16,6 @@ from images_support import (
     docker_archive,
     layers,
 )
-from support import require_tool
 
 SETTINGS = """version = 2
 root = "{home}/root"

@@ -8,8 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from clients_support import ABSENT_SECRET, Program, Registry
-from images_support import (
+from support.clients import ABSENT_SECRET, Program, Registry
+from support.images import (
     DOCKER_LIST_TYPE,
     DOCKER_MANIFEST_TYPE,
     content_size,

@@ -7,10 +7,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from clients_support import Program, problems, serving
-from crash_support import Gate, kill_all
-from images_support import content_size, docker_archive, layers
-from server_support import WAIT_SECONDS
+from support.clients import Program, problems, serving
+from support.crash import Gate, kill_all
+from support.images import content_size, docker_archive, layers
+from support.server import WAIT_SECONDS
 
 BEFORE_THE_CRASH = 3_000_000
 """Bytes that reach the server: of the large layer, which has twice as many, not all."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Shell, make_directory
-from clients_support import PLAIN_COPY, Registry, problems, serving, skopeo_in
-from images_support import MANIFEST_TYPES, Layout, docker_archive, layers
-from server_support import HOLDFAST, WAIT_SECONDS
-from support import require_tool
+from support.cli import Shell, make_directory
+from support.clients import PLAIN_COPY, Registry, problems, serving, skopeo_in
+from support.common import require_tool
+from support.images import MANIFEST_TYPES, Layout, docker_archive, layers
+from support.server import HOLDFAST, WAIT_SECONDS
 
 ARCHITECTURES = ("amd64", "arm64")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from base_image_support import ENVIRONMENT, base_image
-from clients_support import Program
-from images_support import docker_archive, layers
-from operating_support import eventually
-from server_support import WAIT_SECONDS
-from support import ROOT
+from support.base_image import ENVIRONMENT, base_image
+from support.clients import Program
+from support.common import ROOT
+from support.images import docker_archive, layers
+from support.operating import eventually
+from support.server import WAIT_SECONDS
 
 BASE, IMAGE, CONTAINER, VOLUME = "holdfast-base", "holdfast", "registry", "holdfast"
 USER = 10001

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from clients_support import Program, serving, skopeo_in
-from images_support import docker_archive, layers
-from server_support import WAIT_SECONDS
-from support import ROOT, require_tool
+from support.clients import Program, serving, skopeo_in
+from support.common import ROOT, require_tool
+from support.images import docker_archive, layers
+from support.server import WAIT_SECONDS
 
 PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
 NAME = "registry.example.org"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients_support import Registry
-from images_support import INDEX_TYPE, MANIFEST_TYPE, content_size, noise
 from oras.oci import Subject
 from oras.provider import Registry as Provider
+from support.clients import Registry
+from support.images import INDEX_TYPE, MANIFEST_TYPE, content_size, noise
 
 REPORT_TYPE = "application/vnd.example.report"
 

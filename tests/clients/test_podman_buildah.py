@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from clients_support import ABSENT_SECRET, Program, Registry, containers, require_root
-from images_support import content_size, docker_archive, layers
-from support import require_tool
+from support.clients import ABSENT_SECRET, Program, Registry, containers, require_root
+from support.common import require_tool
+from support.images import content_size, docker_archive, layers
 
 PLAIN = "--tls-verify=false"
 

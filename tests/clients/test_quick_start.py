@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from clients_support import Program, Registry
-from images_support import content_size, docker_archive, layers
-from readme_support import blocks
-from server_support import WAIT_SECONDS
-from support import require_tool
+from support.clients import Program, Registry
+from support.common import require_tool
+from support.images import content_size, docker_archive, layers
+from support.readme import blocks
+from support.server import WAIT_SECONDS
 
 FETCH = "docker pull hello-world:latest\n"
 """The one line that needs the world: an image of ours has that name already."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from clients_support import Answer, Registry
-from images_support import CONFIG_TYPE, MANIFEST_TYPE, digest_of
+from support.clients import Answer, Registry
+from support.images import CONFIG_TYPE, MANIFEST_TYPE, digest_of
 
 WRITERS = 8
 PATH = "team/web/manifests/v1"

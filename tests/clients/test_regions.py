@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients_support import Program, Registry, serving, skopeo_in
-from images_support import content_size, docker_archive, layer, layers, noise
+from support.clients import Program, Registry, serving, skopeo_in
+from support.images import content_size, docker_archive, layer, layers, noise
 
 COPY = ("copy", "--src-tls-verify=false", "--dest-tls-verify=false")
 

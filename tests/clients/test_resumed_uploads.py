@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from clients_support import Answer, Registry, basic, problems, serving
-from crash_support import kill_all
-from images_support import digest_of, noise
-from server_support import WAIT_SECONDS
+from support.clients import Answer, Registry, basic, problems, serving
+from support.crash import kill_all
+from support.images import digest_of, noise
+from support.server import WAIT_SECONDS
 
 BLOB = noise("resumed", 3_000_000)
 DIGEST = digest_of(BLOB)

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from clients_support import ABSENT_SECRET, Program, Registry, skopeo_in
-from clients_support import PLAIN_COPY as COPY
-from images_support import INDEX_TYPE, Layout, content_size, docker_archive, layers
-from support import ROOT
+from support.clients import ABSENT_SECRET, Program, Registry, skopeo_in
+from support.clients import PLAIN_COPY as COPY
+from support.common import ROOT
+from support.images import INDEX_TYPE, Layout, content_size, docker_archive, layers
 
 OPERATING = (ROOT / "docs" / "operating.md").read_text("utf-8")
 PLAIN = ("--tls-verify=false",)

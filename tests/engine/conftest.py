@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from engine_support import KINDS, Clock, Place, problems
+from support.engine import KINDS, Clock, Place, problems
 
 from holdfast.engine import Store
 

@@ -11,7 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from engine_support import (
+from support.engine import (
     OTHER_PROJECT,
     REGION,
     START,

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     index,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, cast
 
 import pytest
-from engine_support import REGION, Clock, Place, make_namespace, noise, once, read, sha256
-from threads_support import Told, turns
+from support.engine import REGION, Clock, Place, make_namespace, noise, once, read, sha256
+from support.threads import Told, turns
 
 from holdfast.engine import BUFFERS_IN_FLIGHT, WAITS, StorageFailed, StorageFull, Store
 from holdfast.engine.blobs.writer import BATCH_BYTES, VIEW_BYTES, BlobWriter

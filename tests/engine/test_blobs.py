@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import (
+from support.engine import (
     Clock,
     Place,
     Vanished,

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from depot_support import python, write
-from depot_support import read as contents
-from engine_support import REGION, Gate, Hooks, make_namespace, noise, once, read, sha256
-from faults_support import Countdown, FailingLedger
-from race_support import Held, hold_before
-from seams_support import Seams, check, orphan
+from support.depot import python, write
+from support.depot import read as contents
+from support.engine import REGION, Gate, Hooks, make_namespace, noise, once, read, sha256
+from support.faults import Countdown, FailingLedger
+from support.race import Held, hold_before
+from support.seams import Seams, check, orphan
 
 from holdfast.engine import Closed, StorageFailed, StorageFull, Store, StoreConfig
 from holdfast.engine.depot.files import open_blocks

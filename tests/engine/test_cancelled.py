@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from copies_support import names
-from depot_support import descriptors, descriptors_before
-from engine_support import (
+from support.copies import names
+from support.depot import descriptors, descriptors_before
+from support.engine import (
     ORGANIZATION,
     PROJECT,
     REGION,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from threads_support import Gate, begun, turns
+from support.threads import Gate, begun, turns
 
 from holdfast.engine.model.errors import StorageFailed
 from holdfast.engine.tasks.serial_queue import SerialQueue

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from engine_support import OTHER_PROJECT, PROJECT, REGION, make_namespace, push
+from support.engine import OTHER_PROJECT, PROJECT, REGION, make_namespace, push
 
 from holdfast.engine import Namespace, Store, Visibility
 from holdfast.engine.ledger.interface import Rows, Transaction

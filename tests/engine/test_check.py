@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_history import History
-from check_support import found, furnish
-from engine_support import Clock, Place
+from support.check import found, furnish
+from support.engine import Clock, Place
+from support.history import History
 
 from holdfast.engine import Closed, Store, StoreConfig
 from holdfast.engine.maintenance import sweep as sweep_module

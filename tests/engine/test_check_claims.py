@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_support import BASE, GARBAGE, HELD, SIGNED, SMALL, TEXT
-from damage_support import (
+from support.check import BASE, GARBAGE, HELD, SIGNED, SMALL, TEXT
+from support.damage import (
     Cases,
     blob_of,
     change,

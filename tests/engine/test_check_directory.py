@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from check_history import History
-from check_support import BASE, HELD, SMALL, found, furnish, matches
-from damage_support import (
+from support.check import BASE, HELD, SMALL, found, furnish, matches
+from support.damage import (
     claim_of,
     content_of,
     cut,
@@ -22,7 +21,8 @@ from damage_support import (
     rows,
     vanish,
 )
-from engine_support import Clock, noise
+from support.engine import Clock, noise
+from support.history import History
 
 from holdfast.engine import NotAStore, Problem, StorageFailed, Store, StoreConfig, check_directory
 from holdfast.engine.ledger import layout

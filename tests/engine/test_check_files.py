@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
-from check_support import BASE, HELD, SMALL, TEXT, found, furnish, matches
-from damage_support import (
+from support.check import BASE, HELD, SMALL, TEXT, found, furnish, matches
+from support.damage import (
     blob_of,
     change,
     content_of,
@@ -18,7 +18,7 @@ from damage_support import (
     sha,
     vanish,
 )
-from engine_support import REGION, Place, noise, sha256, upload
+from support.engine import REGION, Place, noise, sha256, upload
 
 from holdfast.engine import Digest, Problem, Store
 from holdfast.engine.blobs import claims

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from damage_support import Cases, change, cut, image_of, records, rows
-from engine_support import REGION
+from support.damage import Cases, change, cut, image_of, records, rows
+from support.engine import REGION
 
 from holdfast.engine import Digest
 from holdfast.engine.ledger import layout

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_support import found, furnish, matches
-from damage_support import (
+from support.check import found, furnish, matches
+from support.damage import (
     Cases,
     cut,
     flip,
@@ -15,7 +15,7 @@ from damage_support import (
     records,
     rows,
 )
-from engine_support import Clock, Place
+from support.engine import Clock, Place
 
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, pack_counter

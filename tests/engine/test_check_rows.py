@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_support import found, furnish, furnish_more
-from damage_support import (
+from support.check import found, furnish, furnish_more
+from support.damage import (
     Cases,
     change,
     flip,
@@ -16,7 +16,7 @@ from damage_support import (
     records,
     rows,
 )
-from engine_support import Clock, Place
+from support.engine import Clock, Place
 
 from holdfast.engine.check import context
 from holdfast.engine.check.rows import SHAPES

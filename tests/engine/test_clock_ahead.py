@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from engine_support import (
+from support.engine import (
     OTHER_PROJECT,
     PROJECT,
     REGION,

@@ -4,7 +4,7 @@ ever, and the order of what was made is that in which it was made."""
 from __future__ import annotations
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     make_namespace,

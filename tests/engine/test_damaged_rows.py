@@ -10,9 +10,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from check_support import furnish, furnish_more
-from damage_support import flip, put_back, sha
-from engine_support import (
+from support.check import furnish, furnish_more
+from support.damage import flip, put_back, sha
+from support.engine import (
     PROJECT,
     REGION,
     Clock,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from engine_support import REGION, Clock, Hooks, Place, make_namespace, manifest, push
+from support.engine import REGION, Clock, Hooks, Place, make_namespace, manifest, push
 
 from holdfast.engine import (
     ALWAYS,

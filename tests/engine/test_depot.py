@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from depot_support import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.depot import read, write
 
 from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.depot.interface import BLOCK_FILES, Depot

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from depot_support import descriptors, descriptors_before, python, read, write
+from support.depot import descriptors, descriptors_before, python, read, write
 
 from holdfast.engine.depot import disk_file
 from holdfast.engine.depot.disk import DiskDepot

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from depot_support import descriptors, descriptors_before, python, read, write
-from support import unavailable
+from support.common import unavailable
+from support.depot import descriptors, descriptors_before, python, read, write
 
 from holdfast.engine.depot import disk_file
 from holdfast.engine.depot.disk import DiskDepot

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from depot_support import write
-from support import ROOT, unavailable
+from support.common import ROOT, unavailable
+from support.depot import write
 
 from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.depot.memory import MemoryDepot

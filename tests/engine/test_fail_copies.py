@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from copies_support import finish, here, names
-from engine_support import Clock, Place, make_namespace, noise, push, read, sha256
-from faults_support import Countdown, Death
-from seams_support import MAP_BYTES, Sight, check, see, swift
+from support.copies import finish, here, names
+from support.engine import Clock, Place, make_namespace, noise, push, read, sha256
+from support.faults import Countdown, Death
+from support.seams import MAP_BYTES, Sight, check, see, swift
 
 from holdfast.engine import (
     AlreadyExists,

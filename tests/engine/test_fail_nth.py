@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import pytest
-from engine_support import REGION, make_namespace, manifest, noise, once, push, read, sha256, upload
-from faults_support import Countdown, Death, FailingDepot, FailingLedger, Interruption
-from seams_support import Seams, Sight, check, last_in_line, recompress, see, swift
+from support.engine import REGION, make_namespace, manifest, noise, once, push, read, sha256, upload
+from support.faults import Countdown, Death, FailingDepot, FailingLedger, Interruption
+from support.seams import Seams, Sight, check, last_in_line, recompress, see, swift
 
 from holdfast.engine import OCI_MANIFEST, Locked, NotFound, Repository, StorageFailed, Store, Upload
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults_support import FailingDepot, FailingLedger, LossyDepot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.faults import FailingDepot, FailingLedger, LossyDepot
 
 from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.depot.interface import BLOCK_FILES, Depot, Writer

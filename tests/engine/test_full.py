@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from copies_support import finish, here, names
-from engine_support import (
+from support.copies import finish, here, names
+from support.engine import (
     ORGANIZATION,
     PROJECT,
     REGION,
@@ -29,7 +29,7 @@ from engine_support import (
     sha256,
     upload,
 )
-from load_support import fill_disk, small_disk
+from support.load import fill_disk, small_disk
 
 from holdfast.engine import INLINE_BYTES_CAP, NotFound, StorageFull, Store, StoreConfig, core
 from holdfast.engine.check import child_process

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
-from engine_support import (
+from support.engine import (
     OTHER_PROJECT,
     PROJECT,
     REGION,

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from engine_support import ORGANIZATION, OTHER_PROJECT, PROJECT, Clock, Place
+from support.engine import ORGANIZATION, OTHER_PROJECT, PROJECT, Clock, Place
 
 from holdfast.engine import AlreadyExists, Invalid, Key, NotFound, Page, SigningKey, Store, TooLarge
 from holdfast.engine.namespaces.keys import SIGNING_KEYS_MAX

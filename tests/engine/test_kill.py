@@ -18,10 +18,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from engine_support import REGION, once, read, sha256
-from kill_child import CONFIG, content, image_manifest, layers
-from seams_support import Seams
-from support import ROOT
+from support.common import ROOT
+from support.engine import REGION, once, read, sha256
+from support.kill_child import CONFIG, content, image_manifest, layers
+from support.seams import Seams
 
 from holdfast.engine import NotAStore, NotFound, Store
 from holdfast.engine.depot.disk import DiskDepot
@@ -80,7 +80,14 @@ async def killed(path: Path, kind: str, seed: int, knowledge: Knowledge) -> int:
     """Let a process work for a moment, and kill it; says how much it had done."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-W", "error", str(ROOT / "tests" / "kill_child.py"), str(path), kind, str(seed)),
+        *(
+            "-W",
+            "error",
+            str(ROOT / "tests" / "support" / "kill_child.py"),
+            str(path),
+            kind,
+            str(seed),
+        ),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     make_namespace,
     manifest,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from engine_support import (
+from support.engine import (
     LAYER_TYPE,
     REGION,
     Clock,

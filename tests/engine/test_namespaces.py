@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from engine_support import (
+from support.engine import (
     ORGANIZATION,
     OTHER_PROJECT,
     PROJECT,

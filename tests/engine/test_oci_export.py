@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine_support import (
+from support.engine import (
     LAYER_TYPE,
     REGION,
     Place,
@@ -25,7 +25,7 @@ from engine_support import (
     sha256,
     upload,
 )
-from layout_support import (
+from support.layout import (
     LAYERS,
     REF_NAME,
     bring,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from engine_support import (
+from support.engine import (
     LAYER_TYPE,
     REGION,
     Place,
@@ -20,7 +20,7 @@ from engine_support import (
     sha256,
     sha512,
 )
-from layout_support import (
+from support.layout import (
     LAYERS,
     REF_NAME,
     Layout,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from copies_support import here
-from depot_support import descriptors, descriptors_before
-from engine_support import (
+from support.copies import here
+from support.depot import descriptors, descriptors_before
+from support.engine import (
     REGION,
     Clock,
     Place,

@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     make_namespace,
@@ -27,8 +27,8 @@ from engine_support import (
     sha256,
     upload,
 )
-from faults_support import Countdown, LossyDepot
-from seams_support import MAP_BYTES, Seams, Sight, check, orphan, recompress, see, swift
+from support.faults import Countdown, LossyDepot
+from support.seams import MAP_BYTES, Seams, Sight, check, orphan, recompress, see, swift
 
 from holdfast.engine import OCI_MANIFEST, Locked, NotFound, StorageFailed, Store, StoreConfig
 from holdfast.engine.depot.interface import Data, Depot, Reader, Writer

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import REGION, Gate, Hooks, make_namespace, once, read, sha256
-from faults_support import FailingDepot, Interruption
-from seams_support import Seams, check, see
-from share_child import CONFIG, PARTS, PUSHES, shared
-from support import ROOT
+from support.common import ROOT
+from support.engine import REGION, Gate, Hooks, make_namespace, once, read, sha256
+from support.faults import FailingDepot, Interruption
+from support.seams import Seams, check, see
+from support.share_child import CONFIG, PARTS, PUSHES, shared
 
 from holdfast.engine import Busy, NotFound, OffsetMismatch, Store
 from holdfast.engine.depot.disk import DiskDepot
@@ -51,7 +51,7 @@ class Child:
 async def child(path: Path, *arguments: str) -> AsyncIterator[Child]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-W", "error", str(ROOT / "tests" / "share_child.py"), str(path), *arguments),
+        *("-W", "error", str(ROOT / "tests" / "support" / "share_child.py"), str(path), *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

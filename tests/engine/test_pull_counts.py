@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine_support import REGION, Clock, Place, make_namespace, noise, push
+from support.engine import REGION, Clock, Place, make_namespace, noise, push
 
 from holdfast.engine import Image, Repository, Store, Tag
 

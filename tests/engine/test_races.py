@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     Place,
@@ -18,7 +18,7 @@ from engine_support import (
     sha256,
     upload,
 )
-from race_support import gaps, hold_after, hold_before, meanwhile
+from support.race import gaps, hold_after, hold_before, meanwhile
 
 from holdfast.engine import Corrupt, MissingContent, NotFound, Store
 

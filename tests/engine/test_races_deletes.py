@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Place,
     index,
@@ -20,7 +20,7 @@ from engine_support import (
     sha256,
     upload,
 )
-from race_support import gaps, hold_before, meanwhile
+from support.race import gaps, hold_before, meanwhile
 
 from holdfast.engine import NotFound, Store
 

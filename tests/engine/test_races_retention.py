@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     Hooks,
@@ -22,7 +22,7 @@ from engine_support import (
     put,
     sha256,
 )
-from race_support import gaps
+from support.race import gaps
 
 from holdfast.engine import Busy, Namespace, NotFound, Plan, Repository, RetentionRule, Store
 from holdfast.engine.depot import gate

@@ -7,7 +7,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Hooks,
     Place,
@@ -20,7 +20,7 @@ from engine_support import (
     sha256,
     shown,
 )
-from race_support import gaps
+from support.race import gaps
 
 from holdfast.engine import Busy, DigestMismatch, EngineError, NotFound, Repository, Store
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from engine_support import (
+from support.engine import (
     REGION,
     Place,
     make_namespace,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import (
+from support.engine import (
     Place,
     read,
     sha256,
@@ -152,7 +152,7 @@ async def test_killed_between_the_file_and_the_swap(place: Place, tmp_path: Path
         await store.put(TAR)
     script = (
         "import asyncio, os, pathlib, sys\n"
-        "from engine_support import Clock, Place\n"
+        "from support.engine import Clock, Place\n"
         "async def die(name):\n"
         "    if name == 'blob_rows.swap':\n"
         "        os._exit(9)\n"

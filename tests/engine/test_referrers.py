@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Place,
     index,

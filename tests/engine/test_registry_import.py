@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import (
+from support.engine import (
     ORGANIZATION,
     PROJECT,
     REGION,
@@ -15,7 +15,7 @@ from engine_support import (
     read,
     sha256,
 )
-from layout_support import (
+from support.layout import (
     LAYERS,
     Registry,
     is_listed,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from copies_support import (
+from support.copies import (
     BIG,
     LAYER,
     QUIET,
@@ -22,12 +22,12 @@ from copies_support import (
     names,
     verify,
 )
-from damage_support import (
+from support.damage import (
     content_of,
     overrun,
     rows,
 )
-from engine_support import (
+from support.engine import (
     Clock,
     Place,
     make_namespace,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from engine_support import (
+from support.engine import (
     OTHER_PROJECT,
     REGION,
     Clock,

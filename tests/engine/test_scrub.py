@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from check_support import BASE, SIGNED, SMALL, TEXT, found, furnish
-from damage_support import blob_of, flip_file, flip_inline, lose_file, lose_inline
-from engine_support import REGION, Clock, Place, noise, once, push, read, sha256, sha512, upload
+from support.check import BASE, SIGNED, SMALL, TEXT, found, furnish
+from support.damage import blob_of, flip_file, flip_inline, lose_file, lose_inline
+from support.engine import REGION, Clock, Place, noise, once, push, read, sha256, sha512, upload
 
 from holdfast.engine import Corrupt, Digest, NotFound, ScrubProgress, StorageFailed, Store
 from holdfast.engine.ledger import layout

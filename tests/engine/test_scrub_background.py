@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from check_support import BASE, SMALL
-from damage_support import flip_file, flip_inline
-from engine_support import Clock, Place, noise, read, sha256
+from support.check import BASE, SMALL
+from support.damage import flip_file, flip_inline
+from support.engine import Clock, Place, noise, read, sha256
 
 from holdfast.engine import Corrupt, StorageFailed, Store
 from holdfast.engine.maintenance import scrub as scrub_module

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
-from threads_support import Gate, Told, begun, turns
+from support.threads import Gate, Told, begun, turns
 
 from holdfast.engine.model.errors import Closed, StorageFailed
 from holdfast.engine.tasks.serial_queue import TURN, SerialQueue

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from engine_support import REGION, Place, make_namespace, push
-from load_support import eventually
+from support.engine import REGION, Place, make_namespace, push
+from support.load import eventually
 
 from holdfast.engine import Closed, Store
 from holdfast.engine.ledger.interface import Transaction

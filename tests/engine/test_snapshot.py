@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from copies_support import (
+from support.copies import (
     BIG,
     LAYER,
     QUIET,
@@ -21,7 +21,7 @@ from copies_support import (
     run,
     verify,
 )
-from engine_support import (
+from support.engine import (
     PROJECT,
     REGION,
     Clock,

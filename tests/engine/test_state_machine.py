@@ -11,20 +11,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from engine_model import (
-    Image,
-    Namespace,
-    Rule,
-    sha,
-)
-from engine_support import (
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import initialize, invariant, rule
+from support.engine import (
     problems,
     sha256,
 )
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import initialize, invariant, rule
-from machine_copies import Copying, rules_of
-from machine_driver import (
+from support.machine_copies import Copying, rules_of
+from support.machine_driver import (
     BLOBS,
     IMAGES,
     INLINE,
@@ -33,6 +27,12 @@ from machine_driver import (
     REGIONS,
     TAGS,
     named,
+)
+from support.model import (
+    Image,
+    Namespace,
+    Rule,
+    sha,
 )
 
 from holdfast.engine import ALGORITHMS, NotFound, Order

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from copies_support import BIG, LAYER, QUIET, file_of, fill, finish, here, names, verify
-from engine_support import REGION, Clock, Place, read, sha256
+from support.copies import BIG, LAYER, QUIET, file_of, fill, finish, here, names, verify
+from support.engine import REGION, Clock, Place, read, sha256
 
 from holdfast.engine import Busy, Corrupt, EngineError, NotFound, Store, export_layout
 from holdfast.engine.check import child_process

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from engine_support import REGION, Clock, Place, make_namespace, noise, push, sha256, upload
+from support.engine import REGION, Clock, Place, make_namespace, noise, push, sha256, upload
 
 from holdfast.engine import Store
 

@@ -6,7 +6,7 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     index,

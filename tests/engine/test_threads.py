@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from threads_support import Gate, begun, turns
+from support.threads import Gate, begun, turns
 
 from holdfast.engine.model.errors import Closed, StorageFailed
 from holdfast.engine.tasks.threads import Threads

@@ -7,7 +7,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
-from engine_support import (
+from support.engine import (
     OTHER_PROJECT,
     PROJECT,
     REGION,

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     Hooks,

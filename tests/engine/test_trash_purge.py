@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     Place,

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_support import (
+from support.engine import (
     OTHER_PROJECT,
     PROJECT,
     REGION,

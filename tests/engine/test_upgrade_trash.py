@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from check_support import found, furnish, told
-from engine_support import (
+from support.check import found, furnish, told
+from support.engine import (
     OTHER_PROJECT,
     REGION,
     Place,

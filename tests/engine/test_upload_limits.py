@@ -8,7 +8,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
-from engine_support import (
+from support.engine import (
     PROJECT,
     REGION,
     Clock,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     Place,

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from engine_support import (
+from support.engine import (
     REGION,
     Clock,
     Place,

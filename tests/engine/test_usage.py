@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from damage_support import flip
-from engine_support import (
+from support.damage import flip
+from support.engine import (
     OTHER_PROJECT,
     REGION,
     Clock,

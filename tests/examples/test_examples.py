@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from clients_support import PLAIN_COPY, Registry, basic, problems, serving, skopeo_in
-from images_support import Layout, digest_of, docker_archive, layers, noise
-from operating_support import call, eventually
 from oras.provider import Registry as Oras
-from server_support import HOLDFAST, WAIT_SECONDS
-from support import ROOT, require_tool
-from systemd_support import booted
+from support.clients import PLAIN_COPY, Registry, basic, problems, serving, skopeo_in
+from support.common import ROOT, require_tool
+from support.images import Layout, digest_of, docker_archive, layers, noise
+from support.operating import call, eventually
+from support.server import HOLDFAST, WAIT_SECONDS
+from support.systemd import booted
 
 EXAMPLES = ROOT / "examples"
 BACKUP = EXAMPLES / "backup"

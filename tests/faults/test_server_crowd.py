@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from load_support import (
+from support.load import (
     TEAM,
     Wire,
     descriptors,
@@ -25,7 +25,7 @@ from load_support import (
     read_reply,
     wired,
 )
-from server_support import WAIT_SECONDS, ServerProcess
+from support.server import WAIT_SECONDS, ServerProcess
 
 from holdfast.api.http.connection_limits import connections_of_process
 

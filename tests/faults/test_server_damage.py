@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from load_support import (
+from support.common import require_tool
+from support.load import (
     OWNER,
     TEAM,
     Memory,
@@ -31,8 +32,7 @@ from load_support import (
     small_disk,
     wired,
 )
-from server_support import HOLDFAST, WAIT_SECONDS, ServerProcess
-from support import require_tool
+from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess
 
 from holdfast.engine import Store, StoreConfig
 

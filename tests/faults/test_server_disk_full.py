@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from depot_support import python
-from load_support import (
+from support.depot import python
+from support.load import (
     IMAGES,
     NAMESPACES,
     TEAM,
@@ -30,7 +30,7 @@ from load_support import (
     small_disk,
     wired,
 )
-from server_support import ServerProcess
+from support.server import ServerProcess
 
 from holdfast.engine import Store, StoreConfig
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from crash_support import kill_all
-from load_support import (
+from support.crash import kill_all
+from support.load import (
     TEAM,
     Load,
     Memory,
@@ -36,7 +36,7 @@ from load_support import (
     read_reply,
     wired,
 )
-from server_support import ServerProcess, command
+from support.server import ServerProcess, command
 
 KINDS: Final = ("worker", "supervisor", "all")
 ROUNDS: Final = 6

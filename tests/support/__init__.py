@@ -1,0 +1,1 @@
+"""What tests share: fixtures, helpers, models and programs, one module for each area."""

@@ -1,0 +1,282 @@
+"""A store behind a real registry on loopback, and a client that holds every answer against the
+rules that all answers share."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from aiohttp import ClientSession, DummyCookieJar, web
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from holdfast.api import AppSettings, create_app
+from holdfast.api.http.oci_errors import CODES
+from holdfast.api.server.worker import FIELD_BYTES_MAX, LINE_BYTES_MAX
+from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
+
+ORGANIZATION = UUID("11111111-1111-4111-8111-111111111111")
+PROJECT = ORGANIZATION
+OTHER_PROJECT = UUID("22222222-2222-4222-8222-222222222222")
+OWNER_SECRET = "33333333-3333-4333-8333-333333333333"
+
+CACHING = ("max-age=31536000, immutable", "no-cache")
+
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The first error's code."""
+        code: str = self.json["errors"][0]["code"]
+        return code
+
+    @property
+    def location(self) -> str:
+        return self.headers["Location"]
+
+    @property
+    def fingerprint(self) -> tuple[int, bytes, list[tuple[str, str]]]:
+        """All that a client sees, but for the time and the request's own id."""
+        passing = ("date", "x-request-id")
+        kept = [
+            (name, value) for name, value in self.headers.items() if name.lower() not in passing
+        ]
+        return self.status, self.body, sorted(kept)
+
+
+def basic(secret: str, user: str = "nologin") -> str:
+    """An Authorization header."""
+    return "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+
+
+@dataclass
+class Registry:
+    """A running registry, and a client of it that is the owner unless told otherwise."""
+
+    url: str
+    port: int
+    store: Store
+    http: ClientSession
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        secret: str | None = OWNER_SECRET,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+    ) -> Answer:
+        """Send a request with exactly this path; check what all answers share; return it."""
+        sent = dict(headers or {})
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        elif secret is not None:
+            sent.setdefault("Authorization", basic(secret))
+        async with self.http.request(
+            method,
+            URL(self.url + path, encoded=True),
+            data=data,
+            headers=sent,
+            allow_redirects=False,
+            skip_auto_headers=("Content-Type", "Accept-Encoding"),
+        ) as response:
+            answer = Answer(response.status, response.headers, await response.read())
+        check(method, path, answer)
+        return answer
+
+    async def token(
+        self, *scopes: str, secret: str | None = OWNER_SECRET, **parameters: str
+    ) -> str:
+        """A bearer token."""
+        pairs = [f"scope={scope}" for scope in scopes]
+        pairs += [f"{name}={value}" for name, value in parameters.items()]
+        answer = await self.call("GET", "/token?service=holdfast&" + "&".join(pairs), secret=secret)
+        assert answer.status == 200, answer
+        token: str = answer.json["token"]
+        return token
+
+    async def namespace(self, name: str, project: UUID = PROJECT, **more: Any) -> Namespace:
+        """A new namespace in the default region."""
+        region = more.pop("region", "fr-par")
+        return await self.store.namespaces.create(
+            region, name, project_id=project, organization_id=ORGANIZATION, **more
+        )
+
+    async def key(
+        self, project: UUID | None = PROJECT, permission: Permission = "full", **more: Any
+    ) -> tuple[Key, str]:
+        """A new key and its secret."""
+        return await self.store.keys.create(
+            project_id=project,
+            default_project_id=project or PROJECT,
+            organization_id=ORGANIZATION,
+            permission=permission,
+            **more,
+        )
+
+    async def blob(self, name: str, data: bytes, **more: Any) -> str:
+        """Upload a blob in one request; its digest."""
+        digest = digest_of(data)
+        path = f"/v2/{name}/blobs/uploads/?digest={digest}"
+        answer = await self.call("POST", path, data=data, **more)
+        assert answer.status == 201, answer
+        return digest
+
+    async def session(self, name: str) -> str:
+        """Open an upload; its Location."""
+        answer = await self.call("POST", f"/v2/{name}/blobs/uploads/")
+        assert answer.status == 202, answer
+        return answer.location
+
+    async def put_manifest(
+        self, name: str, reference: str, document: Mapping[str, Any] | bytes, **more: Any
+    ) -> Answer:
+        """PUT a manifest with the type it says."""
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        kind = json.loads(body)["mediaType"]
+        headers = {"Content-Type": kind, **more.pop("headers", {})}
+        return await self.call(
+            "PUT", f"/v2/{name}/manifests/{reference}", data=body, headers=headers, **more
+        )
+
+    async def image(self, name: str, reference: str, *layers: bytes, **more: Any) -> str:
+        """Push a whole image; the digest of its manifest."""
+        config = await self.blob(name, b"{}")
+        digests = [await self.blob(name, layer) for layer in layers]
+        document = manifest(config, zip(digests, map(len, layers), strict=True), **more)
+        answer = await self.put_manifest(name, reference, document)
+        assert answer.status == 201, answer
+        return answer.headers["Docker-Content-Digest"]
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A socket of one's own; what is done with it must not take longer than 20 seconds."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            async with asyncio.timeout(20):
+                yield reader, writer
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def raw(self, request: bytes) -> bytes:
+        """Send bytes over a socket of their own; everything that comes back until it closes."""
+        received = b""
+        async with self.connection() as (reader, writer):
+            writer.write(request)
+            # The server may close with bytes of ours unread; what it said before that counts.
+            with suppress(ConnectionResetError):
+                while data := await reader.read(65536):
+                    received += data
+        return received
+
+
+def check(method: str, path: str, answer: Answer) -> None:
+    """What holds for every answer (contract section 0)."""
+    assert answer.status != 500, answer
+    if path.startswith("/v2"):
+        assert answer.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+    caching = answer.headers.getall("Cache-Control")
+    if "ETag" in answer.headers:
+        assert caching in ([f"{who}{how}"] for who in ("", "private, ") for how in CACHING), caching
+    else:
+        assert caching == ["no-store"], (method, path)
+    assert "charset" not in answer.headers.get("Content-Type", "")
+    assert "Content-Encoding" not in answer.headers
+    if method == "HEAD":
+        assert answer.body == b""
+    elif answer.status >= 400:
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.json["errors"]
+        for error in answer.json["errors"]:
+            assert error["code"] in CODES
+            assert set(error) <= {"code", "message", "detail"}
+    if answer.status == 401 and path.startswith("/v2"):
+        assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="http')
+    if answer.status == 405:
+        assert answer.headers["Allow"]
+
+
+def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    """``sha256:<hex>``."""
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+
+
+def descriptor(digest: str, size: int, kind: str = LAYER_TYPE, **more: Any) -> dict[str, Any]:
+    """An OCI descriptor."""
+    return {"mediaType": kind, "digest": digest, "size": size, **more}
+
+
+def manifest(
+    config: str, layers: Any = (), config_type: str = CONFIG_TYPE, **more: Any
+) -> dict[str, Any]:
+    """An image manifest with the two-byte config ``{}`` and layers of (digest, size)."""
+    return {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": descriptor(config, 2, config_type),
+        "layers": [descriptor(digest, size) for digest, size in layers],
+        **more,
+    }
+
+
+@asynccontextmanager
+async def registry(
+    opened: AbstractAsyncContextManager[Store] | None = None,
+    settings: AppSettings | None = None,
+    prefix: str = "",
+) -> AsyncIterator[Registry]:
+    """Serve a store (in memory unless given) on loopback; stop at the end."""
+    if opened is None:
+        opened = Store.memory(StoreConfig(background=False))
+    async with opened as store:
+        await store.keys.create(
+            project_id=None,
+            default_project_id=PROJECT,
+            organization_id=ORGANIZATION,
+            access_key="SCWXXXXXXXXXXXXXXXXX",
+            secret=OWNER_SECRET,
+        )
+        app = create_app(store, settings)
+        if prefix:
+            parent = web.Application()
+            parent.add_subapp(prefix, app)
+            app = parent
+        runner = web.AppRunner(
+            app, shutdown_timeout=1, max_line_size=LINE_BYTES_MAX, max_field_size=FIELD_BYTES_MAX
+        )
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        try:
+            async with ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False) as http:
+                yield Registry(f"http://{host}:{port}", port, store, http)
+        finally:
+            await runner.cleanup()
