@@ -13,7 +13,7 @@ from .depot.files import Files
 from .depot.gate import Gate
 from .depot.interface import Depot
 from .ledger.interface import Ledger, P, Room, RoomKeeper, T, Transaction, Work
-from .model.config import LEDGER_RESERVE_BYTES, SET_ASIDE_BYTES, StoreConfig
+from .model.config import LEDGER_RESERVE_BYTES, PREALLOCATED_BYTES, StoreConfig
 from .model.errors import StorageFull
 from .tasks.threads import Threads
 
@@ -103,7 +103,7 @@ class Core:
 
         Raises StorageFailed, Closed.
         """
-        count = min(SET_ASIDE_BYTES, self.ledger_reserve.disk)
+        count = min(PREALLOCATED_BYTES, self.ledger_reserve.disk)
         for ledger, share in ((self.ledger, 1), (self.scratch, 8)):
             if isinstance(ledger, RoomKeeper):
                 await self.threads.run(ledger.keep_room, count // share)

@@ -120,10 +120,10 @@ class BlobWriter:
         if reused or self._held_bytes >= BATCH_BYTES:
             self._lent = self._lent or reused
             await self._flush()
-            await self._settle(BUFFERS_IN_FLIGHT - 1)
+            await self._drain(BUFFERS_IN_FLIGHT - 1)
         elif self._lent:
             # A call that hands over nothing counts too, for whoever lent a buffer before.
-            await self._settle()
+            await self._drain()
 
     async def _flush(self) -> None:
         """Let the threads have what is held."""
@@ -133,9 +133,9 @@ class BlobWriter:
         batch = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held.clear()
         self._held_bytes = 0
-        self._writes.push(self._append, self._writer, batch)
+        self._writes.submit(self._append, self._writer, batch)
         if self._hasher is not None:
-            self._digests.push(self._hasher.update, batch)
+            self._digests.submit(self._hasher.update, batch)
         if self._syncing is None and self._writer.size - self._syncing_from >= WRITE_BACK_BYTES:
             self._syncing_from = self._writer.size
             self._syncing = asyncio.ensure_future(self._files.threads.run(self._sync, self._writer))
@@ -149,22 +149,22 @@ class BlobWriter:
                 if self.sync_failed:
                     self._end_with_file()
 
-    async def _settle(self, most: int = 0) -> None:
+    async def _drain(self, most: int = 0) -> None:
         """Wait until at most ``most`` batches are with the threads.
 
         After a failure, or that of a sync that is over, none is, and what was taken ends where
         the file does.
         """
         try:
-            await self._writes.settle(most)
-            await self._digests.settle(most)
+            await self._writes.drain(most)
+            await self._digests.drain(most)
             if self._syncing is not None and self._syncing.done():
                 await self._finish_syncing()
         except BaseException:
             async with AsyncExitStack() as stack:
                 stack.callback(self._end_with_file)
-                stack.push_async_callback(self._digests.settle)
-                await self._writes.settle()
+                stack.push_async_callback(self._digests.drain)
+                await self._writes.drain()
             raise
         if not most:
             self._lent = False
@@ -186,7 +186,7 @@ class BlobWriter:
         if self._held and (self._writer is not None or self._held_bytes > self._inline_bytes):
             await self._flush()
         try:
-            await self._settle()
+            await self._drain()
         finally:
             await self._finish_syncing()
         if self.sync_failed:
@@ -205,7 +205,7 @@ class BlobWriter:
             self._held.clear()
             self._held_bytes = 0
             try:
-                await self._settle()
+                await self._drain()
             finally:
                 await self._finish_syncing()
                 if size < self._writer.size:
@@ -329,7 +329,7 @@ class BlobWriter:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._let_go)
             stack.push_async_callback(self._finish_syncing)
-            await self._settle()
+            await self._drain()
 
     async def _let_go(self) -> None:
         writer, self._writer = self._writer, None

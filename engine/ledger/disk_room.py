@@ -19,7 +19,7 @@ _KEEP_SIZE: Final = 1
 _CANNOT: Final = frozenset((ENOSPC, ENOSYS, EOPNOTSUPP))
 
 
-def set_aside(path: Path, start: int, count: int) -> bool:
+def preallocate(path: Path, start: int, count: int) -> bool:
     """Give the file blocks for ``count`` bytes from ``start`` on, where it has none yet. Blocks.
 
     False where the disk is too full, or its file system cannot do it. Raises OSError.

@@ -28,10 +28,10 @@ from holdfast.engine.model.errors import (
     StorageFailed,
     StorageFull,
 )
-from holdfast.engine.tasks.timing import told
+from holdfast.engine.tasks.timing import timed
 
 from . import change_log, lmdb_file
-from .disk_room import set_aside
+from .disk_room import preallocate
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .interface import KEY_BYTES_MAX, Change, P, T, Work, drive
 from .lmdb_txn import Reading, Tally, Writing, settle
@@ -198,7 +198,7 @@ class _Environment:
     def keep_room(self, count: int) -> None:
         """As ``LmdbLedger.keep_room``. Raises OSError."""
         end = self._end()
-        if end + count // 2 > self._kept_until and set_aside(
+        if end + count // 2 > self._kept_until and preallocate(
             self._path / lmdb_file.NAME, end, count
         ):
             self._kept_until = end + count
@@ -307,7 +307,7 @@ class LmdbLedger:
             raise Closed
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._commits.submit((future, work, args, kwargs))
-        return await told(self._environment.name, future)
+        return await timed(self._environment.name, future)
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` over the newest committed state.

@@ -632,7 +632,7 @@ class Retentions:
         while waiting:
             some, waiting = waiting[:STEP], waiting[STEP:]
             undecided: list[T] = []
-            for done, later in await batches.each(remove, some, _left_alone):
+            for done, later in await batches.bisect(remove, some, _left_alone):
                 undecided += later
                 for name in done.gone:
                     yield name

@@ -123,7 +123,7 @@ class Sweeper:
         async def take(some: tuple[bytes, ...]) -> int:
             return await ledger.transact(purge.take, some, now)
 
-        freed = await batches.each(take, keys, partial(self._set_aside, done))
+        freed = await batches.bisect(take, keys, partial(self._set_aside, done))
         done.entries += len(keys)
         done.freed_bytes += sum(freed)
 
@@ -135,7 +135,7 @@ class Sweeper:
         async def cut(some: tuple[bytes, ...]) -> None:
             await ledger.transact(future_times.cut, some, now, periods)
 
-        await batches.each(cut, keys, partial(self._set_aside, done))
+        await batches.bisect(cut, keys, partial(self._set_aside, done))
         done.entries += len(keys)
         if await ledger.read(future_times.unsettled, now):
             done.entries += max(1, await ledger.transact(future_times.settle, now, WALK_STEP))
@@ -199,7 +199,7 @@ class Sweeper:
                         raise
                 limit = max(1, limit // 8)
 
-        taken = await batches.each(take, keys, partial(self._set_aside, done))
+        taken = await batches.bisect(take, keys, partial(self._set_aside, done))
         done.entries += sum(taken)
 
     async def _set_aside(self, done: Progress, key: bytes, error: Corrupt) -> None:

@@ -1,4 +1,4 @@
 """Values, grammars and errors: names, digests, documents, configuration.
 
-Pure: no input or output, no await. Imports nothing else of the engine.
+Pure: no input or output, no await. Imports no other package of the engine.
 """

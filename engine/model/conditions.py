@@ -1,6 +1,6 @@
-"""Conditions: what a name has to lead to for a step to be taken.
+"""Preconditions on the digest that a name points to.
 
-They are decided in the transaction that takes the step, so that nothing comes in between.
+A transaction checks them itself before it writes, so no other write can come in between.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from typing import Final
 from .errors import Kind, PreconditionFailed
 
 ANY: Final = "*"
-"""In a condition: whatever it leads to."""
+"""Wildcard of a condition: any digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The preconditions ``If-Match`` and ``If-None-Match`` (RFC 9110 section 13.1) of a step.
+    """The preconditions ``If-Match`` and ``If-None-Match`` of a request (RFC 9110 section 13.1).
 
-    Digests are as text. A name that leads nowhere is at None.
+    Digests are text. The current digest of a name that does not exist is None.
     """
 
     match: frozenset[str] | None = None
-    """It has to be at one of these, or at any with ANY; None: that is not asked."""
+    """Digests of which the name must have one; ANY: the name must exist; None: no condition."""
     none_match: frozenset[str] = frozenset()
-    """It has to be at none of these; with ANY, at nothing at all."""
+    """Digests of which the name must have none; ANY: the name must not exist."""
 
     def is_met(self, current: str | None) -> bool:
-        """Whether ``match`` lets the step be taken."""
-        return self.match is None or _names(self.match, current)
+        """Return True if ``match`` allows the step."""
+        return self.match is None or _includes(self.match, current)
 
     def excludes(self, current: str | None) -> bool:
-        """Whether ``none_match`` forbids the step."""
-        return _names(self.none_match, current)
+        """Return True if ``none_match`` forbids the step."""
+        return _includes(self.none_match, current)
 
     def check(self, kind: Kind, name: str, current: str | None) -> None:
-        """Decide, in the order of RFC 9110 section 13.2.2. Raises PreconditionFailed."""
+        """Evaluate both in the order of RFC 9110 section 13.2.2. Raises PreconditionFailed."""
         if not self.is_met(current) or self.excludes(current):
             raise PreconditionFailed(kind, name, current)
 
 
-def _names(digests: frozenset[str], current: str | None) -> bool:
+def _includes(digests: frozenset[str], current: str | None) -> bool:
     return current is not None and (ANY in digests or current in digests)
 
 
 ALWAYS: Final = Condition()
-"""No condition."""
+"""The condition that is always met."""

@@ -1,4 +1,4 @@
-"""Every limit and default of a store, in one frozen object, each with its unit and reason."""
+"""Limits and defaults of a store, in one frozen object, each with its unit and reason."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Final, Literal
 from .errors import Invalid
 
 INLINE_BYTES_CAP: Final = 60 * 1024
-"""No value in the ledger is over 64 KiB; a row of inline content needs a little room around it."""
+"""Upper bound of ``inline_bytes``: a value in the ledger has at most 64 KiB, and a row of inline
+content needs some room besides."""
 
 MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
-"""containerd reads no manifest over about 4.4 MB, and the OCI conformance suite pushes 3.92 MB."""
+"""Upper bound of a manifest: containerd reads none over about 4.4 MB, and the OCI conformance
+suite pushes one of 3.92 MB."""
 
 NEEDS_MAX: Final = 4096
 """Distinct references of one manifest: linked in one transaction, at about 20 µs each."""
@@ -22,13 +24,16 @@ RESERVE_BYTES: Final = 256 * 1024 * 1024
 RESERVE_SHARE: Final = 20
 
 LEDGER_RESERVE_BYTES: Final = 16 * 1024 * 1024
-"""With less room than this for rows (or an eighth of a map that is small, or a quarter of
-``disk_reserve_bytes``) nothing is added to the ledger: a delete writes rows before it frees any."""
+"""Room for rows that is left to deletes, which write rows before they free any.
 
-SET_ASIDE_BYTES: Final = 4 * 1024 * 1024
-"""Of that, what the ledger's file has on the disk before it needs it, while a process sweeps: for
-deletes where other programs take all the rest. Pages that one transaction frees the next but one
-uses again, so it lasts for many."""
+Below it, or below an eighth of a small map or a quarter of ``disk_reserve_bytes``, transactions
+that add rows are refused."""
+
+PREALLOCATED_BYTES: Final = 4 * 1024 * 1024
+"""Part of that reserve that the ledger's file has on disk in advance, while a process sweeps.
+
+Deletes use it when other programs have filled the disk. The transaction after next reuses the
+pages that one frees, so it lasts for many."""
 
 HOUR: Final = 3600.0
 DAY: Final = 24 * 3600
@@ -36,59 +41,60 @@ DAY: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """How one process uses a store. Sizes are bytes, times are seconds.
+    """Settings of one process for a store. Sizes are in bytes, times in seconds.
 
-    Raises Invalid when a value is out of its bounds.
+    Raises Invalid if a value is out of its bounds.
     """
 
     inline_bytes: int = 32 * 1024
-    """Blobs up to this size live in the ledger itself; larger ones are files. 0 to 60 KiB."""
+    """Size up to which a blob is stored in the ledger; larger ones are files. 0 to 60 KiB."""
 
     hold_seconds: float = 24 * HOUR
-    """How long an image keeps its right to a blob that no manifest of it needs. It must outlive
-    the longest push."""
+    """Time that an image keeps its right to a blob that none of its manifests needs. Must be
+    longer than the longest push."""
 
     upload_seconds: float = 24 * HOUR
-    """An upload session ends this long after its last use."""
+    """Time after its last use at which an upload session expires."""
 
     upload_idle_seconds: float = 300.0
-    """A session without a byte for so long gives way where its namespace is at a limit."""
+    """Time without a byte after which a session may be ended if its namespace is at a limit."""
 
     trash_seconds: float = 24 * HOUR
-    """How long deleted tags, images and namespaces can be brought back."""
+    """Time for which deleted tags, images and namespaces can be restored."""
 
     uploads_per_namespace_max: int = 1000
-    """Open upload sessions of one namespace."""
+    """Open upload sessions of one namespace, at most."""
 
     blob_bytes_max: int = 1 << 40
-    """The largest blob accepted: 1 TiB."""
+    """Size of the largest blob accepted: 1 TiB."""
 
     manifest_bytes_max: int = MANIFEST_BYTES_MAX
+    """Size of the largest manifest accepted."""
 
     sparse_indexes: bool = False
-    """Accept an index some of whose manifests the image does not have (mirrors want that)."""
+    """Accept an index if its image lacks some of the manifests (for mirrors)."""
 
     compression: Literal["auto", "never"] = "auto"
-    """Whether ``recompress`` may store compressible blobs as framed zstd."""
+    """``auto`` lets ``recompress`` store compressible blobs as framed zstd."""
 
     map_bytes: int = 1 << 40
-    """Address space of the ledger's map: sparse, never resized, so choose it once and large. The
-    last of it is left to deletes (``LEDGER_RESERVE_BYTES``)."""
+    """Address space of the ledger's map. The map is sparse and never resized, so choose a large
+    value once. Its last part is left to deletes (``LEDGER_RESERVE_BYTES``)."""
 
     threads: int = 8
-    """Threads for file and hash work of one process."""
+    """Threads of this process for file and hash work."""
 
     background: bool = True
-    """Whether this process sweeps garbage, and recompresses, while the store is open."""
+    """True if this process sweeps garbage and recompresses while the store is open."""
 
     sweep_entries_per_second: float = 2000.0
-    """Upper bound on the background work, so that pushes and pulls do not feel it."""
+    """Upper bound of the background work, so that it does not slow pushes and pulls."""
 
     disk_reserve_bytes: int | None = None
-    """Below this much free space the trash is emptied early and new uploads are refused. Running
-    uploads get half of it; the rest stays for the ledger, and of that the last for deletes
-    (``LEDGER_RESERVE_BYTES``).
-    None: 256 MiB, or a twentieth of a file system where that is less."""
+    """Free space below which the sweep empties the trash early and new uploads are refused.
+
+    Running uploads may use half of it. The rest is for the ledger, and its last part for deletes
+    (``LEDGER_RESERVE_BYTES``). None: 256 MiB, or a twentieth of a smaller file system."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.inline_bytes <= INLINE_BYTES_CAP:

@@ -1,8 +1,8 @@
-"""Manifests and indexes: reads a pushed document once, and says what it needs.
+"""Parses pushed manifests and indexes, and lists the content that they need.
 
-Implements what a registry checks of the OCI image-spec ("Image Manifest", "Image Index") and of
-Docker's schema 2 ("Image Manifest Version 2, Schema 2"). Content is never looked at, and fields
-that are not named here may hold anything. Where a JSON object repeats a key, the last one counts.
+Implements the checks of a registry from the OCI image-spec ("Image Manifest", "Image Index") and
+Docker's schema 2 ("Image Manifest Version 2, Schema 2"). It never reads content, and fields not
+named here may have any value. If a JSON object repeats a key, the last one counts.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 MEDIA_TYPES: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
-"""The documents that are accepted."""
+"""Media types of the documents that are accepted."""
 
 SCHEMA_VERSION: Final = 2
-"""Of all four; 1 is Docker's older kind of manifest."""
+"""``schemaVersion`` of all four; 1 is Docker's older kind of manifest."""
 
 SIZE_MAX: Final = 1 << 53
-"""Largest size in a descriptor: up to here every JSON reader agrees on a number."""
+"""Bytes of the largest size in a descriptor: all JSON parsers agree on integers up to it."""
 
 MEDIA_TYPE_CHARS_MAX: Final = 255
-"""RFC 6838, section 4.2: 127 characters on either side of the slash."""
+"""Characters of a media type: 127 on either side of the slash (RFC 6838, section 4.2)."""
 
 NESTING_MAX: Final = 64
-"""Objects and lists inside each other. Far above any use (an index takes 4), far below what
-would exhaust the stack of any reader."""
+"""Depth of nested objects and lists. Far above any use (an index has 4), far below the depth
+that exhausts the stack of a parser."""
 
 _INDEXES: Final = (OCI_INDEX, DOCKER_LIST)
 _DOCKER: Final = (DOCKER_MANIFEST, DOCKER_LIST)
@@ -53,47 +53,47 @@ _FOREIGN_TYPE: Final = re.compile(
     r"|application/vnd\.docker\.image\.rootfs\.foreign\..+"
 )
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _STEPS)
+_DEPTH_CHANGES: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _DEPTH_CHANGES)
 
 _MediaType = Annotated[str, msgspec.Meta(max_length=MEDIA_TYPE_CHARS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Something that a document refers to, and that has to be in its image."""
+    """A blob or manifest that a document refers to, and that its image must have."""
 
     kind: Literal["content", "child"]
-    """``child``: an entry of an index that is a manifest itself. All else is ``content``."""
+    """``child`` for an entry of an index that is a manifest itself, else ``content``."""
     digest: str
-    """Valid by grammar; its algorithm may be one that is not kept here."""
+    """Digest with valid grammar; the store may not support its algorithm."""
     size: int
     foreign: bool
-    """It has other places (``urls``), or is of a non-distributable type: it may be missing."""
+    """True for content with ``urls`` or of a non-distributable type: it may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What the store has to know about a manifest or an index."""
+    """The parsed facts of a manifest or an index."""
 
     media_type: str
     is_index: bool
     needs: tuple[Need, ...]
-    """Each digest once, in the document's order, the config first."""
+    """Needs with each digest once, in the document's order, the config first."""
     config_digest: str | None
     subject: str | None
-    """The digest of the manifest that this one is about, which need not exist (OCI only).
+    """Digest of the manifest that this one refers to, which need not exist (OCI only).
 
-    None for an algorithm that is not kept here: as no OCI-Subject is answered then, the client
-    keeps its own list of referrers under the fallback tag.
+    None for an unsupported algorithm: the response then has no OCI-Subject, so the client keeps
+    its own list of referrers under the fallback tag.
     """
     artifact_type: str | None
-    """As the referrers listing shows it (OCI distribution-spec, "Listing Referrers")."""
+    """Artifact type in the list of referrers (OCI distribution-spec, "Listing Referrers")."""
     annotations: dict[str, str] = field(default_factory=dict)
 
 
 class _Descriptor(msgspec.Struct, rename="camel", gc=False):
-    """OCI image-spec, "Content Descriptors". Docker's have the same fields."""
+    """A descriptor (OCI image-spec, "Content Descriptors"). Docker's have the same fields."""
 
     digest: str
     size: Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
@@ -102,7 +102,7 @@ class _Descriptor(msgspec.Struct, rename="camel", gc=False):
 
 
 class _Body(msgspec.Struct, rename="camel"):
-    """All four kinds of document at once. Null is taken as absent, as Go programs write it."""
+    """The fields of all four kinds of document. Null means absent, as Go programs write it."""
 
     schema_version: int | None = None
     media_type: str | None = None
@@ -119,11 +119,11 @@ _decoder: Final = msgspec.json.Decoder(_Body)
 
 
 def parse(body: bytes, media_type: str | None, *, limit: int) -> Document:
-    """Read a manifest or an index of at most ``limit`` bytes.
+    """Parse a manifest or an index of at most ``limit`` bytes.
 
-    ``media_type`` is the Content-Type it came with, without parameters, or None. It has to agree
-    with ``mediaType`` in the body; where neither is there, the shape tells an OCI manifest from
-    an OCI index. Raises InvalidManifest (over NEEDS_MAX distinct references included), and
+    ``media_type`` is the Content-Type of the request without parameters, or None. It must agree
+    with ``mediaType`` in the body; if both are missing, the fields decide between an OCI manifest
+    and an OCI index. Raises InvalidManifest (also over NEEDS_MAX distinct references), and
     TooLarge for the body.
     """
     if len(body) > limit:
@@ -142,7 +142,7 @@ def parse(body: bytes, media_type: str | None, *, limit: int) -> Document:
     subject = None
     if content.subject is not None and chosen not in _DOCKER:
         _check_digest(content.subject.digest)
-        if _is_kept(content.subject.digest):
+        if _is_supported(content.subject.digest):
             subject = content.subject.digest
     config_type = None if content.config is None else content.config.media_type
     return Document(
@@ -157,35 +157,36 @@ def parse(body: bytes, media_type: str | None, *, limit: int) -> Document:
 
 
 def _decode(body: bytes) -> _Body:
-    """The typed fields of the body. Raises InvalidManifest for all that is not proper JSON."""
+    """Decode the known fields of the body. Raises InvalidManifest for invalid JSON."""
     try:
-        # The decoder does not look at the encoding of strings that it skips.
+        # The JSON decoder does not check the encoding of strings that it skips.
         body.decode()
         content = _decoder.decode(body)
     except UnicodeDecodeError:
-        raise InvalidManifest("not UTF-8") from None
+        raise InvalidManifest("is not UTF-8") from None
     except RecursionError:
         raise InvalidManifest(f"nested deeper than {NESTING_MAX}") from None
     except msgspec.ValidationError as error:
         raise InvalidManifest(str(error)) from None
     except msgspec.DecodeError as error:
-        raise InvalidManifest(f"not JSON: {error}") from None
+        raise InvalidManifest(f"is not JSON: {error}") from None
     if _nesting(body) > NESTING_MAX:
         raise InvalidManifest(f"nested deeper than {NESTING_MAX}")
     return content
 
 
 def _nesting(body: bytes) -> int:
-    """An upper bound of how deep the (valid) JSON is nested, exact where it is over NESTING_MAX.
+    """Return an upper bound of the depth of valid JSON; exact if over NESTING_MAX.
 
-    A bound of its own, since how deep the decoder gets depends on the stack of its caller: what
-    was accepted once must be readable ever after.
+    The decoder's own depth limit depends on the stack of its caller, but a document that was
+    accepted once must stay readable.
     """
     brackets = body.count(b"[") + body.count(b"{")
     if brackets <= NESTING_MAX:
+        # So few brackets cannot nest deeper, even if all of them were open at once.
         return brackets
     outline = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
-    return max(accumulate(_STEPS[bracket] for bracket in outline), default=0)
+    return max(accumulate(_DEPTH_CHANGES[bracket] for bracket in outline), default=0)
 
 
 def _check_media_type(media_type: str) -> None:
@@ -194,20 +195,23 @@ def _check_media_type(media_type: str) -> None:
     if media_type not in MEDIA_TYPES:
         shown = media_type[:MEDIA_TYPE_CHARS_MAX]
         accepted = ", ".join(MEDIA_TYPES)
-        raise InvalidManifest(f"media type {shown!r} is not accepted, only {accepted}")
+        raise InvalidManifest(f"media type {shown!r} is not accepted, must be one of {accepted}")
 
 
 def _choose_media_type(content: _Body, media_type: str | None) -> str:
-    """The media type by header, body or shape. Raises InvalidManifest where they disagree."""
+    """Return the media type from header, body or fields. Raises InvalidManifest if they
+    disagree."""
     if content.schema_version == 1:
         raise InvalidManifest(_SCHEMA_1_REASON)
     if content.media_type:
         _check_media_type(content.media_type)
         if media_type is not None and media_type != content.media_type:
-            raise InvalidManifest(f"it came as {media_type}, its mediaType is {content.media_type}")
+            raise InvalidManifest(
+                f"Content-Type is {media_type}, but mediaType is {content.media_type}"
+            )
         return content.media_type
     if media_type in _DOCKER:
-        raise InvalidManifest("mediaType is missing, and only OCI documents may leave it out")
+        raise InvalidManifest("mediaType is missing; only OCI documents may omit it")
     if media_type is not None:
         return media_type
     if isinstance(content.manifests, list):
@@ -216,14 +220,14 @@ def _choose_media_type(content: _Body, media_type: str | None) -> str:
         return OCI_MANIFEST
     if content.manifests is None:
         return OCI_INDEX
-    raise InvalidManifest("neither a media type, nor the fields of a manifest or of an index")
+    raise InvalidManifest("has no media type, and no fields of a manifest or an index")
 
 
 def _check_shape(content: _Body, media_type: str, is_index: bool) -> None:
-    """Raises InvalidManifest unless the fields are those of the media type, and of no other.
+    """Check that the fields are those of the media type, and of no other.
 
-    A document with the fields of both would be one thing to this reader and another to the next
-    (CVE-2021-41190).
+    One parser would read a document with the fields of both as a manifest, another one as an
+    index (CVE-2021-41190). Raises InvalidManifest.
     """
     if content.schema_version != SCHEMA_VERSION:
         raise InvalidManifest(f"schemaVersion must be {SCHEMA_VERSION}")
@@ -231,18 +235,18 @@ def _check_shape(content: _Body, media_type: str, is_index: bool) -> None:
         raise InvalidManifest(f"fsLayers: {_SCHEMA_1_REASON}")
     if is_index:
         if content.config is not None or content.layers is not None:
-            raise InvalidManifest(f"config or layers in a document of type {media_type}")
+            raise InvalidManifest(f"a document of type {media_type} must not have config or layers")
         if content.manifests is UNSET:
             raise InvalidManifest("manifests is missing")
     else:
         if isinstance(content.manifests, list):
-            raise InvalidManifest(f"manifests in a document of type {media_type}")
+            raise InvalidManifest(f"a document of type {media_type} must not have manifests")
         if content.config is None:
             raise InvalidManifest("config is missing")
 
 
 def _collect(descriptors: Iterable[_Descriptor], *, in_index: bool) -> tuple[Need, ...]:
-    """What the descriptors need, each digest once. Raises InvalidManifest."""
+    """Return the needs of the descriptors, each digest once. Raises InvalidManifest."""
     needs: dict[str, Need] = {}
     for descriptor in descriptors:
         need = _need(descriptor, in_index)
@@ -250,13 +254,14 @@ def _collect(descriptors: Iterable[_Descriptor], *, in_index: bool) -> tuple[Nee
         if known is None:
             _check_digest(need.digest)
             if len(needs) == NEEDS_MAX:
-                raise InvalidManifest(f"it has over {NEEDS_MAX} distinct references")
+                raise InvalidManifest(f"has over {NEEDS_MAX} distinct references")
             needs[need.digest] = need
             continue
         if known.size != need.size:
             raise InvalidManifest(
                 f"{need.digest} is listed with sizes {known.size} and {need.size}"
             )
+        # The stricter entry wins: it must be present if one of them is not foreign.
         needs[need.digest] = replace(
             known,
             kind="child" if "child" in (known.kind, need.kind) else "content",
@@ -266,7 +271,7 @@ def _collect(descriptors: Iterable[_Descriptor], *, in_index: bool) -> tuple[Nee
 
 
 def _need(descriptor: _Descriptor, in_index: bool) -> Need:
-    # An index may list plain content too: the caches of BuildKit are indexes of layers.
+    # An index may list content too: the caches of BuildKit are indexes of layers.
     is_child = in_index and (not descriptor.media_type or descriptor.media_type in MEDIA_TYPES)
     foreign = bool(descriptor.urls) or bool(_FOREIGN_TYPE.fullmatch(descriptor.media_type or ""))
     kind: Literal["content", "child"] = "child" if is_child else "content"
@@ -274,15 +279,15 @@ def _need(descriptor: _Descriptor, in_index: bool) -> Need:
 
 
 def _check_digest(text: str) -> None:
-    """Raises InvalidManifest. Algorithms that are not kept here pass by grammar alone."""
+    """Check a digest; for an unsupported algorithm only its grammar. Raises InvalidManifest."""
     if not is_digest(text):
-        raise InvalidManifest(f"not a digest: {text[:80]!r}")
-    if _is_kept(text):
+        raise InvalidManifest(f"{text[:80]!r} is not a digest")
+    if _is_supported(text):
         try:
             Digest.parse(text)
         except InvalidDigest as error:
             raise InvalidManifest(f"{text}: {error.reason}") from None
 
 
-def _is_kept(digest: str) -> bool:
+def _is_supported(digest: str) -> bool:
     return digest.partition(":")[0] in ALGORITHMS

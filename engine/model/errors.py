@@ -1,8 +1,7 @@
-"""Everything that can go wrong in a store, as a small tree of exceptions with fields.
+"""The exceptions of the store, as a small tree of classes with fields.
 
-The tree speaks of the store only: a service that exposes it over a protocol maps each class
-to that protocol's codes in one table of its own. Every error carries what a program needs to
-act on it as attributes; ``str(error)`` is one sentence for people.
+They know no protocol: a service maps each class to its protocol's codes in one table of its own.
+Programs read the attributes of an error; ``str(error)`` is one sentence for people.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Kind = Literal[
     "rule",
     "limit",
 ]
-"""What an error is about."""
+"""Kind of the object that an error concerns."""
 
 
 class EngineError(Exception):
@@ -38,7 +37,7 @@ class EngineError(Exception):
 
 
 class NotFound(EngineError):
-    """Nothing of that kind exists under that name (or it was deleted)."""
+    """No object of that kind exists under that name (or it was deleted)."""
 
     def __init__(self, kind: Kind, name: str) -> None:
         super().__init__(f"{kind} {name} was not found")
@@ -47,7 +46,7 @@ class NotFound(EngineError):
 
 
 class AlreadyExists(EngineError):
-    """The name is taken by a living object of that kind."""
+    """Another object of that kind, not deleted, has the name."""
 
     def __init__(self, kind: Kind, name: str) -> None:
         super().__init__(f"{kind} {name} already exists")
@@ -65,7 +64,7 @@ class Invalid(EngineError):
 
 
 class InvalidDigest(Invalid):
-    """A digest breaks the grammar of the OCI image-spec, or names an algorithm not kept here."""
+    """A digest breaks the grammar of the OCI image-spec, or its algorithm is not supported."""
 
     def __init__(self, text: str, reason: str) -> None:
         super().__init__("digest", reason)
@@ -73,7 +72,7 @@ class InvalidDigest(Invalid):
 
 
 class DigestMismatch(Invalid):
-    """The bytes that arrived do not have the digest that was promised for them."""
+    """Received bytes do not have the expected digest."""
 
     def __init__(self, expected: str, actual: str) -> None:
         super().__init__("digest", f"content has {actual}, not {expected}")
@@ -82,7 +81,7 @@ class DigestMismatch(Invalid):
 
 
 class SizeMismatch(Invalid):
-    """A body was shorter or longer than announced. Sizes are in bytes."""
+    """A body is shorter or longer than announced. Sizes are in bytes."""
 
     def __init__(self, expected: int, actual: int) -> None:
         super().__init__("size", f"{actual} bytes where {expected} were announced")
@@ -91,14 +90,16 @@ class SizeMismatch(Invalid):
 
 
 class DescriptorMismatch(SizeMismatch):
-    """A manifest says other sizes of what its image has. ``wrong`` has each digest, the size that
-    it has and the one that the manifest says, in bytes; ``actual`` and ``expected`` are the first.
+    """Descriptors of a manifest have other sizes than the image's content.
+
+    ``wrong`` lists digest, actual size and the manifest's size, in bytes; ``actual`` and
+    ``expected`` are those of the first.
     """
 
     def __init__(self, wrong: Sequence[tuple[str, int, int]]) -> None:
-        digest, actual, said = wrong[0]
-        super().__init__(said, actual)
-        self.args = (f"{digest} has {actual} bytes, and the manifest says {said}",)
+        digest, actual, expected = wrong[0]
+        super().__init__(expected, actual)
+        self.args = (f"{digest} has {actual} bytes, and the manifest says {expected}",)
         self.wrong = tuple(wrong)
 
 
@@ -110,7 +111,7 @@ class InvalidManifest(Invalid):
 
 
 class TooLarge(Invalid):
-    """A bounded thing is over its bound. ``limit`` is in bytes, or in items where so said."""
+    """An argument is over its limit. ``limit`` is in bytes, or in the ``unit`` that is given."""
 
     def __init__(self, argument: str, limit: int, unit: str = "bytes") -> None:
         super().__init__(argument, f"over the limit of {limit} {unit}")
@@ -118,7 +119,7 @@ class TooLarge(Invalid):
 
 
 class MissingContent(EngineError):
-    """A manifest needs content that its image neither links nor holds, or of another size."""
+    """A manifest needs content that its image neither links nor holds, or has in another size."""
 
     def __init__(self, digests: Sequence[str]) -> None:
         super().__init__("content is missing in this image: " + ", ".join(digests))
@@ -135,11 +136,11 @@ class OffsetMismatch(EngineError):
 
 
 class Conflict(EngineError):
-    """The state of the store does not allow the step now; nothing was changed."""
+    """The state of the store does not allow the operation now; nothing was changed."""
 
 
 class Busy(Conflict):
-    """Another writer is using the object at this moment."""
+    """Another writer uses the object now."""
 
     def __init__(self, kind: Kind, name: str) -> None:
         super().__init__(f"{kind} {name} is in use by another writer")
@@ -148,7 +149,7 @@ class Busy(Conflict):
 
 
 class Locked(Conflict):
-    """An operator locked the object: no pushes, updates or deletes."""
+    """An operator locked the object against pushes, updates and deletes."""
 
     def __init__(self, kind: Kind, name: str, object_id: UUID) -> None:
         super().__init__(f"{kind} {name} is locked")
@@ -158,7 +159,7 @@ class Locked(Conflict):
 
 
 class InUse(Conflict):
-    """The object is needed by others and cannot be removed on its own."""
+    """Other objects need this one, so it cannot be removed alone."""
 
     def __init__(self, kind: Kind, name: str, users: int) -> None:
         super().__init__(f"{kind} {name} is needed by {users} manifests of this image")
@@ -168,7 +169,7 @@ class InUse(Conflict):
 
 
 class Immutable(Conflict):
-    """A rule of the namespace forbids to move or delete this tag."""
+    """An immutable pattern of the namespace forbids moving or deleting this tag."""
 
     def __init__(self, name: str, pattern: str) -> None:
         super().__init__(f"tag {name} is immutable (pattern {pattern})")
@@ -177,18 +178,18 @@ class Immutable(Conflict):
 
 
 class Unverified(Conflict):
-    """Too many tags would have to be compared with a pattern before what holds them may go."""
+    """A delete would need to compare too many tags with an immutable pattern."""
 
     def __init__(self, pattern: str, most: int) -> None:
         super().__init__(
-            f"over {most} tags would have to be compared with pattern {pattern}: delete some first,"
-            " or change the pattern to one that does not begin with a wildcard"
+            f"cannot compare over {most} tags with pattern {pattern}: delete some tags first,"
+            " or use a pattern that does not begin with a wildcard"
         )
         self.pattern = pattern
 
 
 class PreconditionFailed(Conflict):
-    """The caller asked for a step on a certain state, and the state is another (``current``)."""
+    """A precondition of the caller does not hold: the name is at ``current``."""
 
     def __init__(self, kind: Kind, name: str, current: str | None) -> None:
         super().__init__(f"{kind} {name} is at {current or 'nothing'}")
@@ -198,18 +199,18 @@ class PreconditionFailed(Conflict):
 
 
 class QuotaExceeded(Conflict):
-    """The step would go over a limit that somebody set. All numbers in units of ``resource``."""
+    """The operation would exceed a quota or limit. All numbers are in units of ``resource``."""
 
     def __init__(
         self, resource: str, quota: int, current: int, asked: int = 0, used_for: str = ""
     ) -> None:
-        """``asked`` more would come to what is used; 0 where ``current`` has it in already.
+        """Set the numbers; ``asked`` is what the operation adds, 0 if ``current`` includes it.
 
-        ``used_for`` says what the namespace uses its part for, and what gives some of it back.
+        ``used_for`` describes for the message how the quota is used, and how to free some.
         """
-        told = f"{asked} more are asked for, and " if asked else ""
+        request = f"{asked} more are asked for, and " if asked else ""
         parts = f" ({used_for})" if used_for else ""
-        super().__init__(f"{resource}: {told}{current} of {quota} are used{parts}")
+        super().__init__(f"{resource}: {request}{current} of {quota} are used{parts}")
         self.resource = resource
         self.quota = quota
         self.current = current
@@ -217,7 +218,7 @@ class QuotaExceeded(Conflict):
 
     @property
     def missing(self) -> int:
-        """How much would have to go for the step to fit."""
+        """Units to free before the operation fits."""
         return self.current + self.asked - self.quota
 
 
@@ -226,7 +227,7 @@ class Unusable(EngineError):
 
 
 class Corrupt(Unusable):
-    """Stored data is damaged, and is not served. Pushing the same content again heals a blob."""
+    """Stored data is damaged and not served. Pushing the same content again heals a blob."""
 
     def __init__(self, kind: Kind, name: str, reason: str) -> None:
         super().__init__(f"{kind} {name} is damaged: {reason}")
@@ -245,7 +246,7 @@ class NotAStore(Unusable):
 
 
 class StorageFull(Unusable):
-    """No space is left: on the disk (``what`` is ``depot``), or in the ledger's map."""
+    """No space is left: on the disk (``what`` is ``depot``) or in the ledger's map."""
 
     def __init__(self, what: Literal["depot", "ledger"]) -> None:
         super().__init__(f"no space is left in the {what}")

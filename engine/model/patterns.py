@@ -1,9 +1,9 @@
-"""Patterns of names: ``*`` is any characters, or none, and ``?`` any one. Nothing backtracks.
+"""Matches names against patterns without backtracking: ``*`` is any characters, ``?`` any one.
 
-All patterns of a set run at once as one automaton, its states the bits of one integer. A step is
-some operations on that integer, so a name costs at most its length times that of all patterns, as
-machine words have it. The steps that names take are kept, as far as there is room: most names
-take the same ones.
+All patterns of a set run at once as one automaton (NFA): its positions are the bits of one integer.
+A step is a few operations on that integer, so matching costs at most the length of the name times
+the machine words of all patterns. States and steps are cached up to a limit, since most names
+take the same steps.
 """
 
 from __future__ import annotations
@@ -13,58 +13,59 @@ from functools import lru_cache
 from typing import Final
 
 STATES_MAX: Final = 128
-"""States of one set that are kept with the steps from them: some 600 KiB where a set is as long
-as it may be, and is tried with names that are all different."""
+"""States of one set that are cached with their steps: about 600 KiB for the longest set, matched
+with names that all differ."""
 
 SETS_MAX: Final = 32
-"""Sets of patterns that are kept."""
+"""Sets of patterns that are cached."""
 
 
 class _State:
-    """A set of places in the patterns, and where single characters lead from it."""
+    """A set of positions in the patterns, and the states that characters lead to."""
 
     __slots__ = ("bits", "first", "steps")
 
     def __init__(self, bits: int, first: str | None) -> None:
         self.bits = bits
         self.first = first
-        """The first pattern that is at its end here."""
+        """First pattern that ends at one of the positions; None if none does."""
         self.steps: dict[str, _State] = {}
 
 
 class Patterns:
-    """A set of patterns, in their order. Threads may share it."""
+    """An ordered set of patterns. Threads may share it."""
 
     __slots__ = ("_any_one", "_ends", "_ends_mask", "_literals", "_loops", "_start", "_states")
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._literals: dict[str, int] = {}
-        """The places at which a character leads to the next one."""
+        """Positions, by character, at which it leads to the next position."""
         self._any_one = self._loops = self._ends_mask = start = 0
         self._ends: dict[int, str] = {}
-        place = 1
+        position = 1
         for pattern in patterns:
-            start |= place
+            start |= position
             for character in pattern:
                 if character == "*":
-                    self._loops |= place
+                    self._loops |= position
                     continue
                 if character == "?":
-                    self._any_one |= place
+                    self._any_one |= position
                 else:
-                    self._literals[character] = self._literals.get(character, 0) | place
-                place <<= 1
-            self._ends[place] = pattern
-            self._ends_mask |= place
-            place <<= 1
+                    self._literals[character] = self._literals.get(character, 0) | position
+                position <<= 1
+            self._ends[position] = pattern
+            self._ends_mask |= position
+            position <<= 1
         self._states: dict[int, _State] = {}
         self._start = self._kept(start) or _State(start, self._first(start))
 
     def first(self, name: str) -> str | None:
-        """The first of the patterns that covers the whole name, or None. Case matters."""
+        """Return the first pattern that matches the whole name, or None. Case matters."""
         state = self._start
         for at, character in enumerate(name):
             following = state.steps.get(character)
+            # Threads may add the same step twice; both lead to an equal state.
             if following is None:
                 bits = self._step(state.bits, character)
                 following = self._kept(bits)
@@ -75,14 +76,14 @@ class Patterns:
         return state.first
 
     def _kept(self, bits: int) -> _State | None:
-        """The state of those places; None where there is no room for it."""
+        """Return the cached state of those positions; None if the cache is full."""
         state = self._states.get(bits)
         if state is None and len(self._states) < STATES_MAX:
             state = self._states[bits] = _State(bits, self._first(bits))
         return state
 
     def _rest(self, bits: int, name: str) -> str | None:
-        """As ``first``, from those places on, keeping nothing."""
+        """Match the rest of a name from those positions on, without caching."""
         for character in name:
             if not bits:
                 return None
@@ -95,10 +96,11 @@ class Patterns:
 
     def _first(self, bits: int) -> str | None:
         ends = bits & self._ends_mask
+        # The lowest bit is the end of the first pattern, since positions ascend.
         return self._ends[ends & -ends] if ends else None
 
 
 @lru_cache(SETS_MAX)
 def patterns_of(patterns: tuple[str, ...]) -> Patterns:
-    """The set of those (checked) patterns."""
+    """Return the compiled set of (checked) patterns, from a cache."""
     return Patterns(patterns)

@@ -1,4 +1,4 @@
-"""A problem: something that a check of a store found wrong."""
+"""The findings of a check of a store."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 TEXT_CHARS_MAX: Final = 1000
-"""Longer names and reasons are cut, so that a line of the check stays short."""
+"""Characters of a name or reason; longer ones are cut to keep the output of a check readable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: which kind of thing, its name, and what is wrong with it.
+    """A finding: the kind and name of an object, and what is wrong with it.
 
     ``kind`` is ``record`` (a row that does not decode), ``ledger`` (its file as a whole), or
     the object that breaks a rule: ``blob``, ``file``, ``claim``, ``hold``, ``manifest``,
@@ -28,5 +28,5 @@ class Problem:
 
 
 def problem(kind: str, name: str, reason: str) -> Problem:
-    """A problem with its texts cut to ``TEXT_CHARS_MAX``."""
+    """Create a problem, with name and reason cut to ``TEXT_CHARS_MAX``."""
     return Problem(kind, name[:TEXT_CHARS_MAX], reason[:TEXT_CHARS_MAX])

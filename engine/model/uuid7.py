@@ -1,4 +1,4 @@
-"""Time-ordered ids: UUIDs of version 7 that carry the microsecond of their making."""
+"""Time-ordered ids: UUIDs of version 7 that contain their creation time in microseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MILLISECONDS_END: Final = 1 << 48
 
 
 def uuid7(microseconds: int, entropy: bytes) -> UUID:
-    """The version 7 UUID of that instant (since 1970) with 62 of the 64 bits of ``entropy``.
+    """Return the version 7 UUID of a time (since 1970) with 62 of the 64 bits of ``entropy``.
 
     RFC 9562, section 5.7: 48 bits of milliseconds; then, by section 6.2 method 3, the fraction of
     the millisecond in the 12 bits of ``rand_a``. So ids order as their microseconds do, as UUIDs,
@@ -26,7 +26,7 @@ def uuid7(microseconds: int, entropy: bytes) -> UUID:
     """
     milliseconds, rest = divmod(microseconds, 1000)
     if not 0 <= milliseconds < _MILLISECONDS_END:
-        raise Invalid("microseconds", "must be of a time from 1970, in 48 bits of milliseconds")
+        raise Invalid("microseconds", "must be a time from 1970 on, in 48 bits of milliseconds")
     if len(entropy) != ENTROPY_BYTES:
         raise Invalid("entropy", f"must be {ENTROPY_BYTES} bytes")
     fraction = (rest << _FRACTION_BITS) // 1000
@@ -35,13 +35,13 @@ def uuid7(microseconds: int, entropy: bytes) -> UUID:
 
 
 def microseconds_of(value: UUID) -> int:
-    """The instant that ``uuid7`` put into the UUID, in microseconds since 1970: exact.
+    """Return the exact time that ``uuid7`` put into the UUID, in microseconds since 1970.
 
-    Raises Invalid for UUIDs of another version. One that others made gives a time within its
-    millisecond.
+    For a UUID of another generator the time is within its millisecond. Raises Invalid for UUIDs
+    of another version.
     """
     if value.variant != RFC_4122 or value.version != _VERSION:
-        raise Invalid("id", "not a UUID of version 7")
+        raise Invalid("id", "is not a UUID of version 7")
     fraction = value.int >> 64 & ((1 << _FRACTION_BITS) - 1)
     # Rounded up, since uuid7 rounds down; a step of the fraction is less than a microsecond.
     rest = -(-fraction * 1000 >> _FRACTION_BITS)

@@ -1,4 +1,4 @@
-"""The values that the store hands out: frozen, plain, safe to keep.
+"""The values that the store returns: frozen, plain, safe to keep.
 
 Names follow the management API (namespace, image, tag) and the OCI specs (blob, manifest,
 referrer). Sizes are bytes; times are aware datetimes in UTC with microseconds.
@@ -26,7 +26,7 @@ Order = Literal[
     "description_asc",
     "description_desc",
 ]
-"""How a listing is sorted; ties are broken by id. Descriptions order namespaces only."""
+"""Sort order of a listing; the id breaks ties. Only namespaces can be sorted by description."""
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Unset(Enum):
-    """Tells "leave it" from None in updates."""
+    """The value that means "unchanged" in updates, as opposed to None."""
 
     UNSET = 0
 
@@ -43,36 +43,35 @@ UNSET: Final = Unset.UNSET
 
 
 def moment(count: int) -> datetime:
-    """The instant that many microseconds after 1970, in UTC."""
+    """Return the time ``count`` microseconds after 1970, in UTC."""
     return _EPOCH + timedelta(microseconds=count)
 
 
 def microseconds(value: datetime) -> int:
-    """How many microseconds after 1970 an aware datetime is: the inverse of ``moment``.
+    """Return the microseconds from 1970 to an aware datetime: the inverse of ``moment``.
 
-    The end of year 9999 in another zone may lie behind what ``moment`` can tell.
+    The end of year 9999 in another time zone may be past ``MOMENT_MAX``.
     """
     return (value - _EPOCH) // timedelta(microseconds=1)
 
 
 MOMENT_MAX: Final = microseconds(datetime.max.replace(tzinfo=UTC))
-"""The last one that ``moment`` takes."""
+"""Largest argument of ``moment``, in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes under a digest. ``digest`` is in the algorithm that the caller asked with."""
+    """Bytes under a digest. ``digest`` has the algorithm of the caller's request."""
 
     digest: Digest
     size: int
     held_until: datetime | None = None
-    """Of a blob found through a repository that holds it but has no manifest that needs it: when
-    that right ends."""
+    """End of the hold, if the repository has no manifest that needs the blob; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A named place of one project in one region, with its exact numbers."""
+    """A namespace of one project in one region, with its exact numbers."""
 
     id: UUID
     region: str
@@ -83,8 +82,8 @@ class Namespace:
     is_public: bool
     status: Status
     size: int
-    """Sum of the sizes of its images (design of the management API: a layer in two images
-    counts twice)."""
+    """Sum of the sizes of its images in bytes; a layer in two images counts twice (management
+    API)."""
     image_count: int
     created_at: datetime
     updated_at: datetime
@@ -93,12 +92,12 @@ class Namespace:
     quota: int | None = None
     """Upper bound of its kept size (see ``Usage``) in bytes, or None."""
     sparse_indexes: bool | None = None
-    """Whether its indexes may lack children; None is as ``StoreConfig.sparse_indexes`` says."""
+    """True if its indexes may lack children; None for ``StoreConfig.sparse_indexes``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image of a namespace: what OCI calls a repository."""
+    """An image of a namespace; OCI calls it a repository."""
 
     id: UUID
     namespace_id: UUID
@@ -106,19 +105,19 @@ class Image:
     status: Status
     visibility: Visibility
     size: int
-    """Sum of the distinct configs and layers that its manifests need, each once."""
+    """Bytes of the distinct configs and layers that its manifests need, each counted once."""
     tags: tuple[str, ...]
-    """Its first tag names in byte order: all of them, up to ``TAGS_SHOWN``."""
+    """First tag names in byte order, up to ``TAGS_SHOWN``."""
     tag_count: int
     created_at: datetime
     updated_at: datetime
     pull_count: int = 0
-    """GETs of its manifests by digest, some seconds late."""
+    """Number of GETs of its manifests by digest, some seconds late."""
     pulled_at: datetime | None = None
 
 
 TAGS_SHOWN: Final = 1000
-"""Tag names carried in an Image, so that a listing of images stays bounded."""
+"""Tag names in an Image, at most, so that a listing of images stays bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,43 +132,43 @@ class Tag:
     created_at: datetime
     updated_at: datetime
     pull_count: int = 0
-    """Reads by its name, and GETs by its digest, some seconds late."""
+    """Number of reads by its name and GETs by its digest, some seconds late."""
     pulled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """Where a name leads at this moment: a namespace, an image name in it, what is there.
+    """A resolved repository name: its namespace, the name of the image, and the image if any.
 
-    Handed to every operation on content. Each transaction checks that the namespace and the
-    image are still the same; if not, it raises NotFound.
+    Operations on content take it as an argument. Each transaction checks that the namespace and
+    the image are still the same, and raises NotFound otherwise.
     """
 
     namespace_id: UUID
     region: str
     project_id: UUID
     namespace: str
-    """The namespace's name."""
+    """Name of the namespace."""
     is_public: bool
-    """Whether the namespace is public: what an image with visibility ``inherit`` follows."""
+    """True if the namespace is public; images with visibility ``inherit`` follow it."""
     name: str
-    """The image's name, without the namespace."""
+    """Name of the image, without the namespace."""
     key: bytes | None
-    """The image's key inside the ledger, or None where nothing was ever pushed under the name."""
+    """Key of the image inside the ledger; None if no content was ever pushed under the name."""
     image_id: UUID | None
-    """None until the first manifest makes the image a listed one."""
+    """Id of the image; None before its first manifest, which makes it a listed image."""
     visibility: Visibility
     sparse_indexes: bool | None = None
-    """As the namespace's."""
+    """Setting of the namespace (see ``Namespace``)."""
 
     @property
     def full_name(self) -> str:
-        """``namespace/image`` as the OCI distribution-spec's ``<name>``."""
+        """``<name>`` of the OCI distribution-spec: ``namespace/image``."""
         return f"{self.namespace}/{self.name}"
 
     @property
     def public(self) -> bool:
-        """Whether anyone may pull from it: the image's own word, or its namespace's."""
+        """True if everyone may pull, by the image's visibility or else by its namespace's."""
         if self.visibility == "inherit":
             return self.is_public
         return self.visibility == "public"
@@ -177,7 +176,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload session: ``offset`` bytes are kept; the next append goes there."""
+    """An upload session with ``offset`` stored bytes; the next append must begin there."""
 
     id: UUID
     offset: int
@@ -187,22 +186,22 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload session as a listing of its namespace tells of it."""
+    """An upload session in a listing of its namespace."""
 
     id: UUID
     namespace_id: UUID
     image: str
     """Name of its image, without the namespace."""
     size: int
-    """Bytes that are kept of it."""
+    """Bytes stored so far."""
     counted: int
-    """Bytes that it counts for in its namespace: a step more than those kept while some come."""
+    """Bytes counted in its namespace: up to a step more than ``size`` while bytes arrive."""
     declared: int | None
-    """Bytes that it will have at most, where that was said."""
+    """Upper bound of its size in bytes, if the client announced one."""
     created_at: datetime
     touched_at: datetime | None
-    """When a byte came last, up to a fifth of ``StoreConfig.upload_idle_seconds`` behind while
-    some come; None where none came yet, or that is not known."""
+    """Time of the last byte, up to a fifth of ``StoreConfig.upload_idle_seconds`` behind while
+    bytes arrive; None if no byte arrived yet, or if unknown."""
     expires_at: datetime
 
 
@@ -214,30 +213,30 @@ class Manifest:
     media_type: str
     body: bytes
     tag: str | None = None
-    """The tag it was asked for by, if it was."""
+    """Tag by which the caller requested it, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedManifest:
-    """A manifest as a listing of its image tells of it."""
+    """A manifest in a listing of its image."""
 
     digest: Digest
     media_type: str
     artifact_type: str | None
     size: int
-    """Of itself, without what it needs."""
+    """Bytes of the manifest itself, without the content that it needs."""
     created_at: datetime
     tags: tuple[str, ...]
-    """Its first tag names in byte order."""
+    """First tag names in byte order."""
     more_tags: bool
-    """Whether it has more than are shown."""
+    """True if it has more tags than ``tags``."""
     subject: Digest | None
-    """Of a referrer: what it refers to, which need not be here."""
+    """Subject of a referrer, which need not exist; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a PUT of a manifest did (OCI distribution-spec, "Pushing Manifests")."""
+    """The result of a PUT of a manifest (OCI distribution-spec, "Pushing Manifests")."""
 
     digest: Digest
     subject: Digest | None
@@ -270,52 +269,53 @@ class Key:
     expires_at: datetime | None
 
     def covers(self, project_id: UUID) -> bool:
-        """Whether this key is one of that project (or of all)."""
+        """Return True if this is a key of that project, or of all."""
         return self.project_id is None or self.project_id == project_id
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What tokens are signed with: 32 bytes, and until when (microseconds since 1970) what they
-    signed counts. The key in use has no end."""
+    """A key that signs tokens. The key in use has no end."""
 
     secret: bytes
+    """32 bytes."""
     until: int = MOMENT_MAX
+    """Time until which its signatures are valid, in microseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The numbers of one namespace, in bytes, each read in constant time."""
+    """The usage of one namespace in bytes; each number is read in constant time."""
 
     size: int
     image_count: int
     unique_size: int
-    """Its distinct linked blobs, once each."""
+    """Bytes of its distinct linked blobs, each counted once."""
     exclusive_size: int
-    """Of these, what no other namespace of the whole store links."""
+    """Part of ``unique_size`` that no other namespace of the store links."""
     project_exclusive_size: int
-    """Of these, what no other namespace of the same project links."""
+    """Part of ``unique_size`` that no other namespace of the same project links."""
     content: int = 0
-    """Distinct blobs that it keeps as configs and layers; here and below, each blob once."""
+    """Distinct blobs kept as configs and layers; here and below, each blob counts once."""
     manifests: int = 0
     """Bodies of manifests that it keeps."""
     held: int = 0
-    """What it holds, and no manifest of it needs."""
+    """Blobs that it holds and none of its manifests needs."""
     uploads: int = 0
-    """What came of its open uploads."""
+    """Received bytes of its open uploads."""
     trash: int = 0
-    """What only its images in the trash need, or namespaces of its name in the trash."""
+    """Blobs needed only by images in the trash, of it or of deleted namespaces of its name."""
 
     @property
     def kept_size(self) -> int:
-        """What a quota bounds: the sum of ``content``, ``manifests``, ``held``, ``uploads`` and
-        ``trash``."""
+        """Bytes that a quota bounds: the sum of ``content``, ``manifests``, ``held``, ``uploads``
+        and ``trash``."""
         return self.content + self.manifests + self.held + self.uploads + self.trash
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds a namespace, whatever its own settings say."""
+    """The limits of a namespace, in addition to its own settings."""
 
     quota: int | None = None
     """Upper bound of its kept size in bytes, or None."""
@@ -325,7 +325,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceLimits:
-    """The limits of a namespace's name, and what is in force with its own settings."""
+    """The limits of a namespace's name, and those in force together with its own settings."""
 
     limits: Limits
     in_force: Limits
@@ -334,46 +334,46 @@ class NamespaceLimits:
 
 @dataclass(frozen=True, slots=True)
 class ProjectLimits:
-    """What bounds a project."""
+    """The limits of a project."""
 
     quota: int | None
     """Upper bound of the sum of its namespaces' kept sizes in bytes, or None."""
     defaults: Limits
-    """What a new namespace gets whose name has no limits."""
+    """Limits that a new namespace gets if its name has none."""
     kept_size: int
-    """That sum, open uploads included."""
+    """Sum of its namespaces' kept sizes in bytes, open uploads included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The numbers of the whole store: for its operator, not for tenants."""
+    """The numbers of the whole store, for its operator and not for tenants."""
 
     blobs: int
     blob_bytes: int
-    """Sum of the blobs' own sizes, each stored once."""
+    """Sum of the blobs' own sizes, each counted once."""
     stored_bytes: int
-    """What they take on disk: less where recompressed."""
+    """Bytes that they take on disk: less if recompressed."""
     namespaces: int
     images: int
     uploads: int
     holds: int
-    """Rights to blobs that no manifest needs yet, or any more."""
+    """Rights of images to blobs that none of their manifests needs yet, or any more."""
     garbage: int
     """Entries of the garbage queue."""
     oldest_garbage: datetime | None
     freed_bytes: int
-    """Bytes that sweeping gave back since the store was made."""
+    """Bytes that the sweep has freed since the store was created."""
     trash: int
     aside: int = 0
-    """Entries of the sweep's queues that met a damaged row and wait aside: ``Sweeper.aside``."""
+    """Dead letters: entries of the sweep's queues that met a damaged row (``Sweeper.aside``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionRule:
-    """What may go by itself in a namespace; None where the rule does not look at something.
+    """A rule by which retention removes tags and manifests of a namespace; None for no condition.
 
-    A tag goes when it matches, is not among the ``keep_last`` newest that match, and has reached
-    every age that is named.
+    It removes a tag that matches, is not among the ``keep_last`` newest that match, and has
+    reached all the ages that are set.
     """
 
     images: tuple[str, ...] = ("*",)
@@ -385,16 +385,16 @@ class RetentionRule:
     not_pulled_for_days: int | None = None
     """Days since it was pulled or pushed last."""
     untagged_older_than_days: int | None = None
-    """Of manifests without a tag, an index or a subject: days since they were pushed."""
+    """Days since the push of manifests without a tag, an index or a subject."""
 
 
 Trashed = Literal["namespace", "image", "tag"]
-"""Kinds of what can be brought back."""
+"""Kinds of objects in the trash."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrashItem:
-    """Something deleted that can be brought back until ``purge_at``."""
+    """A deleted object that can be restored until ``purge_at``."""
 
     kind: Trashed
     id: UUID
@@ -403,28 +403,29 @@ class TrashItem:
     project_id: UUID
     namespace_id: UUID
     namespace: str
-    """Name of the namespace, or of that which it was in."""
+    """Name of the namespace, which for other kinds is the one that the object was in."""
     image: str | None
-    """Name of the image, or of that which the tag was in."""
+    """Name of the image, which for a tag is the one that it was in; None for a namespace."""
     purge_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasedHolds:
-    """What a release of holds did."""
+    """The result of a release of holds."""
 
     released: int
     size: int
-    """Bytes that they were of; a blob that two images held counts twice."""
+    """Bytes of the released blobs; a blob that two images held counts twice."""
     kept: int
-    """Holds that stay, since deleted tags need them to come back."""
+    """Holds that stay, since a restore of deleted tags needs them."""
     after: str | None
-    """To go on with; None where all was looked at."""
+    """Cursor for the next call; None at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A part of a listing, and how many there are in all."""
+    """A page of a listing."""
 
     items: Sequence[T]
     total: int
+    """Number of items on all pages."""

@@ -129,7 +129,7 @@ class DeferredTimes:
                     (key, touch.when, tuple(touch.manifests), tuple(touch.tags.items()))
                     for key, touch in gathered.items()
                 ]
-                await batches.write_gathered(self._write, waiting, self._refused, self._keep)
+                await batches.flush_batched(self._write, waiting, self._refused, self._keep)
 
     def _keep(self, entry: Entry) -> None:
         """Put back what was not written, below what came since."""

@@ -175,7 +175,7 @@ class Pulls:
         now = self._core.now()
         entry = (repository.key, reference, int(pulled), now * pulled, now * renews)
         try:
-            await batches.write_gathered(self._write, [entry], self._refused, self._keep)
+            await batches.flush_batched(self._write, [entry], self._refused, self._keep)
         except EngineError as error:
             _log.error("a pull of %s is written later: %s", reference, error)
 
@@ -194,7 +194,7 @@ class Pulls:
                     (*key, pull.count, int(pull.last * SECOND), int(pull.renewed * SECOND))
                     for key, pull in gathered.items()
                 ]
-                await batches.write_gathered(self._write, waiting, self._refused, self._keep)
+                await batches.flush_batched(self._write, waiting, self._refused, self._keep)
 
     def _keep(self, entry: Entry) -> None:
         """Put back what was not written."""

@@ -1,4 +1,4 @@
-"""Background work: turns of something, with rests between, until it is stopped."""
+"""A background loop: runs bounded turns of work, with pauses between them, until stopped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from holdfast.engine.model.errors import EngineError
 
 _log: Final = logging.getLogger(__name__)
 
-AFTER_FAILURE: Final = 10.0
-"""Seconds of rest after a turn that the disk or the ledger refused."""
+RETRY_SECONDS: Final = 10.0
+"""Pause after a turn that failed."""
 
 
 class Background:
-    """One task. ``turn`` does a bounded amount of work and says how long to rest, in seconds."""
+    """A task that calls ``turn``, which does bounded work and returns the next pause in seconds."""
 
     def __init__(self, name: str, turn: Callable[[], Awaitable[float]]) -> None:
         self._name = name
@@ -26,15 +26,15 @@ class Background:
         self._running.set()
 
     def start(self) -> None:
-        """Begin. An error in a turn is logged, and the next turn comes after a while."""
+        """Start the task. After an error in a turn, log it and retry in ``RETRY_SECONDS``."""
         self._task = asyncio.create_task(self._forever(), name=self._name)
 
     def pause(self) -> None:
-        """Begin no more turns."""
+        """Start no more turns until ``resume``."""
         self._running.clear()
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue after ``pause``."""
         self._running.set()
 
     async def _forever(self) -> None:
@@ -43,20 +43,20 @@ class Background:
             try:
                 rest = await self._turn()
             except EngineError as error:
-                _log.error("%s failed, and goes on in a while: %s", self._name, error)
-                rest = AFTER_FAILURE
+                _log.error("%s failed: %s; retrying in %d s", self._name, error, RETRY_SECONDS)
+                rest = RETRY_SECONDS
             except Exception:  # noqa: BLE001 - a bug in one turn must not end all those after it
-                _log.exception("%s met an error that nobody expects", self._name)
-                rest = AFTER_FAILURE
+                _log.exception("%s: unexpected error; retrying in %d s", self._name, RETRY_SECONDS)
+                rest = RETRY_SECONDS
             await asyncio.sleep(rest)
 
     async def rest(self, seconds: float) -> None:
-        """Rest within a turn, and for as long as it is paused."""
+        """Pause for ``seconds`` inside a turn, and longer while the loop is paused."""
         await asyncio.sleep(seconds)
         await self._running.wait()
 
     async def stop(self) -> None:
-        """End the task, in the middle of a turn if need be."""
+        """Cancel the task, even inside a turn, and wait until it has ended."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

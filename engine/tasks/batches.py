@@ -1,4 +1,4 @@
-"""Many entries in one transaction; where a damaged row stops it, that entry by itself."""
+"""Runs many entries in one transaction, and bisects a batch that fails on a damaged row."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Final, TypeVar
 
 from holdfast.engine.model.errors import Corrupt, EngineError, StorageFull
 
-STEP: Final = 200
-"""Entries that ``write_gathered`` writes in one transaction."""
+ENTRIES_PER_TXN: Final = 200
+"""Entries that ``flush_batched`` writes in one transaction, at most."""
 
 E = TypeVar("E")
 R = TypeVar("R")
 
 
-async def each(
+async def bisect(
     work: Callable[[tuple[E, ...]], Awaitable[R]],
     entries: Sequence[E],
     refused: Callable[[E, Corrupt], Awaitable[None]],
 ) -> list[R]:
-    """Run ``work`` over all entries, or over halves of them down to those that it refuses.
+    """Run ``work`` over all entries; halve a batch that fails, down to the bad entries.
 
-    ``work`` has to be all or nothing, as a transaction is. One bad entry among n costs about
-    2 log2(n) more calls. ``refused`` gets each entry for which ``work`` raises Corrupt alone.
-    A transaction that is too large for what room is left is halved too.
+    ``work`` must be all or nothing, as a transaction is. One bad entry among n costs about
+    2 log2(n) more calls. ``refused`` gets each single entry for which ``work`` raises Corrupt.
+    Halves a batch that raises StorageFull too, and raises it for a single entry.
     """
     if not entries:
         return []
@@ -37,30 +37,30 @@ async def each(
             await refused(entries[0], error)
             return []
     half = len(entries) // 2
-    first = await each(work, entries[:half], refused)
-    return first + await each(work, entries[half:], refused)
+    first = await bisect(work, entries[:half], refused)
+    return first + await bisect(work, entries[half:], refused)
 
 
-async def write_gathered(
+async def flush_batched(
     work: Callable[[tuple[E, ...]], Awaitable[object]],
     gathered: list[E],
     refused: Callable[[E, Corrupt], Awaitable[None]],
     keep: Callable[[E], None],
 ) -> None:
-    """Write what was gathered in memory, some at a time; what cannot be written now is kept.
+    """Write entries that were gathered in memory, in batches; pass unwritten ones to ``keep``.
 
-    ``work`` and ``refused`` are as for ``each``. Raises what ``work`` raises but Corrupt.
+    ``work`` and ``refused`` are as for ``bisect``. Raises the errors of ``work`` except Corrupt.
     """
     waiting = gathered
     try:
         while waiting:
-            some, waiting = waiting[:STEP], waiting[STEP:]
+            some, waiting = waiting[:ENTRIES_PER_TXN], waiting[ENTRIES_PER_TXN:]
             try:
-                await each(work, some, refused)
+                await bisect(work, some, refused)
             except EngineError:
                 waiting += some
                 raise
     finally:
-        # After a cancellation too, but for what was handed over: that commits all the same.
+        # After a cancellation too; the batch under way is dropped, since it commits all the same.
         for entry in waiting:
             keep(entry)

@@ -1,7 +1,7 @@
-"""Strand: calls that threads make one after the other, while whoever asks for them goes on.
+"""A serial queue: runs calls one at a time, in order, on a thread pool.
 
-A call that is asked for when the one before it ends begins at once, in the same thread: nobody
-has to be woken in between, which takes as long as hashing 50 KB does.
+The submitter does not wait. If a call is waiting when the one before it ends, the same thread
+begins it at once. Waking another thread would take as long as hashing 50 KB.
 """
 
 from __future__ import annotations
@@ -16,150 +16,159 @@ from typing import Final, ParamSpec
 from holdfast.engine.model.errors import Closed
 
 from .threads import Threads
-from .timing import told
+from .timing import timed
 
 P = ParamSpec("P")
 
-TURN: Final = 4
-"""Calls that one strand makes before other work of the threads has its turn."""
+CALLS_PER_TURN: Final = 4
+"""Calls that one queue makes before it lets other work of the pool run."""
 
 
 class SerialQueue:
-    """One row of calls. To be used by one task at a time, of one loop."""
+    """Calls in order. One task at a time, on one event loop, may use it."""
 
     def __init__(self, threads: Threads, name: str) -> None:
-        """``name`` is what waiting for it is told as (``tasks.timing``)."""
+        """Create an empty queue; ``name`` labels waits for it (see ``tasks.timing``)."""
         self._threads = threads
         self._name = f"thread {name}"
         self._lock = Lock()
-        # All that follows is changed by whoever has the lock.
+        # The lock protects all fields below.
         self._calls: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
-        """Those that are not over; the first is being made, if there is a thread at it."""
-        self._at_work = False
-        """Whether a thread makes the calls, or was asked to."""
-        self._asked = False
-        """Whether one was asked to, and has not begun. Where the asking failed, one may come all
-        the same, and late: the first that comes makes the calls, and the others go."""
+        """Unfinished calls; while a thread works, it is running the first one."""
+        self._working = False
+        """True while a thread runs the calls, or one was requested."""
+        self._requested = False
+        """True while a thread was requested and has not begun.
+
+        A request that raised may start a thread all the same, and late. So the first thread that
+        takes the request runs the calls, and later ones return.
+        """
         self._error: BaseException | None = None
-        self._most = 0
-        """How many calls may be left for the waiter to be woken."""
+        self._remaining = 0
+        """Number of calls that may be left when the waiter is woken."""
         self._waiter: asyncio.Future[None] | None = None
 
-    def push(self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Have ``call`` made after those that were pushed before.
+    def submit(self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Queue ``call`` behind the calls that were submitted before.
 
-        Once one has failed, the others are not made until ``settle`` has told of it. One that no
-        thread can make, since they have ended, fails with Closed.
+        After a call fails, later calls are skipped until ``drain`` raises its error. If the pool
+        has ended, that error is Closed.
         """
         assert not kwargs
         with self._lock:
             if self._error is not None:
                 return
             self._calls.append((call, args))
-            if self._at_work:
+            if self._working:
                 return
-            self._at_work = self._asked = True
+            self._working = self._requested = True
         try:
+            # Outside of the lock: a new thread takes it at once.
             self._threads.begin(self._work)
         except (Closed, RuntimeError) as error:
-            if self._claim():
+            # A thread may have taken the request before this raised; then it runs the calls.
+            if self._take_request():
                 with self._lock:
-                    self._at_work = False
+                    self._working = False
                     self._fail(error)
 
-    async def settle(self, most: int = 0) -> None:
-        """Wait until at most ``most`` of the calls are left.
+    async def drain(self, remaining: int = 0) -> None:
+        """Wait until at most ``remaining`` calls are left.
 
-        Raises what the first call that failed raised; then none is left. A caller that is
-        cancelled gets its CancelledError only when none is left, however often it is cancelled;
-        what a call raised is its cause.
+        Raises the error of the first call that failed; then no call is left. A cancelled caller
+        gets its CancelledError only when no call is left, however often it is cancelled; the
+        error of a call becomes its cause.
         """
-        if len(self._calls) > most:
-            await told(self._name, self._wait(most))
-        error = self._told_error()
+        if len(self._calls) > remaining:
+            await timed(self._name, self._wait(remaining))
+        error = self._take_error()
         try:
             if error is not None:
                 raise error
         finally:
-            # It has a traceback that leads here: break the circle.
+            # Its traceback refers to this frame: break the reference cycle.
             del error
 
-    async def _wait(self, most: int) -> None:
+    async def _wait(self, remaining: int) -> None:
         cancelled: asyncio.CancelledError | None = None
         try:
-            while (waiter := self._waiter_for(0 if cancelled else most)) is not None:
+            while (waiter := self._waiter_for(0 if cancelled else remaining)) is not None:
                 try:
                     await waiter
                 except asyncio.CancelledError as error:
-                    # The task itself counts how many came.
+                    # Keep the first one; the task itself counts the cancellations. From now on
+                    # wait for all calls, since the caller's buffers must not be in use.
                     cancelled = cancelled or error
             if cancelled is not None:
-                raise cancelled from self._told_error()
+                raise cancelled from self._take_error()
         finally:
             del cancelled
 
-    def _waiter_for(self, most: int) -> asyncio.Future[None] | None:
-        """What ends when at most ``most`` calls are left; None where that is so."""
+    def _waiter_for(self, remaining: int) -> asyncio.Future[None] | None:
+        """Return a future that resolves when at most ``remaining`` calls are left, or None if
+        so already."""
         with self._lock:
+            # Compared and stored under the lock, so the thread cannot miss the new waiter.
             self._waiter = None
-            if len(self._calls) > most:
-                self._waiter, self._most = asyncio.get_running_loop().create_future(), most
+            if len(self._calls) > remaining:
+                self._waiter = asyncio.get_running_loop().create_future()
+                self._remaining = remaining
             return self._waiter
 
-    def _told_error(self) -> BaseException | None:
+    def _take_error(self) -> BaseException | None:
         with self._lock:
             error, self._error = self._error, None
             return error
 
     # In a thread
 
-    def _claim(self) -> bool:
-        """Whether it is for the caller to do what a thread was asked to."""
+    def _take_request(self) -> bool:
+        """Take the pending request for a thread; True for the one caller that got it."""
         with self._lock:
-            asked, self._asked = self._asked, False
-            return asked
+            requested, self._requested = self._requested, False
+            return requested
 
     def _work(self) -> None:
-        if not self._claim():
+        if not self._take_request():
             return
         made = 0
         while True:
-            if made == TURN:
-                if self._pass_on():
+            if made == CALLS_PER_TURN:
+                if self._yield_thread():
                     return
                 made = 0
             with self._lock:
                 if not self._calls:
-                    self._at_work = False
+                    self._working = False
                     return
                 call, args = self._calls[0]
             made += 1
             error: BaseException | None = None
             try:
                 call(*args)
-            except BaseException as raised:  # noqa: BLE001 - it is raised where somebody waits
+            except BaseException as raised:  # noqa: BLE001 - drain raises it
                 error = raised
-            # Nothing of a call that is over may be held here.
+            # Drop the arguments now: the next call may wait long, and buffers must be released.
             del call, args
             with self._lock:
                 if error is None:
                     self._calls.popleft()
                 else:
                     self._fail(error)
-                if self._waiter is not None and len(self._calls) <= self._most:
+                if self._waiter is not None and len(self._calls) <= self._remaining:
                     _wake(self._waiter)
                     self._waiter = None
             del error
 
-    def _pass_on(self) -> bool:
-        """Have the next thread that is free go on; says whether one does."""
+    def _yield_thread(self) -> bool:
+        """Hand the calls to the next free thread; False if this thread must go on."""
         with self._lock:
-            self._asked = True
+            self._requested = True
         try:
             self._threads.begin(self._work)
         except (Closed, RuntimeError):
-            # Whoever ends the threads waits for this one, and so for all of the calls.
-            return not self._claim()
+            # Closing the pool waits for this thread, so it runs the remaining calls itself.
+            return not self._take_request()
         return True
 
     def _fail(self, error: BaseException) -> None:
@@ -168,7 +177,7 @@ class SerialQueue:
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
-    # A closed loop, which raises this, has nobody left who waits.
+    # A closed loop raises this; then no task waits any more.
     with suppress(RuntimeError):
         waiter.get_loop().call_soon_threadsafe(_finish, waiter)
 

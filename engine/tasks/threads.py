@@ -1,7 +1,7 @@
-"""Threads for calls that block: file reads and writes, syncs, hashing.
+"""A thread pool for blocking calls: file reads and writes, syncs, hashing.
 
-A thread that is inside a system call cannot be stopped. So a cancelled caller waits until its
-call is over: no file is closed, and no buffer used again, while a thread still works on it.
+A thread inside a system call cannot be stopped. So a cancelled caller waits until its call is
+over: no file is closed and no buffer is reused while a thread still works on it.
 """
 
 from __future__ import annotations
@@ -15,51 +15,52 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from holdfast.engine.model.errors import Closed, EngineError
 
-from .timing import told
+from .timing import timed
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """Something that has to be closed by whoever gets it."""
+    """A resource that its receiver must close."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the resource."""
 
 
 C = TypeVar("C", bound=Closable)
 
 
 class Threads:
-    """At most ``count`` threads, made when first needed, and named after ``name``."""
+    """A pool of at most ``count`` threads, started on demand and named after ``name``."""
 
     def __init__(self, count: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(count, name)
         self._closed = False
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``fn`` in a thread and return what it returns, or raise what it raises.
+        """Call ``fn`` in a thread; return its result or raise its error.
 
-        A caller that is cancelled gets its CancelledError only when ``fn`` is over, however
-        often it is cancelled meanwhile, or at once where ``fn`` was not begun (it never is
-        then). The result is dropped (see ``acquire``); an error of ``fn`` is the cause of the
-        CancelledError. Raises Closed after ``close``.
+        A cancelled caller gets its CancelledError only when ``fn`` is over, however often it is
+        cancelled meanwhile. If ``fn`` had not begun, it never does, and the caller gets the error
+        at once. The result is dropped (see ``acquire``); an error of ``fn`` becomes the cause of
+        the CancelledError. Raises Closed after ``close``.
         """
         future = self._submit(fn, *args, **kwargs)
         try:
-            await told("thread", _settle(future), fn)
+            await timed("thread", _settle(future), fn)
             return future.result()
         finally:
-            # The error in the future has a traceback that leads here: break the circle.
+            # The traceback of the future's error refers to this frame: break the cycle.
             del future
 
     async def acquire(self, fn: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
-        """As ``run``, for a call that opens something: a cancelled caller's result is closed."""
+        """Call ``fn``, which opens a resource, as ``run`` does; close the result if the caller
+        is cancelled."""
         future = self._submit(fn, *args, **kwargs)
         try:
             try:
-                await told("thread", _settle(future), fn)
+                await timed("thread", _settle(future), fn)
             except asyncio.CancelledError as cancelled:
                 if not future.cancelled() and future.exception() is None:
                     try:
@@ -72,29 +73,30 @@ class Threads:
             del future
 
     async def finish(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``run``, for a call that lets go of something: it is made in any case.
+        """Call ``fn``, which releases a resource, as ``run`` does, but in any case.
 
-        Also where the caller is cancelled before it began, and here where the threads have ended.
+        A caller that is cancelled before ``fn`` began does not prevent the call. After ``close``,
+        ``fn`` runs in the calling thread.
         """
         if self._closed:
             return fn(*args, **kwargs)
         future = self._submit(fn, *args, **kwargs)
         try:
-            await told("thread", _settle(future, begun=True), fn)
+            await timed("thread", _settle(future, begun=True), fn)
             return future.result()
         finally:
             del future
 
     def begin(self, fn: Callable[[], None]) -> None:
-        """Have ``fn``, which raises nothing, called in a thread; the call is made in any case.
+        """Call ``fn``, which must not raise, in a thread, without waiting for it.
 
-        Raises Closed after ``close``, RuntimeError while that begins, or where no thread more can
-        be had; then it may be made, by one that is there.
+        Raises Closed after ``close``, and RuntimeError while ``close`` begins or if the system
+        starts no more threads. After a RuntimeError an existing thread may still call ``fn``.
         """
         self._submit(fn)
 
     def close(self) -> None:
-        """Wait for the calls that were submitted, and end the threads. May be called twice."""
+        """Wait for submitted calls, then end the threads. Idempotent."""
         self._closed = True
         self._pool.shutdown(wait=True)
 
@@ -108,23 +110,27 @@ def _call(fn: Callable[[], T]) -> T:
     try:
         return fn()
     except StopIteration as error:
-        # It would end the coroutine that awaits the call, as if that had returned (PEP 479).
+        # StopIteration would end the awaiting coroutine as if it had returned (PEP 479).
         raise RuntimeError("a call in a thread raised StopIteration") from error
 
 
 async def _settle(future: Future[T], *, begun: bool = False) -> None:
-    """Wait until the call is over. Raises CancelledError only, and only then, or where the call
-    has not begun (nor counts as ``begun``)."""
+    """Wait until the call is over; errors of the call stay in the future.
+
+    Raises CancelledError, once the call is over, or at once if it has not begun and ``begun`` is
+    False (then the call is cancelled too).
+    """
     try:
-        await _over(future)
+        await _wait_once(future)
     except asyncio.CancelledError as cancelled:
+        # Succeeds only before a thread has taken the call.
         if not begun and future.cancel():
             raise
         while not future.done():
             try:
-                await _over(future)
+                await _wait_once(future)
             except asyncio.CancelledError:
-                # The first one is raised below, and the task itself counts how many came.
+                # The first one is raised below; the task itself counts the cancellations.
                 continue
         error = future.exception()
         if error is not None:
@@ -132,8 +138,8 @@ async def _settle(future: Future[T], *, begun: bool = False) -> None:
         raise
 
 
-async def _over(future: Future[T]) -> None:
-    # A new waiter for each wait, since cancelling a task cancels the waiter that it is at.
+async def _wait_once(future: Future[T]) -> None:
+    # Each wait needs a new waiter, since cancelling a task cancels the waiter it awaits.
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
     future.add_done_callback(lambda _: _wake(loop, waiter))
@@ -141,7 +147,7 @@ async def _over(future: Future[T]) -> None:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
-    # A closed loop has nobody left who waits.
+    # On a closed loop no task waits any more.
     if not loop.is_closed():
         loop.call_soon_threadsafe(_finish, waiter)
 
@@ -152,10 +158,10 @@ def _finish(waiter: asyncio.Future[None]) -> None:
 
 
 class File(Protocol):
-    """A file of aiofiles."""
+    """A file opened by aiofiles."""
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
 
 
 F = TypeVar("F", bound=File)
@@ -163,23 +169,26 @@ F = TypeVar("F", bound=File)
 
 @asynccontextmanager
 async def opened(opening: Awaitable[F]) -> AsyncIterator[F]:
-    """A file that aiofiles opens: closed in any case, also where its caller is cancelled
-    meanwhile, which aiofiles by itself does not see to."""
+    """Open a file by aiofiles, and close it even if the caller is cancelled meanwhile.
+
+    aiofiles by itself leaks a file if its caller is cancelled while it opens.
+    """
     task = asyncio.ensure_future(opening)
     try:
         file = await asyncio.shield(task)
     except asyncio.CancelledError:
+        # The thread still opens the file: wait for it, else its descriptor leaks.
         await asyncio.wait([task])
         if task.exception() is None:
-            await _surely(task.result().close())
+            await _close_shielded(task.result().close())
         raise
     try:
         yield file
     finally:
-        await _surely(file.close())
+        await _close_shielded(file.close())
 
 
-async def _surely(closing: Coroutine[Any, Any, None]) -> None:
+async def _close_shielded(closing: Coroutine[Any, Any, None]) -> None:
     task = asyncio.ensure_future(closing)
     try:
         await asyncio.shield(task)

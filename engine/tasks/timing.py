@@ -1,6 +1,7 @@
-"""What a task waits for, told to whoever wants to know it: threads, and commits of the ledger.
+"""Reports how long tasks wait, and for what: for threads, commits of the ledger, bandwidth.
 
-Nobody is told unless a context says who; then each wait costs two looks at a clock.
+A recorder in the context variable ``WAITS`` receives each wait. Without one nothing is measured;
+with one, each wait costs two reads of the clock.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ T = TypeVar("T")
 
 
 class Waits(Protocol):
-    """Who is told."""
+    """A recorder of waits."""
 
     def waited(self, what: str, begun: float, ended: float) -> None:
-        """A wait is over, well or not. ``what`` is of a fixed set; times are of perf_counter."""
+        """Record a wait that ended, successfully or not.
+
+        ``what`` is one of a fixed set of labels; times are of ``perf_counter``, in seconds.
+        """
 
 
 WAITS: Final[ContextVar[Waits | None]] = ContextVar("holdfast.waits", default=None)
-"""Who is told of the waits in this context, and in tasks that begin in it."""
+"""Recorder of the waits in this context and in tasks started in it; None for no recording."""
 
 
 def record_wait(what: str, seconds: float) -> None:
-    """A wait of so many seconds ends now."""
+    """Record a wait of ``seconds`` that ends now."""
     waits = WAITS.get()
     if waits is not None:
         ended = perf_counter()
         waits.waited(what, ended - seconds, ended)
 
 
-async def told(what: str, waiting: Awaitable[T], call: object = None) -> T:
-    """Wait, and tell of it, with the name of ``call`` where it is one."""
+async def timed(what: str, waiting: Awaitable[T], call: object = None) -> T:
+    """Await ``waiting`` and record how long it took, labelled with the name of ``call`` if any."""
     waits = WAITS.get()
     if waits is None:
         return await waiting

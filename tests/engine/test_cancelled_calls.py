@@ -22,17 +22,17 @@ def threads() -> Iterator[Threads]:
     threads.close()
 
 
-@pytest.fixture(params=["run", "strand"])
+@pytest.fixture(params=["run", "queue"])
 def call(request: pytest.FixtureRequest, threads: Threads) -> Call:
     if request.param == "run":
         return threads.run
-    strand = SerialQueue(threads, "row")
+    queue = SerialQueue(threads, "row")
 
-    async def pushed(gate: Gate) -> None:
-        strand.push(gate.pass_through)
-        await strand.settle()
+    async def submitted(gate: Gate) -> None:
+        queue.submit(gate.pass_through)
+        await queue.drain()
 
-    return pushed
+    return submitted
 
 
 async def test_cancelling_twice_in_one_turn(call: Call) -> None:

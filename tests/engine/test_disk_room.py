@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.ledger import disk_room
-from holdfast.engine.ledger.disk_room import set_aside
+from holdfast.engine.ledger.disk_room import preallocate
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.ledger.lmdb import LmdbLedger
 from holdfast.engine.model.errors import Closed, StorageFailed
@@ -25,7 +25,7 @@ def blocks(path: Path) -> int:
 def test_a_file_has_room_behind_its_end(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 5000)
-    assert set_aside(path, 8192, 256 * KIB)
+    assert preallocate(path, 8192, 256 * KIB)
     assert path.read_bytes() == b"x" * 5000
     assert blocks(path) >= 264 * KIB
 
@@ -41,11 +41,11 @@ def test_a_disk_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num
     monkeypatch.setattr(disk_room, "_fallocate", lambda: refuse)
     if number == EIO:
         with pytest.raises(OSError, match="file"):
-            set_aside(path, 0, KIB)
+            preallocate(path, 0, KIB)
     else:
-        assert not set_aside(path, 0, KIB)
+        assert not preallocate(path, 0, KIB)
     monkeypatch.setattr(disk_room, "_fallocate", lambda: None)
-    assert not set_aside(path, 0, KIB)
+    assert not preallocate(path, 0, KIB)
 
 
 async def grow(txn: Transaction, number: int) -> None:

@@ -121,7 +121,7 @@ def test_what_is_no_text_is_no_name(given: Any) -> None:
         (names.check_root_name, "root"),
     ]
     for check, argument in checks:
-        with pytest.raises(Invalid, match="where text is needed") as wrong:
+        with pytest.raises(Invalid, match="must be text, not") as wrong:
             check(given)
         assert wrong.value.argument == argument
 

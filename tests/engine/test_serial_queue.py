@@ -12,20 +12,20 @@ import pytest
 from support.threads import Gate, Told, begun, turns
 
 from holdfast.engine.model.errors import Closed, StorageFailed
-from holdfast.engine.tasks.serial_queue import TURN, SerialQueue
+from holdfast.engine.tasks.serial_queue import CALLS_PER_TURN, SerialQueue
 from holdfast.engine.tasks.threads import Threads
 from holdfast.engine.tasks.timing import WAITS
 
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    threads = Threads(2, "strand")
+    threads = Threads(2, "queue")
     yield threads
     threads.close()
 
 
 @pytest.fixture
-def strand(threads: Threads) -> SerialQueue:
+def queue(threads: Threads) -> SerialQueue:
     return SerialQueue(threads, "row")
 
 
@@ -43,7 +43,7 @@ async def soon(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_calls_are_made_in_order_and_one_at_a_time(strand: SerialQueue) -> None:
+async def test_calls_are_made_in_order_and_one_at_a_time(queue: SerialQueue) -> None:
     made: list[int] = []
     alone = threading.Lock()
 
@@ -53,19 +53,19 @@ async def test_calls_are_made_in_order_and_one_at_a_time(strand: SerialQueue) ->
         alone.release()
 
     for number in range(500):
-        strand.push(call, number)
+        queue.submit(call, number)
         if number % 7 == 0:
-            await strand.settle(number % 3)
-    await strand.settle()
+            await queue.drain(number % 3)
+    await queue.drain()
     assert made == list(range(500))
 
 
-async def test_the_caller_goes_on_while_few_are_left(strand: SerialQueue) -> None:
+async def test_the_caller_goes_on_while_few_are_left(queue: SerialQueue) -> None:
     gates = [Gate() for _ in range(4)]
     for gate in gates:
-        strand.push(gate.pass_through)
-    await strand.settle(4)
-    settling = asyncio.create_task(strand.settle(2))
+        queue.submit(gate.pass_through)
+    await queue.drain(4)
+    settling = asyncio.create_task(queue.drain(2))
     await begun(gates[0])
     gates[0].may_end.set()
     await begun(gates[1])
@@ -77,36 +77,36 @@ async def test_the_caller_goes_on_while_few_are_left(strand: SerialQueue) -> Non
     assert [gate.ended for gate in gates] == [True, True, False, False]
     gates[2].may_end.set()
     gates[3].may_end.set()
-    await strand.settle()
+    await queue.drain()
     assert gates[3].ended
 
 
-async def test_an_error_drops_what_follows_and_is_told_once(strand: SerialQueue) -> None:
+async def test_an_error_drops_what_follows_and_is_told_once(queue: SerialQueue) -> None:
     made: list[int] = []
     gate = Gate(StorageFailed("file", "refused"))
-    strand.push(gate.pass_through)
-    strand.push(made.append, 1)
+    queue.submit(gate.pass_through)
+    queue.submit(made.append, 1)
     await begun(gate)
     gate.may_end.set()
-    await soon(lambda: strand._error is not None)
-    strand.push(made.append, 2)
+    await soon(lambda: queue._error is not None)
+    queue.submit(made.append, 2)
     with pytest.raises(StorageFailed) as failed:
-        await strand.settle(1)
+        await queue.drain(1)
     assert failed.value is gate.error
-    await strand.settle()
+    await queue.drain()
     assert made == []
-    strand.push(made.append, 3)
-    await strand.settle()
+    queue.submit(made.append, 3)
+    await queue.drain()
     assert made == [3]
 
 
-async def test_an_error_wakes_whoever_waits(strand: SerialQueue) -> None:
+async def test_an_error_wakes_whoever_waits(queue: SerialQueue) -> None:
     gate = Gate(StorageFailed("file", "refused"))
     after: list[int] = []
-    strand.push(gate.pass_through)
+    queue.submit(gate.pass_through)
     for number in range(3):
-        strand.push(after.append, number)
-    settling = asyncio.create_task(strand.settle(1))
+        queue.submit(after.append, number)
+    settling = asyncio.create_task(queue.drain(1))
     await begun(gate)
     gate.may_end.set()
     async with asyncio.timeout(10):
@@ -124,24 +124,24 @@ class Watched(SerialQueue):
 
 async def test_an_error_that_comes_while_one_is_looked_for_is_told(threads: Threads) -> None:
     """It would be overwritten, between looking for one and taking it away."""
-    strand = Watched(threads, "row")
-    strand.push(fail)
+    queue = Watched(threads, "row")
+    queue.submit(fail)
     with pytest.raises(StorageFailed):
-        await strand.settle()
-    strand.push(nothing)
-    await strand.settle(1)
+        await queue.drain()
+    queue.submit(nothing)
+    await queue.drain(1)
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 5])
-async def test_a_cancelled_caller_waits_for_all(strand: SerialQueue, cancels: int) -> None:
+async def test_a_cancelled_caller_waits_for_all(queue: SerialQueue, cancels: int) -> None:
     gates = [Gate(), Gate()]
     for gate in gates:
-        strand.push(gate.pass_through)
+        queue.submit(gate.pass_through)
     ended_first: list[bool] = []
 
     async def caller() -> None:
         try:
-            await strand.settle(1)
+            await queue.drain(1)
         finally:
             ended_first.append(all(gate.ended for gate in gates))
 
@@ -162,19 +162,19 @@ async def test_a_cancelled_caller_waits_for_all(strand: SerialQueue, cancels: in
 
 
 async def test_other_work_has_its_turn() -> None:
-    threads = Threads(1, "strand")
-    strand, made = SerialQueue(threads, "row"), list[int]()
+    threads = Threads(1, "queue")
+    queue, made = SerialQueue(threads, "row"), list[int]()
     gate = Gate()
-    strand.push(gate.pass_through)
+    queue.submit(gate.pass_through)
     await begun(gate)
-    for number in range(3 * TURN):
-        strand.push(made.append, number)
+    for number in range(3 * CALLS_PER_TURN):
+        queue.submit(made.append, number)
     other = asyncio.create_task(threads.run(made.copy))
     await soon(threads._pool._work_queue.qsize)
     gate.may_end.set()
-    assert await other == list(range(TURN - 1))
-    await strand.settle()
-    assert made == list(range(3 * TURN))
+    assert await other == list(range(CALLS_PER_TURN - 1))
+    await queue.drain()
+    assert made == list(range(3 * CALLS_PER_TURN))
     threads.close()
 
 
@@ -182,13 +182,13 @@ async def test_other_work_has_its_turn() -> None:
 async def test_calls_that_wait_are_made_though_the_threads_end(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    threads = Threads(1, "strand")
-    strand, made = SerialQueue(threads, "row"), list[int]()
+    threads = Threads(1, "queue")
+    queue, made = SerialQueue(threads, "row"), list[int]()
     gate = Gate()
-    strand.push(gate.pass_through)
+    queue.submit(gate.pass_through)
     await begun(gate)
-    for number in range(3 * TURN):
-        strand.push(made.append, number)
+    for number in range(3 * CALLS_PER_TURN):
+        queue.submit(made.append, number)
     closing = asyncio.get_running_loop().run_in_executor(None, threads.close)
     await soon(lambda: threads._pool._shutdown)
     if ending == "as it closes":
@@ -196,25 +196,25 @@ async def test_calls_that_wait_are_made_though_the_threads_end(
         monkeypatch.setattr(threads, "_closed", False)
     gate.may_end.set()
     await closing
-    assert made == list(range(3 * TURN))
+    assert made == list(range(3 * CALLS_PER_TURN))
     async with asyncio.timeout(10):
-        await strand.settle()
+        await queue.drain()
 
 
 async def test_a_call_without_threads_fails() -> None:
-    threads = Threads(1, "strand")
-    strand = SerialQueue(threads, "row")
+    threads = Threads(1, "queue")
+    queue = SerialQueue(threads, "row")
     threads.close()
     for _ in range(2):
-        strand.push(fail)
+        queue.submit(fail)
         with pytest.raises(Closed):
-            await strand.settle()
-        await strand.settle()
+            await queue.drain()
+        await queue.drain()
 
 
 async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool keeps the call that it refused, and may make it later: never two at once."""
-    strand, kept, made = SerialQueue(threads, "row"), list[Callable[[], None]](), list[int]()
+    queue, kept, made = SerialQueue(threads, "row"), list[Callable[[], None]](), list[int]()
 
     def refuse(fn: Callable[[], None]) -> None:
         kept.append(fn)
@@ -222,17 +222,17 @@ async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.M
 
     with monkeypatch.context() as patched:
         patched.setattr(threads, "begin", refuse)
-        strand.push(made.append, 0)
+        queue.submit(made.append, 0)
         with pytest.raises(RuntimeError, match="new thread"):
-            await strand.settle()
+            await queue.drain()
     gate = Gate()
-    strand.push(gate.pass_through)
-    strand.push(made.append, 1)
+    queue.submit(gate.pass_through)
+    queue.submit(made.append, 1)
     await begun(gate)
     await threads.run(kept.pop())
     assert made == []
     gate.may_end.set()
-    await strand.settle()
+    await queue.drain()
     assert made == [1]
 
     def make(fn: Callable[[], None]) -> None:
@@ -242,42 +242,42 @@ async def test_no_thread_more_can_be_had(threads: Threads, monkeypatch: pytest.M
     # One that comes all the same, and first, does it.
     with monkeypatch.context() as patched:
         patched.setattr(threads, "begin", make)
-        strand.push(made.append, 2)
-        await strand.settle()
+        queue.submit(made.append, 2)
+        await queue.drain()
     assert made == [1, 2]
 
 
-async def test_no_wake_up_is_lost(strand: SerialQueue, threads: Threads) -> None:
+async def test_no_wake_up_is_lost(queue: SerialQueue, threads: Threads) -> None:
     other, made = SerialQueue(threads, "row"), list[int]()
     async with asyncio.timeout(10):
         for number in range(2000):
-            strand.push(made.append, number)
-            other.push(nothing)
-            await strand.settle(number % 3)
-            await other.settle(number % 2)
-        await strand.settle()
+            queue.submit(made.append, number)
+            other.submit(nothing)
+            await queue.drain(number % 3)
+            await other.drain(number % 2)
+        await queue.drain()
     assert made == list(range(2000))
 
 
-async def test_a_wait_is_told_and_only_a_wait(strand: SerialQueue) -> None:
+async def test_a_wait_is_told_and_only_a_wait(queue: SerialQueue) -> None:
     told, gate = Told(), Gate()
     WAITS.set(told)
-    strand.push(gate.pass_through)
-    await strand.settle(1)
+    queue.submit(gate.pass_through)
+    await queue.drain(1)
     assert told.names == []
     asyncio.get_running_loop().call_soon(gate.may_end.set)
-    await strand.settle()
+    await queue.drain()
     assert told.names == ["thread row"]
 
 
 def test_the_loop_may_be_gone() -> None:
     """A call that ends after the loop of whoever waits does not end the work."""
-    threads = Threads(1, "strand")
-    strand, gate, made = SerialQueue(threads, "row"), Gate(), list[int]()
-    strand.push(gate.pass_through)
-    strand.push(made.append, 1)
+    threads = Threads(1, "queue")
+    queue, gate, made = SerialQueue(threads, "row"), Gate(), list[int]()
+    queue.submit(gate.pass_through)
+    queue.submit(made.append, 1)
     loop = asyncio.new_event_loop()
-    settling = loop.create_task(strand.settle(1))
+    settling = loop.create_task(queue.drain(1))
     loop.run_until_complete(turns())
     loop.close()
     gate.may_end.set()
@@ -288,7 +288,7 @@ def test_the_loop_may_be_gone() -> None:
 
 
 async def test_nothing_of_a_call_is_held_once_it_is_over(
-    strand: SerialQueue, threads: Threads
+    queue: SerialQueue, threads: Threads
 ) -> None:
     class Big:
         def fail(self) -> None:
@@ -299,16 +299,16 @@ async def test_nothing_of_a_call_is_held_once_it_is_over(
 
     async def failed() -> weakref.ref[Big]:
         big = Big()
-        strand.push(big.fail)
+        queue.submit(big.fail)
         with pytest.raises(StorageFailed):
-            await strand.settle()
+            await queue.drain()
         return weakref.ref(big)
 
     async def cancelled() -> weakref.ref[Big]:
         big, gate = Big(), Gate()
-        strand.push(gate.pass_through)
-        strand.push(big.fail)
-        task = asyncio.create_task(strand.settle())
+        queue.submit(gate.pass_through)
+        queue.submit(big.fail)
+        task = asyncio.create_task(queue.drain())
         await begun(gate)
         task.cancel()
         await turns()
@@ -319,8 +319,8 @@ async def test_nothing_of_a_call_is_held_once_it_is_over(
 
     async def succeeded() -> weakref.ref[Big]:
         big = Big()
-        strand.push(big.succeed)
-        await strand.settle()
+        queue.submit(big.succeed)
+        await queue.drain()
         return weakref.ref(big)
 
     gc.disable()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine.model.config import SET_ASIDE_BYTES
+from holdfast.engine.model.config import PREALLOCATED_BYTES
 from support.distribution import OWNER_SECRET, Registry, registry
 from support.load import fill_disk, small_disk
 
@@ -18,7 +18,7 @@ RESERVE_BYTES: Final = 8 << 20
 
 IMAGES: Final = 20
 GO_ON: Final = (
-    f"continue, with 0 bytes free out of up to {SET_ASIDE_BYTES >> 20} MiB"
+    f"continue, with 0 bytes free out of up to {PREALLOCATED_BYTES >> 20} MiB"
     " that the ledger has allocated"
 )
 """What pages say of pulls (or reads) and deletes."""

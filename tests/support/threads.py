@@ -35,7 +35,7 @@ class Told:
         self.names: list[str] = []
 
     def waited(self, what: str, begun: float, ended: float) -> None:
-        """See ``waits.Waits``."""
+        """See ``timing.Waits``."""
         assert begun <= ended
         self.names.append(what)
 
