@@ -156,7 +156,7 @@ class Store:
         self._pressure = Pressure(core)
         self.manifests = Manifests(core, self._quotas, self._pressure)
         self.uploads = Uploads(core, self._quotas, self._pressure)
-        self.namespaces = Namespaces(core, self.uploads.leave)
+        self.namespaces = Namespaces(core, self.uploads.drop_namespace)
         self.limits = Bounds(core)
         self.keys = Keys(core)
         self.trash = Trash(core)

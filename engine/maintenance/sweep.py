@@ -141,9 +141,9 @@ class Sweeper:
             done.entries += max(1, await ledger.transact(future_times.settle, now, WALK_STEP))
         until = (await ledger.read(future_times.known, periods)).upload + now
         scratch = self._core.scratch
-        if await scratch.read(session_rows.far, until + future_times.SLACK):
+        if await scratch.read(session_rows.any_after, until + future_times.SLACK):
             some = await scratch.transact(
-                session_rows.cut, until + future_times.SLACK, now, until, STEP
+                session_rows.cut_times, until + future_times.SLACK, now, until, STEP
             )
             await self._drop(some, done)
 
@@ -157,7 +157,7 @@ class Sweeper:
         far = now + longest.upload + future_times.SLACK
         if not (
             await self._core.ledger.read(future_times.anything, now, periods)
-            or await self._core.scratch.read(session_rows.far, far)
+            or await self._core.scratch.read(session_rows.any_after, far)
         ):
             self._ahead_since = None
             return False
@@ -169,13 +169,13 @@ class Sweeper:
 
     async def _uploads(self, now: int, done: Progress) -> None:
         scratch = self._core.scratch
-        if await scratch.read(session_rows.due, now):
+        if await scratch.read(session_rows.any_expired, now):
             await self._drop(await scratch.transact(session_rows.expire, now, STEP), done)
-        some = await scratch.read(session_rows.places, self._places, STEP)
+        some = await scratch.read(session_rows.namespace_ids, self._places, STEP)
         self._places = some[-1] + b"\0" if len(some) == STEP else b""
         for namespace_id in await self._core.ledger.read(namespaces.not_living, some):
             await self._drop(
-                await scratch.transact(session_rows.leave, namespace_id, now, STEP), done
+                await scratch.transact(session_rows.drop_namespace, namespace_id, now, STEP), done
             )
 
     async def _drop(self, ended: tuple[int, list[int]], done: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Putting a manifest: one transaction that checks, links, tags, and counts."""
+"""The transaction that stores a manifest: checks its needs, links them, moves tags, counts."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ from holdfast.engine.references.manifest_rows import (
 )
 from holdfast.engine.repositories import images, tags
 
-FRESH: Final = 24 * 3600 * SECOND
-"""Times of update that are not older need not be durable at once: ages are told in days."""
+DEFERRED_AGE_MAX: Final = 24 * 3600 * SECOND
+"""Oldest ``updated`` time (us) that a push may renew later: interfaces show ages in days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What is to be put, parsed and checked as far as that needs no ledger."""
+    """A push, parsed and checked as far as possible without the ledger."""
 
     digest: Digest
     document: Document
     tags: tuple[str, ...]
     sparse: bool
-    """Whether indexes may lack children where the namespace does not say."""
+    """True if indexes may lack children; a setting of the namespace overrides it."""
     only_if: Condition
     guarded: str | None
-    """The tag that the condition is about; None: the manifest itself."""
+    """Tag that the condition applies to; None if to the manifest itself."""
 
 
 async def put(
@@ -68,7 +68,7 @@ async def put(
     random: bytes,
     others: OtherUploads,
 ) -> tuple[Outcome, Pushed | None]:
-    """Store a manifest, link what it needs, move its tags. All of it or nothing.
+    """Store a manifest, link what it needs and move its tags, all or nothing.
 
     Raises NotFound, Locked, PreconditionFailed, Immutable, MissingContent, DescriptorMismatch,
     QuotaExceeded.
@@ -84,25 +84,27 @@ async def put(
     if not image.listed:
         image = await images.enlist(txn, image, namespace, time, random[16:24])
     else:
+        # The catalog stays as it is, so caches of names and rights stay valid.
         txn.declare_change(Change.CONTENT)
     owner = images.owner_of(image, namespace)
     limits = await quota.of(txn, namespace, others.uploads_max, others.sessionless)
     sparse = namespaces.takes_sparse(namespace, push.sparse)
     size = arrival.size
-    await keep(
+    await store_manifest(
         txn, owner, push.document, arrival.sha256, size, now, time, sparse=sparse, exact=True
     )
     await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
     await limits.check_growth(txn, others.sessions, 0)
-    for place, name in enumerate(push.tags):
-        own = hashlib.sha256(random + place.to_bytes(2, "big")).digest()
-        await tags.point(txn, (image, namespace), name, push.digest, arrival.sha256, time, own)
+    for index, name in enumerate(push.tags):
+        # A function of the arguments only: a transaction that runs again must choose the same ids.
+        entropy = hashlib.sha256(random + index.to_bytes(2, "big")).digest()
+        await tags.point(txn, (image, namespace), name, push.digest, arrival.sha256, time, entropy)
     await images.touch(txn, image, await identity.tick(txn, now))
     return outcome, pushed(push, image)
 
 
 def pushed(push: Push, image: ImageRow) -> Pushed:
-    """What became of a push."""
+    """Return the result of a push."""
     subject = push.document.subject
     return Pushed(
         digest=push.digest,
@@ -114,7 +116,7 @@ def pushed(push: Push, image: ImageRow) -> Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """A push of what is there already: it changes only when things were updated."""
+    """Rows of a push that changes nothing but their times of update."""
 
     image: ImageRow
     tags: tuple[TagRow, ...]
@@ -123,11 +125,11 @@ class Unchanged:
 async def unchanged(
     txn: Transaction, repository: Repository, push: Push, now: int
 ) -> Unchanged | None:
-    """What a push would find as it is to be, down to each row that ``put`` might write.
+    """Return the rows of a push if every row that ``put`` might write is already as it should be.
 
-    None where ``put`` has something to do or to refuse, where somebody may go by the time of
-    update (retention does), or where that is a day old: then it is no trifle to lose. Raises
-    what reading raises, which is for ``put`` to heal or to say.
+    None if ``put`` has something to write or to refuse, if the namespace has retention rules
+    (they go by the time of update), or if that time is over DEFERRED_AGE_MAX old and so must not
+    be lost. Raises what reading raises; ``put`` then repairs the rows or reports the error.
     """
     if push.only_if is not ALWAYS or push.digest.algorithm != "sha256":
         return None
@@ -141,6 +143,7 @@ async def unchanged(
     row = await load(txn, Row, manifest_row(image.key, sha))
     if row is None or row.media_type != push.document.media_type or row.unfinished:
         return None
+    # The list has the body and all needs; a shorter one lacks content that may be here by now.
     if len(await needs_of(txn, image.key, sha)) <= len(push.document.needs):
         return None
     blob = await load(txn, Blob, layout.BLOB + sha)
@@ -148,19 +151,20 @@ async def unchanged(
         return None
     if await blob_rows.inline_content(txn, sha, blob) is None:
         return None
-    there = []
+    rows = []
     for name in push.tags:
         tag = await tags.by_name(txn, image.key, name)
         if tag is None or (tag.digest, tag.sha) != (push.digest.key, sha):
             return None
-        if not -FRESH <= now - tag.updated <= FRESH:
+        # In both directions: a clock that was ahead leaves times in the future.
+        if not -DEFERRED_AGE_MAX <= now - tag.updated <= DEFERRED_AGE_MAX:
             return None
-        there.append(tag)
-    return Unchanged(image, tuple(there))
+        rows.append(tag)
+    return Unchanged(image, tuple(rows))
 
 
 async def _check_condition(txn: Transaction, image: ImageRow, push: Push) -> None:
-    """Decide what the push is conditional on. Raises PreconditionFailed."""
+    """Compare the push's condition with the current state. Raises PreconditionFailed."""
     if push.only_if is ALWAYS:
         return
     if push.guarded is not None:
@@ -176,7 +180,7 @@ async def _check_condition(txn: Transaction, image: ImageRow, push: Push) -> Non
         push.only_if.check("manifest", str(push.digest), str(push.digest))
 
 
-async def keep(
+async def store_manifest(
     txn: Transaction,
     owner: Owner,
     document: Document,
@@ -189,13 +193,13 @@ async def keep(
     exact: bool = False,
     unfinished: bytes = b"",
 ) -> None:
-    """The manifest's row, its links, and its place among the referrers of its subject.
+    """Write a manifest's row, its links, and its entry among the referrers of its subject.
 
-    Its age counts from ``time`` (of the ledger), also where it was here. ``exact``: no descriptor
-    may say another size than the image's content has; else such ones are taken as missing. Raises
-    MissingContent, DescriptorMismatch. The caller sees to it that the image may have the body. A
-    restore in several transactions names its list (``unfinished``), and what others have put is
-    left alone.
+    Its age counts from ``time`` (of the ledger), also if it existed before. With ``exact``, a
+    descriptor whose size differs from the content's raises DescriptorMismatch; without, it counts
+    as missing. Raises MissingContent. The caller ensures that the image may have the body. A
+    restore in several transactions passes the id of its list as ``unfinished``; manifests that
+    clients have pushed meanwhile are then left alone.
     """
     row_key = manifest_row(owner.key, sha)
     old = await load(txn, Row, row_key)
@@ -207,6 +211,7 @@ async def keep(
         return
     needs = await _resolve(txn, owner.key, document.needs, sparse, now, exact=exact)
     if old is not None:
+        # Another media type means other needs. The hold of a second covers the links made below.
         await remove(txn, owner, sha, old, now, now + SECOND)
     listed = []
     for kind, needed, length in ((BODY, sha, size), *needs):
@@ -225,8 +230,9 @@ async def keep(
 async def _link_late(
     txn: Transaction, owner: Owner, document: Document, sha: bytes, time: int
 ) -> None:
-    """Link what a manifest could do without when it came, and what is there by now."""
+    """Link optional content (foreign layers, missing children) that arrived after the manifest."""
     listed = await needs_of(txn, owner.key, sha)
+    # The list has the body besides the needs: if it is longer than these, nothing is missing.
     if len(listed) > len(document.needs):
         return
     needs = await _resolve(txn, owner.key, document.needs, True, time)
@@ -249,10 +255,10 @@ async def _resolve(
     *,
     exact: bool = False,
 ) -> list[tuple[bytes, bytes, int]]:
-    """What to link for the needs of a document.
+    """Return kind, sha256 and size of the content to link for the needs of a document.
 
-    Raises MissingContent naming all that lack; with ``exact``, DescriptorMismatch before that
-    naming all that are of another size: to push what lacks would not help.
+    Raises MissingContent with all missing digests; with ``exact``, first DescriptorMismatch with
+    all digests of another size, since pushing the missing ones would not help.
     """
     found: dict[tuple[bytes, bytes], int] = {}
     missing = []
@@ -264,6 +270,7 @@ async def _resolve(
         except InvalidDigest:
             sha = None
         claim = None if sha is None else await claims.get(txn, image_key, sha)
+        # An expired hold does not protect content: the sweep may remove it at any time.
         good = claim is not None and bool(claim.needed or claim.hold > now)
         if good and claim is not None and claim.size != need.size:
             wrong.append((need.digest, claim.size, need.size))

@@ -1,4 +1,8 @@
-"""Manifests: accepted only with all they need, linked in the transaction that stores them."""
+"""Stores, returns, lists and deletes manifests and indexes.
+
+A manifest is accepted only if the image has all the content that it needs; the transaction that
+stores it also links that content, so the sweep cannot remove it in between.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +47,13 @@ from . import manifest_put
 from .manifest_put import Push
 
 LIST_MAX: Final = 1000
-"""Manifests in one answer of ``of_image``."""
+"""Manifests per page of ``of_image``."""
 
-TAGS_STEP: Final = 1000
-"""Tags removed with a manifest in one transaction."""
+TAGS_PER_TXN: Final = 1000
+"""Tags that one transaction removes with their manifest."""
 
-_PARSED_INLINE: Final = 64 * 1024
-"""A document of this size takes less than a millisecond; a longer one goes to a thread."""
+_INLINE_PARSE_BYTES_MAX: Final = 64 * 1024
+"""Documents up to this size parse in under a millisecond; longer ones go to a thread."""
 
 
 async def delete(
@@ -63,36 +67,37 @@ async def delete(
     *,
     begins: bool,
 ) -> bool:
-    """Remove a manifest with every tag that points to it; says whether that is all done.
+    """Remove a manifest and every tag that points to it. Return False if tags are left.
 
-    With very many tags, a first call removes some of them only; one that ``begins`` looks at all
-    first, so that a tag that has to stay keeps the others too. Raises NotFound, Immutable,
-    Locked, PreconditionFailed.
+    One call removes at most TAGS_PER_TXN tags, and the manifest with the last of them. The call
+    that ``begins`` checks all tags first, so that an immutable one keeps all the others too.
+    Raises NotFound, Immutable, Locked, PreconditionFailed.
     """
     image, namespace = await images.current_listed(txn, repository)
     namespaces.check_unlocked(namespace)
     sha, row = await manifest_rows.require(txn, image.key, digest)
-    names = await manifest_rows.tags_of(txn, image.key, sha, TAGS_STEP)
-    looked_at = names
-    # Where nothing protects tags, a manifest with very many is no long transaction.
-    compares = begins and bool(limit_rows.immutable(namespace))
+    names = await manifest_rows.tags_of(txn, image.key, sha, TAGS_PER_TXN)
+    page = names
+    # Without rules for immutable tags, reading all of very many tags would only take long.
+    checks_all = begins and bool(limit_rows.immutable(namespace))
     while True:
-        for name in looked_at:
+        for name in page:
             tag_rows.check_movable(namespace, name)
-        if not compares or len(looked_at) < TAGS_STEP:
+        if not checks_all or len(page) < TAGS_PER_TXN:
             break
-        last = looked_at[-1]
-        looked_at = await manifest_rows.tags_of(txn, image.key, sha, TAGS_STEP, last=last)
+        last = page[-1]
+        page = await manifest_rows.tags_of(txn, image.key, sha, TAGS_PER_TXN, last=last)
     only_if.check("manifest", str(digest), str(digest))
     gone = ((sha, row.media_type),)
     for name in names:
         tag = await tag_rows.by_name(txn, image.key, name)
         if tag is None:
-            raise Corrupt("tag", name, "it stands under its manifest, and has no row")
+            raise Corrupt("tag", name, "its manifest lists it, but it has no row")
         await tag_rows.remove(txn, image.key, tag)
         await trash_rows.trash_tag(txn, image, namespace, tag, gone, trash_until)
-    done = len(names) < TAGS_STEP
+    done = len(names) < TAGS_PER_TXN
     if done:
+        # With the last tags, not before: a tag must never point to a manifest without a row.
         await manifest_rows.remove(
             txn, images.owner_of(image, namespace), sha, row, now, hold_until
         )
@@ -102,17 +107,22 @@ async def delete(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A manifest as the ledger has it; ``body`` is None where it lies in a file."""
+    """A manifest as read from the ledger."""
 
     digest: Digest
     sha: bytes
     media_type: str
     body: bytes | None
+    """Bytes as pushed; None if they are in a file."""
     tag: str | None
+    """Tag by which it was found; None if by digest."""
 
 
 async def find(txn: Transaction, repository: Repository, reference: str) -> Found:
-    """The manifest under a tag or a digest. Raises NotFound, InvalidDigest, Invalid, Corrupt."""
+    """Return the manifest under a tag or digest.
+
+    Raises NotFound, InvalidDigest, Invalid, Corrupt.
+    """
     image, _ = await images.current_listed(txn, repository)
     if ":" in check_text(reference):
         digest = named = Digest.parse(reference)
@@ -141,11 +151,15 @@ async def list_referrers(
     last: bytes,
     limit: int,
 ) -> list[tuple[Digest, ReferrerRow]]:
-    """Referrers of a digest in byte order of their own, after ``last``. None is no error."""
+    """Return up to ``limit`` referrers of a digest, in byte order of their own digests.
+
+    Starts after ``last``. An unknown image or subject gives an empty list.
+    """
     try:
         image, _ = await images.current_listed(txn, repository)
     except NotFound:
         return []
+    # A manifest may name its subject by sha256 or by an alias, such as its sha512.
     keys = {subject.key}
     sha = await blob_rows.canonical(txn, subject.key, image.key)
     if sha is not None:
@@ -155,6 +169,7 @@ async def list_referrers(
         prefix = layout.referrers_of(image.key, key)
         start = prefix + last + b"\0" if last else prefix
         kept = 0
+        # The artifact type is not in the key, so a filter may have to read more than one batch.
         while kept < limit and (rows := await txn.scan(start, after(prefix), limit=limit)):
             for row_key, _ in rows:
                 row = await load(txn, ReferrerRow, row_key)
@@ -186,14 +201,14 @@ class Manifests:
     ) -> Pushed:
         """Store a manifest or index under a tag or its digest, and under more ``tags``.
 
-        ``media_type`` is the Content-Type it came with, without parameters. ``only_if`` is about
-        what the reference is at when the manifest is put. Implements OCI distribution-spec,
-        "Pushing Manifests". Raises InvalidManifest, TooLarge, InvalidDigest, DigestMismatch,
-        Invalid (``tag``), MissingContent, DescriptorMismatch, Immutable, PreconditionFailed,
-        QuotaExceeded, Locked, NotFound (``namespace``), StorageFull.
+        ``media_type`` is the request's Content-Type without parameters. ``only_if`` applies to
+        what the reference points to at the time of the transaction. Implements OCI
+        distribution-spec, "Pushing Manifests". Raises InvalidManifest, TooLarge, InvalidDigest,
+        DigestMismatch, Invalid (``tag``), MissingContent, DescriptorMismatch, Immutable,
+        PreconditionFailed, QuotaExceeded, Locked, NotFound (``namespace``), StorageFull.
         """
         if not isinstance(body, bytes | bytearray | memoryview):
-            raise InvalidManifest(f"{type(body).__name__} where bytes are needed")
+            raise InvalidManifest(f"body must be bytes, not {type(body).__name__}")
         document = await self._parse(body, media_type)
         digest, tag = self._name(body, reference)
         names = dict.fromkeys(check_tag_name(name) for name in tags)
@@ -207,11 +222,13 @@ class Manifests:
             only_if=only_if,
             guarded=tag,
         )
-        again = await self._put_again(repository, push)
-        if again is not None:
-            return again
+        unchanged = await self._put_unchanged(repository, push)
+        if unchanged is not None:
+            return unchanged
         limit = self._core.config.manifest_bytes_max
-        intake = BlobWriter(self._core, hasher=None, algorithms=(digest.algorithm,), limit=limit)
+        blob_writer = BlobWriter(
+            self._core, hasher=None, algorithms=(digest.algorithm,), limit=limit
+        )
         random = entropy() + entropy()
         pushed: list[Pushed] = []
 
@@ -233,28 +250,29 @@ class Manifests:
             return outcome
 
         try:
-            await intake.write(body)
-            await intake.publish(digest, commit)
+            await blob_writer.write(body)
+            await blob_writer.publish(digest, commit)
         except BaseException:
-            await intake.abandon()
+            await blob_writer.abandon()
             raise
         return pushed[0]
 
-    async def _put_again(self, repository: Repository, push: Push) -> Pushed | None:
-        """The outcome of a push that finds everything as it is to be; None for another one.
+    async def _put_unchanged(self, repository: Repository, push: Push) -> Pushed | None:
+        """Return the result of a push that changes nothing but times; None if it needs a commit.
 
-        What was read is durable, so there is nothing to wait for. Anybody who changes it came
-        after this push.
+        The rows that were read are durable already, so the push waits for no disk. Any later
+        change to them is ordered after this push.
         """
         now = self._core.now()
-        # What is noted after a decision on other processes' notes was looked for after it, too.
+        # Read and note inside the gate: a decision by these times (retention) that comes between
+        # the two would miss the push.
         with self._core.gate.passing() as inside:
             if not inside:
                 return None
             try:
                 found = await self._core.ledger.read(manifest_put.unchanged, repository, push, now)
             except EngineError:
-                # The transaction says what is wrong, or heals it.
+                # ``manifest_put.put`` repairs the damage, or raises the error with its reason.
                 return None
             noted = found is not None and self.deferred_times.record(
                 found.image, push.digest.raw, found.tags, self._core.now()
@@ -263,13 +281,16 @@ class Manifests:
 
     async def _parse(self, body: bytes, media_type: str | None) -> Document:
         limit = self._core.config.manifest_bytes_max
-        if len(body) <= _PARSED_INLINE:
+        if len(body) <= _INLINE_PARSE_BYTES_MAX:
             return documents.parse(body, media_type, limit=limit)
         return await self._core.threads.run(documents.parse, body, media_type, limit=limit)
 
     @staticmethod
     def _name(body: bytes, reference: str | None) -> tuple[Digest, str | None]:
-        """The digest that the body must have, and the tag that it was put under."""
+        """Return the body's digest, and the tag if the reference is one.
+
+        Raises DigestMismatch, InvalidDigest, Invalid (``tag``).
+        """
         if reference is None:
             return Digest.of(body), None
         if ":" not in check_text(reference):
@@ -281,7 +302,7 @@ class Manifests:
         return digest, None
 
     async def get(self, repository: Repository, reference: str) -> Manifest:
-        """The manifest under a tag or a digest, bytes as pushed.
+        """Return the manifest under a tag or digest, with its bytes as pushed.
 
         Raises NotFound (``image``, ``manifest``), InvalidDigest, Invalid (``tag``), Corrupt.
         """
@@ -299,17 +320,18 @@ class Manifests:
         after: str | Digest | None = None,
         limit: int = 100,
     ) -> tuple[Sequence[ListedManifest], Digest | None]:
-        """Manifests of an image in order of their sha256, after one that need not exist.
+        """List the manifests of an image in order of sha256.
 
-        Only those with a tag, or without one, where ``tagged`` says so. At most ``limit`` (up to
-        LIST_MAX), and the ``after`` with which to go on: None at the end. There may be fewer, even
-        none, and more to come. Raises NotFound (``image``), InvalidDigest, Invalid (``limit``).
+        ``tagged`` selects those with a tag, or without one; None selects all. Returns at most
+        ``limit`` (up to LIST_MAX) that follow ``after``, a digest that need not exist, and the
+        ``after`` of the next page: None on the last. A page before the last may be short, even
+        empty. Raises NotFound (``image``), InvalidDigest, Invalid (``limit``).
         """
         if not 1 <= limit <= LIST_MAX:
             raise Invalid("limit", f"must be 1 to {LIST_MAX}")
         last = None if after is None else Digest.parse(after)
         if last is not None and last.algorithm != "sha256":
-            raise InvalidDigest(str(last), "a listing goes by sha256")
+            raise InvalidDigest(str(last), "must be a sha256 digest")
         found, rest = await self._core.ledger.read_aside(
             manifest_listing.listing,
             image_id.bytes,
@@ -320,14 +342,14 @@ class Manifests:
         return found, None if rest is None else Digest.sha256(rest)
 
     async def at_hand(self, repository: Repository, reference: str) -> Manifest | None:
-        """As ``get``, without ever opening a file: None where the bytes lie in one."""
+        """Return a manifest as ``get`` does, but without file access: None if it is in a file."""
         found = await self._core.ledger.read(find, repository, reference)
         if found.body is None:
             return None
         return Manifest(found.digest, found.media_type, found.body, found.tag)
 
     async def _read_file(self, found: Found) -> bytes:
-        """A body that lies in a file, which may move meanwhile. Raises NotFound, Corrupt."""
+        """Read a body from its file, which may move meanwhile. Raises NotFound, Corrupt."""
         sha = Digest.sha256(found.sha)
         reader = BlobReader(self._core, sha, owner=None, offset=0, length=None, verify=True)
         try:
@@ -341,7 +363,7 @@ class Manifests:
     async def delete(
         self, repository: Repository, digest: str | Digest, *, only_if: Condition = ALWAYS
     ) -> None:
-        """Remove a manifest and the tags that point to it; children of an index stay.
+        """Delete a manifest and the tags that point to it; children of an index stay.
 
         OCI distribution-spec, "Deleting Manifests". Raises NotFound, Immutable, Locked,
         InvalidDigest, PreconditionFailed.
@@ -349,6 +371,7 @@ class Manifests:
         digest = Digest.parse(digest)
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
+        # A restore from the trash needs the content for as long as the entry lives.
         holds = max(until, self._core.hold_until(now))
         done, begins = False, True
         while not done:
@@ -366,9 +389,9 @@ class Manifests:
         after: str | Digest | None = None,
         limit: int = 100,
     ) -> list[Referrer]:
-        """Manifests of the image that name ``subject``, in order of their digests.
+        """List the manifests of the image whose subject is ``subject``, in order of digest.
 
-        An unknown subject, or image, has none. OCI distribution-spec, "Listing Referrers".
+        An unknown subject or image has none. OCI distribution-spec, "Listing Referrers".
         """
         last = b"" if after is None else Digest.parse(after).raw
         rows = await self._core.ledger.read(
@@ -379,7 +402,7 @@ class Manifests:
             try:
                 manifest = await self.get(repository, str(digest))
             except NotFound:
-                continue  # It was deleted since.
+                continue  # Deleted since the rows were read.
             document = await self._parse(manifest.body, row.media_type)
             found.append(
                 Referrer(

@@ -271,7 +271,7 @@ async def _keep(
     for found in lost:
         if not await blob_rows.claimed(txn, image.key, found.sha, now):
             raise NotFound("manifest", str(Digest.sha256(found.sha)))
-        await manifest_put.keep(
+        await manifest_put.store_manifest(
             txn,
             owner,
             found.document,

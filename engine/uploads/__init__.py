@@ -1,4 +1,4 @@
-"""Upload sessions: opened, appended to, published or ended; and room made for them.
+"""Upload sessions: open, append, publish, end; and eviction of idle sessions at a quota.
 
 May import repositories and what repositories may.
 """

@@ -1,10 +1,10 @@
-"""What gives way where a namespace is at a limit: uploads of its own that were left behind.
+"""Evicts idle upload sessions of a namespace that is at a limit.
 
-A client that went away in the middle of an upload would else cost its namespace room until the
-session expires. So a request that is refused may end sessions of the same namespace to which no
-byte came for ``StoreConfig.upload_idle_seconds``, those first that have waited longest, and goes
-on. Sessions of other namespaces have no part in this; nor has a session at which some process is
-at work: it has locked the file, or has written into the row when its last bytes came.
+The session of a client that disappeared in mid-upload takes up room until it expires. A request
+that the quota refuses may therefore end sessions of the same namespace that received no byte for
+``StoreConfig.upload_idle_seconds``, longest idle first, and is then tried again. Sessions of
+other namespaces are never ended, nor is a session that a process is working on: that process has
+locked the file, or has written the time of the last bytes into the row.
 """
 
 from __future__ import annotations
@@ -30,44 +30,45 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Pressure:
-    """Makes room for requests to namespaces that are at a limit."""
+    """Ends idle sessions so that requests to a namespace at its limit can go on."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self.busy: set[bytes] = set()
-        """Ids of the sessions that this process is at work at."""
+        """Ids of the sessions that a caller in this process is working on."""
 
     async def admit(self, repository: Repository, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What ``attempt`` gives, which is made again after each session that gave way for it.
+        """Call ``attempt``, and again after each idle session ended for it; return its result.
 
-        Raises what it raises; QuotaExceeded where no session is left that may go, or where all
-        of them would not be enough: then none is ended.
+        Raises what ``attempt`` raises; QuotaExceeded if no session may be ended, or if ending
+        all idle ones would still not make enough room: then none is ended.
         """
         while True:
             try:
                 return await attempt()
             except QuotaExceeded as refusal:
-                if not await self._relieve(repository, refusal):
-                    raise await self._explained(repository, refusal) from None
+                if not await self._make_room(repository, refusal):
+                    raise await self._with_usage(repository, refusal) from None
 
-    async def _explained(self, repository: Repository, refusal: QuotaExceeded) -> QuotaExceeded:
-        """The refusal, with what the namespace keeps, and with what gives space back."""
+    async def _with_usage(self, repository: Repository, refusal: QuotaExceeded) -> QuotaExceeded:
+        """Return the refusal with the namespace's usage and the commands that free space."""
         if refusal.resource == "uploads":
             return refusal
         core, namespace_id = self._core, repository.namespace_id.bytes
         opened = await core.scratch.read(session_totals, namespace_id)
-        # As of now, and not of the refusal: it is for people, who look later still.
+        # Read after the refusal, so the sums may differ a little: people read them later still.
         usage = await core.ledger.read_aside(namespaces.usage, namespace_id, opened)
         numbers = refusal.resource, refusal.quota, refusal.current, refusal.asked
-        return QuotaExceeded(*numbers, used_for=_told(usage))
+        return QuotaExceeded(*numbers, used_for=_usage_text(usage))
 
-    async def _relieve(self, repository: Repository, refusal: QuotaExceeded) -> bool:
-        """End what stands in the way of a request; says whether to make that again."""
+    async def _make_room(self, repository: Repository, refusal: QuotaExceeded) -> bool:
+        """End one idle session for a refused request. Return True if it may fit now."""
         core, namespace_id = self._core, repository.namespace_id.bytes
         before = core.now() - int(core.config.upload_idle_seconds * SECOND)
         seen, idle = await core.scratch.read_aside(session_rows.idle, namespace_id, before)
         idle = [one for one in idle if one.id not in self.busy]
         by_number = refusal.resource == "uploads"
+        # Ending sessions that do not make enough room would only lose their uploads.
         if sum(1 if by_number else one.counted for one in idle) < refusal.missing:
             return False
         for one in idle:
@@ -76,6 +77,7 @@ class Pressure:
             try:
                 writer = await self._lock(one)
             except Busy:
+                # Another process holds the file's lock: the session is not idle.
                 continue
             try:
                 outcome = await core.scratch.transact(
@@ -85,43 +87,43 @@ class Pressure:
                 if writer is not None:
                     await core.threads.finish(writer.close)
             if outcome == "ended":
-                self._tell(repository, one, refusal)
+                self._log_ended(repository, one, refusal)
                 await core.files.discard(one.file_id)
             if outcome != "in use":
                 return True
         return False
 
-    async def _lock(self, one: Idle) -> Writer | None:
-        """Keep others from going on with a session; None where it has no file. Raises Busy."""
-        if not one.file_id:
+    async def _lock(self, session: Idle) -> Writer | None:
+        """Lock the session's file against appends; None if it has no file. Raises Busy."""
+        if not session.file_id:
+            # ``give_way`` compares the row instead: an append to a small session writes it.
             return None
         try:
-            return await self._core.threads.acquire(self._core.depot.reopen, one.file_id)
+            return await self._core.threads.acquire(self._core.depot.reopen, session.file_id)
         except NotFound:
             return None
 
-    def _tell(self, repository: Repository, one: Idle, refusal: QuotaExceeded) -> None:
-        """Three things for whoever wonders where an upload is: what was done, why, what follows."""
+    def _log_ended(self, repository: Repository, session: Idle, refusal: QuotaExceeded) -> None:
         _log.warning(
-            "upload %s to %s/%s was ended: no byte came for %d s, and a request to the namespace "
-            "was over its limit (%s); its %d bytes are free, its client has to begin again",
-            UUID(bytes=one.id),
+            "upload %s to %s/%s ended: no byte received for %d s and another request reached the "
+            "namespace's limit (%s); %d bytes are free again, the client must restart the upload",
+            UUID(bytes=session.id),
             repository.namespace,
-            one.name,
-            (self._core.now() - one.touched) // SECOND,
+            session.name,
+            (self._core.now() - session.touched) // SECOND,
             refusal,
-            one.counted,
+            session.counted,
         )
 
 
-def _told(usage: Usage) -> str:
-    """What a namespace keeps, and how to free what nothing needs, in words."""
+def _usage_text(usage: Usage) -> str:
+    """Describe a namespace's usage in bytes, with the commands that free each part."""
     frees = {
         "trash": "holdfast trash delete",
-        # What deleted tags need to come back is held, and a release leaves it to them.
-        "holds": "holdfast hold release, for those of deleted tags holdfast trash delete",
+        # Deleted tags hold what they need to be restored; a release leaves these holds alone.
+        "holds": "holdfast hold release (holds of deleted tags: holdfast trash delete)",
         "uploads": "holdfast upload delete",
     }
     parts = {"trash": usage.trash, "holds": usage.held, "uploads": usage.uploads}
-    told = [f"{size} in {name}: {frees[name]}" for name, size in parts.items() if size]
-    return "; ".join([f"{usage.content + usage.manifests} in images", *told])
+    reclaimable = [f"{size} in {name}: {frees[name]}" for name, size in parts.items() if size]
+    return "; ".join([f"{usage.content + usage.manifests} in images", *reclaimable])

@@ -1,4 +1,4 @@
-"""Delivery: an upload's bytes become a blob that its image holds."""
+"""Publishes an upload: one transaction makes its bytes a blob that the image holds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ async def deliver(
     others: OtherUploads,
     own: int,
 ) -> Outcome:
-    """Publish an upload, held by its image, which is a draft from now on where there was none.
+    """Publish an upload's bytes as a blob held by its image; create the image as a draft if needed.
 
-    ``own`` of its bytes count among those of the ``others``. Raises NotFound, Locked,
+    ``own`` is the number of its bytes that ``others`` counts already. Raises NotFound, Locked,
     QuotaExceeded.
     """
     row, namespace = await images.enter(
         txn, repository.namespace_id.bytes, repository.name, random, now
     )
     if row.listed:
+        # No name changes, so caches of names and rights stay valid. A draft may be new: ANY.
         txn.declare_change(Change.CONTENT)
     limits = await quota.of(txn, namespace, others.uploads_max, others.sessionless)
     limits.check_uploads(others.sessions, 0)
@@ -39,5 +40,6 @@ async def deliver(
         owner = images.owner_of(row, namespace)
         await claims.hold(txn, owner, arrival.sha256, arrival.size, hold_until, now)
         await claims.name(txn, owner.key, arrival.sha256, arrival.alias)
+        # After the claims are counted: this raises, and so rolls back all of the above.
         await limits.check_growth(txn, others.sessions, own)
     return outcome

@@ -1,12 +1,13 @@
 """Session rows: an upload's state in the scratch ledger, and the transactions that change it.
 
-The ledger knows of an upload when its bytes are a blob. Before that it is nobody's but its
-session's: rows here, and a file once its bytes are not few any more. They survive every process,
-and need no commit that waits for a disk. When the machine starts anew, they are forgotten, as
-the bytes of such a file would have to be.
+An upload gets rows in the main ledger only when its bytes become a blob. Until then its state is
+the rows here, plus a file once the content no longer fits in a row. These rows survive the end of
+any process, and their commits do not wait for a disk. A reboot of the machine discards them: the
+unsynced bytes of such a file could not be trusted either.
 
-A file is nobody's but his who has locked it: so who publishes its bytes does that, and ends the
-session afterwards, and who only ends a session leaves the file to him.
+The holder of the file lock owns the file. Publishing takes the lock, commits to the main ledger,
+then ends the session. Ending a session without the lock never deletes a file that is being
+published.
 """
 
 from __future__ import annotations
@@ -26,25 +27,28 @@ from holdfast.engine.model.values import Repository
 from holdfast.engine.namespaces.open_uploads import UploadTotals, session_totals
 from holdfast.engine.namespaces.quota import Quota
 
-_LOOKED_AT_MAX: Final = 10_000
-"""Sessions of a namespace that one look for idle ones goes through, at some 3 us each."""
+_IDLE_SCAN_MAX: Final = 10_000
+"""Sessions of a namespace that one search for idle ones reads, at about 3 us each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Where a caller has read a session's content."""
+    """State of a session's content as its caller has read it."""
 
     file_id: int
-    """The file, which the caller has locked, or 0."""
+    """Id of the file, which the caller has locked; 0 if none."""
     held: int
-    """Bytes in its row. Content is only ever added to, so that their number tells."""
+    """Bytes in the row. Content only grows, so an equal number means equal content."""
 
 
 async def of_namespace(
     txn: Transaction, namespace_id: bytes, last: bytes, limit: int
 ) -> list[tuple[bytes, Session, int]]:
-    """Sessions of a namespace in order of their ids, after one that need not exist: id, row, and
-    the bytes in that. Those whose row cannot be read are left out: the check tells of them."""
+    """Return up to ``limit`` sessions of a namespace in order of id: id, row, bytes in the row.
+
+    ``last`` is the id to start after and need not exist; empty starts at the first. Sessions
+    whose row cannot be read are left out; the check reports them.
+    """
     prefix = layout.SESSION_NAMESPACE + namespace_id
     start = prefix + last + b"\0" if last else prefix
     found = []
@@ -58,7 +62,7 @@ async def of_namespace(
 async def of_id(
     txn: Transaction, namespace_id: bytes, session_id: bytes
 ) -> tuple[bytes, Session, int] | None:
-    """As ``of_namespace``, one of them; None where it is not open, or not to be read."""
+    """Return one session as ``of_namespace`` does; None if it is not open or cannot be read."""
     try:
         session = await load(txn, Session, layout.SESSION + session_id)
         content = await get_payload(txn, layout.SESSION_DATA + session_id)
@@ -70,9 +74,9 @@ async def of_id(
 
 
 async def dismiss(txn: Transaction, namespace_id: bytes, session_id: bytes) -> int:
-    """End a session of a namespace; its file, or 0, is to be discarded. Raises NotFound.
+    """End a session of a namespace, even if its row cannot be read. Raises NotFound.
 
-    Also one whose row cannot be read.
+    Returns the id of its file, which the caller discards; 0 if none.
     """
     listed = layout.SESSION_NAMESPACE + namespace_id + session_id
     if await txn.get(listed) is None:
@@ -82,16 +86,16 @@ async def dismiss(txn: Transaction, namespace_id: bytes, session_id: bytes) -> i
 
 
 async def total(txn: Transaction) -> int:
-    """How many sessions are open."""
+    """Return the number of open sessions of the store."""
     return await txn.counter(layout.counter(layout.UPLOADS))
 
 
 async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Quota) -> None:
     """Open a session. Raises QuotaExceeded.
 
-    What it declares is compared with the room once, and not reserved: many who announce much and
-    bring nothing would keep the others out. What has no bytes yet adds nothing, also over a
-    quota: they may turn out to be known.
+    The declared size is compared with the room once and not reserved: clients that declare much
+    and send nothing would lock the others out. A session without bytes counts for nothing and may
+    open over the quota: its content may turn out to be kept already.
     """
     others = await session_totals(txn, session.namespace, session.project)
     quota.check_uploads(others, 1)
@@ -116,10 +120,10 @@ async def _count_bytes(txn: Transaction, session: Session, delta: int) -> None:
 
 
 async def _find(txn: Transaction, repository: Repository, session_id: bytes) -> Session:
-    """The open session of this image. Raises NotFound."""
+    """Return the open session of this image. Raises NotFound."""
     session = await load(txn, Session, layout.SESSION + session_id)
-    place = repository.namespace_id.bytes, repository.name
-    if session is None or (session.namespace, session.name) != place:
+    image = repository.namespace_id.bytes, repository.name
+    if session is None or (session.namespace, session.name) != image:
         raise NotFound("upload", str(UUID(bytes=session_id)))
     return session
 
@@ -127,7 +131,7 @@ async def _find(txn: Transaction, repository: Repository, session_id: bytes) -> 
 async def inspect(
     txn: Transaction, repository: Repository, session_id: bytes
 ) -> tuple[Session, bytes]:
-    """The session, and its content as far as that is in no file. Raises NotFound."""
+    """Return the session and the content held in its row. Raises NotFound."""
     session = await _find(txn, repository, session_id)
     return session, await get_payload(txn, layout.SESSION_DATA + session_id) or b""
 
@@ -135,9 +139,9 @@ async def inspect(
 async def unchanged(
     txn: Transaction, repository: Repository, session_id: bytes, seen: Seen
 ) -> Session:
-    """The open session of this image, if its content is what the caller has read.
+    """Return the open session of this image if its content is still as the caller read it.
 
-    Raises NotFound, Busy where another one went on with it meanwhile.
+    Raises NotFound, Busy if another request appended meanwhile.
     """
     session, content = await inspect(txn, repository, session_id)
     if seen != Seen(session.file_id, len(content)):
@@ -146,13 +150,13 @@ async def unchanged(
 
 
 async def _check_grown(txn: Transaction, session: Session, size: int, quota: Quota) -> None:
-    """Whether a session may have that size. Raises QuotaExceeded."""
+    """Check that the quota lets a session have ``size`` bytes. Raises QuotaExceeded."""
     if size > session.counted:
         others = await session_totals(txn, session.namespace, session.project)
         quota.left(others, size - session.counted)
 
 
-async def remember(
+async def write_content(
     txn: Transaction,
     repository: Repository,
     session_id: bytes,
@@ -163,7 +167,7 @@ async def remember(
     expires: int,
     quota: Quota,
 ) -> Session:
-    """Keep the content of a small session in its row. Raises NotFound, Busy, QuotaExceeded."""
+    """Write the content of a small session to its row. Raises NotFound, Busy, QuotaExceeded."""
     session = await unchanged(txn, repository, session_id, seen)
     await put_payload(txn, layout.SESSION_DATA + session_id, content)
     await _check_grown(txn, session, len(content), quota)
@@ -183,11 +187,12 @@ async def move_to_file(
     expires: int,
     quota: Quota,
 ) -> Session:
-    """From now on the session's ``size`` bytes lie in a file.
+    """Record that the session's ``size`` bytes are now in a file.
 
     Raises NotFound, Busy, QuotaExceeded.
     """
     session = await unchanged(txn, repository, session_id, seen)
+    # The file has all of the content: bytes left in the row would be counted twice.
     await txn.delete(layout.SESSION_DATA + session_id)
     await put_payload(txn, layout.SESSION_FILE + number(file_id), session_id)
     await _check_grown(txn, session, size, quota)
@@ -195,16 +200,16 @@ async def move_to_file(
     return await _change(txn, session_id, session, **changes)
 
 
-async def rest(
+async def room_left(
     txn: Transaction,
     repository: Repository,
     session_id: bytes,
     size: int,
     quota: Quota,
 ) -> int:
-    """Bytes that may come to a session after the first ``size``, which it may have.
+    """Return how many bytes a session may receive beyond its first ``size``.
 
-    Raises NotFound, QuotaExceeded.
+    Raises NotFound; QuotaExceeded if it may not have ``size`` bytes.
     """
     session = await _find(txn, repository, session_id)
     others = await session_totals(txn, session.namespace, session.project)
@@ -218,17 +223,19 @@ async def grant(
     size: int,
     quota: Quota,
 ) -> Session:
-    """Let a session count for ``size`` bytes, and some more. Raises NotFound, QuotaExceeded."""
+    """Count a session for ``size`` bytes plus one step of room. Raises NotFound, QuotaExceeded."""
     session = await _find(txn, repository, session_id)
     others = await session_totals(txn, session.namespace, session.project)
     more = quota.allowance(others, size - session.counted)
     return await _change(txn, session_id, session, counted=size + more)
 
 
-async def mark(txn: Transaction, repository: Repository, session_id: bytes, base: int) -> Session:
-    """Note where bytes begin that count only if all of them come; -1: they count as they come.
+async def mark_base(
+    txn: Transaction, repository: Repository, session_id: bytes, base: int
+) -> Session:
+    """Record the offset from which bytes are valid only as a whole; -1 if each byte is kept.
 
-    Raises NotFound.
+    A process that resumes the session cuts its file back to that offset. Raises NotFound.
     """
     session = await _find(txn, repository, session_id)
     return await _change(txn, session_id, session, base=base)
@@ -243,9 +250,9 @@ async def settle(
     touched: int,
     expires: int,
 ) -> Session:
-    """Let a session live until then, and count for ``size`` bytes, if given.
+    """Set a session's end and the time of its last byte (us), and what it counts for.
 
-    ``touched`` is when a byte came last. Raises NotFound.
+    ``size`` is in bytes; None leaves that as it is. Raises NotFound.
     """
     session = await _find(txn, repository, session_id)
     counted = session.counted if size is None else size
@@ -254,7 +261,7 @@ async def settle(
 
 
 async def _change(txn: Transaction, session_id: bytes, session: Session, **changes: Any) -> Session:
-    """Write a session's row, and what follows from it."""
+    """Write a session's row, its expiry row and the counters that depend on it."""
     changed = msgspec.structs.replace(session, **changes)
     if changed.expires != session.expires:
         await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
@@ -266,12 +273,18 @@ async def _change(txn: Transaction, session_id: bytes, session: Session, **chang
 
 
 async def end(txn: Transaction, repository: Repository, session_id: bytes, seen: Seen) -> None:
-    """End a session whose content was read; its file stays. Raises NotFound, Busy."""
+    """End a session if its content is as the caller read it. Its file stays.
+
+    Raises NotFound, Busy.
+    """
     await _remove(txn, session_id, await unchanged(txn, repository, session_id, seen))
 
 
 async def abort(txn: Transaction, repository: Repository, session_id: bytes) -> int:
-    """End a session; its file, or 0, is to be discarded. Raises NotFound."""
+    """End a session. Raises NotFound.
+
+    Returns the id of its file, which the caller discards; 0 if none.
+    """
     session = await _find(txn, repository, session_id)
     await _remove(txn, session_id, session)
     return session.file_id
@@ -286,23 +299,26 @@ async def _remove(txn: Transaction, session_id: bytes, session: Session) -> None
     await _count(txn, session, -1)
 
 
-async def due(txn: Transaction, now: int) -> bool:
-    """Whether the time of any session is over."""
+async def any_expired(txn: Transaction, now: int) -> bool:
+    """Return True if a session has expired by ``now`` (us)."""
     stop = layout.SESSION_EXPIRY + number(now)
     return bool(await txn.scan(layout.SESSION_EXPIRY, stop, limit=1))
 
 
-async def far(txn: Transaction, until: int) -> bool:
-    """Whether a session lasts longer than until then."""
+async def any_after(txn: Transaction, until: int) -> bool:
+    """Return True if a session expires at ``until`` (us) or later."""
     start = layout.SESSION_EXPIRY + number(until)
     return bool(await txn.scan(start, after(layout.SESSION_EXPIRY), limit=1))
 
 
-async def cut(
+async def cut_times(
     txn: Transaction, beyond: int, now: int, until: int, limit: int
 ) -> tuple[int, list[int]]:
-    """Let sessions that last longer than ``beyond`` last until then, and none of their times be
-    later than now: the clock was ahead. Says as ``expire`` what went, since it was damaged."""
+    """Correct sessions opened while the clock was ahead: those that expire at ``beyond`` or later.
+
+    They expire at ``until``; their other times are at most ``now``. Sessions whose rows are
+    damaged end. Returns the rows seen and the ids of files to discard.
+    """
     start = layout.SESSION_EXPIRY + number(beyond)
     rows = await txn.scan(start, after(layout.SESSION_EXPIRY), limit=limit)
     damaged = []
@@ -322,18 +338,18 @@ async def cut(
 
 
 async def expire(txn: Transaction, now: int, limit: int) -> tuple[int, list[int]]:
-    """End sessions whose time is over: how many, and their files, which are to be discarded."""
+    """End up to ``limit`` expired sessions. Return their number and the ids of files to discard."""
     stop = layout.SESSION_EXPIRY + number(now)
     rows = await txn.scan(layout.SESSION_EXPIRY, stop, limit=limit)
     return await _drop(txn, [key for key, _ in rows])
 
 
-async def leave(
+async def drop_namespace(
     txn: Transaction, namespace_id: bytes, seen: int, limit: int
 ) -> tuple[int, list[int]]:
-    """As ``expire``, sessions of a namespace that was seen to be gone at a time.
+    """End sessions of a namespace that was found deleted at ``seen`` (us). Returns as ``expire``.
 
-    Later ones stay: it may have been brought back before they began.
+    Later sessions stay: the namespace may have been restored before they began.
     """
     prefix = layout.SESSION_NAMESPACE + namespace_id
     old = []
@@ -349,31 +365,34 @@ async def leave(
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """A session that no byte came to for a while, as it was seen."""
+    """An idle session, as read by ``idle``."""
 
     id: bytes
     name: str
-    """Of its image."""
+    """Name of the image."""
     file_id: int
+    """Id of the file; 0 if none."""
     counted: int
+    """Bytes that count for the namespace."""
     touched: int
+    """Time of the last byte (us)."""
 
 
 async def idle(
     txn: Transaction, namespace_id: bytes, before: int
 ) -> tuple[UploadTotals, list[Idle]]:
-    """Sessions of a namespace without a byte since then, the oldest first; and what all count for.
+    """Return the namespace's totals, and its sessions without a byte since ``before`` (us).
 
-    Linear in its sessions, of which there is a limit, and bounded beyond that.
+    Longest idle first. The scan reads at most _IDLE_SCAN_MAX sessions.
     """
     prefix = layout.SESSION_NAMESPACE + namespace_id
     found = []
-    for key, _ in await txn.scan(prefix, after(prefix), limit=_LOOKED_AT_MAX):
+    for key, _ in await txn.scan(prefix, after(prefix), limit=_IDLE_SCAN_MAX):
         session_id = key[-layout.ID_BYTES :]
         try:
             session = await load(txn, Session, layout.SESSION + session_id)
         except Corrupt:
-            # It goes when its time is over, as any whose row cannot be read.
+            # A session whose row cannot be read ends when it expires.
             continue
         if session is not None and 0 < session.touched <= before:
             found.append(_idle(session_id, session))
@@ -395,11 +414,12 @@ async def give_way(
     *,
     by_number: bool,
 ) -> Literal["ended", "relieved", "in use"]:
-    """End an idle session, whose file the caller has locked.
+    """End an idle session whose file, if any, the caller has locked.
 
-    Not one that was gone on with since it was looked at (``in use``), nor where the namespace's
-    sessions are fewer, or smaller, than they were ``seen``: then the request may fit by now.
+    Returns ``in use`` if the session changed since it was read, ``relieved`` if the namespace's
+    sessions are fewer (``by_number``) or smaller than in ``seen``: the request may fit by now.
     """
+    # Two refused requests may pick the same victims; the second must not end one more.
     now = await session_totals(txn, namespace_id)
     if now.uploads < seen.uploads if by_number else now.bytes < seen.bytes:
         return "relieved"
@@ -411,9 +431,9 @@ async def give_way(
 
 
 async def _drop(txn: Transaction, keys: list[bytes]) -> tuple[int, list[int]]:
-    """End the sessions that rows lead to.
+    """End the sessions that index rows point to. Return their number and ids of files to discard.
 
-    One whose own row cannot be read goes as well; its file as others that nothing names.
+    A session whose own row cannot be read ends as well; recovery removes its file as an orphan.
     """
     found = []
     for key in keys:
@@ -432,8 +452,8 @@ async def _drop(txn: Transaction, keys: list[bytes]) -> tuple[int, list[int]]:
     return len(keys), found
 
 
-async def places(txn: Transaction, start: bytes, limit: int) -> list[bytes]:
-    """Ids of namespaces with open sessions, from ``start`` on."""
+async def namespace_ids(txn: Transaction, start: bytes, limit: int) -> list[bytes]:
+    """Return up to ``limit`` ids of namespaces with open sessions, from ``start`` on."""
     prefix = layout.counter(layout.NAMESPACE_UPLOADS)
     rows = await txn.scan(prefix + start, after(prefix), limit=limit)
     return [key[len(prefix) :] for key, _ in rows]

@@ -1,8 +1,8 @@
-"""An upload session that somebody goes on with: its stream, and what its namespace lets it have.
+"""An upload session in use: writes its stream and reserves room in the namespace's quota.
 
-An append to a file writes no row, but for the session's end now and then: the file's own size is
-the offset. Only where the namespace has a quota, room is asked for in steps as bytes arrive, and
-what was not used is given back at the end.
+An append to a file writes no row, apart from a later expiry now and then: the file's own size is
+the offset. If the namespace has a quota, room is reserved in steps as bytes arrive, and the unused
+rest is returned at the end.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .pressure import Pressure
 from .session_rows import Seen
 
 _REFUSALS: Final = (SizeMismatch, TooLarge, QuotaExceeded)
-"""After these the stream is cut back to where it was."""
+"""Errors after which the stream is cut back to its size before the request."""
 
 
 class ActiveUpload:
-    """One stay at a session, whose stream nobody else goes on with meanwhile."""
+    """One request's work on a session, which is locked against all other requests."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ActiveUpload:
         repository: Repository,
         session_id: bytes,
         session: Session,
-        intake: BlobWriter,
+        blob_writer: BlobWriter,
     ) -> None:
         self._core = core
         self._quotas = quotas
@@ -52,86 +52,89 @@ class ActiveUpload:
         self._repository = repository
         self._id = session_id
         self.session = session
-        self.intake = intake
+        self.blob_writer = blob_writer
         self.digest: Digest | None = None
-        """What the bytes are to have, once that is known."""
-        self.seen = Seen(session.file_id, len(intake.held))
-        # What is in no file yet is asked for when it is kept, which writes the row anyhow.
-        self._asked = False
-        self._start = intake.size
+        """Expected digest of the bytes; None until the client has named it."""
+        self.seen = Seen(session.file_id, len(blob_writer.held))
+        # Bytes still in memory reserve nothing: storing them in the row checks the quota anyway.
+        self._reserved = False
+        """True once the row may count more bytes than were received."""
+        self._start = blob_writer.size
         self._granted = session.counted if session.file_id else max(session.counted, BATCH_BYTES)
 
     async def receive(
         self, source: Stream, offset: int | None, length: int | None, *, whole: bool = False
     ) -> None:
-        """Take all of ``source``; on a refusal of ours, cut the stream back to where it was.
+        """Append all of ``source``; cut the stream back to where it was if a limit refuses it.
 
-        ``whole``: part of it is worth nothing, also where this process does not come to say so.
-        Whoever asks for that calls ``take_back`` where it fails. Raises OffsetMismatch,
+        ``whole`` declares that a part of it is worthless, even if this process dies before it
+        can clean_up it; the caller calls ``roll_back`` on failure. Raises OffsetMismatch,
         SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull, StorageFailed, Invalid
         (``source``), and what the source raises.
         """
         check_stream(source)
-        intake, start = self.intake, self.intake.size
+        blob_writer, start = self.blob_writer, self.blob_writer.size
         if offset is not None and offset != start:
             raise OffsetMismatch(start, offset)
         if length is not None:
-            await self._announce(start + length)
+            await self._check_announced(start + length)
         stop = None if length is None else start + length
         try:
             async for given in source:
                 piece = checked(given)
-                size = intake.size + len(piece)
+                size = blob_writer.size + len(piece)
                 if stop is not None and size > stop:
                     raise SizeMismatch(stop - start, size - start)
-                await self._require(size)
-                await self.live_on()
+                await self._ensure_granted(size)
+                await self.refresh()
+                # Before the first byte reaches the file: a crash must find the mark.
                 await self._mark(start if whole else -1)
-                await intake.write(piece)
-            if stop is not None and intake.size != stop:
-                raise SizeMismatch(stop - start, intake.size - start)
+                await blob_writer.write(piece)
+            if stop is not None and blob_writer.size != stop:
+                raise SizeMismatch(stop - start, blob_writer.size - start)
         except _REFUSALS:
-            await intake.truncate(start)
+            await blob_writer.truncate(start)
             raise
 
     async def _mark(self, base: int) -> None:
-        """Let those who find the file know from where on its bytes are good together only.
+        """Record from which offset the file's bytes are valid only as a whole; -1 for none.
 
-        Few bytes are in no file: they get into the row when they are kept. Raises NotFound.
+        A session without a file needs no mark: its row is written at the end. Raises NotFound.
         """
         if self.seen.file_id and self.session.base != base:
             self.session = await self._core.scratch.transact(
-                session_rows.mark, self._repository, self._id, base
+                session_rows.mark_base, self._repository, self._id, base
             )
 
-    async def take_back(self, *, cut: bool) -> None:
-        """After a request that did not come whole: the session has what it had before it.
+    async def roll_back(self, *, cut: bool) -> None:
+        """Restore the session to its state before an incomplete request.
 
-        Without ``cut`` the file keeps the rest of its bytes until somebody goes on with it.
+        Without ``cut`` the file keeps the extra bytes until the next request cuts them off.
         Raises NotFound, StorageFull, StorageFailed.
         """
         try:
-            if cut and self.seen.file_id and not self.intake.sync_failed:
-                await self.intake.truncate(self._start)
-            if self._asked:
+            if cut and self.seen.file_id and not self.blob_writer.sync_failed:
+                await self.blob_writer.truncate(self._start)
+            if self._reserved:
                 await self._settle(self._start)
         finally:
-            await self.undo()
+            await self.clean_up()
 
     async def end(self) -> None:
-        """End a session that is refused for good, unless another one went on with it meanwhile.
+        """End a session that is refused for good, unless another request changed it meanwhile.
 
-        While its file is locked, so that nobody goes on with it in between. Raises NotFound, Busy.
+        The row goes while the file is still locked, so no request can resume the session in
+        between. Raises NotFound, Busy.
         """
         try:
             await self._core.scratch.transact(
                 session_rows.end, self._repository, self._id, self.seen
             )
         finally:
-            await self.intake.abandon()
+            await self.blob_writer.abandon()
 
-    async def _announce(self, size: int) -> None:
-        """Refuse at once what would be refused on its way.
+    async def _check_announced(self, size: int) -> None:
+        """Refuse an announced size before the first byte if it would be refused later anyway.
 
         Raises SizeMismatch, TooLarge, QuotaExceeded.
         """
@@ -139,38 +142,40 @@ class ActiveUpload:
         if size > self._core.config.blob_bytes_max:
             raise TooLarge("blob", self._core.config.blob_bytes_max)
         if size > self.session.counted:
-            await self._pressure.admit(self._repository, lambda: self._rest(size))
+            await self._pressure.admit(self._repository, lambda: self._room_left(size))
 
-    async def _rest(self, size: int) -> tuple[Quota, int]:
-        """What bounds the session, and bytes that may come after the first ``size``.
+    async def _room_left(self, size: int) -> tuple[Quota, int]:
+        """Return the session's quota, and how many bytes may follow the first ``size``.
 
         Raises NotFound, QuotaExceeded.
         """
-        quota = await self._look(size)
-        rest = await self._core.scratch.read(
-            session_rows.rest, self._repository, self._id, size, quota
+        quota = await self._quota(size)
+        left = await self._core.scratch.read(
+            session_rows.room_left, self._repository, self._id, size, quota
         )
-        return quota, rest
+        return quota, left
 
-    async def _look(self, size: int) -> Quota:
+    async def _quota(self, size: int) -> Quota:
         return await self._quotas.quota_for(self._repository, digest=self.digest, size=size)
 
     def _check_declared(self, size: int) -> None:
         if 0 <= self.session.declared < size:
             raise SizeMismatch(self.session.declared, size)
 
-    async def _require(self, size: int) -> None:
-        """Make sure that the session may have so many bytes. Raises what ``_announce`` does."""
+    async def _ensure_granted(self, size: int) -> None:
+        """Reserve room for ``size`` bytes. Raises what ``_check_announced`` does."""
         self._check_declared(size)
         if size > self._granted:
             await self._pressure.admit(self._repository, lambda: self._grant(size))
 
     async def _grant(self, size: int) -> None:
-        quota, rest = await self._rest(size)
+        quota, left = await self._room_left(size)
         if not quota.bounds:
-            self._granted = size + min(ALLOWANCE_BYTES_MAX, rest)
+            # No quota to reserve from, so no row to write; the next step looks for one again.
+            self._granted = size + min(ALLOWANCE_BYTES_MAX, left)
             return
-        self._asked = True
+        # Set before the transaction: it may commit although its caller is cancelled.
+        self._reserved = True
         self.session = await self._core.scratch.transact(
             session_rows.grant,
             self._repository,
@@ -180,14 +185,14 @@ class ActiveUpload:
         )
         self._granted = self.session.counted
 
-    async def live_on(self) -> None:
-        """Do not let the session expire, or give way, while bytes come. Raises NotFound.
+    async def refresh(self) -> None:
+        """Keep the session from expiring or being evicted while bytes arrive. Raises NotFound.
 
-        Its end moves once a quarter of its time is gone, and the time of its last byte a few
-        times in which it would become an idle one: so most bytes write no row.
+        Its end moves once a quarter of its lifetime has passed, and the time of its last byte
+        five times per idle period, so most bytes write no row.
         """
         idle = self._core.config.upload_idle_seconds * SECOND
-        if self._due or self._core.now() - self.session.touched > idle / 5:
+        if self._expiry_is_due or self._core.now() - self.session.touched > idle / 5:
             await self._settle(None)
 
     async def _settle(self, size: int | None) -> None:
@@ -206,68 +211,71 @@ class ActiveUpload:
         return self._core.upload_until(self._core.now())
 
     @property
-    def _due(self) -> bool:
+    def _expiry_is_due(self) -> bool:
         quarter = self._core.config.upload_seconds * SECOND / 4
         return self._expires - self.session.expires > quarter
 
     async def keep(self) -> None:
-        """Make what was received survive this process.
+        """Store the received bytes so that they survive this process.
 
-        Raises what ``receive`` does; then the session stands where it stood before, or further
-        on, with a part of the bytes.
+        Raises what ``receive`` does; the session then has what it had before, or a part of the
+        new bytes as well.
         """
         try:
             await self._keep()
         except BaseException:
-            await self.undo()
+            await self.clean_up()
             raise
 
     async def _keep(self) -> None:
-        await self.intake.drain()
+        await self.blob_writer.drain()
         await self._pressure.admit(self._repository, self._keep_row)
 
     async def _keep_row(self) -> None:
-        core, intake, session = self._core, self.intake, self.session
+        core, blob_writer, session = self._core, self.blob_writer, self.session
         transact, now = core.scratch.transact, core.now()
-        if not session.file_id and intake.file_id:
+        if not session.file_id and blob_writer.file_id:
             self.session = await transact(
                 session_rows.move_to_file,
                 self._repository,
                 self._id,
                 self.seen,
-                intake.size,
-                file_id=intake.file_id,
+                blob_writer.size,
+                file_id=blob_writer.file_id,
                 now=now,
                 expires=self._expires,
-                quota=await self._look(intake.size),
+                quota=await self._quota(blob_writer.size),
             )
-            core.files.lend(intake.file_id)
-        elif not session.file_id and intake.size != self.seen.held:
+            # The session's row names the file from here on: this process must not remove it.
+            core.files.lend(blob_writer.file_id)
+        elif not session.file_id and blob_writer.size != self.seen.held:
             self.session = await transact(
-                session_rows.remember,
+                session_rows.write_content,
                 self._repository,
                 self._id,
                 self.seen,
-                intake.held,
+                blob_writer.held,
                 now=now,
                 expires=self._expires,
-                quota=await self._look(intake.size),
+                quota=await self._quota(blob_writer.size),
             )
-        elif self._asked or self._due or self._grew_late(now):
-            await self._settle(intake.size)
+        elif self._reserved or self._expiry_is_due or self._touched_is_stale(now):
+            await self._settle(blob_writer.size)
         else:
-            # Somebody may have ended it.
+            # Nothing to write, but the answer must not confirm a session that was ended.
             await core.scratch.read(session_rows.unchanged, self._repository, self._id, self.seen)
 
-    def _grew_late(self, now: int) -> bool:
-        """Whether bytes came so long after the time that the row has that this is to be told."""
-        return self.intake.size > self._start and now - self.session.touched >= SECOND
+    def _touched_is_stale(self, now: int) -> bool:
+        """Return True if bytes came a second or more after the time in the row."""
+        return self.blob_writer.size > self._start and now - self.session.touched >= SECOND
 
-    async def undo(self) -> None:
-        """After a failure: a file that the session does not have goes, and so does a session
-        whose file was lost."""
-        if self.intake.sync_failed and self.seen.file_id:
-            # Another one may have ended it; should this fail, its file is empty all the same.
+    async def clean_up(self) -> None:
+        """Clean up after a failure.
+
+        Removes a file that the session does not own, and ends a session whose file was lost.
+        """
+        if self.blob_writer.sync_failed and self.seen.file_id:
+            # Another process may have ended it. If this fails, the file is empty all the same.
             with contextlib.suppress(NotFound):
                 await self._core.scratch.transact(session_rows.abort, self._repository, self._id)
-        await self.intake.abandon()
+        await self.blob_writer.abandon()

@@ -1,9 +1,9 @@
-"""Upload sessions: bytes on their way into an image, over any number of requests.
+"""Upload sessions: receive the bytes of a blob over any number of requests, and publish it.
 
-Sessions are rows of the scratch ledger, written when one is opened and when its bytes move to a
-file, never for an append to the file: the file's own size is the offset. What keeps two appends
-apart is the lock on the file (between processes) and a set of busy sessions (within one). What
-waits for a disk is the end alone, where the bytes become a blob.
+Sessions are rows of the scratch ledger, written when a session opens and when its bytes move to a
+file, but not for an append to the file: the file's own size is the offset. A lock on the file
+(between processes) and a set of busy sessions (within one process) keep appends apart. Only the
+last step, which makes the bytes a blob, waits for the disk.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from .pressure import Pressure
 from .stream import ActiveUpload
 
 HASHERS_MAX: Final = 4096
-"""Running hashes kept between requests, some 3 KiB each; a session without one is read again."""
+"""Running hashes kept between requests, about 3 KiB each; without one, the file is read again."""
 
-_LEFT_AT_ONCE: Final = 200
-"""Sessions of a deleted namespace that end in one transaction."""
+_DROPPED_PER_TXN: Final = 200
+"""Sessions of a deleted namespace that one transaction ends."""
 
 LISTED_MAX: Final = 1000
-"""Sessions in one answer of ``list``; of each that has a file its size is looked up."""
+"""Sessions per page of ``list``; the size of each session's file is looked up."""
 
 
 class Uploads:
@@ -68,11 +68,11 @@ class Uploads:
     async def begin(
         self, repository: Repository, *, size: int | None = None, algorithm: str = "sha256"
     ) -> Upload:
-        """Open a session. ``size`` is the most bytes that it will have, where that is known.
+        """Open a session. ``size`` is the most bytes that it will have; None if unknown.
 
-        They are compared with the namespace's quota once; what counts for it is what arrives.
-        Where the namespace is at a limit, idle sessions of its own give way (``pressure``).
-        ``algorithm`` is the one the final digest will have: naming it saves a second reading.
+        The size is compared with the namespace's quota once; only bytes that arrive count. If the
+        namespace is at a limit, its own idle sessions are ended to make room (``pressure``).
+        ``algorithm`` is that of the final digest: naming it saves a second reading of the file.
         Raises NotFound (``namespace``), Locked, QuotaExceeded, TooLarge, Invalid (``size``),
         InvalidDigest, StorageFull.
         """
@@ -99,15 +99,15 @@ class Uploads:
             project=repository.project_id.bytes,
         )
 
-        async def open_it() -> None:
+        async def open_session() -> None:
             quota = await self._quotas.quota_for(repository)
             await self._core.scratch.transact(session_rows.begin, session_id, session, quota)
 
-        await self._pressure.admit(repository, open_it)
+        await self._pressure.admit(repository, open_session)
         return self._view(session_id, session, 0)
 
     async def _inspect(self, repository: Repository, session_id: bytes) -> tuple[Session, bytes]:
-        """The session, and its content as far as that is in no file.
+        """Return the session and the content held in its row.
 
         Raises NotFound, for the namespace or for the upload.
         """
@@ -115,13 +115,14 @@ class Uploads:
         await ledger.read(namespaces.require, repository.namespace_id.bytes)
         session, content = await scratch.read(session_rows.inspect, repository, session_id)
         if session.file_id and not await ledger.read(files.without_row, (session.file_id,)):
-            # It was finished by a process that did not come to end it.
+            # A process published the file and died before it ended the session.
             await scratch.transact(session_rows.abort, repository, session_id)
             raise NotFound("upload", str(UUID(bytes=session_id)))
         return session, content
 
     async def _require_disk(self, size: int) -> None:
         core = self._core
+        # A small upload on a disk with plenty of space need not ask the file system.
         if size > BATCH_BYTES or not core.space.is_ample:
             await core.threads.run(core.require_room, size, core.reserve_bytes)
 
@@ -132,7 +133,7 @@ class Uploads:
         )
 
     async def get(self, repository: Repository, upload_id: UUID) -> Upload:
-        """The session as it stands. Raises NotFound."""
+        """Return the state of a session. Raises NotFound."""
         session, content = await self._inspect(repository, upload_id.bytes)
         if not session.file_id:
             return self._view(upload_id.bytes, session, len(content))
@@ -143,7 +144,7 @@ class Uploads:
         return self._view(upload_id.bytes, session, size)
 
     def _file_size(self, session: Session) -> int:
-        """Bytes that a session with a file has. Raises NotFound."""
+        """Return the valid bytes of a session's file. Blocks. Raises NotFound."""
         reader = self._core.depot.open(session.file_id)
         try:
             return reader.size if session.base < 0 else min(reader.size, session.base)
@@ -159,52 +160,55 @@ class Uploads:
         offset: int | None = None,
         length: int | None = None,
     ) -> Upload:
-        """Add bytes at the end. ``offset`` says where that must be, ``length`` how many come.
+        """Append bytes. ``offset`` is where they must begin, ``length`` how many there must be.
 
-        If ``source`` fails, or gives what is no bytes (Invalid), what came before is kept and the
-        error comes out here. Raises NotFound, OffsetMismatch, Busy; SizeMismatch (the append is
-        undone); StorageFull, StorageFailed. The session lives on in all of these, but for a file
-        that the disk failed to sync: it may have lost bytes, and so the session ends. It ends
-        as well where it is refused for good: TooLarge, QuotaExceeded, Locked.
+        If ``source`` raises, or yields something other than bytes (Invalid), the bytes before
+        that are kept and the error is raised here. Raises NotFound, OffsetMismatch, Busy;
+        SizeMismatch (the append is undone); StorageFull, StorageFailed. The session continues
+        after these, unless the disk failed to sync its file: bytes may be lost, so the session
+        ends. It also ends if it is refused for good: TooLarge, QuotaExceeded, Locked.
         """
-        async with self._stay(repository, upload_id) as stay:
+        async with self._activate(repository, upload_id) as active:
             try:
                 try:
-                    await stay.receive(source, offset, length)
+                    await active.receive(source, offset, length)
                 except BaseException as error:
                     if not _is_final(error):
-                        await self._keep(stay, upload_id)
+                        await self._keep(active, upload_id)
                     raise
-                await self._keep(stay, upload_id)
+                await self._keep(active, upload_id)
             except EngineError as error:
                 if _is_final(error):
-                    await stay.end()
+                    await active.end()
                 raise
-            return self._view(upload_id.bytes, stay.session, stay.intake.size)
+            return self._view(upload_id.bytes, active.session, active.blob_writer.size)
 
-    async def _keep(self, stay: ActiveUpload, upload_id: UUID) -> None:
-        await stay.keep()
-        self._remember(upload_id.bytes, stay.intake.hasher)
+    async def _keep(self, active: ActiveUpload, upload_id: UUID) -> None:
+        await active.keep()
+        self._remember(upload_id.bytes, active.blob_writer.hasher)
 
     def _remember(self, session_id: bytes, hasher: Hasher | None) -> None:
         if hasher is None:
             return
         self._hashers[session_id] = hasher
+        # Dicts keep insertion order: the first key is the oldest entry.
         if len(self._hashers) > HASHERS_MAX:
             self._hashers.pop(next(iter(self._hashers)))
 
     @asynccontextmanager
-    async def _stay(self, repository: Repository, upload_id: UUID) -> AsyncIterator[ActiveUpload]:
-        """The session, for this caller alone. Raises NotFound, Busy, StorageFailed."""
-        with self._alone(upload_id):
-            stay = await self._resume(repository, upload_id)
+    async def _activate(
+        self, repository: Repository, upload_id: UUID
+    ) -> AsyncIterator[ActiveUpload]:
+        """Open a session for this caller alone. Raises NotFound, Busy, StorageFailed."""
+        with self._exclusive(upload_id):
+            active = await self._resume(repository, upload_id)
             try:
-                yield stay
+                yield active
             finally:
-                await stay.intake.close()
+                await active.blob_writer.close()
 
     @contextmanager
-    def _alone(self, upload_id: UUID) -> Iterator[None]:
+    def _exclusive(self, upload_id: UUID) -> Iterator[None]:
         if upload_id.bytes in self._busy:
             raise Busy("upload", str(upload_id))
         self._busy.add(upload_id.bytes)
@@ -214,14 +218,14 @@ class Uploads:
             self._busy.discard(upload_id.bytes)
 
     async def _resume(self, repository: Repository, upload_id: UUID) -> ActiveUpload:
-        """The session's stream so far, its file locked for us."""
+        """Lock the session's file and return the session with its stream so far."""
         core, session_id = self._core, upload_id.bytes
         session, held = await self._inspect(repository, session_id)
         algorithms = (session.algorithm,)
         if not session.file_id:
-            intake = BlobWriter(core, hasher=None, algorithms=algorithms, held=held)
+            blob_writer = BlobWriter(core, hasher=None, algorithms=algorithms, held=held)
             return ActiveUpload(
-                core, self._quotas, self._pressure, repository, session_id, session, intake
+                core, self._quotas, self._pressure, repository, session_id, session, blob_writer
             )
         try:
             writer = await core.threads.acquire(core.depot.reopen, session.file_id)
@@ -230,17 +234,19 @@ class Uploads:
         except NotFound:
             raise NotFound("upload", str(upload_id)) from None
         try:
-            # Until the file was locked, another process may have ended the session, or gone on.
+            # Read again: before the lock was taken, another process may have changed the session.
             session, _ = await self._inspect(repository, session_id)
+            # Bytes after ``base`` are valid only as a whole, and their request did not complete.
             if 0 <= session.base < writer.size:
-                await self._cut(session_id, session, writer)
+                await self._cut_to_base(session_id, session, writer)
         except BaseException:
             await core.threads.finish(writer.close)
             raise
+        # Popped, not read: after a failure the hasher may be ahead of the file.
         known = self._hashers.pop(session_id, None)
         if known is None and writer.size == 0:
             known = Hasher(algorithms)
-        intake = BlobWriter(
+        blob_writer = BlobWriter(
             core,
             hasher=known if known and known.size == writer.size else None,
             algorithms=algorithms,
@@ -248,14 +254,14 @@ class Uploads:
             writer=writer,
         )
         return ActiveUpload(
-            core, self._quotas, self._pressure, repository, session_id, session, intake
+            core, self._quotas, self._pressure, repository, session_id, session, blob_writer
         )
 
-    async def _cut(self, session_id: bytes, session: Session, writer: Writer) -> None:
-        """Cut off what came with a request that broke off. Raises NotFound, StorageFailed."""
+    async def _cut_to_base(self, session_id: bytes, session: Session, writer: Writer) -> None:
+        """Cut off the bytes of an incomplete request. Raises NotFound, StorageFailed."""
         core = self._core
-        # In a transaction: it runs after one that was to publish the file, and that goes on
-        # although its caller was cancelled.
+        # A transaction, not a read: a submitted commit that publishes the file runs on although
+        # its caller was cancelled, and this one is ordered after it.
         if not await core.ledger.transact(files.without_row, (session.file_id,)):
             raise NotFound("upload", str(UUID(bytes=session_id)))
         await core.threads.run(writer.truncate, session.base)
@@ -270,30 +276,30 @@ class Uploads:
         offset: int | None = None,
         length: int | None = None,
     ) -> Blob:
-        """Add the last bytes, if any, and make the blob: durable when this returns.
+        """Append the last bytes, if any, and publish the blob: durable when this returns.
 
-        The image holds the blob from now on. It may be called again: where it failed, the session
-        has what it had before, also when this process did not come to see to that; and where the
-        session has ended, the image's blob of that digest is what it was to become. Raises what
-        ``append`` raises; DigestMismatch, which ends the session too.
+        The image holds the blob from then on. Callers may retry: after a failure the session has
+        what it had before the call, even if this process died meanwhile; if the session has
+        ended, the image's blob of that digest is returned. Raises what ``append`` raises;
+        DigestMismatch, which also ends the session.
         """
         digest = Digest.parse(digest)
-        source = _nothing() if source is None else source
+        source = _no_bytes() if source is None else source
         try:
-            async with self._stay(repository, upload_id) as stay:
-                stay.digest = digest
-                known = stay.intake.hasher
+            async with self._activate(repository, upload_id) as active:
+                active.digest = digest
+                known = active.blob_writer.hasher
                 before = None if known is None else known.copy()
                 try:
-                    await stay.receive(source, offset, length, whole=True)
+                    await active.receive(source, offset, length, whole=True)
                 except BaseException as error:
                     if _is_final(error):
-                        await stay.end()
+                        await active.end()
                     else:
-                        await stay.take_back(cut=True)
+                        await active.roll_back(cut=True)
                         self._remember(upload_id.bytes, before)
                     raise
-                arrival = await self._publish(repository, upload_id, stay, digest)
+                arrival = await self._publish(repository, upload_id, active, digest)
         except NotFound as error:
             blob = None
             if error.kind == "upload":
@@ -306,11 +312,11 @@ class Uploads:
     async def _finished_before(
         self, repository: Repository, digest: Digest, source: Stream
     ) -> Blob | None:
-        """The blob that a session has ended with, whose client has not heard of it.
+        """Return the blob that an ended session has published; None if there is none to confirm.
 
-        What it sends again is taken in, so that it comes to read the answer. None where the image
-        has no such blob, or might not have it any more when a manifest comes. Raises TooLarge, and
-        what the source raises.
+        For clients that lost the first response and retry. The body that they send again is read
+        and dropped, so that they come to read the response. None if the image has no such blob,
+        or might lose it before a manifest arrives. Raises TooLarge, and what the source raises.
         """
         core = self._core
         try:
@@ -327,32 +333,32 @@ class Uploads:
         return blob
 
     async def _publish(
-        self, repository: Repository, upload_id: UUID, stay: ActiveUpload, digest: Digest
+        self, repository: Repository, upload_id: UUID, active: ActiveUpload, digest: Digest
     ) -> Arrival:
-        """Make the blob, and end the session."""
+        """Publish the blob, then end the session."""
         core, random = self._core, entropy()
-        session = repository, upload_id.bytes, stay.seen
+        session = repository, upload_id.bytes, active.seen
 
         async def commit(arrival: Arrival) -> Outcome:
+            # A session without a file has no lock: another process may have changed it.
             await core.scratch.read(session_rows.unchanged, *session)
-            counted = stay.session.counted
+            counted = active.session.counted
             return await self._pressure.admit(
                 repository, lambda: self._deliver(repository, arrival, random, counted)
             )
 
         try:
-            await stay.live_on()
-            arrival = await stay.intake.publish(digest, commit)
+            await active.refresh()
+            arrival = await active.blob_writer.publish(digest, commit)
         except BaseException as error:
             if _is_final(error):
-                await stay.end()
+                await active.end()
             else:
-                # The transaction may yet publish the file: who goes on with the session, and
-                # knows, cuts it.
-                await stay.take_back(cut=False)
+                # The submitted transaction may still publish the file, so it must not be cut
+                # here. The next request on the session runs after that commit, and cuts.
+                await active.roll_back(cut=False)
             raise
-        # Bytes of another one who went on with it in this very moment stay in the session; and
-        # one who ended it came too late.
+        # A concurrent append keeps its bytes in the session; a concurrent abort has no effect.
         with contextlib.suppress(Busy, NotFound):
             await core.scratch.transact(session_rows.end, *session)
         return arrival
@@ -360,8 +366,10 @@ class Uploads:
     async def _deliver(
         self, repository: Repository, arrival: Arrival, random: bytes, counted: int, own: int = 0
     ) -> Outcome:
-        """Publish what came; ``counted`` bytes of it are a session's, ``own`` as
-        ``Quotas.sessionless`` has it."""
+        """Publish an upload's bytes.
+
+        ``counted`` bytes of it count for its session; ``own`` as in ``Quotas.sessionless``.
+        """
         core = self._core
         others = await self._quotas.others(repository, own)
         now = core.now()
@@ -377,7 +385,7 @@ class Uploads:
         )
 
     async def abort(self, repository: Repository, upload_id: UUID) -> None:
-        """End a session and forget its bytes. Raises NotFound."""
+        """End a session and discard its bytes. Raises NotFound."""
         self._hashers.pop(upload_id.bytes, None)
         core = self._core
         await core.ledger.read(namespaces.require, repository.namespace_id.bytes)
@@ -387,10 +395,11 @@ class Uploads:
     async def list(
         self, namespace_id: UUID, *, after: UUID | None = None, limit: int = 100
     ) -> tuple[Sequence[OpenUpload], UUID | None, int]:
-        """Open sessions of a namespace in order of their ids, after one that need not exist.
+        """List the open sessions of a namespace in order of id.
 
-        At most ``limit`` (up to LISTED_MAX); the ``after`` with which to go on, None at the end;
-        and how many are open. Raises NotFound (``namespace``), Invalid (``limit``).
+        Returns at most ``limit`` (up to LISTED_MAX) that follow ``after``, an id that need not
+        exist; the ``after`` of the next page, None on the last; and the number of open sessions.
+        Raises NotFound (``namespace``), Invalid (``limit``).
         """
         if not 1 <= limit <= LISTED_MAX:
             raise Invalid("limit", f"must be 1 to {LISTED_MAX}")
@@ -400,20 +409,21 @@ class Uploads:
         rows = await core.scratch.read(
             session_rows.of_namespace, namespace_id.bytes, last, limit + 1
         )
-        found = await core.threads.run(self._listed, rows[:limit])
+        found = await core.threads.run(self._views, rows[:limit])
         opened = await core.scratch.read(session_totals, namespace_id.bytes)
         more = len(rows) > limit
         return found, UUID(bytes=rows[limit - 1][0]) if more else None, opened.uploads
 
     async def dismiss(self, namespace_id: UUID, upload_id: UUID) -> OpenUpload:
-        """End a session of a namespace, whoever writes it, and forget its bytes.
+        """End a session of a namespace, even while a client writes it, and discard its bytes.
 
-        What it was. Raises NotFound, for the namespace or for the upload.
+        Returns its last state. Raises NotFound, for the namespace or for the upload; Corrupt if
+        its row could not be read: it is ended all the same.
         """
         core = self._core
         await core.ledger.read(namespaces.require, namespace_id.bytes)
         row = await core.scratch.read(session_rows.of_id, namespace_id.bytes, upload_id.bytes)
-        [was] = await core.threads.run(self._listed, [row]) if row is not None else [None]
+        [was] = await core.threads.run(self._views, [row]) if row is not None else [None]
         file_id = await core.scratch.transact(
             session_rows.dismiss, namespace_id.bytes, upload_id.bytes
         )
@@ -423,29 +433,29 @@ class Uploads:
             raise Corrupt("upload", str(upload_id), "its row could not be read; it is ended")
         return was
 
-    async def leave(self, namespace_id: UUID, seen: int) -> None:
-        """End the sessions of a namespace that was deleted at a time (us).
+    async def drop_namespace(self, namespace_id: UUID, seen: int) -> None:
+        """End the sessions of a namespace that was deleted at ``seen`` (us).
 
         Raises StorageFull, StorageFailed.
         """
         core = self._core
         while True:
             count, file_ids = await core.scratch.transact(
-                session_rows.leave, namespace_id.bytes, seen, _LEFT_AT_ONCE
+                session_rows.drop_namespace, namespace_id.bytes, seen, _DROPPED_PER_TXN
             )
             for file_id in file_ids:
                 await core.files.discard(file_id)
-            if count < _LEFT_AT_ONCE:
+            if count < _DROPPED_PER_TXN:
                 return
 
-    def _listed(self, rows: Sequence[tuple[bytes, Session, int]]) -> Sequence[OpenUpload]:
-        """Sessions as callers see them. Blocks for a look at each file."""
+    def _views(self, rows: Sequence[tuple[bytes, Session, int]]) -> Sequence[OpenUpload]:
+        """Return session rows as callers see them. Blocks: it opens each session's file."""
         found = []
         for session_id, session, held in rows:
             try:
                 size = self._file_size(session) if session.file_id else held
             except NotFound:
-                # A process that just ended it, or made it a blob, has still to say so.
+                # Another process is ending or publishing the session; its row goes next.
                 size = 0
             found.append(
                 OpenUpload(
@@ -470,13 +480,13 @@ class Uploads:
         *,
         length: int | None = None,
     ) -> Blob:
-        """Upload a blob in one go, without a session. Raises what ``begin`` and ``finish`` do."""
+        """Upload a blob in one call, without a session. Raises what ``begin`` and ``finish`` do."""
         digest = Digest.parse(digest)
         check_stream(source)
         core, namespace_id = self._core, repository.namespace_id
         await self._require_disk(length or 0)
         algorithms = (digest.algorithm,)
-        intake = BlobWriter(core, hasher=None, algorithms=algorithms)
+        blob_writer = BlobWriter(core, hasher=None, algorithms=algorithms)
         random = entropy()
 
         async def commit(arrival: Arrival) -> Outcome:
@@ -487,46 +497,48 @@ class Uploads:
 
         with self._quotas.enter(namespace_id) as counter:
             try:
-                await self._receive(repository, intake, counter, source, length, digest)
-                arrival = await intake.publish(digest, commit)
+                await self._receive(repository, blob_writer, counter, source, length, digest)
+                arrival = await blob_writer.publish(digest, commit)
             except BaseException:
-                await intake.abandon()
+                await blob_writer.abandon()
                 raise
         return Blob(digest, arrival.size)
 
     async def _receive(
         self,
         repository: Repository,
-        intake: BlobWriter,
+        blob_writer: BlobWriter,
         counter: UploadCounter,
         source: Stream,
         length: int | None,
         digest: Digest,
     ) -> None:
-        """Take all of ``source``, as long as the namespace has room for it.
+        """Receive all of ``source`` while the namespace has room for it.
 
-        Few bytes are not asked for beforehand: the transaction that publishes them looks.
+        The first BATCH_BYTES are not checked here: the publishing transaction checks the total.
         """
         if length is not None and length < 0:
             raise Invalid("length", "must not be negative")
         granted = BATCH_BYTES
         if length is not None and length > granted:
-            await self._rest(repository, length, 0, digest)
+            await self._next_step(repository, length, 0, digest)
         async for given in source:
             piece = checked(given)
-            size = intake.size + len(piece)
+            size = blob_writer.size + len(piece)
             if length is not None and size > length:
                 raise SizeMismatch(length, size)
             counter.count(size)
             if size > granted:
-                granted = size + await self._rest(repository, size, size, digest)
-            await intake.write(piece)
-        if length is not None and intake.size != length:
-            raise SizeMismatch(length, intake.size)
+                granted = size + await self._next_step(repository, size, size, digest)
+            await blob_writer.write(piece)
+        if length is not None and blob_writer.size != length:
+            raise SizeMismatch(length, blob_writer.size)
 
-    async def _rest(self, repository: Repository, more: int, own: int, digest: Digest) -> int:
-        """How much may come beyond ``more`` before this is asked again; ``own`` as
-        ``Quotas.sessionless`` has it. Raises NotFound, Locked, QuotaExceeded."""
+    async def _next_step(self, repository: Repository, more: int, own: int, digest: Digest) -> int:
+        """Return how many bytes may follow ``more`` before the next check.
+
+        ``own`` as in ``Quotas.sessionless``. Raises NotFound, Locked, QuotaExceeded.
+        """
 
         async def ask() -> int:
             quota = await self._quotas.quota_for(repository, own, digest, more)
@@ -541,17 +553,17 @@ class Uploads:
 
 
 def _is_final(error: BaseException) -> bool:
-    """Whether an upload is refused for good: to go on with its session would lead nowhere.
+    """Return True if an upload is refused for good, so that its session should end.
 
-    So the session ends. Else a client that asks for its status sees one that stands where it
-    stood, goes on, and tells of that instead of the refusal.
+    If the session stayed open, a client that asks for its status would resume it and report the
+    later failure instead of the refusal.
     """
     if isinstance(error, QuotaExceeded):
         return error.resource != "uploads"
     return isinstance(error, (DigestMismatch, TooLarge, Locked))
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    nothing: tuple[bytes, ...] = ()
-    for piece in nothing:
+async def _no_bytes() -> AsyncIterator[bytes]:
+    pieces: tuple[bytes, ...] = ()
+    for piece in pieces:
         yield piece

@@ -323,7 +323,7 @@ async def test_what_is_no_manifest(store: Store, body: bytes) -> None:
 @pytest.mark.parametrize("body", [None, "{}", 5, {}])
 async def test_a_body_that_is_no_bytes(store: Store, body: Any) -> None:
     where = await store.locate(REGION, "app/web")
-    with pytest.raises(InvalidManifest, match=f"{type(body).__name__} where bytes are needed"):
+    with pytest.raises(InvalidManifest, match=f"must be bytes, not {type(body).__name__}"):
         await store.manifests.put(where, body, media_type=OCI_MANIFEST, reference="v1")
 
 
@@ -426,7 +426,7 @@ async def test_a_delete_without_patterns_looks_at_the_tags_of_one_step(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are: other writers wait for its transaction."""
-    monkeypatch.setattr("holdfast.engine.manifests.manifests.TAGS_STEP", 2)
+    monkeypatch.setattr("holdfast.engine.manifests.manifests.TAGS_PER_TXN", 2)
     space = await store.namespaces.find(REGION, "app")
     where = await store.locate(REGION, "app/web")
     body = manifest(b"{}")

@@ -517,7 +517,7 @@ async def test_sessions_of_a_namespace_that_came_back_stay(place: Place, clock: 
         _, old = await begin(store)
         clock.advance(1)
         _, new = await begin(store)
-        await store.core.scratch.transact(session_rows.leave, space.id.bytes, seen, 10)
+        await store.core.scratch.transact(session_rows.drop_namespace, space.id.bytes, seen, 10)
         listed, _, total = await store.uploads.list(space.id)
         assert ([each.id for each in listed], total) == ([new.id], 1)
         assert old.id != new.id
