@@ -18,10 +18,10 @@ RESERVE_BYTES: Final = 8 << 20
 
 IMAGES: Final = 20
 GO_ON: Final = (
-    f"continue, with 0 bytes free out of up to {PREALLOCATED_BYTES >> 20} MiB"
+    f"continue even with 0 bytes free, in up to {PREALLOCATED_BYTES >> 20} MiB"
     " that the ledger has allocated"
 )
-"""What pages say of pulls (or reads) and deletes."""
+"""Words of the pages on pulls (or reads) and deletes."""
 
 
 def made(path: Path) -> Path:
