@@ -1,4 +1,4 @@
-"""The short cut around aiohttp for small reads and small pushes.
+"""The fast path around aiohttp for small reads and small pushes.
 
-Gives byte for byte the answers of the longer path. May import app, oci and http.
+Gives the same bytes as the plain path. May import app, oci and http.
 """

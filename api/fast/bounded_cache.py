@@ -1,4 +1,8 @@
-"""What a process remembers under keys that clients choose: bounded in number and in bytes."""
+"""A cache under keys that clients choose, bounded in entries and in bytes.
+
+A full cache drops all entries instead of the oldest: a hit then costs one look-up in a dict and no
+bookkeeping, and entries that clients still ask for come back at once.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,15 @@ V = TypeVar("V")
 
 ENTRIES_MAX: Final = 8192
 KEY_BYTES_MAX: Final = 2048
-"""A longer key is not remembered: it is read anew each time."""
+"""Longest key that is cached, in bytes."""
 
 BYTES_MAX: Final = 4 * 1024 * 1024
-"""Of all keys together: with six memories, the keys of a client that never says the same thing
-twice take 24 MiB. What stands under them is small, or counted by whoever keeps it."""
+"""Bytes of all keys of one cache together. A client that never repeats itself fills the keys of
+all six caches with 24 MiB. The values are small, or their owner bounds them."""
 
 
 class BoundedCache(dict[K, V]):
-    """A dict that forgets everything when it is full: what is asked for again comes back."""
+    """A dict that drops all its entries when it is full."""
 
     __slots__ = ("_bytes",)
 
@@ -26,7 +30,7 @@ class BoundedCache(dict[K, V]):
         self._bytes = 0
 
     def keep(self, key: K, value: V, key_bytes: int) -> None:
-        """Remember something under a key of that length, unless that is too long."""
+        """Cache a value under a key of ``key_bytes`` bytes, unless the key is too long."""
         if key_bytes > KEY_BYTES_MAX:
             return
         if len(self) >= ENTRIES_MAX or self._bytes + key_bytes > BYTES_MAX:
@@ -35,6 +39,6 @@ class BoundedCache(dict[K, V]):
         self[key] = value
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         super().clear()
         self._bytes = 0

@@ -1,14 +1,35 @@
-"""The fast lane: small reads of ``/v2/`` answered straight from the connection's buffer.
+"""The fast path of a client's connection: small requests answered without aiohttp's parser.
 
-A connection looks at what arrives while it is idle. One complete GET or HEAD without a body, alone
-in the buffer and with no header that is not known to be harmless, may be answered at once, by
-``FastReads``; everything else goes on to aiohttp untouched. The answers are those of the plain
-path, byte for byte: the same functions make them. A file follows its head by ``sendfile``, and
-meanwhile nothing is read from the connection.
+An idle connection looks at the bytes that arrive. It answers those that are one small request in a
+form that it fully understands, and hands everything else to aiohttp untouched. The answers are
+those of the plain path, byte for byte: the same functions make them.
 
-A push that comes whole within a moment is answered likewise, by a task of its own (``Writes``).
-The large body of an upload is kept from aiohttp's parser, until the request's handler takes it
-(``body_receiver``) or turns out not to want it.
+States, with the attribute that marks each:
+
+- Idle (``_idle`` and ``_at_boundary``): all requests are answered, and the next byte begins a head.
+- Gathering (``_gathering``): the head of a small push was understood, and its body is incomplete.
+- Pushing (``_push_task``): a task runs the handler of a whole push. Bytes that arrive are held.
+- Sending (``_sending``): ``sendfile`` sends a file behind its head. The connection reads nothing.
+- Parser (not ``_idle``): aiohttp has the bytes, and runs the handler.
+- Body held (``_held_content``): aiohttp parsed the head of a large upload, and its body is kept
+  from the parser until the request's handler decides how to read it.
+- Body receiver: the transport's protocol is a ``BodyReceiver`` until the end of the body.
+
+Events, and the state that follows:
+
+- Bytes while idle. A whole GET or HEAD head, alone in the packet: stays idle, or sending. A POST,
+  PATCH or PUT: gathering, pushing, body held or parser. Anything else: parser.
+- Bytes while gathering. The push is whole: pushing. It is too large, not understood or refused:
+  parser, with all bytes that came. After ``GATHER_SECONDS``, or when the client ends its side: the
+  same.
+- The push is answered: idle; then the bytes held meanwhile are handled as if they came now. The
+  connection closes if the client has ended its side, or the server stops.
+- The file is sent: idle. Sending it failed: the connection is aborted.
+- The handler takes the held body: body receiver. It does not want it, or reads it in another way:
+  parser, with the held bytes.
+- The body receiver is done: parser, a new one that waits for a head.
+- aiohttp has sent the answer: idle, if the connection stays and the request was read to its end.
+- The connection is lost: sending and gathering stop in any state. ``Connection`` does the rest.
 """
 
 from __future__ import annotations
@@ -38,138 +59,143 @@ from .reads import Answer, FastReads
 from .writes import GATHER_SECONDS, Gathering, Write, Writes
 
 HEAD_BYTES_MAX: Final = 8 * 1024
-"""Longer heads are aiohttp's business, with its limits."""
+"""Longest head that the fast path reads, in bytes. aiohttp gets longer ones, with its limits."""
 
 _END: Final = b"\r\n\r\n"
-_STARTS: Final = (b"GET /v2/", b"HEAD /v2/")
-_UPLOADS: Final = (b"PATCH /v2/", b"PUT /v2/", b"POST /v2/")
+_READ_STARTS: Final = (b"GET /v2/", b"HEAD /v2/")
+_UPLOAD_STARTS: Final = (b"PATCH /v2/", b"PUT /v2/", b"POST /v2/")
 _UPLOADS_PATH: Final = "/blobs/uploads/"
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
-SMALL_BYTES: Final = 64 * 1024
-"""Shorter bodies are not worth it."""
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""Longest body that always goes through the parser, in bytes: shorter ones gain nothing from the
+body receiver."""
 
-HELD_BYTES_MAX: Final = 256 * 1024
-"""Of a body that nobody has taken yet."""
+HELD_BODY_BYTES_MAX: Final = 256 * 1024
+"""Bytes that are held for a handler before the connection stops reading."""
 
 _log: Final = logging.getLogger(__name__)
 
 
 class FastConnection(Connection):
-    """A connection with a look at idle moments."""
+    """A connection that answers small requests while it is idle."""
 
     __slots__ = (
-        "_between", "_buffers", "_drain", "_free", "_gathering", "_held", "_held_bytes",
-        "_kept_from", "_lane", "_patient", "_peer", "_sending", "_writes", "_writing",
+        "_at_boundary", "_buffers", "_drain", "_gather_timer", "_gathering", "_held", "_held_bytes",
+        "_held_content", "_idle", "_peer", "_push_task", "_reads", "_sending", "_writes",
     )  # fmt: skip
 
     def __init__(
         self,
         manager: Server,
         *,
-        lane: FastReads,
+        reads: FastReads,
         writes: Writes,
         drain: Drain,
         buffers: Buffers,
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
-        self._lane = lane
+        self._reads = reads
         self._writes = writes
         self._gathering: Gathering | None = None
-        """A push that has not come whole."""
-        self._patient: asyncio.TimerHandle | None = None
-        """Until it is the parser's."""
-        self._writing: asyncio.Task[None] | None = None
-        """Answers a push. What comes meanwhile is held."""
+        """The push whose body is incomplete."""
+        self._gather_timer: asyncio.TimerHandle | None = None
+        """Hands that push to the parser after ``GATHER_SECONDS``."""
+        self._push_task: asyncio.Task[None] | None = None
+        """Answers a push. Bytes that arrive meanwhile are held."""
         self._drain = drain
         self._buffers = buffers
-        self._kept_from: StreamReader | None = None
-        """Where the parser would have put the body that is held."""
+        self._held_content: StreamReader | None = None
+        """The parser's stream for the body that is held; None if none is."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._peer: Peer | None = None
-        self._between = True
-        """Whether the parser is between two requests or in a body, but in no request head.
+        self._at_boundary = True
+        """True unless the parser may be within a request head.
 
-        So it is when the last bytes it got were an empty line: whatever they belonged to, a
-        head does not go on after them. In a body the connection is not free.
+        The last bytes it got ended with an empty line, so no head continues after them. They may
+        belong to a body; the connection is not idle then.
         """
-        self._free = True
-        """Whether all requests that were handed on are answered, and the connection stays.
+        self._idle = True
+        """True if all requests handed to the parser are answered, and the connection stays open.
 
-        aiohttp itself waits for the next request only some turns of the loop later, when a quick
-        client has sent it already.
+        aiohttp's own flags are of no use here: it begins to wait for the next request some turns
+        of the loop later, and a quick client has sent that by then.
         """
         self._sending: Sending | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As ever, and note who it is."""
+        """Record the client's address, then continue as ``Connection`` does."""
         super().connection_made(transport)
         socket_transport = cast(asyncio.Transport, transport)
         remote = transport.get_extra_info("peername")
-        self._peer = self._lane.peer(
+        self._peer = self._reads.peer(
             "http" if transport.get_extra_info("sslcontext") is None else "https",
             str(remote[0]) if isinstance(remote, tuple) else "",
             plain=sendfile.is_plain(socket_transport),
         )
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """As ever; a file on its way goes no further."""
+        """Stop the file that is being sent, then continue as ``Connection`` does."""
         if self._sending is not None:
             self._sending.stop(ConnectionResetError("the connection was lost"))
-        self._end_gathering()
+        self._stop_gathering()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as in the class above
-        """As ever; what is held is all there is, and the parser sees whether it is whole."""
-        self._give_over()
+        """Hand all held bytes to the parser, then continue as ``Connection`` does."""
+        # No more bytes come: the parser finds out whether those that came are a whole request.
+        self._hand_to_parser()
         self.release_body()
         return super().eof_received()
 
     def data_received(self, data: bytes) -> None:
-        """Answer at once, hold, or hand on."""
+        """Answer a small read at once; else hold, gather or parse the bytes, by state."""
+        # The hot path first: a small read on an idle connection is nearly all of the traffic.
         if (
-            self._free
-            and self._between
+            self._idle
+            and self._at_boundary
             and self._gathering is None
-            and data.startswith(_STARTS)
+            and data.startswith(_READ_STARTS)
             and data.endswith(_END)
-            and self._answer(data)
+            and self._answer_read(data)
         ):
             return
-        if self._kept_from is not None or self._writing is not None:
+        if self._held_content is not None or self._push_task is not None:
+            # Answers keep the order of requests, so what follows a push waits for its answer.
             self._hold(data)
             return
         if self._gathering is not None:
             self._gathering.feed(data)
-            self._go_on(self._gathering)
+            self._advance_push(self._gathering)
             return
         end = data.endswith(_END)
-        if self._between and self._free and data.startswith(_UPLOADS):
+        if self._at_boundary and self._idle and data.startswith(_UPLOAD_STARTS):
             if not self._begin_push(data):
                 self._parse_upload(data)
             return
         if data:
-            self._between = end
-            self._free = False
+            # ``finish_response`` makes the connection idle again.
+            self._at_boundary = end
+            self._idle = False
         super().data_received(data)
 
     def _parse_upload(self, data: bytes) -> None:
-        """As ``data_received``, of the beginning of an upload that the parser gets."""
-        data = self._begin_upload(data)
+        """Parse the beginning of an upload, and hold its body if that is large."""
+        data = self._parse_upload_head(data)
         if data:
-            self._between = data.endswith(_END)
-            self._free = False
+            self._at_boundary = data.endswith(_END)
+            self._idle = False
         super().data_received(data)
 
     def _may_answer(self) -> bool:
-        """Whether nothing waits to be sent, and the connection stays."""
+        """Return True if no answer is waiting to be sent, and the connection stays open."""
         transport = self.transport
         return not (
             self._force_close
             or self._close
-            or (self._logging_enabled and not self._lane.logs)
+            or (self._logging_enabled and not self._reads.logs)
             or self._manager is None
             or transport is None
             or self._peer is None
@@ -178,7 +204,7 @@ class FastConnection(Connection):
         )
 
     def _begin_push(self, data: bytes) -> bool:
-        """Take a push whose head is there; False to leave it to the parser."""
+        """Gather a push whose head is complete. Return False to leave it to the parser."""
         at = data.find(_END, 0, HEAD_BYTES_MAX)
         if at < 0 or self._peer is None or not self._may_answer():
             return False
@@ -186,96 +212,103 @@ class FastConnection(Connection):
         if gathering is None or gathering.state == "declined":
             return False
         self._gathering = gathering
-        self._patient = self._loop.call_later(GATHER_SECONDS, self._give_over)
-        self._go_on(gathering)
+        self._gather_timer = self._loop.call_later(GATHER_SECONDS, self._hand_to_parser)
+        self._advance_push(gathering)
         return True
 
-    def _go_on(self, gathering: Gathering) -> None:
-        """Answer a push that is whole; hand on one that is too much."""
+    def _advance_push(self, gathering: Gathering) -> None:
+        """Start to answer a push that is whole, or hand a declined one to the parser."""
         if gathering.state == "more":
             return
         write = None
         if gathering.state == "whole" and self._peer is not None and self._may_answer():
             write = self._writes.admit(gathering, self._peer)
         if write is None:
-            self._give_over()
+            self._hand_to_parser()
             return
-        self._end_gathering()
-        self._free = False
+        self._stop_gathering()
+        # From here on the same counters as for a request of the plain path: drain and shutdown
+        # wait for it, and the end of the client's side does not close the connection before it.
+        self._idle = False
         self._open += 1
         self._request_count += 1
         self._drain.begin()
         if self._manager is not None:
             self._manager.requests_count += 1
-        # In a context of its own: nothing that was noted of another request is in it.
-        self._writing = self._loop.create_task(self._push(write), context=Context())
+        # An empty context: context variables of an earlier request must not leak into this one.
+        self._push_task = self._loop.create_task(self._run_push(write), context=Context())
 
-    def _end_gathering(self) -> bytes:
-        """Gather no more; what there is of it."""
-        gathering, timer = self._gathering, self._patient
-        self._gathering = self._patient = None
+    def _stop_gathering(self) -> bytes:
+        """Stop gathering, and return the bytes that came."""
+        gathering, timer = self._gathering, self._gather_timer
+        self._gathering = self._gather_timer = None
         if timer is not None:
             timer.cancel()
         return b"" if gathering is None else bytes(gathering.data)
 
-    def _give_over(self) -> None:
-        """Leave the push that is being gathered, if there is one, to the parser."""
-        if (data := self._end_gathering()) and self.transport is not None:
+    def _hand_to_parser(self) -> None:
+        """Hand the push that is being gathered, if any, to the parser."""
+        if (data := self._stop_gathering()) and self.transport is not None:
             self._parse_upload(data)
 
-    async def _push(self, write: Write) -> None:
-        """Answer a push."""
+    async def _run_push(self, write: Write) -> None:
+        """Run the handler of a push, send its answer, and go on with the bytes held meanwhile."""
         try:
-            written = await self._writes.answer(write)
+            result = await self._writes.answer(write)
             transport = self.transport
             gone = transport is None or transport.is_closing()
-            self._writes.ended(written, gone=gone)
+            self._writes.record_end(result, gone=gone)
             if transport is not None and not gone:
-                transport.write(written.text)
+                transport.write(result.text)
         except BaseException:
-            # There is no answer, and the client must not wait for one.
+            # No answer will come, so the client must not wait for one.
             self.force_close()
             raise
         finally:
-            self._writing = None
+            self._push_task = None
             self._open -= 1
             self._drain.end()
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._free = True
-        if (self._ended and not self._open and not self._held) or self._lane.closed:
+        self._idle = True
+        # Held bytes may be a further request, which is owed an answer even if no more come.
+        if (self._ended and not self._open and not self._held) or self._reads.closed:
             self._close = True
             if transport is not None:
                 transport.close()
-        elif held := self._let_go():
+        elif held := self._take_held():
             if transport is not None and not self._reading_paused and not self._buffer_paused:
                 transport.resume_reading()
             self.data_received(held)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - as aiohttp
-        """As ever, with the push that runs."""
-        writing = self._writing
+        """Wait for the push that runs up to ``timeout`` seconds, then shut down as aiohttp does."""
+        writing = self._push_task
         if writing is not None:
             await asyncio.wait([writing], timeout=timeout)
             writing.cancel()
             await asyncio.wait([writing], timeout=timeout)
         await super().shutdown(timeout)
 
-    def _begin_upload(self, data: bytes) -> bytes:
-        """Give the head of an upload to the parser; what is left for it."""
+    def _parse_upload_head(self, data: bytes) -> bytes:
+        """Parse the head of an upload. Return the bytes that are still to be parsed."""
         at = data.find(_END, 0, HEAD_BYTES_MAX)
-        if at < 0 or (len(data) < SMALL_BYTES and data.endswith(_LAST_CHUNK)):
+        # A chunked body that is here to its end is small: the parser may have it at once.
+        if at < 0 or (len(data) < SMALL_BODY_BYTES and data.endswith(_LAST_CHUNK)):
             return data
         head, data = data[: at + len(_END)], data[at + len(_END) :]
-        self._free = False
+        self._idle = False
         super().data_received(head)
+        # The parser alone decides what the head means; the body is held only by its word.
         if not self._messages:
             return data
         message, content = self._messages[-1]
         if not isinstance(message, RawRequestMessage) or _UPLOADS_PATH not in message.path:
             return data
         length = message.headers.get("Content-Length", "0")
-        if message.chunked or (length.isdecimal() and int(length) > max(SMALL_BYTES, len(data))):
-            self._kept_from = content
+        if message.chunked or (
+            length.isdecimal() and int(length) > max(SMALL_BODY_BYTES, len(data))
+        ):
+            self._held_content = content
             if data:
                 self._hold(data)
             return b""
@@ -284,44 +317,47 @@ class FastConnection(Connection):
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes > HELD_BYTES_MAX and self.transport is not None:
+        # Back-pressure: a client cannot fill memory while its handler has not begun.
+        if self._held_bytes > HELD_BODY_BYTES_MAX and self.transport is not None:
             self.transport.pause_reading()
 
-    def _let_go(self) -> bytes:
+    def _take_held(self) -> bytes:
         held = b"".join(self._held)
-        self._held, self._held_bytes, self._kept_from = [], 0, None
+        self._held, self._held_bytes, self._held_content = [], 0, None
         return held
 
     def take_body(self, request: web.BaseRequest) -> BodyReceiver | None:
-        """As ``Connection``."""
+        """Return a receiver of the held body; None if the parser has it."""
         transport, content = self.transport, request.content
-        if self._kept_from is not content or transport is None or transport.is_closing():
+        if self._held_content is not content or transport is None or transport.is_closing():
             return None
 
         def complete(size: int, rest: bytes) -> None:
+            # aiohttp asks its stream whether the request was read to the end, and how long it was.
             content.total_bytes = size
             content.feed_eof()
-            self._renew_parser()
+            self._replace_parser()
             if rest:
                 self.data_received(rest)
 
         length = request.content_length
         body = BodyReceiver(transport, self, self._buffers, length=length, complete=complete)
-        body.start(self._let_go())
+        body.start(self._take_held())
         return body
 
     def release_body(self) -> None:
-        """As ``Connection``."""
-        if self._kept_from is None:
+        """Hand the held body, if any, to the parser."""
+        if self._held_content is None:
             return
-        held, transport = self._let_go(), self.transport
-        self._between = False
+        held, transport = self._take_held(), self.transport
+        # Body bytes say nothing about the boundary, even those that end with an empty line.
+        self._at_boundary = False
         super().data_received(held)
         if transport is not None and not self._reading_paused and not self._buffer_paused:
             transport.resume_reading()
 
-    def _renew_parser(self) -> None:
-        """The one that waits for the body will never see it."""
+    def _replace_parser(self) -> None:
+        """Replace the parser: the old one waits for a body that went past it."""
         self._parser = HttpRequestParser(
             self,
             self._loop,
@@ -332,34 +368,35 @@ class FastConnection(Connection):
             payload_exception=web.RequestPayloadError,
             max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
         )
-        self._between = True
+        self._at_boundary = True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As ever, and see whether the connection is free now."""
+        """Send the answer as ``Connection`` does, and become idle if the request is over."""
+        # The handler did not take the body: the parser must see it to find the next request.
         self.release_body()
         resp, reset = await super().finish_response(request, resp, start_time)
         complete = bool(resp.keep_alive) and not reset and request.content.is_eof()
-        self._free = complete and not self._messages
+        self._idle = complete and not self._messages
         return resp, reset
 
     def _process_keepalive(self) -> None:
-        """The timer of idle connections: one that is sent a file, or waits for an answer, is not
-        idle."""
-        if self._sending is None and self._writing is None and self._gathering is None:
+        """Close an idle connection, as aiohttp does; start the timer again on a busy one.
+
+        aiohttp takes a connection for idle while the fast path sends a file or answers a push.
+        """
+        if self._sending is None and self._push_task is None and self._gathering is None:
             super()._process_keepalive()
             return
         close_time = self._loop.time() + self._keepalive_timeout
         self._next_keepalive_close_time = close_time
         self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
 
-    def _answer(self, data: bytes) -> bool:
-        """Answer a small read, if it can be done: no request runs, and nothing waits to be sent.
-
-        (Most of ``_may_answer`` is here: it is asked for every request.)
-        """
-        manager, transport, peer, lane = self._manager, self.transport, self._peer, self._lane
+    def _answer_read(self, data: bytes) -> bool:
+        """Answer a small read on an idle connection. Return False to leave it to the parser."""
+        # ``_may_answer``, written out: this runs for every request, and a call costs too much.
+        manager, transport, peer, reads = self._manager, self.transport, self._peer, self._reads
         if (
             self._force_close
             or self._close
@@ -369,10 +406,10 @@ class FastConnection(Connection):
             or len(data) > HEAD_BYTES_MAX
             or transport.get_write_buffer_size()
             or transport.is_closing()
-            or (self._logging_enabled and not lane.logs)
+            or (self._logging_enabled and not reads.logs)
         ):
             return False
-        answer = lane.answer(data, peer)
+        answer = reads.answer(data, peer)
         if answer is None:
             return False
         manager.requests_count += 1
@@ -381,62 +418,64 @@ class FastConnection(Connection):
         if isinstance(answer, bytes):
             transport.write(answer)
         else:
-            self._send(transport, answer)
+            self._send_answer(transport, answer)
         return True
 
-    def _send(self, transport: asyncio.Transport, answer: Answer) -> None:
+    def _send_answer(self, transport: asyncio.Transport, answer: Answer) -> None:
         reader = answer.reader
         if reader is None:
             transport.write(answer.text)
             return
         file = reader.file()
         assert file is not None
-        self._free = False
+        self._idle = False
         self._drain.begin()
         try:
-            done = partial(self._sent, answer, reader)
+            done = partial(self._end_file, answer, reader)
             sending = self._sending = Sending(transport, *file, done, answer.text)
         except OSError as error:
-            self._sent(answer, reader, error)
+            self._end_file(answer, reader, error)
             return
         sending.start()
+        # A short file is sent within ``start``. During a longer one no request may be parsed: its
+        # answer would land in the middle of the file.
         if self._sending is not None:
             self._pause_reading_for_buffer()
 
-    def _sent(self, answer: Answer, reader: BlobReader, error: Exception | None) -> None:
+    def _end_file(self, answer: Answer, reader: BlobReader, error: Exception | None) -> None:
         self._sending = None
         reader.release()
-        self._lane.ended(answer, gone=error is not None)
+        self._reads.file_ended(answer, gone=error is not None)
         self._drain.end()
         if error is None and self.transport is not None:
-            self._free = True
+            self._idle = True
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._buffer_paused:
                 self._resume_reading_for_buffer()
             return
         if error is not None and not isinstance(error, ConnectionError):
-            _log.error("breaking off GET of blob %s: %s", reader.digest, error)
-        # The part must not be taken for the whole, and nothing may follow it.
+            _log.error("sending blob %s failed: %s; closing the connection", reader.digest, error)
+        # Content-Length is sent already: only an abort tells the client that the file is cut.
         if self.transport is not None:
             self.transport.abort()
 
 
 class FastSite(Site):
-    """A listening socket whose connections have the fast lane."""
+    """A listening socket whose connections have the fast path."""
 
     def __init__(
-        self, runner: web.AppRunner, sock: Any, lane: FastReads, drain: Drain, **options: Any
+        self, runner: web.AppRunner, sock: Any, reads: FastReads, drain: Drain, **options: Any
     ) -> None:
         super().__init__(runner, sock, **options)
-        self._lane = lane
+        self._reads = reads
         self._drain = drain
-        self._writes = Writes(lane)
+        self._writes = Writes(reads)
         self._buffers = Buffers()
 
     def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
         return FastConnection(
             server,
-            lane=self._lane,
+            reads=self._reads,
             writes=self._writes,
             drain=self._drain,
             buffers=self._buffers,

@@ -1,7 +1,7 @@
-"""Which request heads the fast lane understands, and what they say.
+"""Reads the request heads that the fast path understands, and declines all others.
 
-What a request line or a header block *means* never changes for one kind of peer, so it is
-remembered. Whatever is not plainly understood is declined.
+The meaning of a request line or a header block never changes for one kind of peer, so it is cached
+by its bytes. A head is declined if any part of it is not known to leave the answer as it is.
 """
 
 from __future__ import annotations
@@ -24,106 +24,108 @@ from holdfast.engine import SigningKey
 
 from .bounded_cache import BoundedCache
 
-_LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
-_DOTTED: Final = re.compile(rb"//|/\.\.?(?:/|$)")
+_READ_LINE: Final = re.compile(rb"(GET|HEAD) /v2/([A-Za-z0-9._:/+=-]+) HTTP/1\.1")
+_DOT_SEGMENT: Final = re.compile(rb"//|/\.\.?(?:/|$)")
 _HEADER: Final = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([ -~]*?)[ \t]*")
-_HARMLESS: Final = frozenset(
+_HARMLESS_HEADERS: Final = frozenset(
     (
         b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization",
         b"docker-distribution-api-version", b"cache-control", b"pragma", b"dnt", b"traceparent",
         b"tracestate",
     )
 )  # fmt: skip
-_EXTENSION: Final = b"x-"
-"""Begins names that mean nothing under ``/v2/``, but for MEANINGFUL and FORWARDED."""
-_MEANINGFUL: Final = frozenset((b"x-auth-token", b"x-session-token"))
-_FORWARDED: Final = frozenset((b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"))
-"""What proxies say; it counts only where the peer is one that is believed."""
-_HEADERS_MAX: Final = 48
-_BEARER: Final = "bearer "
+_EXTENSION_PREFIX: Final = b"x-"
+"""Beginning of headers that mean nothing under ``/v2/``, except those of the next two sets."""
+_CREDENTIAL_HEADERS: Final = frozenset((b"x-auth-token", b"x-session-token"))
+_FORWARDED_HEADERS: Final = frozenset(
+    (b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+)
+"""Headers that proxies add. They count only if the peer is a trusted proxy."""
+_HEADER_COUNT_MAX: Final = 48
+_BEARER_PREFIX: Final = "bearer "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParsedHeaders:
-    """What a header block says."""
+    """The meaning of a header block."""
 
     origin: Origin
     claims: tokens.Claims | None
-    """As ``signing`` verified them."""
+    """Claims of the token, verified with ``signing``; None without a token."""
     signing: tuple[SigningKey, ...]
     address: str
-    """The client's, where a proxy that is believed says so; else empty."""
-    who: str
-    """Its neighbourhood, likewise."""
+    """Client address that a trusted proxy forwards; else empty."""
+    prefix: str
+    """Network prefix of that address; else empty."""
     agent: str
     parent: str
     """The header ``traceparent``, for ``tracing``."""
     state: str
     """The header ``tracestate``."""
     size: int
-    """Of the header block, in bytes."""
+    """Length of the header block, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadRequest:
-    """What a request head says."""
+    """The meaning of a request head without a body."""
 
     line: bytes
-    """The request line, without its end."""
+    """Request line without its line end."""
     method: str
     """GET or HEAD."""
     target: Target
-    visitor: ParsedHeaders
+    headers: ParsedHeaders
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteHeaders:
-    """What the header block of a request with a body says."""
+    """The meaning of the header block of a request with a body."""
 
-    visitor: ParsedHeaders
-    headers: MultiMapping[str]
-    """Those that handlers look at."""
+    parsed: ParsedHeaders
+    handler_headers: MultiMapping[str]
+    """Headers that handlers read."""
     length: int | None
-    """Of the body, in bytes; None where it is chunked."""
+    """Body length in bytes; None if chunked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteRequest:
-    """What the head of a request with a body says."""
+    """The meaning of the head of a request with a body."""
 
     method: str
     path: str
-    """Raw."""
+    """Path as sent, not decoded."""
     query: str
-    """Raw."""
+    """Query as sent, not decoded."""
     target: Target
-    sender: WriteHeaders
+    headers: WriteHeaders
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What all requests of one connection have in common."""
+    """The facts that all requests of one connection share."""
 
     scheme: str
     address: str
-    """Of whoever connected; empty on a unix socket."""
-    who: str
-    """The neighbourhood of that."""
-    believed: bool
-    """Whether it is a proxy whose word counts."""
+    """Address of the other end; empty on a unix socket."""
+    prefix: str
+    """Network prefix of that address."""
+    trusted_proxy: bool
+    """True if it is a proxy whose forwarding headers count."""
     plain: bool
-    """Whether the kernel can send files to it."""
+    """True if the kernel can send files to it."""
     limited: bool
-    """Whether there are limits on its requests."""
-    visitors: BoundedCache[bytes, ParsedHeaders] = field(compare=False, repr=False)
-    """What is remembered of header blocks of peers of this kind."""
-    askings: BoundedCache[bytes, ReadRequest] = field(compare=False, repr=False)
-    """What is remembered of their whole heads: clients say the same thing again and again."""
-    senders: BoundedCache[bytes, WriteHeaders] = field(compare=False, repr=False)
-    """As ``visitors``, of requests with a body."""
+    """True if its requests are limited."""
+    parsed_headers_cache: BoundedCache[bytes, ParsedHeaders] = field(compare=False, repr=False)
+    """Header blocks of peers of this kind."""
+    read_request_cache: BoundedCache[bytes, ReadRequest] = field(compare=False, repr=False)
+    """Whole heads of these peers: clients repeat themselves byte for byte."""
+    write_headers_cache: BoundedCache[bytes, WriteHeaders] = field(compare=False, repr=False)
+    """Header blocks of their requests with a body."""
 
 
-_Memories = tuple[
+_Caches = tuple[
     BoundedCache[bytes, ParsedHeaders],
     BoundedCache[bytes, ReadRequest],
     BoundedCache[bytes, WriteHeaders],
@@ -131,26 +133,26 @@ _Memories = tuple[
 
 
 class Heads:
-    """Reads request heads."""
+    """Reads request heads, with caches by kind of peer."""
 
     def __init__(self, settings: AppSettings) -> None:
         self._settings = settings
         self._signing: tuple[SigningKey, ...] = ()
         self._targets: BoundedCache[bytes, Target] = BoundedCache()
-        self._kinds: dict[tuple[str, bool], _Memories] = {}
+        self._caches_by_kind: dict[tuple[str, bool], _Caches] = {}
 
     def sign_with(self, keys: tuple[SigningKey, ...]) -> None:
-        """Verify tokens with these keys; what others verified is forgotten."""
+        """Verify tokens with these keys, and drop what other keys verified."""
         if keys == self._signing:
             return
         self._signing = keys
-        for memories in self._kinds.values():
-            for memory in memories:
-                memory.clear()
+        for caches in self._caches_by_kind.values():
+            for cache in caches:
+                cache.clear()
 
-    def verified(self, visitor: ParsedHeaders) -> bool:
-        """Whether what a visitor says was verified with the keys of now."""
-        return visitor.claims is None or visitor.signing is self._signing
+    def verified(self, headers: ParsedHeaders) -> bool:
+        """Return True if the token of a header block, if any, was verified with current keys."""
+        return headers.claims is None or headers.signing is self._signing
 
     def peer(
         self,
@@ -160,32 +162,39 @@ class Heads:
         plain: bool,
         limits: Callable[[str], bool] | None = None,
     ) -> Peer:
-        """The peer of a new connection. ``limits`` says whether a neighbourhood has any."""
-        believed = is_proxy(address, self._settings)
+        """Return the peer of a new connection.
+
+        ``limits`` returns True for a network prefix whose requests are limited.
+        """
+        trusted_proxy = is_proxy(address, self._settings)
         new = (
             BoundedCache[bytes, ParsedHeaders](),
             BoundedCache[bytes, ReadRequest](),
             BoundedCache[bytes, WriteHeaders](),
         )
-        memories = self._kinds.setdefault((scheme, believed), new)
-        who = network_prefix(address)
-        limited = limits is not None and limits(who)
-        return Peer(scheme, address, who, believed, plain, limited, *memories)
+        caches = self._caches_by_kind.setdefault((scheme, trusted_proxy), new)
+        prefix = network_prefix(address)
+        limited = limits is not None and limits(prefix)
+        return Peer(scheme, address, prefix, trusted_proxy, plain, limited, *caches)
 
     def read(self, head: bytes, peer: Peer) -> ReadRequest | None:
-        """What a new head asks for, if it is a manifest or a blob, and nothing in it changes
-        answers. None to decline. It is in ``peer.askings`` from now on."""
+        """Read the head of a GET or HEAD of a manifest or blob. Return None to decline.
+
+        The result is cached in ``peer.read_request_cache``, where the caller looks first.
+        """
+        # Line and block are cached apart: one client reads many targets with the same headers.
         line, _, block = head.partition(b"\r\n")
         target = self._target(line)
-        visitor = None if target is None else self._visitor(block, peer)
-        if target is None or visitor is None:
+        headers = None if target is None else self._parsed_headers(block, peer)
+        if target is None or headers is None:
             return None
-        if len(visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
+        # The plain path refuses a name that is too long together with its host.
+        if len(headers.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
             return None
         method = "GET" if line.startswith(b"GET") else "HEAD"
-        asking = ReadRequest(line, method, target, visitor)
-        peer.askings.keep(head, asking, len(head))
-        return asking
+        request = ReadRequest(line, method, target, headers)
+        peer.read_request_cache.keep(head, request, len(head))
+        return request
 
     def _target(self, line: bytes) -> Target | None:
         target = self._targets.get(line)
@@ -193,53 +202,54 @@ class Heads:
             self._targets.keep(line, target, len(line))
         return target
 
-    def _visitor(self, block: bytes, peer: Peer) -> ParsedHeaders | None:
-        visitor = peer.visitors.get(block)
-        if visitor is None and (visitor := self._read_block(block, peer)) is not None:
-            peer.visitors.keep(block, visitor, len(block))
-        return visitor
+    def _parsed_headers(self, block: bytes, peer: Peer) -> ParsedHeaders | None:
+        headers = peer.parsed_headers_cache.get(block)
+        if headers is None and (headers := self._read_block(block, peer)) is not None:
+            peer.parsed_headers_cache.keep(block, headers, len(block))
+        return headers
 
-    def read_sent(self, head: bytes, peer: Peer) -> WriteRequest | None:
-        """What the head of a push says, if nothing in it changes answers. None to decline."""
+    def read_push(self, head: bytes, peer: Peer) -> WriteRequest | None:
+        """Read the head of a push. Return None to decline."""
         line, _, block = head.partition(b"\r\n")
-        match = _SENT_LINE.fullmatch(line)
-        if match is None or _DOTTED.search(match[2]) or match[2].startswith(b"/"):
+        match = _WRITE_LINE.fullmatch(line)
+        if match is None or _DOT_SEGMENT.search(match[2]) or match[2].startswith(b"/"):
             return None
         rest, method = match[2].decode("ascii"), match[1].decode("ascii")
         target = parse_path(rest)
-        if target is None or (method, target.endpoint) not in _SENT_TO:
+        if target is None or (method, target.endpoint) not in _WRITE_ENDPOINTS:
             return None
-        sender = peer.senders.get(block)
-        if sender is None:
-            sender = self._read_sender(block, peer)
-            if sender is None:
+        headers = peer.write_headers_cache.get(block)
+        if headers is None:
+            headers = self._read_write_headers(block, peer)
+            if headers is None:
                 return None
-            peer.senders.keep(block, sender, len(block))
-        if len(sender.visitor.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
+            peer.write_headers_cache.keep(block, headers, len(block))
+        if len(headers.parsed.origin.host) + 1 + len(target.name) > FULL_NAME_CHARS_MAX:
             return None
         query = "" if match[3] is None else match[3].decode("ascii")
-        return WriteRequest(method, f"/v2/{rest}", query, target, sender)
+        return WriteRequest(method, f"/v2/{rest}", query, target, headers)
 
-    def _read_sender(self, block: bytes, peer: Peer) -> WriteHeaders | None:
-        found = _headers(block, _ABOUT_BODY)
-        visitor = None if found is None else self._visitor_of(found, peer, len(block))
-        if found is None or visitor is None:
+    def _read_write_headers(self, block: bytes, peer: Peer) -> WriteHeaders | None:
+        found = _headers(block, _BODY_HEADERS)
+        headers = None if found is None else self._parse_headers(found, peer, len(block))
+        if found is None or headers is None:
             return None
+        # RFC 9112 section 6.3: a head with both could be read in two ways, so aiohttp refuses it.
         length, coding = found.get(b"content-length"), found.get(b"transfer-encoding")
         if (coding is not None and (coding.lower() != "chunked" or length is not None)) or (
-            length is not None and not _LENGTH.fullmatch(length)
+            length is not None and not _LENGTH_DIGITS.fullmatch(length)
         ):
             return None
-        headers = {"Content-Type": found[b"content-type"]} if b"content-type" in found else {}
+        content_type = {"Content-Type": found[b"content-type"]} if b"content-type" in found else {}
         return WriteHeaders(
-            visitor, CIMultiDict(headers), None if coding is not None else int(length or 0)
+            headers, CIMultiDict(content_type), None if coding is not None else int(length or 0)
         )
 
     def _read_block(self, block: bytes, peer: Peer) -> ParsedHeaders | None:
         found = _headers(block)
-        return None if found is None else self._visitor_of(found, peer, len(block))
+        return None if found is None else self._parse_headers(found, peer, len(block))
 
-    def _visitor_of(
+    def _parse_headers(
         self, found: Mapping[bytes, str], peer: Peer, size: int
     ) -> ParsedHeaders | None:
         host = found.get(b"host", "")
@@ -250,12 +260,12 @@ class Heads:
             claims = self._read_token(found[b"authorization"])
             if claims is None:
                 return None
-        settings, address, who = self._settings, "", ""
-        if peer.believed:
-            # Where it says none, the address is the connection's: what is remembered of a header
-            # block holds for all proxies.
+        settings, address, prefix = self._settings, "", ""
+        if peer.trusted_proxy:
+            # The cached meaning of a header block holds for all trusted proxies, so it must not
+            # contain the address of this one: empty stands for the connection's address.
             address = address_behind("", found.get(b"x-forwarded-for", ""), settings)
-            who = network_prefix(address) if address else ""
+            prefix = network_prefix(address) if address else ""
             origin = forwarded_origin(
                 peer.scheme,
                 host,
@@ -270,7 +280,7 @@ class Heads:
             claims=claims,
             signing=self._signing,
             address=address,
-            who=who,
+            prefix=prefix,
             agent=found.get(b"user-agent", ""),
             parent=found.get(b"traceparent", ""),
             state=found.get(b"tracestate", ""),
@@ -278,17 +288,19 @@ class Heads:
         )
 
     def _read_token(self, authorization: str) -> tokens.Claims | None:
-        if not authorization.lower().startswith(_BEARER):
+        if not authorization.lower().startswith(_BEARER_PREFIX):
             return None
         try:
-            return tokens.read(self._signing, authorization[len(_BEARER) :].strip(), "access")
+            return tokens.read(
+                self._signing, authorization[len(_BEARER_PREFIX) :].strip(), "access"
+            )
         except tokens.BadToken:
             return None
 
 
 def _read_line(line: bytes) -> Target | None:
-    match = _LINE.fullmatch(line)
-    if match is None or _DOTTED.search(match[2]) or match[2].startswith(b"/"):
+    match = _READ_LINE.fullmatch(line)
+    if match is None or _DOT_SEGMENT.search(match[2]) or match[2].startswith(b"/"):
         return None
     target = parse_path(match[2].decode("ascii"))
     if target is None or target.endpoint not in ("manifest", "blob"):
@@ -297,37 +309,39 @@ def _read_line(line: bytes) -> Target | None:
 
 
 def _headers(block: bytes, more: frozenset[bytes] = frozenset()) -> Mapping[bytes, str] | None:
-    """The headers that matter, by lower-case name; None where one may change the answer.
+    """Return the headers that matter by lower-case name; None if one may change the answer.
 
-    ``more`` are names of further ones that are understood.
+    ``more`` names further headers that the caller understands.
     """
     found: dict[bytes, str] = {}
     lines = block.split(b"\r\n")[:-2]
-    if len(lines) > _HEADERS_MAX:
+    if len(lines) > _HEADER_COUNT_MAX:
         return None
     for line in lines:
         match = _HEADER.fullmatch(line)
         if match is None:
             return None
         name = match[1].lower()
+        # The default of HTTP/1.1; any other value changes what happens after the answer.
         if name == b"connection" and match[2].lower() == b"keep-alive":
             continue
-        if name.startswith(_EXTENSION) and name not in _MEANINGFUL:
-            if name not in _FORWARDED:
+        if name.startswith(_EXTENSION_PREFIX) and name not in _CREDENTIAL_HEADERS:
+            if name not in _FORWARDED_HEADERS:
                 continue
-        elif name not in _HARMLESS and name not in more:
+        elif name not in _HARMLESS_HEADERS and name not in more:
             return None
+        # aiohttp decides what a repeated header means. Those of Accept change no answer here.
         if name in found and not name.startswith(b"accept"):
             return None
         found[name] = match[2].decode("ascii")
     return found
 
 
-_SENT_LINE: Final = re.compile(
+_WRITE_LINE: Final = re.compile(
     rb"(POST|PATCH|PUT) /v2/([A-Za-z0-9._:/+=-]+)(?:\?([A-Za-z0-9._:/+=%&-]*))? HTTP/1\.1"
 )
-_SENT_TO: Final = frozenset(
+_WRITE_ENDPOINTS: Final = frozenset(
     (("POST", "uploads"), ("PATCH", "upload"), ("PUT", "upload"), ("PUT", "manifest"))
 )
-_LENGTH: Final = re.compile(r"[0-9]{1,9}")
-_ABOUT_BODY: Final = frozenset((b"content-type", b"content-length", b"transfer-encoding"))
+_LENGTH_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+_BODY_HEADERS: Final = frozenset((b"content-type", b"content-length", b"transfer-encoding"))

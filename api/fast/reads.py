@@ -1,9 +1,16 @@
-"""What the fast lane answers: manifests by tag or digest, blobs that are small or open already,
-and HEAD of any blob.
+"""Answers small reads at once: manifests, blobs that are small or already open, HEAD of any blob.
 
-What the ledger says, and so whether a caller may read, is remembered only until a transaction may
-have changed it, which is asked of the ledger for every request, as the time is of credentials.
-Whatever is not plainly an answer is declined.
+``FastReads.answer`` turns a request head into bytes without waiting, or declines; then the plain
+path answers. Three steps are cached, each by its own key:
+
+- head -> ``ReadRequest``: what the bytes mean (``heads``);
+- request -> ``CachedDecision``: caller, repository, and whether the caller may read;
+- region and request line -> ``Rendered``: the answer but for its date and request id.
+
+Every request first asks the ledger for its version. If that has moved, the kinds of change since
+then say which caches are dropped; so a decision is never older than the last transaction that may
+have changed it. The validity in time of tokens and keys, and the rate limits, are checked for each
+request. A read that would have to wait, or fails, is declined.
 """
 
 from __future__ import annotations
@@ -34,395 +41,413 @@ from .heads import Heads, ParsedHeaders, Peer, ReadRequest, WriteRequest
 
 T = TypeVar("T")
 
-KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of answers that are remembered, and of the request lines that they are found by."""
+ANSWERS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes of all cached answers together, with the request lines that are their keys."""
 
 WHOLE_BYTES_MAX: Final = 64 * 1024
-"""Of files that are read and sent at once with the head: that takes less than sendfile does."""
+"""Longest file that is read and sent with the head, in bytes: ``sendfile`` costs more below it."""
 
 
-class _Waits(Exception):
-    """A read that cannot be answered without waiting."""
+class _WouldWait(Exception):
+    """Raised by a read that cannot be answered without waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An answer but for its last headers, which are new each time."""
+    """An answer without the values of Date and X-Request-Id, which each request gets anew."""
 
     status: int
     head: bytes
-    """Up to the value of Date."""
+    """The bytes before the value of Date."""
     rest: bytes
-    """From the end of the last header on."""
+    """The bytes from the end of the last header on."""
     size: int
-    """Bytes of content to be sent."""
+    """Content to send, in bytes."""
     pull: bool
-    """Whether it counts as a pull."""
+    """True if it counts as a pull."""
     file: bool = False
-    """Whether the content lies in a file, which is looked for with each request."""
+    """True if the content is in a file, which is opened for each request."""
 
 
 @dataclass(slots=True, eq=False)
 class CachedDecision:
-    """What the ledger says about a request, until a transaction may have changed it."""
+    """Caller, repository and rights of a request, valid until a transaction may change them."""
 
     caller: Caller
     repository: Repository
     permitted: bool
-    """Whether the caller may read, while credentials and key are in their time."""
+    """True if the caller may read while credentials and key are valid."""
     since: float
+    """Start of their validity, in seconds since 1970."""
     until: float
-    """That time: seconds since 1970."""
+    """End of their validity, in seconds since 1970."""
     renews: bool
-    """Whether it asks by digest for a manifest, and may push: see ``engine.pulls``."""
+    """True if a caller who may push asks for a manifest by digest: the read then renews the
+    manifest (``engine.repositories.pull_counts``)."""
     rendered: Rendered | None
-    """The answer to whoever may read; None where it has to be made anew."""
+    """The answer to a caller who may read; None if it must be rendered."""
     reader: BlobReader | None = None
-    """One that read the file of that answer, and is closed."""
+    """A closed reader of that answer's file, from which the next one is opened."""
 
 
 class Answer(msgspec.Struct, eq=False):
-    """What goes back. (A dataclass would cost each request half a microsecond.)"""
+    """An answer to send. (A dataclass would cost each request half a microsecond.)"""
 
-    asking: ReadRequest
+    request: ReadRequest
     peer: Peer
     caller: Caller
     rendered: Rendered
     request_id: bytes
-    begun: float
-    """By ``time.perf_counter``."""
+    started: float
+    """Start, in seconds of ``time.perf_counter``."""
     text: bytes
     """The head, and the content unless that is a file to follow."""
     reader: BlobReader | None
-    """That file: entered, and closed by whoever sends it."""
+    """The reader of that file, open; the sender closes it."""
 
 
 @dataclass(slots=True, eq=False)
 class WriteResult:
-    """How a push ended; see ``writes``."""
+    """The result of a push (``writes``)."""
 
-    sent: WriteRequest
+    request: WriteRequest
     peer: Peer
     caller: Caller
-    begun: float
-    """By ``time.perf_counter``."""
+    started: float
+    """Start, in seconds of ``time.perf_counter``."""
     status: int
-    """0 where it was cancelled."""
+    """HTTP status; 0 if the push was cancelled."""
     received: int
-    """Bytes of the body."""
+    """Body length of the request, in bytes."""
     content: int
-    """Bytes of the answer's body."""
+    """Body length of the answer, in bytes."""
     text: bytes
     """The whole answer."""
     request_id: str
     steps: Steps | None
-    """What it waited for, where somebody wants to know."""
+    """The waits of the push; None unless they are traced."""
 
 
 class Recorder(Protocol):
-    """What a server does around the answers of the lane, as ``middleware`` does around others."""
+    """Limits, counts, logs and traces requests of the fast path, as ``middleware`` does others."""
 
     @property
     def logs(self) -> bool:
-        """Whether it writes the access log."""
+        """True if it writes the access log."""
 
-    def limits(self, who: str) -> bool:
-        """Whether there are limits on the requests of a neighbourhood, or on what goes out."""
+    def limits(self, prefix: str) -> bool:
+        """Return True if requests of a network prefix, or bytes sent, are limited."""
 
-    def admits(self, who: str, access_key: str) -> bool:
-        """Whether they let this request pass; otherwise it is declined."""
+    def admits(self, prefix: str, access_key: str) -> bool:
+        """Charge one request. Return False if it exceeds a limit, and must be declined."""
 
     @property
     def sends_files(self) -> bool:
-        """Whether files may go out as fast as they are taken."""
+        """True if files may be sent as fast as the client reads them."""
 
     def passes(self, region: str, name: str, count: int) -> bool:
-        """Whether so many bytes of content of a repository may go out now."""
+        """Return True if ``count`` bytes of a repository's content may be sent now."""
 
     @property
     def counts_only(self) -> bool:
-        """Whether ``count`` is all that it does with answers."""
+        """True if it does nothing with answers but ``count`` them."""
 
-    def count(self, asking: ReadRequest, rendered: Rendered, seconds: float) -> None:
-        """An answer was sent whole, in one piece."""
+    def count(self, request: ReadRequest, rendered: Rendered, seconds: float) -> None:
+        """Count an answer that was sent whole, in one piece."""
 
-    def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
-        """An answer has ended; so many bytes of content were sent."""
+    def read_ended(self, answer: Answer, content: int, *, gone: bool) -> None:
+        """Record an answer that has ended, with the bytes of content that were sent."""
 
     @property
     def traces(self) -> bool:
-        """Whether somebody wants to know what pushes wait for."""
+        """True if it traces what pushes wait for."""
 
-    def wrote(self, written: WriteResult, *, gone: bool) -> None:
-        """A push has ended, and its answer is about to be sent unless the client is ``gone``."""
+    def push_ended(self, result: WriteResult, *, gone: bool) -> None:
+        """Record a push before its answer is sent; if the client is ``gone``, none is sent."""
 
 
 class FastReads:
-    """The answers that need no waiting, over one store."""
+    """Answers the reads of one store that need no waiting."""
 
     def __init__(
         self,
         store: Store,
         settings: AppSettings,
-        watcher: Recorder | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.store = self._store = store
         self.settings = settings
-        self.watcher = self._watcher = watcher
+        self.recorder = self._recorder = recorder
         self._heads = Heads(settings)
         self._version = -1
-        self._known: BoundedCache[ReadRequest, CachedDecision] = BoundedCache()
+        self._decisions: BoundedCache[ReadRequest, CachedDecision] = BoundedCache()
         self._callers: BoundedCache[ParsedHeaders, Caller] = BoundedCache()
-        self._places: BoundedCache[tuple[str, str], Repository] = BoundedCache()
-        self._answers: dict[tuple[str, bytes], Rendered] = {}
-        self._kept_bytes = 0
-        self._refusals: dict[int, tuple[bytes, bytes]] = {}
-        """By status, what stands before and behind the length of a refusal's body."""
+        self._repositories: BoundedCache[tuple[str, str], Repository] = BoundedCache()
+        self._rendered_answers: dict[tuple[str, bytes], Rendered] = {}
+        self._answers_bytes = 0
+        self._refusal_parts: dict[int, tuple[bytes, bytes]] = {}
+        """The head of a refusal before and after its Content-Length line, by status."""
         self._closed = False
         self._scratch = memoryview(bytearray(WHOLE_BYTES_MAX))
-        """What files are read into: it is copied out of it at once."""
+        """The buffer that files are read into; the answer copies it before the next read."""
         self._second = 0
-        self._dated = b""
-        self._ids = itertools.count()
-        """Of blocks of names."""
-        self._id_start = str(uuid4())[:-_ID_DIGITS].encode()
-        self._block = b""
-        """What the names of a block have in common."""
-        self._at = _BLOCK
-        """Of the next name in it."""
+        self._date_and_server = b""
+        self._block_numbers = itertools.count()
+        """Numbers of the blocks of request ids."""
+        self._id_prefix = str(uuid4())[:-_ID_DIGITS].encode()
+        self._block_prefix = b""
+        """The common beginning of a block's request ids."""
+        self._next_id = _IDS_PER_BLOCK
+        """Index of the next request id in the block."""
         self._stamp = b""
-        """From the value of Date on, up to the end of that."""
-        self._counts_only = watcher is None or watcher.counts_only
+        """The head from the value of Date to the end of ``_block_prefix``."""
+        self._counts_only = recorder is None or recorder.counts_only
 
     @property
     def logs(self) -> bool:
-        """Whether its answers get into the access log."""
-        return self._watcher is not None and self._watcher.logs
+        """True if its answers are written to the access log."""
+        return self._recorder is not None and self._recorder.logs
 
     def peer(self, scheme: str, address: str, *, plain: bool) -> Peer:
-        """What a new connection has to show with each of its requests."""
-        watcher = self._watcher
+        """Return the peer of a new connection, to be passed with each of its requests."""
+        recorder = self._recorder
         return self._heads.peer(
-            scheme, address, plain=plain, limits=watcher.limits if watcher is not None else None
+            scheme, address, plain=plain, limits=recorder.limits if recorder is not None else None
         )
 
     def close(self) -> None:
-        """Decline from now on: the last answers of a server say that the connection closes."""
+        """Decline from now on: the plain path's last answers say that the connection closes."""
         self._closed = True
 
     def answer(self, head: bytes, peer: Peer) -> Answer | bytes | None:
-        """The answer to one request head (RFC 9112 section 2.1), or None to decline.
+        """Answer one request head (RFC 9112 section 2.1), or return None to decline.
 
-        Bytes are all there is to it; nobody wants to know when they are sent. In one piece: with
-        a function for each step it would take twice as long.
+        Bytes are a whole answer that needs no record when it is sent. One long function, since a
+        function for each step would take twice as long.
         """
-        begun = time.perf_counter()
+        started = time.perf_counter()
         if self._closed:
             return None
         now = time.time()
         try:
-            # The stamp first: what is read after it is at least as new.
-            self._catch_up()
-            asking = peer.askings.get(head) or self._heads.read(head, peer)
-            if asking is None:
+            # The ledger's version first: what is read after it is at least as new.
+            self._refresh()
+            request = peer.read_request_cache.get(head) or self._heads.read(head, peer)
+            if request is None:
                 return None
-            known = self._known.get(asking) or self._look_up(asking, len(head))
-            if not (known.permitted and known.since <= now < known.until):
+            decision = self._decisions.get(request) or self._decide(request, len(head))
+            if not (decision.permitted and decision.since <= now < decision.until):
                 return None
-            rendered = known.rendered or self._render(known, asking)
-            if (peer.limited or asking.visitor.who) and not self._admits(
-                peer, asking, known, rendered
+            rendered = decision.rendered or self._render(decision, request)
+            if (peer.limited or request.headers.prefix) and not self._admits(
+                peer, request, decision, rendered
             ):
                 return None
             data, reader = _NOTHING, None
             if rendered.file:
-                data, reader = self._open(known, asking, plain=peer.plain)
-        except UNSURE:
+                data, reader = self._open(decision, request, plain=peer.plain)
+        except DECLINE_ERRORS:
             return None
-        if (rendered.pull or (known.renews and rendered.status == 200)) and not self._notes(
-            known, asking, rendered
+        # Counted before the answer is made: once a pull must wait, the plain path counts it.
+        if (rendered.pull or (decision.renews and rendered.status == 200)) and not self._count_pull(
+            decision, request, rendered
         ):
             return None
-        if self._at == _BLOCK or int(now) != self._second:
+        if self._next_id == _IDS_PER_BLOCK or int(now) != self._second:
             self._begin_block(now)
-        end = _ENDS[self._at]
-        self._at += 1
+        end = _ID_SUFFIXES[self._next_id]
+        self._next_id += 1
         parts = (rendered.head, self._stamp, end, rendered.rest)
         text = b"".join((*parts, data) if data else parts)
         if reader is None and self._counts_only:
-            if self._watcher is not None:
-                self._watcher.count(asking, rendered, time.perf_counter() - begun)
+            if self._recorder is not None:
+                self._recorder.count(request, rendered, time.perf_counter() - started)
             return text
-        name = self._block + end
-        answer = Answer(asking, peer, known.caller, rendered, name, begun, text, reader)
-        if self._watcher is not None and reader is None:
-            self._watcher.answered(answer, rendered.size, gone=False)
+        request_id = self._block_prefix + end
+        answer = Answer(request, peer, decision.caller, rendered, request_id, started, text, reader)
+        if self._recorder is not None and reader is None:
+            self._recorder.read_ended(answer, rendered.size, gone=False)
         return answer
 
-    def _notes(self, known: CachedDecision, asking: ReadRequest, rendered: Rendered) -> bool:
-        """Note a pull of what was found; False where that has to be waited for."""
+    def _count_pull(
+        self, decision: CachedDecision, request: ReadRequest, rendered: Rendered
+    ) -> bool:
+        """Count a pull of the manifest or blob found. Return False if that has to wait."""
         pulls = self._store.pulls
-        # What was found before it stands at the gate may be gone by a decision since.
+        # Retention may have removed what was found before the pull entered the gate, so the
+        # version is compared once more after a fresh entry.
         if not (pulls.gathering.inside or (pulls.begin() and self._is_current())):
             return False
         return pulls.count(
-            known.repository, asking.target.item, pulled=rendered.pull, renews=known.renews
+            decision.repository, request.target.item, pulled=rendered.pull, renews=decision.renews
         )
 
     def _is_current(self) -> bool:
-        """Whether the store is as it was when this answer was begun."""
+        """Return True if the store has not changed since this answer was begun."""
         return self._store.version() == self._version
 
-    def ended(self, answer: Answer, *, gone: bool) -> None:
-        """The file of an answer was sent, or its client is gone."""
-        if self._watcher is not None:
-            self._watcher.answered(answer, 0 if gone else answer.rendered.size, gone=gone)
+    def file_ended(self, answer: Answer, *, gone: bool) -> None:
+        """Record an answer whose file was sent, or whose client is gone."""
+        if self._recorder is not None:
+            self._recorder.read_ended(answer, 0 if gone else answer.rendered.size, gone=gone)
 
-    def _renew(self, version: int | None) -> None:
-        """The ledger is at another transaction: forget what that may have changed.
+    def _invalidate(self, version: int | None) -> None:
+        """Move to a version of the ledger, and drop the entries that it may have outdated.
 
-        Raises _Waits where it cannot tell.
+        Raises _WouldWait if the ledger cannot tell its version.
         """
         if version is None:
-            raise _Waits
+            raise _WouldWait
         change = Change.ANY
         if self._version >= 0:
             change = self._store.changed(self._version, version)
         if change is Change.ANY:
-            self._heads.sign_with(_at_once(self._store.keys.signing_keys()))
+            self._heads.sign_with(_run_without_waiting(self._store.keys.signing_keys()))
+        # Times alone outdate nothing. Content outdates answers, and any other change may outdate
+        # keys, rights and places of repositories too.
         self._version = version
         if change >= Change.CONTENT:
-            self._known.clear()
-            self._answers.clear()
-            self._kept_bytes = 0
+            self._decisions.clear()
+            self._rendered_answers.clear()
+            self._answers_bytes = 0
         if change is Change.ANY:
             self._callers.clear()
-            self._places.clear()
+            self._repositories.clear()
 
-    def read_sent(self, head: bytes, peer: Peer) -> WriteRequest | None:
-        """What the head of a push says, by the keys of now; None to decline."""
+    def read_push(self, head: bytes, peer: Peer) -> WriteRequest | None:
+        """Read the head of a push with the current signing keys. Return None to decline."""
         try:
-            self._catch_up()
-        except UNSURE:
+            self._refresh()
+        except DECLINE_ERRORS:
             return None
-        return self._heads.read_sent(head, peer)
+        return self._heads.read_push(head, peer)
 
-    def _catch_up(self) -> None:
-        """Forget what may have changed. Raises _Waits, StorageFailed, Closed."""
+    def _refresh(self) -> None:
+        """Drop cached entries that may be outdated. Raises _WouldWait, StorageFailed, Closed."""
         version = self._store.version()
         if version != self._version:
-            self._renew(version)
+            self._invalidate(version)
 
-    def permit(self, visitor: ParsedHeaders, name: str) -> tuple[Caller, Repository]:
-        """Who pushes there, and where that is. Raises whatever says that he may not, or that it
-        cannot be said at once (``UNSURE``)."""
+    def permit(self, headers: ParsedHeaders, name: str) -> tuple[Caller, Repository]:
+        """Return the caller and the repository of a push that is permitted.
+
+        Raises one of ``DECLINE_ERRORS`` if it is not, or cannot be decided without waiting.
+        """
         if self._closed:
-            raise _Waits
-        self._catch_up()
-        caller, repository = self._caller(visitor), self._place(visitor.origin.region, name)
-        since, until = _span(visitor, caller)
+            raise _WouldWait
+        self._refresh()
+        caller, repository = self._caller(headers), self._repository(headers.origin.region, name)
+        since, until = _validity(headers, caller)
         if not since <= time.time() < until or not access.may(caller, repository, "push"):
-            raise _Waits
+            raise _WouldWait
         return caller, repository
 
-    def finished(self, response: web.Response) -> tuple[bytes, bytes]:
-        """An answer of the distribution API as bytes, and the name of its request."""
+    def render(self, response: web.Response) -> tuple[bytes, bytes]:
+        """Return an answer of the distribution API as bytes, and the id of its request."""
         rendered = _rendered(response, with_body=True)
-        request_id = self.name()
+        request_id = self.next_request_id()
         more = _CLOSE if self._closed else b""
-        text = b"".join((rendered.head, self._dated, request_id, more, rendered.rest))
+        text = b"".join((rendered.head, self._date_and_server, request_id, more, rendered.rest))
         return text, request_id
 
     @property
     def closed(self) -> bool:
-        """Whether the answers of now are the last ones of their connections."""
+        """True if each answer from now on is the last one of its connection."""
         return self._closed
 
-    def name(self) -> bytes:
-        """A name for a request that ends now."""
+    def next_request_id(self) -> bytes:
+        """Return the id of a request that ends now."""
         now = time.time()
-        if self._at == _BLOCK or int(now) != self._second:
+        if self._next_id == _IDS_PER_BLOCK or int(now) != self._second:
             self._begin_block(now)
-        end = _ENDS[self._at]
-        self._at += 1
-        return self._block + end
+        end = _ID_SUFFIXES[self._next_id]
+        self._next_id += 1
+        return self._block_prefix + end
 
     def _begin_block(self, now: float) -> None:
-        """Make a block of names, and bring Date to this time."""
+        """Begin a block of request ids, and set Date to this second."""
         self._second = int(now)
-        self._dated = rfc822_formatted_time().encode() + _SERVER
-        self._block = b"%b%010x" % (self._id_start, next(self._ids) & _BLOCK_MASK)
-        self._at = 0
-        self._stamp = self._dated + self._block
+        self._date_and_server = rfc822_formatted_time().encode() + _SERVER
+        self._block_prefix = b"%b%010x" % (
+            self._id_prefix,
+            next(self._block_numbers) & _BLOCK_NUMBER_MASK,
+        )
+        self._next_id = 0
+        self._stamp = self._date_and_server + self._block_prefix
 
-    def _caller(self, visitor: ParsedHeaders) -> Caller:
-        if not self._heads.verified(visitor):
-            # Its head was read before the keys changed, as of a push that came in pieces.
-            raise _Waits
-        caller = self._callers.get(visitor)
+    def _caller(self, headers: ParsedHeaders) -> Caller:
+        if not self._heads.verified(headers):
+            # The keys changed after the head was read: a push may take several packets.
+            raise _WouldWait
+        caller = self._callers.get(headers)
         if caller is None:
-            region = visitor.origin.region
-            caller = _at_once(access.caller_of(self._store, visitor.claims, region))
-            self._callers.keep(visitor, caller, visitor.size)
+            region = headers.origin.region
+            caller = _run_without_waiting(access.caller_of(self._store, headers.claims, region))
+            self._callers.keep(headers, caller, headers.size)
         return caller
 
-    def _place(self, region: str, name: str) -> Repository:
-        repository = self._places.get((region, name))
+    def _repository(self, region: str, name: str) -> Repository:
+        repository = self._repositories.get((region, name))
         if repository is None:
-            repository = _at_once(self._store.locate(region, name))
-            self._places.keep((region, name), repository, len(name))
+            repository = _run_without_waiting(self._store.locate(region, name))
+            self._repositories.keep((region, name), repository, len(name))
         return repository
 
-    def _look_up(self, asking: ReadRequest, head_bytes: int) -> CachedDecision:
-        """What the ledger says now. Raises what reading it raises."""
-        visitor = asking.visitor
-        caller = self._caller(visitor)
-        repository = self._place(visitor.origin.region, asking.target.name)
-        since, until = _span(visitor, caller)
-        known = CachedDecision(
+    def _decide(self, request: ReadRequest, head_bytes: int) -> CachedDecision:
+        """Read caller, repository and rights from the ledger. Raises what reading it raises."""
+        headers = request.headers
+        caller = self._caller(headers)
+        repository = self._repository(headers.origin.region, request.target.name)
+        since, until = _validity(headers, caller)
+        decision = CachedDecision(
             caller=caller,
             repository=repository,
             permitted=access.may(caller, repository, "pull"),
-            renews=manifests.renews(asking.target, caller, repository),
+            renews=manifests.renews(request.target, caller, repository),
             since=since,
             until=until,
-            rendered=self._answers.get((visitor.origin.region, asking.line)),
+            rendered=self._rendered_answers.get((headers.origin.region, request.line)),
         )
-        self._known.keep(asking, known, head_bytes)
-        return known
+        self._decisions.keep(request, decision, head_bytes)
+        return decision
 
     def _admits(
-        self, peer: Peer, asking: ReadRequest, known: CachedDecision, rendered: Rendered
+        self, peer: Peer, request: ReadRequest, decision: CachedDecision, rendered: Rendered
     ) -> bool:
-        """Whether the limits let a request pass, and its content go out now: files go in turns."""
-        watcher, visitor = self._watcher, asking.visitor
-        if watcher is None:
+        """Return True if the limits let a request pass, and its content be sent now."""
+        recorder, headers = self._recorder, request.headers
+        if recorder is None:
             return True
-        access_key = "" if known.caller.key is None else known.caller.key.access_key
-        if not watcher.admits(visitor.who or peer.who, access_key):
+        access_key = "" if decision.caller.key is None else decision.caller.key.access_key
+        if not recorder.admits(headers.prefix or peer.prefix, access_key):
             return False
-        if watcher.sends_files or not rendered.size:
+        if recorder.sends_files or not rendered.size:
             return True
+        # Under a bandwidth limit files are sent in turns, which only the plain path waits for.
         if rendered.file:
             return False
-        return watcher.passes(visitor.origin.region, asking.target.name, rendered.size)
+        return recorder.passes(headers.origin.region, request.target.name, rendered.size)
 
-    def _render(self, known: CachedDecision, asking: ReadRequest) -> Rendered:
-        """What the plain path's functions say, as bytes; remembered where it lasts."""
-        store, repository = self._store, known.repository
-        target, with_body = asking.target, asking.method == "GET"
+    def _render(self, decision: CachedDecision, request: ReadRequest) -> Rendered:
+        """Render the plain path's answer as bytes; cache it if it stays true."""
+        store, repository = self._store, decision.repository
+        target, with_body = request.target, request.method == "GET"
         response: web.StreamResponse | None
         lasting, pull = True, False
         try:
             if target.endpoint == "manifest":
-                pull = manifests.counts(asking.method, target.item)
-                response = _at_once(manifests.at_hand(store, repository, target.item))
+                pull = manifests.counts(request.method, target.item)
+                response = _run_without_waiting(manifests.at_hand(store, repository, target.item))
             elif not with_body:
-                response, lasting = _at_once(blobs.summary(store, repository, target.item))
+                response, lasting = _run_without_waiting(
+                    blobs.summary(store, repository, target.item)
+                )
             else:
-                response, lasting = _at_once(blobs.at_hand(store, repository, target.item))
+                response, lasting = _run_without_waiting(
+                    blobs.at_hand(store, repository, target.item)
+                )
             if response is None:
-                raise _Waits
+                raise _WouldWait
         except OciError as error:
             rendered = self._refused(error, with_body=with_body)
         except NotFound as error:
@@ -430,71 +455,82 @@ class FastReads:
         else:
             rendered = _rendered(response, with_body=with_body, pull=pull)
         if lasting:
-            self._keep(known, asking, rendered)
+            self._keep(decision, request, rendered)
         return rendered
 
     def _refused(self, error: OciError, *, with_body: bool) -> Rendered:
-        """The answer to what is not there: but for the body and its length, always the same."""
+        """Render a refusal. Refusals of one status differ in body and length only."""
         body = error.body()
-        around = self._refusals.get(error.status)
+        around = self._refusal_parts.get(error.status)
         if around is None or error.headers:
             rendered = _rendered(error.response(), with_body=with_body)
             length = b"Content-Length: %d\r\n" % len(body)
             before, found, after = rendered.head.partition(length)
             if found and not error.headers:
-                self._refusals[error.status] = before, after
+                self._refusal_parts[error.status] = before, after
             return rendered
         head = b"%bContent-Length: %d\r\n%b" % (around[0], len(body), around[1])
-        size, sent = (len(body), body) if with_body else (0, b"")
-        return Rendered(error.status, head, _END + sent, size, pull=False)
+        size, content = (len(body), body) if with_body else (0, b"")
+        return Rendered(error.status, head, _END + content, size, pull=False)
 
-    def _keep(self, known: CachedDecision, asking: ReadRequest, rendered: Rendered) -> None:
-        if len(asking.line) > KEY_BYTES_MAX:
+    def _keep(self, decision: CachedDecision, request: ReadRequest, rendered: Rendered) -> None:
+        if len(request.line) > KEY_BYTES_MAX:
             return
-        size = len(asking.line) + len(rendered.head) + len(rendered.rest)
-        if len(self._answers) >= ENTRIES_MAX or self._kept_bytes + size > KEPT_BYTES_MAX:
-            # Where nobody pushes, nothing else ever makes room for what is asked for now. Both
-            # of them: each holds the bytes that are counted.
-            self._answers.clear()
-            self._known.clear()
-            self._kept_bytes = 0
-        self._kept_bytes += size
-        self._answers[asking.visitor.origin.region, asking.line] = known.rendered = rendered
+        size = len(request.line) + len(rendered.head) + len(rendered.rest)
+        if (
+            len(self._rendered_answers) >= ENTRIES_MAX
+            or self._answers_bytes + size > ANSWERS_BYTES_MAX
+        ):
+            # Without pushes no transaction ever drops the entries, so a full cache must. Both
+            # caches: each refers to the bytes that are counted.
+            self._rendered_answers.clear()
+            self._decisions.clear()
+            self._answers_bytes = 0
+        self._answers_bytes += size
+        self._rendered_answers[request.headers.origin.region, request.line] = decision.rendered = (
+            rendered
+        )
 
     def _open(
-        self, known: CachedDecision, asking: ReadRequest, *, plain: bool
+        self, decision: CachedDecision, request: ReadRequest, *, plain: bool
     ) -> tuple[memoryview, BlobReader | None]:
-        """The content of a file that is open, or who reads it. Raises _Waits for another one."""
-        if known.reader is None:
-            item = asking.target.item
-            reader = _at_once(blobs.open_already(self._store, known.repository, item))
-            if known.rendered is not None:
-                known.reader = reader
+        """Return the content of a file, or its open reader. Raises _WouldWait if it is not open.
+
+        Short content that is in memory is read at once. The rest is for ``sendfile``, which needs
+        a plain socket.
+        """
+        if decision.reader is None:
+            item = request.target.item
+            reader = _run_without_waiting(
+                blobs.open_already(self._store, decision.repository, item)
+            )
+            if decision.rendered is not None:
+                decision.reader = reader
         else:
-            reader = known.reader.reopen()
+            reader = decision.reader.reopen()
         file = None if reader is None else reader.file()
         if reader is None or file is None:
-            raise _Waits
+            raise _WouldWait
         data = self._scratch[: reader.length]
         whole = reader.length <= WHOLE_BYTES_MAX and sendfile.read_cached(*file[:2], data)
         if plain and not whole:
             return _NOTHING, reader
         reader.release()
         if not whole:
-            raise _Waits
+            raise _WouldWait
         return data, None
 
 
-def _span(visitor: ParsedHeaders, caller: Caller) -> tuple[float, float]:
-    """The time of a visitor's credentials: seconds since 1970."""
-    since, until = (0.0, math.inf) if visitor.claims is None else visitor.claims.span
+def _validity(headers: ParsedHeaders, caller: Caller) -> tuple[float, float]:
+    """Return start and end of the credentials' validity, in seconds since 1970."""
+    since, until = (0.0, math.inf) if headers.claims is None else headers.claims.span
     if caller.key is not None and caller.key.expires_at is not None:
         until = min(until, caller.key.expires_at.timestamp())
     return float(since), float(until)
 
 
 def _rendered(response: web.StreamResponse, *, with_body: bool, pull: bool = False) -> Rendered:
-    """A response as bytes; a file's content is not in it."""
+    """Render a response as bytes, without the content of a file."""
     response.headers.update(API_VERSION)
     response.headers.setdefault("Cache-Control", NO_STORE)
     size, body, file = 0, b"", False
@@ -509,32 +545,32 @@ def _rendered(response: web.StreamResponse, *, with_body: bool, pull: bool = Fal
 
 
 def _head(response: web.StreamResponse) -> bytes:
-    """Status line and headers, up to the value of Date."""
+    """Return status line and headers, up to the value of Date."""
     lines = [f"HTTP/1.1 {response.status} {response.reason}"]
     lines += [f"{name}: {value}" for name, value in response.headers.items()]
     return ("\r\n".join(lines) + "\r\nDate: ").encode()
 
 
-UNSURE: Final = (_Waits, Unauthenticated, OciError, EngineError)
-"""What makes the lane decline: the plain path says what is wrong."""
+DECLINE_ERRORS: Final = (_WouldWait, Unauthenticated, OciError, EngineError)
+"""Errors after which a request is declined: the plain path answers with what is wrong."""
 
 _NOTHING: Final = memoryview(b"")
 _END: Final = b"\r\n\r\n"
 _CLOSE: Final = b"\r\nConnection: close"
 _SERVER: Final = f"\r\nServer: {SERVER}\r\nX-Request-Id: ".encode()
 _ID_DIGITS: Final = 12
-_ENDS: Final = tuple(b"%02x" % place for place in range(256))
-"""Of the names of a block: to format one takes longer than to find it."""
-_BLOCK: Final = len(_ENDS)
-_BLOCK_MASK: Final = (1 << 4 * (_ID_DIGITS - 2)) - 1
+_ID_SUFFIXES: Final = tuple(b"%02x" % number for number in range(256))
+"""The last two digits of a block's request ids: formatting takes longer than a look-up."""
+_IDS_PER_BLOCK: Final = len(_ID_SUFFIXES)
+_BLOCK_NUMBER_MASK: Final = (1 << 4 * (_ID_DIGITS - 2)) - 1
 
 
-def _at_once(read: Coroutine[Any, Any, T]) -> T:
-    """The result of a read that waits for nothing. Raises _Waits if it has to."""
+def _run_without_waiting(read: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine that never waits. Raises _WouldWait if it does."""
     try:
         read.send(None)
     except StopIteration as done:
         result: T = done.value
         return result
     read.close()
-    raise _Waits
+    raise _WouldWait

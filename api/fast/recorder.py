@@ -1,4 +1,8 @@
-"""What ``middleware`` and the access log do around a request, for the answers of the fast lane."""
+"""Records requests of the fast path, as ``middleware`` and the access log do those of aiohttp.
+
+``FastRecorder`` implements ``reads.Recorder``. Whatever a request leaves behind (counts, lines of
+access and audit log, traces) is the same on both paths.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,11 @@ from holdfast.api.telemetry.waits import Step
 from .heads import ParsedHeaders, ReadRequest, WriteRequest
 from .reads import Answer, Rendered, WriteResult
 
-_CLIENT_LEFT: Final = GONE + 1
+_CLIENT_GONE: Final = GONE + 1
 
 
 class FastRecorder:
-    """Limits, metrics, access log and traces of one worker's lane; each may be missing."""
+    """Applies limits, metrics, access log, audit log and traces of one worker; each is optional."""
 
     def __init__(
         self,
@@ -48,114 +52,116 @@ class FastRecorder:
 
     @property
     def logs(self) -> bool:
-        """Whether it writes the access log."""
+        """True if it writes the access log."""
         return self._log is not None
 
-    def limits(self, who: str) -> bool:
-        """As ``fast_answers.Recorder``."""
+    def limits(self, prefix: str) -> bool:
+        """Return True if requests of a network prefix, or bytes sent, are limited."""
         if self._bandwidth is not None:
             return True
-        return self._limits is not None and self._limits.asks_of(who)
+        return self._limits is not None and self._limits.asks_of(prefix)
 
-    def admits(self, who: str, access_key: str) -> bool:
-        """As ``fast_answers.Recorder``. What is refused is counted by the plain path."""
+    def admits(self, prefix: str, access_key: str) -> bool:
+        """Charge one request. Return False if it exceeds a limit."""
         limits = self._limits
         if limits is None:
             return True
-        if limits.arrive(who):
+        # The plain path, which answers 429, also counts the refusal.
+        if limits.arrive(prefix):
             return False
-        return not (access_key and limits.charge(who, access_key))
+        return not (access_key and limits.charge(prefix, access_key))
 
     @property
     def sends_files(self) -> bool:
-        """As ``fast_answers.Recorder``."""
+        """True if files may be sent as fast as the client reads them."""
         return self._bandwidth is None
 
     def passes(self, region: str, name: str, count: int) -> bool:
-        """As ``fast_answers.Recorder``."""
+        """Return True if ``count`` bytes of a repository's content may be sent now."""
         bandwidth = self._bandwidth
         return bandwidth is None or bandwidth.of(region, name.partition("/")[0]).now(count)
 
     @property
     def counts_only(self) -> bool:
-        """As ``fast_answers.Recorder``."""
+        """True if it does nothing with answers but ``count`` them."""
         return self._log is None and self._traces is None
 
-    def count(self, asking: ReadRequest, rendered: Rendered, seconds: float) -> None:
-        """As ``fast_answers.Recorder``."""
+    def count(self, request: ReadRequest, rendered: Rendered, seconds: float) -> None:
+        """Count an answer that was sent whole, in one piece."""
         if self._slot is not None:
             self._slot.count(
-                asking.target.endpoint,
-                asking.method,
+                request.target.endpoint,
+                request.method,
                 rendered.status // 100,
                 0,
                 rendered.size,
                 seconds,
             )
 
-    def answered(self, answer: Answer, content: int, *, gone: bool) -> None:
-        """As ``fast_answers.Recorder``."""
-        seconds = perf_counter() - answer.begun
-        asking, status = answer.asking, answer.rendered.status
+    def read_ended(self, answer: Answer, content: int, *, gone: bool) -> None:
+        """Record an answer that has ended, with the bytes of content that were sent."""
+        seconds = perf_counter() - answer.started
+        request, status = answer.request, answer.rendered.status
         if self._slot is not None:
-            kind = _CLIENT_LEFT if gone else status // 100
-            self._slot.count(asking.target.endpoint, asking.method, kind, 0, content, seconds)
+            kind = _CLIENT_GONE if gone else status // 100
+            self._slot.count(request.target.endpoint, request.method, kind, 0, content, seconds)
         if self._log is None and self._traces is None:
             return
-        key, visitor = answer.caller.key, asking.visitor
+        key, headers = answer.caller.key, request.headers
         line = AccessLine(
-            address=visitor.address or answer.peer.address,
-            method=asking.method,
-            path=asking.line.split(b" ")[1].decode("ascii"),
+            address=headers.address or answer.peer.address,
+            method=request.method,
+            path=request.line.split(b" ")[1].decode("ascii"),
             version="HTTP/1.1",
             status=status,
             size=len(answer.text) + (0 if answer.reader is None else content),
             seconds=seconds,
-            agent=visitor.agent,
+            agent=headers.agent,
             actor="" if key is None else key.access_key,
             request_id=answer.request_id.decode("ascii"),
         )
-        self._tell(line, asking.target, visitor, gone=gone)
+        self._log_and_trace(line, request.target, headers, gone=gone)
 
     @property
     def traces(self) -> bool:
-        """As ``fast_answers.Recorder``."""
+        """True if it traces what pushes wait for."""
         return self._traces is not None
 
-    def wrote(self, written: WriteResult, *, gone: bool) -> None:
-        """As ``fast_answers.Recorder``. The audit log has its line before there is an answer."""
-        seconds = perf_counter() - written.begun
-        sent, status = written.sent, written.status
+    def push_ended(self, result: WriteResult, *, gone: bool) -> None:
+        """Record a push before its answer is sent; if the client is ``gone``, none is sent."""
+        seconds = perf_counter() - result.started
+        request, status = result.request, result.status
         if self._slot is not None:
-            kind = _CLIENT_LEFT if gone else status // 100
-            content = 0 if gone else written.content
+            kind = _CLIENT_GONE if gone else status // 100
+            content = 0 if gone else result.content
             self._slot.count(
-                sent.target.endpoint, sent.method, kind, written.received, content, seconds
+                request.target.endpoint, request.method, kind, result.received, content, seconds
             )
         if self._audit is None and self._log is None and self._traces is None:
             return
-        key, visitor = written.caller.key, sent.sender.visitor
+        key, headers = result.caller.key, request.headers.parsed
         line = AccessLine(
-            address=visitor.address or written.peer.address,
-            method=sent.method,
-            path=sent.path,
+            address=headers.address or result.peer.address,
+            method=request.method,
+            path=request.path,
             version="HTTP/1.1",
             status=status,
-            size=len(written.text),
+            size=len(result.text),
             seconds=seconds,
-            agent=visitor.agent,
+            agent=headers.agent,
             actor="" if key is None else key.access_key,
-            request_id=written.request_id,
+            request_id=result.request_id,
         )
-        self._record(line, sent)
-        self._tell(line, sent.target, visitor, gone=gone, steps=written.steps or ())
+        # This runs before the answer is sent, so that an acknowledged push has its line.
+        self._write_audit_line(line, request)
+        self._log_and_trace(line, request.target, headers, gone=gone, steps=result.steps or ())
 
-    def _record(self, line: AccessLine, sent: WriteRequest) -> None:
-        """The line of the audit log."""
+    def _write_audit_line(self, line: AccessLine, request: WriteRequest) -> None:
+        """Write the line of the audit log."""
         if self._audit is None:
             return
-        target = sent.target
-        trail = RequestContext(
+        target = request.target
+        context = RequestContext(
             request_id=line.request_id,
             address=line.address,
             route=target.endpoint,
@@ -163,35 +169,35 @@ class FastRecorder:
             kind=KINDS[target.endpoint],
             id=target.item,
             name=target.name,
-            region=sent.sender.visitor.origin.region,
+            region=request.headers.parsed.origin.region,
         )
         if target.endpoint in UPLOADS:
-            name_upload(trail, parse_query(sent.query))
-        if not self._audit.write(trail, line.method, line.path, line.status) and self._slot:
+            name_upload(context, parse_query(request.query))
+        if not self._audit.write(context, line.method, line.path, line.status) and self._slot:
             self._slot.add("audit_failed")
 
-    def _tell(
+    def _log_and_trace(
         self,
         line: AccessLine,
         target: Target,
-        visitor: ParsedHeaders,
+        headers: ParsedHeaders,
         *,
         gone: bool,
         steps: Iterable[Step] = (),
     ) -> None:
-        """The access log, and whoever collects traces."""
+        """Write the access log, and hand the request to the traces."""
         if self._log is not None:
             log_access(self._log, line)
         if self._traces is not None:
             ended = Ended(
                 line,
                 target.endpoint,
-                visitor.origin.scheme,
+                headers.origin.scheme,
                 gone=gone,
                 name=target.name,
-                region=visitor.origin.region,
-                parent=visitor.parent,
-                state=visitor.state,
+                region=headers.origin.region,
+                parent=headers.parent,
+                state=headers.state,
                 steps=steps,
             )
             self._traces.ended(ended)

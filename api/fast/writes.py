@@ -1,9 +1,9 @@
-"""Pushes on the fast lane: the small requests of an upload, answered past aiohttp.
+"""Answers small pushes, past aiohttp, with the handlers of the plain path.
 
 A push is made of many requests that carry little: a POST, a PATCH or PUT of a small layer, the PUT
-that ends it, a manifest. Each of those that comes whole within a moment, says nothing that is not
-plainly understood, and is allowed, goes straight to the handler that the plain path would call.
-Only reading the request and sending the answer are done here: everything else is the handler's.
+that ends it, a manifest. A request is answered here if it arrives whole within
+``GATHER_SECONDS``, is understood in every part, and is permitted; else the parser gets all its
+bytes. This module reads the request and renders the answer; the handler does the rest.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from holdfast.api.telemetry.waits import Steps
 from holdfast.engine import WAITS, Repository
 
 from .heads import Peer, WriteRequest
-from .reads import UNSURE, FastReads, WriteResult
+from .reads import DECLINE_ERRORS, FastReads, WriteResult
 
 BODY_BYTES_MAX: Final = 64 * 1024
-"""Longer bodies are received past the parser by ``body_receiver``."""
+"""Longest body that is gathered, in bytes; ``body_receiver`` takes longer ones."""
 
-FRAMED_BYTES_MAX: Final = 2 * BODY_BYTES_MAX
-"""Of a chunked body with its framing."""
+FRAMED_BODY_BYTES_MAX: Final = 2 * BODY_BYTES_MAX
+"""Longest request that is gathered, in bytes, with the framing of its chunks."""
 
 GATHER_SECONDS: Final = 1.0
-"""How long a body may take to come whole: what is slower is the plain path's, which has rules
-for slow clients."""
+"""Longest time for a body to arrive whole. The plain path, which has rules for slow clients, gets
+slower ones."""
 
 
 class Gathering:
-    """A request of which more is to come."""
+    """A push whose body may be incomplete."""
 
-    def __init__(self, sent: WriteRequest, data: bytes, start: int) -> None:
-        """``data`` begins with the head, and the body at ``start``."""
-        self.sent = sent
-        self.begun = time.perf_counter()
+    def __init__(self, request: WriteRequest, data: bytes, start: int) -> None:
+        """Begin with ``data``: the head, and from index ``start`` on the body."""
+        self.request = request
+        self.started = time.perf_counter()
         self.data = bytearray()
-        """All that came."""
+        """All bytes of the request so far, for the parser if the push is declined."""
         self._body = bytearray()
-        self._chunked = Chunked() if sent.sender.length is None else None
+        self._chunked = Chunked() if request.headers.length is None else None
         self._start = start
         self.state: Literal["more", "whole", "declined"] = "more"
         self.feed(data)
 
     def feed(self, data: bytes) -> None:
-        """Take what came; what becomes of the request is its ``state`` then."""
+        """Add bytes that arrived, and set ``state``."""
         at = 0 if self.data else self._start
         self.data += data
         if self._chunked is None:
             self._body += memoryview(data)[at:]
-            self._settle(self.sent.sender.length or 0)
+            self._check_length(self.request.headers.length or 0)
             return
         part = bytearray(memoryview(data)[at:])
         try:
@@ -67,126 +67,135 @@ class Gathering:
         except BadChunk:
             self.state = "declined"
             return
+        # Bytes behind the last chunk are another request, as in ``_check_length``.
         if self._chunked.done:
             self.state = "whole" if self._chunked.used == len(part) else "declined"
-        if len(self._body) > BODY_BYTES_MAX or len(self.data) > FRAMED_BYTES_MAX:
+        if len(self._body) > BODY_BYTES_MAX or len(self.data) > FRAMED_BODY_BYTES_MAX:
             self.state = "declined"
 
-    def _settle(self, length: int) -> None:
+    def _check_length(self, length: int) -> None:
         if length > BODY_BYTES_MAX or len(self._body) > length:
-            # Another request may follow the body: then there is more than one to answer.
+            # Bytes after the body are another request. The parser handles pipelining.
             self.state = "declined"
         elif len(self._body) == length:
             self.state = "whole"
 
     @property
     def size(self) -> int:
-        """Bytes of the body that came."""
+        """Body bytes so far."""
         return len(self._body)
 
     @property
-    def request(self) -> WholeRequest:
-        """The whole request."""
-        sent = self.sent
-        sender = sent.sender
+    def whole_request(self) -> WholeRequest:
+        """The request with its whole body, for the handler."""
+        request = self.request
+        headers = request.headers
         return WholeRequest(
-            sent.method, sent.path, sent.query, sender.headers, bytes(self._body), sender.length
+            request.method,
+            request.path,
+            request.query,
+            headers.handler_headers,
+            bytes(self._body),
+            headers.length,
         )
 
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """A whole request that may be answered."""
+    """A whole push that is permitted."""
 
     gathering: Gathering
     peer: Peer
     caller: Caller
     repository: Repository
     steps: Steps | None = None
-    """What it waits for, where somebody wants to know."""
+    """Waits of the push; None unless they are traced."""
 
     @property
-    def sent(self) -> WriteRequest:
-        """What its head says."""
-        return self.gathering.sent
+    def request(self) -> WriteRequest:
+        """The head of the push."""
+        return self.gathering.request
 
 
 class Writes:
-    """The pushes that a lane takes."""
+    """Gathers, admits and answers the small pushes of one listening socket."""
 
-    def __init__(self, lane: FastReads) -> None:
-        self._lane = lane
-        self._watcher = lane.watcher
+    def __init__(self, reads: FastReads) -> None:
+        self._reads = reads
+        self._recorder = reads.recorder
 
     def gather(self, data: bytes, end: int, peer: Peer) -> Gathering | None:
-        """A request whose head ends before ``end`` of ``data``; None to decline."""
-        if self._lane.closed or (self._watcher is not None and not self._watcher.sends_files):
+        """Begin a push whose head is ``data[:end]``. Return None to decline."""
+        # Under a bandwidth limit bodies are read in turns, which only the plain path does.
+        if self._reads.closed or (self._recorder is not None and not self._recorder.sends_files):
             return None
-        sent = self._lane.read_sent(data[:end], peer)
-        if sent is None or (sent.sender.length or 0) > BODY_BYTES_MAX:
+        request = self._reads.read_push(data[:end], peer)
+        if request is None or (request.headers.length or 0) > BODY_BYTES_MAX:
             return None
-        return Gathering(sent, data, end)
+        return Gathering(request, data, end)
 
     def admit(self, gathering: Gathering, peer: Peer) -> Write | None:
-        """A whole request that may be answered; None to decline."""
-        sent = gathering.sent
-        visitor = sent.sender.visitor
+        """Check rights and limits of a whole push. Return None to decline."""
+        request = gathering.request
+        headers = request.headers.parsed
         try:
-            caller, repository = self._lane.permit(visitor, sent.target.name)
-        except UNSURE:
+            caller, repository = self._reads.permit(headers, request.target.name)
+        except DECLINE_ERRORS:
             return None
-        if self._watcher is not None and (peer.limited or visitor.who):
+        if self._recorder is not None and (peer.limited or headers.prefix):
             access_key = "" if caller.key is None else caller.key.access_key
-            if not self._watcher.admits(visitor.who or peer.who, access_key):
+            if not self._recorder.admits(headers.prefix or peer.prefix, access_key):
                 return None
         return Write(gathering, peer, caller, repository)
 
     async def answer(self, write: Write) -> WriteResult:
-        """Do what is asked for, in a context of its own.
+        """Run the handler of a push. The task must have a context of its own.
 
-        Raises CancelledError, and what a mistake of ours raises; either is told as an end without
-        an answer.
+        Raises CancelledError, and any unexpected error; both are recorded as a push without an
+        answer.
         """
         try:
             return await self._answer(write)
         except BaseException:
-            self.ended(self._written(write, 0, 0, b"", self._lane.name()), gone=True)
+            self.record_end(
+                self._result(write, 0, 0, b"", self._reads.next_request_id()), gone=True
+            )
             raise
 
     async def _answer(self, write: Write) -> WriteResult:
-        if self._watcher is not None and self._watcher.traces:
+        if self._recorder is not None and self._recorder.traces:
             write.steps = Steps()
             WAITS.set(write.steps)
-        sent, request = write.sent, write.gathering.request
-        set_read_owner(write.caller.key, sent.sender.visitor.address or write.peer.address)
-        lane, target = self._lane, sent.target
-        route = ENDPOINTS[target.endpoint][sent.method]
-        gate = Gate(lane.store, lane.settings, sent.sender.visitor.origin, "")
-        asked = Exchange(request, gate, write.caller, target, route, write.repository)
+        request, whole = write.request, write.gathering.whole_request
+        set_read_owner(write.caller.key, request.headers.parsed.address or write.peer.address)
+        reads, target = self._reads, request.target
+        route = ENDPOINTS[target.endpoint][request.method]
+        gate = Gate(reads.store, reads.settings, request.headers.parsed.origin, "")
+        exchange = Exchange(whole, gate, write.caller, target, route, write.repository)
         response: Any
         try:
-            response = await route.handler(asked)
+            response = await route.handler(exchange)
         except Exception as error:  # noqa: BLE001 - the edge, as in ``oci.app``
-            response = refusal(error, sent.method, sent.path)
+            response = refusal(error, request.method, request.path)
         assert isinstance(response, web.Response)
-        text, request_id = lane.finished(response)
+        text, request_id = reads.render(response)
         content = len(response.body) if isinstance(response.body, bytes) else 0
-        return self._written(write, response.status, content, text, request_id)
+        return self._result(write, response.status, content, text, request_id)
 
-    def ended(self, written: WriteResult, *, gone: bool) -> None:
-        """The answer is about to be sent, or its client is gone."""
-        if self._watcher is not None:
-            self._watcher.wrote(written, gone=gone)
+    def record_end(self, result: WriteResult, *, gone: bool) -> None:
+        """Record a push before its answer is sent, or after its client has gone."""
+        if self._recorder is not None:
+            self._recorder.push_ended(result, gone=gone)
 
-    def _written(
+    def _result(
         self, write: Write, status: int, content: int, text: bytes, request_id: bytes
     ) -> WriteResult:
         gathering = write.gathering
         return WriteResult(
-            sent=write.sent,
+            request=write.request,
             peer=write.peer,
             caller=write.caller,
-            begun=gathering.begun,
+            started=gathering.started,
             status=status,
             received=gathering.size,
             content=content,

@@ -480,10 +480,10 @@ def test_what_it_remembers_outlives_pulls_but_no_change(
     render = reads.FastReads._render
 
     def counted(
-        self: FastReads, known: reads.CachedDecision, asking: ReadRequest
+        self: FastReads, decision: reads.CachedDecision, request: ReadRequest
     ) -> reads.Rendered:
-        rendered.append(asking.target.item)
-        return render(self, known, asking)
+        rendered.append(request.target.item)
+        return render(self, decision, request)
 
     monkeypatch.setattr(reads.FastReads, "_render", counted)
 
@@ -497,10 +497,10 @@ def test_what_it_remembers_outlives_pulls_but_no_change(
             assert await _both(world, pair, by_tag) == first
             assert rendered == ["v1"]
             await store.pulls.flush()
-            place = world.lane._places["fr-par", "app/web"]
+            place = world.lane._repositories["fr-par", "app/web"]
             moved = await world.manifest("app/web", "v1", b"another layer")
             await _both(world, pair, by_tag)
-            assert world.lane._places["fr-par", "app/web"] is place, "content moves no image"
+            assert world.lane._repositories["fr-par", "app/web"] is place, "content moves no image"
             await store.pulls.flush()
             assert moved.encode() in await _both(world, pair, by_tag)
             assert rendered == ["v1", "v1"]
@@ -522,7 +522,7 @@ def test_what_makes_an_image_is_noticed(stage: Stage) -> None:
             async def status(sent: bytes) -> int:
                 found = int((await _both(world, pair, sent))[9:12])
                 place = await store.locate("fr-par", "app/none")
-                assert world.lane._places["fr-par", "app/none"] == place
+                assert world.lane._repositories["fr-par", "app/none"] == place
                 return found
 
             assert await status(blob) == 404
@@ -644,21 +644,23 @@ def test_what_is_remembered_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyP
     lane, world = stage.world.lane, stage.world
     peer = lane.peer("http", "127.0.0.1", plain=True)
     memories = (
-        *(lane._heads._targets, peer.visitors, peer.askings),
-        *(lane._known, lane._callers, lane._answers),
+        *(lane._heads._targets, peer.parsed_headers_cache, peer.read_request_cache),
+        *(lane._decisions, lane._callers, lane._rendered_answers),
     )
     for number in range(50):
         sent = world.get(f"/v2/app/web/manifests/t{number}", f"User-Agent: {number}")
         assert lane.answer(sent, peer) is not None
         assert all(len(memory) <= 10 for memory in memories)
-        assert lane._kept_bytes == sum(map(_kept, lane._answers, lane._answers.values()))
-        kept = {known.rendered for known in lane._known.values()} - {None}
-        assert kept <= set(lane._answers.values())
+        assert lane._answers_bytes == sum(
+            map(_kept, lane._rendered_answers, lane._rendered_answers.values())
+        )
+        kept = {decision.rendered for decision in lane._decisions.values()} - {None}
+        assert kept <= set(lane._rendered_answers.values())
     long = world.get("/v2/app/web/manifests/v1", "Accept: " + "x" * 3000)
     before = [len(memory) for memory in memories]
     assert lane.answer(long, peer) is not None
     assert [len(memory) for memory in memories[1:3]] == before[1:3]
-    assert len(lane._known) <= before[3]
+    assert len(lane._decisions) <= before[3]
     assert len(lane._callers) == before[4], "and who says that is not found again either"
 
 
@@ -669,14 +671,14 @@ def _kept(key: tuple[str, bytes], answer: reads.Rendered) -> int:
 def test_answers_that_are_full_make_room_for_what_is_asked_for_now(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.api.fast.reads.KEPT_BYTES_MAX", 4096)
+    monkeypatch.setattr("holdfast.api.fast.reads.ANSWERS_BYTES_MAX", 4096)
     lane, world = stage.world.lane, stage.world
     peer = lane.peer("http", "127.0.0.1", plain=True)
     for number in range(100):
         assert lane.answer(world.get(f"/v2/app/web/manifests/t{number}"), peer) is not None
-        assert lane._kept_bytes <= 4096
+        assert lane._answers_bytes <= 4096
     assert lane.answer(world.get("/v2/app/web/manifests/v1"), peer) is not None
-    assert ("fr-par", b"GET /v2/app/web/manifests/v1 HTTP/1.1") in lane._answers
+    assert ("fr-par", b"GET /v2/app/web/manifests/v1 HTTP/1.1") in lane._rendered_answers
 
 
 async def test_with_an_access_log_every_request_is_in_it(

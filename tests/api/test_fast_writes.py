@@ -413,7 +413,7 @@ def test_a_mistake_of_ours_ends_the_connection(
         asyncio.get_running_loop().set_exception_handler(lambda _, told: said.append(told))
         async with connected(world.ports[1]) as client:
             await begun(world, client)
-            monkeypatch.setattr(world.lane, "finished", broken)
+            monkeypatch.setattr(world.lane, "render", broken)
             await client.send(push(world, f"POST /v2/{NAME}/blobs/uploads/"))
             assert await client.rest() == b""
         gc.collect()

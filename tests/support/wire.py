@@ -53,9 +53,9 @@ class CountingLane(FastReads):
             self.answered += 1
         return answer
 
-    def finished(self, response: web.Response) -> tuple[bytes, bytes]:
+    def render(self, response: web.Response) -> tuple[bytes, bytes]:
         self.written += 1
-        return super().finished(response)
+        return super().render(response)
 
 
 @asynccontextmanager
