@@ -1,4 +1,4 @@
-"""The command line: one module of ``commands`` for each command, and what they share.
+"""The command line: one module of ``commands`` per command, and the modules they share.
 
-May import server; a command imports only what it needs, so that each starts quickly.
+May import server. Each command imports only the modules it needs, which keeps its start short.
 """

@@ -1,7 +1,7 @@
-"""One way to call the operations of the management API, whoever carries them out.
+"""One interface to the management API's operations, for a server and for a data directory.
 
-``Local`` runs the handlers over an open store; ``remote`` sends the same calls to a server. So
-a command is written once, and does the same to a server and to a data directory.
+``LocalBackend`` runs the handlers over an open store; ``remote.RemoteBackend`` sends the same
+calls to a server. A command is written once and does the same through both.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .errors import Failure
 OPERATIONS: Final[Mapping[str, Operation]] = {item.id: item for item in TABLE}
 
 _NEED_OWNER: Final = frozenset({"CreateNamespace", "CreateKey"})
-"""They take the organization, and where nothing is said the project, of the owner."""
+"""Operations that need the owner: its organization and its project, the default one."""
 
-_NOBODY: Final = UUID(int=0)
+_NO_ID: Final = UUID(int=0)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Caller(Protocol):
-    """Carries out operations in one region."""
+class Backend(Protocol):
+    """Runs operations in one region."""
 
     async def call(
         self,
@@ -42,19 +42,19 @@ class Caller(Protocol):
         query: Mapping[str, str],
         body: Mapping[str, object],
     ) -> msgspec.Struct:
-        """The operation's answer, of its ``answer`` type.
+        """Run an operation and return a value of its ``answer`` type.
 
-        Raises ApiError, EngineError (from a store), Failure.
+        Raises ApiError, EngineError (from a store) or Failure.
         """
 
 
-class Local:
-    """Runs the operations over an open store, as one who may do everything."""
+class LocalBackend:
+    """Runs the operations over an open store, with all rights."""
 
     def __init__(
         self, store: Store, region: str, owner: Owner | None, registries: Mapping[str, str]
     ) -> None:
-        """``registries`` has each region's ``host[:port]``; none where no server ever ran."""
+        """``registries`` maps a region to its ``host[:port]``; empty if no server ever ran."""
         self._store = store
         self._region = region
         self._owner = owner
@@ -68,7 +68,7 @@ class Local:
         query: Mapping[str, str],
         body: Mapping[str, object],
     ) -> msgspec.Struct:
-        """See Caller."""
+        """See ``Backend.call``."""
         operation = OPERATIONS[operation_id]
         key = await self._key(operation_id)
         return await operation.handler(
@@ -88,11 +88,14 @@ class Local:
         )
 
     async def _key(self, operation_id: str) -> Key:
-        """Who has the directory may do what the owner may; no key in the ledger stands for it."""
+        """Return a key with the owner's rights, which the ledger does not hold.
+
+        Access to the directory grants them. Raises Failure.
+        """
         if self._owner is None and operation_id in _NEED_OWNER:
-            raise Failure("the directory has no owner key yet: holdfast serve makes it")
-        project = UUID(self._owner.project_id) if self._owner else _NOBODY
-        organization = UUID(self._owner.organization_id) if self._owner else _NOBODY
+            raise Failure("the directory has no owner key yet: holdfast serve creates it")
+        project = UUID(self._owner.project_id) if self._owner else _NO_ID
+        organization = UUID(self._owner.organization_id) if self._owner else _NO_ID
         return Key(
             access_key="",
             project_id=None,

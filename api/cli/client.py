@@ -1,6 +1,6 @@
-"""What the commands ask for, typed: the operations of the management API over a Caller.
+"""Typed client of the management API's operations, over any ``Backend``.
 
-Things are named as people name them (``team``, ``team/web``, ``team/web:v1``) or by their ids.
+Commands name resources as ``team``, ``team/web`` and ``team/web:v1``, or by their ids.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from holdfast.api.management.views import (
 from .errors import not_found
 
 PAGE_SIZE: Final = 100
-"""The most that the API gives at once."""
+"""Items per page: the most that the API returns at once."""
 
 if TYPE_CHECKING:
-    from .backends import Caller
+    from .backends import Backend
 
 A = TypeVar("A", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """``NAMESPACE[/IMAGE[:TAG]]``, in its parts."""
+    """A name ``NAMESPACE[/IMAGE[:TAG]]``, split into its parts."""
 
     namespace: str
     image: str | None = None
@@ -66,7 +66,7 @@ class Named:
 
     @classmethod
     def parse(cls, text: str) -> Named:
-        """Take a name apart; the grammar of the parts is for whoever looks them up.
+        """Split a name; the operation that looks a part up checks its grammar.
 
         No part may be empty: as a filter of the API, an empty name would match everything. Raises
         UsageError.
@@ -77,7 +77,7 @@ class Named:
             image, colon, tag = rest.rpartition(":")
             parts += [image, tag] if colon else [rest]
         if not all(part.strip() for part in parts):
-            raise click.UsageError(f"{text!r} is no name such as NAMESPACE/IMAGE:TAG")
+            raise click.UsageError(f"{text!r} is not a name such as NAMESPACE/IMAGE:TAG")
         return cls(*parts)
 
     @property
@@ -86,23 +86,26 @@ class Named:
         return f"{self.namespace}/{self.image}"
 
     def __str__(self) -> str:
-        place = self.namespace if self.image is None else self.full_image
-        return place if self.tag is None else f"{place}:{self.tag}"
+        path = self.namespace if self.image is None else self.full_image
+        return path if self.tag is None else f"{path}:{self.tag}"
 
 
 N = TypeVar("N", NamespaceAnswer, ImageAnswer, TagAnswer)
 
 
-def _named(found: Sequence[N], name: str, kind: str, told: str) -> N:
-    """The one that really has the name: what is deleted next must not rest on a filter alone."""
+def _with_name(found: Sequence[N], name: str, kind: str, full_name: str) -> N:
+    """Return the item with exactly this name. Raises Missing.
+
+    A delete may follow, so the client does not trust the filter of the API alone.
+    """
     for item in found:
         if item.name == name:
             return item
-    raise not_found(kind, told)
+    raise not_found(kind, full_name)
 
 
 def id_of(text: str) -> UUID | None:
-    """The id that a text is, or None: then it is a name."""
+    """Return the text as an id, or None if it is a name."""
     try:
         return msgspec.convert(text, UUID)
     except msgspec.ValidationError:
@@ -110,10 +113,10 @@ def id_of(text: str) -> UUID | None:
 
 
 class Management:
-    """The operations of the management API. Each raises ApiError, EngineError, Failure."""
+    """The operations of the management API. Each raises ApiError, EngineError or Failure."""
 
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     async def ask(
         self,
@@ -124,9 +127,9 @@ class Management:
         query: Mapping[str, str | None] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> A:
-        """Any operation, by its id in the OpenAPI document; None in a query is left out."""
+        """Call the operation with this id in the OpenAPI document; omit a query value of None."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        got = await self._caller.call(operation_id, path=path or {}, query=given, body=body or {})
+        got = await self._backend.call(operation_id, path=path or {}, query=given, body=body or {})
         assert isinstance(got, answer), f"{operation_id} answers {type(got).__name__}"
         return got
 
@@ -137,7 +140,10 @@ class Management:
         path: Mapping[str, object] | None = None,
         **query: str | None,
     ) -> AsyncIterator[A]:
-        """All pages of a listing, in order of creation, which never skips one."""
+        """Yield all pages of a listing.
+
+        The API sorts by creation, so items created meanwhile never shift an unread page.
+        """
         page, seen = 1, PAGE_SIZE
         while seen == PAGE_SIZE:
             numbers = {"page": str(page), "page_size": str(PAGE_SIZE)}
@@ -149,185 +155,185 @@ class Management:
     async def namespaces(
         self, *, name: str | None = None, project_id: UUID | None = None
     ) -> list[NamespaceAnswer]:
-        """The namespaces of the region that the key covers."""
+        """List the namespaces of the region that the key covers."""
         project = None if project_id is None else str(project_id)
         pages = self._pages(NamespacesAnswer, "ListNamespaces", name=name, project_id=project)
         return [item async for page in pages for item in page.namespaces]
 
     async def namespace(self, text: str) -> NamespaceAnswer:
-        """The namespace of that name or id."""
+        """Return the namespace with this name or id."""
         namespace_id = id_of(text)
         if namespace_id is not None:
             path = {"namespace_id": namespace_id}
             return await self.ask(NamespaceAnswer, "GetNamespace", path=path)
         name = Named.parse(text)
         if name.image is not None:
-            raise click.UsageError(f"{text!r} is no namespace: a name or an id is needed")
+            raise click.UsageError(f"{text!r} is not a namespace: give a name or an id")
         return await self.namespace_named(name)
 
     async def namespace_named(self, name: Named) -> NamespaceAnswer:
-        """The namespace of a name in its parts."""
+        """Return the namespace of a parsed name."""
         found = await self.namespaces(name=name.namespace)
-        return _named(found, name.namespace, "namespace", name.namespace)
+        return _with_name(found, name.namespace, "namespace", name.namespace)
 
     async def create_namespace(self, fields: Mapping[str, object]) -> NamespaceAnswer:
-        """A new one; ``fields`` as in the API."""
+        """Create a namespace; ``fields`` as in the API."""
         return await self.ask(NamespaceAnswer, "CreateNamespace", body=fields)
 
     async def update_namespace(
         self, namespace_id: UUID, fields: Mapping[str, object]
     ) -> NamespaceAnswer:
-        """Change what ``fields`` names."""
+        """Change the given fields of a namespace."""
         path = {"namespace_id": namespace_id}
         return await self.ask(NamespaceAnswer, "UpdateNamespace", path=path, body=fields)
 
     async def delete_namespace(self, namespace_id: UUID) -> NamespaceAnswer:
-        """Delete it with all that is in it."""
+        """Delete a namespace with its images."""
         path = {"namespace_id": namespace_id}
         return await self.ask(NamespaceAnswer, "DeleteNamespace", path=path)
 
     async def settings(self, namespace_id: UUID) -> SettingsAnswer:
-        """Its settings beyond Scaleway's."""
+        """Return the settings of a namespace that Scaleway does not have."""
         path = {"namespace_id": namespace_id}
         return await self.ask(SettingsAnswer, "GetNamespaceSettings", path=path)
 
     async def update_settings(
         self, namespace_id: UUID, fields: Mapping[str, object]
     ) -> SettingsAnswer:
-        """Change what ``fields`` names."""
+        """Change the given fields of the settings of a namespace."""
         path = {"namespace_id": namespace_id}
         return await self.ask(SettingsAnswer, "UpdateNamespaceSettings", path=path, body=fields)
 
     async def limits(self, namespace_id: UUID) -> NamespaceLimitsAnswer:
-        """What bounds it."""
+        """Return the limits of a namespace."""
         path = {"namespace_id": namespace_id}
         return await self.ask(NamespaceLimitsAnswer, "GetNamespaceLimits", path=path)
 
     async def update_limits(
         self, namespace_id: UUID, fields: Mapping[str, object]
     ) -> NamespaceLimitsAnswer:
-        """Change what ``fields`` names."""
+        """Change the given fields of the limits of a namespace."""
         path = {"namespace_id": namespace_id}
         return await self.ask(
             NamespaceLimitsAnswer, "UpdateNamespaceLimits", path=path, body=fields
         )
 
     async def project_limits(self, project_id: UUID) -> ProjectLimitsAnswer:
-        """What bounds a project."""
+        """Return the limits of a project."""
         path = {"project_id": project_id}
         return await self.ask(ProjectLimitsAnswer, "GetProjectLimits", path=path)
 
     async def update_project_limits(
         self, project_id: UUID, fields: Mapping[str, object]
     ) -> ProjectLimitsAnswer:
-        """Change what ``fields`` names."""
+        """Change the given fields of the limits of a project."""
         path = {"project_id": project_id}
         return await self.ask(ProjectLimitsAnswer, "UpdateProjectLimits", path=path, body=fields)
 
     async def retention(self, namespace_id: UUID) -> RulesAnswer:
-        """Its retention rules."""
+        """Return the retention rules of a namespace."""
         return await self.ask(RulesAnswer, "GetRetention", path={"namespace_id": namespace_id})
 
     async def update_retention(
         self, namespace_id: UUID, fields: Mapping[str, object]
     ) -> RulesAnswer:
-        """Replace its retention rules."""
+        """Replace the retention rules of a namespace."""
         path = {"namespace_id": namespace_id}
         return await self.ask(RulesAnswer, "UpdateRetention", path=path, body=fields)
 
     async def retention_plan(self, namespace_id: UUID) -> PlanAnswer:
-        """What the rules would remove now."""
+        """Return the items that the rules would remove now."""
         return await self.ask(PlanAnswer, "PlanRetention", path={"namespace_id": namespace_id})
 
     async def apply_retention(self, namespace_id: UUID) -> PlanAnswer:
-        """Remove it; what really went."""
+        """Apply the rules and return the items that were removed."""
         return await self.ask(PlanAnswer, "ApplyRetention", path={"namespace_id": namespace_id})
 
     async def images(
         self, *, namespace_id: UUID | None = None, name: str | None = None
     ) -> list[ImageAnswer]:
-        """The images of a namespace, or all that the key covers."""
+        """List the images of a namespace, or all images that the key covers."""
         namespace = None if namespace_id is None else str(namespace_id)
         pages = self._pages(ImagesAnswer, "ListImages", namespace_id=namespace, name=name)
         return [item async for page in pages for item in page.images]
 
     async def image(self, text: str) -> ImageAnswer:
-        """The image of that id, or of ``NAMESPACE/IMAGE``."""
+        """Return the image with this id, or of ``NAMESPACE/IMAGE``."""
         image_id = id_of(text)
         if image_id is not None:
             return await self.ask(ImageAnswer, "GetImage", path={"image_id": image_id})
         name = Named.parse(text)
         if name.image is None or name.tag is not None:
-            raise click.UsageError(f"{text!r} is no image: NAMESPACE/IMAGE or an id is needed")
+            raise click.UsageError(f"{text!r} is not an image: give NAMESPACE/IMAGE or an id")
         return await self.image_named(name)
 
     async def image_named(self, name: Named) -> ImageAnswer:
-        """The image of a name in its parts."""
+        """Return the image of a parsed name."""
         assert name.image is not None, name
         namespace = await self.namespace_named(name)
         found = await self.images(namespace_id=namespace.id_, name=name.image)
-        return _named(found, name.image, "image", name.full_image)
+        return _with_name(found, name.image, "image", name.full_image)
 
     async def update_image(self, image_id: UUID, fields: Mapping[str, object]) -> ImageAnswer:
-        """Change what ``fields`` names."""
+        """Change the given fields of an image."""
         return await self.ask(ImageAnswer, "UpdateImage", path={"image_id": image_id}, body=fields)
 
     async def delete_image(self, image_id: UUID) -> ImageAnswer:
-        """Delete it with its tags."""
+        """Delete an image with its tags."""
         return await self.ask(ImageAnswer, "DeleteImage", path={"image_id": image_id})
 
     async def tags(self, image_id: UUID, *, name: str | None = None) -> list[TagAnswer]:
-        """The tags of an image."""
+        """List the tags of an image."""
         pages = self._pages(TagsAnswer, "ListTags", {"image_id": image_id}, name=name)
         return [item async for page in pages for item in page.tags]
 
     async def tag(self, text: str) -> TagAnswer:
-        """The tag of that id, or of ``NAMESPACE/IMAGE:TAG``."""
+        """Return the tag with this id, or of ``NAMESPACE/IMAGE:TAG``."""
         tag_id = id_of(text)
         if tag_id is not None:
             return await self.ask(TagAnswer, "GetTag", path={"tag_id": tag_id})
         name = Named.parse(text)
         if name.tag is None:
-            raise click.UsageError(f"{text!r} is no tag: NAMESPACE/IMAGE:TAG or an id is needed")
+            raise click.UsageError(f"{text!r} is not a tag: give NAMESPACE/IMAGE:TAG or an id")
         return await self.tag_named(name)
 
     async def tag_named(self, name: Named) -> TagAnswer:
-        """The tag of a name in its parts."""
+        """Return the tag of a parsed name."""
         assert name.tag is not None, name
         image = await self.image_named(name)
         found = await self.tags(image.id_, name=name.tag)
-        return _named(found, name.tag, "tag", str(name))
+        return _with_name(found, name.tag, "tag", str(name))
 
     async def delete_tag(self, tag_id: UUID) -> TagAnswer:
-        """Delete it, and its manifest where nothing else needs that."""
+        """Delete a tag, and its manifest if nothing else refers to that."""
         return await self.ask(TagAnswer, "DeleteTag", path={"tag_id": tag_id})
 
     async def keys(self, *, project_id: UUID | None = None) -> list[KeyAnswer]:
-        """The keys that the caller manages."""
+        """List the keys that the caller manages."""
         project = None if project_id is None else str(project_id)
         pages = self._pages(KeysAnswer, "ListKeys", project_id=project)
         return [item async for page in pages for item in page.keys]
 
     async def create_key(self, fields: Mapping[str, object]) -> NewKeyAnswer:
-        """A new key with its secret."""
+        """Create a key and return it with its secret."""
         return await self.ask(NewKeyAnswer, "CreateKey", body=fields)
 
     async def key(self, access_key: str) -> KeyAnswer:
-        """A key, without its secret."""
+        """Return a key without its secret."""
         return await self.ask(KeyAnswer, "GetKey", path={"access_key": access_key})
 
     async def update_key(self, access_key: str, fields: Mapping[str, object]) -> KeyAnswer:
-        """Change what ``fields`` names."""
+        """Change the given fields of a key."""
         return await self.ask(KeyAnswer, "UpdateKey", path={"access_key": access_key}, body=fields)
 
     async def revoke_key(self, access_key: str) -> KeyAnswer:
-        """Refuse the key from now on."""
+        """Revoke a key."""
         return await self.ask(KeyAnswer, "RevokeKey", path={"access_key": access_key})
 
     async def namespace_usage(
         self, namespace_id: UUID, *, would_free: bool
     ) -> NamespaceUsageAnswer:
-        """The numbers of a namespace."""
+        """Return the usage of a namespace; ``would_free`` also computes that number."""
         return await self.ask(
             NamespaceUsageAnswer,
             "GetNamespaceUsage",
@@ -336,19 +342,19 @@ class Management:
         )
 
     async def image_usage(self, image_id: UUID) -> ImageUsageAnswer:
-        """The numbers of an image."""
+        """Return the usage of an image."""
         return await self.ask(ImageUsageAnswer, "GetImageUsage", path={"image_id": image_id})
 
     async def tag_usage(self, tag_id: UUID) -> TagUsageAnswer:
-        """What the deletion of a tag would free."""
+        """Return the bytes that deleting a tag would free."""
         return await self.ask(TagUsageAnswer, "GetTagUsage", path={"tag_id": tag_id})
 
     async def stats(self) -> StatsAnswer:
-        """The numbers of the whole store."""
+        """Return the usage of the whole store."""
         return await self.ask(StatsAnswer, "GetStats")
 
     async def sweep(self, *, early: bool) -> AsyncIterator[SweepAnswer]:
-        """Sweep until nothing is due, step by step."""
+        """Sweep until nothing is due and yield the result of each step."""
         finished = False
         while not finished:
             done = await self.ask(SweepAnswer, "SweepStore", body={"early": early})
@@ -356,7 +362,7 @@ class Management:
             finished = done.finished
 
     async def scrub(self, budget: int | None) -> AsyncIterator[ScrubAnswer]:
-        """Scrub every blob once, or as many bytes as the budget has, step by step."""
+        """Scrub every blob once, at most ``budget`` bytes, and yield the result of each step."""
         done: ScrubAnswer | None = None
         while done is None or done.paused:
             if done is not None and budget is not None:
@@ -366,13 +372,13 @@ class Management:
             yield done
 
     async def check(self) -> CheckAnswer:
-        """What is wrong with the store."""
+        """Check the store and return its problems."""
         return await self.ask(CheckAnswer, "CheckStore")
 
     async def manifests(
         self, image_id: UUID, *, tagged: bool | None = None
     ) -> list[ManifestAnswer]:
-        """The manifests of an image: all, or those with a tag, or those without one."""
+        """List the manifests of an image: all, only tagged or only untagged ones."""
         found: list[ManifestAnswer] = []
         query: dict[str, str | None] = {
             "page_size": str(PAGE_SIZE),
@@ -387,7 +393,7 @@ class Management:
             query["after"] = got.after
 
     async def uploads(self, namespace_id: UUID) -> list[UploadAnswer]:
-        """The open uploads of a namespace."""
+        """List the open uploads of a namespace."""
         found: list[UploadAnswer] = []
         query: dict[str, str | None] = {"page_size": str(PAGE_SIZE)}
         while True:
@@ -399,7 +405,7 @@ class Management:
             query["after"] = str(got.after)
 
     async def end_upload(self, namespace_id: UUID, upload_id: UUID) -> UploadAnswer:
-        """End one of them."""
+        """End an open upload."""
         path = {"namespace_id": namespace_id, "upload_id": upload_id}
         return await self.ask(UploadAnswer, "EndUpload", path=path)
 
@@ -412,7 +418,7 @@ class Management:
         image: str | None = None,
         tag: str | None = None,
     ) -> list[TrashItemAnswer]:
-        """What can be brought back in a region, what goes next first."""
+        """List the trash of a region; the item that is purged next comes first."""
         pages = self._pages(
             TrashAnswer,
             "ListTrash",
@@ -425,11 +431,11 @@ class Management:
         return [item async for page in pages for item in page.items]
 
     async def purge(self, item_id: UUID) -> PurgedAnswer:
-        """Delete something from the trash, for good."""
+        """Delete an item from the trash, for good."""
         return await self.ask(PurgedAnswer, "DeleteFromTrash", path={"item_id": item_id})
 
     async def release_holds(self, namespace_id: UUID) -> ReleasedAnswer:
-        """Give back what no manifest of a namespace needs."""
+        """Release the holds of a namespace and return the sums over all pages."""
         path = {"namespace_id": namespace_id}
         total = ReleasedAnswer(released=0, released_size=0, kept=0, after=None)
         after: str | None = None
@@ -443,5 +449,5 @@ class Management:
                 return total
 
     async def undelete(self, item_id: UUID) -> TrashItemAnswer:
-        """Bring something back from the trash."""
+        """Restore an item from the trash."""
         return await self.ask(TrashItemAnswer, "RestoreFromTrash", path={"item_id": item_id})

@@ -1,4 +1,4 @@
-"""The configuration file: one TOML table whose keys are the options of ``serve``."""
+"""Reads the configuration file: one TOML table whose keys are the options of ``serve``."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from .options import parse_size
 
 FILE_BYTES_MAX: Final = 1 << 20
 
-_HERE_ONLY: Final = frozenset(("config", "help"))
+_COMMAND_LINE_ONLY: Final = frozenset(("config", "help"))
 """Options that a file cannot set."""
 
 
 def size(value: str | int) -> int:
-    """Bytes, such as ``1500`` or ``10GiB``; a number is one already. For ``type=``."""
+    """Parse a size such as ``1500`` or ``10GiB`` into bytes, for ``type=``; keep a number."""
     return value if isinstance(value, int) else parse_size(value)
 
 
 class BadFile(Exception):
-    """The file cannot be used. The text is one line."""
+    """The configuration file is not valid. The text is one line."""
 
 
 def key_of(option: click.Option) -> str:
-    """The option's name in the file: as on the command line, without the hyphens before it."""
+    """Return the option's key in the file: its name without the leading hyphens."""
     return option.opts[0].removeprefix("--")
 
 
 def options_of(parameters: Iterable[click.Parameter]) -> dict[str, click.Option]:
-    """The options that a file may set, by their keys."""
+    """Return the options that a file may set, by key."""
     options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
     keyed = {key_of(option): option for option in options}
-    return {key: option for key, option in keyed.items() if key not in _HERE_ONLY}
+    return {key: option for key, option in keyed.items() if key not in _COMMAND_LINE_ONLY}
 
 
 def read(path: Path, parameters: Iterable[click.Parameter]) -> dict[str, Any]:
-    """The file's values by the names of their parameters. Raises BadFile."""
+    """Return the file's values by parameter name. Raises BadFile."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from None
     if len(content) > FILE_BYTES_MAX:
-        raise BadFile(f"{path}: over {FILE_BYTES_MAX} bytes")
+        raise BadFile(f"{path}: must not exceed {FILE_BYTES_MAX} bytes")
     try:
         table = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -54,7 +54,7 @@ def read(path: Path, parameters: Iterable[click.Parameter]) -> dict[str, Any]:
     options = options_of(parameters)
     unknown = [key for key in table if key not in options]
     if unknown:
-        raise BadFile(f"{path}: {unknown[0]!r} is no option of serve")
+        raise BadFile(f"{path}: {unknown[0]!r} is not an option of serve")
     values: dict[str, Any] = {}
     for key, value in table.items():
         option = options[key]
@@ -68,7 +68,7 @@ def _is_size(kind: object) -> bool:
 
 
 def _typed(path: Path, key: str, option: click.Option, value: object) -> object:
-    """The value in the option's type. Texts are not taken for numbers, nor numbers for texts."""
+    """Return the value in the option's type. A string never counts as a number, nor vice versa."""
     if option.multiple:
         texts = [value] if isinstance(value, str) else value
         if isinstance(texts, list) and all(isinstance(text, str) for text in texts):

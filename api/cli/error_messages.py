@@ -1,4 +1,4 @@
-"""What errors of the store, and refusals of the management API, mean for a command."""
+"""Translates errors of the store and of the management API into failures of a command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .errors import Failure, Missing, Misused
 
 
 def failure_of_engine(error: EngineError) -> Failure:
-    """The failure that an error of the store means."""
+    """Return the failure for an error of the store."""
     if isinstance(error, NotFound):
         return Missing(str(error))
     if isinstance(error, Invalid):
@@ -29,7 +29,7 @@ def failure_of_engine(error: EngineError) -> Failure:
 
 
 def failure_of_api(error: ApiError) -> Failure:
-    """The failure that a refusal of the management API means."""
+    """Return the failure for an error response of the management API."""
     message = _message(error.body)
     if isinstance(error.body, NotFoundBody):
         return Missing(message)
@@ -39,7 +39,7 @@ def failure_of_api(error: ApiError) -> Failure:
 
 
 def is_absent(error: Exception) -> bool:
-    """Whether it says that what was named does not exist."""
+    """Return True if the error means that the named resource does not exist."""
     if isinstance(error, ApiError):
         return isinstance(error.body, NotFoundBody)
     return isinstance(error, NotFound)
@@ -67,6 +67,6 @@ def _message(body: Body) -> str:
         case PreconditionFailedBody() | TooManyRequests():
             return body.help_message
         case InternalError():
-            return "the server failed; its log says why"
+            return "the server failed; see its log"
         case _:
             return body.message

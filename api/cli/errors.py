@@ -1,7 +1,7 @@
-"""What goes wrong in a command: one line on standard error, and a telling exit code.
+"""Failures of a command: one line on standard error and an exit code.
 
-Light, since every command imports it: ``holdfast health`` runs every few seconds. What errors of
-the store and of the API mean is in ``error_messages``.
+Every command imports this module, and ``holdfast health`` runs every few seconds, so it imports
+little. ``error_messages`` translates the errors of the store and of the API.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Exit codes:
   0    done
   1    failed: refused, in conflict, unreachable, no space
   2    an option or an argument is wrong, or --yes is missing
-  3    what was named does not exist
-  4    check, scrub, snapshot or restore found damage; import left something out
+  3    the named resource does not exist
+  4    check, scrub, snapshot or restore found damage; import skipped items
   130  interrupted
 """
-"""For the help of the whole command."""
+"""Epilog of the help of ``holdfast``."""
 
 
 class Failure(click.ClickException):
-    """Ends the command with one line, which nobody else's text can turn into several."""
+    """Ends the command with one line of output, even if the message holds foreign text."""
 
     exit_code = FAILED
 
@@ -38,28 +38,28 @@ class Failure(click.ClickException):
 
 
 class Misused(Failure):
-    """An option, an argument, a variable or the profile is wrong."""
+    """An option, an argument, an environment variable or the profile is wrong."""
 
     exit_code = USAGE
 
 
 class Missing(Failure):
-    """What was named does not exist."""
+    """The named resource does not exist."""
 
     exit_code = NOT_FOUND
 
 
 class Damaged(Failure):
-    """The command did its work, and found damage."""
+    """The command finished its work and found damage."""
 
     exit_code = PROBLEMS
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer a terminal: what others wrote may hold escape sequences."""
+    """Replace unprintable characters: foreign text may hold escape sequences of terminals."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def not_found(kind: str, name: str) -> Missing:
-    """Nothing of that kind has that name."""
+    """Return the failure for a name that no resource of the kind has."""
     return Missing(f"{kind} {name} was not found")

@@ -1,4 +1,4 @@
-"""Options of the commands that set limits, and what they mean in the API."""
+"""Options of the commands that set limits, and their fields in the API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIELDS: Final[Table] = {
 
 
 def limit_options(prefix: str = "") -> Callable[[F], F]:
-    """The options of limits, each of whose names begins with ``prefix``."""
+    """Return a decorator that adds the limit options, with ``prefix`` before each name."""
 
     def decorate(command: F) -> F:
         for option in reversed(
@@ -32,33 +32,33 @@ def limit_options(prefix: str = "") -> Callable[[F], F]:
                     f"{_name(prefix)}quota",
                     type=parse_size,
                     metavar="SIZE",
-                    help="Upper bound of what is kept.",
+                    help="Maximum stored size.",
                 ),
                 click.option(
                     f"--no-{prefix}quota",
                     f"no_{_name(prefix)}quota",
                     is_flag=True,
-                    help="Remove the bound.",
+                    help="Remove the quota.",
                 ),
                 click.option(
                     f"--{prefix}immutable-tag",
                     f"{_name(prefix)}patterns",
                     multiple=True,
                     metavar="PATTERN",
-                    help="Tags that are neither moved nor deleted, repeatable; replaces the "
-                    "patterns there were.",
+                    help="Tags that cannot be moved or deleted, repeatable; replaces the "
+                    "current patterns.",
                 ),
                 click.option(
                     f"--no-{prefix}immutable-tags",
                     f"no_{_name(prefix)}patterns",
                     is_flag=True,
-                    help="Remove the patterns.",
+                    help="Remove all patterns.",
                 ),
                 click.option(
                     f"--{prefix}lock/--{prefix}unlock",
                     f"{_name(prefix)}locked",
                     default=None,
-                    help="Refuse pushes, updates, deletes.",
+                    help="Refuse (or allow again) pushes, updates and deletes.",
                 ),
             )
         ):
@@ -73,12 +73,12 @@ def _name(prefix: str) -> str:
 
 
 def fields_of(given: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    """The fields of the API that options set, out of a command's arguments. Raises UsageError."""
+    """Return the API fields that the limit options in ``given`` set. Raises UsageError."""
     start = _name(prefix)
     quota, no_quota = given[f"{start}quota"], given[f"no_{start}quota"]
     patterns, no_patterns = given[f"{start}patterns"], given[f"no_{start}patterns"]
     if (no_quota and quota is not None) or (no_patterns and patterns):
-        raise click.UsageError("an option and its opposite are given")
+        raise click.UsageError("an option and its --no- form exclude each other")
     fields: dict[str, object] = {}
     if quota is not None or no_quota:
         fields["quota"] = quota
@@ -90,6 +90,6 @@ def fields_of(given: dict[str, Any], prefix: str = "") -> dict[str, object]:
 
 
 def in_words(limits: LimitsAnswer) -> str:
-    """Limits in one cell of a table."""
-    told = [f"{name} {cell(limits)}" for name, cell in FIELDS.items() if cell(limits)]
-    return ", ".join(told)
+    """Format limits for one cell of a table."""
+    parts = [f"{name} {cell(limits)}" for name, cell in FIELDS.items() if cell(limits)]
+    return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""The ``holdfast`` command.
+"""The ``holdfast`` command: its subcommands, ``env``, ``health`` and the error output.
 
-Commands of other nouns live in modules of their own, which COMMANDS names: a module is imported
-when its command is used, so that ``holdfast env`` does not pay for the HTTP server.
+COMMANDS maps each other subcommand to its module, which is imported when the command runs:
+``holdfast env`` does not pay for the HTTP server.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ COMMANDS: Final[dict[str, str]] = {
     "upload": "upload:upload",
     "usage": "usage:usage",
 }
-"""Command to ``module:attribute`` in ``commands``."""
+"""Command name to ``module:attribute`` in ``commands``."""
 
-HEALTH_SECONDS: Final = 5.0
+HEALTH_TIMEOUT_SECONDS: Final = 5.0
 
 
 class _Commands(click.Group):
-    """A group that finds the commands of COMMANDS by importing their modules when needed."""
+    """Group that imports the module of a command in COMMANDS when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *COMMANDS})
@@ -71,24 +71,28 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="holdfast", prog_name="holdfast", message="%(prog)s %(version)s")
 def holdfast() -> None:
-    """A container registry over an embedded blob engine.
+    """Run and manage a container registry over an embedded blob engine.
 
-    Options of serve can also be given as HOLDFAST_<NAME> in the environment, and in a file
-    (--config); options win over the environment, which wins over the file. The other commands
-    work on a running server (--server, or the SCW_ variables that holdfast env
+    Options of serve can also be set as HOLDFAST_<NAME> in the environment and in a file
+    (--config). Options override the environment, and the environment overrides the file. The
+    other commands work on a running server (--server, or the SCW_ variables that holdfast env
     prints) or on a data directory (--data).
     """
 
 
 @holdfast.command(epilog=example("env --data data", "env --data data --region nl-ams --json"))
 @data_option
-@click.option("--region", metavar="REGION", help="[default: the server's first one]")
+@click.option(
+    "--region",
+    metavar="REGION",
+    help="Region of the registry.  [default: the server's first region]",
+)
 @json_option
 def env(data: str, region: str | None, as_json: bool) -> None:
-    """Print what clients need, for ``eval "$(holdfast env)"``.
+    """Print the environment variables for clients, for eval "$(holdfast env)".
 
-    These are the variables of the Scaleway clients, with the owner key, and HOLDFAST_REGISTRY,
-    which is what docker calls the registry of the region.
+    Prints the variables that Scaleway clients read, with the owner key, and HOLDFAST_REGISTRY,
+    the host that docker uses for the registry of the region.
     """
     from holdfast.api.server.owner_key import OwnerError, load_owner
     from holdfast.api.server.server_files import read_note
@@ -100,7 +104,7 @@ def env(data: str, region: str | None, as_json: bool) -> None:
         raise Failure(str(error)) from error
     note = read_note(directory)
     if owner is None or note is None:
-        raise Failure(f"no server has run on {directory} yet: holdfast serve does it")
+        raise Failure(f"no server has run on {directory} yet: start one with holdfast serve")
     region = region or note.region
     if region not in note.registries:
         raise Misused(f"--region: {region!r} is not one of {', '.join(note.registries)}")
@@ -128,7 +132,7 @@ def env(data: str, region: str | None, as_json: bool) -> None:
 @holdfast.command(epilog=example("health --data data && echo ready"))
 @data_option
 def health(data: str) -> None:
-    """Ask the running server whether it is ready. Exit code 0 means yes."""
+    """Check that the running server is ready. Exits with 0 if it is."""
     import http.client
 
     from holdfast.api.server.server_files import read_note
@@ -136,34 +140,34 @@ def health(data: str) -> None:
     note = read_note(Path(data))
     if note is None:
         raise Failure(f"no server has run on {data} yet")
-    connection = http.client.HTTPConnection(note.listen, timeout=HEALTH_SECONDS)
+    connection = http.client.HTTPConnection(note.listen, timeout=HEALTH_TIMEOUT_SECONDS)
     if note.tls:
         from holdfast.api.http.tls import loopback_context
 
         connection = http.client.HTTPSConnection(
-            note.listen, timeout=HEALTH_SECONDS, context=loopback_context()
+            note.listen, timeout=HEALTH_TIMEOUT_SECONDS, context=loopback_context()
         )
     try:
         connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        text = answer.read(1000).decode("utf-8", "replace").strip()
+        response = connection.getresponse()
+        text = response.read(1000).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
         raise Failure(f"{note.listen} does not answer: {error}") from error
     finally:
         connection.close()
-    if answer.status != 200:
+    if response.status != 200:
         raise Failure(f"{note.listen} is not ready: {text}")
     click.echo(text)
 
 
-def _complain(error: click.ClickException, hint: str = "") -> None:
-    """One line, whatever the message holds: some of click's have several."""
+def _print_error(error: click.ClickException, hint: str = "") -> None:
+    """Print the message as one line: some of click's messages have several."""
     message = printable(" ".join(error.format_message().split()))
     click.echo(f"holdfast: {message}{hint}", err=True)
 
 
 def _local_only(error: click.UsageError) -> click.UsageError | None:
-    """The error to show where ``--server`` was given to a command that has only ``--data``."""
+    """Return the error for ``--server`` on a command that takes only ``--data``, or None."""
     if not isinstance(error, click.NoSuchOption) or error.option_name != "--server":
         return None
     if error.ctx is None or not any(item.name == "data" for item in error.ctx.command.params):
@@ -174,7 +178,7 @@ def _local_only(error: click.UsageError) -> click.UsageError | None:
 
 
 def main() -> None:
-    """Run the command line. What went wrong is one line on standard error."""
+    """Run the command line. Print an error as one line on standard error."""
     try:
         code = holdfast.main(prog_name="holdfast", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -182,10 +186,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        _complain(_local_only(error) or error, hint)
+        _print_error(_local_only(error) or error, hint)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _complain(error)
+        _print_error(error)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""What options of several commands share; light, since every command imports it."""
+"""Options that several commands share. Every command imports this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -19,55 +19,58 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def parse_size(text: str) -> int:
-    """Bytes, such as ``1500``, ``10GiB`` or ``10G``: units are powers of 1024. For ``type=``."""
+    """Parse a size such as ``1500``, ``10GiB`` or ``10G`` into bytes, for ``type=``.
+
+    Units are powers of 1024. Raises BadParameter.
+    """
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise click.BadParameter(f"{text!r} is no size such as 10GiB")
+        raise click.BadParameter(f"{text!r} is not a size such as 10GiB")
     return int(found[1]) * UNITS[found[2].lower()]
 
 
 def data_option(command: F) -> F:
-    """``--data DIR``, which every command on a data directory takes."""
+    """Add ``--data DIR``, the option of every command on a data directory."""
     return click.option(
         "--data",
         envvar="HOLDFAST_DATA",
         default=DATA_DEFAULT,
         show_default=True,
         metavar="DIR",
-        help="The data directory.",
+        help="Data directory.",
     )(command)
 
 
 def json_option(command: F) -> F:
-    """``--json``."""
+    """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def yes_option(command: F) -> F:
-    """``--yes``, which stands for the answer to ``confirm``."""
-    return click.option("--yes", "-y", is_flag=True, help="Do not ask.", callback=_ask_whom)(
+    """Add ``--yes``, which answers ``confirm``."""
+    return click.option("--yes", "-y", is_flag=True, help="Do not ask.", callback=_check_yes)(
         command
     )
 
 
-def _ask_whom(ctx: click.Context, _: click.Parameter, yes: bool) -> bool:
+def _check_yes(ctx: click.Context, _: click.Parameter, yes: bool) -> bool:
     if not ctx.resilient_parsing:
-        refuse_unasked(yes=yes)
+        require_terminal(yes=yes)
     return yes
 
 
-def refuse_unasked(*, yes: bool) -> None:
-    """End the command, before anything is done, where nobody could be asked. Raises UsageError."""
+def require_terminal(*, yes: bool) -> None:
+    """Raise UsageError, before any work, if a question is needed and there is no terminal."""
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: add --yes")
+        raise click.UsageError("cannot ask without a terminal: add --yes")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Go on, or end the command with nothing done."""
+    """Ask the question unless ``yes``. Raises Failure if the answer is no."""
     if not yes and not click.confirm(question, err=True):
         raise Failure("nothing was done")
 
 
 def example(*lines: str) -> str:
-    """The epilog of a command's help."""
+    """Return the epilog of a command's help with its examples."""
     return "\b\nExample:\n" + "\n".join(f"  holdfast {line}" for line in lines)

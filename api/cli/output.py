@@ -1,11 +1,10 @@
-"""What commands print: JSON for programs, tables for people, progress on a terminal."""
+"""Output of commands: JSON for programs, tables for people, progress bars on a terminal."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,19 +18,16 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_POLL_SECONDS: Final = 0.2
-"""How often a bar asks how far the work is."""
-
 _PLAIN_WIDTH: Final = 10_000
-"""Where no terminal says how wide it is, nothing is wrapped."""
+"""Columns of output that goes to no terminal: wide enough that no line wraps."""
 
 T = TypeVar("T")
 Table = Mapping[str, Callable[[Any], object]]
-"""Column to how a row gives its cell."""
+"""Column name to the function that returns the cell of a row."""
 
 
 def size(count: int) -> str:
-    """Bytes as people read them: ``1.5 MiB``."""
+    """Format bytes in the largest unit that fits: ``1.5 MiB``."""
     number, unit = float(count), 0
     while number >= 1024 and unit < len(UNITS) - 1:
         number, unit = number / 1024, unit + 1
@@ -39,24 +35,24 @@ def size(count: int) -> str:
 
 
 def exact_size(count: int) -> str:
-    """Bytes for people and for comparing: ``1572864 (1.5 MiB)``."""
+    """Format bytes exactly and rounded: ``1572864 (1.5 MiB)``."""
     return str(count) if count < 1024 else f"{count} ({size(count)})"
 
 
 def moment(text: str | None) -> str:
-    """A timestamp of the API to the second."""
+    """Format a timestamp of the API to the second; ``never`` for None."""
     if text is None:
         return "never"
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_json(value: object) -> None:
-    """A document, indented."""
+    """Print a value as indented JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value)))
 
 
 def print_json_line(value: object) -> None:
-    """One document on one line, of a stream of them."""
+    """Print a value as one line of a JSON stream."""
     click.echo(msgspec.json.encode(value))
 
 
@@ -67,14 +63,14 @@ def _cell(value: object) -> str:
 
 
 def print_rows(rows: Sequence[object], columns: Table) -> None:
-    """A table with one line a row; only its head where there are none."""
+    """Print a table, one line per row; only the head if there are no rows."""
     _print_table([name.upper() for name in columns], [
         [_cell(get(row)) for get in columns.values()] for row in rows
     ])  # fmt: skip
 
 
 def print_fields(value: object, columns: Table) -> None:
-    """One object, a line a field."""
+    """Print an object, one line per field."""
     _print_table(None, [[name, _cell(get(value))] for name, get in columns.items()])
 
 
@@ -100,21 +96,21 @@ def _print_table(head: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> N
 
 
 class Bar:
-    """A bar on standard error; nothing at all where that is no terminal."""
+    """Progress bar on standard error; does nothing if that is not a terminal."""
 
     def __init__(self, bars: Bars | None, task: TaskID | None) -> None:
         self._bars = bars
         self._task = task
 
     def show(self, text: str, *, done: int | None = None, total: int | None = None) -> None:
-        """How far it is; without a total, only that it moves."""
+        """Show the progress; without a total, only that work goes on."""
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, description=text, completed=done, total=total)
 
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Bar]:
-    """A bar for as long as the context lasts."""
+    """Show a progress bar inside the context."""
     if not sys.stderr.isatty():
         yield Bar(None, None)
         return
@@ -126,23 +122,10 @@ def progress(text: str) -> Iterator[Bar]:
         yield Bar(bars, bars.add_task(text, total=None))
 
 
-async def watched(work: Coroutine[Any, Any, T], look: Callable[[], None]) -> T:
-    """The result of the work; ``look`` is called now and then while it goes on."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=_POLL_SECONDS))[0]:
-            look()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    return task.result()
-
-
-async def last_of(steps: AsyncIterator[T], look: Callable[[T], None]) -> T:
-    """Go through all steps of something; the last one."""
+async def last_of(steps: AsyncIterator[T], update: Callable[[T], None]) -> T:
+    """Run all steps, call ``update`` with each, and return the last one."""
     last: T | None = None
     async for last in steps:
-        look(last)
-    assert last is not None, "it told nothing"
+        update(last)
+    assert last is not None, "there was no step"
     return last

@@ -1,7 +1,7 @@
-"""Where a server is and who calls it, as Scaleway's own clients are told: variables and profile.
+"""Server, key and defaults from the environment variables and profile file of Scaleway's clients.
 
-A variable wins over the profile file; an empty one counts as unset. The file is YAML: values at
-its top, and named ``profiles`` that override them.
+A variable overrides the profile file; an empty variable counts as unset. The file is YAML: values
+at its top level, and named ``profiles`` that override them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from .errors import Failure, Misused
 
 FILE_BYTES_MAX: Final = 1024 * 1024
-"""A profile file has some hundred bytes; this only stops slips."""
+"""Largest profile file in bytes; a real one has some hundred, so this only stops mistakes."""
 
 VARIABLES: Final[Mapping[str, str]] = {
     "api_url": "SCW_API_URL",
@@ -22,19 +22,19 @@ VARIABLES: Final[Mapping[str, str]] = {
     "default_project_id": "SCW_DEFAULT_PROJECT_ID",
     "default_region": "SCW_DEFAULT_REGION",
 }
-"""Setting of a profile to the variable that wins over it."""
+"""Profile setting to the environment variable that overrides it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What variables and profile say together. Never print one: it has the secret."""
+    """Settings from variables and profile file. Never print the values: they hold the secret."""
 
     values: Mapping[str, str]
     sources: Mapping[str, str]
-    """Where each value comes from, for messages."""
+    """Setting to the source of its value, for messages."""
 
     def get(self, name: str) -> str | None:
-        """The value of a setting, or None."""
+        """Return the value of a setting, or None."""
         return self.values.get(name)
 
     def __repr__(self) -> str:
@@ -42,9 +42,9 @@ class Profile:
 
 
 def read_profile(environment: Mapping[str, str], name: str | None = None) -> Profile:
-    """The settings in force; ``name`` is the profile that an option asked for.
+    """Return the settings in force; ``name`` is the profile given as an option.
 
-    Raises Failure for a file that cannot be understood, or a profile that it does not have.
+    Raises Failure if the file is not valid or has no such profile.
     """
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
@@ -73,7 +73,7 @@ def _from_file(path: Path, environment: Mapping[str, str], name: str | None) -> 
     content = _read(path)
     if content is None:
         if name is not None or environment.get("SCW_CONFIG_PATH"):
-            raise Misused(f"{path}: there is no such profile file")
+            raise Misused(f"{path}: profile file does not exist")
         return {}
     document = _parse(path, content)
     name = name or _text(path, document, "active_profile")
@@ -82,7 +82,7 @@ def _from_file(path: Path, environment: Mapping[str, str], name: str | None) -> 
         profiles = document.get("profiles")
         profile = profiles.get(name) if isinstance(profiles, dict) else None
         if not isinstance(profile, dict):
-            raise Misused(f"{path}: it has no profile {name}")
+            raise Misused(f"{path}: has no profile {name}")
         for setting in VARIABLES:
             chosen[setting] = _text(path, profile, setting) or chosen[setting]
     return {setting: value for setting, value in chosen.items() if value}
@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes | None:
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
     if len(content) > FILE_BYTES_MAX:
-        raise Misused(f"{path}: it has over {FILE_BYTES_MAX} bytes")
+        raise Misused(f"{path}: must not exceed {FILE_BYTES_MAX} bytes")
     return content
 
 
@@ -108,16 +108,16 @@ def _parse(path: Path, content: bytes) -> dict[object, object]:
         document = yaml.safe_load(content)
     except (yaml.YAMLError, ValueError, RecursionError):
         # The error would quote lines of the file, and they hold the secret.
-        raise Misused(f"{path}: it is not valid YAML") from None
+        raise Misused(f"{path}: is not valid YAML") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise Misused(f"{path}: it is no profile file")
+        raise Misused(f"{path}: is not a profile file")
     return document
 
 
 def _text(path: Path, table: Mapping[object, object], name: str) -> str | None:
     value = table.get(name)
     if value is not None and not isinstance(value, str):
-        raise Misused(f"{path}: {name} must be a text")
+        raise Misused(f"{path}: {name} must be a string")
     return value

@@ -1,4 +1,4 @@
-"""Calls of the management API's operations that go to a server, over HTTP."""
+"""Calls the management API's operations on a server, over HTTP."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .errors import Failure
 
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 300.0
-"""Without a byte of an answer: finding out what a delete would free takes a while."""
+"""Seconds without a byte of the response: computing what a delete would free takes long."""
 
-ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The largest answer is a page of images with a thousand tag names each."""
+RESPONSE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Response body limit in bytes; the largest is a page of images with 1,000 tag names each."""
 
 _BODIES: Final[Mapping[object, type[Body]]] = {
     field.default: body
@@ -30,17 +30,17 @@ _BODIES: Final[Mapping[object, type[Body]]] = {
     for field in msgspec.structs.fields(body)
     if field.name == "type"
 }
-_PATIENT: Final = frozenset({"CheckStore"})
-"""They answer when all is done, however long that takes."""
+_NO_TIMEOUT: Final = frozenset({"CheckStore"})
+"""Operations that respond only when all work is done, which has no time limit."""
 
 
-class Remote:
-    """Sends the operations to a server."""
+class RemoteBackend:
+    """Sends the operations to a server; see ``Backend``."""
 
     def __init__(
         self, session: aiohttp.ClientSession, url: str, region: str, secret: str, source: str
     ) -> None:
-        """``source`` says where the secret came from, for messages."""
+        """``source`` names the origin of the secret, for messages."""
         self._session = session
         self._url = url
         self._region = region
@@ -55,27 +55,27 @@ class Remote:
         query: Mapping[str, str],
         body: Mapping[str, object],
     ) -> msgspec.Struct:
-        """See Caller."""
+        """See ``Backend.call``."""
         operation = OPERATIONS[operation_id]
         parts = {name: _segment(str(item)) for name, item in path.items()}
-        place = operation.path.format(region=_segment(self._region), **parts)
-        seconds = None if operation_id in _PATIENT else READ_SECONDS
-        status, content = await self._send(operation.method, place, query, body, seconds)
+        target = operation.path.format(region=_segment(self._region), **parts)
+        seconds = None if operation_id in _NO_TIMEOUT else READ_SECONDS
+        status, content = await self._send(operation.method, target, query, body, seconds)
         if status == 200:
             try:
                 answer: msgspec.Struct = msgspec.json.decode(content, type=operation.answer)
             except (msgspec.MsgspecError, UnicodeDecodeError):
-                raise self._strange("the answer has another form") from None
+                raise self._bad_response("the response does not match the operation") from None
             return answer
-        refusal = self._refusal(status, content)
-        if isinstance(refusal.body, DeniedAuthentication):
-            raise Failure(f"{self._url} refuses the key of {self._source}: {_why(refusal.body)}")
-        raise refusal
+        error = self._api_error(status, content)
+        if isinstance(error.body, DeniedAuthentication):
+            raise Failure(f"{self._url} refuses the key of {self._source}: {_why(error.body)}")
+        raise error
 
     async def _send(
         self,
         method: str,
-        place: str,
+        target: str,
         query: Mapping[str, str],
         body: Mapping[str, object],
         seconds: float | None,
@@ -83,40 +83,40 @@ class Remote:
         try:
             async with self._session.request(
                 method,
-                URL(self._url + place, encoded=True).update_query(query),
+                URL(self._url + target, encoded=True).update_query(query),
                 data=msgspec.json.encode(body) if method in ("POST", "PATCH") else None,
                 headers={AUTH_HEADER: self._secret, "Content-Type": "application/json"},
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=CONNECT_SECONDS, sock_read=seconds
                 ),
-                # The secret goes to the server that was named, and to no other.
+                # A redirect would send the secret to a server that the user did not name.
                 allow_redirects=False,
             ) as response:
                 content = bytearray()
                 async for chunk in response.content.iter_any():
                     content += chunk
-                    if len(content) > ANSWER_BYTES_MAX:
-                        raise self._strange("the answer has no end")
+                    if len(content) > RESPONSE_BYTES_MAX:
+                        raise self._bad_response("the response is too large")
                 return response.status, bytes(content)
         except TimeoutError:
-            raise Failure(f"{self._url} cannot be reached: no answer in time") from None
+            raise Failure(f"{self._url} cannot be reached: timed out") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Failure(f"{self._url} cannot be reached: {_reason(error)}") from error
 
-    def _refusal(self, status: int, content: bytes) -> ApiError:
+    def _api_error(self, status: int, content: bytes) -> ApiError:
         try:
             raw = msgspec.json.decode(content)
             body = msgspec.convert(raw, _BODIES[raw["type"]])
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
-            raise self._strange(f"status {status} without a reason") from None
+            raise self._bad_response(f"status {status} without an error body") from None
         return ApiError(body, status)
 
-    def _strange(self, reason: str) -> Failure:
-        return Failure(f"{self._url} does not answer as holdfast does: {reason}")
+    def _bad_response(self, reason: str) -> Failure:
+        return Failure(f"{self._url} does not answer like a holdfast server: {reason}")
 
 
 def _segment(text: str) -> str:
-    """A text as one segment of a path, which no dots in it lead out of (RFC 3986, 5.2.4)."""
+    """Quote a text as one path segment; dots are escaped, so none is removed (RFC 3986, 5.2.4)."""
     escaped = quote(text, safe="")
     return escaped if escaped.strip(".") else escaped.replace(".", "%2E")
 
@@ -124,11 +124,11 @@ def _segment(text: str) -> str:
 def _reason(error: Exception) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, OSError) and cause.errno is not None:
-        # asyncio puts the address into the text, and name look-ups count their errors downwards.
+        # asyncio adds the address to the text, and getaddrinfo has negative error numbers.
         return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
     return str(error) or type(error).__name__
 
 
 def _why(body: DeniedAuthentication) -> str:
-    reasons = {"expired": "it has expired", "not_found": "it is unknown there"}
+    reasons = {"expired": "it has expired", "not_found": "the server does not know it"}
     return reasons.get(body.reason, "it is malformed")

@@ -1,7 +1,7 @@
-"""Images of a running server, for export and import: a ``Registry`` over the distribution API.
+"""A ``Registry`` over the distribution API, for export from and import to a running server.
 
-What a push and a pull do, in the order of the OCI distribution-spec; the engine's own export and
-import decide what to copy. Credentials go with each request, to the one registry and no other.
+It pushes and pulls in the order of the OCI distribution-spec; the engine's export and import
+choose what to copy. Each request carries the credentials, and only this registry gets them.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from .client import Management, Named
 from .errors import Failure, Misused
 from .session import Target, management_of
 
-PIECE_BYTES: Final = 1024 * 1024
-ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Of a list of tags or referrers, and of an error."""
+CHUNK_BYTES: Final = 1024 * 1024
+DOCUMENT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Limit in bytes of a tag list, a referrers list or an error body."""
 
 _ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 
 
 @asynccontextmanager
-async def remote_images(place: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
-    """Where ``namespace/image`` is on a server. Raises Failure, ApiError."""
-    async with management_of(place) as management:
-        url, repository = await _find(management, place, name)
-    credentials = {"Authorization": aiohttp.encode_basic_auth("nologin", place.secret)}
+async def remote_images(target: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
+    """Open the registry of ``namespace/image`` on a server. Raises Failure or ApiError."""
+    async with management_of(target) as management:
+        url, repository = await _find(management, target, name)
+    credentials = {"Authorization": aiohttp.encode_basic_auth("nologin", target.secret)}
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=remote.CONNECT_SECONDS, sock_read=remote.READ_SECONDS
     )
@@ -57,14 +57,14 @@ async def remote_images(place: Target, name: str) -> AsyncIterator[tuple[Registr
         yield RemoteRegistry(http, url, repository), repository
 
 
-async def _find(management: Management, place: Target, name: str) -> tuple[str, Repository]:
-    """The URL of the region's registry, and the image, which a push may yet make."""
+async def _find(management: Management, target: Target, name: str) -> tuple[str, Repository]:
+    """Return the URL of the region's registry and the repository, which a push may yet create."""
     named = Named.parse(name)
     if named.image is None:
         raise NotFound("image", name)
     namespace = await management.namespace_named(named)
     settings = await management.settings(namespace.id_)
-    assert place.url is not None, place
+    assert target.url is not None, target
     host = namespace.endpoint.rpartition("/")[0]
     repository = Repository(
         namespace_id=namespace.id_,
@@ -78,14 +78,14 @@ async def _find(management: Management, place: Target, name: str) -> tuple[str, 
         visibility="inherit",
         sparse_indexes=settings.sparse_indexes,
     )
-    return f"{urlsplit(place.url).scheme}://{host}", repository
+    return f"{urlsplit(target.url).scheme}://{host}", repository
 
 
 class RemoteRegistry:
-    """See ``Registry``: one image of a server. All calls raise Failure for what it refuses."""
+    """One repository of a server; see ``Registry``. Every call raises Failure if it is refused."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str, repository: Repository) -> None:
-        """``url`` has neither path nor query; ``http`` brings the credentials along."""
+        """``url`` has neither path nor query; ``http`` adds the credentials."""
         self._http = http
         self._url = url
         self._base = f"/v2/{quote(repository.full_name)}/"
@@ -96,76 +96,76 @@ class RemoteRegistry:
         self.uploads = _Uploads(self)
 
     async def locate(self, region: str, full_name: str) -> Repository:
-        """The one image."""
+        """Return the one repository."""
         assert (region, full_name) == (self._repository.region, self._repository.full_name)
         return self._repository
 
     async def exists(self, digests: Iterable[str | Digest], *, repository: Repository) -> set[str]:
-        """Ask for one after the other."""
+        """Return the digests that exist, with one request per digest."""
         found = set()
         for digest in digests:
-            async with self.ask("HEAD", f"blobs/{digest}") as answer:
-                if answer.status == 200:
+            async with self.request("HEAD", f"blobs/{digest}") as response:
+                if response.status == 200:
                     found.add(str(digest))
         return found
 
     def get(
         self, digest: str | Digest, *, verify: bool = False, repository: Repository
     ) -> AbstractAsyncContextManager[AsyncIterable[bytes]]:
-        """Read a blob; whoever reads it compares the digest."""
+        """Open a blob for reading; the reader verifies the digest."""
         return self._blob(str(digest))
 
     @asynccontextmanager
     async def _blob(self, digest: str) -> AsyncGenerator[AsyncIterable[bytes], None]:
-        async with self.ask("GET", f"blobs/{digest}") as answer:
-            if answer.status == 404:
+        async with self.request("GET", f"blobs/{digest}") as response:
+            if response.status == 404:
                 raise NotFound("blob", digest)
-            yield answer.content.iter_chunked(PIECE_BYTES)
+            yield response.content.iter_chunked(CHUNK_BYTES)
 
     @asynccontextmanager
-    async def ask(
+    async def request(
         self, method: str, path: str, **more: Any
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Ask for something of the image; the answer is a success, or says 404."""
+        """Send a request below the repository; yield the response, a success or a 404."""
         url = URL(self._url + self._base + path, encoded=True)
         try:
-            async with self._http.request(method, url, allow_redirects=False, **more) as answer:
-                if answer.status >= 300 and answer.status != 404:
-                    kind = Misused if answer.status == 400 else Failure
-                    raise kind(f"{self._url} refuses it: {await self._reason(answer)}")
-                yield answer
+            async with self._http.request(method, url, allow_redirects=False, **more) as response:
+                if response.status >= 300 and response.status != 404:
+                    kind = Misused if response.status == 400 else Failure
+                    raise kind(f"{self._url} refuses the request: {await self._reason(response)}")
+                yield response
         except TimeoutError:
-            raise Failure(f"{self._url} cannot be reached: no answer in time") from None
+            raise Failure(f"{self._url} cannot be reached: timed out") from None
         except aiohttp.ClientError as error:
             raise Failure(f"{self._url} cannot be reached: {error}") from error
 
-    async def _reason(self, answer: aiohttp.ClientResponse) -> str:
-        content = await self.whole(answer, ANSWER_BYTES_MAX)
+    async def _reason(self, response: aiohttp.ClientResponse) -> str:
+        content = await self.whole(response, DOCUMENT_BYTES_MAX)
         try:
             error = msgspec.json.decode(content)["errors"][0]
             return f"{error['code']}: {error['message']}"
         except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError):
-            return f"status {answer.status}"
+            return f"status {response.status}"
 
-    async def whole(self, answer: aiohttp.ClientResponse, limit: int) -> bytes:
-        """All of an answer. Raises TooLarge."""
+    async def whole(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """Return the whole response body. Raises TooLarge beyond ``limit`` bytes."""
         content = bytearray()
-        async for piece in answer.content.iter_any():
-            content += piece
+        async for chunk in response.content.iter_any():
+            content += chunk
             if len(content) > limit:
-                raise TooLarge("answer", limit)
+                raise TooLarge("response", limit)
         return bytes(content)
 
     async def document(self, path: str) -> dict[str, Any]:
-        """A JSON object. Raises NotFound."""
-        async with self.ask("GET", path) as answer:
-            if answer.status == 404:
+        """Return a JSON object below the repository. Raises NotFound."""
+        async with self.request("GET", path) as response:
+            if response.status == 404:
                 raise NotFound("image", self._repository.full_name)
-            content = await self.whole(answer, ANSWER_BYTES_MAX)
+            content = await self.whole(response, DOCUMENT_BYTES_MAX)
         try:
             return msgspec.json.decode(content, type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise Failure(f"{self._url} does not answer as a registry does") from None
+            raise Failure(f"{self._url} does not answer like a registry") from None
 
 
 class _Manifests:
@@ -173,20 +173,20 @@ class _Manifests:
         self._registry = registry
 
     async def get(self, repository: Repository, reference: str) -> Manifest:
-        """Under a tag or a digest, compared with its digest."""
+        """Return the manifest under a tag or digest, and verify its digest."""
         limit = self._registry.config.manifest_bytes_max
         path = f"manifests/{quote(reference, safe=':')}"
-        async with self._registry.ask("GET", path, headers={"Accept": _ACCEPT}) as answer:
-            if answer.status == 404:
+        async with self._registry.request("GET", path, headers={"Accept": _ACCEPT}) as response:
+            if response.status == 404:
                 raise NotFound("manifest", reference)
-            body = await self._registry.whole(answer, limit)
-            told = answer.headers.get("Docker-Content-Digest", "")
+            body = await self._registry.whole(response, limit)
+            header = response.headers.get("Docker-Content-Digest", "")
         by_digest = is_digest(reference)
-        digest = Digest.parse(reference if by_digest else told)
+        digest = Digest.parse(reference if by_digest else header)
         actual = Digest.of(body, digest.algorithm)
         if actual != digest:
             raise DigestMismatch(str(digest), str(actual))
-        return Manifest(digest, answer.content_type, body, None if by_digest else reference)
+        return Manifest(digest, response.content_type, body, None if by_digest else reference)
 
     async def put(
         self,
@@ -197,13 +197,13 @@ class _Manifests:
         reference: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
-        """One request a name."""
+        """Push a manifest, with one request per name."""
         names = tags or ([reference] if reference else [])
         headers = {"Content-Type": media_type or OCI_MANIFEST}
         for name in names:
             path = f"manifests/{quote(name, safe=':')}"
-            async with self._registry.ask("PUT", path, data=body, headers=headers) as answer:
-                if answer.status == 404:
+            async with self._registry.request("PUT", path, data=body, headers=headers) as response:
+                if response.status == 404:
                     raise NotFound("namespace", repository.namespace)
 
     async def referrers(
@@ -214,7 +214,7 @@ class _Manifests:
         after: str | Digest | None = None,
         limit: int = 100,
     ) -> list[Referrer]:
-        """All of them at once, whatever the limit; so there is nothing after any."""
+        """Return all referrers, whatever the limit; with ``after``, therefore none."""
         if after is not None:
             return []
         index = await self._registry.document(f"referrers/{subject}")
@@ -237,7 +237,7 @@ class _Tags:
     async def names(
         self, repository: Repository, *, after: str = "", limit: int = 100
     ) -> list[str]:
-        """One page of them."""
+        """Return one page of tag names after ``after``."""
         last = f"&last={quote(after, safe='')}" if after else ""
         listed = await self._registry.document(f"tags/list?n={limit}{last}")
         names: list[str] = listed["tags"] or []
@@ -256,11 +256,14 @@ class _Uploads:
         *,
         length: int | None = None,
     ) -> None:
-        """In one request (OCI distribution-spec, "Single POST"), in which the server compares."""
+        """Push a blob in one request (OCI distribution-spec, "Single POST").
+
+        The server verifies the digest.
+        """
         headers = {"Content-Type": "application/octet-stream"}
         if length is not None:
             headers["Content-Length"] = str(length)
         path = f"blobs/uploads/?digest={digest}"
-        async with self._registry.ask("POST", path, data=source, headers=headers) as answer:
-            if answer.status == 404:
+        async with self._registry.request("POST", path, data=source, headers=headers) as response:
+            if response.status == 404:
                 raise NotFound("namespace", repository.namespace)

@@ -1,13 +1,13 @@
-"""From the options of a command to what it works on: a server, or a data directory.
+"""Chooses the target of a command, a server or a data directory, and opens it.
 
-Where: ``--server``; ``--data``; HOLDFAST_SERVER; HOLDFAST_DATA; SCW_API_URL; ``api_url`` of the
-profile; ``./data``. The first one that is given counts.
+Target: ``--server``; ``--data``; HOLDFAST_SERVER; HOLDFAST_DATA; SCW_API_URL; ``api_url`` of the
+profile; ``./data``. The first one that is set wins.
 
-Key, for a server: the owner file of ``--data`` where that is given beside ``--server``;
-SCW_SECRET_KEY; the profile; the owner file of HOLDFAST_DATA. A directory needs none.
+Key, for a server: the owner file of ``--data`` if given together with ``--server``;
+SCW_SECRET_KEY; the profile; the owner file of HOLDFAST_DATA. A directory needs no key.
 
-Region: ``--region``; for a server SCW_DEFAULT_REGION, then the profile; for a directory what its
-server served last; else fr-par.
+Region: ``--region``; for a server SCW_DEFAULT_REGION, then the profile; for a directory the first
+region that its server served last; else fr-par.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a command works: a server's URL, or (None) a data directory."""
+    """Target of a command: the server at ``url``, or the data directory if ``url`` is None."""
 
     url: str | None
     directory: Path
     region: str
     project_id: UUID | None
-    """The project that is meant where none is named; None leaves it to the key."""
+    """Default project; None leaves the choice to the key."""
 
     secret: str = ""
     source: str = ""
-    """Where the secret came from."""
+    """Origin of the secret, for messages."""
 
     owner: Owner | None = None
-    """Of a directory."""
+    """Owner of a directory; None for a server, or if no server has run on it."""
 
     registries: Mapping[str, str] = field(default_factory=dict)
-    """Of a directory: region to what ``docker push`` calls its server, as far as one ran."""
+    """Region to registry host of a directory's server; empty if none has run."""
 
     def __repr__(self) -> str:
-        return f"Place({self.url or self.directory})"
+        return f"Target({self.url or self.directory})"
 
 
-def place_of(
+def choose_target(
     environment: Mapping[str, str],
     *,
     server: str | None = None,
@@ -77,7 +77,7 @@ def place_of(
     region: str | None = None,
     profile: str | None = None,
 ) -> Target:
-    """Decide it, from options (None where not given) and environment. Raises Failure."""
+    """Choose the target from options (None if not given) and environment. Raises Failure."""
     named = data or environment.get("HOLDFAST_DATA") or None
     directory = data_directory(named or DATA_DEFAULT)
     if server is None and data is not None:
@@ -90,8 +90,8 @@ def place_of(
     if url is None:
         if not directory.exists():
             raise Misused(
-                "nothing to work on: name a server with --server or SCW_API_URL, or a data "
-                "directory with --data"
+                "no target: name a server with --server or SCW_API_URL, or a data directory "
+                "with --data"
             )
         return _directory(directory, region)
     _check_url(url, "the server" if server else settings.sources["api_url"])
@@ -107,7 +107,7 @@ def place_of(
 
 
 def _check_url(url: str, source: str) -> None:
-    """Raises Misused, without the URL: where people err, it may hold a secret."""
+    """Raise Misused for a bad URL, and do not quote it: it may hold a secret by mistake."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
@@ -115,7 +115,7 @@ def _check_url(url: str, source: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise Misused(f"{source} is no URL such as http://127.0.0.1:5000")
+        raise Misused(f"{source} is not a URL such as http://127.0.0.1:5000")
 
 
 def _directory(directory: Path, region: str | None) -> Target:
@@ -143,20 +143,21 @@ def _owner(directory: Path) -> Owner | None:
 
 
 def _secret(settings: Profile, directory: Path, *, asked: bool, known: bool) -> tuple[str, str]:
-    """The secret key to show to a server, and where it came from. Raises Failure."""
+    """Return the secret key for a server and its origin. Raises Failure.
+
+    ``asked``: ``--data`` names the directory; ``known``: ``--data`` or HOLDFAST_DATA does.
+    """
     secret = settings.get("secret_key")
     source = settings.sources.get("secret_key", "")
     if asked or (secret is None and known):
         owner = _owner(directory)
         if owner is None:
-            raise Failure(f"there is no {directory / OWNER_FILE}: no server has run there yet")
+            raise Failure(f"{directory / OWNER_FILE} does not exist: no server has run there yet")
         secret, source = owner.secret_key, str(directory / OWNER_FILE)
     if secret is None:
-        raise Misused(
-            "no key: set SCW_SECRET_KEY, or name the server's data directory with --data too"
-        )
+        raise Misused("no key: set SCW_SECRET_KEY, or add --data with the server's data directory")
     if not SECRET.fullmatch(secret):
-        raise Misused(f"{source} holds no secret key")
+        raise Misused(f"{source} is not a secret key")
     return secret, source
 
 
@@ -164,47 +165,49 @@ def _project(settings: Profile) -> UUID | None:
     text = settings.get("default_project_id")
     project = None if text is None else id_of(text)
     if text is not None and project is None:
-        raise Misused(f"{settings.sources['default_project_id']} is no UUID")
+        raise Misused(f"{settings.sources['default_project_id']} is not a UUID")
     return project
 
 
 def data_directory(text: str) -> Path:
-    """The value of ``--data``. Raises Failure for one that is no path."""
+    """Return the value of ``--data`` as a path. Raises Failure if it is not a path."""
     if not text or "\0" in text:
         raise Misused("--data: must be a path")
     return Path(text)
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[Store]:
-    """The store of a data directory that exists; a server may use it at the same time."""
+async def open_store(directory: Path) -> AsyncIterator[Store]:
+    """Open the store of an existing data directory; a server may use it at the same time."""
     async with Store.open(directory, StoreConfig(background=False), create=False) as store:
         yield store
 
 
 @contextlib.asynccontextmanager
-async def management_of(place: Target) -> AsyncIterator[Management]:
-    """The management operations of a place."""
-    if place.url is None:
-        from .backends import Local
+async def management_of(target: Target) -> AsyncIterator[Management]:
+    """Open a target and yield its management operations."""
+    if target.url is None:
+        from .backends import LocalBackend
 
-        async with opened(place.directory) as store:
-            yield Management(Local(store, place.region, place.owner, place.registries))
+        async with open_store(target.directory) as store:
+            yield Management(LocalBackend(store, target.region, target.owner, target.registries))
         return
     import aiohttp
 
-    from .remote import Remote
+    from .remote import RemoteBackend
 
     async with aiohttp.ClientSession() as http:
-        yield Management(Remote(http, place.url, place.region, place.secret, place.source))
+        yield Management(
+            RemoteBackend(http, target.url, target.region, target.secret, target.source)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One command at work."""
+    """Context of a running command: its operations, its target and its output format."""
 
     management: Management
-    place: Target
+    target: Target
     as_json: bool
 
     def show(self, value: msgspec.Struct, fields: output.Table) -> None:
@@ -215,7 +218,7 @@ class Session:
             output.print_fields(value, fields)
 
     def show_all(self, values: Sequence[msgspec.Struct], columns: output.Table) -> None:
-        """Print a list of them."""
+        """Print a list of objects."""
         if self.as_json:
             output.print_json(values)
         else:
@@ -223,7 +226,10 @@ class Session:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work of a command; what goes wrong is a Failure."""
+    """Run the coroutine of a command and turn its errors into Failure.
+
+    BrokenPipeError passes: the reader of the output has gone, which is no failure of the command.
+    """
     try:
         return asyncio.run(work)
     except ApiError as error:
@@ -233,28 +239,32 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        told = error.strerror or str(error)
-        raise Failure(f"{error.filename}: {told}" if error.filename else told) from error
+        reason = error.strerror or str(error)
+        raise Failure(f"{error.filename}: {reason}" if error.filename else reason) from error
 
 
-def placed(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where it works.
+def target_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose the target of a command.
 
-    It gets ``as_json``, and a function that gives its Place, or raises Failure.
+    The command gets ``as_json`` and a function that returns its Target or raises Failure.
     """
 
-    @click.option("--server", metavar="URL", help="A running server.  [env: HOLDFAST_SERVER]")
+    @click.option(
+        "--server", metavar="URL", help="URL of a running server.  [env: HOLDFAST_SERVER]"
+    )
     @click.option(
         "--data",
         metavar="DIR",
-        help="A data directory, used directly; beside --server: whose owner key to use.  "
+        help="Data directory to work on; with --server, the directory that has the owner key.  "
         "[env: HOLDFAST_DATA]",
     )
     @click.option(
-        "--region", metavar="REGION", help="A region such as fr-par.  [env: SCW_DEFAULT_REGION]"
+        "--region", metavar="REGION", help="Region such as fr-par.  [env: SCW_DEFAULT_REGION]"
     )
     @click.option(
-        "--profile", metavar="NAME", help="Of the Scaleway profile file.  [env: SCW_PROFILE]"
+        "--profile",
+        metavar="NAME",
+        help="Profile in the Scaleway profile file.  [env: SCW_PROFILE]",
     )
     @json_option
     @functools.wraps(command)
@@ -267,25 +277,25 @@ def placed(command: Callable[..., None]) -> Callable[..., None]:
         as_json: bool,
         **rest: Any,
     ) -> None:
-        where = functools.partial(
-            place_of, os.environ, server=server, data=data, region=region, profile=profile
+        get_target = functools.partial(
+            choose_target, os.environ, server=server, data=data, region=region, profile=profile
         )
-        command(where, as_json=as_json, **rest)
+        command(get_target, as_json=as_json, **rest)
 
     return outer
 
 
-def managing(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Give an async command the options of all that can work on a server, and its Session."""
+def session_command(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Turn an async function over a Session into a command with the target options."""
 
-    @placed
+    @target_options
     @functools.wraps(command)
-    def outer(where: Callable[[], Target], *, as_json: bool, **rest: Any) -> None:
-        place = where()
+    def outer(get_target: Callable[[], Target], *, as_json: bool, **rest: Any) -> None:
+        target = get_target()
 
         async def work() -> None:
-            async with management_of(place) as management:
-                await command(Session(management, place, as_json), **rest)
+            async with management_of(target) as management:
+                await command(Session(management, target, as_json), **rest)
 
         run(work())
 

@@ -73,10 +73,10 @@ def test_each_source_wins_over_the_next(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("colour = 1", "'colour' is no option of serve"),
-        ("create_namespaces = true", "'create_namespaces' is no option"),
-        ('config = "x"', "'config' is no option"),
-        ("[serve]\nworkers = 1", "'serve' is no option"),
+        ("colour = 1", "'colour' is not an option of serve"),
+        ("create_namespaces = true", "'create_namespaces' is not an option"),
+        ('config = "x"', "'config' is not an option"),
+        ("[serve]\nworkers = 1", "'serve' is not an option"),
         ('workers = "2"', "workers must be a whole number"),
         ("workers = true", "workers must be a whole number"),
         ("workers = 0", "--workers: must be 1 to 256"),
@@ -121,7 +121,7 @@ def test_a_missing_file_and_one_that_is_too_large(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "No such file" in done.stderr
     done = run("config", f"--config={written(tmp_path / 'big', '#' * (1 << 20) + '#')}")
-    assert "over 1048576 bytes" in done.stderr
+    assert "must not exceed 1048576 bytes" in done.stderr
 
 
 def reload(server: ServerProcess, workers: Sequence[int]) -> None:

@@ -167,14 +167,14 @@ def test_the_life_of_a_key(quick: InProcess) -> None:
     assert datetime.fromisoformat(ended["expires_at"]) <= datetime.now(UTC)
     assert quick.json("key", "expire", access_key, "--at", "never")["expires_at"] is None
     assert quick.json("key", "get", access_key)["expires_at"] is None
-    assert "no moment" in quick.refused(2, "key", "expire", access_key, "--at", "soon")
+    assert "not a time" in quick.refused(2, "key", "expire", access_key, "--at", "soon")
     for wrong in ("", ".", "..", "SCW"):
-        assert "no access key" in quick.refused(2, "key", "revoke", wrong, "--yes")
+        assert "not an access key" in quick.refused(2, "key", "revoke", wrong, "--yes")
     revoked = quick.ok("key", "revoke", made["access_key"], "--yes")
     assert made["secret_key"] not in revoked
     assert made["access_key"] not in quick.ok("key", "list")
     assert quick.refused(3, "key", "revoke", made["access_key"], "--yes").endswith("was not found")
-    assert "no moment" in quick.refused(2, "key", "create", "--expires", "2030-01-01")
+    assert "not a time" in quick.refused(2, "key", "create", "--expires", "2030-01-01")
 
 
 def test_a_name_with_an_empty_part_is_nobodys(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.cli import Shell, make_directory
 from support.server import ServerProcess, running
 
 from holdfast.api.cli.errors import Misused
-from holdfast.api.cli.session import Target, place_of
+from holdfast.api.cli.session import Target, choose_target
 from holdfast.api.server.owner_key import load_owner
 
 WRONG = "44444444-4444-4444-8444-444444444444"
@@ -67,7 +67,7 @@ def test_a_wrong_key_is_one_line_that_names_its_source(
 ) -> None:
     shell = Shell(tmp_path, {"SCW_API_URL": server.url})
     refusal = shell.refused(1, "namespace", "list", SCW_SECRET_KEY=WRONG)
-    assert refusal == f"{server.url} refuses the key of SCW_SECRET_KEY: it is unknown there"
+    assert refusal == f"{server.url} refuses the key of SCW_SECRET_KEY: the server does not know it"
     assert "SCW_SECRET_KEY" in shell.refused(2, "namespace", "list")
     assert WRONG not in shell.refused(2, "namespace", "list", SCW_SECRET_KEY=f"{WRONG}\n")
 
@@ -89,11 +89,11 @@ def test_the_profile_file(server: ServerProcess, tmp_path: Path) -> None:
     listed = shell.json("namespace", "list", SCW_PROFILE="here", SCW_DEFAULT_REGION="fr-par")
     assert listed == []
     refusal = shell.refused(1, "namespace", "list", "--server", server.url)
-    assert refusal.endswith(f"refuses the key of secret_key in {path}: it is unknown there")
+    assert refusal.endswith(f"refuses the key of secret_key in {path}: the server does not know it")
     assert shell.refused(2, "namespace", "list", "--profile", "no").endswith("has no profile no")
     path.write_text(f"secret_key: [{WRONG}")
     refusal = shell.refused(2, "namespace", "list", "--server", server.url)
-    assert refusal == f"{path}: it is not valid YAML"
+    assert refusal == f"{path}: is not valid YAML"
 
 
 def test_the_owner_file_beside_a_server(server: ServerProcess, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_owner_file_beside_a_server(server: ServerProcess, tmp_path: Path) -
     arguments = ("namespace", "list", "--server", server.url)
     assert isinstance(shell.json(*arguments, "--data", str(server.data)), list)
     refusal = shell.refused(1, *arguments, "--data", "none")
-    assert refusal == "there is no none/owner.json: no server has run there yet"
+    assert refusal == "none/owner.json does not exist: no server has run there yet"
 
 
 def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
@@ -109,17 +109,19 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
     refusal = shell.refused(1, "tag", "list", PROJECT, "--server", "http://127.0.0.1:1")
     assert refusal == "http://127.0.0.1:1 cannot be reached: Connection refused"
     refusal = shell.refused(2, "tag", "list", PROJECT, "--server", f"http://u:{WRONG}@h")
-    assert refusal == "the server is no URL such as http://127.0.0.1:5000"
+    assert refusal == "the server is not a URL such as http://127.0.0.1:5000"
 
 
 def test_a_server_that_is_another_thing(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"SCW_SECRET_KEY": WRONG})
     with answering(404, {"Content-Type": "text/html"}, b"<h1>no</h1>") as (url, _):
         refusal = shell.refused(1, "namespace", "list", "--server", url)
-    assert refusal == f"{url} does not answer as holdfast does: status 404 without a reason"
+    assert (
+        refusal == f"{url} does not answer like a holdfast server: status 404 without an error body"
+    )
     with answering(200, {}, b'{"namespaces": 1}') as (url, _):
         refusal = shell.refused(1, "namespace", "list", "--server", url)
-    assert refusal.endswith("the answer has another form")
+    assert refusal.endswith("the response does not match the operation")
 
 
 def test_the_secret_goes_nowhere_else(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ class TestPrecedence:
         return tmp_path
 
     def place(self, variables: dict[str, str], **options: str) -> Target:
-        return place_of({"HOME": "/nonexistent", **variables}, **options)
+        return choose_target({"HOME": "/nonexistent", **variables}, **options)
 
     def test_where(self, home: Path) -> None:
         scw = {"SCW_API_URL": "http://scw", "SCW_SECRET_KEY": "s"}
@@ -221,7 +223,7 @@ class TestPrecedence:
         owner = load_owner(home / "data")
         assert owner is not None
         assert (here.region, str(here.project_id)) == ("fr-par", owner.project_id)
-        with pytest.raises(Misused, match="SCW_DEFAULT_PROJECT_ID is no UUID"):
+        with pytest.raises(Misused, match="SCW_DEFAULT_PROJECT_ID is not a UUID"):
             self.place({**file, "SCW_DEFAULT_PROJECT_ID": "x"})
-        with pytest.raises(Misused, match="no such profile file"):
+        with pytest.raises(Misused, match="profile file does not exist"):
             self.place({"SCW_CONFIG_PATH": "absent.yaml"})

@@ -50,7 +50,7 @@ def test_what_was_deleted_is_named_as_it_was(quick: InProcess) -> None:
     assert quick.refused(3, "namespace", "get", elsewhere["id"], "--region", "nl-ams")
     quick.ok("namespace", "create", "gamma", "--region", "nl-ams")
     quick.ok("namespace", "delete", "gamma", "--region", "nl-ams", "--yes")
-    assert "take an id" in quick.refused(2, "undelete", "gamma", "--region", "nl-ams")
+    assert "give an id" in quick.refused(2, "undelete", "gamma", "--region", "nl-ams")
     quick.ok("undelete", elsewhere["id"])
     assert quick.json("namespace", "get", "gamma", "--region", "nl-ams")["id"] == elsewhere["id"]
 
@@ -99,7 +99,10 @@ def test_upkeep(quick: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done["bytes"] >= 3 * len(LAYER)
     assert done["blobs"] == quick.json("usage")["blobs"]
     told = quick.ok("scrub", "--budget", "1")
-    assert (told.startswith("read 1 blobs"), told.endswith("for the next one\n")) == (True, True)
+    assert (told.startswith("read 1 blobs"), told.endswith("the next scrub continues\n")) == (
+        True,
+        True,
+    )
     assert quick.ok("check") == "no problems\n"
     quick.ok("namespace", "delete", "upkeep", "--yes")
     assert "terminal" in quick.refused(2, "sweep", "--now")
@@ -119,7 +122,7 @@ def test_damage_is_told(quick: InProcess) -> None:
     done = quick.run("scrub", "--json")
     assert done.returncode == 4
     assert json.loads(done.stdout)["damaged_count"] == 1
-    assert done.stderr == "holdfast: 1 blobs are damaged, and in quarantine\n"
+    assert done.stderr == "holdfast: 1 blobs are damaged and in quarantine\n"
     checked = quick.run("check", "--json")
     assert (checked.returncode, json.loads(checked.stdout)["kind"]) == (4, "blob")
     assert quick.ok("scrub").startswith("read ")

@@ -1,1 +1,1 @@
-"""The commands, one module each; ``cli.main`` imports a module when its command is used."""
+"""One module per command; ``cli.main`` imports a module when its command runs."""

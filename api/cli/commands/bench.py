@@ -1,4 +1,4 @@
-"""``holdfast bench``: hands over to the bench, which the registry itself never imports."""
+"""``holdfast bench``: runs the bench, which the registry itself never imports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-HINT = "the bench is not installed whole: pip install 'holdfast[bench]'"
+HINT = "the bench is not fully installed: pip install 'holdfast[bench]'"
 
 
 @click.command(
@@ -16,7 +16,7 @@ HINT = "the bench is not installed whole: pip install 'holdfast[bench]'"
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
-    """Compare registries, side by side."""
+    """Benchmark registries side by side."""
     try:
         module = importlib.import_module("holdfast.bench.command")
     except ModuleNotFoundError as error:

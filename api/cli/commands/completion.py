@@ -1,4 +1,4 @@
-"""``holdfast completion``: what makes a shell complete this command."""
+"""``holdfast completion``: print the completion script of a shell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHELLS = ("bash", "fish", "zsh")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of a shell, to be sourced by it."""
+    """Print a completion script for a shell to source."""
     found = get_completion_class(shell)
     assert found is not None, f"click knows no {shell}"
     root = ctx.find_root()

@@ -1,4 +1,4 @@
-"""``holdfast import`` of the storage directory of a docker-registry: all its repositories."""
+"""Imports all repositories from the storage directory of a docker-registry, and a dry run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from holdfast.api.cli.errors import Damaged, Failure, printable
 from holdfast.api.cli.output import print_json_line, progress, size
-from holdfast.api.cli.session import Target, opened
+from holdfast.api.cli.session import Target, open_store
 from holdfast.engine import (
     EngineError,
     FoundRepository,
@@ -21,12 +21,12 @@ from holdfast.engine import (
 )
 
 
-async def show_registry(path: Path, renames: Renames, *, as_json: bool) -> None:
-    """Print what an import would bring, a line a repository. Raises Damaged, EngineError."""
-    brought = refused = 0
+async def show_storage(path: Path, renames: Renames, *, as_json: bool) -> None:
+    """Print one line per repository to import. Raises Damaged or EngineError."""
+    importable = refused = 0
     async for found in list_registry(path, renames=renames):
         refused += found.error is not None
-        brought += found.error is None
+        importable += found.error is None
         if as_json:
             print_json_line(
                 {
@@ -40,29 +40,32 @@ async def show_registry(path: Path, renames: Renames, *, as_json: bool) -> None:
         else:
             click.echo(printable(_listed(found)))
     if not as_json:
-        click.echo(f"{brought} repositories would be imported; nothing was done")
-    _complain(refused, "repositories cannot be imported: see --rename and --namespace")
+        click.echo(f"{importable} repositories would be imported; nothing was done")
+    _raise_if_any(refused, "repositories cannot be imported: see --rename and --namespace")
 
 
-async def bring_registry(
+async def import_storage(
     path: Path,
-    place: Target,
+    target: Target,
     renames: Renames,
     *,
     project_id: UUID | None,
     untagged: bool,
     as_json: bool,
 ) -> None:
-    """Import it; what is left out is a line each. Raises Damaged, Failure, EngineError."""
-    owner = place.owner
+    """Import the storage; print one line per skipped item.
+
+    Raises Damaged, Failure or EngineError.
+    """
+    owner = target.owner
     if owner is None:
-        raise Failure("the directory has no owner key yet: holdfast serve makes it")
+        raise Failure("the directory has no owner key yet: holdfast serve creates it")
     total = _Total()
-    async with opened(place.directory) as store:
+    async with open_store(target.directory) as store:
         steps = import_registry(
             store,
             path,
-            region=place.region,
+            region=target.region,
             project_id=project_id or UUID(owner.project_id),
             organization_id=UUID(owner.organization_id),
             renames=renames,
@@ -77,22 +80,22 @@ async def bring_registry(
                 elif step.error is not None:
                     click.echo(printable(f"{_label(step)}: {step.error}"))
     if not as_json:
-        click.echo(f"imported {total}; {total.known} manifests were there already")
-    _complain(total.refused, "items were left out")
+        click.echo(f"imported {total}; {total.known} manifests were already present")
+    _raise_if_any(total.refused, "items were left out")
 
 
 class _Total:
-    """Sums over all steps of an import."""
+    """Sums over the steps of an import."""
 
     def __init__(self) -> None:
         self.refused = 0
-        """Manifests, tags and repositories that were left out."""
+        """Number of skipped manifests, tags and repositories."""
         self.known = 0
-        """Manifests that were there already."""
+        """Number of manifests that were already present."""
         self._tags = self._manifests = self._blobs = self._bytes = 0
 
     def add(self, step: Migrated) -> None:
-        """Count one more."""
+        """Add a step."""
         if step.done is None:
             self.refused += 1
             return
@@ -109,9 +112,9 @@ class _Total:
         )
 
 
-def _complain(refused: int, what: str) -> None:
+def _raise_if_any(refused: int, message: str) -> None:
     if refused:
-        raise Damaged(f"{refused} {what}")
+        raise Damaged(f"{refused} {message}")
 
 
 def _reason(error: EngineError | None) -> str | None:
@@ -125,9 +128,9 @@ def _listed(found: FoundRepository) -> str:
 
 
 def _label(step: Migrated) -> str:
-    """What was left out: a repository, a tag, a manifest."""
-    what: Sequence[str] = step.tags or ([step.digest] if step.digest else [])
-    return f"{step.repository} ({', '.join(what)})" if what else step.repository
+    """Return the label of a skipped repository, tag or manifest."""
+    names: Sequence[str] = step.tags or ([step.digest] if step.digest else [])
+    return f"{step.repository} ({', '.join(names)})" if names else step.repository
 
 
 def _fields(step: Migrated) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""``holdfast hold``: give back what no manifest of a namespace needs."""
+"""``holdfast hold``: release the content of a namespace that no manifest needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, exact_size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 
 _FIELDS: Final[Table] = {
     "released": lambda item: item.released,
@@ -19,23 +19,23 @@ _FIELDS: Final[Table] = {
 
 @click.group(epilog=example("hold release team"))
 def hold() -> None:
-    """Holds: content that an image may have though no manifest of it needs it, for a day.
+    """Release holds: content that an image keeps for a day although no manifest needs it.
 
-    Uploads whose manifest never came leave them, and manifests that were deleted. They count in
-    the quota of their namespace. NAMESPACE is a name or an id.
+    Uploads whose manifest was never pushed and deleted manifests leave holds behind. They count
+    in the quota of their namespace. NAMESPACE is a name or an id.
     """
 
 
 @hold.command(epilog=example("hold release team --yes"))
 @click.argument("namespace")
 @yes_option
-@managing
+@session_command
 async def release(session: Session, *, namespace: str, yes: bool) -> None:
-    """Give back what no manifest of a namespace needs.
+    """Release all holds of a namespace.
 
-    Pushes that run at this moment may have to begin again. What deleted tags need to come back
-    stays: see holdfast trash delete.
+    Pushes in progress may have to start again. Content that the trash needs for an undelete is
+    kept: see holdfast trash delete.
     """
     found = await session.management.namespace(namespace)
-    confirm(f"Give back what no manifest of {found.name} needs?", yes=yes)
+    confirm(f"Release all content that no manifest of {found.name} needs?", yes=yes)
     session.show(await session.management.release_holds(found.id_), _FIELDS)

@@ -1,4 +1,4 @@
-"""``holdfast image``: list, get, update, delete. A push makes images."""
+"""``holdfast image``: list, get, update and delete images. A push creates them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import click
 
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, exact_size, moment, size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 
 TAGS_SHOWN: Final = 8
-"""Of the tags of an image in a table; ``holdfast tag list`` shows all."""
+"""Tags of an image that a table shows; ``holdfast tag list`` shows all."""
 
 _COLUMNS: Final[Table] = {
     "name": lambda item: item.name,
@@ -49,7 +49,7 @@ def _tags(names: list[str]) -> str:
 
 @click.group(epilog=example("image list team"))
 def image() -> None:
-    """Images, which OCI calls repositories.
+    """Manage images, which OCI calls repositories.
 
     IMAGE is NAMESPACE/IMAGE or an id.
     """
@@ -57,19 +57,21 @@ def image() -> None:
 
 @image.command(epilog=example("image manifests team/web", "image manifests team/web --untagged"))
 @click.argument("image")
-@click.option("--tagged/--untagged", default=None, help="Only those with a tag, or without one.")
-@managing
+@click.option(
+    "--tagged/--untagged", default=None, help="Only manifests with a tag, or only those without."
+)
+@session_command
 async def manifests(session: Session, *, image: str, tagged: bool | None) -> None:
-    """List the manifests of an image, those without a tag included."""
+    """List the manifests of an image, including untagged ones."""
     found = await session.management.image(image)
     session.show_all(await session.management.manifests(found.id_, tagged=tagged), _MANIFESTS)
 
 
 @image.command("list", epilog=example("image list team"))
 @click.argument("namespace", required=False)
-@managing
+@session_command
 async def list_(session: Session, *, namespace: str | None) -> None:
-    """List the images of a namespace, or of all."""
+    """List the images of a namespace, or of all namespaces."""
     namespace_id = None
     if namespace is not None:
         namespace_id = (await session.management.namespace(namespace)).id_
@@ -78,7 +80,7 @@ async def list_(session: Session, *, namespace: str | None) -> None:
 
 @image.command(epilog=example("image get team/web"))
 @click.argument("image")
-@managing
+@session_command
 async def get(session: Session, *, image: str) -> None:
     """Show an image with its exact size."""
     session.show(await session.management.image(image), _FIELDS)
@@ -90,11 +92,11 @@ async def get(session: Session, *, image: str) -> None:
     "--visibility",
     type=click.Choice(["inherit", "public", "private"]),
     required=True,
-    help="Who may pull; inherit follows the namespace.",
+    help="Visibility of the image; inherit follows the namespace.",
 )
-@managing
+@session_command
 async def update(session: Session, *, image: str, visibility: str) -> None:
-    """Change the visibility."""
+    """Change the visibility of an image."""
     found = await session.management.image(image)
     fields = {"visibility": visibility}
     session.show(await session.management.update_image(found.id_, fields), _FIELDS)
@@ -103,11 +105,11 @@ async def update(session: Session, *, image: str, visibility: str) -> None:
 @image.command(epilog=example("image delete team/web --yes"))
 @click.argument("image")
 @yes_option
-@managing
+@session_command
 async def delete(session: Session, *, image: str, yes: bool) -> None:
     """Delete an image with its tags.
 
-    It can be brought back for a while: see holdfast undelete.
+    You can restore it for a while: see holdfast undelete.
     """
     found = await session.management.image(image)
     confirm(f"Delete image {found.name} ({size(found.size)})?", yes=yes)

@@ -1,4 +1,4 @@
-"""``holdfast key``: create, list, get, expire, revoke, end-tokens, rotate-signing-key."""
+"""``holdfast key``: manage keys, tokens and the signing key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from holdfast.api.cli.options import confirm, data_option, example, yes_option
 from holdfast.api.cli.output import Table, moment
-from holdfast.api.cli.session import Session, data_directory, managing, opened, run
+from holdfast.api.cli.session import Session, data_directory, open_store, run, session_command
 from holdfast.api.oci.tokens import LEEWAY_SECONDS, REFRESH_SECONDS
 from holdfast.api.server.owner_key import ACCESS_KEY
 
@@ -34,14 +34,19 @@ _NEW_FIELDS: Final[Table] = {
 
 
 def parse_access_key(text: str) -> str:
-    """The public half of a key. For ``type=``."""
+    """Parse an access key, for ``type=``. Raises BadParameter."""
     if not ACCESS_KEY.fullmatch(text):
-        raise click.BadParameter(f"{text!r} is no access key: SCW and 17 capital letters or digits")
+        raise click.BadParameter(
+            f"{text!r} is not an access key: must be SCW and 17 capital letters or digits"
+        )
     return text
 
 
 def parse_when(text: str) -> datetime:
-    """So much from now (``90d``, ``12h``, ``30m``), or a date and time with a zone."""
+    """Parse a time span from now (``90d``, ``12h``, ``30m``) or a date and time with a zone.
+
+    Raises BadParameter.
+    """
     span = _SPAN.fullmatch(text)
     try:
         if span is not None:
@@ -50,12 +55,12 @@ def parse_when(text: str) -> datetime:
     except (ValueError, OverflowError):
         when = None
     if when is None or when.tzinfo is None:
-        raise click.BadParameter(f"{text!r} is no moment such as 90d or 2030-01-31T12:00:00Z")
+        raise click.BadParameter(f"{text!r} is not a time such as 90d or 2030-01-31T12:00:00Z")
     return when
 
 
 def _parse_end(text: str) -> datetime | None:
-    """As ``parse_when``; ``now`` too, and ``never`` (None)."""
+    """Parse ``now``, ``never`` (None) or any text that ``parse_when`` accepts."""
     if text in ("now", "never"):
         return datetime.now(UTC) if text == "now" else None
     return parse_when(text)
@@ -63,7 +68,7 @@ def _parse_end(text: str) -> datetime | None:
 
 @click.group(epilog=example("key create --read-only --expires 90d"))
 def key() -> None:
-    """Keys: who may push, pull and manage."""
+    """Manage keys, which allow to pull, push and manage."""
 
 
 @key.command(
@@ -74,13 +79,15 @@ def key() -> None:
 @click.option(
     "--project-id",
     type=click.UUID,
-    help="The one project it is for.  [env: SCW_DEFAULT_PROJECT_ID]",
+    help="Project of the key.  [env: SCW_DEFAULT_PROJECT_ID]",
 )
-@click.option("--all-projects", is_flag=True, help="For all projects, as far as your own key.")
-@click.option("--read-only", is_flag=True, help="It may pull and look, and change nothing.")
-@click.option("--expires", type=parse_when, metavar="WHEN", help="Such as 90d, 12h, or a date.")
-@click.option("--description", default="", metavar="TEXT", help="For people.")
-@managing
+@click.option("--all-projects", is_flag=True, help="Key for all projects that your own key covers.")
+@click.option("--read-only", is_flag=True, help="Allow pulls and queries, but no changes.")
+@click.option(
+    "--expires", type=parse_when, metavar="WHEN", help="Expiry, such as 90d, 12h or a date."
+)
+@click.option("--description", default="", metavar="TEXT", help="Free text.")
+@session_command
 async def create(
     session: Session,
     *,
@@ -90,13 +97,13 @@ async def create(
     expires: datetime | None,
     description: str,
 ) -> None:
-    """Create a key. Its secret is printed now and never again."""
+    """Create a key. Its secret is printed only now."""
     if all_projects and project_id is not None:
         raise click.UsageError("--project-id and --all-projects exclude each other")
     if not all_projects:
-        project_id = project_id or session.place.project_id
+        project_id = project_id or session.target.project_id
         if project_id is None:
-            raise click.UsageError("which project? --project-id, or --all-projects")
+            raise click.UsageError("no project: give --project-id or --all-projects")
     fields = {
         "project_id": project_id,
         "permission": "read" if read_only else "full",
@@ -107,8 +114,8 @@ async def create(
 
 
 @key.command("list", epilog=example("key list"))
-@click.option("--project-id", type=click.UUID, help="Only those of this project.")
-@managing
+@click.option("--project-id", type=click.UUID, help="Only keys of this project.")
+@session_command
 async def list_(session: Session, *, project_id: UUID | None) -> None:
     """List keys, without their secrets."""
     session.show_all(await session.management.keys(project_id=project_id), _COLUMNS)
@@ -116,7 +123,7 @@ async def list_(session: Session, *, project_id: UUID | None) -> None:
 
 @key.command(epilog=example("key get SCWXXXXXXXXXXXXXXXXX"))
 @click.argument("access_key", type=parse_access_key)
-@managing
+@session_command
 async def get(session: Session, *, access_key: str) -> None:
     """Show a key, without its secret."""
     session.show(await session.management.key(access_key), _FIELDS)
@@ -133,11 +140,11 @@ async def get(session: Session, *, access_key: str) -> None:
     "text",
     required=True,
     metavar="WHEN",
-    help="Such as 30d, 12h or a date; now, or never.",
+    help="New expiry, such as 30d, 12h or a date; now or never.",
 )
-@managing
+@session_command
 async def expire(session: Session, *, access_key: str, text: str) -> None:
-    """Change when a key ends. It is kept, and can be given more time again."""
+    """Change the expiry of a key. An expired key is kept and can be extended."""
     fields = {"expires_at": _parse_end(text)}
     session.show(await session.management.update_key(access_key, fields), _FIELDS)
 
@@ -145,9 +152,9 @@ async def expire(session: Session, *, access_key: str, text: str) -> None:
 @key.command(epilog=example("key revoke SCWXXXXXXXXXXXXXXXXX --yes"))
 @click.argument("access_key", type=parse_access_key)
 @yes_option
-@managing
+@session_command
 async def revoke(session: Session, *, access_key: str, yes: bool) -> None:
-    """Revoke a key: it is refused from now on."""
+    """Revoke a key. The server refuses it from now on."""
     confirm(f"Revoke key {access_key}?", yes=yes)
     session.show(await session.management.revoke_key(access_key), _FIELDS)
 
@@ -156,29 +163,29 @@ async def revoke(session: Session, *, access_key: str, yes: bool) -> None:
 @data_option
 @yes_option
 def end_tokens(data: str, yes: bool) -> None:
-    """End every token of a data directory, whoever has it and whoever signed it.
+    """Invalidate every token of a data directory.
 
-    For when somebody may have read the directory or a snapshot of it, which hold what tokens are
-    signed with. A running server refuses them from then on, with all its workers. Clients log in
-    again by themselves; their keys stay.
+    Use it if the directory or a snapshot of it may have leaked: both hold the signing key of
+    tokens. All workers of a running server refuse the old tokens from then on. Clients log in
+    again by themselves; their keys stay valid.
     """
-    confirm("End every token?", yes=yes)
+    confirm("Invalidate every token?", yes=yes)
     run(_renew(data, overlap_seconds=0))
-    click.echo("all tokens have ended")
+    click.echo("all tokens are invalid now")
 
 
 @key.command("rotate-signing-key", epilog=example("key rotate-signing-key --data data"))
 @data_option
 def rotate_signing_key(data: str) -> None:
-    """Sign tokens with another key; those given out before stay valid until they expire.
+    """Sign tokens with a new key; earlier tokens stay valid until they expire.
 
-    For rotation by the calendar: no client notices. A running server signs with the new key from
-    then on. Where the key may have leaked, use end-tokens.
+    Use it for regular rotation: clients do not notice. A running server signs with the new key
+    from then on. If the old key may have leaked, use end-tokens.
     """
     run(_renew(data, overlap_seconds=REFRESH_SECONDS + LEEWAY_SECONDS))
-    click.echo("tokens are signed with another key; older ones are valid until they expire")
+    click.echo("tokens are signed with a new key; earlier ones stay valid until they expire")
 
 
 async def _renew(data: str, *, overlap_seconds: int) -> None:
-    async with opened(data_directory(data)) as store:
+    async with open_store(data_directory(data)) as store:
         await store.keys.renew_signing_key(overlap_seconds=overlap_seconds)

@@ -1,4 +1,4 @@
-"""``holdfast import`` and ``holdfast export``: images from and to directories."""
+"""``holdfast import`` and ``holdfast export``: copy images from and to directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from holdfast.api.cli.errors import Misused
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import Bar, last_of, print_json, progress, size
-from holdfast.api.cli.session import Target, opened, placed, run
+from holdfast.api.cli.session import Target, open_store, run, target_options
 from holdfast.engine import (
     Invalid,
     Registry,
@@ -25,7 +25,7 @@ from holdfast.engine import (
 )
 
 LAYOUT_FILE: Final = "oci-layout"
-"""What tells a layout from the storage of a registry (OCI image-spec, "Image Layout")."""
+"""File that marks a directory as an OCI layout (OCI image-spec, "Image Layout")."""
 
 
 @click.command(
@@ -42,32 +42,32 @@ LAYOUT_FILE: Final = "oci-layout"
     "references",
     multiple=True,
     metavar="NAME",
-    help="Of a layout: a name or a digest in it, repeatable.  [default: all]",
+    help="Name or digest to import from a layout, repeatable.  [default: all]",
 )
 @click.option(
     "--namespace",
     metavar="NAMESPACE",
-    help="Of a registry: where images go whose name has one component, or whose first one is no "
-    "name of a namespace.",
+    help="Registry import: namespace for images whose name has one component, or whose first "
+    "component is not a valid namespace.",
 )
 @click.option(
     "--rename",
     "renames",
     multiple=True,
     metavar="OLD=NEW",
-    help="Of a registry: what stands here for a name, or for the components that it begins with, "
-    "repeatable; the longest one counts.",
+    help="Registry import: replace a name, or the components it begins with, repeatable; the "
+    "longest match wins.",
 )
 @click.option(
     "--project-id",
     type=click.UUID,
-    help="Of a registry: whose the namespaces are that it makes.  [default: the owner's project]",
+    help="Registry import: project of new namespaces.  [default: the owner's project]",
 )
-@click.option("--tagged-only", is_flag=True, help="Of a registry: leave out untagged manifests.")
-@click.option("--dry-run", is_flag=True, help="Of a registry: only say what would be imported.")
-@placed
+@click.option("--tagged-only", is_flag=True, help="Registry import: skip untagged manifests.")
+@click.option("--dry-run", is_flag=True, help="Registry import: only list the repositories.")
+@target_options
 def import_(
-    where: Callable[[], Target],
+    get_target: Callable[[], Target],
     *,
     path: Path,
     image: str | None,
@@ -79,15 +79,15 @@ def import_(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Bring images of an OCI image layout, or all of a docker-registry, bit by bit as they are.
+    """Import images from an OCI image layout, or all images of a docker-registry, unchanged.
 
-    With NAMESPACE/IMAGE, PATH is a layout: a directory whose names become tags. The namespace has
-    to exist.
+    With NAMESPACE/IMAGE, PATH is a layout: a directory whose names become tags. The namespace must
+    exist.
 
-    Without it, PATH is the storage directory of a docker-registry (CNCF distribution), and goes
-    into a data directory (--data), which may be in use. The first component of each name becomes
-    the namespace, made where it is missing. What was imported
-    before is not read again: after an interruption, or to catch up, do it once more.
+    Without it, PATH is the storage directory of a docker-registry (CNCF distribution). Its images
+    go into a data directory (--data), which may be in use. The first component of each name
+    becomes the namespace, created if missing. Content imported before is not read again: after an
+    interruption, or to catch up, run the import again.
     """
     of_registry = {
         "--namespace": namespace,
@@ -97,29 +97,29 @@ def import_(
         "--dry-run": dry_run,
     }
     if image is not None:
-        _refuse(of_registry, "needs an import without NAMESPACE/IMAGE")
-        done = run(_import(where(), path, image, references))
-        _tell("imported", done, as_json=as_json)
+        _refuse(of_registry, "is only for an import without NAMESPACE/IMAGE")
+        done = run(_import(get_target(), path, image, references))
+        _print_result("imported", done, as_json=as_json)
         return
-    _refuse({"--reference": references}, "needs an import into NAMESPACE/IMAGE")
+    _refuse({"--reference": references}, "is only for an import into NAMESPACE/IMAGE")
     if (path / LAYOUT_FILE).is_file():
-        raise click.UsageError(f"{path} is an OCI layout: say into which NAMESPACE/IMAGE")
-    from .docker_registry import bring_registry, show_registry
+        raise click.UsageError(f"{path} is an OCI layout: give the NAMESPACE/IMAGE to import into")
+    from .docker_registry import import_storage, show_storage
 
     try:
         rules = Renames.parse(renames, namespace)
     except Invalid as error:
         raise click.UsageError(str(error)) from error
     if dry_run:
-        run(show_registry(path, rules, as_json=as_json))
+        run(show_storage(path, rules, as_json=as_json))
         return
-    place = where()
-    if place.url is not None:
-        raise Misused("the storage of a registry goes into a data directory: give --data DIR")
+    target = get_target()
+    if target.url is not None:
+        raise Misused("a registry import needs a data directory: give --data DIR")
     run(
-        bring_registry(
+        import_storage(
             path,
-            place,
+            target,
             rules,
             project_id=project_id,
             untagged=not tagged_only,
@@ -128,33 +128,33 @@ def import_(
     )
 
 
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    """Refuse options of the other kind of directory. Raises UsageError."""
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raise UsageError if an option of the other kind of import is set."""
     for option, value in options.items():
         if value:
-            raise click.UsageError(f"{option} {why}")
+            raise click.UsageError(f"{option} {reason}")
 
 
 @asynccontextmanager
-async def _images(place: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
-    """Where ``namespace/image`` is, on a server or in a directory."""
-    if place.url is not None:
+async def _images(target: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
+    """Open the registry of ``namespace/image``, on a server or in a directory."""
+    if target.url is not None:
         from holdfast.api.cli.remote_registry import remote_images
 
-        async with remote_images(place, name) as found:
+        async with remote_images(target, name) as found:
             yield found
         return
-    async with opened(place.directory) as store:
-        yield store, await store.locate(place.region, name)
+    async with open_store(target.directory) as store:
+        yield store, await store.locate(target.region, name)
 
 
 async def _import(
-    place: Target, path: Path, image: str, references: tuple[str, ...]
+    target: Target, path: Path, image: str, references: tuple[str, ...]
 ) -> Transferred:
-    async with _images(place, image) as (registry, repository):
+    async with _images(target, image) as (registry, repository):
         with progress("import") as bar:
             steps = import_layout(registry, repository, path, references=references or None)
-            return await last_of(steps, _shower(bar))
+            return await last_of(steps, _progress_of(bar))
 
 
 @click.command(
@@ -162,23 +162,23 @@ async def _import(
 )
 @click.argument("image", metavar="NAMESPACE/IMAGE[:TAG]")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--no-referrers", is_flag=True, help="Leave out signatures and other referrers.")
-@placed
+@click.option("--no-referrers", is_flag=True, help="Skip signatures and other referrers.")
+@target_options
 def export(
-    where: Callable[[], Target], *, image: str, path: Path, no_referrers: bool, as_json: bool
+    get_target: Callable[[], Target], *, image: str, path: Path, no_referrers: bool, as_json: bool
 ) -> None:
-    """Write images to an OCI image layout, bit by bit as they are.
+    """Export images to an OCI image layout, unchanged.
 
-    PATH is a directory: new, empty, or a layout already, which is added to. IMAGE may end in a
-    digest too (NAMESPACE/IMAGE@sha256:...); without a tag, all tags are written.
+    PATH is a new or empty directory, or a layout to add to. IMAGE may also end in a digest
+    (NAMESPACE/IMAGE@sha256:...). Without a tag or digest, all tags are exported.
     """
-    done = run(_export(where(), image, path, referrers=not no_referrers))
-    _tell("exported", done, as_json=as_json)
+    done = run(_export(get_target(), image, path, referrers=not no_referrers))
+    _print_result("exported", done, as_json=as_json)
 
 
-async def _export(place: Target, image: str, path: Path, *, referrers: bool) -> Transferred:
+async def _export(target: Target, image: str, path: Path, *, referrers: bool) -> Transferred:
     name, reference = _split(image)
-    async with _images(place, name) as (registry, repository):
+    async with _images(target, name) as (registry, repository):
         with progress("export") as bar:
             steps = export_layout(
                 registry,
@@ -187,11 +187,11 @@ async def _export(place: Target, image: str, path: Path, *, referrers: bool) -> 
                 references=None if reference is None else [reference],
                 referrers=referrers,
             )
-            return await last_of(steps, _shower(bar))
+            return await last_of(steps, _progress_of(bar))
 
 
 def _split(image: str) -> tuple[str, str | None]:
-    """Full name, and tag or digest, of a reference."""
+    """Split a reference into the full name and the tag or digest."""
     name, at, digest = image.partition("@")
     if at:
         return name, digest
@@ -199,14 +199,14 @@ def _split(image: str) -> tuple[str, str | None]:
     return (name, tag) if colon else (image, None)
 
 
-def _shower(bar: Bar) -> Callable[[Transferred], None]:
+def _progress_of(bar: Bar) -> Callable[[Transferred], None]:
     def show(done: Transferred) -> None:
         bar.show(f"{done.manifests} manifests, {done.blobs} blobs, {size(done.bytes)}")
 
     return show
 
 
-def _tell(what: str, done: Transferred, *, as_json: bool) -> None:
+def _print_result(verb: str, done: Transferred, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -219,6 +219,6 @@ def _tell(what: str, done: Transferred, *, as_json: bool) -> None:
         )
         return
     click.echo(
-        f"{what} {done.tags} tags, {done.manifests} manifests, {done.blobs} blobs"
-        f" ({size(done.bytes)}); {done.present} blobs were there already"
+        f"{verb} {done.tags} tags, {done.manifests} manifests, {done.blobs} blobs"
+        f" ({size(done.bytes)}); {done.present} blobs were already present"
     )

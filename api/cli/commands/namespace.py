@@ -1,4 +1,4 @@
-"""``holdfast namespace``: create, list, get, update, settings, delete."""
+"""``holdfast namespace``: create, list, change and delete namespaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from holdfast.api.cli.limit_options import FIELDS, fields_of, in_words, limit_options
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, exact_size, moment, size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 from holdfast.api.management.views import NamespaceAnswer, SettingsAnswer
 
 _COLUMNS: Final[Table] = {
@@ -35,7 +35,7 @@ _FIELDS: Final[Table] = {
     "created": lambda item: moment(item.created_at),
     "updated": lambda item: moment(item.updated_at),
 }
-_SPARSE: Final = {None: "as the server", True: "yes", False: "no"}
+_SPARSE: Final = {None: "server default", True: "yes", False: "no"}
 _SETTINGS: Final[Table] = {
     **FIELDS,
     "sparse indexes": lambda item: _SPARSE[item.sparse_indexes],
@@ -43,13 +43,15 @@ _SETTINGS: Final[Table] = {
 
 _LIMITS: Final[Table] = {**FIELDS, "in force": lambda item: in_words(item.in_force)}
 
-_visibility = click.option("--public/--private", "is_public", default=None, help="Who may pull.")
-_description = click.option("--description", metavar="TEXT", help="For people.")
+_visibility = click.option(
+    "--public/--private", "is_public", default=None, help="Allow pulls without a key, or not."
+)
+_description = click.option("--description", metavar="TEXT", help="Free text.")
 
 
 @click.group(epilog=example("namespace create team"))
 def namespace() -> None:
-    """Namespaces: what images are grouped in.
+    """Manage namespaces, the groups of images.
 
     NAMESPACE is a name or an id.
     """
@@ -59,8 +61,12 @@ def namespace() -> None:
 @click.argument("name")
 @_description
 @_visibility
-@click.option("--project-id", type=click.UUID, help="Whose it is.  [env: SCW_DEFAULT_PROJECT_ID]")
-@managing
+@click.option(
+    "--project-id",
+    type=click.UUID,
+    help="Project of the namespace.  [env: SCW_DEFAULT_PROJECT_ID]",
+)
+@session_command
 async def create(
     session: Session,
     *,
@@ -74,14 +80,14 @@ async def create(
         "name": name,
         "description": description,
         "is_public": is_public,
-        "project_id": project_id or session.place.project_id,
+        "project_id": project_id or session.target.project_id,
     }
     session.show(await session.management.create_namespace(fields), _FIELDS)
 
 
 @namespace.command("list", epilog=example("namespace list --json"))
-@click.option("--project-id", type=click.UUID, help="Only those of this project.")
-@managing
+@click.option("--project-id", type=click.UUID, help="Only namespaces of this project.")
+@session_command
 async def list_(session: Session, *, project_id: UUID | None) -> None:
     """List the namespaces of a region."""
     session.show_all(await session.management.namespaces(project_id=project_id), _COLUMNS)
@@ -89,9 +95,9 @@ async def list_(session: Session, *, project_id: UUID | None) -> None:
 
 @namespace.command(epilog=example("namespace get team"))
 @click.argument("namespace")
-@managing
+@session_command
 async def get(session: Session, *, namespace: str) -> None:
-    """Show a namespace with its exact numbers."""
+    """Show a namespace with its exact size."""
     session.show(await session.management.namespace(namespace), _FIELDS)
 
 
@@ -99,13 +105,13 @@ async def get(session: Session, *, namespace: str) -> None:
 @click.argument("namespace")
 @_description
 @_visibility
-@managing
+@session_command
 async def update(
     session: Session, *, namespace: str, description: str | None, is_public: bool | None
 ) -> None:
-    """Change the description or the visibility."""
+    """Change the description or the visibility of a namespace."""
     if description is None and is_public is None:
-        raise click.UsageError("nothing to change: --description, --public or --private")
+        raise click.UsageError("nothing to change: give --description, --public or --private")
     found = await session.management.namespace(namespace)
     fields = {"description": description, "is_public": is_public}
     session.show(await session.management.update_namespace(found.id_, fields), _FIELDS)
@@ -122,13 +128,13 @@ async def update(
 @click.option(
     "--sparse-indexes",
     type=click.Choice(["yes", "no", "server"]),
-    help="Take an index that lacks manifests; server leaves it to the server's option.",
+    help="Accept an index with missing manifests; server uses the server's default.",
 )
-@managing
+@session_command
 async def settings(
     session: Session, *, namespace: str, sparse_indexes: str | None, **given: Any
 ) -> None:
-    """Show quota, immutable tags, lock and sparse indexes; change those that are given."""
+    """Show the settings of a namespace, or change the given ones."""
     fields = fields_of(given)
     if sparse_indexes is not None:
         fields["sparse_indexes"] = {"yes": True, "no": False}.get(sparse_indexes)
@@ -141,11 +147,12 @@ async def settings(
 )
 @click.argument("namespace")
 @limit_options()
-@managing
+@session_command
 async def limits(session: Session, *, namespace: str, **given: Any) -> None:
-    """Show what bounds a namespace beside its settings; change what is given.
+    """Show the limits of a namespace, or change the given ones.
 
-    Limits are of the name: they outlive the namespace. Changes are for keys of all projects.
+    Limits apply in addition to the settings. They belong to the name and outlive the namespace.
+    Changes need an all-projects key.
     """
     fields = fields_of(given)
     found = await session.management.namespace(namespace)
@@ -167,13 +174,13 @@ async def _settings(
 @namespace.command(epilog=example("namespace delete team --yes"))
 @click.argument("namespace")
 @yes_option
-@managing
+@session_command
 async def delete(session: Session, *, namespace: str, yes: bool) -> None:
-    """Delete a namespace and all that is in it.
+    """Delete a namespace with its images.
 
-    It can be brought back for a while: see holdfast undelete.
+    You can restore it for a while: see holdfast undelete.
     """
     found = await session.management.namespace(namespace)
-    told = f"{found.image_count} images, {size(found.size)}"
-    confirm(f"Delete namespace {found.name} ({told})?", yes=yes)
+    summary = f"{found.image_count} images, {size(found.size)}"
+    confirm(f"Delete namespace {found.name} ({summary})?", yes=yes)
     session.show(await session.management.delete_namespace(found.id_), _FIELDS)

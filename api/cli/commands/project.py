@@ -1,4 +1,4 @@
-"""``holdfast project``: what bounds a project."""
+"""``holdfast project``: show and change the limits of a project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from holdfast.api.cli.limit_options import fields_of, in_words, limit_options
 from holdfast.api.cli.options import example, parse_size
 from holdfast.api.cli.output import Table, exact_size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 
 _FIELDS: Final[Table] = {
     "quota": lambda item: "none" if item.quota is None else exact_size(item.quota),
@@ -21,7 +21,7 @@ _FIELDS: Final[Table] = {
 
 @click.group(epilog=example("project limits 11111111-1111-4111-8111-111111111111"))
 def project() -> None:
-    """Projects: whose namespaces are."""
+    """Manage projects, the owners of namespaces."""
 
 
 @project.command(
@@ -30,18 +30,20 @@ def project() -> None:
     )
 )
 @click.argument("project_id", type=click.UUID)
-@click.option("--quota", type=parse_size, metavar="SIZE", help="Upper bound of what it keeps.")
-@click.option("--no-quota", is_flag=True, help="Remove the bound.")
+@click.option(
+    "--quota", type=parse_size, metavar="SIZE", help="Maximum stored size of the project."
+)
+@click.option("--no-quota", is_flag=True, help="Remove the quota of the project.")
 @limit_options("default-")
-@managing
+@session_command
 async def limits(session: Session, *, project_id: UUID, **given: Any) -> None:
-    """Show what bounds a project; change what is given.
+    """Show the limits of a project, or change the given ones.
 
-    The options that begin with --default are for namespaces that are made from now on. Changes
-    are for keys of all projects.
+    Options that begin with --default set the limits of namespaces created from now on. Changes
+    need an all-projects key.
     """
     if given["no_quota"] and given["quota"] is not None:
-        raise click.UsageError("an option and its opposite are given")
+        raise click.UsageError("an option and its --no- form exclude each other")
     fields: dict[str, object] = {}
     if given["quota"] is not None or given["no_quota"]:
         fields["quota"] = given["quota"]

@@ -1,4 +1,4 @@
-"""``holdfast retention``: show and set the rules of a namespace, a dry run, and applying them."""
+"""``holdfast retention``: show, set, plan and apply the retention rules of a namespace."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, print_fields, print_json, print_rows, size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 from holdfast.api.management.retention import Rules
 from holdfast.api.management.views import PlanAnswer, RulesAnswer
 
 FILE_BYTES_MAX: Final = 1 << 20
-"""Of a file of rules; far above what the API takes."""
+"""Largest rules file in bytes; far above the limit of the API."""
 
 _RULES: Final[Table] = {
     "images": lambda rule: " ".join(rule.images),
@@ -39,19 +39,19 @@ def _days(count: int | None) -> str | None:
 
 @click.group(epilog=example("retention plan team"))
 def retention() -> None:
-    """Retention rules: which tags and untagged manifests of a namespace go by themselves.
+    """Manage retention rules, which remove tags and untagged manifests of a namespace.
 
-    A tag goes when a rule matches it and all that the rule looks at is so. Signatures and the like
-    (tags sha256-..., with .sig, .att or .sbom) go with what they belong to. NAMESPACE is a name
-    or an id.
+    A rule removes a tag if it matches its patterns and meets all conditions of the rule.
+    Signatures and the like (tags sha256-..., with .sig, .att or .sbom) are removed together with
+    the manifest they belong to. NAMESPACE is a name or an id.
     """
 
 
 @retention.command(epilog=example("retention show team", "retention show team --json"))
 @click.argument("namespace")
-@managing
+@session_command
 async def show(session: Session, *, namespace: str) -> None:
-    """Show the rules."""
+    """Show the rules of a namespace."""
     found = await session.management.namespace(namespace)
     _show_rules(session, await session.management.retention(found.id_))
 
@@ -66,15 +66,27 @@ async def show(session: Session, *, namespace: str) -> None:
     ),
 )
 @click.argument("namespace")
-@click.option("--image", "images", multiple=True, metavar="PATTERN", help="Images; repeatable.")
-@click.option("--tag", "tags", multiple=True, metavar="PATTERN", help="Tags; repeatable.")
-@click.option("--keep-last", type=int, metavar="N", help="The newest N tags that match stay.")
-@click.option("--older-than-days", type=int, metavar="N", help="Since the last push of the tag.")
-@click.option("--not-pulled-for-days", type=int, metavar="N", help="Since its last pull or push.")
-@click.option("--untagged-older-than-days", type=int, metavar="N", help="Manifests without a tag.")
-@click.option("--file", type=click.File("rb"), help="Rules as show --json prints them; - is stdin.")
+@click.option(
+    "--image", "images", multiple=True, metavar="PATTERN", help="Images of the rule, repeatable."
+)
+@click.option(
+    "--tag", "tags", multiple=True, metavar="PATTERN", help="Tags of the rule, repeatable."
+)
+@click.option("--keep-last", type=int, metavar="N", help="Keep the newest N matching tags.")
+@click.option(
+    "--older-than-days", type=int, metavar="N", help="Days since the last push of the tag."
+)
+@click.option(
+    "--not-pulled-for-days", type=int, metavar="N", help="Days since its last pull or push."
+)
+@click.option(
+    "--untagged-older-than-days", type=int, metavar="N", help="Age of untagged manifests."
+)
+@click.option(
+    "--file", type=click.File("rb"), help="File of rules as show --json prints them; - is stdin."
+)
 @click.option("--none", "no_rules", is_flag=True, help="Remove all rules.")
-@managing
+@session_command
 async def set_(
     session: Session,
     *,
@@ -88,7 +100,7 @@ async def set_(
     file: BinaryIO | None,
     no_rules: bool,
 ) -> None:
-    """Replace the rules: by the one that the options make, by those of a file, or by none."""
+    """Replace the rules: with one rule from options, with those of a file, or with none."""
     given = {
         "images": list(images) or None,
         "tags": list(tags) or None,
@@ -99,7 +111,7 @@ async def set_(
     }
     rule = {name: value for name, value in given.items() if value is not None}
     if bool(rule) + (file is not None) + no_rules != 1:
-        raise click.UsageError("one of these is needed: options of a rule, --file, --none")
+        raise click.UsageError("give one of these: options of a rule, --file, --none")
     rules = [rule] if rule else []
     body = {"rules": rules} if file is None else _read_rules(file)
     found = await session.management.namespace(namespace)
@@ -107,10 +119,10 @@ async def set_(
 
 
 def _read_rules(file: BinaryIO) -> dict[str, object]:
-    """The body of the operation. Raises UsageError."""
+    """Read a rules file into the body of the operation. Raises UsageError."""
     text = file.read(FILE_BYTES_MAX + 1)
     if len(text) > FILE_BYTES_MAX:
-        raise click.UsageError(f"--file: more than {FILE_BYTES_MAX} bytes")
+        raise click.UsageError(f"--file: must not exceed {FILE_BYTES_MAX} bytes")
     try:
         rules = msgspec.json.decode(text, type=Rules)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -120,9 +132,9 @@ def _read_rules(file: BinaryIO) -> dict[str, object]:
 
 @retention.command(epilog=example("retention plan team", "retention plan team --json"))
 @click.argument("namespace")
-@managing
+@session_command
 async def plan(session: Session, *, namespace: str) -> None:
-    """List exactly what the rules would remove now, and what that would free: a dry run."""
+    """List the items that the rules would remove now and the bytes freed: a dry run."""
     found = await session.management.namespace(namespace)
     _show_plan(session, await session.management.retention_plan(found.id_), "would free")
 
@@ -130,17 +142,17 @@ async def plan(session: Session, *, namespace: str) -> None:
 @retention.command(epilog=example("retention apply team --yes"))
 @click.argument("namespace")
 @yes_option
-@managing
+@session_command
 async def apply(session: Session, *, namespace: str, yes: bool) -> None:
-    """Remove now what the rules say.
+    """Apply the rules now.
 
-    Tags can be brought back for a while: see holdfast undelete.
+    You can restore removed tags for a while: see holdfast undelete.
     """
     found = await session.management.namespace(namespace)
     if not yes:
         planned = await session.management.retention_plan(found.id_)
-        told = f"{len(planned.expired)} tags and manifests, {size(planned.freed_bytes)}"
-        confirm(f"Remove from namespace {found.name} what its rules say ({told})?", yes=yes)
+        summary = f"{len(planned.expired)} tags and manifests, {size(planned.freed_bytes)}"
+        confirm(f"Apply the rules of namespace {found.name} ({summary})?", yes=yes)
     _show_plan(session, await session.management.apply_retention(found.id_), "will free")
 
 
@@ -158,4 +170,4 @@ def _show_plan(session: Session, answer: PlanAnswer, verb: str) -> None:
     print_rows(answer.expired, _EXPIRED)
     print_fields(answer, {verb: lambda item: size(item.freed_bytes)})
     if not answer.complete:
-        click.echo("there is more, for the next run", err=True)
+        click.echo("there is more to remove: run it again", err=True)

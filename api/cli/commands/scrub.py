@@ -1,4 +1,4 @@
-"""``holdfast scrub``: read what a store has, and quarantine what went bad."""
+"""``holdfast scrub``: verify the checksums of a store's blobs and quarantine damaged ones."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import click
 from holdfast.api.cli.errors import Damaged
 from holdfast.api.cli.options import example, parse_size
 from holdfast.api.cli.output import print_json, progress, size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 from holdfast.api.management.views import ScrubAnswer
 
 
 @click.command(epilog=example("scrub --data data", "scrub --budget 10GiB"))
-@click.option("--budget", type=parse_size, metavar="SIZE", help="Read at most this much, and stop.")
-@managing
+@click.option("--budget", type=parse_size, metavar="SIZE", help="Stop after reading this much.")
+@session_command
 async def scrub(session: Session, *, budget: int | None) -> None:
-    """Read blobs again, compare their checksums, quarantine what is damaged.
+    """Read all blobs, verify their checksums and quarantine damaged ones.
 
-    It goes on where the last scrub stopped. A push of the same content heals a damaged blob. On a
-    server it is for keys of all projects.
+    A scrub continues where the last one stopped. A push of the same content repairs a damaged
+    blob. With --server this needs an all-projects key.
     """
     done = await _scrub(session, budget)
     if session.as_json:
@@ -34,14 +34,14 @@ async def scrub(session: Session, *, budget: int | None) -> None:
     else:
         for digest in done.damaged:
             click.echo(f"damaged: {digest}")
-        rest = "" if done.finished else ", more is left for the next one"
+        rest = "" if done.finished else "; the next scrub continues"
         click.echo(f"read {done.blobs} blobs, {size(done.bytes)}{rest}")
     if done.damaged_count:
-        raise Damaged(f"{done.damaged_count} blobs are damaged, and in quarantine")
+        raise Damaged(f"{done.damaged_count} blobs are damaged and in quarantine")
 
 
 async def _scrub(session: Session, budget: int | None) -> ScrubAnswer:
-    """All steps of it in one answer."""
+    """Run all steps of the scrub and return their sums."""
     total = (await session.management.stats()).stored_bytes
     whole: ScrubAnswer | None = None
     with progress("scrubbing") as bar:
@@ -60,5 +60,5 @@ async def _scrub(session: Session, budget: int | None) -> ScrubAnswer:
                 done=whole.bytes,
                 total=total if budget is None else min(total, budget),
             )
-    assert whole is not None, "it told nothing"
+    assert whole is not None, "there was no step"
     return whole

@@ -1,6 +1,6 @@
-"""``holdfast serve`` and ``holdfast config``: the server's options and where they come from.
+"""``holdfast serve`` and ``holdfast config``: the options of the server and their sources.
 
-Options win over the environment, the environment over the file that ``--config`` names.
+Options override the environment, and the environment overrides the file given as ``--config``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _SOURCES: Final = {
 
 
 class _Texts(click.types.StringParamType):
-    """A text of a repeatable option; its variable separates them by commas or blanks."""
+    """Type of a repeatable string option; its variable separates values by commas or blanks."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return rv.replace(",", " ").split()
 
 
 class _Command(click.Command):
-    """A command that remembers its arguments, so that they can be read once more."""
+    """Command that keeps its arguments, so that a reload can parse them again."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = list(args)
@@ -46,7 +46,7 @@ class _Command(click.Command):
 
 
 def _read_file(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    """The file is where options come from that are set nowhere else."""
+    """Use the values of the file as the defaults of the options. Raises UsageError."""
     if value is not None:
         try:
             ctx.default_map = read(Path(value), ctx.command.params)
@@ -63,7 +63,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         is_eager=True,
         callback=_read_file,
         expose_value=False,
-        help="A TOML file with options: their names without the hyphens before them.",
+        help="TOML file of options; its keys are option names without the leading hyphens.",
     ),
     data_option,
     click.option(
@@ -72,14 +72,14 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default="127.0.0.1:5000",
         show_default=True,
         metavar="HOST:PORT",
-        help="Where to listen; port 0 takes a free one.",
+        help="Address to listen on; port 0 picks a free port.",
     ),
     click.option(
         "--workers",
         envvar="HOLDFAST_WORKERS",
         type=int,
         metavar="N",
-        help="Worker processes.  [default: one a core]",
+        help="Number of worker processes.  [default: one per core]",
     ),
     click.option(
         "--region",
@@ -88,7 +88,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=_Texts(),
         multiple=True,
         metavar="REGION",
-        help="A region, repeatable; the first is the default one.  [default: fr-par nl-ams pl-waw]",
+        help="Region to serve, repeatable; the first is the default.  "
+        "[default: fr-par nl-ams pl-waw]",
     ),
     click.option(
         "--endpoint",
@@ -97,20 +98,20 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=_Texts(),
         multiple=True,
         metavar="REGION=HOST[:PORT]",
-        help="Where the registry of a region is reached, repeatable; a free port of this machine "
-        "is listened on.",
+        help="Address of a region's registry for clients, repeatable; the server also listens on "
+        "it if it is a free port of this machine.",
     ),
     click.option(
         "--public-url",
         envvar="HOLDFAST_PUBLIC_URL",
         metavar="URL",
-        help="What clients use, where a proxy stands in front.",
+        help="External URL when behind a proxy.",
     ),
     click.option(
         "--create-namespaces/--no-create-namespaces",
         envvar="HOLDFAST_CREATE_NAMESPACES",
         default=False,
-        help="A push into a namespace that does not exist creates it.",
+        help="Create a missing namespace on push.",
     ),
     click.option(
         "--trusted-proxy",
@@ -119,8 +120,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=_Texts(),
         multiple=True,
         metavar="NETWORK",
-        help="Whose X-Forwarded headers are believed, in CIDR notation, repeatable; unix is "
-        "whoever connects to the unix socket.",
+        help="Network (CIDR) of proxies whose X-Forwarded headers are trusted, repeatable; unix "
+        "trusts all clients of the unix socket.",
     ),
     click.option(
         "--token-seconds",
@@ -129,14 +130,13 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=300,
         show_default=True,
         metavar="SECONDS",
-        help="Life of a bearer token.",
+        help="Lifetime of a bearer token.",
     ),
     click.option(
         "--fast-path/--no-fast-path",
         envvar="HOLDFAST_FAST_PATH",
         default=True,
-        help="Answer small reads and pushes without going through the whole HTTP stack."
-        "  [default: on]",
+        help="Serve small reads and pushes without the full HTTP stack.  [default: on]",
     ),
     click.option(
         "--compression",
@@ -144,7 +144,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=click.Choice(("auto", "never")),
         default="auto",
         show_default=True,
-        help="Keep what compresses well as zstd, after a while; its pulls take more CPU then.",
+        help="Compress suitable blobs with zstd in the background; pulls of them take more CPU.",
     ),
     click.option(
         "--max-connections",
@@ -153,15 +153,15 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=10_000,
         show_default=True,
         metavar="N",
-        help="Connections at one time, over all workers; a client beyond them gets 503.",
+        help="Maximum open connections, over all workers; further clients get 503.",
     ),
     click.option(
         "--max-connections-per-address",
         envvar="HOLDFAST_MAX_CONNECTIONS_PER_ADDRESS",
         type=int,
         metavar="N",
-        help="Of them, those from one address; 0 is no limit.  [default: 2000, and no limit for "
-        "this machine itself]",
+        help="Maximum open connections from one address; 0 means no limit.  [default: 2000, and "
+        "no limit for this machine]",
     ),
     click.option(
         "--max-blob",
@@ -170,7 +170,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default="1TiB",
         show_default=True,
         metavar="SIZE",
-        help="The largest blob that is taken.",
+        help="Largest blob accepted.",
     ),
     click.option(
         "--max-manifest",
@@ -179,7 +179,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default="4MiB",
         show_default=True,
         metavar="SIZE",
-        help="The largest manifest that is taken; at most 4 MiB.",
+        help="Largest manifest accepted; at most 4 MiB.",
     ),
     click.option(
         "--max-json",
@@ -188,7 +188,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default="64KiB",
         show_default=True,
         metavar="SIZE",
-        help="The largest body that the management API takes.",
+        help="Largest request body accepted by the management API.",
     ),
     click.option(
         "--max-uploads",
@@ -197,7 +197,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=1000,
         show_default=True,
         metavar="N",
-        help="Open upload sessions of one namespace.",
+        help="Maximum open upload sessions per namespace.",
     ),
     click.option(
         "--bandwidth",
@@ -205,14 +205,14 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=size,
         default="0",
         metavar="SIZE",
-        help="Bytes of content a second, in and out, over all workers, that namespaces share "
-        "fairly; 64KiB at the least, 0 is no limit.  [default: 0]",
+        help="Maximum bytes of content per second, in and out, over all workers, shared fairly by "
+        "namespaces; at least 64KiB, 0 means no limit.  [default: 0]",
     ),
     click.option(
         "--sparse-indexes/--no-sparse-indexes",
         envvar="HOLDFAST_SPARSE_INDEXES",
         default=False,
-        help="Take an index some of whose manifests are not here, as mirrors need it.",
+        help="Accept an index with missing manifests, as mirrors need.",
     ),
     click.option(
         "--watchdog",
@@ -222,7 +222,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="End a worker of which nothing is heard for so long; 0 is never.",
+        help="Kill a worker without a heartbeat for this long; 0 means never.",
     ),
     click.option(
         "--grace",
@@ -232,7 +232,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=30.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long a stop waits for running requests.",
+        help="Time that a stop waits for running requests.",
     ),
     click.option(
         "--access-log/--no-access-log",
@@ -244,22 +244,22 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         "--unix",
         envvar="HOLDFAST_UNIX",
         metavar="PATH",
-        help="Listen on a unix socket, too (mode 0660, without TLS).",
+        help="Also listen on a unix socket (mode 0660, without TLS).",
     ),
     click.option(
         "--tls-cert",
         envvar="HOLDFAST_TLS_CERT",
         metavar="FILE",
-        help="Certificate chain in PEM: serve HTTPS.",
+        help="Certificate chain in PEM; enables HTTPS.",
     ),
     click.option(
-        "--tls-key", envvar="HOLDFAST_TLS_KEY", metavar="FILE", help="Its private key in PEM."
+        "--tls-key", envvar="HOLDFAST_TLS_KEY", metavar="FILE", help="Private key in PEM."
     ),
     click.option(
         "--metrics",
         envvar="HOLDFAST_METRICS",
         metavar="HOST:PORT",
-        help="Serve /metrics for Prometheus here, without TLS or a key.",
+        help="Address that serves /metrics for Prometheus, without TLS or a key.",
     ),
     click.option(
         "--log-format",
@@ -267,7 +267,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=click.Choice(("plain", "json")),
         default="plain",
         show_default=True,
-        help="Of all lines on standard error.",
+        help="Format of the log on standard error.",
     ),
     click.option(
         "--log-level",
@@ -275,36 +275,36 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=click.Choice(("debug", "info", "warning", "error")),
         default="info",
         show_default=True,
-        help="The least that is logged.",
+        help="Minimum level to log.",
     ),
     click.option(
         "--audit-log",
         envvar="HOLDFAST_AUDIT_LOG",
         metavar="FILE",
-        help="Write a line of JSON for each change here; - is standard output.",
+        help="File that gets a line of JSON per change; - is standard output.",
     ),
     click.option(
         "--traces",
         envvar="HOLDFAST_TRACES",
         metavar="URL",
-        help="Send a span of each request to this OpenTelemetry collector, by OTLP over HTTP, such "
-        "as http://127.0.0.1:4318.",
+        help="OpenTelemetry collector that gets a span per request, by OTLP over HTTP, such as "
+        "http://127.0.0.1:4318.",
     ),
     click.option(
         "--rate-address",
         envvar="HOLDFAST_RATE_ADDRESS",
         type=float,
         metavar="N",
-        help="Requests a second from one address, over all workers; 0 is no limit.  [default: "
-        "5000, and no limit for this machine itself]",
+        help="Maximum requests per second from one address, over all workers; 0 means no limit.  "
+        "[default: 5000, and no limit for this machine]",
     ),
     click.option(
         "--rate-key",
         envvar="HOLDFAST_RATE_KEY",
         type=float,
         metavar="N",
-        help="Requests a second with one key, over all workers; 0 is no limit.  [default: 5000, "
-        "and no limit for this machine itself]",
+        help="Maximum requests per second with one key, over all workers; 0 means no limit.  "
+        "[default: 5000, and no limit for this machine]",
     ),
     click.option(
         "--login-failures",
@@ -313,7 +313,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         default=60.0,
         show_default=True,
         metavar="N",
-        help="Failed logins a minute from one address; 0 is no limit.",
+        help="Maximum failed logins per minute from one address; 0 means no limit.",
     ),
 )
 
@@ -339,12 +339,12 @@ def _settings(values: Mapping[str, Any]) -> Settings:
 def serve(ctx: click.Context, /, **values: Any) -> None:
     """Serve a data directory, which the first start creates.
 
-    The first start also makes the owner key, kept in DIR/owner.json, from HOLDFAST_ACCESS_KEY,
-    HOLDFAST_SECRET_KEY, HOLDFAST_PROJECT_ID and HOLDFAST_ORGANIZATION_ID where these are set.
+    The first start also creates the owner key in DIR/owner.json. It uses HOLDFAST_ACCESS_KEY,
+    HOLDFAST_SECRET_KEY, HOLDFAST_PROJECT_ID and HOLDFAST_ORGANIZATION_ID if they are set.
 
-    SIGHUP reads the --config file and the certificate again.
+    SIGHUP reloads the --config file and the certificate.
     """
-    gc.disable()  # what is loaded stays: to look for garbage takes a tenth of the start
+    gc.disable()  # loaded modules stay in memory; collections take a tenth of the start
     from holdfast.api.server.settings import BadSetting
     from holdfast.api.server.supervisor import CannotServe
     from holdfast.api.server.supervisor import serve as run
@@ -368,9 +368,9 @@ def serve(ctx: click.Context, /, **values: Any) -> None:
 @_serve_options
 @click.pass_context
 def config(ctx: click.Context, /, **values: Any) -> None:
-    """Print what serve would run with, and where each value comes from.
+    """Print the configuration that serve would use, with the source of each value.
 
-    The output is a file that --config takes. What is not set is a comment.
+    The output is a valid file for --config. Options that are not set are comments.
     """
     from holdfast.api.server.owner_key import VARIABLES
 
@@ -383,13 +383,13 @@ def config(ctx: click.Context, /, **values: Any) -> None:
     for key, option in options_of(ctx.command.params).items():
         assert option.name is not None
         source = ctx.get_parameter_source(option.name)
-        where = _SOURCES.get(source, "default") if source is not None else "default"
+        origin = _SOURCES.get(source, "default") if source is not None else "default"
         value = shown[option.name]
         if value is None:
             click.echo(f"# {key} is not set")
             continue
         text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-        click.echo(f"{key} = {text}  # {where}")
+        click.echo(f"{key} = {text}  # {origin}")
     for field, variable in VARIABLES.items():
         given = os.environ.get(variable)
         if given:

@@ -1,27 +1,29 @@
-"""``holdfast sweep``: take what is due from a store."""
+"""``holdfast sweep``: delete unreferenced data of a store."""
 
 from __future__ import annotations
 
 import click
 
-from holdfast.api.cli.options import confirm, example, refuse_unasked
+from holdfast.api.cli.options import confirm, example, require_terminal
 from holdfast.api.cli.output import print_json, progress, size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 
 
 @click.command(epilog=example("sweep --data data", "sweep --now --yes"))
-@click.option("--now", is_flag=True, help="Empty the trash too: nothing can be undeleted then.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask; --now asks.")
-@managing
+@click.option(
+    "--now", is_flag=True, help="Also empty the trash; nothing can be undeleted after that."
+)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask; only --now asks.")
+@session_command
 async def sweep(session: Session, *, now: bool, yes: bool) -> None:
-    """Give back the space of all that nobody needs any more.
+    """Delete unreferenced data now.
 
-    A running server does it by itself, at a bounded rate; this does it at once. On a server it is
-    for keys of all projects.
+    A running server does this in the background at a limited rate. With --server this needs an
+    all-projects key.
     """
     if now:
-        refuse_unasked(yes=yes)
-        confirm("Empty the trash, so that nothing can be undeleted?", yes=yes)
+        require_terminal(yes=yes)
+        confirm("Empty the trash? Nothing can be undeleted after that.", yes=yes)
     entries = files = freed = 0
     with progress("sweeping") as bar:
         async for done in session.management.sweep(early=now):

@@ -1,4 +1,4 @@
-"""``holdfast tag``: list, get, delete. A push makes and moves tags."""
+"""``holdfast tag``: list, get and delete tags. A push creates and moves them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, moment
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 
 _COLUMNS: Final[Table] = {
     "name": lambda item: item.name,
@@ -29,7 +29,7 @@ _FIELDS: Final[Table] = {
 
 @click.group(epilog=example("tag list team/web"))
 def tag() -> None:
-    """Tags of images.
+    """Manage tags of images.
 
     TAG is NAMESPACE/IMAGE:TAG or an id; IMAGE is NAMESPACE/IMAGE or an id.
     """
@@ -37,7 +37,7 @@ def tag() -> None:
 
 @tag.command("list", epilog=example("tag list team/web"))
 @click.argument("image")
-@managing
+@session_command
 async def list_(session: Session, *, image: str) -> None:
     """List the tags of an image."""
     found = await session.management.image(image)
@@ -46,20 +46,20 @@ async def list_(session: Session, *, image: str) -> None:
 
 @tag.command(epilog=example("tag get team/web:v1"))
 @click.argument("tag")
-@managing
+@session_command
 async def get(session: Session, *, tag: str) -> None:
-    """Show a tag and the digest that it points to."""
+    """Show a tag and the digest it points to."""
     session.show(await session.management.tag(tag), _FIELDS)
 
 
 @tag.command(epilog=example("tag delete team/web:v1 --yes"))
 @click.argument("tag")
 @yes_option
-@managing
+@session_command
 async def delete(session: Session, *, tag: str, yes: bool) -> None:
-    """Delete a tag, and its manifest where nothing else needs that.
+    """Delete a tag, and its manifest if nothing else refers to that.
 
-    It can be brought back for a while: see holdfast undelete.
+    You can restore it for a while: see holdfast undelete.
     """
     found = await session.management.tag(tag)
     confirm(f"Delete tag {found.name} ({found.digest})?", yes=yes)

@@ -1,4 +1,4 @@
-"""``holdfast undelete`` and ``holdfast trash``: what was deleted, brought back or gone for good."""
+"""``holdfast trash`` and ``holdfast undelete``: list, purge and restore deleted resources."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from holdfast.api.cli.client import Named, id_of
 from holdfast.api.cli.errors import not_found
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, moment
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 from holdfast.api.management.views import PurgedAnswer, TrashItemAnswer
 
 
 def _full_name(item: TrashItemAnswer) -> str:
-    """The name that brings it back: ``NAMESPACE[/IMAGE[:TAG]]``."""
+    """Return the name that restores an item: ``NAMESPACE[/IMAGE[:TAG]]``."""
     tag = item.name if item.kind == "tag" else None
     return str(Named(item.namespace, item.image, tag))
 
@@ -38,27 +38,27 @@ _GONE: Final[Table] = {
 
 @click.group(epilog=example("trash list"))
 def trash() -> None:
-    """What was deleted, and can be brought back for a while: see holdfast undelete.
+    """Manage the trash: deleted resources that you can still restore, see holdfast undelete.
 
-    Until then it counts in the quota of its namespace.
+    Items in the trash count in the quota of their namespace.
     """
 
 
 @trash.command("list", epilog=example("trash list"))
-@managing
+@session_command
 async def list_(session: Session) -> None:
-    """List what was deleted in a region and can be brought back."""
-    session.show_all(await session.management.trash(session.place.region), _COLUMNS)
+    """List the trash of a region."""
+    session.show_all(await session.management.trash(session.target.region), _COLUMNS)
 
 
 @trash.command(epilog=example("trash delete team/web:v1 --yes"))
 @click.argument("names", metavar="NAMESPACE[/IMAGE[:TAG]]|ID...", nargs=-1, required=True)
 @yes_option
-@managing
+@session_command
 async def delete(session: Session, *, names: tuple[str, ...], yes: bool) -> None:
-    """Delete for good what was deleted before: it cannot be brought back any more.
+    """Delete items from the trash, for good.
 
-    A name that several deleted things had needs the id of one of them.
+    If several items have the same name, give the id of one.
     """
     ids = [id_of(name) or await _find(session, Named.parse(name)) for name in names]
     confirm(f"Delete {', '.join(names)} for good?", yes=yes)
@@ -73,15 +73,15 @@ async def delete(session: Session, *, names: tuple[str, ...], yes: bool) -> None
 
 @click.command(epilog=example("undelete", "undelete team/web:v1", "undelete team --region nl-ams"))
 @click.argument("names", metavar="[NAMESPACE[/IMAGE[:TAG]]|ID]...", nargs=-1)
-@managing
+@session_command
 async def undelete(session: Session, *, names: tuple[str, ...]) -> None:
-    """List what was deleted in a region and can be brought back; bring back what is named.
+    """Restore items from the trash; without a name, list the trash of a region.
 
-    An image comes back into its namespace, a tag into its image: these have to be there, or to be
-    named before. A name that several deleted things had needs the id of one of them.
+    An image is restored into its namespace, a tag into its image: these must exist, or come
+    earlier in the list of names. If several items have the same name, give the id of one.
     """
     if not names:
-        session.show_all(await session.management.trash(session.place.region), _COLUMNS)
+        session.show_all(await session.management.trash(session.target.region), _COLUMNS)
         return
     back: list[TrashItemAnswer] = []
     try:
@@ -94,14 +94,14 @@ async def undelete(session: Session, *, names: tuple[str, ...]) -> None:
 
 
 async def _find(session: Session, name: Named) -> UUID:
-    """The id of the deleted thing of that name."""
+    """Return the id of the item with this name. Raises Missing or UsageError."""
     kind = "namespace" if name.image is None else "image" if name.tag is None else "tag"
     found = await session.management.trash(
-        session.place.region, kind=kind, namespace=name.namespace, image=name.image, tag=name.tag
+        session.target.region, kind=kind, namespace=name.namespace, image=name.image, tag=name.tag
     )
     found = [item for item in found if _full_name(item) == str(name)]
     if not found:
         raise not_found(f"deleted {kind}", str(name))
     if len(found) > 1:
-        raise click.UsageError(f"{len(found)} deleted {kind}s are named {name}: take an id")
+        raise click.UsageError(f"{len(found)} deleted {kind}s are named {name}: give an id")
     return found[0].id_

@@ -1,4 +1,4 @@
-"""``holdfast upgrade``: make a data directory of the last format one of this format."""
+"""``holdfast upgrade``: convert a data directory of the previous format to this format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from holdfast.engine import EngineError, Store, StoreConfig
 @click.command(epilog=example("upgrade --data data"))
 @data_option
 def upgrade(data: str) -> None:
-    """Upgrade a data directory of the last format in place, without serving it.
+    """Upgrade a data directory of the previous format in target, without serving it.
 
-    holdfast serve does the same when it starts. It can be interrupted, and goes on where it was.
-    Older versions refuse the directory from the moment it begins: make a snapshot with the old
-    version first.
+    holdfast serve does the same when it starts. An interrupted upgrade continues at the next
+    run. Older versions refuse the directory as soon as the upgrade starts: take a snapshot with
+    the old version first.
     """
     logs.set_up("plain", "info", bare=True)
     try:

@@ -1,4 +1,4 @@
-"""``holdfast upload``: list the open uploads of a namespace, delete those that were left behind."""
+"""``holdfast upload``: list and end the open uploads of a namespace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from holdfast.api.cli.error_messages import is_absent
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, moment, size
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 from holdfast.api.management.errors import ApiError
 from holdfast.api.management.views import UploadAnswer
 from holdfast.engine import NotFound
@@ -27,7 +27,7 @@ _COLUMNS: Final[Table] = {
 
 @click.group(epilog=example("upload list team"))
 def upload() -> None:
-    """Open uploads: pushes that run, and pushes that were left behind.
+    """Manage open uploads: pushes in progress and abandoned ones.
 
     They count in the quota of their namespace. NAMESPACE is a name or an id.
     """
@@ -35,7 +35,7 @@ def upload() -> None:
 
 @upload.command("list", epilog=example("upload list team"))
 @click.argument("namespace")
-@managing
+@session_command
 async def list_(session: Session, *, namespace: str) -> None:
     """List the open uploads of a namespace."""
     found = await session.management.namespace(namespace)
@@ -49,23 +49,23 @@ async def list_(session: Session, *, namespace: str) -> None:
 )
 @click.argument("namespace")
 @click.argument("ids", type=click.UUID, nargs=-1, metavar="[ID]...")
-@click.option("--all", "every", is_flag=True, help="All that are open.")
+@click.option("--all", "every", is_flag=True, help="End all open uploads.")
 @yes_option
-@managing
+@session_command
 async def delete(
     session: Session, *, namespace: str, ids: tuple[UUID, ...], every: bool, yes: bool
 ) -> None:
-    """End open uploads: their bytes are free at once, and their clients have to begin again."""
+    """End open uploads. Their space is free at once; their clients have to start again."""
     if bool(ids) == every:
-        raise click.UsageError("give the ids of uploads, or --all")
+        raise click.UsageError("give ids of uploads, or --all")
     management = session.management
     found = await management.namespace(namespace)
     ended: list[UploadAnswer] = []
     if every:
-        opened = await management.uploads(found.id_)
-        ids = tuple(item.id_ for item in opened)
-        told = f"{len(opened)} open uploads, {size(sum(item.size for item in opened))}"
-        confirm(f"End all uploads to {found.name} ({told})?", yes=yes)
+        uploads = await management.uploads(found.id_)
+        ids = tuple(item.id_ for item in uploads)
+        summary = f"{len(uploads)} open uploads, {size(sum(item.size for item in uploads))}"
+        confirm(f"End all uploads to {found.name} ({summary})?", yes=yes)
     else:
         confirm(f"End {len(ids)} uploads to {found.name}?", yes=yes)
     try:
@@ -73,7 +73,7 @@ async def delete(
             try:
                 ended += [await management.end_upload(found.id_, upload_id)]
             except (ApiError, NotFound) as error:
-                # Of those that were listed a moment ago, some may have come to their end since.
+                # With --all, an upload may have ended since the listing; that is no failure.
                 if not every or not is_absent(error):
                     raise
     finally:

@@ -1,4 +1,4 @@
-"""``holdfast usage``: what things take, and what deleting them would free."""
+"""``holdfast usage``: the size of resources, and the bytes that deleting them would free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from holdfast.api.cli.client import Named
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import Table, exact_size, moment
-from holdfast.api.cli.session import Session, managing
+from holdfast.api.cli.session import Session, session_command
 
 _STORE: Final[Table] = {
     "namespaces": lambda item: item.namespaces,
@@ -55,13 +55,17 @@ _TAG: Final[Table] = {"would free": _would_free}
 
 @click.command(epilog=example("usage team --would-free", "usage team/web:v1"))
 @click.argument("name", metavar="[NAMESPACE[/IMAGE[:TAG]]]", required=False)
-@click.option("--would-free", is_flag=True, help="Find out what deleting a namespace would free.")
-@managing
+@click.option(
+    "--would-free",
+    is_flag=True,
+    help="Also compute the bytes that deleting a namespace would free.",
+)
+@session_command
 async def usage(session: Session, *, name: str | None, would_free: bool) -> None:
-    """Show what the store, a namespace, an image or a tag takes.
+    """Show the usage of the store, a namespace, an image or a tag.
 
-    A namespace can be given by its id too. Numbers of the whole store, of an image and of a tag
-    are for keys of all projects.
+    A namespace can also be given by id. The usage of the store, of an image and of a tag needs
+    an all-projects key.
     """
     management = session.management
     if name is None:
