@@ -1,13 +1,13 @@
-"""Holdfast's engine: a content-addressed blob store with exact accounts, for embedding.
+"""Holdfast's engine: an embeddable content-addressed blob store with exact usage numbers.
 
     async with Store.open("data") as store:
         blob = await store.put(b"hello")
         async with store.get(blob.digest) as reader:
             async for chunk in reader: ...
 
-Everything public is here. A ``Store`` gives namespaces, images, tags, manifests and uploads by
-the attributes of those names; errors are a tree under ``EngineError``; limits are a
-``StoreConfig``.
+This module exports the whole public API. The attributes of a ``Store`` (``namespaces``,
+``images``, ``tags``, ``manifests``, ``uploads`` ...) hold its parts. All errors derive from
+``EngineError``; ``StoreConfig`` sets the limits.
 """
 
 from .blobs.sources import BUFFERS_IN_FLIGHT

@@ -1,10 +1,10 @@
-"""The data directory: what lies in it, its format version, and opening the seams over it.
+"""The data directory: its layout, its format version, and how a store is opened in it.
 
-    DIR/FORMAT     one line: the format version, and ``unfinished`` while it is not all there
+    DIR/FORMAT     one line: the format version, then ``unfinished`` while a copy is being made
     DIR/ledger/    the ledger's files
     DIR/files/     the depot
-    DIR/scratch/   the scratch ledger, in a directory of its own for each start of the machine
-    DIR/run/       one lock file for each open store of a process
+    DIR/scratch/   the scratch ledger, in one directory per start of the machine
+    DIR/run/       one lock file per open store of a process
 
 Services may keep files of their own beside these; the engine does not touch them.
 """
@@ -38,33 +38,35 @@ from .model.errors import Corrupt, NotAStore, StorageFailed, StorageFull
 from .tasks.threads import Threads
 
 FORMAT: Final = 3
-"""Version of everything under the directory. A change that old code cannot read adds one."""
+"""Format version of the whole directory. A change that old code cannot read increments it."""
 
 OLDEST: Final = 2
-"""Oldest version that ``upgrade`` makes this one of, in place."""
+"""Oldest format version that ``upgrade`` can bring to ``FORMAT`` in place."""
 
 INCOMPLETE: Final = "INCOMPLETE"
-"""A file of that name stands in what ``staging`` is making."""
+"""Name of the file that marks a directory which ``staging`` has not finished."""
 
-_MARK: Final = "FORMAT"
+_FORMAT_FILE: Final = "FORMAT"
 _LINE: Final = re.compile(r"holdfast (\d{1,6})( unfinished)?\n", re.ASCII)
 _UNFINISHED: Final = (
-    "it is the copy of a snapshot or restore that did not come to its end, and that nobody has"
-    " verified: make it again, or remove it"
+    "it is an unfinished copy of a snapshot or restore and was never verified: make it again, or"
+    " remove it"
 )
-_OURS: Final = ("ledger", "files", "run", "scratch")
+_PARTS: Final = ("ledger", "files", "run", "scratch")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open data directory."""
+    """An open data directory, or open seams of another kind."""
 
     core: Core
     instances: Instances
 
     async def close(self) -> None:
-        """Let go of all of it, in the reverse order of opening. Raises StorageFailed."""
+        """Close everything, in the reverse order of opening. Raises StorageFailed."""
+        # Files first, then ledgers, then the threads that both use; the instance's lock last, so
+        # that other processes see this store as alive until its last write.
         async with AsyncExitStack() as rest:
             rest.callback(self.instances.close)
             rest.callback(self.core.gate.close)
@@ -80,14 +82,14 @@ def open_directory(
 ) -> Opened:
     """Open the store in a directory. Raises NotAStore, Corrupt, StorageFull, StorageFailed.
 
-    Where it fails, nothing stays open.
+    On failure nothing stays open.
     """
     try:
         version = prepare(path, create=create, oldest=OLDEST)
         disk = os.statvfs(path / "files")
         reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
         if version != FORMAT:
-            _claim(
+            _mark_upgrading(
                 path, reserve if config.disk_reserve_bytes is None else config.disk_reserve_bytes
             )
         depot = DiskDepot(path / "files")
@@ -99,6 +101,7 @@ def open_directory(
             scratch = open_scratch(path / "scratch", boot_id(), config.map_bytes)
             opened.callback(scratch.end)
             ledger = LmdbLedger.open(path / "ledger", map_bytes=config.map_bytes, create=False)
+            # All of it is open: from here on ``Opened.close`` closes it.
             opened.pop_all()
     except OSError as error:
         raise refused(error, str(error.filename or path)) from error
@@ -107,15 +110,15 @@ def open_directory(
 
 
 def open_scratch(path: Path, boot: str, map_bytes: int) -> LmdbLedger:
-    """Open the scratch ledger of this start of the machine, and forget those of others.
+    """Open the scratch ledger of this start of the machine, and remove those of earlier starts.
 
-    One that is damaged is forgotten as well: nothing in it was promised to last. Raises
+    A damaged one is replaced by an empty one: its content is not promised to last. Raises
     StorageFull, StorageFailed, OSError.
     """
     path.mkdir(mode=0o700, exist_ok=True)
     for other in path.iterdir():
         if other.name != boot:
-            # Another process may be doing the same.
+            # Another process may be removing it at the same time.
             shutil.rmtree(other, ignore_errors=True)
     home = path / boot
     try:
@@ -126,7 +129,7 @@ def open_scratch(path: Path, boot: str, map_bytes: int) -> LmdbLedger:
 
 
 def open_memory(config: StoreConfig, clock: Callable[[], float]) -> Opened:
-    """A new store in memory."""
+    """Open a new, empty store in memory."""
     seams = MemoryLedger(), MemoryLedger(), MemoryDepot(), SoleInstance()
     return assemble(*seams, config, clock)
 
@@ -142,11 +145,11 @@ def assemble(
     reserve_default: int = 0,
     gate: Gate | None = None,
 ) -> Opened:
-    """An opened store over seams of any kind: what the opener that a Store is made of returns.
+    """Build an ``Opened`` over seams of any kind: the return value of a Store's opener.
 
-    They are the store's from now on: closing it closes them. ``scratch`` need not survive the
-    machine. ``reserve_default`` is of the core; ``gate`` is one for all openings
-    of the same seams.
+    The store takes ownership of the seams: closing it closes them. ``scratch`` need not survive
+    a restart of the machine. ``reserve_default`` is that of ``Core``, in bytes. All openings of
+    the same seams must share one ``gate``.
     """
     threads = Threads(config.threads, "holdfast")
     files = Files(ledger, scratch, depot, threads, instances)
@@ -165,11 +168,11 @@ def assemble(
 
 
 def prepare(path: Path, *, create: bool, unfinished: bool = False, oldest: int = FORMAT) -> int:
-    """Check that the directory is a store, made new where there is none; say its format.
+    """Check that the directory holds a store, or create one; return its format version.
 
-    That is this version's, or one from ``oldest`` on where the caller upgrades its rows. A part
-    that is missing from a store that was made is damage: a new one in its place would pass for
-    an empty store. A copy that is not finished is no store, but to who is making it
+    The version is ``FORMAT``, or at least ``oldest`` for callers that upgrade rows. A part that
+    is missing from an existing store is damage and is not created: an empty replacement would
+    pass for an empty store. An unfinished copy is refused, unless the caller is making it
     (``unfinished``). Raises NotAStore, Corrupt, StorageFull, StorageFailed, OSError.
     """
     if not is_there(path):
@@ -178,21 +181,21 @@ def prepare(path: Path, *, create: bool, unfinished: bool = False, oldest: int =
         path.mkdir(mode=0o700, parents=True)
     if not path.is_dir():
         raise NotAStore(str(path), "not a directory")
-    mark = path / _MARK
+    mark = path / _FORMAT_FILE
     if not is_there(mark):
-        _make(path, create=create)
+        _create(path, create=create)
         return FORMAT
     if not mark.is_file():
-        raise NotAStore(str(path), f"{_MARK} is not a file")
+        raise NotAStore(str(path), f"{_FORMAT_FILE} is not a file")
     with mark.open("rb") as file:
         line = file.read(64).decode("ascii", "replace")
     found = _LINE.fullmatch(line)
     if found is None:
-        raise NotAStore(str(path), f"{_MARK} holds no format version of holdfast")
+        raise NotAStore(str(path), f"{_FORMAT_FILE} does not hold a format version of holdfast")
     version = int(found[1])
     if not oldest <= version <= FORMAT:
         raise NotAStore(
-            str(path), f"its format is {version}, and this holdfast knows {FORMAT}: {_use(version)}"
+            str(path), f"its format is {version}, this holdfast reads {FORMAT}: {_advice(version)}"
         )
     if found[2] and not unfinished:
         raise NotAStore(str(path), _UNFINISHED)
@@ -200,27 +203,28 @@ def prepare(path: Path, *, create: bool, unfinished: bool = False, oldest: int =
     return version
 
 
-def _use(version: int) -> str:
+def _advice(version: int) -> str:
     if version > FORMAT:
         return "use a newer one"
     return "`holdfast upgrade` upgrades it" if version >= OLDEST else "use an older one"
 
 
-def _claim(path: Path, reserve: int) -> None:
-    """Say that the directory is of this format, before its rows are upgraded.
+def _mark_upgrading(path: Path, reserve: int) -> None:
+    """Write this format version into the directory, before its rows are upgraded.
 
-    From here on older versions refuse it, whatever becomes of this process: they would not keep
-    the new rows in line. Raises NotAStore where an older version has it open, StorageFull where
-    less than ``reserve`` bytes of the disk are free, OSError.
+    From here on older versions refuse the directory, even if this process dies: they would not
+    keep the new rows consistent. Raises NotAStore where an older version has it open, StorageFull
+    where less than ``reserve`` bytes of the disk are free, OSError.
     """
     disk = os.statvfs(path / "ledger")
     if disk.f_bavail * disk.f_frsize < reserve:
         raise StorageFull("ledger")
+    # A living process of this version may have upgraded the mark meanwhile: that is no obstacle.
     if instance.any_alive(path / "run") and prepare(path, create=False, oldest=OLDEST) != FORMAT:
         raise NotAStore(
             str(path),
-            f"its format is older than {FORMAT}, and another process has it open: stop that one,"
-            " then it can be upgraded",
+            f"its format is older than {FORMAT}, and another process has it open: stop that"
+            " process, then upgrade",
         )
     mark_made(path)
 
@@ -235,7 +239,7 @@ def _check_parts(path: Path) -> None:
         raise Corrupt("file", "files", f"the directory is missing; {lmdb_file.ADVICE}")
     if not (path / "files").is_dir():
         raise Corrupt("file", "files", f"it is not a directory; {lmdb_file.ADVICE}")
-    # What is in these need not last: they are made anew where they are missing.
+    # The content of these two need not last: they are created again where they are missing.
     for part in (path / "run", path / "scratch"):
         if is_there(part) and not part.is_dir():
             raise StorageFailed(str(part), "it is not a directory: remove it")
@@ -244,53 +248,56 @@ def _check_parts(path: Path) -> None:
         raise StorageFailed(str(lock), "it is not a file: remove it")
 
 
-def _make(path: Path, *, create: bool) -> None:
-    """Turn a directory without a store into one, if nothing in it speaks against that.
+def _create(path: Path, *, create: bool) -> None:
+    """Create a store in a directory without one. Raises NotAStore, Corrupt, OSError.
 
-    The mark is written last, so a directory that was half made is made again. It has no files
-    then: those of a store that lost its mark and its ledger are left alone.
+    FORMAT is written last, so a directory that was left half made is completed by the next call.
+    Such a directory has no files in the depot: those of a store that lost FORMAT and its ledger
+    are left alone.
     """
-    strange = sorted(
+    unexpected = sorted(
         entry.name
         for entry in path.iterdir()
-        if not (entry.name in _OURS and entry.is_dir())
+        if not (entry.name in _PARTS and entry.is_dir())
         and not entry.name.startswith((".", "server.", "owner."))
     )
-    strange = [name for name in strange if name != "lost+found"]
-    if INCOMPLETE in strange:
+    unexpected = [name for name in unexpected if name != "lost+found"]
+    if INCOMPLETE in unexpected:
         raise NotAStore(str(path), _UNFINISHED)
-    if strange:
-        raise NotAStore(str(path), f"it is not empty ({strange[0]}), and no data directory")
+    if unexpected:
+        raise NotAStore(str(path), f"it is not empty ({unexpected[0]}), and not a data directory")
     if not create:
         raise NotAStore(str(path), "it holds no data")
-    # In this order: another process that makes it too has a ledger before it has files.
+    # Look for files before the ledger: a process that creates the same store at this moment has
+    # its ledger before its first file, and so is never taken for a damaged store.
     has_files = (path / "files").is_dir() and any((path / "files").iterdir())
     if has_files and not is_there(path / "ledger" / lmdb_file.NAME):
         raise lmdb_file.damaged("it is missing, and there are files")
     path.chmod(0o700)
-    for name in _OURS:
+    for name in _PARTS:
         (path / name).mkdir(mode=0o700, exist_ok=True)
     LmdbLedger.create(path / "ledger")
     mark_made(path)
 
 
 def mark_unfinished(path: Path) -> None:
-    """Say that the directory is no store yet: the first step of copying one.
+    """Mark the directory as an unfinished copy: the first step of copying a store.
 
-    It need not last: a mark that lost its line makes no store either.
+    Not synced: a FORMAT file that lost its line after a crash is refused as well.
     """
-    (path / _MARK).write_bytes(f"holdfast {FORMAT} unfinished\n".encode())
+    (path / _FORMAT_FILE).write_bytes(f"holdfast {FORMAT} unfinished\n".encode())
 
 
 def mark_made(path: Path) -> None:
-    """Say that the directory is complete, durably: the last step of making one."""
-    draft = path / f".{_MARK}.{os.getpid()}"
+    """Mark the directory as complete, durably: the last step of creating a store."""
+    # Renamed into place, so that no reader sees half a line.
+    draft = path / f".{_FORMAT_FILE}.{os.getpid()}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(f"holdfast {FORMAT}\n".encode())
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path / _MARK)
+    draft.replace(path / _FORMAT_FILE)
     sync_directory(path)
     sync_directory(path.absolute().parent)
 
@@ -305,7 +312,7 @@ def sync_directory(path: Path) -> None:
 
 
 def boot_id() -> str:
-    """Identifies the time since the machine started; the same always where nothing tells."""
+    """Return the kernel's id of this start of the machine; "unknown" where there is none."""
     try:
         return _BOOT_ID.read_text("ascii").strip()
     except OSError:

@@ -1,4 +1,8 @@
-"""The store: blobs under roots and in images, and the way to everything else."""
+"""The store: opens a directory, reads and writes blobs, and holds the parts for everything else.
+
+``Store`` is the engine's public object. Its parts (``namespaces``, ``images``, ``tags`` ...) are
+made when it starts; transactions live in the modules of those parts.
+"""
 
 from __future__ import annotations
 
@@ -54,26 +58,27 @@ from .uploads.pressure import Pressure
 from .uploads.uploads import Uploads
 
 Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | Stream
-"""What ``put`` takes: bytes, a path, an open binary file, or an async iterable of bytes, or
-of memoryviews whose buffers are used again (see ``sources.Stream``)."""
+"""Input of ``put``: bytes, a path, an open binary file, or an async iterable of bytes or of
+memoryviews whose buffers are reused (see ``sources.Stream``)."""
 
 LIST_MAX = 10_000
-"""Most blobs in one answer of ``blobs``, and digests in one question of ``exists``."""
+"""Most blobs that ``blobs`` returns, and most digests that ``exists`` accepts."""
 
 _AFTER_BYTES_MAX: Final = 300
-"""No full name is longer, so what is cut makes no difference."""
+"""Bytes of ``after`` that are compared; full names are shorter."""
 
 
 _log: Final = logging.getLogger(__name__)
 
 
 class Store:
-    """An open store. ``async with Store.open(path) as store`` is the way to one.
+    """A store, opened by ``async with Store.open(path) as store``.
 
-    The parts: ``namespaces``, ``images``, ``tags``, ``manifests``, ``uploads``, ``limits``,
-    ``keys``, ``trash``, ``holds``, ``sweeper``, ``scrubber`` and ``recompressor``. Several
-    processes may have one directory open at once. Any call may raise Closed, Corrupt (of the
-    ledger's rows it meets), StorageFailed; calls that write may raise StorageFull.
+    Parts: ``namespaces``, ``images``, ``tags``, ``manifests``, ``uploads``, ``limits``,
+    ``keys``, ``trash``, ``holds``, ``sweeper``, ``pulls``, ``retention``, ``scrubber`` and
+    ``recompressor``. Several processes may have one directory open at once. Any call may raise
+    Closed, Corrupt (for a ledger row that it reads) and StorageFailed; calls that write may raise
+    StorageFull.
     """
 
     namespaces: Namespaces
@@ -92,9 +97,10 @@ class Store:
     scrubber: Scrubber
 
     def __init__(self, opener: Callable[[], Opened], config: StoreConfig) -> None:
-        """A store over what ``opener`` assembles (``datadir.assemble``) each time it is started.
+        """Make a store over the seams that ``opener`` returns each time the store starts.
 
-        For seams of another kind; ``open`` and ``memory`` have theirs.
+        For seams of another kind (see ``datadir.assemble``); ``open`` and ``memory`` have their
+        own openers.
         """
         self.config = config
         self._opener = opener
@@ -105,7 +111,7 @@ class Store:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            """A part of a store that was never opened. Raises Closed."""
+            """Raise Closed for a part of a store that was never opened, else AttributeError."""
             if name in Store.__annotations__:
                 raise Closed
             raise AttributeError(f"{type(self).__name__!r} has no {name!r}")
@@ -119,10 +125,11 @@ class Store:
         create: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """A store in a directory, made where there is none (unless ``create`` is False).
+        """Make a store over a directory, to be created if missing (unless ``create`` is False).
 
-        Nothing is touched before it is entered; that raises NotAStore for a directory that is
-        something else or of a newer format, Corrupt where the ledger is damaged, StorageFailed.
+        The directory is not touched before the store is entered. Entering raises NotAStore for a
+        directory of another kind or of a newer format, Corrupt where the ledger is damaged,
+        StorageFailed.
         """
         config = config or StoreConfig()
         where = Path(path)
@@ -134,17 +141,17 @@ class Store:
     def memory(
         cls, config: StoreConfig | None = None, *, clock: Callable[[], float] = time.time
     ) -> Self:
-        """A store that is gone when it is closed: for tests."""
+        """Make a store in memory, for tests: its content is gone when it is closed."""
         config = config or StoreConfig()
         return cls(lambda: datadir.open_memory(config, clock), config)
 
     async def start(self) -> None:
-        """Open it: what entering the context does."""
+        """Open the store, as entering the context does. Raises as ``open`` says."""
         opened = self._opener()
         core = opened.core
         try:
             await self._upgrade(core)
-            await self._remember_periods(core)
+            await self._record_periods(core)
         except BaseException:
             await opened.close()
             raise
@@ -180,7 +187,7 @@ class Store:
         """Upgrade rows of an older format. Raises NotAStore, Corrupt, StorageFull."""
         if not await core.ledger.read(upgrade.pending):
             return
-        # A new store is done with this, so it can be made where room is short.
+        # Without ``grow``: this step completes a new store, which may be made on a full disk.
         at = await core.ledger.transact(upgrade.advance, core.now())
 
         async def step() -> upgrade.Position:
@@ -188,23 +195,25 @@ class Store:
 
         await upgrade.run(at, step, str(self._path))
 
-    async def _remember_periods(self, core: Core) -> None:
-        """Have those who cut times of the future know how long things last here."""
+    async def _record_periods(self, core: Core) -> None:
+        """Record this store's periods, which bound how far ``future_times`` may cut times."""
         periods = future_times.periods_of(core)
         if not await core.ledger.read(future_times.unknown, periods):
             return
         try:
             await core.ledger.transact(future_times.remember, periods)
         except StorageFull as error:
-            # A full disk is no reason not to open. Whoever sweeps with a shorter period, and
-            # after the clock was ahead, would cut to that.
-            _log.warning("the periods of %s are not noted: %s", self._path, error)
+            # The store opens on a full disk too. The risk is small: a sweep with shorter periods
+            # that runs after the clock was ahead cuts times to those.
+            _log.warning("cannot record the periods of %s: %s", self._path, error)
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the directory. May be called twice."""
+        """Stop background work, write what is gathered and close the directory. Idempotent."""
         opened, self._opened = self._opened, None
         if opened is None:
             return
+        # Last in, first out: background work stops before the notes that it makes are flushed,
+        # and both end before the seams close.
         async with AsyncExitStack() as stack:
             stack.push_async_callback(opened.close)
             stack.push_async_callback(self.pulls.close)
@@ -228,7 +237,7 @@ class Store:
 
     @property
     def core(self) -> Core:
-        """The seams and limits: for the engine's own tools. Raises Closed."""
+        """Seams and limits, for the engine's own tools. Raises Closed."""
         if self._opened is None:
             raise Closed
         return self._opened.core
@@ -238,24 +247,24 @@ class Store:
     ) -> Blob:
         """Store bytes and keep them under ``root`` until ``delete``; durable when this returns.
 
-        ``digest`` is what they must have. Raises DigestMismatch, TooLarge, Invalid (``root``,
-        ``source``), InvalidDigest, StorageFull, and what reading the source raises.
+        With a ``digest``, the bytes must match it. Raises DigestMismatch, TooLarge, Invalid
+        (``root``, ``source``), InvalidDigest, StorageFull, and what reading the source raises.
         """
         core = self.core
         check_root_name(root)
         wanted = None if digest is None else Digest.parse(digest)
         algorithms = (wanted.algorithm,) if wanted else ()
-        intake = BlobWriter(core, hasher=None, algorithms=algorithms)
+        writer = BlobWriter(core, hasher=None, algorithms=algorithms)
 
         def commit(arrival: Arrival) -> Awaitable[Outcome]:
             return core.grow(roots.keep, root, arrival, core.now())
 
         try:
             async for piece in sources.pieces(source):
-                await intake.write(piece)
-            arrival = await intake.publish(wanted, commit)
+                await writer.write(piece)
+            arrival = await writer.publish(wanted, commit)
         except BaseException:
-            await intake.abandon()
+            await writer.abandon()
             raise
         return Blob(wanted or Digest.sha256(arrival.sha256), arrival.size)
 
@@ -268,10 +277,11 @@ class Store:
         verify: bool = False,
         repository: Repository | None = None,
     ) -> BlobReader:
-        """Read a blob, or ``length`` bytes of it from ``offset``: see BlobReader.
+        """Return a reader of a blob, or of ``length`` bytes of it from ``offset``.
 
-        ``verify`` reads it whole first and compares its checksum. With a ``repository``, only
-        what that image links or holds is found.
+        ``verify`` first reads the whole blob and compares its checksum. With a ``repository``,
+        only blobs that the image links or holds are found. Entering the reader raises: see
+        BlobReader.
         """
         return BlobReader(
             self.core,
@@ -283,10 +293,11 @@ class Store:
         )
 
     async def stat(self, digest: str | Digest, *, repository: Repository | None = None) -> Blob:
-        """The blob, without its bytes. Raises NotFound, Corrupt, InvalidDigest.
+        """Return a blob's size and hold, without its bytes.
 
-        Through a ``repository``, a hold counts only while at least half of it is left: whoever
-        is told that the blob is there has time to push a manifest.
+        Through a ``repository``, a hold counts only while at least half of it remains, so that a
+        client that gets the blob here has time to push a manifest. Raises NotFound, Corrupt,
+        InvalidDigest.
         """
         floor = self.core.hold_floor(self.core.now())
         return await self.core.ledger.read(
@@ -296,7 +307,7 @@ class Store:
     async def small(
         self, digest: str | Digest, *, repository: Repository
     ) -> tuple[Blob, bytes | None]:
-        """A blob that may be read through the image; its bytes too if they lie in the ledger.
+        """Return a blob that the image may read, with its bytes if they are in the ledger.
 
         Raises NotFound, Corrupt, InvalidDigest.
         """
@@ -308,40 +319,43 @@ class Store:
     async def exists(
         self, digests: Iterable[str | Digest], *, repository: Repository | None = None
     ) -> set[str]:
-        """Those of the digests that ``stat`` would find, in one consistent look.
+        """Return those of the digests that ``stat`` finds, all from one state of the store.
 
-        Raises InvalidDigest, also for over ``LIST_MAX`` of them.
+        Raises InvalidDigest, also for more than ``LIST_MAX`` digests.
         """
         if not isinstance(digests, Iterable):
-            raise InvalidDigest("", f"{type(digests).__name__} where many digests are needed")
-        asked = tuple(Digest.parse(digest) for digest in digests)
-        if len(asked) > LIST_MAX:
-            raise InvalidDigest("", f"over {LIST_MAX} digests at once")
+            raise InvalidDigest("", f"must be an iterable of digests, not {type(digests).__name__}")
+        parsed = tuple(Digest.parse(digest) for digest in digests)
+        if len(parsed) > LIST_MAX:
+            raise InvalidDigest("", f"must be at most {LIST_MAX} digests at once")
         floor = self.core.hold_floor(self.core.now())
-        return await self.core.ledger.read(blob_queries.present, asked, repository, floor)
+        return await self.core.ledger.read(blob_queries.present, parsed, repository, floor)
 
     async def delete(self, digest: str | Digest, *, root: str = "default") -> None:
-        """Take a blob from a root; its bytes go when nobody else needs them.
+        """Remove a blob from a root; the sweep deletes its bytes if nothing else refers to it.
 
-        Raises NotFound where the root does not keep it.
+        Raises NotFound where the root does not keep the blob.
         """
         check_root_name(root)
         core = self.core
         await core.ledger.transact(roots.unroot, root, Digest.parse(digest), core.now())
 
     async def roots(self) -> list[str]:
-        """Names of the roots that keep something, in byte order."""
+        """Return the names of roots that keep a blob, in byte order, at most ``LIST_MAX``."""
         return await self.core.ledger.read_aside(roots.names, LIST_MAX)
 
     async def blobs(self, *, after: str | Digest | None = None, limit: int = 1000) -> list[Blob]:
-        """All blobs in order of their sha256, after one that need not exist."""
+        """Return blobs in order of sha256, after a digest that need not exist.
+
+        At most ``limit``, and at most ``LIST_MAX``. Raises InvalidDigest.
+        """
         last = b"" if after is None else Digest.parse(after).raw
         return await self.core.ledger.read(blob_queries.listing, last, min(limit, LIST_MAX))
 
     async def remove_blob(
         self, repository: Repository, digest: str | Digest, *, only_if: Condition = ALWAYS
     ) -> None:
-        """Take a blob from an image that holds it (OCI distribution-spec, "Deleting Blobs").
+        """Remove a blob from an image that holds it (OCI distribution-spec, "Deleting Blobs").
 
         Raises NotFound, Locked, PreconditionFailed; InUse where manifests of the image need it.
         """
@@ -353,11 +367,10 @@ class Store:
     async def mount(
         self, repository: Repository, digest: str | Digest, source: Repository
     ) -> Blob | None:
-        """Let one image hold a blob of another; None where ``source`` may not read it.
+        """Give one image a hold on a blob of another; None where ``source`` may not read it.
 
-        OCI distribution-spec, "Mounting a blob from another repository". Whether the caller may
-        read from ``source`` is for the caller's own caller to know. Raises NotFound, Locked,
-        QuotaExceeded.
+        OCI distribution-spec, "Mounting a blob from another repository". The caller must check
+        that the client may read from ``source``. Raises NotFound, Locked, QuotaExceeded.
         """
         core = self.core
         now = core.now()
@@ -381,14 +394,14 @@ class Store:
     async def holders(
         self, region: str, digest: str | Digest, *, limit: int = 100
     ) -> list[Repository]:
-        """Images of a region that link or hold a blob: at most ``limit``, in no order."""
+        """Return images of a region that link or hold a blob: at most ``limit``, in no order."""
         core = self.core
         return await core.ledger.read(
             blob_queries.holders, region, Digest.parse(digest), core.now(), limit
         )
 
     async def locate(self, region: str, full_name: str) -> Repository:
-        """Where ``namespace/image`` leads. Raises Invalid (``name``), NotFound."""
+        """Return the handle for ``namespace/image``. Raises Invalid (``name``), NotFound."""
         return await self.images.locate(region, full_name)
 
     async def repositories(
@@ -400,11 +413,12 @@ class Store:
         after: str = "",
         limit: int = 100,
     ) -> tuple[list[Repository], str | None]:
-        """Images of the region, after a full name that need not exist, in byte order of theirs.
+        """List images of a region in byte order of full names, after one that need not exist.
 
-        All of them; or those of one project, and what anyone may pull; or the latter only.
-        At most ``limit``, and the ``after`` with which to go on: None at the end. There may be
-        fewer than ``limit``, even none, and more to come.
+        Lists all images; with ``project_id`` those of the project and public ones; with
+        ``public_only`` the public ones. Returns at most ``limit`` images and the ``after`` of the
+        next page, None at the end. A page may have fewer than ``limit`` images, even none,
+        although more follow.
         """
         scope: bytes | None = namespaces.in_region(region)
         if public_only:
@@ -416,28 +430,28 @@ class Store:
         return await self.core.ledger.read(catalog.listing, region, scope, last, limit)
 
     def version(self) -> int | None:
-        """A number that grows with every change of the store, by whichever process.
+        """Return a number that grows with each commit of any process, or None.
 
-        Reads begun after this call see at least that state. None where the ledger cannot tell
-        without waiting; where it can, reads of rows (``locate``, ``stat``, ``manifests.get`` of
-        inline ones) do not wait either.
+        Reads that begin after this call see at least that state. None where the ledger cannot
+        answer without waiting; where it can, reads of rows (``locate``, ``stat``,
+        ``manifests.get`` of inline manifests) do not wait either.
         """
         return None if self._versioned is None else self._versioned.last_txn()
 
     def changed(self, since: int, until: int) -> Change:
-        """What became different between two versions, at most; ANY where that is not known."""
+        """Return the widest kind of change between two versions; ANY where it is not known."""
         return Change.ANY if self._versioned is None else self._versioned.changed(since, until)
 
     async def stats(self) -> Stats:
-        """The numbers of the whole store, in constant time."""
+        """Return the numbers of the whole store, in constant time."""
         uploads = await self.core.scratch.read(session_rows.total)
         return await self.core.ledger.read(stats.stats, uploads)
 
     def check(self, *, deep: bool = False) -> AsyncGenerator[Problem, None]:
-        """Verify the promises of the store and yield every problem: see ``check``.
+        """Check the consistency of the store and yield every problem: see ``check.check``.
 
-        ``deep`` reads and hashes all bytes at rest. A directory is checked by a process of its
-        own. Raises Closed, StorageFailed.
+        ``deep`` also reads and hashes all bytes at rest. A separate process checks a directory.
+        Raises Closed, StorageFailed.
         """
         core = self.core
         if self._path is not None:
@@ -449,8 +463,8 @@ class Store:
     ) -> AsyncGenerator[Copied, None]:
         """Write a consistent copy of the store into a new directory, while it is in use.
 
-        Iterate to make it; it is done, and appears, when the iteration ends. Files are linked
-        unless ``copy``: see ``snapshot.make``, also for what it raises.
+        Iterate to make the copy; it appears under ``path`` when the iteration ends. Files are
+        hard-linked unless ``copy``. Raises as ``snapshot.make`` says.
         """
         return snapshot.make(self.core, Path(path), copy=copy)
 
@@ -463,9 +477,9 @@ class Store:
         salvage: bool = False,
         config: StoreConfig | None = None,
     ) -> AsyncGenerator[Copied, None]:
-        """Make a store in ``target`` of a snapshot, checked whole before it appears.
+        """Restore a snapshot into ``target``, which appears after a complete check.
 
-        Iterate to do it. ``salvage`` accepts a damaged snapshot: see ``restore.restore``.
+        Iterate to restore. ``salvage`` accepts a damaged snapshot: see ``restore.restore``.
         """
         return restore.restore(
             Path(snapshot), Path(target), copy=copy, salvage=salvage, config=config

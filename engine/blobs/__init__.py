@@ -1,4 +1,4 @@
-"""Blobs: their rows, the claims on them, and their bytes coming in.
+"""Blobs: their rows, the claims on them, and the writer that brings their bytes in.
 
-May import the packages above and core.
+May import core and the packages below it: model, tasks, ledger, depot.
 """

@@ -1,8 +1,8 @@
-"""Blob rows: publishing bytes that arrived, finding them, quarantining and removing them.
+"""Blob rows: publish received bytes, find blobs, quarantine and remove them.
 
-Publishing is committing the row: until then a file is nobody's, from then on it is the blob. One
-copy is kept per sha256, whoever pushed it. A copy that exists is not taken on trust: a file is
-verified before the new bytes are thrown away, and a damaged one is replaced by them.
+Committing the row publishes the blob: until then its file belongs to no blob. The store keeps one
+copy per sha256, whichever client pushed it. An existing copy is not trusted: its file is verified
+before the new bytes are discarded, and the new bytes replace a damaged copy.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from holdfast.engine.model.errors import Corrupt, NotFound
 
 from . import claims
 
-_STEP: Final = 1000
-_CONTENT_STEP: Final = 100
-"""At most 6 MiB of rows."""
+_ROWS_PER_SCAN: Final = 1000
+_CONTENT_ROWS_PER_SCAN: Final = 100
+"""Rows of inline content read at a time: at most 6 MiB."""
 
 Outcome = Literal["stored", "kept", "recheck"]
+"""Result of ``publish``: see there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What says of itself that it is a blob's: for one whose row cannot be read."""
+    """Files and content rows that name a blob whose own row cannot be read."""
 
     files: tuple[int, ...]
     """Ids of files."""
     contents: tuple[int, ...]
-    """Times of content in the ledger."""
+    """Creation times of content rows in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Bytes that were received and hashed, and wait to be published.
+    """Received and hashed bytes that are ready to be published.
 
-    ``content`` holds them if they are few; else the file does, once it is ``durable``. Where the
-    caller verified an existing copy, they may be nowhere else.
+    ``content`` holds them if they are few; else the file does, once it is ``durable``. If the
+    caller verified an existing copy, the file need not be durable.
     """
 
     sha256: bytes
@@ -60,17 +61,17 @@ class Arrival:
     content: bytes | None
     file_id: int
     alias: bytes = b""
-    """Digest key in another algorithm, if one was asked for."""
+    """Digest key in another algorithm that the client used; b"" for none."""
     verified: int = 0
     """File id of an existing copy that the caller has just verified, or 0."""
     durable: bool = False
-    """Whether the file was synced."""
+    """True once the file was synced."""
     traces: Traces | None = None
-    """What is left of a blob whose row cannot be read; None: nobody has looked."""
+    """Traces of an existing blob whose row cannot be read; None before the caller looked."""
 
 
 async def find(txn: Transaction, digest_key: bytes) -> tuple[bytes, Blob] | None:
-    """The sha256 and the row behind a digest of any algorithm, for the operator."""
+    """Return the sha256 and the row of the blob with a digest, with the operator's rights."""
     sha = await canonical(txn, digest_key, None)
     if sha is None:
         return None
@@ -79,12 +80,14 @@ async def find(txn: Transaction, digest_key: bytes) -> tuple[bytes, Blob] | None
 
 
 async def canonical(txn: Transaction, digest_key: bytes, owner: bytes | None) -> bytes | None:
-    """The sha256 of the blob with that digest; in another algorithm only if the owner named it.
+    """Return the sha256 of the blob with that digest, or None.
 
-    One row for the whole store leads from an alias to its blob. What an owner is told must not
-    depend on the pushes of others, so the alias has to stand in its own claim too (design §3.6).
-    None stands for the operator, who may know all. Raises Corrupt, to the operator alone.
+    One row of the whole store maps a digest of another algorithm to its blob. Answers to an owner
+    must not depend on the pushes of others, so the owner's own claim must name that digest too
+    (design §3.6). ``owner`` None is the operator, who may see all. Raises Corrupt for the
+    operator alone.
     """
+    # 1 is the key of sha256: such a digest is its own answer.
     if digest_key[0] == 1:
         return digest_key[1:]
     if owner is None:
@@ -92,20 +95,20 @@ async def canonical(txn: Transaction, digest_key: bytes, owner: bytes | None) ->
     try:
         sha = await get_payload(txn, layout.ALIAS + digest_key)
     except Corrupt:
-        # As unknown to whoever has it as to whoever has not. A push of that digest heals it.
+        # Unknown to every owner, so that damage reveals nothing. A push of that digest heals it.
         return None
     claim = None if sha is None else await claims.get(txn, owner, sha)
     return sha if claim is not None and digest_key in claim.aliases else None
 
 
 async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
-    """Make what arrived a blob, unless a good copy is there already.
+    """Publish an arrival as a blob, unless the store has a good copy already.
 
     ``stored``: the arrival is the blob now. ``kept``: the existing copy is good, and the new file
-    is doomed. ``recheck``: there is an existing file that the caller has not verified, or one
-    that it counted on is gone, or nobody has looked for the files of a blob whose row cannot be
-    read; nothing was changed. The caller gives the blob an owner in the
-    same transaction.
+    is scheduled for unlinking. ``recheck``: nothing was changed, because the caller has not
+    verified the existing file, or the file that it verified is gone, or it has not looked for the
+    traces of a blob whose row cannot be read. The caller gives the blob an owner in the same
+    transaction.
     """
     try:
         old = await load(txn, Blob, layout.BLOB + arrival.sha256)
@@ -115,7 +118,7 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
         old = await _rebuilt(txn, arrival, arrival.traces, now)
     if old is not None and not old.damaged:
         if old.file_id and old.file_id == arrival.file_id:
-            # By a commit that its caller did not wait for: these are the same bytes, and not two.
+            # An earlier commit, for whose answer the caller did not wait, published this file.
             await alias(txn, arrival.sha256, old, arrival.alias)
             return "stored"
         if old.place == INLINE:
@@ -135,37 +138,37 @@ async def publish(txn: Transaction, arrival: Arrival, now: int) -> Outcome:
 
 
 async def rows_after(txn: Transaction, last: bytes, limit: int) -> Rows:
-    """The rows of at most ``limit`` blobs behind a sha256, in order; none: there are no more."""
+    """Return the rows of at most ``limit`` blobs after a sha256, in order; empty at the end."""
     found: Rows = []
     start = after(layout.BLOB + last) if last else layout.BLOB
     while len(found) < limit and (rows := await txn.scan(start, after(layout.BLOB), limit=limit)):
         found += [row for row in rows if layout.kind(row[0]) == layout.BLOB]
-        # Behind the last group, of which there may be much more: a blob's row is the first of it.
+        # Skip the rest of the last blob's group, which may be long: its blob row comes first.
         start = after(rows[-1][0][: layout.BLOB_KEY_BYTES])
     return found[:limit]
 
 
 async def traces_of(txn: Transaction, sha: bytes) -> Traces:
-    """What is left of a blob whose row cannot be read. Linear in the number of all blobs."""
+    """Find the traces of a blob whose row cannot be read. Linear in the number of all blobs."""
     files: list[int] = []
     start = layout.FILE
-    while rows := await txn.scan(start, after(layout.FILE), limit=_STEP):
+    while rows := await txn.scan(start, after(layout.FILE), limit=_ROWS_PER_SCAN):
         for key, file in records.readable(File, rows):
             if file.sha == sha:
                 files.append(layout.at(key, 1))
         start = rows[-1][0] + b"\0"
     contents: list[int] = []
     start = layout.INLINE
-    while rows := await txn.scan(start, after(layout.INLINE), limit=_CONTENT_STEP):
+    while rows := await txn.scan(start, after(layout.INLINE), limit=_CONTENT_ROWS_PER_SCAN):
         contents += [layout.at(key, 1) for key, _ in rows if key.endswith(sha)]
         start = rows[-1][0] + b"\0"
     return Traces(tuple(files), tuple(contents))
 
 
 async def _rebuilt(txn: Transaction, arrival: Arrival, traces: Traces, now: int) -> Blob:
-    """A damaged old copy, as the other rows tell of it: its own cannot be read.
+    """Rebuild the unreadable row of an existing copy from other rows, marked as damaged.
 
-    Its size is that of what arrived, since these are the same bytes.
+    Its size is that of the arrival, since these are the same bytes.
     """
     sha = arrival.sha256
     times = [
@@ -189,10 +192,10 @@ async def _rebuilt(txn: Transaction, arrival: Arrival, traces: Traces, now: int)
 
 
 async def _aliases(txn: Transaction, sha: bytes) -> tuple[bytes, ...]:
-    """Digest keys by which some of the owners of a blob know it."""
+    """Return digest keys by which owners know a blob: those of the first 1000 references."""
     prefix = layout.references(sha)
     found: dict[bytes, None] = {}
-    for key, _ in await txn.scan(prefix, after(prefix), limit=_STEP):
+    for key, _ in await txn.scan(prefix, after(prefix), limit=_ROWS_PER_SCAN):
         try:
             claim = await claims.get(txn, key[-layout.ID_BYTES :], sha)
         except Corrupt:
@@ -202,7 +205,7 @@ async def _aliases(txn: Transaction, sha: bytes) -> tuple[bytes, ...]:
 
 
 async def inline_content(txn: Transaction, sha: bytes, blob: Blob) -> bytes | None:
-    """The content of a small blob, or None where its row is missing or damaged."""
+    """Return the content of an inline blob, or None if its row is missing or damaged."""
     try:
         return await get_payload(txn, layout.content(blob.created, sha))
     except Corrupt:
@@ -210,10 +213,10 @@ async def inline_content(txn: Transaction, sha: bytes, blob: Blob) -> bytes | No
 
 
 async def alias(txn: Transaction, sha: bytes, blob: Blob, digest_key: bytes) -> None:
-    """Let a digest key in another algorithm lead to the blob; nothing for an empty one."""
+    """Map a digest key in another algorithm to the blob; an empty key has no effect."""
     if not digest_key:
         return
-    # Also where the blob knows of it: this is what heals a row that was damaged.
+    # Written even if the blob lists the key already: that heals a damaged row.
     await put_payload(txn, layout.ALIAS + digest_key, sha)
     if digest_key not in blob.aliases:
         aliases = (*blob.aliases, digest_key)
@@ -221,6 +224,7 @@ async def alias(txn: Transaction, sha: bytes, blob: Blob, digest_key: bytes) -> 
 
 
 async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int) -> None:
+    """Write the rows of an arrival, in place of a damaged copy ``old`` if there is one."""
     inline = arrival.content is not None
     blob = Blob(
         size=arrival.size,
@@ -252,16 +256,17 @@ async def _store(txn: Transaction, arrival: Arrival, old: Blob | None, now: int)
 
 
 async def schedule_unlink(txn: Transaction, file_id: int) -> None:
-    """Take a file from whoever had it; it is unlinked after the commit, or by the sweep."""
+    """Detach a file from its blob or writer, to be unlinked after the commit or by the sweep."""
     if file_id:
         await txn.delete(layout.FILE + layout.number(file_id))
         await put_payload(txn, layout.DOOMED + layout.number(file_id))
 
 
 async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bool:
-    """Mark a blob as damaged, if its bytes still lie where they were found bad.
+    """Mark a blob as damaged if its bytes are still in the file that was found bad.
 
-    One whose row cannot be read is served to nobody as it is.
+    Returns False without a change if they are not, or if the row cannot be read: such a blob is
+    not served anyway.
     """
     row = layout.BLOB + sha
     try:
@@ -278,7 +283,11 @@ async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bo
 async def swap(
     txn: Transaction, sha: bytes, old_file: int, new_file: int, place: int, stored: int, now: int
 ) -> bool:
-    """Let other bytes at rest stand for the blob, if it still lies where it was read from."""
+    """Replace the file of a blob by another form of the same bytes (``place``, ``stored`` bytes).
+
+    Returns False, with the new file scheduled for unlinking, if the blob is no longer in the file
+    that was read, or is damaged.
+    """
     row = layout.BLOB + sha
     blob = await load(txn, Blob, row)
     if blob is None or blob.file_id != old_file or blob.damaged:
@@ -293,7 +302,7 @@ async def swap(
 
 
 async def remove(txn: Transaction, sha: bytes, blob: Blob) -> None:
-    """Take a blob that nobody needs out of the ledger; its file is doomed."""
+    """Remove a blob without references from the ledger, and schedule its file for unlinking."""
     await txn.delete(layout.BLOB + sha)
     await txn.delete(layout.DAMAGED + sha)
     for alias in blob.aliases:
@@ -307,16 +316,16 @@ async def remove(txn: Transaction, sha: bytes, blob: Blob) -> None:
 
 
 async def needed(txn: Transaction, sha: bytes) -> bool:
-    """Whether anybody links or holds the blob."""
+    """Return True if an owner links or holds the blob."""
     prefix = layout.references(sha)
     return bool(await txn.scan(prefix, after(prefix), limit=1))
 
 
 async def readable(txn: Transaction, digest_key: bytes, owner: bytes | None, now: int) -> bytes:
-    """The sha256 behind a digest, if this owner may read it. Raises NotFound.
+    """Return the sha256 of the blob with a digest, if the owner may read it. Raises NotFound.
 
-    An owner may read what it links, and what it holds as long as the hold lasts. None stands for
-    the operator, who may read all.
+    An owner may read what it links, and what it holds while the hold lasts. ``owner`` None is the
+    operator, who may read all.
     """
     sha = await canonical(txn, digest_key, owner)
     if sha is not None:
@@ -329,7 +338,7 @@ async def readable(txn: Transaction, digest_key: bytes, owner: bytes | None, now
 
 
 async def claimed(txn: Transaction, owner: bytes, sha: bytes, until: int) -> bool:
-    """Whether the owner links the blob, or holds it until after ``until``."""
+    """Return True if the owner links the blob, or holds it beyond ``until``."""
     claim = await claims.get(txn, owner, sha)
     if claim is None:
         return False
@@ -337,8 +346,8 @@ async def claimed(txn: Transaction, owner: bytes, sha: bytes, until: int) -> boo
 
 
 async def require(txn: Transaction, sha: bytes) -> Blob:
-    """The row of a blob that somebody claims. Raises Corrupt where it is missing."""
+    """Return the row of a claimed blob. Raises Corrupt, also if the row is missing."""
     blob = await load(txn, Blob, layout.BLOB + sha)
     if blob is None:
-        raise Corrupt("blob", str(Digest.sha256(sha)), "it is claimed, and has no row")
+        raise Corrupt("blob", str(Digest.sha256(sha)), "it is claimed but has no row")
     return blob

@@ -1,8 +1,10 @@
-"""Claims: an owner's right to a blob, and everything that follows from a change of one.
+"""Claims: an owner's right to a blob, and everything that depends on one.
 
-An owner is an image, or a root of an embedder. All changes go through ``change``, which compares
-the claim before and after and brings the rest in line: the reference rows that keep the blob
-from the garbage queue, the expiry of its hold, and the exact numbers of image and namespace.
+An owner is an image, or a root of an embedding program. A claim counts the owner's needs of a
+blob (``content``, ``bodies``, ``children``) and has the end of its hold. Every change of a claim
+goes through ``change``, which compares the claim before and after and updates the rest: the
+reference rows that keep the blob out of the garbage queue, the expiry of the hold, and the exact
+numbers of image, namespace and project.
 """
 
 from __future__ import annotations
@@ -24,32 +26,32 @@ NOTHING: Final = Claim(0)
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds a claim. Roots have no project and no namespace, and are not counted."""
+    """The owner of claims: an image, or a root, which has no project and no namespace."""
 
     key: bytes
     project: bytes = ZERO_ID
     namespace: bytes = ZERO_ID
     counted: bool = True
-    """False while the image lies in the trash: its size left the numbers when it was deleted."""
+    """False for an image in the trash: its size left the numbers when it was deleted."""
     place: bytes = b""
-    """``layout.place`` of the namespace: what is kept is counted by name."""
+    """``layout.place`` of the namespace: kept bytes are counted per namespace name."""
 
     def __post_init__(self) -> None:
-        assert self.is_root or self.place, "what an image keeps is counted by name"
+        assert self.is_root or self.place, "kept bytes of an image are counted by name"
 
     @property
     def is_root(self) -> bool:
-        """Whether it is a root. Its claims are counted, and never walked: it has no end."""
+        """True for a root. A root never ends, so its claims are counted but not listed."""
         return self.namespace == ZERO_ID
 
 
 async def get(txn: Transaction, owner: bytes, sha: bytes) -> Claim | None:
-    """The owner's claim on the blob, or None."""
+    """Return the owner's claim on the blob, or None. Raises Corrupt."""
     return await load(txn, Claim, layout.claim(owner, sha))
 
 
 async def link(txn: Transaction, owner: Owner, sha: bytes, size: int, kind: str, now: int) -> None:
-    """Count one more need: ``content``, ``bodies`` or ``children``. A hold is not needed now."""
+    """Count one more need (``content``, ``bodies`` or ``children``), which ends any hold."""
     before = await get(txn, owner.key, sha) or NOTHING
     need = {kind: getattr(before, kind) + 1}
     claim = msgspec.structs.replace(before, size=size, hold=0, **need)
@@ -59,14 +61,14 @@ async def link(txn: Transaction, owner: Owner, sha: bytes, size: int, kind: str,
 async def unlink(
     txn: Transaction, owner: Owner, sha: bytes, kind: str, now: int, hold_until: int
 ) -> None:
-    """Count one need less; where it was the last, the owner keeps a hold until ``hold_until``."""
+    """Count one need less; the last one leaves a hold until ``hold_until``. Raises Corrupt."""
     before = await get(txn, owner.key, sha)
     if before is None:
         return
     need = getattr(before, kind)
     if need <= 0:
         where = layout.about(layout.claim(owner.key, sha))
-        raise Corrupt(*where, "a need of it ends that was never counted")
+        raise Corrupt(*where, "reference count would become negative")
     rest = before.content + before.bodies + before.children - 1
     hold = before.hold if rest else max(before.hold, hold_until)
     claim = msgspec.structs.replace(before, hold=hold, **{kind: need - 1})
@@ -74,7 +76,7 @@ async def unlink(
 
 
 async def hold(txn: Transaction, owner: Owner, sha: bytes, size: int, until: int, now: int) -> None:
-    """Give the owner a right to the blob until then; never shortens a hold."""
+    """Give the owner a hold on the blob until ``until``; never shortens a hold."""
     before = await get(txn, owner.key, sha) or NOTHING
     claim = msgspec.structs.replace(before, size=size, hold=max(before.hold, until))
     await change(txn, owner, sha, before, claim, now)
@@ -88,10 +90,11 @@ async def drop_hold(txn: Transaction, owner: Owner, sha: bytes, now: int) -> Non
 
 
 async def end_hold(txn: Transaction, owner: Owner, sha: bytes, until: int, now: int) -> None:
-    """End the owner's hold that lasts until then, and no other. Raises Corrupt."""
+    """End the owner's hold if it ends at ``until``; keep any other hold. Raises Corrupt."""
     try:
         before = await get(txn, owner.key, sha)
     except Corrupt:
+        # A claim that is only a hold can be ended without its row; a needed one cannot.
         before = msgspec.structs.replace(await implied(txn, owner, sha), hold=until)
         if before.needed:
             raise
@@ -100,10 +103,10 @@ async def end_hold(txn: Transaction, owner: Owner, sha: bytes, until: int, now: 
 
 
 async def implied(txn: Transaction, owner: Owner, sha: bytes) -> Claim:
-    """What the reference rows tell of a claim that cannot be read. Raises Corrupt.
+    """Rebuild an unreadable claim from the reference rows. Raises Corrupt.
 
-    They tell which kinds of need there are, not how many, nor when a hold ends: enough to end
-    the claim whole, with exact numbers.
+    These show which kinds of need there are, but neither how many nor when a hold ends: enough
+    to release the whole claim and keep the numbers exact.
     """
 
     async def has(kind: bytes) -> bool:
@@ -120,10 +123,11 @@ async def implied(txn: Transaction, owner: Owner, sha: bytes) -> Claim:
 
 
 async def name(txn: Transaction, owner: bytes, sha: bytes, alias: bytes) -> None:
-    """From now on the owner knows the blob that it claims by this digest key as well.
+    """Add a digest key by which the owner knows a blob that it claims.
 
-    An owner knows a blob by its sha256 and by what it named it itself (a push, a mount, a
-    manifest), never by what others did: else the answer would tell what they store.
+    An owner knows a blob by its sha256 and by the digests that it used itself (in a push, a
+    mount, a manifest). Digests used by other owners do not count: an answer to them would reveal
+    what these store.
     """
     claim = await get(txn, owner, sha)
     if alias and claim is not None and alias not in claim.aliases:
@@ -132,25 +136,27 @@ async def name(txn: Transaction, owner: bytes, sha: bytes, alias: bytes) -> None
 
 
 async def release(txn: Transaction, owner: Owner, sha: bytes, before: Claim, now: int) -> None:
-    """End the claim whole, hold and all: for owners that go away."""
+    """End the whole claim, including its hold: for owners that are deleted."""
     await change(txn, owner, sha, before, NOTHING, now)
 
 
 async def change(
     txn: Transaction, owner: Owner, sha: bytes, before: Claim, claim: Claim, now: int
 ) -> None:
-    """Replace one claim by another, and bring all that depends on it in line."""
+    """Replace one claim by another, and update all rows and counters that depend on it."""
     had_kinds, kinds = kinds_of(before), kinds_of(claim)
     sole = False
+    # Numbers first: they are computed from the reference rows as they were before this change.
     if had_kinds != kinds and not owner.is_root:
         sole = await _is_sole(txn, owner, sha)
         size = claim.size or before.size
-        await _keep(txn, owner, sha, size, had_kinds, kinds, sole=sole)
+        await _update_kept(txn, owner, sha, size, had_kinds, kinds, sole=sole)
     for kind in (layout.KEPT, layout.HELD):
-        await _refer(txn, owner, sha, kind, kind in had_kinds, kind in kinds)
+        await _set_reference(txn, owner, sha, kind, kind in had_kinds, kind in kinds)
     if (before.content > 0) != (claim.content > 0):
+        # Sets the reference of kind CONTENT too, at the right moment of its own count.
         size = claim.size or before.size
-        await _count(txn, owner, sha, size, linked=claim.content > 0, sole=sole)
+        await _update_sizes(txn, owner, sha, size, linked=claim.content > 0, sole=sole)
     if before.hold != claim.hold:
         if before.hold:
             await txn.delete(layout.expiry(before.hold, owner.key, sha))
@@ -161,16 +167,17 @@ async def change(
         await txn.add(layout.counter(layout.HOLDS), 1 if claim.hold else -1)
     had, has = before.needed or before.hold > 0, claim.needed or claim.hold > 0
     if had != has:
-        await _enter(txn, owner, sha, has)
+        await _set_claimed(txn, owner, sha, has)
     if has:
         await save(txn, layout.claim(owner.key, sha), claim)
     else:
         await txn.delete(layout.claim(owner.key, sha))
+        # After the references are gone, since it looks for any that are left.
         await enqueue_if_garbage(txn, sha, now)
 
 
 def kinds_of(claim: Claim) -> set[bytes]:
-    """Kinds of the reference rows that belong to a claim."""
+    """Return the kinds of the reference rows that belong to a claim."""
     kinds = {layout.CONTENT} if claim.content else set()
     if claim.bodies or claim.children:
         kinds.add(layout.KEPT)
@@ -184,19 +191,22 @@ PARTS: Final = {
     layout.KEPT: layout.NAMESPACE_MANIFESTS,
     layout.HELD: layout.NAMESPACE_HELD,
 }
-"""Kind of reference -> the counter of what a namespace keeps for it. A blob that is referred to
-in several ways counts once, for the first of them."""
+"""Kind of reference -> counter of the bytes that a namespace keeps for it. A blob with references
+of several kinds counts once, for the first kind in this order."""
 
 
 async def _is_sole(txn: Transaction, owner: Owner, sha: bytes) -> bool:
-    """Whether no other owner refers to the blob: so it is with most that are pushed, and then
-    one look answers what would take several."""
+    """Return True if no other owner refers to the blob.
+
+    That holds for most pushed blobs, and then this one scan saves several others.
+    """
     prefix = layout.references(sha)
+    # An owner has at most one reference per kind, so one more row is another owner's.
     rows = await txn.scan(prefix, after(prefix), limit=len(PARTS) + 1)
     return all(key.endswith(owner.key) for key, _ in rows)
 
 
-async def _keep(
+async def _update_kept(
     txn: Transaction,
     owner: Owner,
     sha: bytes,
@@ -206,10 +216,10 @@ async def _keep(
     *,
     sole: bool,
 ) -> None:
-    """Keep exact what the namespace makes the store keep, while a claim in it changes.
+    """Update the counters of kept bytes of namespace, name and project for a changed claim.
 
-    Called while the claim's references are still those that it had. ``sole``: there are no
-    others.
+    The claim's reference rows must still be those from before the change. ``sole``: no other
+    owner refers to the blob.
     """
     others: dict[bytes, bool] = dict.fromkeys(PARTS, False) if sole else {}
 
@@ -227,7 +237,7 @@ async def _keep(
     if before == after_it:
         return
     for kind, delta in ((before, -size), (after_it, size)):
-        # The distinct content of a namespace is counted with its exclusive sizes, by ``_count``.
+        # ``_update_sizes`` counts a namespace's distinct content, with its exclusive sizes.
         if kind is not None and kind != layout.CONTENT:
             await txn.add(layout.counter(PARTS[kind], owner.namespace), delta)
     if before is None or after_it is None:
@@ -237,14 +247,14 @@ async def _keep(
 
 
 async def _referred(txn: Transaction, owner: Owner, sha: bytes, kind: bytes) -> bool:
-    """Whether another owner in the namespace refers to the blob in that way."""
+    """Return True if another owner in the namespace has a reference of that kind."""
     prefix = layout.references(sha, kind) + owner.project + owner.namespace
     rows = await txn.scan(prefix, after(prefix), limit=2)
     return any(key[layout.OWNER_AT :] != owner.key for key, _ in rows)
 
 
-async def _enter(txn: Transaction, owner: Owner, sha: bytes, has: bool) -> None:
-    """Keep what tells of an owner which claims it has."""
+async def _set_claimed(txn: Transaction, owner: Owner, sha: bytes, has: bool) -> None:
+    """Add a claim to the index of its owner's claims, or remove it; for a root, count it."""
     if owner.is_root:
         await txn.add(layout.counter(layout.ROOT_BLOBS, owner.key), 1 if has else -1)
     elif has:
@@ -253,7 +263,7 @@ async def _enter(txn: Transaction, owner: Owner, sha: bytes, has: bool) -> None:
         await txn.delete(layout.claimed(owner.key, sha))
 
 
-async def _refer(
+async def _set_reference(
     txn: Transaction, owner: Owner, sha: bytes, kind: bytes, had: bool, has: bool
 ) -> None:
     if had == has:
@@ -265,10 +275,10 @@ async def _refer(
         await txn.delete(key)
 
 
-async def _count(
+async def _update_sizes(
     txn: Transaction, owner: Owner, sha: bytes, size: int, *, linked: bool, sole: bool
 ) -> None:
-    """Keep the sizes exact while the owner's first content link comes, or its last goes.
+    """Update the size counters when the owner's first content link comes or its last one goes.
 
     ``sole``: no other owner refers to the blob.
     """
@@ -276,8 +286,10 @@ async def _count(
     if owner.counted:
         await txn.add(layout.counter(layout.IMAGE_SIZE, owner.key), delta)
         await txn.add(layout.counter(layout.NAMESPACE_SIZE, owner.namespace), delta)
+    # The scans below must see only the links of others: remove the own one before them, or add
+    # it after them.
     if not linked:
-        await _refer(txn, owner, sha, layout.CONTENT, had=True, has=False)
+        await _set_reference(txn, owner, sha, layout.CONTENT, had=True, has=False)
     every = layout.references(sha, layout.CONTENT)
     own_project = every + owner.project
     own = own_project + owner.namespace
@@ -290,13 +302,14 @@ async def _count(
             (layout.NAMESPACE_EXCLUSIVE, every),
             (layout.NAMESPACE_PROJECT_EXCLUSIVE, own_project),
         ):
-            alone = await _first_namespaces(txn, links)
-            if not alone:
+            others = await _first_namespaces(txn, links)
+            if not others:
                 await txn.add(layout.counter(name, owner.namespace), delta)
-            elif len(alone) == 1:
-                await txn.add(layout.counter(name, alone[0]), -delta)
+            elif len(others) == 1:
+                # The one other namespace gains or loses its exclusive use of the blob.
+                await txn.add(layout.counter(name, others[0]), -delta)
     if linked:
-        await _refer(txn, owner, sha, layout.CONTENT, had=False, has=True)
+        await _set_reference(txn, owner, sha, layout.CONTENT, had=False, has=True)
 
 
 _DISTINCT: Final = (
@@ -304,11 +317,11 @@ _DISTINCT: Final = (
     layout.NAMESPACE_EXCLUSIVE,
     layout.NAMESPACE_PROJECT_EXCLUSIVE,
 )
-"""What a blob counts in that one owner alone refers to."""
+"""Counters of a namespace that include a blob to which only one owner refers."""
 
 
 async def _first_namespaces(txn: Transaction, prefix: bytes) -> list[bytes]:
-    """The first two namespaces with a content link under ``prefix``: none, one, or several."""
+    """Return the first namespaces with a content link under ``prefix``, at most two."""
     start, stop = prefix, after(prefix)
     found: list[bytes] = []
     while len(found) < 2 and (rows := await txn.scan(start, stop, limit=1)):
@@ -319,7 +332,7 @@ async def _first_namespaces(txn: Transaction, prefix: bytes) -> list[bytes]:
 
 
 async def enqueue_if_garbage(txn: Transaction, sha: bytes, now: int) -> None:
-    """Put a blob that nobody has an interest in any more into the garbage queue."""
+    """Put a blob into the garbage queue unless an owner still refers to it."""
     prefix = layout.references(sha)
     if await txn.scan(prefix, after(prefix), limit=1):
         return
@@ -327,7 +340,7 @@ async def enqueue_if_garbage(txn: Transaction, sha: bytes, now: int) -> None:
     try:
         blob = await load(txn, Blob, row)
     except Corrupt:
-        # It is set aside when its turn comes, and known of until then.
+        # Queue it all the same: the sweep moves an entry with an unreadable blob row aside.
         pass
     else:
         if blob is None or blob.queued:

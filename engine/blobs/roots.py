@@ -1,4 +1,4 @@
-"""Roots: names under which an embedder keeps blobs, apart from any image."""
+"""Roots: names under which an embedding program keeps blobs, independent of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def keep(txn: Transaction, root: str, arrival: Arrival, now: int) -> Outco
         owner = Owner(layout.root_owner(root))
         claim = await claims.get(txn, owner.key, arrival.sha256)
         if claim is None or not claim.bodies:
-            await _name(txn, root, owner)
+            await _record_name(txn, root, owner)
             kept = msgspec.structs.replace(
                 claim or claims.NOTHING, size=arrival.size, bodies=1, hold=0
             )
@@ -32,20 +32,20 @@ async def keep(txn: Transaction, root: str, arrival: Arrival, now: int) -> Outco
     return outcome
 
 
-async def _name(txn: Transaction, root: str, owner: Owner) -> None:
-    """Write down what a root is called, if it is a new one."""
+async def _record_name(txn: Transaction, root: str, owner: Owner) -> None:
+    """Write the row with the name of a new root; keys hold only its hash."""
     try:
         if await txn.counter(layout.counter(layout.ROOT_BLOBS, owner.key)):
             return
     except Corrupt:
-        # The row itself tells, at a higher price.
+        # The row itself answers the same, at a higher cost.
         pass
     if await txn.get(layout.ROOT + owner.key) is None:
         await put_payload(txn, layout.ROOT + owner.key, root.encode())
 
 
 async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
-    """Take a blob from a root. Raises NotFound."""
+    """Remove a blob from a root. Raises NotFound."""
     owner = Owner(layout.root_owner(root))
     sha = await blob_rows.canonical(txn, digest.key, owner.key)
     claim = None if sha is None else await claims.get(txn, owner.key, sha)
@@ -55,13 +55,13 @@ async def unroot(txn: Transaction, root: str, digest: Digest, now: int) -> None:
     try:
         left = await txn.counter(layout.counter(layout.ROOT_BLOBS, owner.key))
     except Corrupt:
-        # A delete does not fail for a number: a name too many stays, and the check tells of it.
+        # A damaged counter must not fail a delete: the unused name stays, and the check reports it.
         return
     if not left:
         await txn.delete(layout.ROOT + owner.key)
 
 
 async def names(txn: Transaction, limit: int) -> list[str]:
-    """Names of all roots that keep something."""
+    """Return the names of at most ``limit`` roots that keep a blob, sorted."""
     rows = await txn.scan(layout.ROOT, after(layout.ROOT), limit=limit)
     return sorted(name.decode() for _, name in payloads(rows))

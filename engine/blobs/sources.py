@@ -1,4 +1,4 @@
-"""Sources: what an embedder may hand to ``put``, as one stream of pieces."""
+"""Sources: turns every input that ``Store.put`` accepts into one stream of pieces."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from holdfast.engine.model.errors import Invalid
 from holdfast.engine.tasks.threads import opened
 
 BUFFERS_IN_FLIGHT: Final = 3
-"""Pieces that may be in use at once, with the one that was given last."""
+"""Buffers that may be in use at once, including the one given last."""
 
 Stream = AsyncIterable[bytes | memoryview]
-"""Bytes in pieces. A buffer behind a memoryview may be filled again once LENT further pieces were
-asked for, or the call that takes them is over; not before, also where the stream has come to its
-end, for the piece may still be on its way to the disk. A bytearray is copied."""
+"""Bytes in pieces. The producer may refill the buffer behind a memoryview once BUFFERS_IN_FLIGHT
+further pieces were asked for, or once the call that consumes the stream has returned. The end of
+the stream is not enough: the piece may still be on its way to the disk. A bytearray is copied."""
 
 PIECE_BYTES: Final = 256 * 1024
-"""Read from a file at a time."""
+"""Bytes read from a file at a time."""
 
 
 async def pieces(
     source: bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | Stream,
 ) -> AsyncIterator[bytes | memoryview]:
-    """The bytes of a source in order. Raises Invalid for anything else, OSError of its file.
+    """Yield the bytes of a source in order. Raises Invalid for other types, and OSError.
 
-    A file is read from where it stands, by a thread; it is not closed.
+    A thread reads a file from its current position; the file is not closed.
     """
     piece: bytes | memoryview
     if isinstance(source, bytes | bytearray | memoryview):
@@ -46,20 +46,20 @@ async def pieces(
         while piece := _read(await asyncio.to_thread(source.read, PIECE_BYTES)):
             yield piece
     else:
-        raise Invalid("source", f"{type(source).__name__} is no source of bytes")
+        raise Invalid("source", f"{type(source).__name__} is not a source of bytes")
 
 
 def _read(piece: object) -> bytes | memoryview:
-    """What a file gave. Raises Invalid for text, and for None: it would pass for the end."""
+    """Check what a file returned. Raises Invalid for text, and for None, which looks like EOF."""
     if isinstance(piece, str):
         raise Invalid("source", "the file is not open in binary mode")
     if piece is None:
-        raise Invalid("source", "the file does not wait for its bytes: open it in blocking mode")
+        raise Invalid("source", "the file is in non-blocking mode: open it in blocking mode")
     return checked(piece)
 
 
 def checked(piece: object) -> bytes | memoryview:
-    """A piece of a stream, such that its length is in bytes. Raises Invalid (``source``)."""
+    """Return a piece of a stream in a form whose ``len`` is in bytes. Raises Invalid."""
     if isinstance(piece, bytes):
         return piece
     if isinstance(piece, memoryview):
@@ -67,11 +67,11 @@ def checked(piece: object) -> bytes | memoryview:
         return piece if plain else bytes(piece)
     if isinstance(piece, bytearray):
         return bytes(piece)
-    raise Invalid("source", f"it gave {type(piece).__name__} where bytes are needed")
+    raise Invalid("source", f"must yield bytes, not {type(piece).__name__}")
 
 
 def check_stream(source: object) -> None:
-    """Raises Invalid (``source``) for what gives no pieces."""
+    """Check that the source is an async iterable. Raises Invalid (``source``)."""
     if not isinstance(source, AsyncIterable):
         name = type(source).__name__
-        raise Invalid("source", f"{name} is no stream: an async iterable of bytes is needed")
+        raise Invalid("source", f"must be an async iterable of bytes, not {name}")

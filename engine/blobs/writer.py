@@ -1,9 +1,12 @@
-"""Intake: bytes on their way into the store, hashed and written in one pass.
+"""Blob writer: hashes and stores a stream of bytes in one pass, then publishes it.
 
-Few bytes stay in memory and end in the ledger; more go to a file of their own, in batches: one
-thread writes them and another one computes their digests, while the next ones are being received.
-So memory is bounded by LENT batches an upload, with the one that is being received, whatever its
-length.
+A short stream stays in memory and ends in the ledger. A longer one goes to a file of its own in
+batches: one thread writes a batch and another hashes it while the caller receives the next. So an
+upload of any length holds at most BUFFERS_IN_FLIGHT batches in memory, including the one that is
+being received.
+
+After a failed write or sync the stream ends where its file ends, and no thread has a batch of it.
+A file whose sync failed is never used again: the kernel reports lost pages only once.
 """
 
 from __future__ import annotations
@@ -32,22 +35,22 @@ from .blob_rows import Arrival, Outcome, Traces
 from .sources import BUFFERS_IN_FLIGHT
 
 BATCH_BYTES: Final = 512 * 1024
-"""Handed to the threads at a time: long enough to make the hop cheap, short enough for many
-uploads of a worker to fit into little memory."""
+"""Bytes handed to the threads at a time: enough to make the hop cheap, little enough for many
+concurrent uploads of a worker."""
 
 VIEW_BYTES: Final = 64 * 1024
-"""What comes in buffers that are used again is handed over at once, if it is so long."""
+"""Length in bytes from which a memoryview goes to the threads without a copy."""
 
 WRITE_BACK_BYTES: Final = 32 * 1024 * 1024
-"""Synced in the background each time so much was written, so that the last sync, which the
-client waits for, has little left to do."""
+"""Bytes between two syncs in the background, which leave little work to the last sync, for which
+the client waits."""
 
-_SMALL: Final = 32 * 1024
-"""Hashing this much takes less time than going to a thread and back."""
+_HASH_ON_LOOP_BYTES_MAX: Final = 32 * 1024
+"""Bytes that are hashed on the event loop, since a hop to a thread takes longer."""
 
 
 class BlobWriter:
-    """One stream of bytes. Not for several tasks at once."""
+    """Writer of one stream of bytes, for one task at a time."""
 
     def __init__(
         self,
@@ -60,11 +63,11 @@ class BlobWriter:
         writer: Writer | None = None,
         limit: int | None = None,
     ) -> None:
-        """A new stream; or one resumed with what was ``held`` in memory, or with a file.
+        """Begin a stream, or resume one with the bytes ``held`` in memory or with a file.
 
-        ``hasher`` is of the bytes in the file; None when their hashes are not known here: they
-        are then read once more at the end. A file that is begun here has one of its own. ``limit``
-        is in bytes: that of blobs unless given.
+        ``hasher`` covers the bytes already in the file; with None the file is read again at the
+        end to compute its hashes. A file that this writer creates gets a hasher of its own.
+        ``limit`` is in bytes; the limit of blobs by default.
         """
         self._core = core
         self._files = core.files
@@ -76,41 +79,43 @@ class BlobWriter:
         self._held_bytes = len(held)
         self._writes = SerialQueue(core.files.threads, "write_batch")
         self._digests = SerialQueue(core.files.threads, "hash_batch")
-        self._lent = False
-        """Whether buffers that are used again may be with the threads."""
+        self._reused_in_flight = False
+        """True while a buffer that the caller will reuse may be with the threads."""
         self._syncing: asyncio.Future[None] | None = None
         self._syncing_from = 0
         self._writer = writer
         self.file_id = file_id
         self.sync_failed = False
-        """Whether a sync failed, and the file with it: it is of no more use to anybody."""
+        """True once a sync failed: the file may lack bytes, and nothing may use it."""
         self.size = len(held) + (writer.size if writer else 0)
 
     @property
     def hasher(self) -> Hasher | None:
-        """The hasher of a drained stream, if it stands where the file ends: to resume with."""
+        """Hasher of a drained stream for resuming it; None unless it covers exactly the file."""
         if self._writer is None or self._hasher is None or self._hasher.size != self._writer.size:
             return None
         return self._hasher
 
     @property
     def held(self) -> bytes:
-        """The bytes that are in no file yet."""
+        """Bytes that are not in a file yet."""
         return b"".join(self._held)
 
     async def write(self, data: Data) -> None:
-        """Take the next bytes; waits while the disk is behind. ``data`` must not change later.
+        """Accept the next bytes; wait while the disk is behind. ``data`` must not change later.
 
-        A memoryview of VIEW_BYTES or more is not copied: it is in use until LENT - 1 further
-        calls, or ``drain``, have returned, and may be used again after that.
+        A memoryview of VIEW_BYTES or more is not copied: its buffer is in use until
+        BUFFERS_IN_FLIGHT - 1 further calls, or ``drain``, have returned, and may be reused then.
 
-        Raises TooLarge (the bytes are not taken), StorageFull, StorageFailed; after these two
-        no thread has any, and ``size`` is that of the file, if there is one.
+        Raises TooLarge (the bytes are not accepted), StorageFull, StorageFailed. After the last
+        two no thread has a batch, and ``size`` is that of the file, if there is one.
         """
         if self.size + len(data) > self._limit:
             raise TooLarge("blob", self._limit)
         size = len(data)
         reused = isinstance(data, memoryview)
+        # Copy a short view, and one that must be joined with held bytes: only a whole batch of
+        # its own can go to the threads as it is.
         if reused and (size < VIEW_BYTES or self._held):
             data, reused = bytes(data), False
         if size:
@@ -118,15 +123,15 @@ class BlobWriter:
         self._held_bytes += size
         self.size += size
         if reused or self._held_bytes >= BATCH_BYTES:
-            self._lent = self._lent or reused
+            self._reused_in_flight = self._reused_in_flight or reused
             await self._flush()
             await self._drain(BUFFERS_IN_FLIGHT - 1)
-        elif self._lent:
-            # A call that hands over nothing counts too, for whoever lent a buffer before.
+        elif self._reused_in_flight:
+            # This call counts too: the caller may reuse a buffer after N calls of any length.
             await self._drain()
 
     async def _flush(self) -> None:
-        """Let the threads have what is held."""
+        """Hand the held bytes to the threads as one batch."""
         if self._writer is None:
             self.file_id, self._writer = await self._files.create()
             self._hasher = Hasher(self._algorithms)
@@ -152,8 +157,8 @@ class BlobWriter:
     async def _drain(self, most: int = 0) -> None:
         """Wait until at most ``most`` batches are with the threads.
 
-        After a failure, or that of a sync that is over, none is, and what was taken ends where
-        the file does.
+        Raises what a batch or a finished sync raised; then no thread has a batch, and the stream
+        ends where the file ends.
         """
         try:
             await self._writes.drain(most)
@@ -161,27 +166,29 @@ class BlobWriter:
             if self._syncing is not None and self._syncing.done():
                 await self._finish_syncing()
         except BaseException:
+            # Both queues must be empty before the size of the file is read and buffers are free
+            # again, even if this task is cancelled meanwhile.
             async with AsyncExitStack() as stack:
                 stack.callback(self._end_with_file)
                 stack.push_async_callback(self._digests.drain)
                 await self._writes.drain()
             raise
         if not most:
-            self._lent = False
+            self._reused_in_flight = False
 
     def _end_with_file(self) -> None:
-        # What follows must not take the place of a batch that was not written.
+        # Held bytes follow a batch that was not written: written now, they would take its place.
         self._held.clear()
         self._held_bytes = 0
-        # It may have seen what is not in the file.
+        # The hasher may have seen bytes that are not in the file.
         self._hasher = None
         assert self._writer is not None
         self.size = self._writer.size
 
     async def drain(self) -> None:
-        """Bring what was taken to where it survives this process: to the file, if one is due.
+        """Write the accepted bytes to the file, if they need one, to survive a process crash.
 
-        Raises StorageFull, StorageFailed; always, once a sync failed.
+        Raises StorageFull, StorageFailed; always StorageFailed once a sync failed.
         """
         if self._held and (self._writer is not None or self._held_bytes > self._inline_bytes):
             await self._flush()
@@ -193,7 +200,7 @@ class BlobWriter:
             raise StorageFailed("depot", "an earlier sync of the file failed")
 
     async def truncate(self, size: int) -> None:
-        """Forget everything after the first ``size`` bytes, which were there at the start.
+        """Drop everything after the first ``size`` bytes, which the stream was resumed with.
 
         Raises StorageFull, StorageFailed.
         """
@@ -201,7 +208,7 @@ class BlobWriter:
             kept = self.held[:size]
             self._held, self._held_bytes = [kept], len(kept)
         else:
-            # What is in no file came last.
+            # Held bytes come after those in the file, so they all go.
             self._held.clear()
             self._held_bytes = 0
             try:
@@ -209,15 +216,16 @@ class BlobWriter:
             finally:
                 await self._finish_syncing()
                 if size < self._writer.size:
+                    # A hash cannot be taken back to an earlier size.
                     self._hasher = None
                     await self._files.threads.run(self._writer.truncate, size)
         self.size = size
 
     async def hashes(self, algorithm: str) -> Hashes:
-        """The hashes of the whole stream; re-reads a file only if they are not known."""
+        """Return the hashes of the whole stream; reads the file again only if it must."""
         algorithms = (*self._algorithms, algorithm)
         if self._writer is None:
-            if self._held_bytes <= _SMALL:
+            if self._held_bytes <= _HASH_ON_LOOP_BYTES_MAX:
                 return hashes_of(self.held, algorithms)
             return await self._files.threads.run(hashes_of, self.held, algorithms)
         await self.drain()
@@ -232,11 +240,11 @@ class BlobWriter:
         digest: Digest | None,
         commit: Callable[[Arrival], Awaitable[Outcome]],
     ) -> Arrival:
-        """End the stream: check its digest, make it durable, and let ``commit`` publish it.
+        """End the stream: check its digest, make it durable, and publish it by ``commit``.
 
-        ``commit`` runs the transaction; it is called again if the existing copy changed while it
-        was being verified. Raises DigestMismatch, and what ``commit`` raises; the caller then
-        says what becomes of the bytes (``abandon``, or ``close``).
+        ``commit`` runs the transaction; it is called again if the existing copy changed while
+        that was being verified. Raises DigestMismatch, and what ``commit`` raises; the caller
+        must then ``abandon`` the bytes, or ``close`` the stream to keep them.
         """
         hashes = await self.hashes(digest.algorithm if digest else "sha256")
         if digest is not None:
@@ -252,21 +260,22 @@ class BlobWriter:
             file_id=self.file_id,
             alias=digest.key if digest and digest.algorithm != "sha256" else b"",
         )
-        # A copy in the ledger is verified by the transaction itself, so that few bytes go
-        # straight there; it says ``recheck`` in the rare case that there is a file.
+        # The transaction itself verifies a copy in the ledger, so inline bytes skip the check; it
+        # answers ``recheck`` in the rare case that the existing copy is a file.
         verified = damaged = 0
         traces: Traces | None = None
-        looked = inline
+        skip_check = inline
         while True:
-            if not looked:
+            if not skip_check:
                 verified, damaged, traces = await self._verify_existing(hashes.sha256)
-            looked = False
+            skip_check = False
+            # Sync before the commit: a published blob is durable. No sync for a blob that exists.
             if not inline and not verified and not arrival.durable:
                 await self._make_durable()
                 arrival = replace(arrival, durable=True, file_id=self.file_id)
             if damaged:
-                # Not before the new copy is durable: what the system refuses to read at this
-                # moment (too many open files) may be all there is.
+                # Only once the new copy is durable: a file that cannot be read at this moment
+                # (too many open files) may be the only good copy.
                 await self._core.ledger.transact(
                     blob_rows.quarantine, hashes.sha256, damaged, self._core.now()
                 )
@@ -279,13 +288,15 @@ class BlobWriter:
             self._files.settle(self.file_id)
         await self.close()
         if outcome == "kept":
+            # The transaction scheduled the new file's unlink; do it now instead of by the sweep.
             await self._files.reap(self.file_id, self._core.now())
         return arrival
 
     async def _verify_existing(self, sha: bytes) -> tuple[int, int, Traces | None]:
-        """The file id of a good copy that the store has already, or that of a bad one, or 0.
+        """Verify the file of an existing copy: return (id if good, id if damaged, traces).
 
-        Where the row of the copy cannot be read, also what is left of it.
+        Both ids are 0 without such a file. Where the row of the copy cannot be read, the traces
+        name what is left of it; else None.
         """
         try:
             found = await self._core.ledger.read(blob_rows.find, Digest.sha256(sha).key)
@@ -323,21 +334,21 @@ class BlobWriter:
         writer.append(data)
 
     async def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file without deleting it. Waits for the threads; raises what they raised."""
         if self._writer is None and self._syncing is None:
             return
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._let_go)
+            stack.push_async_callback(self._close_file)
             stack.push_async_callback(self._finish_syncing)
             await self._drain()
 
-    async def _let_go(self) -> None:
+    async def _close_file(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             await self._files.threads.finish(writer.close)
 
     async def abandon(self) -> None:
-        """Let go of the bytes, unless they were published: for streams without a session."""
+        """Delete the bytes unless they were published: for streams without a session."""
         try:
             await self.close()
         finally:

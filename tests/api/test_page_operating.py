@@ -37,7 +37,7 @@ def test_a_port_in_use(row: Row, server: ServerProcess, tmp_path: Path) -> None:
     row.says(what_to_do="choose another port with `--listen`")
 
 
-@pytest.mark.row("operating.md", "`and no data directory`")
+@pytest.mark.row("operating.md", "`and not a data directory`")
 def test_no_data_directory(row: Row, tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     refused(row, tmp_path)

@@ -100,9 +100,9 @@ class Unready(io.RawIOBase):
 async def test_sources_that_are_none(store: Store, place: Place, tmp_path: Path) -> None:
     """An empty text, or bytes that are not there yet, must not pass for an empty blob."""
     sources: list[tuple[Any, str]] = [
-        ("text", "str is no source"),
-        (5, "int is no source"),
-        ([b"bytes"], "list is no source"),
+        ("text", "str is not a source"),
+        (5, "int is not a source"),
+        ([b"bytes"], "list is not a source"),
         (io.StringIO("text"), "binary mode"),
         (io.StringIO(""), "binary mode"),
         (Unready(), "blocking mode"),

@@ -276,7 +276,7 @@ async def test_room_in_the_ledger_is_looked_at_again_when_it_may_be_gone(
         looks.append(spare[0])
         return spare[0]
 
-    monkeypatch.setattr(core, "beyond", look)
+    monkeypatch.setattr(core, "room_left", look)
     monkeypatch.setattr(core, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     async with Place("memory", tmp_path, clock).store() as store:
         require = store.core.require_growth

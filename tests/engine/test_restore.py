@@ -235,13 +235,13 @@ async def test_what_a_killed_restore_left_is_no_store(
     assert len(left) >= 3
     for path in left:
         for create in (False, True):
-            with pytest.raises(NotAStore, match="nobody has verified: make it again") as unfinished:
+            with pytest.raises(NotAStore, match="was never verified: make it again") as unfinished:
                 await Store.open(path, QUIET, create=create).start()
             assert unfinished.value.path == str(path)
-    with pytest.raises(NotAStore, match="nobody has verified"):
+    with pytest.raises(NotAStore, match="was never verified"):
         await finish(Store.restore(left[-1], tmp_path / "other"))
     if not mounted:
-        with pytest.raises(NotAStore, match="nobody has verified"):
+        with pytest.raises(NotAStore, match="was never verified"):
             await finish(check_directory(left[-1]))
         await finish(Store.restore(snapshot, left[-1].with_suffix("")))
         assert names(left[-1].parent) == ["again"]

@@ -277,7 +277,7 @@ async def once(*pieces: bytes) -> AsyncIterator[bytes]:
 def pieces_that_are_none() -> list[tuple[tuple[Any, ...], str]]:
     """What no source may give, and how it is called; after a few bytes, and many."""
     return [
-        ((*before, piece), f"it gave {type(piece).__name__} where")
+        ((*before, piece), f"must yield bytes, not {type(piece).__name__}")
         for before in ((), (b"few",), (noise(600_000),))
         for piece in ("text", "", 5, None, [1])
     ]
