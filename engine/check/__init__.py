@@ -1,4 +1,4 @@
-"""Proving the promises of a store: reads only, one module for each kind of promise.
+"""Checks that a store keeps its promises. It only reads; each kind of promise has a module.
 
 May import upgrade, datadir and what these may.
 """

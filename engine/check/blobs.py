@@ -1,4 +1,4 @@
-"""Blobs against the rows that belong to them: content, aliases, files, quarantine, garbage."""
+"""Check blobs against their other rows: content, aliases, files, quarantine, garbage queue."""
 
 from __future__ import annotations
 
@@ -12,102 +12,111 @@ from .context import CheckContext, blob_name, digest_name
 _NEXT_BLOCK = layout.counter(b"fb")
 
 
-async def blobs(look: CheckContext) -> None:
-    """Every blob has its bytes, its aliases, and somebody who needs it, or a place in the queue."""
-    totals = look.totals
-    async for key, blob in look.records(Blob, layout.BLOB):
+async def blobs(context: CheckContext) -> None:
+    """Check that every blob has its bytes and aliases, and a reference or a place in the queue."""
+    totals = context.totals
+    async for key, blob in context.records(Blob, layout.BLOB):
         sha = key[1:]
         name = blob_name(sha)
         totals[layout.counter(layout.BLOBS)] += 1
         totals[layout.counter(layout.BLOB_BYTES)] += blob.size
         totals[layout.counter(layout.STORED_BYTES)] += blob.stored
-        await _place(look, sha, blob, name)
+        await _check_content(context, sha, blob, name)
         for alias in blob.aliases:
             row = layout.ALIAS + alias
-            if await look.lacks(row):
-                look.say("blob", name, f"its alias {digest_name(alias)} is missing")
-        needed = await look.any(layout.references(sha))
+            if await context.is_absent(row):
+                context.report("blob", name, f"its alias {digest_name(alias)} is missing")
+        needed = await context.has_rows(layout.references(sha))
         if needed and blob.damaged:
-            look.say("blob", name, "it is in quarantine; push it again")
-        if bool(blob.damaged) == await look.lacks(layout.DAMAGED + sha):
-            look.say("blob", name, "its row and the list of the damaged disagree")
+            context.report("blob", name, "it is in quarantine; push it again")
+        if bool(blob.damaged) == await context.is_absent(layout.DAMAGED + sha):
+            context.report("blob", name, "its row and the quarantine list disagree")
         if not needed and not blob.queued:
-            look.say("blob", name, "nobody needs it, and it is not in the garbage queue")
+            context.report("blob", name, "it is unreferenced and not in the garbage queue")
         if blob.queued:
             row = layout.GARBAGE + number(blob.queued) + sha
-            await look.expect(row, b"", "blob", name, "its place in the garbage queue")
+            await context.expect_row(row, b"", "blob", name, "its place in the garbage queue")
 
 
-async def _place(look: CheckContext, sha: bytes, blob: Blob, name: str) -> None:
+async def _check_content(context: CheckContext, sha: bytes, blob: Blob, name: str) -> None:
     row = layout.content(blob.created, sha)
     if blob.place == INLINE:
-        value = await look.value(row)
+        value = await context.value(row)
         if value is None:
-            if not blob.damaged and await look.lacks(row):
-                look.say("blob", name, "its content is missing")
+            if not blob.damaged and await context.is_absent(row):
+                context.report("blob", name, "its content is missing")
         elif len(value) != blob.size and not blob.damaged:
-            look.say("blob", name, f"its content has not the {blob.size} bytes of its row")
+            context.report("blob", name, f"its content has {len(value)} bytes, not {blob.size}")
         if blob.file_id:
-            look.say("blob", name, "it lies in the ledger, and names a file")
+            context.report("blob", name, "it is stored in the ledger, and its row names a file")
     else:
-        if not await look.lacks(row):
-            look.say("blob", name, "it lies in a file, and has content in the ledger")
+        if not await context.is_absent(row):
+            context.report("blob", name, "it is stored in a file, and has content in the ledger")
         file = layout.FILE + number(blob.file_id)
-        if not blob.file_id or await look.lacks(file):
-            look.say("blob", name, f"its file {blob.file_id:x} has no row")
+        if not blob.file_id or await context.is_absent(file):
+            context.report("blob", name, f"its file {blob.file_id:x} has no row")
     if blob.place != FRAMES and blob.stored != blob.size:
-        look.say("blob", name, f"{blob.stored} bytes at rest for a size of {blob.size}")
+        context.report("blob", name, f"{blob.stored} bytes at rest for a size of {blob.size}")
 
 
-async def belongings(look: CheckContext) -> None:
-    """Every row that belongs to a blob has one that says so too."""
-    async for key, _ in look.rows(layout.INLINE):
+async def belonging_rows(context: CheckContext) -> None:
+    """Check that a blob's row confirms each row of content, alias, quarantine and queue."""
+    async for key, _ in context.rows(layout.INLINE):
         sha = key[-SHA_BYTES:]
-        if look.unreadable(layout.BLOB + sha):
+        if context.is_unreadable(layout.BLOB + sha):
             continue
-        blob = await look.load(Blob, layout.BLOB + sha)
-        # A blob in a file was told of its content already.
+        blob = await context.load(Blob, layout.BLOB + sha)
+        # ``blobs`` reports content of a blob that is in a file.
         if blob is None or blob.created != layout.at(key, 1):
-            look.say("blob", blob_name(sha), "content without a blob")
-    async for key, sha in look.rows(layout.ALIAS):
-        if look.unreadable(layout.BLOB + sha):
+            context.report("blob", blob_name(sha), "content without a blob")
+    async for key, sha in context.rows(layout.ALIAS):
+        if context.is_unreadable(layout.BLOB + sha):
             continue
-        blob = await look.load(Blob, layout.BLOB + sha)
+        blob = await context.load(Blob, layout.BLOB + sha)
         if blob is None or key[1:] not in blob.aliases:
-            look.say("blob", blob_name(sha), f"{digest_name(key[1:])} is not one of its aliases")
-    async for key, _ in look.rows(layout.DAMAGED):
-        if await look.lacks(layout.BLOB + key[1:]):
-            look.say("blob", blob_name(key[1:]), "it is in quarantine, and does not exist")
-    await _garbage(look)
+            context.report(
+                "blob", blob_name(sha), f"{digest_name(key[1:])} is not one of its aliases"
+            )
+    async for key, _ in context.rows(layout.DAMAGED):
+        if await context.is_absent(layout.BLOB + key[1:]):
+            context.report("blob", blob_name(key[1:]), "it is in quarantine, and does not exist")
+    await _garbage(context)
 
 
-async def _garbage(look: CheckContext) -> None:
-    async for key, _ in look.rows(layout.GARBAGE):
-        look.totals[layout.counter(layout.GARBAGE_LENGTH)] += 1
+async def _garbage(context: CheckContext) -> None:
+    async for key, _ in context.rows(layout.GARBAGE):
+        context.totals[layout.counter(layout.GARBAGE_LENGTH)] += 1
         sha = key[-SHA_BYTES:]
-        if look.unreadable(layout.BLOB + sha):
+        if context.is_unreadable(layout.BLOB + sha):
             continue
-        blob = await look.load(Blob, layout.BLOB + sha)
+        blob = await context.load(Blob, layout.BLOB + sha)
         if blob is None or blob.queued != layout.at(key, 1):
-            look.say("blob", blob_name(sha), "in the garbage queue at a time it does not know of")
+            context.report(
+                "blob", blob_name(sha), "the garbage queue has it at another time than its row"
+            )
 
 
-async def file_rows(look: CheckContext) -> None:
-    """Every file row and its blob name each other, and no id will be given out again."""
+async def file_rows(context: CheckContext) -> None:
+    """Check that file rows and blobs name each other, and that no file id is assigned again."""
     last = 0
-    async for key, file in look.records(File, layout.FILE):
+    async for key, file in context.records(File, layout.FILE):
         last = layout.at(key, 1)
         row = layout.BLOB + file.sha
-        if look.unreadable(row):
+        if context.is_unreadable(row):
             continue
-        blob = await look.load(Blob, row)
+        blob = await context.load(Blob, row)
         if blob is None or blob.file_id != last:
-            look.say("file", f"{last:x}", f"its blob, {blob_name(file.sha)}, does not name it")
-        if not await look.lacks(layout.DOOMED + key[1:]):
-            look.say("file", f"{last:x}", "it is a blob's, and is doomed")
-    if not look.spoiled(_NEXT_BLOCK):
-        given = await look.txn.counter(_NEXT_BLOCK)
-        async for key, _ in look.rows(layout.DOOMED):
+            context.report(
+                "file", f"{last:x}", f"its blob, {blob_name(file.sha)}, does not name it"
+            )
+        if not await context.is_absent(layout.DOOMED + key[1:]):
+            context.report("file", f"{last:x}", "a blob uses it, and it is queued for removal")
+    if not context.has_unreadable(_NEXT_BLOCK):
+        # Ids are assigned by block: a file beyond the counter would get its id a second time.
+        assigned = await context.txn.counter(_NEXT_BLOCK)
+        async for key, _ in context.rows(layout.DOOMED):
             last = max(last, layout.at(key, 1))
-        if last // BLOCK_FILES > given:
-            look.say("counter", "blocks of file ids", f"it says {given}, and file {last:x} exists")
+        if last // BLOCK_FILES > assigned:
+            context.report(
+                "counter", "blocks of file ids", f"it is {assigned}, but file {last:x} exists"
+            )

@@ -1,13 +1,13 @@
-"""Checking a store: promises 3 to 7 of the design, on a live or a closed data directory.
+"""Check a store: promises 3 to 7 of the design, on a live or a closed data directory.
 
-    3  nothing dangles: what a manifest needs is claimed by its image, what is claimed exists
+    3  no reference dangles: an image claims what its manifests need, and what is claimed exists
     4  every counter equals a recount from scratch
-    5  what nobody needs is in the garbage queue, and what is needed is there
-    6  a right to a blob is one that its image's manifests, or a hold, account for
-    7  every name leads to one thing, and that thing bears the name
+    5  unreferenced blobs are in the garbage queue, and referenced blobs have their bytes
+    6  each right to a blob follows from the image's manifests or from a hold
+    7  every name points to one object, and that object has the name
 
-A directory is checked in a process of its own: a damaged page of the ledger may kill whoever
-touches it (SIGBUS), and then the check is the one that survives to tell.
+A child process checks a directory: a damaged page of the ledger may kill the process that reads
+it (SIGBUS), and the parent then reports that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _AREAS: Final = (
     claims.holds,
     claims.roots,
     blobs.blobs,
-    blobs.belongings,
+    blobs.belonging_rows,
     blobs.file_rows,
     names.namespace_rows,
     names.catalog_rows,
@@ -61,14 +61,15 @@ _AREAS: Final = (
     rest.counters,
     times.times,
 )
-"""In this order: rows first, since the others pass over what cannot be read; counters last."""
+"""Areas in the order of their run: rows first, since the others skip unreadable ones; the areas
+that compare recounts come after those that fill ``CheckContext.totals``."""
 
 
 async def rows_and_rules(txn: Transaction, report: Report, now: int | None) -> None:
-    """Check one consistent state of the ledger. Raises Corrupt where it cannot be walked."""
-    look = CheckContext(txn, report, now=now)
+    """Check one consistent state of the ledger. Raises Corrupt if it cannot be read in order."""
+    context = CheckContext(txn, report, now=now)
     for area in _AREAS:
-        await area(look)
+        await area(context)
 
 
 async def examine(
@@ -83,13 +84,13 @@ async def examine(
     """Check an open ledger and its depot; ``deep`` reads and hashes all bytes at rest.
 
     Times are compared with ``now`` (microseconds since 1970), unless that is None.
-    ``report`` is called for each problem, from several threads, one after the other. Raises
+    Calls ``report`` for each problem, from several threads, one after the other. Raises
     StorageFailed, Closed.
     """
     try:
         await ledger.read_aside(rows_and_rules, report, now)
         await files.blobs(ledger, depot, run, report, deep=deep)
-        await files.strays(ledger, depot, run, report)
+        await files.unreferenced_files(ledger, depot, run, report)
         if deep:
             await documents.bodies(ledger, depot, run, report)
     except Corrupt as error:
@@ -106,8 +107,8 @@ def check_directory(
     """Check a data directory, which may be in use, and yield every problem as it is found.
 
     ``deep`` reads and hashes all bytes at rest. A ledger that kills the process that reads it
-    is a problem like others, and so are times that are later than ``now`` (microseconds since
-    1970; None: by this machine's clock). Raises NotAStore, StorageFailed.
+    is reported as a problem, and so are times later than ``now`` (microseconds since 1970;
+    None: the time of this machine's clock). Raises NotAStore, StorageFailed.
     """
     depth = "deep" if deep else "quick"
     when = int(time.time() * SECOND) if now is None else now
@@ -115,7 +116,7 @@ def check_directory(
 
 
 def check_copy(path: Path, config: StoreConfig) -> AsyncGenerator[Problem, None]:
-    """As ``check_directory``, ``deep``, of a copy that is not finished; whatever its times."""
+    """Check an unfinished copy of a data directory deeply, without a comparison of times."""
     return _check(path, "copy", config, "")
 
 
@@ -133,7 +134,7 @@ async def _check(
 
 
 async def check_open(core: Core, *, deep: bool = False) -> AsyncGenerator[Problem, None]:
-    """Check a store that lies in this process: in memory. Its transactions wait meanwhile."""
+    """Check a store in the memory of this process. Its transactions wait until the check ends."""
     found: list[Problem] = []
     run, now = core.threads.run, core.now()
     await examine(core.ledger, core.depot, run, found.append, deep=deep, now=now)

@@ -1,9 +1,10 @@
-"""Processes for work on a ledger that may be damaged.
+"""Child processes for work on a ledger that may be damaged.
 
-A damaged page can kill whoever touches it (SIGBUS). So such work runs in a process of its own,
-``python -m holdfast.engine.<module> ARGUMENT...``, which writes JSON lines: what it has to say,
-and at last that it is done, or the error that it failed with. It does not outlive who started it,
-however that ends: the end of its stdin is the end of it. So the locks that it was given go too.
+A damaged page can kill the process that reads it (SIGBUS). So such work runs in a child process,
+``python -m holdfast.engine.<module> ARGUMENT...``. It writes one JSON message a line: its results,
+and last the end of its work or the error that it failed with. The child exits when its stdin ends,
+so it does not outlive its parent, however the parent ends, and the locks that it inherited are
+released.
 """
 
 from __future__ import annotations
@@ -36,27 +37,27 @@ _DAMAGE_SIGNALS: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """A problem."""
+    """Message: a problem."""
 
     kind: str
     name: str
     reason: str
 
 
-class Known(msgspec.Struct, frozen=True, tag="known"):
-    """A blob that was in quarantine before."""
+class Quarantined(msgspec.Struct, frozen=True, tag="quarantined"):
+    """Message: a blob that was in quarantine before."""
 
     name: str
 
 
 class Row(msgspec.Struct, frozen=True, tag="row"):
-    """A row as people read it: the fields of a ``StoredRow``."""
+    """Message: a row as people read it, with the fields of a ``StoredRow``."""
 
     row: dict[str, Any]
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """How far it is: files, of so many, and their bytes; or blobs that were changed."""
+    """Message: progress; files so far of a total, and their bytes, or blobs that were changed."""
 
     files: int = 0
     total: int = 0
@@ -65,27 +66,28 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """It is done, or failed: with the name of an error, and its fields."""
+    """Message: the end of the work; after a failure, the name of the error and its fields."""
 
     error: tuple[str, ...] = ()
 
 
-Message = Found | Known | Row | Step
+Message = Found | Quarantined | Row | Step
 
-_DECODER: Final = msgspec.json.Decoder(Found | Known | Row | Step | End)
+_DECODER: Final = msgspec.json.Decoder(Found | Quarantined | Row | Step | End)
 
 
 async def messages(
     module: str, *arguments: str, names: Iterable[str] = (), pass_fds: tuple[int, ...] = ()
 ) -> AsyncGenerator[Message, None]:
-    """Start the worker in ``module`` of the engine, and yield what it says.
+    """Start the worker in ``module`` of the engine, and yield its messages.
 
-    It gets ``names`` (``names`` in the worker). When the iteration is left, it is killed. Raises
-    what it failed with; Corrupt where the ledger killed it, StorageFailed where something else did.
+    The worker gets ``names`` from its function of that name. When the caller leaves the iteration,
+    the worker is killed. Raises the error that the worker failed with, Corrupt if a damaged ledger
+    killed it, and StorageFailed if it cannot start or ended otherwise.
     """
     search = os.pathsep.join(entry for entry in sys.path if entry)
     try:
-        # -P: nothing is imported from the working directory.
+        # -P: import nothing from the working directory.
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", f"holdfast.engine.{module}", *arguments,
             stdin=asyncio.subprocess.PIPE,
@@ -100,7 +102,7 @@ async def messages(
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            # Who does not read them ended early, and is asked why below.
+            # A worker that ended early does not read them; its messages or status say why.
             process.stdin.writelines(f"{name}\n".encode() for name in names)
             process.stdin.write(b"\n")
             await process.stdin.drain()
@@ -115,7 +117,7 @@ async def messages(
                 raise _error(*message.error)
         status = await process.wait()
         if not ended:
-            raise _death(module, status)
+            raise _exit_error(module, status)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -125,19 +127,20 @@ async def messages(
             process.stdin.close()
 
 
-def _death(module: str, status: int) -> EngineError:
-    """What it means that a worker ended before it was done."""
+def _exit_error(module: str, status: int) -> EngineError:
+    """Return the error for a worker that exited before its ``End``."""
     if -status in _DAMAGE_SIGNALS:
         name = signal.Signals(-status).name
-        return lmdb_file.damaged(f"reading it ended the process with {name}")
+        return lmdb_file.damaged(f"reading it killed the process with {name}")
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    return StorageFailed(module, f"its process ended {how} before it was done")
+    return StorageFailed(module, f"its process ended {how} before it finished")
 
 
-def say(message: Message | End) -> None:
-    """In the worker: write a message."""
+def send(message: Message | End) -> None:
+    """Write a message (in the worker)."""
     data = msgspec.json.encode(message) + b"\n"
     while data:
+        # A write to a pipe may take a part of the bytes only.
         data = data[os.write(1, data) :]
 
 
@@ -146,35 +149,35 @@ _all_named = threading.Event()
 
 
 def names() -> list[str]:
-    """In the worker: the names that it was given. Blocks until all are there."""
+    """Return the names that the parent sent (in the worker). Blocks until all have arrived."""
     _all_named.wait()
     return _names
 
 
-def _watch() -> None:
-    """Read the names, and then nothing, until whoever started this process is gone."""
+def _read_stdin() -> None:
+    """Read the names, then wait for the end of stdin: the parent closed it, or ended."""
     for line in sys.stdin:
         if name := line.strip():
             _names.append(name)
         else:
             _all_named.set()
-    # At once: what the work waits for may never come.
+    # Exit at once: the work may block for ever.
     os._exit(1)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """In the worker: do the work, and tell how it ended."""
-    threading.Thread(target=_watch, daemon=True).start()
-    # Whoever reads the lines may go away: then there is nobody left to tell.
+    """Do the work and send how it ended (in the worker)."""
+    threading.Thread(target=_read_stdin, daemon=True).start()
+    # The parent may end first: then this process ends too, at its next message.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         asyncio.run(work)
     except EngineError as error:
-        say(End(_fields(error)))
+        send(End(_fields(error)))
     except OSError as error:
-        say(End(_fields(refused(error, str(error.filename or "worker")))))
+        send(End(_fields(refused(error, str(error.filename or "worker")))))
     else:
-        say(End())
+        send(End())
 
 
 def _fields(error: EngineError) -> tuple[str, ...]:

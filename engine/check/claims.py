@@ -1,4 +1,4 @@
-"""Claims against a recount of the manifests' needs, and against all that follows from a claim."""
+"""Check claims against a recount of the manifests' needs, and the rows that follow from claims."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ _KINDS: Final = ((CONTENT, "content"), (BODY, "bodies"), (CHILD, "children"))
 _INTEREST: Final = {layout.CONTENT: "content", layout.KEPT: "kept", layout.HELD: "held"}
 
 
-async def recounts(look: CheckContext) -> None:
-    """Claims and sizes of every image against what its manifests need, from scratch."""
-    async for _, image in look.records(Image, layout.IMAGE):
-        if image.key in look.purging:
+async def recounts(context: CheckContext) -> None:
+    """Compare claims and size of every image with a recount of what its manifests need."""
+    async for _, image in context.records(Image, layout.IMAGE):
+        if image.key in context.purging:
             continue
-        known = not look.spoiled(layout.NEEDS + image.key)
-        needed = await _needed(look, image.key) if known else None
+        readable = not context.has_unreadable(layout.NEEDS + image.key)
+        needed = await _needed(context, image.key) if readable else None
         size = 0
-        async for key, _ in look.rows(layout.claimed(image.key)):
+        async for key, _ in context.rows(layout.claimed(image.key)):
             sha = key[-SHA_BYTES:]
-            claim = await look.load(Claim, layout.claim(image.key, sha))
+            claim = await context.load(Claim, layout.claim(image.key, sha))
             if claim is None:
                 continue
             size += claim.size if claim.content else 0
             if needed is not None:
-                _compare(look, image, sha, claim, needed)
-        if look.spoiled_kind(layout.CLAIM, image.key) or look.spoiled(layout.claimed(image.key)):
+                _compare(context, image, sha, claim, needed)
+        if context.has_unreadable_kind(layout.CLAIM, image.key) or context.has_unreadable(
+            layout.claimed(image.key)
+        ):
             continue
         for kind, sha in needed or ():
             name = f"{blob_name(sha)} of image {image_name(image)}"
-            look.say("claim", name, f"a manifest needs it ({dict(_KINDS)[kind]}), nothing says so")
+            context.report(
+                "claim", name, f"a manifest needs it ({dict(_KINDS)[kind]}), no claim says so"
+            )
         counter = layout.counter(layout.IMAGE_SIZE, image.key)
-        await look.counted(counter, size, f"size of image {image_name(image)}")
+        await context.expect_counter(counter, size, f"size of image {image_name(image)}")
         if not image.deleted:
-            look.totals[layout.counter(layout.NAMESPACE_SIZE, image.namespace)] += size
+            context.totals[layout.counter(layout.NAMESPACE_SIZE, image.namespace)] += size
 
 
-async def _needed(look: CheckContext, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
-    """How many manifests of the image need each blob, by kind of need."""
+async def _needed(context: CheckContext, image_key: bytes) -> Counter[tuple[bytes, bytes]]:
+    """Count the manifests of an image that need each blob, by kind of need."""
     tally: Counter[tuple[bytes, bytes]] = Counter()
-    async for _, packed in look.rows(layout.NEEDS + image_key):
+    async for _, packed in context.rows(layout.NEEDS + image_key):
         for start in range(0, len(packed), NEED_BYTES):
             need = packed[start : start + NEED_BYTES]
             tally[need[:1], need[1:]] += 1
@@ -56,87 +60,98 @@ async def _needed(look: CheckContext, image_key: bytes) -> Counter[tuple[bytes, 
 
 
 def _compare(
-    look: CheckContext, image: Image, sha: bytes, claim: Claim, needed: Counter[tuple[bytes, bytes]]
+    context: CheckContext,
+    image: Image,
+    sha: bytes,
+    claim: Claim,
+    needed: Counter[tuple[bytes, bytes]],
 ) -> None:
     for kind, field in _KINDS:
         expected = needed.pop((kind, sha), 0)
         actual: int = getattr(claim, field)
         if actual != expected:
             name = f"{blob_name(sha)} of image {image_name(image)}"
-            look.say("claim", name, f"{field} is {actual}, a recount gives {expected}")
+            context.report("claim", name, f"{field} is {actual}, a recount gives {expected}")
 
 
-async def claims(look: CheckContext) -> None:
-    """Every claim is of a known owner on a known blob, and has exactly its other rows."""
-    async for owner_key, sha, claim in look.claims():
+async def claims(context: CheckContext) -> None:
+    """Check that every claim has an owner, a blob and exactly the rows that follow from it."""
+    async for owner_key, sha, claim in context.claims():
         name = f"{blob_name(sha)} of {id_name(owner_key)}"
-        look.totals[layout.counter(layout.HOLDS)] += claim.hold > 0
-        blob = await look.load(Blob, layout.BLOB + sha)
+        context.totals[layout.counter(layout.HOLDS)] += claim.hold > 0
+        blob = await context.load(Blob, layout.BLOB + sha)
         if blob is not None and blob.size != claim.size:
-            look.say("claim", name, f"it says {claim.size} bytes, the blob has {blob.size}")
-        elif blob is None and await look.lacks(layout.BLOB + sha):
-            look.say("claim", name, "there is no such blob")
+            context.report(
+                "claim", name, f"its claim says {claim.size} bytes, the blob has {blob.size}"
+            )
+        elif blob is None and await context.is_absent(layout.BLOB + sha):
+            context.report("claim", name, "there is no such blob")
         if not (claim.content or claim.bodies or claim.children or claim.hold):
-            look.say("claim", name, "it claims nothing")
+            context.report("claim", name, "it claims nothing")
         for alias in claim.aliases:
             if blob is not None and alias not in blob.aliases:
-                look.say("claim", name, f"it names {digest_name(alias)}, which is no alias of it")
-        owner = await look.owner(owner_key)
+                context.report(
+                    "claim", name, f"it names {digest_name(alias)}, which is not an alias of it"
+                )
+        owner = await context.owner(owner_key)
         if owner is None:
-            if not look.lost(owner_key):
-                look.say("claim", name, "its owner does not exist")
+            if not context.is_owner_unreadable(owner_key):
+                context.report("claim", name, "its owner does not exist")
             continue
-        await _follows(look, owner, sha, claim, name)
+        await _check_rows(context, owner, sha, claim, name)
 
 
-async def listed(look: CheckContext) -> None:
-    """Every claim that an image lists exists."""
-    async for key, _ in look.rows(layout.CLAIMED):
+async def listed(context: CheckContext) -> None:
+    """Check that every claim that an image lists exists."""
+    async for key, _ in context.rows(layout.CLAIMED):
         owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
-        if await look.lacks(layout.claim(owner_key, sha)):
+        if await context.is_absent(layout.claim(owner_key, sha)):
             name = f"{blob_name(sha)} of {id_name(owner_key)}"
-            look.say("claim", name, "it is listed, and does not exist")
+            context.report("claim", name, "it is listed, and does not exist")
 
 
-async def _follows(look: CheckContext, owner: Owner, sha: bytes, claim: Claim, name: str) -> None:
-    """The rows and numbers that follow from a claim."""
+async def _check_rows(
+    context: CheckContext, owner: Owner, sha: bytes, claim: Claim, name: str
+) -> None:
+    """Check the rows that follow from a claim, and count it."""
     if owner.is_root:
-        look.totals[layout.counter(layout.ROOT_BLOBS, owner.key)] += 1
+        context.totals[layout.counter(layout.ROOT_BLOBS, owner.key)] += 1
         if (claim.content, claim.children) != (0, 0):
-            look.say("claim", name, "a root has no manifests")
+            context.report("claim", name, "a root has no manifests")
     else:
         row = layout.claimed(owner.key, sha)
-        await look.expect(row, b"", "claim", name, "its row in the list of its image")
+        await context.expect_row(row, b"", "claim", name, "its row in the list of its image")
     for kind in kinds_of(claim):
         row = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
-        await look.expect(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
+        await context.expect_row(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
     if claim.hold:
         row = layout.expiry(claim.hold, owner.key, sha)
         place = owner.project + owner.namespace
-        await look.expect(row, place, "hold", name, "the row that ends it")
+        await context.expect_row(row, place, "hold", name, "its expiry row")
 
 
-async def references(look: CheckContext) -> None:
-    """Every reference belongs to a claim; and what namespaces link and keep, recounted."""
+async def references(context: CheckContext) -> None:
+    """Check that every reference has its claim, and recount what namespaces link and keep."""
     group = b""
     size = 0
     kinds: dict[Owner, set[bytes]] = {}
-    async for key, _ in look.of_blobs(layout.REFERENCE):
+    async for key, _ in context.blob_rows(layout.REFERENCE):
         sha = key[1 : layout.BLOB_KEY_BYTES]
         kind = key[layout.PROJECT_AT - 1 : layout.PROJECT_AT]
+        # References are sorted by blob: each group is counted when the next one begins.
         if sha != group:
-            _count_once(look, size, kinds)
+            _count_blob(context, size, kinds)
             group, size, kinds = sha, 0, {}
-        claim = await _check_reference(look, key, sha, kind)
-        owner = await look.owner(key[layout.OWNER_AT :])
+        claim = await _check_reference(context, key, sha, kind)
+        owner = await context.owner(key[layout.OWNER_AT :])
         if claim is not None and owner is not None and not owner.is_root:
             size = claim.size
             kinds.setdefault(owner, set()).add(kind)
-    _count_once(look, size, kinds)
+    _count_blob(context, size, kinds)
 
 
-def _count_once(look: CheckContext, size: int, kinds: dict[Owner, set[bytes]]) -> None:
-    """Add one blob to the numbers of the namespaces that refer to it (design, "Numbers")."""
+def _count_blob(context: CheckContext, size: int, kinds: dict[Owner, set[bytes]]) -> None:
+    """Add one blob to the counters of the namespaces that refer to it (design, "Numbers")."""
     spaces: dict[tuple[bytes, bytes, bytes], set[bytes]] = {}
     for owner, refers in kinds.items():
         spaces.setdefault((owner.project, owner.namespace, owner.place), set()).update(refers)
@@ -145,32 +160,34 @@ def _count_once(look: CheckContext, size: int, kinds: dict[Owner, set[bytes]]) -
         for (project, namespace, _), refers in spaces.items()
         if layout.CONTENT in refers
     }
-    _distinct(look, size, linked)
+    _count_linked(context, size, linked)
     for (project, namespace, place), refers in spaces.items():
         first = next(kind for kind in PARTS if kind in refers)
         if first != layout.CONTENT:
-            look.totals[layout.counter(PARTS[first], namespace)] += size
-        look.totals[layout.counter(layout.PROJECT_KEPT, project)] += size
-        look.totals[layout.counter(layout.PLACE_KEPT, place)] += size
+            context.totals[layout.counter(PARTS[first], namespace)] += size
+        context.totals[layout.counter(layout.PROJECT_KEPT, project)] += size
+        context.totals[layout.counter(layout.PLACE_KEPT, place)] += size
 
 
-async def _check_reference(look: CheckContext, key: bytes, sha: bytes, kind: bytes) -> Claim | None:
-    """The claim behind a reference, if that is a right one."""
+async def _check_reference(
+    context: CheckContext, key: bytes, sha: bytes, kind: bytes
+) -> Claim | None:
+    """Return the claim of a reference, or None (and report it) if that does not match."""
     owner_key = key[layout.OWNER_AT :]
     row = layout.claim(owner_key, sha)
-    claim = await look.load(Claim, row)
+    claim = await context.load(Claim, row)
     name = f"{blob_name(sha)} of {id_name(owner_key)}"
     if claim is None:
-        if await look.lacks(row):
-            look.say("claim", name, "a reference without a claim")
+        if await context.is_absent(row):
+            context.report("claim", name, "a reference without a claim")
         return None
-    owner = await look.owner(owner_key)
-    stray = kind not in kinds_of(claim)
+    owner = await context.owner(owner_key)
+    mismatched = kind not in kinds_of(claim)
     if owner is not None:
-        stray = stray or key != _reference(sha, kind, owner)
-    if stray:
+        mismatched = mismatched or key != _reference(sha, kind, owner)
+    if mismatched:
         what = _INTEREST.get(kind, kind.hex())
-        look.say("claim", name, f"a reference ({what}) that does not belong to it")
+        context.report("claim", name, f"a reference ({what}) that does not match it")
         return None
     return claim
 
@@ -179,40 +196,40 @@ def _reference(sha: bytes, kind: bytes, owner: Owner) -> bytes:
     return layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
 
 
-def _distinct(look: CheckContext, size: int, places: set[tuple[bytes, bytes]]) -> None:
-    """Add one blob to the numbers of the namespaces that link it (design, "Numbers")."""
+def _count_linked(context: CheckContext, size: int, places: set[tuple[bytes, bytes]]) -> None:
+    """Add one blob to the counters of the namespaces that link it (design, "Numbers")."""
     projects = Counter(project for project, _ in places)
     for project, namespace in places:
-        look.totals[layout.counter(layout.NAMESPACE_UNIQUE, namespace)] += size
+        context.totals[layout.counter(layout.NAMESPACE_UNIQUE, namespace)] += size
         if len(places) == 1:
-            look.totals[layout.counter(layout.NAMESPACE_EXCLUSIVE, namespace)] += size
+            context.totals[layout.counter(layout.NAMESPACE_EXCLUSIVE, namespace)] += size
         if projects[project] == 1:
-            look.totals[layout.counter(layout.NAMESPACE_PROJECT_EXCLUSIVE, namespace)] += size
+            context.totals[layout.counter(layout.NAMESPACE_PROJECT_EXCLUSIVE, namespace)] += size
 
 
-async def holds(look: CheckContext) -> None:
-    """Every row that ends a hold belongs to one."""
-    async for key, _ in look.rows(layout.EXPIRY):
+async def holds(context: CheckContext) -> None:
+    """Check that every expiry row belongs to a hold of that time."""
+    async for key, _ in context.rows(layout.EXPIRY):
         owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
         row = layout.claim(owner_key, sha)
-        if look.unreadable(row):
+        if context.is_unreadable(row):
             continue
-        claim = await look.load(Claim, row)
+        claim = await context.load(Claim, row)
         if claim is None or claim.hold != layout.at(key, 1):
             name = f"{blob_name(sha)} of {id_name(owner_key)}"
-            look.say("hold", name, "a row would end it at a time that it does not have")
+            context.report("hold", name, "its expiry row has another time than its claim")
 
 
-async def roots(look: CheckContext) -> None:
-    """Every root keeps something, and lies under the key that follows from its name.
+async def roots(context: CheckContext) -> None:
+    """Check that every root claims a blob, and that its key is the one of its name.
 
-    After ``claims``, which counts what roots keep.
+    Runs after ``claims``, which counts the blobs of roots.
     """
-    async for key, value in look.rows(layout.ROOT):
+    async for key, value in context.rows(layout.ROOT):
         name = value.decode("utf-8", "replace")
         if layout.root_owner(name) != key[1:]:
-            look.say("root", name, "it lies under the key of another")
+            context.report("root", name, "its key is not the one of its name")
         counter = layout.counter(layout.ROOT_BLOBS, key[1:])
-        spoiled = look.spoiled_kind(layout.CLAIM, key[1:])
-        if not look.totals[counter] and not spoiled:
-            look.say("root", name, "it keeps nothing")
+        unreadable = context.has_unreadable_kind(layout.CLAIM, key[1:])
+        if not context.totals[counter] and not unreadable:
+            context.report("root", name, "it claims no blob")

@@ -1,6 +1,6 @@
-"""Manifests against their own bodies: the recount from scratch goes down to the bytes pushed.
+"""Check manifests against their bodies, the bytes that were pushed.
 
-A body never changes, so it may be read long before it is compared with the rows of the moment.
+A body never changes, so it can be read long before it is compared with the newest rows.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ from .context import Report
 from .files import Run
 from .manifests import manifest_name
 
-STEP: Final = 100
+MANIFESTS_PER_READ: Final = 100
 """Manifests between two reads of the ledger: at most 6.4 MiB of bodies."""
 
 Body = bytes | Blob
-"""A body, or where it lies."""
+"""The bytes of a body, or the blob in whose file they are."""
 
 
 async def slice_after(
     txn: Transaction, last: bytes, limit: int
 ) -> tuple[list[tuple[bytes, str, Body]], bytes | None]:
-    """Keys (image key, sha256), media types and bodies behind ``last``; where to go on, or None.
+    """Return manifests behind ``last``, and where to continue, or None.
 
-    What cannot be read was told of already.
+    Each is a key (image key, sha256), a media type and a body. Skips what cannot be read: other
+    areas have reported it.
     """
     found: list[tuple[bytes, str, Body]] = []
     rows = await txn.scan(layout.MANIFEST + last + b"\0", after(layout.MANIFEST), limit=limit)
@@ -66,7 +67,7 @@ async def slice_after(
 
 
 def _parse(depot: Depot, media_type: str, body: Body) -> Document | str | None:
-    """The document, or why it is none; None where its bytes cannot be read now."""
+    """Return the document, the reason why it is not valid, or None if it cannot be read now."""
     try:
         if isinstance(body, Blob):
             if body.size > MANIFEST_BYTES_MAX:
@@ -78,14 +79,14 @@ def _parse(depot: Depot, media_type: str, body: Body) -> Document | str | None:
                 original.close()
         return documents.parse(body, media_type, limit=MANIFEST_BYTES_MAX)
     except (NotFound, Corrupt, StorageFailed):
-        # Told with the blob, if it has not just moved or gone.
+        # ``files.blobs`` reports that, unless the blob has just moved or been removed.
         return None
     except (InvalidManifest, TooLarge) as error:
         return str(error)
 
 
 async def differences(txn: Transaction, key: bytes, document: Document) -> list[str]:
-    """How a manifest's rows and its body disagree. Raises Corrupt."""
+    """Return how a manifest's rows and its body disagree. Raises Corrupt."""
     image_key, sha = key[:ID_BYTES], key[ID_BYTES:]
     row = await load(txn, Manifest, layout.MANIFEST + key)
     if row is None:
@@ -103,7 +104,7 @@ async def differences(txn: Transaction, key: bytes, document: Document) -> list[
         kind = CHILD if need.kind == "child" else CONTENT
         if needed is not None:
             named.add((kind, needed))
-        # Where indexes may be sparse, and for content from elsewhere, it need not be there.
+        # Children of a sparse index and foreign content need not be in the store.
         if (kind, needed) not in listed and kind == CONTENT and not need.foreign:
             found.append(f"its body needs {need.digest}, its row does not")
     found += [
@@ -120,10 +121,10 @@ async def _canonical(txn: Transaction, digest: str, image_key: bytes) -> bytes |
 
 
 async def bodies(ledger: Ledger, depot: Depot, run: Run, report: Report) -> None:
-    """Read every manifest and compare what it says with what the ledger says of it."""
+    """Read the body of every manifest and compare it with the manifest's rows."""
     last: bytes | None = b""
     while last is not None:
-        found, last = await ledger.read_aside(slice_after, last, STEP)
+        found, last = await ledger.read_aside(slice_after, last, MANIFESTS_PER_READ)
         for key, media_type, body in found:
             document = await run(_parse, depot, media_type, body)
             if isinstance(document, Document):
@@ -139,5 +140,5 @@ async def _compare(ledger: Ledger, key: bytes, document: Document) -> list[str]:
     try:
         return await ledger.read(differences, key, document)
     except Corrupt:
-        # A row of it cannot be read: that was told of already.
+        # A row of it cannot be read, which ``rows`` has reported.
         return []

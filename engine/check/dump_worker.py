@@ -15,7 +15,7 @@ import msgspec
 from holdfast.engine import datadir
 from holdfast.engine.ledger.lmdb import LmdbLedger
 
-from .child_process import Row, run, say
+from .child_process import Row, run, send
 from .dump import rows
 
 _ROWS_PER_READ: Final = 500
@@ -33,7 +33,7 @@ async def dump(directory: str, map_bytes: str, mark: str, start: str, limit: str
         while left and key is not None:
             found, key = await ledger.read(rows, bytes.fromhex(mark), key, _ROWS_PER_READ)
             for row in found[:left]:
-                say(Row(msgspec.to_builtins(row)))
+                send(Row(msgspec.to_builtins(row)))
             left -= min(left, len(found))
     finally:
         await ledger.close()

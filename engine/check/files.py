@@ -1,8 +1,8 @@
-"""The bytes at rest against the ledger: every blob has its file, every file somebody.
+"""Check the bytes at rest against the ledger: every blob has its file, every file has a row.
 
-Unlike the rest of a check this holds no long read open, since reading a depot through can take
-hours. The ledger goes on meanwhile, so whatever looks wrong is compared with the newest rows
-before it is told.
+Unlike the rest of a check this area keeps no long read transaction open, since reading a whole
+depot can take hours. Other processes write to the ledger meanwhile, so each fault is compared with
+the newest rows before it is reported.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from .context import Report, blob_name
 P = ParamSpec("P")
 T = TypeVar("T")
 
-STEP: Final = 100
-"""Blobs looked at between two reads of the ledger: at most 6.4 MiB of inline content."""
+BLOBS_PER_READ: Final = 100
+"""Blobs examined between two reads of the ledger: at most 6.4 MiB of inline content."""
 
 
 class Run(Protocol):
-    """Calls a function that blocks, in a thread: ``Threads.run``."""
+    """Type of ``Threads.run``, which calls a blocking function in a thread."""
 
     async def __call__(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``fn`` returns, or raises."""
+        """Call ``fn`` and return its result, or raise its error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
-    """A blob's row, and its content where that is in the ledger."""
+class StoredBlob:
+    """A blob's row, and its content if that is in the ledger and was asked for."""
 
     sha: bytes
     blob: Blob
@@ -48,21 +48,21 @@ class Resting:
 
 async def slice_after(
     txn: Transaction, last: bytes, deep: bool, limit: int
-) -> tuple[list[Resting], bytes | None]:
-    """Blobs behind ``last`` whose bytes are to be looked at, and where to go on, or None.
+) -> tuple[list[StoredBlob], bytes | None]:
+    """Return blobs behind ``last`` whose bytes need a check, and where to continue, or None.
 
-    Rows that cannot be read, and what is in quarantine, were told of already.
+    Skips unreadable rows and blobs in quarantine: other areas have reported them.
     """
     found = []
     rows = await rows_after(txn, last, limit)
     for key, value in rows:
-        resting = await _resting(txn, key, value, deep)
-        if resting is not None:
-            found.append(resting)
+        stored = await _stored_blob(txn, key, value, deep)
+        if stored is not None:
+            found.append(stored)
     return found, rows[-1][0][1:] if rows else None
 
 
-async def _resting(txn: Transaction, key: bytes, value: bytes, deep: bool) -> Resting | None:
+async def _stored_blob(txn: Transaction, key: bytes, value: bytes, deep: bool) -> StoredBlob | None:
     try:
         blob = decode(Blob, key, value)
     except Corrupt:
@@ -70,29 +70,29 @@ async def _resting(txn: Transaction, key: bytes, value: bytes, deep: bool) -> Re
     if blob.damaged:
         return None
     if blob.place != INLINE:
-        return Resting(key[1:], blob, None)
+        return StoredBlob(key[1:], blob, None)
     data = await inline_content(txn, key[1:], blob) if deep else None
-    return None if data is None else Resting(key[1:], blob, data)
+    return None if data is None else StoredBlob(key[1:], blob, data)
 
 
-async def newest(txn: Transaction, sha: bytes, deep: bool) -> Resting | None:
-    """The blob as it stands now, if its bytes are to be looked at."""
+async def newest(txn: Transaction, sha: bytes, deep: bool) -> StoredBlob | None:
+    """Return the blob by its row of now, or None if its bytes need no check any more."""
     value = await txn.get(layout.BLOB + sha)
     if value is None:
         return None
-    return await _resting(txn, layout.BLOB + sha, value, deep)
+    return await _stored_blob(txn, layout.BLOB + sha, value, deep)
 
 
 async def blobs(ledger: Ledger, depot: Depot, run: Run, report: Report, *, deep: bool) -> None:
-    """The file of every blob is there, in its size; ``deep`` hashes all bytes, inline ones too.
+    """Check that every blob has its file in the right size; ``deep`` hashes all bytes.
 
-    Raises what reading the ledger raises.
+    That includes inline content. Raises what ``Ledger.read_aside`` and ``Ledger.read`` raise.
     """
     last: bytes | None = b""
     while last is not None:
-        found, last = await ledger.read_aside(slice_after, last, deep, STEP)
-        for resting, reason in await run(_faults, depot, found, deep):
-            await _confirm(ledger, depot, run, report, resting, reason, deep=deep)
+        found, last = await ledger.read_aside(slice_after, last, deep, BLOBS_PER_READ)
+        for stored, reason in await run(_faults, depot, found, deep):
+            await _confirm(ledger, depot, run, report, stored, reason, deep=deep)
 
 
 async def _confirm(
@@ -100,12 +100,12 @@ async def _confirm(
     depot: Depot,
     run: Run,
     report: Report,
-    seen: Resting,
+    seen: StoredBlob,
     reason: str,
     *,
     deep: bool,
 ) -> None:
-    """Tell of a fault, unless the blob has moved or gone since; follow it where it moved."""
+    """Report a fault unless the blob was removed since; examine it again if it has moved."""
     fault: str | None = reason
     while fault is not None:
         now = await ledger.read(newest, seen.sha, deep)
@@ -114,23 +114,24 @@ async def _confirm(
         if now.blob.file_id == seen.blob.file_id and now.blob.place == seen.blob.place:
             report(problem("blob", blob_name(seen.sha), fault))
             return
+        # A heal or a recompression moved the bytes: the fault may be that of the old file.
         seen = now
         fault = await run(_fault, depot, now, deep)
 
 
-def _faults(depot: Depot, found: list[Resting], deep: bool) -> list[tuple[Resting, str]]:
-    faults = ((resting, _fault(depot, resting, deep)) for resting in found)
-    return [(resting, reason) for resting, reason in faults if reason is not None]
+def _faults(depot: Depot, found: list[StoredBlob], deep: bool) -> list[tuple[StoredBlob, str]]:
+    faults = ((stored, _fault(depot, stored, deep)) for stored in found)
+    return [(stored, reason) for stored, reason in faults if reason is not None]
 
 
-def _fault(depot: Depot, resting: Resting, deep: bool) -> str | None:
-    """Why the bytes at rest are not the blob's, or None."""
-    blob = resting.blob
+def _fault(depot: Depot, stored: StoredBlob, deep: bool) -> str | None:
+    """Return the reason why the bytes at rest are not those of the blob, or None."""
+    blob = stored.blob
     algorithms = ("sha512",) if blob.aliases else ()
     hasher = Hasher(algorithms)
-    if resting.data is not None:
-        hasher.update(resting.data)
-        return _difference(resting, hasher.result())
+    if stored.data is not None:
+        hasher.update(stored.data)
+        return _difference(stored, hasher.result())
     try:
         original = blob_file.open_original(depot, blob)
     except (NotFound, Corrupt, StorageFailed) as error:
@@ -140,45 +141,45 @@ def _fault(depot: Depot, resting: Resting, deep: bool) -> str | None:
             return None
         while piece := original.read(hasher.size, blob_file.PIECE_BYTES):
             hasher.update(piece)
-        return _difference(resting, hasher.result())
+        return _difference(stored, hasher.result())
     except (Corrupt, StorageFailed) as error:
         return str(error)
     finally:
         original.close()
 
 
-def _difference(resting: Resting, hashes: Hashes) -> str | None:
-    """Which of its names the content does not have, or None."""
-    if hashes.size != resting.blob.size:
-        return f"its content has {hashes.size} bytes, not {resting.blob.size}"
-    if hashes.sha256 != resting.sha:
+def _difference(stored: StoredBlob, hashes: Hashes) -> str | None:
+    """Return how the content differs from size, digests and checksum of the row, or None."""
+    if hashes.size != stored.blob.size:
+        return f"its content has {hashes.size} bytes, not {stored.blob.size}"
+    if hashes.sha256 != stored.sha:
         return f"its content has the digest {Digest.sha256(hashes.sha256)}"
-    if hashes.checksum != resting.blob.checksum:
-        return "its content is right, the checksum in its row is not"
-    for alias in resting.blob.aliases:
+    if hashes.checksum != stored.blob.checksum:
+        return "its content is right, the checksum in its row is wrong"
+    for alias in stored.blob.aliases:
         digest = Digest.from_key(alias)
         if hashes.named(digest.algorithm) != digest:
-            return f"its content has not the digest {digest}"
+            return f"its content does not have the digest {digest}"
     return None
 
 
-async def nameless(txn: Transaction, block: int, file_ids: tuple[int, ...]) -> list[int]:
-    """Those files of a block that nothing in the ledger accounts for.
+async def unreferenced(txn: Transaction, block: int, file_ids: tuple[int, ...]) -> list[int]:
+    """Return the files of a block that should have a row, and have none.
 
-    A file may be without a row in an open block: while its process lives it is about to get
-    one, and after that process died recovery looks there.
+    A file may be without a row in an open block: its process, while it lives, is about to write
+    one, and after that process has died recovery examines the block.
     """
     if any(opened == block for _, opened in await files.open_blocks(txn)):
         return []
     return await files.without_row(txn, file_ids)
 
 
-async def strays(ledger: Ledger, depot: Depot, run: Run, report: Report) -> None:
-    """Every file in the depot is named by the ledger, or lies where recovery would find it."""
+async def unreferenced_files(ledger: Ledger, depot: Depot, run: Run, report: Report) -> None:
+    """Check that every file of the depot has a row, or is in a block that recovery examines."""
     for block in sorted(await run(_blocks, depot)):
         found = tuple(await run(_files, depot, block))
-        for file_id in await ledger.read_aside(nameless, block, found):
-            # It was listed before the ledger was asked: it may have been removed in between.
+        for file_id in await ledger.read_aside(unreferenced, block, found):
+            # The file was listed before the ledger was read: it may have been removed in between.
             if await run(_exists, depot, file_id):
                 report(
                     problem("file", f"{file_id:x}", f"no row names it, block {block:x} is closed")

@@ -1,4 +1,4 @@
-"""Listings and their totals against the namespaces, images and tags that are listed."""
+"""Check listings and their totals against the namespaces, images and tags that they list."""
 
 from __future__ import annotations
 
@@ -13,75 +13,83 @@ from .context import CheckContext, id_name, image_name
 from .names import namespace_name, scopes_of_image, scopes_of_namespace
 
 Listed = tuple[bytes, tuple[bytes, ...], Entry]
-"""Kind, scopes and sorting of an object."""
+"""Kind, scopes and sort keys of an object."""
 
 
-async def objects(look: CheckContext) -> None:
-    """Every namespace, image and tag is in each listing that it should be in."""
-    async for _, namespace in look.records(Namespace, layout.NAMESPACE):
+async def objects(context: CheckContext) -> None:
+    """Check that every namespace, image and tag is in each listing that it belongs to."""
+    async for _, namespace in context.records(Namespace, layout.NAMESPACE):
         listed = (namespaces.KIND, scopes_of_namespace(namespace), namespaces.entry(namespace))
-        await _present(look, listed, "namespace", namespace_name(namespace))
-    async for _, image in look.records(Image, layout.IMAGE):
-        home = await look.load(Namespace, layout.NAMESPACE + image.namespace)
-        if home is not None and image.key not in look.purging:
+        await _present(context, listed, "namespace", namespace_name(namespace))
+    async for _, image in context.records(Image, layout.IMAGE):
+        home = await context.load(Namespace, layout.NAMESPACE + image.namespace)
+        if home is not None and image.key not in context.purging:
             listed = (images.KIND, scopes_of_image(image, home), images.entry(image))
-            await _present(look, listed, "image", image_name(image))
-    async for key, tag in look.records(Tag, layout.TAG):
+            await _present(context, listed, "image", image_name(image))
+    async for key, tag in context.records(Tag, layout.TAG):
         image_key = key[1 : 1 + ID_BYTES]
-        if image_key not in look.purging:
-            await _present(look, _of_tag(image_key, tag), "tag", f"{id_name(tag.id)} ({tag.name})")
+        if image_key not in context.purging:
+            await _present(
+                context, _of_tag(image_key, tag), "tag", f"{id_name(tag.id)} ({tag.name})"
+            )
 
 
 def _of_tag(image_key: bytes, tag: Tag) -> Listed:
     return tags.KIND, (image_key,), Entry(tag.id, tag.name)
 
 
-async def _present(look: CheckContext, listed: Listed, kind: str, name: str) -> None:
+async def _present(context: CheckContext, listed: Listed, kind: str, name: str) -> None:
     letter, scopes, entry = listed
     for scope in scopes:
         for key in listings.rows_of(letter, scope, entry):
-            await look.expect(key, entry.value, kind, name, f"its place in the listing {key.hex()}")
+            await context.expect_row(
+                key, entry.value, kind, name, f"its place in the listing {key.hex()}"
+            )
 
 
-async def rows(look: CheckContext) -> None:
-    """Every row of a listing is of an object that belongs there; totals are right."""
+async def rows(context: CheckContext) -> None:
+    """Check that every row of a listing has an object that belongs there, and all totals."""
     group, count = b"", 0
-    async for key, value in look.rows(layout.LISTING):
+    async for key, value in context.rows(layout.LISTING):
         start = _scope_end(key)
         if start is None:
-            look.say("listing", key.hex(), "a listing of no known kind")
+            context.report("listing", key.hex(), "its key has no known kind")
             continue
-        await _check_row(look, key, value)
+        await _check_row(context, key, value)
         order = key[start : start + 1]
         if order not in (CREATED, NAME):
             continue
         now = key[1:start] if order == CREATED else key[1:-ID_BYTES]
         if now != group:
-            await _total(look, group, count)
+            await _total(context, group, count)
             group, count = now, 0
         count += 1
-    await _total(look, group, count)
+    await _total(context, group, count)
     prefix = layout.counter(layout.LISTED)
-    async for key, _ in look.stored(prefix):
+    async for key, _ in context.stored_rows(prefix):
         rest = layout.LISTING + key[len(prefix) :]
         whole = _scope_end(rest) == len(rest)
-        if not await look.any(rest + CREATED if whole else rest) and not _in_purge(look, rest):
-            number = await look.txn.counter(key)
-            look.say("counter", f"listing {rest.hex()}", f"it says {number}, a recount 0")
+        if not await context.has_rows(rest + CREATED if whole else rest) and not _in_purge(
+            context, rest
+        ):
+            number = await context.txn.counter(key)
+            context.report("counter", f"listing {rest.hex()}", f"it is {number}, a recount gives 0")
 
 
-async def _total(look: CheckContext, group: bytes, count: int) -> None:
+async def _total(context: CheckContext, group: bytes, count: int) -> None:
     row = layout.LISTING + group
-    if group and not _in_purge(look, row) and not look.spoiled(row):
-        await look.counted(layout.counter(layout.LISTED, group), count, f"listing {row.hex()}")
+    if group and not _in_purge(context, row) and not context.has_unreadable(row):
+        await context.expect_counter(
+            layout.counter(layout.LISTED, group), count, f"listing {row.hex()}"
+        )
 
 
-def _in_purge(look: CheckContext, row: bytes) -> bool:
-    return row[1:2] == tags.KIND and row[2 : 2 + ID_BYTES] in look.purging
+def _in_purge(context: CheckContext, row: bytes) -> bool:
+    return row[1:2] == tags.KIND and row[2 : 2 + ID_BYTES] in context.purging
 
 
 def _scope_end(key: bytes) -> int | None:
-    """Where the order begins in the key of a listing; None where the key is of no listing."""
+    """Return the index of the order in a listing's key; None if the key is not of a listing."""
     kind, letter = key[1:2], key[2:3]
     if kind == tags.KIND:
         return 2 + ID_BYTES
@@ -95,36 +103,36 @@ def _scope_end(key: bytes) -> int | None:
     return end + 1 if letter == b"r" else end + 1 + ID_BYTES
 
 
-async def _check_row(look: CheckContext, key: bytes, value: bytes) -> None:
-    if _in_purge(look, key):
+async def _check_row(context: CheckContext, key: bytes, value: bytes) -> None:
+    if _in_purge(context, key):
         return
-    listed = await _listed(look, key)
+    listed = await _listed(context, key)
     if listed is None:
         kinds = (layout.NAMESPACE, layout.IMAGE, layout.TAG, layout.TAG_ID, layout.IMAGE_ID)
-        if not any(look.spoiled(kind) for kind in kinds):
-            look.say("listing", key.hex(), f"{id_name(key[-ID_BYTES:])} does not exist")
+        if not any(context.has_unreadable(kind) for kind in kinds):
+            context.report("listing", key.hex(), f"{id_name(key[-ID_BYTES:])} does not exist")
         return
     letter, scopes, entry = listed
     if not any(key in listings.rows_of(letter, scope, entry) for scope in scopes):
-        look.say("listing", key.hex(), f"{id_name(entry.id)} does not belong there")
-    # A wrong value was told of with the object.
+        context.report("listing", key.hex(), f"{id_name(entry.id)} does not belong there")
+    # ``objects`` reports a wrong value.
 
 
-async def _listed(look: CheckContext, key: bytes) -> Listed | None:
-    """The object that a row of a listing is about."""
+async def _listed(context: CheckContext, key: bytes) -> Listed | None:
+    """Return the object that a row of a listing points to, or None."""
     kind, found = key[1:2], key[-ID_BYTES:]
     if kind == namespaces.KIND:
-        namespace = await look.load(Namespace, layout.NAMESPACE + found)
+        namespace = await context.load(Namespace, layout.NAMESPACE + found)
         if namespace is None:
             return None
         return kind, scopes_of_namespace(namespace), namespaces.entry(namespace)
     if kind == images.KIND:
-        image_key = await look.value(layout.IMAGE_ID + found)
-        image = None if image_key is None else await look.load(Image, layout.IMAGE + image_key)
+        image_key = await context.value(layout.IMAGE_ID + found)
+        image = None if image_key is None else await context.load(Image, layout.IMAGE + image_key)
         if image is None:
             return None
-        home = await look.load(Namespace, layout.NAMESPACE + image.namespace)
+        home = await context.load(Namespace, layout.NAMESPACE + image.namespace)
         return None if home is None else (kind, scopes_of_image(image, home), images.entry(image))
-    pointer = await look.value(layout.TAG_ID + found)
-    tag = None if pointer is None else await look.load(Tag, layout.TAG + pointer)
+    pointer = await context.value(layout.TAG_ID + found)
+    tag = None if pointer is None else await context.load(Tag, layout.TAG + pointer)
     return None if tag is None or pointer is None else _of_tag(pointer[:ID_BYTES], tag)

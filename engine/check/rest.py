@@ -1,4 +1,4 @@
-"""Keys against their index rows; then every counter."""
+"""Check keys against their index rows, and every counter against its recount."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from holdfast.engine.ledger.records import Key
 from .context import CheckContext, id_name
 
 
-async def keys(look: CheckContext) -> None:
-    """Every key is found by its secret, and by no other."""
-    async for _, row in look.records(Key, layout.KEY):
+async def keys(context: CheckContext) -> None:
+    """Check that every key has the index row of its secret, and no other."""
+    async for _, row in context.records(Key, layout.KEY):
         secret = layout.KEY_SECRET + row.secret
-        value = await look.value(secret)
-        if value is None and await look.lacks(secret):
-            look.say("key", row.access_key, "the row of its secret is missing")
+        value = await context.value(secret)
+        if value is None and await context.is_absent(secret):
+            context.report("key", row.access_key, "the row of its secret is missing")
         elif value is not None and value != row.access_key.encode():
-            look.say("key", row.access_key, "its secret leads to another")
-    async for key, access_key in look.rows(layout.KEY_SECRET):
-        found = await look.load(Key, layout.KEY + access_key)
-        if found is None and not await look.lacks(layout.KEY + access_key):
+            context.report("key", row.access_key, "its secret points to another key")
+    async for key, access_key in context.rows(layout.KEY_SECRET):
+        found = await context.load(Key, layout.KEY + access_key)
+        if found is None and not await context.is_absent(layout.KEY + access_key):
             continue
-        # Where it is one of another, the key itself was told of.
+        # The loop above reports a secret that points to another key.
         if found is None or found.secret != key[1:]:
             text = access_key.decode("utf-8", "replace")
-            look.say("key", text, "a secret leads to it that is not its own")
+            context.report("key", text, "a secret points to it that is not its own")
 
 
 _OF_BLOBS: Final = (layout.BLOB, layout.GARBAGE)
@@ -55,38 +55,40 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.HOLDS: ("holds", (layout.CLAIM,)),
     layout.ROOT_BLOBS: ("blobs of root", (layout.CLAIM, layout.ROOT)),
 }
-"""Counters that ``CheckContext.totals`` recounts: what they say, and the rows that it rests on."""
+"""Counters recounted in ``CheckContext.totals``: name, and the kinds of rows they are made of."""
 
 _NAME_AT: Final = len(layout.COUNTER)
 _SCOPE_AT: Final = _NAME_AT + 2
 _ELSEWHERE: Final = (layout.LISTED, layout.FREED_BYTES, b"fb", b"ck")
-"""Checked with the listings, or with no rows to recount them from."""
+"""Counters that ``listings`` checks, or that no rows can recount."""
 
 
-async def counters(look: CheckContext) -> None:
-    """Every counter equals the recount, and there is none of something that does not exist."""
-    async for key, _ in look.stored(layout.COUNTER):
+async def counters(context: CheckContext) -> None:
+    """Check that every counter equals its recount and counts something that exists."""
+    async for key, _ in context.stored_rows(layout.COUNTER):
         name, scope = key[_NAME_AT:_SCOPE_AT], key[_SCOPE_AT:]
         if name in (layout.IMAGE_SIZE, layout.IMAGE_TAGS):
-            if await look.lacks(layout.IMAGE + scope):
-                look.say("counter", f"of image {id_name(scope)}", "the image does not exist")
+            if await context.is_absent(layout.IMAGE + scope):
+                context.report("counter", f"of image {id_name(scope)}", "the image does not exist")
         elif name in _COUNTED:
-            await _compare(look, key, look.totals.pop(key, 0))
+            await _compare(context, key, context.totals.pop(key, 0))
         elif name not in _ELSEWHERE:
-            look.say("counter", key.hex(), "a counter of nothing")
-    for key, expected in look.totals.items():
-        await _compare(look, key, expected)
+            context.report("counter", key.hex(), "it has no known name")
+    # Recounts whose counter has no row: it reads as 0.
+    for key, expected in context.totals.items():
+        await _compare(context, key, expected)
 
 
-async def _compare(look: CheckContext, key: bytes, expected: int) -> None:
-    what, rests_on = _COUNTED[key[_NAME_AT:_SCOPE_AT]]
-    if any(look.spoiled_kind(kind) for kind in rests_on):
+async def _compare(context: CheckContext, key: bytes, expected: int) -> None:
+    what, sources = _COUNTED[key[_NAME_AT:_SCOPE_AT]]
+    if any(context.has_unreadable_kind(kind) for kind in sources):
+        # The recount lacks the rows that cannot be read.
         return
-    await look.counted(key, expected, f"{what} {_scope_name(key[_SCOPE_AT:])}".rstrip())
+    await context.expect_counter(key, expected, f"{what} {_scope_name(key[_SCOPE_AT:])}".rstrip())
 
 
 def _scope_name(scope: bytes) -> str:
-    """What a counter is of: an id, or the place of a namespace; nothing for the whole store."""
+    """Return the scope of a counter for a report: an id, or name and project; "" for the store."""
     if len(scope) <= ID_BYTES:
         return id_name(scope) if scope else ""
     name = scope[ID_BYTES:].replace(b"\0", b" ").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Rows by themselves: every key has its form, every value its version, checksum and fields."""
+"""Check each row by itself: the form of its key, and version, checksum and fields of its value."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from holdfast.engine.references.manifest_rows import BODY, CHILD, CONTENT
 from .context import CheckContext
 
 NEED_BYTES: Final = 1 + SHA_BYTES
-_FREE: Final = KEY_BYTES_MAX
+_ANY_LENGTH: Final = KEY_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What rows of one kind look like: bytes of the key, and what is in the value.
+    """Form of the rows of one kind: the length of the key in bytes, and the content of the value.
 
-    That is a record, a counter, or bytes of a length between these two.
+    The value is a record, a counter, or bytes of a length between the two given.
     """
 
     shortest: int
@@ -75,16 +75,16 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.EXPIRY: _fixed(57, (2 * ID_BYTES, 2 * ID_BYTES)),
     layout.ROOT: _fixed(17, _BYTES),
     layout.NAMESPACE: _fixed(17, Namespace),
-    layout.NAMESPACE_NAME: Shape(4, _FREE, _ID),
+    layout.NAMESPACE_NAME: Shape(4, _ANY_LENGTH, _ID),
     layout.IMAGE: _fixed(17, Image),
-    layout.IMAGE_NAME: Shape(18, _FREE, _ID),
+    layout.IMAGE_NAME: Shape(18, _ANY_LENGTH, _ID),
     layout.IMAGE_ID: _fixed(17, _ID),
-    layout.CATALOG: Shape(19, _FREE, _ID),
-    layout.AUDIENCE: Shape(6, _FREE, _ID),
-    layout.TAG: Shape(18, _FREE, Tag),
-    layout.TAG_ID: _fixed(17, (17, _FREE)),
-    layout.TAGGED: Shape(50, _FREE, _NOTHING),
-    layout.LISTING: Shape(20, _FREE, (0, ID_BYTES)),
+    layout.CATALOG: Shape(19, _ANY_LENGTH, _ID),
+    layout.AUDIENCE: Shape(6, _ANY_LENGTH, _ID),
+    layout.TAG: Shape(18, _ANY_LENGTH, Tag),
+    layout.TAG_ID: _fixed(17, (17, _ANY_LENGTH)),
+    layout.TAGGED: Shape(50, _ANY_LENGTH, _NOTHING),
+    layout.LISTING: Shape(20, _ANY_LENGTH, (0, ID_BYTES)),
     layout.MANIFEST: _fixed(49, Manifest),
     layout.NEEDS: _fixed(51, _BYTES),
     layout.REFERRER: Shape(83, 115, Referrer),
@@ -93,37 +93,38 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.TRASH_PROJECT: _fixed(41, _NOTHING),
     layout.TRASH_MANIFEST: _fixed(33, (SHA_BYTES, SHA_BYTES + MEDIA_TYPE_CHARS_MAX)),
     layout.TRASH_ATTACHED: _fixed(41, _NOTHING),
-    layout.DEAD: _fixed(17, (1, _FREE)),
+    layout.DEAD: _fixed(17, (1, _ANY_LENGTH)),
     layout.RETENTION: _fixed(17, Retention),
     layout.PROJECT_LIMITS: _fixed(17, ProjectLimits),
-    layout.LIMITS: Shape(21, _FREE, Limits),
-    layout.ASIDE: Shape(2, _FREE, Aside),
-    layout.KEY: Shape(2, _FREE, Key),
+    layout.LIMITS: Shape(21, _ANY_LENGTH, Limits),
+    layout.ASIDE: Shape(2, _ANY_LENGTH, Aside),
+    layout.KEY: Shape(2, _ANY_LENGTH, Key),
     layout.KEY_SECRET: _fixed(33, _BYTES),
-    layout.COUNTER: Shape(3, _FREE, "counter"),
-    layout.SETTING: Shape(2, _FREE, _BYTES),
+    layout.COUNTER: Shape(3, _ANY_LENGTH, "counter"),
+    layout.SETTING: Shape(2, _ANY_LENGTH, _BYTES),
 }
 
 
-async def rows(look: CheckContext) -> None:
-    """Read every row of the ledger."""
-    async for key, value in look.stored(b""):
+async def rows(context: CheckContext) -> None:
+    """Read every row of the ledger and mark those that cannot be read."""
+    async for key, value in context.stored_rows(b""):
         reason = fault(key, value)
         if reason is not None:
-            look.say("record", key.hex(), reason)
-            look.spoil(key)
+            context.report("record", key.hex(), reason)
+            context.mark_unreadable(key)
         elif key[:1] == layout.ASIDE:
             kind, name = layout.about(key)
-            look.say("aside", f"{kind} {name}", decode(Aside, key, value).reason)
-            look.spoil(key[1:])
-            look.totals[layout.counter(layout.ASIDE_LENGTH)] += 1
+            context.report("aside", f"{kind} {name}", decode(Aside, key, value).reason)
+            # The entry is missing from its queue on purpose: no other area reports that.
+            context.mark_unreadable(key[1:])
+            context.totals[layout.counter(layout.ASIDE_LENGTH)] += 1
 
 
 def fault(key: bytes, value: bytes) -> str | None:
-    """Why a row cannot be one of ours, or None."""
+    """Return the reason why a row is not valid, or None."""
     shape = SHAPES.get(layout.kind(key))
     if shape is None:
-        return "a row of no known kind"
+        return "its key has no known kind"
     if not shape.shortest <= len(key) <= shape.longest:
         return f"a key of {len(key)} bytes"
     try:
@@ -131,26 +132,26 @@ def fault(key: bytes, value: bytes) -> str | None:
             unpack_counter(key, value)
             return None
         if isinstance(shape.value, tuple):
-            least, most = shape.value
+            shortest, longest = shape.value
             payload = unseal(key, value)
-            if not least <= len(payload) <= most:
+            if not shortest <= len(payload) <= longest:
                 return f"a value of {len(payload)} bytes"
-            return _odd_payload(key, payload)
-        return _odd(key, decode(shape.value, key, value))
+            return _payload_fault(key, payload)
+        return _record_fault(key, decode(shape.value, key, value))
     except Corrupt as error:
         return error.reason
 
 
-def _odd_payload(key: bytes, payload: bytes) -> str | None:
+def _payload_fault(key: bytes, payload: bytes) -> str | None:
     if key[:1] == layout.NEEDS:
         kinds = {payload[start : start + 1] for start in range(0, len(payload), NEED_BYTES)}
         if len(payload) % NEED_BYTES or not kinds <= {CONTENT, CHILD, BODY}:
-            return "it is no list of needs"
+            return "it is not a list of needs"
     return None
 
 
-def _odd(key: bytes, record: Record) -> str | None:
-    """A record that is whole, and yet impossible, or under the key of another."""
+def _record_fault(key: bytes, record: Record) -> str | None:
+    """Return the reason why a decoded record does not fit its key or itself, or None."""
     match record:
         case Namespace():
             good = record.id == key[1:] and len(record.project) == ID_BYTES
@@ -175,7 +176,7 @@ def _odd(key: bytes, record: Record) -> str | None:
             good = len(record.sha) == SHA_BYTES and record.stored >= 0
         case _:
             good = True
-    return None if good else "its fields do not fit its key, or each other"
+    return None if good else "its fields do not match its key, or each other"
 
 
 def _is_digest(key: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Times: none is later than now, as far as a clock is asked."""
+"""Check that no time is later than the time of the check."""
 
 from __future__ import annotations
 
@@ -24,43 +24,50 @@ _NAMES: Final = {
 }
 
 
-async def times(look: CheckContext) -> None:
-    """One problem for each kind of row with times that the sweep would cut (``future_times``)."""
-    if look.now is None:
+async def times(context: CheckContext) -> None:
+    """Report one problem for each kind of row with times that the sweep would cut.
+
+    ``future_times`` says which.
+    """
+    if context.now is None:
         return
     for kind, (record_type, names) in future_times.TIMES.items():
         count = latest = 0
-        async for _, record in look.records(record_type, kind):
-            late = future_times.late_of(record, names, look.now)
+        async for _, record in context.records(record_type, kind):
+            late = future_times.late_of(record, names, context.now)
             count += bool(late)
             latest = max(latest, *(getattr(record, name) for name in late), 0)
-        _say(look, kind, count, latest)
-    periods = await future_times.stored(look.txn)
+        _report(context, kind, count, latest)
+    periods = await future_times.stored(context.txn)
     if periods is None:
         return
     for queue in future_times.QUEUES:
-        beyond = periods.until(queue, look.now) + future_times.SLACK
+        beyond = periods.until(queue, context.now) + future_times.SLACK
         count = latest = 0
-        async for key, _ in look.stored(queue):
+        async for key, _ in context.stored_rows(queue):
             if layout.at(key, 1) > beyond:
                 count, latest = count + 1, layout.at(key, 1)
-        _say(look, queue, count, latest)
+        _report(context, queue, count, latest)
 
-    beyond = periods.until(keys.SIGNING, look.now) + future_times.SLACK
-    count = 0 if look.unreadable(keys.SIGNING) else await keys.far_signing_keys(look.txn, beyond)
-    _say(look, keys.SIGNING, count, beyond)
+    beyond = periods.until(keys.SIGNING, context.now) + future_times.SLACK
+    count = (
+        0
+        if context.is_unreadable(keys.SIGNING)
+        else await keys.far_signing_keys(context.txn, beyond)
+    )
+    _report(context, keys.SIGNING, count, beyond)
 
 
-def _say(look: CheckContext, kind: bytes, count: int, latest: int) -> None:
+def _report(context: CheckContext, kind: bytes, count: int, latest: int) -> None:
     if not count:
         return
     try:
         shown = moment(latest).isoformat(timespec="seconds")
     except OverflowError:
         shown = "after the year 9999"
-    look.say(
+    context.report(
         "clock",
         _NAMES[kind],
-        f"{count} with times that a right clock cannot have made, the latest {shown}: the clock is"
-        " behind, or was ahead; then the sweep cuts them",
+        f"{count} with times too far in the future, the latest {shown}: the clock is behind, or was"
+        " ahead (then the sweep corrects them)",
     )

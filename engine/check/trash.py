@@ -1,4 +1,4 @@
-"""The trash against the rows by which its entries are found, and what they would bring back."""
+"""Check the entries of the trash, their index rows, and the objects that they would restore."""
 
 from __future__ import annotations
 
@@ -10,96 +10,115 @@ from holdfast.engine.references import trash_rows
 from .context import CheckContext, id_name
 
 
-async def entries(look: CheckContext) -> None:
-    """Every entry is found by its id and its project, and its object is there and deleted."""
-    async for key, entry in look.records(Trash, layout.TRASH):
-        look.totals[layout.counter(layout.TRASH_LENGTH)] += 1
+async def entries(context: CheckContext) -> None:
+    """Check that every entry has its index rows, and that its object exists and is deleted."""
+    async for key, entry in context.records(Trash, layout.TRASH):
+        context.totals[layout.counter(layout.TRASH_LENGTH)] += 1
         if entry.purging and entry.kind == "tag":
             continue
         name = f"{id_name(entry.id)} ({entry.kind} {entry.name})"
-        await look.expect(layout.TRASH_ID + entry.id, key[1:9], "trash", name, "the row of its id")
+        await context.expect_row(
+            layout.TRASH_ID + entry.id, key[1:9], "trash", name, "the row of its id"
+        )
         if not entry.purging:
             row = trash_rows.project_row(entry, layout.at(key, 1))
-            await look.expect(row, b"", "trash", name, "its place in the list of its project")
+            await context.expect_row(
+                row, b"", "trash", name, "its place in the list of its project"
+            )
         if entry.kind != "tag":
-            await _deleted(look, entry, name)
-        elif not await look.lacks(layout.TAG_ID + entry.id):
-            look.say("trash", name, "the tag is there as well")
+            await _deleted(context, entry, name)
+        elif not await context.is_absent(layout.TAG_ID + entry.id):
+            context.report("trash", name, "its tag still exists")
 
 
-async def _deleted(look: CheckContext, entry: Trash, name: str) -> None:
-    """Tell a problem unless the namespace or image of an entry is there, and deleted."""
+async def _deleted(context: CheckContext, entry: Trash, name: str) -> None:
+    """Report a problem unless the namespace or image of an entry exists and is deleted."""
     row = layout.NAMESPACE + entry.id
-    thing: Namespace | Image | None
+    found: Namespace | Image | None
     if entry.kind == "namespace":
-        thing = await look.load(Namespace, row)
+        found = await context.load(Namespace, row)
     else:
         row = layout.IMAGE + entry.image
-        thing = await look.load(Image, row)
-    if thing is None and not await look.lacks(row):
+        found = await context.load(Image, row)
+    if found is None and not await context.is_absent(row):
         return
-    if thing is None or not thing.deleted:
-        state = "does not exist" if thing is None else "is not deleted"
-        look.say("trash", name, f"what it would bring back {state}")
+    if found is None or not found.deleted:
+        state = "does not exist" if found is None else "is not deleted"
+        context.report("trash", name, f"the object that it would restore {state}")
 
 
-async def index(look: CheckContext) -> None:
-    """Every row of an id, and every place in the list of a project, leads to an entry."""
-    async for key, when in look.rows(layout.TRASH_ID):
-        if await look.lacks(layout.TRASH + when + key[1:]):
-            look.say("trash", id_name(key[1:]), "the id leads to no entry")
-    async for key, _ in look.rows(layout.TRASH_PROJECT):
+async def index(context: CheckContext) -> None:
+    """Check that every row of an id and of a project's list points to an entry."""
+    async for key, when in context.rows(layout.TRASH_ID):
+        if await context.is_absent(layout.TRASH + when + key[1:]):
+            context.report("trash", id_name(key[1:]), "the id points to no entry")
+    async for key, _ in context.rows(layout.TRASH_PROJECT):
         row = layout.TRASH + key[1 + ID_BYTES :]
-        found = await look.load(Trash, row)
-        if found is None and not await look.lacks(row):
+        found = await context.load(Trash, row)
+        if found is None and not await context.is_absent(row):
             continue
         if found is None or found.purging or found.project != key[1 : 1 + ID_BYTES]:
-            look.say("trash", id_name(key[-ID_BYTES:]), "a project lists it that should not")
+            context.report(
+                "trash", id_name(key[-ID_BYTES:]), "the list of a project has it by mistake"
+            )
 
 
-async def manifests(look: CheckContext) -> None:
-    """Every list of manifests is of a deleted tag, and whole unless that is being purged."""
-    purging = await _purging(look)
-    last, follows = b"", 0
-    async for key, _ in look.rows(layout.TRASH_MANIFEST):
+async def manifests(context: CheckContext) -> None:
+    """Check that every list of manifests has a deleted tag, and is complete.
+
+    Lists that a purge removes now are skipped.
+    """
+    purging = await _purging(context)
+    last, following = b"", 0
+    async for key, _ in context.rows(layout.TRASH_MANIFEST):
         name, place = key[1:-8], layout.at(key, len(key) - 8)
-        if name in purging or look.spoiled(layout.TRASH_MANIFEST + name):
+        if name in purging or context.has_unreadable(layout.TRASH_MANIFEST + name):
             continue
         if name != last:
-            last, follows = name, 0
-            if not await _has_list(look, name):
-                look.say("trash", id_name(name[:ID_BYTES]), "manifests went with no such tag")
-        if place != follows:
-            look.say("trash", id_name(name[:ID_BYTES]), f"manifest {follows} of it is missing")
-        follows = place + 1
+            last, following = name, 0
+            if not await _has_list(context, name):
+                context.report(
+                    "trash",
+                    id_name(name[:ID_BYTES]),
+                    "a list of manifests belongs to no deleted tag",
+                )
+        if place != following:
+            context.report(
+                "trash", id_name(name[:ID_BYTES]), f"manifest {following} of its list is missing"
+            )
+        following = place + 1
 
 
-async def attached(look: CheckContext) -> None:
-    """Every tag that went with a tag is in the list of one that is in the trash."""
-    purging = await _purging(look)
-    async for key, _ in look.rows(layout.TRASH_ATTACHED):
+async def attached(context: CheckContext) -> None:
+    """Check that every tag deleted along with a tag is in the list of one in the trash."""
+    purging = await _purging(context)
+    async for key, _ in context.rows(layout.TRASH_ATTACHED):
         name = key[1:-ID_BYTES]
-        if name not in purging and not await _has_list(look, name):
-            look.say("trash", id_name(name[:ID_BYTES]), "tags went with no such tag")
+        if name not in purging and not await _has_list(context, name):
+            context.report(
+                "trash",
+                id_name(name[:ID_BYTES]),
+                "a list of attached tags belongs to no deleted tag",
+            )
 
 
-async def _purging(look: CheckContext) -> set[bytes]:
-    """Lists of tags that are being taken apart."""
+async def _purging(context: CheckContext) -> set[bytes]:
+    """Return the keys of the lists that a purge removes now."""
     found = set()
-    async for _, entry in look.records(Trash, layout.TRASH):
+    async for _, entry in context.records(Trash, layout.TRASH):
         if entry.purging and entry.kind == "tag":
             found.add(trash_rows.list_of(entry))
     return found
 
 
-async def _has_list(look: CheckContext, name: bytes) -> bool:
-    """Whether a tag is in the trash with that list, as far as can be told."""
+async def _has_list(context: CheckContext, name: bytes) -> bool:
+    """Return True if a tag in the trash has that list, or if its rows cannot be read."""
     key = layout.TRASH_ID + name[:ID_BYTES]
-    when = await look.value(key)
+    when = await context.value(key)
     if when is None:
-        return not await look.lacks(key)
+        return not await context.is_absent(key)
     row = layout.TRASH + when + name[:ID_BYTES]
-    entry = await look.load(Trash, row)
+    entry = await context.load(Trash, row)
     if entry is None:
-        return not await look.lacks(row)
+        return not await context.is_absent(row)
     return trash_rows.list_of(entry) == name

@@ -1,7 +1,7 @@
-"""The process that a check runs in; see ``check`` and ``check.child_process``.
+"""The child process of a check; see ``check.check`` and ``check.child_process``.
 
 ``python -m holdfast.engine.check.worker DIR MAP_BYTES quick|deep|copy NOW``, where NOW is in
-microseconds since 1970, or empty: then no times are compared.
+microseconds since 1970; if it is empty, the check does not compare times.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from holdfast.engine import datadir
-from holdfast.engine.check.child_process import Found, run, say
+from holdfast.engine.check.child_process import Found, run, send
 from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.ledger.lmdb import LmdbLedger
 from holdfast.engine.model.problem import Problem
@@ -21,7 +21,7 @@ from .check import examine
 
 
 def _report(problem: Problem) -> None:
-    say(Found(problem.kind, problem.name, problem.reason))
+    send(Found(problem.kind, problem.name, problem.reason))
 
 
 async def check(directory: str, map_bytes: str, depth: str, now: str) -> None:
@@ -33,12 +33,8 @@ async def check(directory: str, map_bytes: str, depth: str, now: str) -> None:
     try:
         await threads.run(ledger.check_free_list)
         if await ledger.read(upgrade.pending):
-            # Whatever else is found would be that its rows are not all there yet.
-            say(
-                Found(
-                    "ledger", directory, "its upgrade is not finished: `holdfast upgrade` goes on"
-                )
-            )
+            # Rows of the new format are missing still: other areas would report each of them.
+            send(Found("ledger", directory, "its upgrade is not finished; run `holdfast upgrade`"))
             return
         depot = DiskDepot(path / "files")
         deep, when = depth != "quick", int(now) if now else None

@@ -85,7 +85,7 @@ async def restore(
                     if isinstance(message, child_process.Step):
                         done = Copied(message.files, message.total, message.size)
                         yield done
-                    elif isinstance(message, child_process.Known):
+                    elif isinstance(message, child_process.Quarantined):
                         known.add(message.name)
             problems = await _check(snapshot, staging.path, config, known)
             unusable = any(problem.kind == "ledger" for problem in problems)

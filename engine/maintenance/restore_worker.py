@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.engine.blobs import blob_rows
-from holdfast.engine.check.child_process import Known, Step, names, run, say
+from holdfast.engine.check.child_process import Quarantined, Step, names, run, send
 from holdfast.engine.core import SECOND
 from holdfast.engine.depot.disk import ForeignDepot
 from holdfast.engine.depot.disk_file import Irregular
@@ -55,12 +55,12 @@ async def fill(snapshot: str, directory: str, map_bytes: str, how: str, what: st
                 raise Corrupt("snapshot", path, error.reason) from error
 
         async for done in Filling(ledger, Path(directory), place, threads):
-            say(Step(done.files, done.total, done.size))
+            send(Step(done.files, done.total, done.size))
         last: bytes | None = b""
         while last is not None:
             known, last = await ledger.read(quarantined, last)
             for name in known:
-                say(Known(name))
+                send(Quarantined(name))
     finally:
         threads.close()
         await ledger.close()
@@ -88,7 +88,7 @@ async def quarantine(directory: str, map_bytes: str) -> None:
     try:
         now = int(time.time() * SECOND)
         found = await asyncio.to_thread(names)
-        say(Step(changed=sum([await _give_up(ledger, name, now) for name in found])))
+        send(Step(changed=sum([await _give_up(ledger, name, now) for name in found])))
     finally:
         await ledger.close()
 

@@ -40,7 +40,7 @@ async def a_claim_counts_one_need_too_many(txn: Transaction) -> None:
 @CASES(
     "claim: children is 0, a recount gives 1",
     "claim: bodies is 0, a recount gives 1",
-    "claim: a reference (kept) that does not belong",
+    "claim: a reference (kept) that does not match",
     "claim: it claims nothing",
     "counter: manifests' bytes of namespace",
     "counter: kept size of namespace",
@@ -80,7 +80,7 @@ async def a_reference_is_gone(txn: Transaction) -> None:
             await cut(txn, key)
 
 
-@CASES("claim: a reference (kept) that does not belong")
+@CASES("claim: a reference (kept) that does not match")
 async def a_reference_too_many(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     for key, _ in await rows(txn, layout.references(sha(BASE))):
@@ -96,7 +96,7 @@ async def a_reference_of_nobody(txn: Transaction) -> None:
 
 
 @CASES(
-    "claim: a reference (content) that does not belong",
+    "claim: a reference (content) that does not match",
     "claim: its reference (content) is missing",
     "counter: unique",
     "counter: exclusive size of",
@@ -112,19 +112,19 @@ async def a_reference_of_another_namespace(txn: Transaction) -> None:
             await put_payload(txn, key[: layout.NAMESPACE_AT] + b"n" * 16 + key[layout.OWNER_AT :])
 
 
-@CASES("hold: the row that ends it is missing")
+@CASES("hold: its expiry row is missing")
 async def a_hold_without_an_end(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "web", HELD)
     await cut(txn, layout.expiry(claim.hold, key[-16:], key[1:33]))
 
 
-@CASES("hold: at a time that it does not have")
+@CASES("hold: another time than its claim")
 async def an_end_without_a_hold(txn: Transaction) -> None:
     key, _ = await claim_of(txn, "web", BASE)
     await put_payload(txn, layout.expiry(77, key[-16:], key[1:33]), bytes(32))
 
 
-@CASES("hold: the row that ends it leads elsewhere")
+@CASES("hold: its expiry row points elsewhere")
 async def an_end_of_another_namespaces_hold(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "web", HELD)
     await put_payload(txn, layout.expiry(claim.hold, key[-16:], key[1:33]), b"n" * 32)
@@ -135,7 +135,7 @@ async def a_claim_of_nobody_on_nothing(txn: Transaction) -> None:
     await save(txn, layout.claim(b"n" * 16, b"s" * 32), Claim(5, bodies=1))
 
 
-@CASES("claim: it says 50001 bytes, the blob has 50000")
+@CASES("claim: its claim says 50001 bytes, the blob has 50000")
 async def a_claim_of_another_size(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "db", BASE)
     await change(txn, key, claim, size=claim.size + 1)
@@ -164,12 +164,12 @@ async def a_root_counts_too_many(txn: Transaction) -> None:
     await txn.add(layout.counter(layout.ROOT_BLOBS, layout.root_owner("signed")), 1)
 
 
-@CASES("root: it keeps nothing")
+@CASES("root: it claims no blob")
 async def a_root_that_keeps_nothing(txn: Transaction) -> None:
     await put_payload(txn, layout.ROOT + layout.root_owner("bare"), b"bare")
 
 
-@CASES("root: under the key of another")
+@CASES("root: not the one of its name")
 async def a_root_under_a_wrong_name(txn: Transaction) -> None:
     await put_payload(txn, layout.ROOT + layout.root_owner("signed"), b"other")
 
@@ -182,7 +182,7 @@ async def inline_content_is_gone(txn: Transaction) -> None:
     await cut(txn, await content_of(txn, SMALL))
 
 
-@CASES("blob: has not the 3000 bytes")
+@CASES("blob: bytes, not 3000")
 async def inline_content_is_cut_off(txn: Transaction) -> None:
     key = await content_of(txn, SMALL)
     await put_payload(txn, key, unseal(key, await txn.get(key) or b"")[:-1])
@@ -199,7 +199,7 @@ async def inline_content_of_another_time(txn: Transaction) -> None:
     await put_payload(txn, layout.content(blob.created + 1, sha(SMALL)), b"lost")
 
 
-@CASES("claim: no alias of it")
+@CASES("claim: not an alias of it")
 async def an_owner_names_a_blob_by_a_digest_of_another(txn: Transaction) -> None:
     key, claim = await claim_of(txn, "web", BASE)
     await change(txn, key, claim, aliases=(Digest.of(SMALL, "sha512").key,))
@@ -236,7 +236,7 @@ async def a_file_row_is_gone(txn: Transaction) -> None:
     await cut(txn, layout.FILE + layout.number(blob.file_id))
 
 
-@CASES("file: it is a blob's, and is doomed")
+@CASES("file: a blob uses it, and it is queued for removal")
 async def a_file_in_use_is_doomed(txn: Transaction) -> None:
     _, blob = await blob_of(txn, BASE)
     await put_payload(txn, layout.DOOMED + layout.number(blob.file_id))
@@ -254,7 +254,7 @@ async def a_blob_is_in_quarantine(txn: Transaction) -> None:
     await put_payload(txn, layout.DAMAGED + sha(BASE))
 
 
-@CASES("blob: the list of the damaged disagree")
+@CASES("blob: the quarantine list disagree")
 async def a_good_blob_among_the_damaged(txn: Transaction) -> None:
     await put_payload(txn, layout.DAMAGED + sha(BASE))
 
@@ -264,19 +264,19 @@ async def nothing_in_quarantine(txn: Transaction) -> None:
     await put_payload(txn, layout.DAMAGED + bytes(32))
 
 
-@CASES("blob: its place in the garbage queue is missing", "counter: a recount 0")
+@CASES("blob: its place in the garbage queue is missing", "counter: a recount gives 0")
 async def garbage_is_not_in_the_queue(txn: Transaction) -> None:
     _, blob = await blob_of(txn, GARBAGE)
     await cut(txn, layout.GARBAGE + layout.number(blob.queued) + sha(GARBAGE))
 
 
-@CASES("blob: not in the garbage queue", "blob: at a time it does not know of")
+@CASES("blob: not in the garbage queue", "blob: at another time than its row")
 async def garbage_does_not_know_that_it_is_queued(txn: Transaction) -> None:
     key, blob = await blob_of(txn, GARBAGE)
     await change(txn, key, blob, queued=0)
 
 
-@CASES("blob: at a time it does not know of", "counter: it says 1, a recount 2")
+@CASES("blob: at another time than its row", "counter: it is 1, a recount gives 2")
 async def a_stray_place_in_the_garbage_queue(txn: Transaction) -> None:
     await put_payload(txn, layout.GARBAGE + layout.number(5) + sha(BASE))
 

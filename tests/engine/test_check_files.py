@@ -135,9 +135,9 @@ async def test_a_deep_check_hashes_what_lies_in_the_ledger(place: Place) -> None
         for damage in (swap, misname, miscount):
             await store.core.ledger.transact(damage)
         assert await found(store) == []
-        expected = ["blob: its content has the digest", "blob: has not the digest sha512:"]
+        expected = ["blob: its content has the digest", "blob: does not have the digest sha512:"]
         problems = await found(store, deep=True)
-        assert matches(problems, [*expected, "blob: the checksum in its row is not"])
+        assert matches(problems, [*expected, "blob: the checksum in its row is wrong"])
 
 
 async def test_a_deep_check_reads_manifests(place: Place) -> None:

@@ -35,24 +35,24 @@ async def a_namespace_name_is_gone(txn: Transaction) -> None:
     await cut(txn, layout.NAMESPACE_NAME + layout.name_key(REGION, "app"))
 
 
-@CASES("namespace: the row of its name leads elsewhere", "namespace: which is not so named")
+@CASES("namespace: the row of its name points elsewhere", "namespace: which has another name")
 async def two_names_lead_to_one_namespace(txn: Transaction) -> None:
     other = await get_payload(txn, layout.NAMESPACE_NAME + layout.name_key(REGION, "other"))
     assert other is not None
     await put_payload(txn, layout.NAMESPACE_NAME + layout.name_key(REGION, "app"), other)
 
 
-@CASES("namespace: which is not so named")
+@CASES("namespace: which has another name")
 async def a_name_leads_to_no_namespace(txn: Transaction) -> None:
     await put_payload(txn, layout.NAMESPACE_NAME + layout.name_key(REGION, "ghost"), bytes(16))
 
 
-@CASES("namespace: its place among the dead is missing")
+@CASES("namespace: its place in the list of deleted namespaces is missing")
 async def a_deleted_namespace_is_not_among_the_dead(txn: Transaction) -> None:
     await cut(txn, (await rows(txn, layout.DEAD))[0][0])
 
 
-@CASES("namespace: it lives, and is among the dead")
+@CASES("namespace: it is not deleted, but is in the list of deleted namespaces")
 async def a_living_namespace_among_the_dead(txn: Transaction) -> None:
     await put_payload(txn, layout.DEAD + (await image_of(txn, "web")).namespace, b"p")
 
@@ -82,13 +82,13 @@ async def an_image_name_is_gone(txn: Transaction) -> None:
     await cut(txn, layout.IMAGE_NAME + image.namespace + b"web")
 
 
-@CASES("image: a name leads to it that is not its own")
+@CASES("image: a name points to it that is not its own")
 async def two_names_lead_to_one_image(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     await put_payload(txn, layout.IMAGE_NAME + image.namespace + b"alias", image.key)
 
 
-@CASES("image: a name leads to an image that does not exist")
+@CASES("image: a name points to an image that does not exist")
 async def a_name_leads_to_no_image(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     await put_payload(txn, layout.IMAGE_NAME + image.namespace + b"ghost", bytes(16))
@@ -99,7 +99,7 @@ async def an_image_id_is_gone(txn: Transaction) -> None:
     await cut(txn, layout.IMAGE_ID + (await image_of(txn, "web")).id)
 
 
-@CASES("image: leads to it")
+@CASES("image: points to it")
 async def two_ids_lead_to_one_image(txn: Transaction) -> None:
     await put_payload(txn, layout.IMAGE_ID + b"n" * 16, (await image_of(txn, "web")).key)
 
@@ -111,14 +111,14 @@ async def a_row_of_the_catalog_is_gone(txn: Transaction) -> None:
             await cut(txn, key)
 
 
-@CASES("image: a row of the catalog leads to it that should not")
+@CASES("image: a row of the catalog points to it that should not")
 async def a_row_too_many_in_the_catalog(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     await put_payload(txn, layout.CATALOG + image.namespace + b"ighost", image.key)
 
 
 @CASES(
-    "image: a row of the catalog leads to it that should not", "image: in the catalog is missing"
+    "image: a row of the catalog points to it that should not", "image: in the catalog is missing"
 )
 async def an_image_on_the_wrong_shelf(txn: Transaction) -> None:
     image = await image_of(txn, "web")
@@ -126,7 +126,7 @@ async def an_image_on_the_wrong_shelf(txn: Transaction) -> None:
     await put_payload(txn, layout.CATALOG + image.namespace + b"pweb", image.key)
 
 
-@CASES("image: a draft that nothing belongs to")
+@CASES("image: it is a draft without claims")
 async def a_draft_is_left(txn: Transaction) -> None:
     home = (await image_of(txn, "web")).namespace
     draft = Image(b"n" * 16, b"", home, "left", "inherit", 1, 1)
@@ -137,7 +137,7 @@ async def a_draft_is_left(txn: Transaction) -> None:
 # Manifests, tags, referrers
 
 
-@CASES("tag: its manifest sha256:", "manifest: it has needs, and does not exist")
+@CASES("tag: its manifest sha256:", "manifest: it has a list of needs, but does not exist")
 async def a_manifest_is_gone(txn: Transaction) -> None:
     image = await image_of(txn, "db")
     await cut(txn, (await rows(txn, layout.MANIFEST + image.key))[0][0])
@@ -169,13 +169,13 @@ async def a_referrer_is_gone(txn: Transaction) -> None:
     await cut(txn, (await rows(txn, layout.REFERRER))[0][0])
 
 
-@CASES("manifest: stands differently among the referrers")
+@CASES("manifest: its referrer row differs")
 async def a_referrer_of_another_type(txn: Transaction) -> None:
     key, row = (await records(txn, Referrer, layout.REFERRER))[0]
     await change(txn, key, row, artifact_type="other")
 
 
-@CASES("manifest: something that is not its subject")
+@CASES("manifest: a digest that is not its subject")
 async def a_referrer_too_many(txn: Transaction) -> None:
     key, row = (await records(txn, Referrer, layout.REFERRER))[0]
     await save(txn, key[:20] + b"n" * 30 + key[50:], row)
@@ -197,13 +197,13 @@ async def a_tag_id_is_gone(txn: Transaction) -> None:
     await cut(txn, (await rows(txn, layout.TAG_ID))[0][0])
 
 
-@CASES("tag: the id leads to a tag that does not exist")
+@CASES("tag: the id points to a tag that does not exist")
 async def an_id_leads_to_no_tag(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     await put_payload(txn, layout.TAG_ID + b"n" * 16, image.key + b"ghost")
 
 
-@CASES("tag: leads to it")
+@CASES("tag: points to it")
 async def two_ids_lead_to_one_tag(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     await put_payload(txn, layout.TAG_ID + b"n" * 16, image.key + b"v1")
@@ -221,7 +221,7 @@ async def a_tag_says_another_digest(txn: Transaction) -> None:
 # Listings
 
 
-@CASES("image: its place in the listing", "counter: it says")
+@CASES("image: its place in the listing", "counter: a recount gives")
 async def a_row_of_a_listing_is_gone(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     keys = [key for key, _ in await rows(txn, layout.LISTING + b"i") if key.endswith(image.id)]
@@ -231,15 +231,15 @@ async def a_row_of_a_listing_is_gone(txn: Transaction) -> None:
 @CASES(
     "listing: does not exist",
     "listing: does not exist",
-    "counter: it says 2, a recount 3",
-    "counter: it says 0, a recount 1",
+    "counter: it is 2, a recount gives 3",
+    "counter: it is 0, a recount gives 1",
 )
 async def a_row_too_many_in_a_listing(txn: Transaction) -> None:
     await put_payload(txn, layout.LISTING + b"nr" + REGION.encode() + b"\0c" + b"n" * 16)
     await put_payload(txn, layout.LISTING + b"nr" + REGION.encode() + b"\0nzzz\0" + b"n" * 16)
 
 
-@CASES("listing: does not belong there", "counter: it says 0, a recount 1")
+@CASES("listing: does not belong there", "counter: it is 0, a recount gives 1")
 async def an_image_in_the_listing_of_another_namespace(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     row = layout.LISTING + b"in" + b"n" * 16 + b"c" + image.id
@@ -251,7 +251,7 @@ async def a_listing_of_nothing(txn: Transaction) -> None:
     await put_payload(txn, layout.LISTING + b"?" * 40)
 
 
-@CASES("counter: a recount 0")
+@CASES("counter: a recount gives 0")
 async def a_total_of_a_listing_without_rows(txn: Transaction) -> None:
     await txn.add(layout.counter(layout.LISTED, b"t" + b"n" * 16), 3)
 

@@ -36,8 +36,8 @@ async def a_deleted_image_is_not_found_in_the_trash(txn: Transaction) -> None:
 
 
 @CASES(
-    "trash: leads to no entry",
-    "trash: a project lists it that should not",
+    "trash: points to no entry",
+    "trash: the list of a project has it by mistake",
     "counter: entries of the trash",
 )
 async def a_trash_entry_is_gone(txn: Transaction) -> None:
@@ -46,7 +46,7 @@ async def a_trash_entry_is_gone(txn: Transaction) -> None:
             await cut(txn, key)
 
 
-@CASES("trash: it would bring back is not deleted", "counter: entries of the trash")
+@CASES("trash: the object that it would restore is not deleted", "counter: entries of the trash")
 async def a_living_image_in_the_trash(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     entry = Trash("image", image.id, "web", image.key, project=bytes(16), namespace=image.namespace)
@@ -55,7 +55,7 @@ async def a_living_image_in_the_trash(txn: Transaction) -> None:
     await put_payload(txn, trash_rows.project_row(entry, 9))
 
 
-@CASES("trash: the tag is there as well", "counter: entries of the trash")
+@CASES("trash: its tag still exists", "counter: entries of the trash")
 async def a_living_tag_in_the_trash(txn: Transaction) -> None:
     image = await image_of(txn, "web")
     tag = await load(txn, Tag, layout.TAG + image.key + b"v1")
@@ -71,26 +71,26 @@ async def a_place_in_a_projects_trash_is_gone(txn: Transaction) -> None:
     await cut(txn, (await rows(txn, layout.TRASH_PROJECT))[0][0])
 
 
-@CASES("trash: a project lists it that should not")
+@CASES("trash: the list of a project has it by mistake")
 async def a_place_in_another_projects_trash(txn: Transaction) -> None:
     key = (await rows(txn, layout.TRASH_PROJECT))[0][0]
     await put_payload(txn, key[:1] + bytes(16) + key[17:])
 
 
-@CASES("trash: manifest 0 of it is missing")
+@CASES("trash: manifest 0 of its list is missing")
 async def a_manifest_that_went_is_gone(txn: Transaction) -> None:
     key, value = (await rows(txn, layout.TRASH_MANIFEST))[0]
     await put_payload(txn, key[:-8] + layout.number(1), unseal(key, value))
     await cut(txn, key)
 
 
-@CASES("trash: manifests went with no such tag")
+@CASES("trash: a list of manifests belongs to no deleted tag")
 async def manifests_of_no_tag(txn: Transaction) -> None:
     key, value = (await rows(txn, layout.TRASH_MANIFEST))[0]
     await put_payload(txn, key[:1] + bytes(16) + key[17:], unseal(key, value))
 
 
-@CASES("trash: tags went with no such tag")
+@CASES("trash: a list of attached tags belongs to no deleted tag")
 async def tags_of_no_tag(txn: Transaction) -> None:
     key, _ = (await rows(txn, layout.TRASH_ATTACHED))[0]
     await put_payload(txn, key[:1] + bytes(16) + key[17:])
@@ -101,7 +101,7 @@ async def a_secret_is_gone(txn: Transaction) -> None:
     await cut(txn, (await rows(txn, layout.KEY_SECRET))[0][0])
 
 
-@CASES("key: a secret leads to it that is not its own")
+@CASES("key: a secret points to it that is not its own")
 async def a_secret_too_many(txn: Transaction) -> None:
     key, _ = (await rows(txn, layout.KEY))[0]
     await put_payload(txn, layout.KEY_SECRET + b"n" * 32, key[1:])
@@ -133,13 +133,13 @@ async def all_numbers_of_a_namespace_are_wrong(txn: Transaction) -> None:
         await txn.add(layout.counter(name, home), 5)
 
 
-@CASES(*["counter: it says"] * 8)
+@CASES(*["counter: a recount gives"] * 8)
 async def all_numbers_of_the_store_are_wrong(txn: Transaction) -> None:
     for name in (b"sb", b"sB", b"ss", b"sq", b"st", b"sn", b"si", b"sh"):
         await txn.add(layout.counter(name), -1)
 
 
-@CASES("counter: size of namespace", "counter: the image does not exist", "counter: of nothing")
+@CASES("counter: size of namespace", "counter: the image does not exist", "counter: no known name")
 async def counters_are_left_over(txn: Transaction) -> None:
     for name in (layout.NAMESPACE_SIZE, layout.IMAGE_SIZE, b"zz"):
         key = layout.counter(name, b"n" * 16)

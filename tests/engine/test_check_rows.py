@@ -56,7 +56,7 @@ async def a_record_under_the_key_of_another(txn: Transaction) -> None:
     await change(txn, key, tag, name="other")
 
 
-@CASES("record: no list of needs")
+@CASES("record: not a list of needs")
 async def a_list_of_needs_that_is_none(txn: Transaction) -> None:
     await put_payload(txn, (await rows(txn, layout.NEEDS))[0][0], b"x" * 33)
 
@@ -93,7 +93,7 @@ async def test_a_ledger_of_bad_rows_is_given_up(
         for key, _ in await of_kind(txn, layout.REFERENCE):
             await txn.put(key, b"ruined")
 
-    monkeypatch.setattr(context, "SPOILED_MAX", 10)
+    monkeypatch.setattr(context, "UNREADABLE_ROWS_MAX", 10)
     async with Place("memory", tmp_path, Clock()).store() as store:
         await furnish(store)
         await store.core.ledger.transact(ruin)

@@ -48,7 +48,7 @@ async def here(
     found: Any = importlib.import_module(f"holdfast.engine.{module}")
     what, *rest = arguments if module == "maintenance.restore_worker" else ("check", *arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(found, "say", said.append)
+        patch.setattr(found, "send", said.append)
         if module == "maintenance.restore_worker":
             patch.setattr(found, "names", lambda: list(names))
         try:
