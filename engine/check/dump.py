@@ -1,8 +1,8 @@
-"""Reads the rows of a data directory as people read them: for debugging, never for programs.
+"""Read the rows of a data directory in a form for people: for debugging, never for programs.
 
 A row is shown with the kind that docs/data-format.md lists, what its key is about, and the fields
-of its value. What would help to break in stays hidden: secrets, their hashes, settings (the keys
-that sign tokens are among them) and the content of small blobs.
+of its value. Hidden are secrets and their hashes, settings (the keys that sign tokens are among
+them) and the content of small blobs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StoredRow(msgspec.Struct, frozen=True):
     about: str
     """Digests, ids and names that the key is made of."""
     key: str
-    """The key in hexadecimal digits; empty where it would tell a secret's hash."""
+    """The key in hexadecimal digits; empty where it would show a secret's hash."""
     value: Value
     """Fields of a record by name, a counter's number, bytes as text; None for no value."""
     damage: str = ""
@@ -106,9 +106,9 @@ _TIMES: Final = frozenset({
 async def rows(
     txn: Transaction, mark: bytes, start: bytes, limit: int
 ) -> tuple[list[StoredRow], bytes | None]:
-    """Return rows from key ``start`` on, and the key to go on from; None at the end.
+    """Return rows from key ``start`` on, and the key to continue from; None at the end.
 
-    Looks at no more than ``limit`` rows; returns those of the kind ``mark`` (empty: all kinds).
+    Reads no more than ``limit`` rows; returns those of the kind ``mark`` (empty: all kinds).
     """
     # Rows of a blob's group have their mark behind the blob's own key.
     prefix = layout.BLOB if mark in (layout.CLAIM, layout.REFERENCE) else mark
@@ -225,8 +225,8 @@ async def read_rows(
     """Yield up to ``limit`` rows of a data directory's main ledger, which may be in use.
 
     ``kind`` is one of KINDS, empty for all; ``after`` is the ``key`` of the last row of an earlier
-    call. Reads in a process of its own, which damage may kill. Raises Invalid for an unknown kind,
-    a key that is not hexadecimal or a limit outside of 1 to ROWS_MAX; NotAStore, Corrupt,
+    call. Reads in a child process, since damage may kill the reader. Raises Invalid for an unknown
+    kind, a key that is not hexadecimal or a limit outside of 1 to ROWS_MAX; NotAStore, Corrupt,
     StorageFailed.
     """
     if kind and kind not in KINDS:

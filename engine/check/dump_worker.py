@@ -1,4 +1,4 @@
-"""The process that reads rows for ``dump``; see ``child_process``.
+"""The child process that reads rows for ``dump``; see ``child_process``.
 
 ``python -m holdfast.engine.check.dump_worker DIR MAP_BYTES MARK START LIMIT``, where MARK (the
 byte that marks a kind of row, or nothing) and START (a key, or nothing) are hexadecimal digits.
@@ -23,7 +23,7 @@ _ROWS_PER_READ: Final = 500
 
 
 async def dump(directory: str, map_bytes: str, mark: str, start: str, limit: str) -> None:
-    """Say every row, up to the limit. Raises NotAStore, Corrupt, StorageFailed."""
+    """Send every row, up to the limit. Raises NotAStore, Corrupt, StorageFailed."""
     path = Path(directory)
     datadir.prepare(path, create=False)
     ledger = LmdbLedger.open(path / "ledger", map_bytes=int(map_bytes), create=False)
