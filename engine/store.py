@@ -342,7 +342,7 @@ class Store:
 
     async def roots(self) -> list[str]:
         """Return the names of roots that keep a blob, in byte order, at most ``LIST_MAX``."""
-        return await self.core.ledger.read_aside(roots.names, LIST_MAX)
+        return await self.core.ledger.read_in_thread(roots.names, LIST_MAX)
 
     async def blobs(self, *, after: str | Digest | None = None, limit: int = 1000) -> list[Blob]:
         """Return blobs in order of sha256, after a digest that need not exist.

@@ -259,7 +259,7 @@ async def schedule_unlink(txn: Transaction, file_id: int) -> None:
     """Detach a file from its blob or writer, to be unlinked after the commit or by the sweep."""
     if file_id:
         await txn.delete(layout.FILE + layout.number(file_id))
-        await put_payload(txn, layout.DOOMED + layout.number(file_id))
+        await put_payload(txn, layout.PENDING_UNLINK + layout.number(file_id))
 
 
 async def quarantine(txn: Transaction, sha: bytes, file_id: int, now: int) -> bool:

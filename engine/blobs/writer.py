@@ -301,7 +301,7 @@ class BlobWriter:
         try:
             found = await self._core.ledger.read(blob_rows.find, Digest.sha256(sha).key)
         except Corrupt:
-            return 0, 0, await self._core.ledger.read_aside(blob_rows.traces_of, sha)
+            return 0, 0, await self._core.ledger.read_in_thread(blob_rows.traces_of, sha)
         if found is None or found[1].damaged or not found[1].file_id:
             return 0, 0, None
         blob = found[1]

@@ -109,12 +109,12 @@ async def file_rows(context: CheckContext) -> None:
             context.report(
                 "file", f"{last:x}", f"its blob, {blob_name(file.sha)}, does not name it"
             )
-        if not await context.is_absent(layout.DOOMED + key[1:]):
+        if not await context.is_absent(layout.PENDING_UNLINK + key[1:]):
             context.report("file", f"{last:x}", "a blob uses it, and it is queued for removal")
     if not context.has_unreadable(_NEXT_BLOCK):
         # Ids are assigned by block: a file beyond the counter would get its id a second time.
         assigned = await context.txn.counter(_NEXT_BLOCK)
-        async for key, _ in context.rows(layout.DOOMED):
+        async for key, _ in context.rows(layout.PENDING_UNLINK):
             last = max(last, layout.at(key, 1))
         if last // BLOCK_FILES > assigned:
             context.report(

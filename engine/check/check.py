@@ -88,7 +88,7 @@ async def examine(
     StorageFailed, Closed.
     """
     try:
-        await ledger.read_aside(rows_and_rules, report, now)
+        await ledger.read_in_thread(rows_and_rules, report, now)
         await files.blobs(ledger, depot, run, report, deep=deep)
         await files.unreferenced_files(ledger, depot, run, report)
         if deep:

@@ -124,7 +124,7 @@ async def bodies(ledger: Ledger, depot: Depot, run: Run, report: Report) -> None
     """Read the body of every manifest and compare it with the manifest's rows."""
     last: bytes | None = b""
     while last is not None:
-        found, last = await ledger.read_aside(slice_after, last, MANIFESTS_PER_READ)
+        found, last = await ledger.read_in_thread(slice_after, last, MANIFESTS_PER_READ)
         for key, media_type, body in found:
             document = await run(_parse, depot, media_type, body)
             if isinstance(document, Document):

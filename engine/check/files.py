@@ -86,11 +86,11 @@ async def newest(txn: Transaction, sha: bytes, deep: bool) -> StoredBlob | None:
 async def blobs(ledger: Ledger, depot: Depot, run: Run, report: Report, *, deep: bool) -> None:
     """Check that every blob has its file in the right size; ``deep`` hashes all bytes.
 
-    That includes inline content. Raises what ``Ledger.read_aside`` and ``Ledger.read`` raise.
+    That includes inline content. Raises what ``Ledger.read_in_thread`` and ``Ledger.read`` raise.
     """
     last: bytes | None = b""
     while last is not None:
-        found, last = await ledger.read_aside(slice_after, last, deep, BLOBS_PER_READ)
+        found, last = await ledger.read_in_thread(slice_after, last, deep, BLOBS_PER_READ)
         for stored, reason in await run(_faults, depot, found, deep):
             await _confirm(ledger, depot, run, report, stored, reason, deep=deep)
 
@@ -178,7 +178,7 @@ async def unreferenced_files(ledger: Ledger, depot: Depot, run: Run, report: Rep
     """Check that every file of the depot has a row, or is in a block that recovery examines."""
     for block in sorted(await run(_blocks, depot)):
         found = tuple(await run(_files, depot, block))
-        for file_id in await ledger.read_aside(unreferenced, block, found):
+        for file_id in await ledger.read_in_thread(unreferenced, block, found):
             # The file was listed before the ledger was read: it may have been removed in between.
             if await run(_exists, depot, file_id):
                 report(

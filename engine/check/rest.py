@@ -49,7 +49,7 @@ _COUNTED: Final[dict[bytes, tuple[str, tuple[bytes, ...]]]] = {
     layout.STORED_BYTES: ("bytes at rest", _OF_BLOBS),
     layout.GARBAGE_LENGTH: ("entries of the garbage queue", _OF_BLOBS),
     layout.TRASH_LENGTH: ("entries of the trash", (layout.TRASH,)),
-    layout.ASIDE_LENGTH: ("entries set aside", (layout.ASIDE,)),
+    layout.DEAD_LETTERS: ("entries set aside", (layout.DEAD_LETTER,)),
     layout.NAMESPACES: ("namespaces", (layout.NAMESPACE,)),
     layout.IMAGES: ("images", (layout.IMAGE,)),
     layout.HOLDS: ("holds", (layout.CLAIM,)),

@@ -10,9 +10,9 @@ from holdfast.engine.ledger.interface import KEY_BYTES_MAX, VALUE_BYTES_MAX, unp
 from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES
 from holdfast.engine.ledger.records import (
     FRAMES,
-    Aside,
     Blob,
     Claim,
+    DeadLetter,
     File,
     Image,
     Key,
@@ -65,7 +65,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.INLINE: _fixed(41, _BYTES),
     layout.ALIAS: _fixed(66, _SHA),
     layout.FILE: _fixed(9, File),
-    layout.DOOMED: _fixed(9, _NOTHING),
+    layout.PENDING_UNLINK: _fixed(9, _NOTHING),
     layout.BLOCK: _fixed(17, _NOTHING),
     layout.GARBAGE: _fixed(41, _NOTHING),
     layout.DAMAGED: _fixed(33, _NOTHING),
@@ -97,7 +97,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     layout.RETENTION: _fixed(17, Retention),
     layout.PROJECT_LIMITS: _fixed(17, ProjectLimits),
     layout.LIMITS: Shape(21, _ANY_LENGTH, Limits),
-    layout.ASIDE: Shape(2, _ANY_LENGTH, Aside),
+    layout.DEAD_LETTER: Shape(2, _ANY_LENGTH, DeadLetter),
     layout.KEY: Shape(2, _ANY_LENGTH, Key),
     layout.KEY_SECRET: _fixed(33, _BYTES),
     layout.COUNTER: Shape(3, _ANY_LENGTH, "counter"),
@@ -112,12 +112,12 @@ async def rows(context: CheckContext) -> None:
         if reason is not None:
             context.report("record", key.hex(), reason)
             context.mark_unreadable(key)
-        elif key[:1] == layout.ASIDE:
+        elif key[:1] == layout.DEAD_LETTER:
             kind, name = layout.about(key)
-            context.report("aside", f"{kind} {name}", decode(Aside, key, value).reason)
+            context.report("aside", f"{kind} {name}", decode(DeadLetter, key, value).reason)
             # The entry is missing from its queue on purpose: no other area reports that.
             context.mark_unreadable(key[1:])
-            context.totals[layout.counter(layout.ASIDE_LENGTH)] += 1
+            context.totals[layout.counter(layout.DEAD_LETTERS)] += 1
 
 
 def fault(key: bytes, value: bytes) -> str | None:

@@ -82,7 +82,7 @@ async def without_row(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
     for file_id in file_ids:
         number = layout.number(file_id)
         named = await txn.get(layout.FILE + number)
-        if named is None and await txn.get(layout.DOOMED + number) is None:
+        if named is None and await txn.get(layout.PENDING_UNLINK + number) is None:
             found.append(file_id)
     return found
 
@@ -150,14 +150,14 @@ async def doomed(txn: Transaction, limit: int, now: int) -> list[int]:
     """Files to be unlinked; none while a snapshot needs them."""
     if await leased(txn, now):
         return []
-    rows = await txn.scan(layout.DOOMED, after(layout.DOOMED), limit=limit)
+    rows = await txn.scan(layout.PENDING_UNLINK, after(layout.PENDING_UNLINK), limit=limit)
     return [layout.at(key, 1) for key, _ in rows]
 
 
-async def forget_doomed(txn: Transaction, file_ids: tuple[int, ...]) -> None:
+async def forget_unlinked(txn: Transaction, file_ids: tuple[int, ...]) -> None:
     """These files are unlinked."""
     for file_id in file_ids:
-        await txn.delete(layout.DOOMED + layout.number(file_id))
+        await txn.delete(layout.PENDING_UNLINK + layout.number(file_id))
 
 
 class _Ask(Protocol):
@@ -372,7 +372,7 @@ class Files:
         removed = 0
         for file_id in await self._unlent():
             removed += await self._discard(file_id)
-        blocks = await self._ledger.read_aside(open_blocks)
+        blocks = await self._ledger.read_in_thread(open_blocks)
         for name in {name for name, _ in blocks}:
             if not await self.threads.run(self._incarnations.dead, name):
                 continue
@@ -396,13 +396,13 @@ class Files:
         Those not are of sessions, or being written at this moment.
         """
         found = tuple(await self.threads.run(list, self.depot.files(block)))
-        nameless = await self._ledger.read_aside(without_row, found)
+        nameless = await self._ledger.read_in_thread(without_row, found)
         gone = 0
-        for file_id in await self._scratch.read_aside(without_session, tuple(nameless)):
+        for file_id in await self._scratch.read_in_thread(without_session, tuple(nameless)):
             gone += await self._discard(file_id)
         return gone, len(nameless) - gone
 
-    async def unlink_doomed(self, limit: int, now: int) -> int:
+    async def unlink_pending(self, limit: int, now: int) -> int:
         """Unlink some doomed files, unless a snapshot is made; says how many there were."""
         file_ids = await self._ledger.read(doomed, limit, now)
         for file_id in file_ids:
@@ -410,7 +410,7 @@ class Files:
         for block in {file_id // BLOCK_FILES for file_id in file_ids}:
             await self.threads.run(self.depot.sync_block, block)
         if file_ids:
-            await self._ledger.transact(forget_doomed, tuple(file_ids))
+            await self._ledger.transact(forget_unlinked, tuple(file_ids))
         return len(file_ids)
 
     async def close(self) -> None:

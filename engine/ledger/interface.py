@@ -116,7 +116,7 @@ class Ledger(Protocol):
         ``work`` must not write (RuntimeError). For work of well under a millisecond.
         """
 
-    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, in a thread of its own: for long scans."""
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ BLOB: Final = b"b"  # sha256 -> records.Blob
 INLINE: Final = b"B"  # when its blob came(8) sha256 -> content of a small blob
 ALIAS: Final = b"a"  # digest key of another algorithm -> sha256
 FILE: Final = b"f"  # file id -> records.File
-DOOMED: Final = b"d"  # file id -> '' : no row names it any more, to be unlinked
+PENDING_UNLINK: Final = b"d"  # file id -> '' : no row names it any more, to be unlinked
 BLOCK: Final = b"p"  # incarnation(8) block(8) -> '' : file ids in use by a living process
 GARBAGE: Final = b"q"  # when(8) sha256 -> '' : due for removal unless somebody needs it by then
 DAMAGED: Final = b"z"  # sha256 -> '' : quarantined
@@ -74,7 +74,9 @@ TRASH_MANIFEST: Final = b"J"  # id(16) list(8) position(8) -> sha256, media type
 TRASH_ATTACHED: Final = b"A"  # id(16) list(8) id(16) -> '' : a tag that went with a tag
 DEAD: Final = b"D"  # deleted namespace id -> its scope: its images are not listed any more
 RETENTION: Final = b"w"  # namespace id -> records.Retention
-ASIDE: Final = b"o"  # key of a row -> records.Aside: a queue's entry that nobody could deal with
+DEAD_LETTER: Final = (
+    b"o"  # key of a row -> records.DeadLetter: a queue's entry that nobody could deal with
+)
 KEY: Final = b"K"  # access key -> records.Key
 KEY_SECRET: Final = b"k"  # sha256 of the secret -> access key
 LIMITS: Final = b"Y"  # project(16) region 00 name -> records.Limits
@@ -186,7 +188,7 @@ STORED_BYTES: Final = b"ss"
 GARBAGE_LENGTH: Final = b"sq"
 FREED_BYTES: Final = b"sf"
 TRASH_LENGTH: Final = b"st"
-ASIDE_LENGTH: Final = b"sa"
+DEAD_LETTERS: Final = b"sa"
 NAMESPACES: Final = b"sn"
 IMAGES: Final = b"si"
 HOLDS: Final = b"sh"
@@ -203,14 +205,14 @@ def about(key: bytes) -> tuple[Kind, str]:
         return "blob", _blob(rest[-SHA_BYTES:])
     if row == ALIAS:
         return "blob", _digest(rest)
-    if row in (FILE, DOOMED, SESSION_FILE):
+    if row in (FILE, PENDING_UNLINK, SESSION_FILE):
         return "file", rest.hex().lstrip("0")
     if row in (CLAIM, REFERENCE):
         return "claim", f"{_blob(rest[:SHA_BYTES])} of {_id(rest[SHA_BYTES:][-ID_BYTES:])}"
     if row in (EXPIRY, CLAIMED):
         parts = rest[8:] if row == EXPIRY else rest
         return "claim", f"{_blob(parts[ID_BYTES:])} of {_id(parts[:ID_BYTES])}"
-    if row == ASIDE:
+    if row == DEAD_LETTER:
         return about(rest)
     if row in _OF_IMAGES:
         sha = rest[ID_BYTES : ID_BYTES + SHA_BYTES]

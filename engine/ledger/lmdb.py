@@ -34,7 +34,7 @@ from . import change_log, lmdb_file
 from .disk_room import preallocate
 from .group_commit import GROUP_BOUNDS, GroupCommit, Member, Outcome
 from .interface import KEY_BYTES_MAX, Change, P, T, Work, drive
-from .lmdb_txn import Reading, Tally, Writing, settle
+from .lmdb_txn import ReadTxn, Tally, WriteTxn, write_counters
 from .slow_reads import SlowReads, Stop, Stoppable
 
 _LIBRARY: Final = 0
@@ -56,7 +56,7 @@ _BLOCK_BYTES: Final = 512
 _SCRAP_BYTES: Final = 1024 * 1024
 """A disk with less free space is full: where it cuts a write short, LMDB says EIO."""
 
-_NOTHING: Final = b"\xff" * (KEY_BYTES_MAX + 1)
+_UNUSED_KEY: Final = b"\xff" * (KEY_BYTES_MAX + 1)
 """A key that no row has: it is over the limit. LMDB allows 511 bytes."""
 
 
@@ -87,17 +87,17 @@ class _Environment:
         self._counting = threading.Lock()
         self._check_commits = 0
         self._check_time = time.monotonic() + _CHECK_SECONDS
-        self._kept_until = 0
+        self._allocated_end = 0
         """How far the file has blocks that were asked for before they are needed."""
         with env.begin() as txn:
             row = txn.get(change_log.KEY)
-            self._foreign = row if change_log.is_ahead(row, txn.id()) else None
+            self._copied_row = row if change_log.is_ahead(row, txn.id()) else None
             """The row of quiet transactions, where it is of other ones."""
 
-    def quiet_row(self, txn: lmdb.Transaction[bytes]) -> bytes | None:
+    def change_row(self, txn: lmdb.Transaction[bytes]) -> bytes | None:
         """What is known of quiet transactions."""
         row = txn.get(change_log.KEY)
-        return None if row == self._foreign else row
+        return None if row == self._copied_row else row
 
     @classmethod
     def of(cls, path: Path, map_bytes: int, *, synced: bool) -> _Environment:
@@ -127,9 +127,9 @@ class _Environment:
         try:
             self._check_readers()
             if again:
-                self._commit_nothing()
-            outcomes = self._together(group)
-        except _Apart as apart:
+                self._commit_empty()
+            outcomes = self._commit_group(group)
+        except _SplitGroup as apart:
             if len(group) > 1:
                 return [outcome for member in group for outcome in self.commit([member])]
             if not again and isinstance(apart.error, lmdb.MapFullError):
@@ -142,35 +142,35 @@ class _Environment:
             self.members += len(group)
         return outcomes
 
-    def _commit_nothing(self) -> None:
+    def _commit_empty(self) -> None:
         """Pages that the last commit freed can be used again only after another one. Nobody else
         may ever make it, so it is made before the map counts as full."""
         with self.env.begin(write=True) as txn:
-            txn.put(_NOTHING, b"")
-            txn.delete(_NOTHING)
+            txn.put(_UNUSED_KEY, b"")
+            txn.delete(_UNUSED_KEY)
 
-    def _together(self, group: list[Member]) -> list[Outcome]:
+    def _commit_group(self, group: list[Member]) -> list[Outcome]:
         """Run the members in one transaction, and commit it if any of them succeeded.
 
-        Raises _Apart, and what LMDB says of the commit.
+        Raises _SplitGroup, and what LMDB says of the commit.
         """
         txn = self.env.begin(write=True)
         try:
             tally = Tally()
             try:
-                outcomes = [_attempt(Writing(txn, self, tally), member) for member in group]
-                settle(txn, tally)
+                outcomes = [_run_member(WriteTxn(txn, self, tally), member) for member in group]
+                write_counters(txn, tally)
                 if tally.wrote:
                     self._note(txn, tally.change)
             except lmdb.Error as error:
-                raise _Apart(error) from error
+                raise _SplitGroup(error) from error
             if all(error for _, error in outcomes):
                 txn.abort()
                 return outcomes
             try:
                 txn.commit()
             except (lmdb.MapFullError, lmdb.TxnFullError) as error:
-                raise _Apart(error) from error
+                raise _SplitGroup(error) from error
         except BaseException:
             txn.abort()
             raise
@@ -179,9 +179,9 @@ class _Environment:
     def _note(self, txn: lmdb.Transaction[bytes], change: Change) -> None:
         """Keep what this transaction changes at most, before it is committed."""
         if change is not Change.ANY:
-            row = change_log.extended(self.quiet_row(txn), txn.id(), change)
+            row = change_log.extended(self.change_row(txn), txn.id(), change)
             txn.put(change_log.KEY, row)
-        elif self._foreign is not None and txn.get(change_log.KEY) == self._foreign:
+        elif self._copied_row is not None and txn.get(change_log.KEY) == self._copied_row:
             # Whoever opens the file once there are as many transactions would believe it.
             txn.delete(change_log.KEY)
 
@@ -198,10 +198,10 @@ class _Environment:
     def keep_room(self, count: int) -> None:
         """As ``LmdbLedger.keep_room``. Raises OSError."""
         end = self._end()
-        if end + count // 2 > self._kept_until and preallocate(
+        if end + count // 2 > self._allocated_end and preallocate(
             self._path / lmdb_file.NAME, end, count
         ):
-            self._kept_until = end + count
+            self._allocated_end = end + count
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._path)
@@ -223,7 +223,7 @@ class _Environment:
             self.env.reader_check()
 
 
-class _Apart(Exception):
+class _SplitGroup(Exception):
     """A group's transaction came to nothing for what one member did, or for their number: each
     shall have one of its own, so that only those fail who have to."""
 
@@ -232,7 +232,7 @@ class _Apart(Exception):
         self.error = error
 
 
-def _attempt(writing: Writing, member: Member) -> Outcome:
+def _run_member(writing: WriteTxn, member: Member) -> Outcome:
     """Run one member; it leaves nothing if it fails.
 
     Raises lmdb.Error, after which the transaction is good for nothing.
@@ -261,8 +261,8 @@ class LmdbLedger:
         self._commits = GroupCommit(environment.commit)
         self._closed = False
         self._slow_reads = SlowReads(environment.name)
-        self._asides = 0
-        self._aside_ended = threading.Condition()
+        self._operations = 0
+        self._operation_ended = threading.Condition()
         # Forgetting ``close`` leaks no thread. (A ledger that never wrote stays open then.)
         weakref.finalize(self, self._commits.abandon, environment.release).atexit = False
 
@@ -316,7 +316,7 @@ class LmdbLedger:
         """
         return self.read_now(work, *args, **kwargs)
 
-    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, in a thread. Freed pages are not reused while it runs."""
 
         def read(stop: Stop) -> T:
@@ -328,16 +328,16 @@ class LmdbLedger:
     @contextlib.contextmanager
     def _kept_open(self) -> Iterator[None]:
         """``close`` waits for the end of the block. Raises Closed."""
-        with self._aside_ended:
+        with self._operation_ended:
             if self._closed:
                 raise Closed
-            self._asides += 1
+            self._operations += 1
         try:
             yield
         finally:
-            with self._aside_ended:
-                self._asides -= 1
-                self._aside_ended.notify_all()
+            with self._operation_ended:
+                self._operations -= 1
+                self._operation_ended.notify_all()
 
     def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, without an event loop."""
@@ -349,7 +349,7 @@ class LmdbLedger:
         try:
             txn = self._begin()
             try:
-                reading = Reading(txn, self._environment)
+                reading = ReadTxn(txn, self._environment)
                 if stop is not None:
                     return drive(work(Stoppable(reading, stop), *args, **kwargs))
                 return drive(work(reading, *args, **kwargs))
@@ -408,7 +408,7 @@ class LmdbLedger:
             raise Closed
         try:
             txn = self._begin()
-            row = self._environment.quiet_row(txn)
+            row = self._environment.change_row(txn)
             txn.abort()
         except lmdb.Error as error:
             raise _failure(error) from error
@@ -479,8 +479,8 @@ class LmdbLedger:
     def end(self) -> None:
         """As ``close``, blocking."""
         self._closed = True
-        with self._aside_ended:
-            self._aside_ended.wait_for(lambda: not self._asides)
+        with self._operation_ended:
+            self._operation_ended.wait_for(lambda: not self._operations)
         self._commits.stop(self._environment.release)
         self._commits.join()
 

@@ -83,7 +83,7 @@ class Space(Protocol):
         """What the disk still takes, and the file has taken of it. Blocks for a look at it."""
 
 
-class Reading:
+class ReadTxn:
     """A transaction that only reads. Not usable after its end."""
 
     __slots__ = ("_cursor", "_space", "_txn")
@@ -181,7 +181,7 @@ class Tally:
         """The most that any of those changed."""
 
 
-class Writing(Reading):
+class WriteTxn(ReadTxn):
     """A transaction that also writes: of one member of a group.
 
     All members of a group write into one transaction of the binding. A member that fails takes
@@ -190,7 +190,7 @@ class Writing(Reading):
 
     The same few counters change in every member of a group. So their values are kept aside:
     ``tally`` holds those that earlier members left, which goes to the rows once, at the end of
-    the group (``settle``); ``changed`` those of this member, which count when it succeeds.
+    the group (``write_counters``); ``changed`` those of this member, which count when it succeeds.
     """
 
     __slots__ = ("_before", "_change", "_tally", "_undo", "changed")
@@ -305,7 +305,7 @@ class Writing(Reading):
         return self._tally.disk_bytes
 
 
-def settle(txn: Txn, tally: Tally) -> None:
+def write_counters(txn: Txn, tally: Tally) -> None:
     """Write the values of counters that were kept aside."""
     for key, value in tally.values.items():
         row = counter_row(key, value)

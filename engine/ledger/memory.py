@@ -170,7 +170,7 @@ class MemoryLedger:
         """Run ``work`` over the rows as they are. Raises Closed, and what ``work`` raises."""
         return self.read_now(work, *args, **kwargs)
 
-    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``read``, in a thread; transactions wait meanwhile."""
 
         def read(stop: Stop) -> T:

@@ -236,7 +236,7 @@ class Trash(Record, frozen=True):
     """Of a tag: id of the entry whose list is being copied to its own (``adoption``)."""
 
 
-class Aside(Record, frozen=True):
+class DeadLetter(Record, frozen=True):
     """A row that was taken out of a queue, since what it is about cannot be read."""
 
     value: bytes
@@ -288,7 +288,7 @@ _decoders: Final[dict[type[Record], msgspec.msgpack.Decoder[Record]]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
         Blob, File, Claim, Namespace, Image, Tag, Manifest, Referrer, Session, Trash, Key,
-        Retention, Aside, Limits, ProjectLimits,
+        Retention, DeadLetter, Limits, ProjectLimits,
     )
 }  # fmt: skip
 

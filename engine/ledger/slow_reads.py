@@ -20,10 +20,10 @@ from .interface import Change, Room, Rows, Transaction
 
 T = TypeVar("T")
 
-THREADS: Final = 4
+THREADS_MAX: Final = 4
 """Long reads that run at one time, in one process."""
 
-SHARE: Final = 2
+THREADS_PER_OWNER: Final = 2
 """Of them, those of one party."""
 
 READ_OWNER: Final[ContextVar[str]] = ContextVar("holdfast.party", default="")
@@ -131,7 +131,7 @@ class SlowReads:
     def _submit(self, party: str, call: Callable[[], None]) -> None:
         with self._lock:
             self._waiting.setdefault(party, deque()).append(call)
-            if self._threads < THREADS:
+            if self._threads < THREADS_MAX:
                 threading.Thread(target=self._work, name=self._name).start()
                 self._threads += 1
 
@@ -151,7 +151,7 @@ class SlowReads:
     def _next(self) -> tuple[str | None, Callable[[], None]]:
         for party, calls in self._waiting.items():
             running = self._running.get(party, 0)
-            if running < SHARE:
+            if running < THREADS_PER_OWNER:
                 self._running[party] = running + 1
                 # The others come first next time.
                 del self._waiting[party]

@@ -13,7 +13,7 @@ from typing import Final
 
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, after
-from holdfast.engine.ledger.records import Aside, decode, save
+from holdfast.engine.ledger.records import DeadLetter, decode, save
 from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.model.values import moment
 from holdfast.engine.references import trash_rows
@@ -41,17 +41,17 @@ async def put(txn: Transaction, key: bytes, reason: str, now: int) -> None:
         return
     await txn.delete(key)
     await trash_rows.list_row(txn, key, value, listed=False)
-    await save(txn, layout.ASIDE + key, Aside(value, reason[:_REASON_CHARS], now))
+    await save(txn, layout.DEAD_LETTER + key, DeadLetter(value, reason[:_REASON_CHARS], now))
     await _count(txn, key, 1)
 
 
 async def put_back(txn: Transaction, last: bytes, limit: int) -> bytes | None:
     """Give rows behind the key ``last`` back to their queues; says where to go on, or None."""
-    start = layout.ASIDE + last + b"\0" if last else layout.ASIDE
-    rows = await txn.scan(start, after(layout.ASIDE), limit=limit)
+    start = layout.DEAD_LETTER + last + b"\0" if last else layout.DEAD_LETTER
+    rows = await txn.scan(start, after(layout.DEAD_LETTER), limit=limit)
     for key, value in rows:
         try:
-            record = decode(Aside, key, value)
+            record = decode(DeadLetter, key, value)
         except Corrupt:
             # The check tells of it.
             continue
@@ -63,7 +63,7 @@ async def put_back(txn: Transaction, last: bytes, limit: int) -> bytes | None:
 
 
 async def _count(txn: Transaction, key: bytes, by: int) -> None:
-    await txn.add(layout.counter(layout.ASIDE_LENGTH), by)
+    await txn.add(layout.counter(layout.DEAD_LETTERS), by)
     length = _LENGTHS.get(key[:1])
     if length is not None:
         await txn.add(layout.counter(length), -by)
@@ -72,11 +72,11 @@ async def _count(txn: Transaction, key: bytes, by: int) -> None:
 async def listing(txn: Transaction, limit: int) -> list[SetAside]:
     """What is set aside, in order of keys."""
     found = []
-    for key, value in await txn.scan(layout.ASIDE, after(layout.ASIDE), limit=limit):
+    for key, value in await txn.scan(layout.DEAD_LETTER, after(layout.DEAD_LETTER), limit=limit):
         kind, name = layout.about(key)
         try:
-            record = decode(Aside, key, value)
+            record = decode(DeadLetter, key, value)
         except Corrupt as error:
-            record = Aside(b"", error.reason, 0)
+            record = DeadLetter(b"", error.reason, 0)
         found.append(SetAside(kind, name, record.reason, moment(record.when)))
     return found

@@ -143,7 +143,7 @@ class Recompressor:
         return done
 
     async def _step(self, last: int, done: Recompressed, rate: float) -> int | None:
-        found, following = await self._core.ledger.read_aside(candidates, last)
+        found, following = await self._core.ledger.read_in_thread(candidates, last)
         for candidate in found:
             # Another process may walk here too.
             if await self._core.ledger.read(is_candidate, candidate):
@@ -219,7 +219,7 @@ class Recompressor:
         self._background.start()
 
     async def _turn(self) -> float:
-        following = await self._core.ledger.read_aside(settled_until)
+        following = await self._core.ledger.read_in_thread(settled_until)
         last: int | None = self._begin
         skipped = self.total.skipped
         while last is not None:

@@ -559,7 +559,7 @@ class Retentions:
     async def plan(self, namespace_id: UUID) -> Plan:
         """What ``apply`` would remove now, and free: a dry run. Raises NotFound."""
         now = self._core.now()
-        return await self._core.ledger.read_aside(plan, namespace_id.bytes, now)
+        return await self._core.ledger.read_in_thread(plan, namespace_id.bytes, now)
 
     async def apply(self, namespace_id: UUID) -> Plan:
         """Remove what the rules say; what really went, and what that frees.
@@ -575,17 +575,17 @@ class Retentions:
             await flush()
         now = core.now()
         begun = await core.ledger.read(begin, key, now)
-        work = await core.ledger.read_aside(find, key, now, begun)
+        work = await core.ledger.read_in_thread(find, key, now, begun)
         if not work.proposed:
             return Plan((), 0, 0)
         until = now + int(core.config.trash_seconds * SECOND)
         bare_until = core.hold_until(now)
         times = Times(now, begun, max(until, bare_until), until, bare_until)
         async with core.gate.decision(self._flushes):
-            work = await core.ledger.read_aside(find, key, now, begun)
+            work = await core.ledger.read_in_thread(find, key, now, begun)
             gone = await self._run(work, times)
         removed = tuple(item for item in work.expired if _name_of(item) in gone)
-        return await core.ledger.read_aside(outcome, work, removed)
+        return await core.ledger.read_in_thread(outcome, work, removed)
 
     async def _run(self, work: Work, times: Times) -> Gone:
         """Go through what is proposed; says what went."""

@@ -269,7 +269,7 @@ class Scrubber:
         """
         marked, rate = done.bytes, pace.rate
         while True:
-            found = await self._core.ledger.read_aside(candidates, last, _STEP)
+            found = await self._core.ledger.read_in_thread(candidates, last, _STEP)
             for candidate in found:
                 if stop and candidate.sha > stop:
                     return await self._mark(last, rate)

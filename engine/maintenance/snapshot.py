@@ -161,7 +161,7 @@ async def _fill(
 
 async def detach(ledger: Ledger) -> None:
     """Turn a copied ledger into one of a store that nobody uses: no open blocks."""
-    for kind in (layout.DOOMED, layout.BLOCK, files.LEASE):
+    for kind in (layout.PENDING_UNLINK, layout.BLOCK, files.LEASE):
         while await ledger.transact(drop_rows, kind, _STEP):
             continue
 
@@ -225,7 +225,7 @@ class Filling:
         self._made: set[int] = set()
 
     async def __aiter__(self) -> AsyncIterator[Filled]:
-        done = Filled(total=await self._ledger.read_aside(count_files))
+        done = Filled(total=await self._ledger.read_in_thread(count_files))
         await self._threads.run(self._begin)
         yield done
         last: int | None = 0

@@ -110,7 +110,7 @@ class Sweeper:
         await self._trash(FAR if early else now + 1, now, done)
         await self._uploads(now, done)
         done.files = await self._core.files.discard_rest(STEP)
-        done.files += await self._core.files.unlink_doomed(STEP, now)
+        done.files += await self._core.files.unlink_pending(STEP, now)
         self.total.add(done)
         return done
 

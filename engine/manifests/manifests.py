@@ -332,7 +332,7 @@ class Manifests:
         last = None if after is None else Digest.parse(after)
         if last is not None and last.algorithm != "sha256":
             raise InvalidDigest(str(last), "must be a sha256 digest")
-        found, rest = await self._core.ledger.read_aside(
+        found, rest = await self._core.ledger.read_in_thread(
             manifest_listing.listing,
             image_id.bytes,
             tagged,

@@ -315,7 +315,7 @@ class Keys:
             raise Invalid("page_size", f"must be 1 to {PAGE_MAX}")
         project = project_id.bytes if project_id else None
         skip = (page - 1) * page_size
-        return await self._core.ledger.read_aside(page_of, project, skip, page_size)
+        return await self._core.ledger.read_in_thread(page_of, project, skip, page_size)
 
     async def update(
         self,

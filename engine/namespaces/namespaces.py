@@ -395,7 +395,7 @@ class Namespaces:
         scope = in_project(region, project_id.bytes) if project_id else in_region(region)
         asked = listings.query(KIND, scope, order, page, page_size, name)
         ledger = self._core.ledger
-        read = ledger.read_aside if asked.is_deep else ledger.read
+        read = ledger.read_in_thread if asked.is_deep else ledger.read
         return await read(page_of, asked)
 
     async def update(
@@ -455,8 +455,8 @@ class Namespaces:
         """
         core = self._core
         opened = await core.scratch.read(session_totals, namespace_id.bytes)
-        return await core.ledger.read_aside(usage, namespace_id.bytes, opened)
+        return await core.ledger.read_in_thread(usage, namespace_id.bytes, opened)
 
     async def would_free(self, namespace_id: UUID) -> int:
         """Bytes on disk that deleting it would free, once the trash is emptied."""
-        return await self._core.ledger.read_aside(would_free, namespace_id.bytes)
+        return await self._core.ledger.read_in_thread(would_free, namespace_id.bytes)

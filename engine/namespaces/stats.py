@@ -26,5 +26,5 @@ async def stats(txn: Transaction, uploads: int) -> Stats:
         oldest_garbage=moment(layout.at(oldest[0][0], 1)) if oldest else None,
         freed_bytes=await of(layout.FREED_BYTES),
         trash=await of(layout.TRASH_LENGTH),
-        aside=await of(layout.ASIDE_LENGTH),
+        aside=await of(layout.DEAD_LETTERS),
     )

@@ -420,7 +420,7 @@ class Images:
         within = None if namespace_id is None else namespace_id.bytes
         ledger = self._core.ledger
         if asked.is_deep or (within is None and await ledger.read(namespaces.many_deleted)):
-            return await ledger.read_aside(page_of, asked, region, within)
+            return await ledger.read_in_thread(page_of, asked, region, within)
         return await ledger.read(page_of, asked, region, within)
 
     async def update(self, image_id: UUID, *, visibility: Visibility | None) -> Image:
@@ -445,4 +445,4 @@ class Images:
         With ``project_only``, bytes of the blobs themselves, as if there were no other project:
         what may be told to whoever has a key of this one. Raises NotFound.
         """
-        return await self._core.ledger.read_aside(would_free, image_id.bytes, project_only)
+        return await self._core.ledger.read_in_thread(would_free, image_id.bytes, project_only)

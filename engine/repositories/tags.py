@@ -352,7 +352,7 @@ class Tags:
             raise Invalid("order_by", f"tags are not ordered by {order}")
         asked = listings.query(KIND, b"", order, page, page_size, name)
         ledger = self._core.ledger
-        read = ledger.read_aside if asked.is_deep else ledger.read
+        read = ledger.read_in_thread if asked.is_deep else ledger.read
         return await read(page_of, image_id.bytes, asked)
 
     async def untag(
@@ -391,4 +391,4 @@ class Tags:
         With ``project_only``, bytes of the blobs themselves, as if there were no other project:
         what may be told to whoever has a key of this one. Raises NotFound.
         """
-        return await self._core.ledger.read_aside(would_free, tag_id.bytes, project_only)
+        return await self._core.ledger.read_in_thread(would_free, tag_id.bytes, project_only)

@@ -57,7 +57,7 @@ async def _all_others(core: Core, entry: Trash) -> list[Trash]:
     start: bytes | None = b""
     looked = 0
     while start is not None and looked < LOOKED_AT_MAX:
-        some, start = await core.ledger.read_aside(others, entry, start, _STEP)
+        some, start = await core.ledger.read_in_thread(others, entry, start, _STEP)
         found += some
         looked += _STEP
     return found

@@ -65,7 +65,7 @@ async def needed(core: Core, project: bytes, namespace: bytes, but: bytes = b"")
     start = b""
     looked, room = 0, NEEDS_MAX
     while True:
-        rows = await core.ledger.read_aside(_tags, project, start, _STEP)
+        rows = await core.ledger.read_in_thread(_tags, project, start, _STEP)
         for key, until, entry in rows:
             if looked == LOOKED_AT_MAX:
                 found.until = until

@@ -391,7 +391,7 @@ class Trash:
             raise Invalid("page", "must be at least 1")
         if not 1 <= page_size <= PAGE_MAX:
             raise Invalid("page_size", f"must be 1 to {PAGE_MAX}")
-        found, total = await self._core.ledger.read_aside(
+        found, total = await self._core.ledger.read_in_thread(
             trash_rows.page_of, self._core.now(), chosen, (page - 1) * page_size, page_size
         )
         return Page([view(until, entry) for until, entry in found], total)

@@ -11,7 +11,7 @@ import msgspec
 
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, after
-from holdfast.engine.ledger.records import Aside, Trash, decode, encode, save
+from holdfast.engine.ledger.records import DeadLetter, Trash, decode, encode, save
 from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.references import trash_rows
 
@@ -21,18 +21,18 @@ _ENTRIES: Final = 20
 
 async def advance(txn: Transaction, cursor: bytes, _: int) -> bytes | None:
     """Write the lists of some entries; those set aside come behind those in the trash."""
-    if not cursor.startswith(layout.ASIDE):
+    if not cursor.startswith(layout.DEAD_LETTER):
         rows = await txn.scan(cursor or layout.TRASH, after(layout.TRASH), limit=_ENTRIES)
         for key, value in rows:
             changed = await _list(txn, key, value)
             if changed is not None:
                 await save(txn, key, changed)
                 await trash_rows.list_row(txn, key, encode(key, changed), listed=True)
-        return rows[-1][0] + b"\0" if len(rows) == _ENTRIES else layout.ASIDE + layout.TRASH
-    rows = await txn.scan(cursor, after(layout.ASIDE + layout.TRASH), limit=_ENTRIES)
+        return rows[-1][0] + b"\0" if len(rows) == _ENTRIES else layout.DEAD_LETTER + layout.TRASH
+    rows = await txn.scan(cursor, after(layout.DEAD_LETTER + layout.TRASH), limit=_ENTRIES)
     for key, value in rows:
         try:
-            record = decode(Aside, key, value)
+            record = decode(DeadLetter, key, value)
         except Corrupt:
             continue
         changed = await _list(txn, key[1:], record.value)

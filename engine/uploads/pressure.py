@@ -57,7 +57,7 @@ class Pressure:
         core, namespace_id = self._core, repository.namespace_id.bytes
         opened = await core.scratch.read(session_totals, namespace_id)
         # Read after the refusal, so the sums may differ a little: people read them later still.
-        usage = await core.ledger.read_aside(namespaces.usage, namespace_id, opened)
+        usage = await core.ledger.read_in_thread(namespaces.usage, namespace_id, opened)
         numbers = refusal.resource, refusal.quota, refusal.current, refusal.asked
         return QuotaExceeded(*numbers, used_for=_usage_text(usage))
 
@@ -65,7 +65,7 @@ class Pressure:
         """End one idle session for a refused request. Return True if it may fit now."""
         core, namespace_id = self._core, repository.namespace_id.bytes
         before = core.now() - int(core.config.upload_idle_seconds * SECOND)
-        seen, idle = await core.scratch.read_aside(session_rows.idle, namespace_id, before)
+        seen, idle = await core.scratch.read_in_thread(session_rows.idle, namespace_id, before)
         idle = [one for one in idle if one.id not in self.busy]
         by_number = refusal.resource == "uploads"
         # Ending sessions that do not make enough room would only lose their uploads.

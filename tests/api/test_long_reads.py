@@ -22,7 +22,7 @@ from support.rows import Row, said
 from support.wire import Client, connected, request, serving
 
 from holdfast.engine import Store, StoreConfig
-from holdfast.engine.ledger.slow_reads import SHARE, Stopped
+from holdfast.engine.ledger.slow_reads import THREADS_PER_OWNER, Stopped
 
 TOKEN: Final = f"X-Auth-Token: {OWNER_SECRET}"
 BEYOND: Final = "/holdfast/v1/regions/fr-par/namespaces"
@@ -190,12 +190,12 @@ def test_many_long_reads_leave_other_projects_their_part(
                 return client
 
             crowd = [await ask(tenants.usage) for _ in range(12)]
-            await eventually(lambda: endless.begun == SHARE)
+            await eventually(lambda: endless.begun == THREADS_PER_OWNER)
             for _ in range(3):
                 other = await ask(tenants.trash[1])
                 answer = await asyncio.wait_for(other.answer(), 5)
                 assert json.loads(answer.partition(b"\r\n\r\n")[2])["total_count"] == 0
-            assert endless.begun == SHARE
+            assert endless.begun == THREADS_PER_OWNER
             own = await ask(tenants.trash[0])
             endless.open.set()
             for client in (*crowd, own):

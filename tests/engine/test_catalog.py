@@ -232,17 +232,17 @@ async def test_what_lies_in_the_trash_costs_nothing(
         finally:
             rows += counted.rows
 
-    read, read_aside = ledger.read, ledger.read_aside
+    read, read_in_thread = ledger.read, ledger.read_in_thread
 
     async def counted_read(work: Any, *args: Any, **more: Any) -> Any:
         return await read(counting, work, *args, **more)
 
     async def seen_aside(work: Any, *args: Any, **more: Any) -> Any:
         aside.append(work.__name__)
-        return await read_aside(work, *args, **more)
+        return await read_in_thread(work, *args, **more)
 
     monkeypatch.setattr(ledger, "read", counted_read)
-    monkeypatch.setattr(ledger, "read_aside", seen_aside)
+    monkeypatch.setattr(ledger, "read_in_thread", seen_aside)
 
     async def costs() -> tuple[list[int], int]:
         nonlocal rows

@@ -239,7 +239,7 @@ async def a_file_row_is_gone(txn: Transaction) -> None:
 @CASES("file: a blob uses it, and it is queued for removal")
 async def a_file_in_use_is_doomed(txn: Transaction) -> None:
     _, blob = await blob_of(txn, BASE)
-    await put_payload(txn, layout.DOOMED + layout.number(blob.file_id))
+    await put_payload(txn, layout.PENDING_UNLINK + layout.number(blob.file_id))
 
 
 @CASES("counter: blocks of file ids")

@@ -215,7 +215,7 @@ async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Pl
             await txn.delete(key)
 
     async def schedule_unlink(txn: Transaction, file_id: int) -> None:
-        await put_payload(txn, layout.DOOMED + layout.number(file_id))
+        await put_payload(txn, layout.PENDING_UNLINK + layout.number(file_id))
 
     async with place.store() as store:
         await furnish(store)

@@ -85,7 +85,7 @@ async def test_beside_a_damaged_row_of_any_kind_the_rest_goes_on(
     async with Place("disk", tmp_path, clock).store() as store:
         await furnish(store)
         await furnish_more(store)
-        if kind == layout.ASIDE:
+        if kind == layout.DEAD_LETTER:
             (garbage,) = await store.core.ledger.read(every, layout.GARBAGE)
             await store.core.ledger.transact(dead_letters.put, garbage, "a test", 1)
         keys = await store.core.ledger.read(every, kind)

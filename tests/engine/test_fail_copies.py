@@ -46,7 +46,7 @@ CALLS: Final = (
 )
 """What fails with EIO."""
 
-LEDGER: Final = ("transact", "read", "read_aside", "copy")
+LEDGER: Final = ("transact", "read", "read_in_thread", "copy")
 CONFIG: Final = StoreConfig(background=False, map_bytes=MAP_BYTES, threads=2)
 
 Copy = Callable[[Store, Path], AsyncGenerator[Any, None]]

@@ -270,9 +270,9 @@ async def test_a_ledger_fails_before_or_after() -> None:
     counting = FailingLedger(ledger)
     assert await counting.transact(bump, 1) == 1
     assert await counting.read(look) == 1
-    assert await counting.read_aside(look) == 1
+    assert await counting.read_in_thread(look) == 1
     assert (counting.count, counting.fired) == (3, False)
-    assert counting.log == ["transact", "read", "read_aside"]
+    assert counting.log == ["transact", "read", "read_in_thread"]
 
     before = FailingLedger(ledger, 1, "before")
     with pytest.raises(StorageFailed) as caught:

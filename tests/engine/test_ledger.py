@@ -103,7 +103,7 @@ async def test_rows_are_kept_replaced_and_removed(ledger: AnyLedger) -> None:
 async def test_every_way_to_read_sees_the_same(ledger: AnyLedger) -> None:
     await ledger.transact(put, a=b"1")
     assert await ledger.read(get, key=b"a") == b"1"
-    assert await ledger.read_aside(get, key=b"a") == b"1"
+    assert await ledger.read_in_thread(get, key=b"a") == b"1"
     assert ledger.read_now(get, key=b"a") == b"1"
     assert await as_ledger(ledger).transact(get, key=b"a") == b"1"
     value = await ledger.read(get, b"a")
@@ -169,7 +169,7 @@ async def test_an_error_comes_out_as_it_was_raised(ledger: AnyLedger) -> None:
     async def fail(_txn: Transaction) -> None:
         raise error
 
-    for call in (ledger.transact, ledger.read, ledger.read_aside):
+    for call in (ledger.transact, ledger.read, ledger.read_in_thread):
         with pytest.raises(Oops) as caught:
             await call(fail)
         assert caught.value is error
@@ -192,7 +192,7 @@ async def test_a_body_must_not_wait_for_anything_else(ledger: AnyLedger) -> None
 
 async def test_reads_do_not_write(ledger: AnyLedger) -> None:
     await ledger.transact(put, a=b"1")
-    for call in (ledger.read, ledger.read_aside):
+    for call in (ledger.read, ledger.read_in_thread):
         with pytest.raises(RuntimeError, match="does not write"):
             await call(put, a=b"2")
         with pytest.raises(RuntimeError, match="does not write"):
@@ -333,7 +333,7 @@ async def test_a_closed_ledger_refuses_everything(ledger: AnyLedger) -> None:
     await ledger.transact(put, a=b"1")
     await asyncio.gather(ledger.close(), ledger.close())
     await ledger.close()
-    for call in (ledger.transact, ledger.read, ledger.read_aside):
+    for call in (ledger.transact, ledger.read, ledger.read_in_thread):
         with pytest.raises(Closed):
             await call(get, b"a")
     with pytest.raises(Closed):
@@ -347,7 +347,7 @@ async def test_a_closed_ledger_refuses_everything(ledger: AnyLedger) -> None:
 async def test_the_newest_transaction_tells_whether_anything_changed(ledger: AnyLedger) -> None:
     before = ledger.last_txn()
     await ledger.read(get, b"a")
-    await ledger.read_aside(everything)
+    await ledger.read_in_thread(everything)
     assert ledger.last_txn() == before
     for number in range(5):
         await ledger.transact(put, a=b"%d" % number)

@@ -24,7 +24,7 @@ from holdfast.engine.ledger import lmdb_file
 from holdfast.engine.ledger.group_commit import GROUP_BOUNDS
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.ledger.lmdb import LmdbLedger
-from holdfast.engine.ledger.lmdb_txn import Reading, Writing
+from holdfast.engine.ledger.lmdb_txn import ReadTxn, WriteTxn
 from holdfast.engine.model.errors import (
     AlreadyExists,
     Closed,
@@ -659,7 +659,7 @@ async def test_members_of_a_group_see_the_room_that_those_before_them_left(path:
     row, members, rooms = b"x" * 30_000, 200, list[tuple[int, int]]()
 
     async def take(txn: Transaction, key: bytes) -> None:
-        exact = (await Reading.room(cast(Writing, txn))).map
+        exact = (await ReadTxn.room(cast(WriteTxn, txn))).map
         rooms.append((exact, (await txn.room()).map))
         await txn.put(key, row)
 
@@ -683,7 +683,7 @@ async def test_reads_go_on_beside_a_writer(ledger: LmdbLedger) -> None:
     number = ledger.last_txn()
     for _ in range(3):
         assert await ledger.read(keys) == [b"before"]
-        assert await ledger.read_aside(keys) == [b"before"]
+        assert await ledger.read_in_thread(keys) == [b"before"]
         assert ledger.last_txn() == number
     gate.go_on.set()
     await task
@@ -701,7 +701,7 @@ async def test_a_read_sees_one_state_however_long_it_takes(ledger: LmdbLedger) -
         assert gate.go_on.wait(60)
         return [*seen, len(await keys(txn))]
 
-    aside = asyncio.create_task(ledger.read_aside(look_twice))
+    aside = asyncio.create_task(ledger.read_in_thread(look_twice))
     assert await asyncio.to_thread(gate.entered.wait, 60)
     for number in range(20):
         await ledger.transact(put, b"%d" % number)
@@ -756,7 +756,7 @@ async def test_close_waits_for_reads_aside(ledger: LmdbLedger) -> None:
         assert gate.go_on.wait(60)
         return await keys(txn)
 
-    aside = asyncio.create_task(ledger.read_aside(wait))
+    aside = asyncio.create_task(ledger.read_in_thread(wait))
     assert await asyncio.to_thread(gate.entered.wait, 60)
     closing = asyncio.create_task(ledger.close())
     await asyncio.sleep(0)

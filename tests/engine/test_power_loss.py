@@ -97,8 +97,8 @@ class WatchedLedger:
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._inner.read(work, *args, **kwargs)
 
-    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._inner.read_aside(work, *args, **kwargs)
+    async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._inner.read_in_thread(work, *args, **kwargs)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -14,7 +14,14 @@ from support.load import eventually
 
 from holdfast.engine import Closed, Store
 from holdfast.engine.ledger.interface import Transaction
-from holdfast.engine.ledger.slow_reads import READ_OWNER, SHARE, THREADS, SlowReads, Stop, Stopped
+from holdfast.engine.ledger.slow_reads import (
+    READ_OWNER,
+    THREADS_MAX,
+    THREADS_PER_OWNER,
+    SlowReads,
+    Stop,
+    Stopped,
+)
 from holdfast.engine.namespaces.listings import Query
 
 
@@ -46,7 +53,7 @@ def start(reads: SlowReads, party: str, call: Callable[[Stop], str]) -> asyncio.
 async def test_one_party_has_half_of_the_threads_at_most() -> None:
     reads, gate = SlowReads("test"), Gate()
     many = [start(reads, "a", gate.read(f"a{number}")) for number in range(20)]
-    await eventually(lambda: len(gate.begun) == SHARE)
+    await eventually(lambda: len(gate.begun) == THREADS_PER_OWNER)
     assert await start(reads, "b", lambda stop: "b") == "b", "while a has 18 more that wait"
     assert gate.begun == ["a0", "a1"]
     gate.open.set()
@@ -59,7 +66,7 @@ async def test_one_party_has_half_of_the_threads_at_most() -> None:
 async def test_parties_that_wait_take_turns() -> None:
     reads, gate, last = SlowReads("test"), Gate(), Gate()
     held = [start(reads, party, gate.read(party)) for party in ("x", "x", "y", "y")]
-    await eventually(lambda: len(gate.begun) == THREADS)
+    await eventually(lambda: len(gate.begun) == THREADS_MAX)
     last.open.set()
     waiting = [
         start(reads, party, last.read(f"{party}{number}"))
@@ -76,14 +83,14 @@ async def test_parties_that_wait_take_turns() -> None:
 
 async def test_a_read_ends_with_its_caller() -> None:
     reads, gate = SlowReads("test"), Gate()
-    running = [start(reads, "a", gate.read("running")) for _ in range(SHARE)]
+    running = [start(reads, "a", gate.read("running")) for _ in range(THREADS_PER_OWNER)]
     waiting = start(reads, "a", gate.read("waiting"))
-    await eventually(lambda: len(gate.begun) == SHARE)
+    await eventually(lambda: len(gate.begun) == THREADS_PER_OWNER)
     for task in (waiting, *running):
         task.cancel()
     await asyncio.wait([waiting, *running])
     await eventually(lambda: not reads._threads)
-    assert gate.begun == ["running"] * SHARE, "what waited is not begun"
+    assert gate.begun == ["running"] * THREADS_PER_OWNER, "what waited is not begun"
     assert all(task.cancelled() for task in (waiting, *running))
 
 
@@ -122,15 +129,15 @@ async def endless(txn: Transaction, seen: list[str]) -> None:
 async def test_a_read_of_the_ledger_ends_with_its_caller(place: Place) -> None:
     seen: list[str] = []
     async with place.store() as store:
-        task = asyncio.create_task(store.core.ledger.read_aside(endless, seen))
+        task = asyncio.create_task(store.core.ledger.read_in_thread(endless, seen))
         await eventually(lambda: bool(seen))
         task.cancel()
         await eventually(lambda: seen == ["begun", "stopped"])
         # What is written in a read is refused there as well.
         with pytest.raises(RuntimeError):
-            await store.core.ledger.read_aside(_write)
+            await store.core.ledger.read_in_thread(_write)
     with pytest.raises(Closed):
-        await store.core.ledger.read_aside(endless, seen)
+        await store.core.ledger.read_in_thread(endless, seen)
     assert len(seen) == 2
 
 
@@ -146,11 +153,11 @@ async def test_far_pages_are_read_in_a_thread(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aside: set[int] = set()
-    read_aside = type(store.core.ledger).read_aside
+    read_in_thread = type(store.core.ledger).read_in_thread
 
     async def spy(ledger: Any, work: Any, *args: Any) -> Any:
         aside.update(asked.page for asked in args if isinstance(asked, Query))
-        return await read_aside(ledger, work, *args)
+        return await read_in_thread(ledger, work, *args)
 
     space = await make_namespace(store)
     for name in ("app/web", "app/api"):
@@ -163,7 +170,7 @@ async def test_far_pages_are_read_in_a_thread(
         lambda page: store.tags.list(image.id, page=page, page_size=1),
         lambda page: store.namespaces.list(REGION, page=page, page_size=1),
     )
-    monkeypatch.setattr(type(store.core.ledger), "read_aside", spy)
+    monkeypatch.setattr(type(store.core.ledger), "read_in_thread", spy)
     near = [await listing(page) for listing in listings for page in (1, 2)]
     assert not aside
     monkeypatch.setattr("holdfast.engine.namespaces.listings.ROWS_SKIPPED_ON_LOOP_MAX", 0)

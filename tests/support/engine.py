@@ -109,9 +109,9 @@ class Gate:
             await self._hooks.after_read(_name(work))
         return result
 
-    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
-        result = await self._inner.read_aside(work, *args, **kwargs)
+        result = await self._inner.read_in_thread(work, *args, **kwargs)
         if self._hooks.after_read is not None:
             await self._hooks.after_read(_name(work))
         return result

@@ -430,10 +430,10 @@ class FailingLedger:
         result = await self.inner.read(work, *args, **kwargs)
         return self._acknowledged(due, "read", result)
 
-    async def read_aside(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        due = self._step("read_aside")
-        result = await self.inner.read_aside(work, *args, **kwargs)
-        return self._acknowledged(due, "read_aside", result)
+    async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        due = self._step("read_in_thread")
+        result = await self.inner.read_in_thread(work, *args, **kwargs)
+        return self._acknowledged(due, "read_in_thread", result)
 
     async def close(self) -> None:
         await self.inner.close()

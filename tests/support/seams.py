@@ -152,7 +152,7 @@ class Seams:
         """Files without a row, rows without a file, and what was not cleaned up; or nothing."""
         rows = LmdbLedger.open(self.path, map_bytes=MAP_BYTES, create=False)
         try:
-            named, doomed, open_blocks = await rows.read(_file_rows)
+            named, pending_unlinks, open_blocks = await rows.read(_file_rows)
         finally:
             await rows.close()
         files = self._files()
@@ -160,7 +160,7 @@ class Seams:
         found = {
             "without a row": files - named,
             "without a file": named - files,
-            "doomed": doomed,
+            "pending_unlinks": pending_unlinks,
             "blocks of the dead": dead,
         }
         return ", ".join(f"{what}: {each}" for what, each in found.items() if each)
@@ -174,7 +174,7 @@ async def _file_rows(txn: Transaction) -> tuple[set[int], set[int], list[bytes]]
     blocks = await txn.scan(layout.BLOCK, after(layout.BLOCK), limit=1 << 20)
     return (
         await ids(layout.FILE),
-        await ids(layout.DOOMED),
+        await ids(layout.PENDING_UNLINK),
         [key[1 : 1 + NAME_BYTES] for key, _ in blocks],
     )
 
