@@ -80,7 +80,7 @@ format: $(VENV)/.dev
 
 ## make docs      Write the tables of docs/ that come from the code
 docs: $(VENV)/.dev
-	$(BIN)/python tests/support/pages.py
+	PYTHONPATH=tests $(BIN)/python tests/support/pages.py
 
 ## make lines     Count the lines of code by folder (REVISION counts a commit)
 lines:
