@@ -198,10 +198,10 @@ class Store:
     async def _record_periods(self, core: Core) -> None:
         """Record this store's periods, which bound how far ``future_times`` may cut times."""
         periods = future_times.periods_of(core)
-        if not await core.ledger.read(future_times.unknown, periods):
+        if not await core.ledger.read(future_times.needs_periods, periods):
             return
         try:
-            await core.ledger.transact(future_times.remember, periods)
+            await core.ledger.transact(future_times.store_periods, periods)
         except StorageFull as error:
             # The store opens on a full disk too. The risk is small: a sweep with shorter periods
             # that runs after the clock was ahead cuts times to those.

@@ -31,14 +31,14 @@ async def times(context: CheckContext) -> None:
     """
     if context.now is None:
         return
-    for kind, (record_type, names) in future_times.TIMES.items():
+    for kind, (record_type, names) in future_times.TIME_FIELDS.items():
         count = latest = 0
         async for _, record in context.records(record_type, kind):
-            late = future_times.late_of(record, names, context.now)
+            late = future_times.future_fields(record, names, context.now)
             count += bool(late)
             latest = max(latest, *(getattr(record, name) for name in late), 0)
         _report(context, kind, count, latest)
-    periods = await future_times.stored(context.txn)
+    periods = await future_times.stored_periods(context.txn)
     if periods is None:
         return
     for queue in future_times.QUEUES:

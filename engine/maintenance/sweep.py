@@ -103,7 +103,7 @@ class Sweeper:
         """
         now = self._core.now()
         done = Progress()
-        if sure and now >= future_times.BELIEVED:
+        if sure and now >= future_times.PLAUSIBLE_SINCE:
             await self._cut(now, done)
         for queue in purge.QUEUES:
             await self._queue(queue, now, done)
@@ -130,16 +130,16 @@ class Sweeper:
     async def _cut(self, now: int, done: Progress) -> None:
         """Cut times that only a clock which was ahead can have made."""
         ledger, periods = self._core.ledger, future_times.periods_of(self._core)
-        keys = await ledger.read(future_times.far, now, periods, STEP)
+        keys = await ledger.read(future_times.overlong, now, periods, STEP)
 
         async def cut(some: tuple[bytes, ...]) -> None:
-            await ledger.transact(future_times.cut, some, now, periods)
+            await ledger.transact(future_times.shorten, some, now, periods)
 
         await batches.bisect(cut, keys, partial(self._set_aside, done))
         done.entries += len(keys)
-        if await ledger.read(future_times.unsettled, now):
-            done.entries += max(1, await ledger.transact(future_times.settle, now, WALK_STEP))
-        until = (await ledger.read(future_times.known, periods)).upload + now
+        if await ledger.read(future_times.needs_walk, now):
+            done.entries += max(1, await ledger.transact(future_times.walk, now, WALK_STEP))
+        until = (await ledger.read(future_times.longest_periods, periods)).upload + now
         scratch = self._core.scratch
         if await scratch.read(session_rows.any_after, until + future_times.SLACK):
             some = await scratch.transact(
@@ -153,10 +153,10 @@ class Sweeper:
         A machine whose clock was set wrong has it set right soon after its start.
         """
         now, periods = self._core.now(), future_times.periods_of(self._core)
-        longest = await self._core.ledger.read(future_times.known, periods)
+        longest = await self._core.ledger.read(future_times.longest_periods, periods)
         far = now + longest.upload + future_times.SLACK
         if not (
-            await self._core.ledger.read(future_times.anything, now, periods)
+            await self._core.ledger.read(future_times.has_work, now, periods)
             or await self._core.scratch.read(session_rows.any_after, far)
         ):
             self._ahead_since = None

@@ -1,4 +1,4 @@
-"""What was deleted and can come back: restored, given up, purged when it is due.
+"""The trash: restores deleted namespaces, images and tags, or purges them when they are due.
 
 May import manifests and what manifests may.
 """

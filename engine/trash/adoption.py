@@ -1,8 +1,9 @@
-"""Deleted tags that pointed to one manifest: it went with the one that was deleted last.
+"""Shares one list of removed manifests between the deleted tags of the same manifest.
 
-What went with a tag is listed with its entry in the trash. A tag that was deleted while another
-one kept the manifest has no such list. So before it comes back, or before the other one's entry
-is given up, it gets a copy of the other one's: in steps, and a copy that was begun goes on.
+The manifest is removed with the last of its tags, and that tag's trash entry lists what was
+removed. A tag deleted earlier, while another tag still kept the manifest, has no such list. Before
+it is restored, or before the entry with the list is purged, it therefore gets a copy of that list:
+in bounded transactions, and a copy that was interrupted is continued.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from holdfast.engine.ledger.records import Trash, load
 from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.references import manifest_rows, trash_rows
 
-LOOKED_AT_MAX: Final = 10_000
-"""Entries of a project's trash that are looked at for the other tag."""
+ENTRIES_READ_MAX: Final = 10_000
+"""Entries of a project's trash that a search for tags of the same manifest reads."""
 
-_STEP: Final = 200
+_ROWS_PER_TXN: Final = 200
 
 
-async def lacks(txn: Transaction, entry: Trash) -> bool:
-    """Whether the manifest of a deleted tag is neither in its image nor in its own list."""
+async def lacks_list(txn: Transaction, entry: Trash) -> bool:
+    """Return True if a deleted tag's manifest is neither in its image nor in its own list."""
     if entry.kind != "tag" or await manifest_rows.present(txn, entry.image, entry.sha):
         return False
     return bool(entry.adopting) or not await trash_rows.length(txn, entry)
 
 
-async def others(
+async def same_manifest(
     txn: Transaction, entry: Trash, start: bytes, limit: int
 ) -> tuple[list[Trash], bytes | None]:
-    """Other deleted tags of the same manifest among some entries of the project; where to go on.
+    """Return other deleted tags of the same manifest, and the key to continue at; None at the end.
 
-    Entries that cannot be read are passed over: they cannot be brought back either.
+    Reads up to ``limit`` entries of the project's trash from ``start`` on. Skips entries that
+    cannot be read: they cannot be restored either.
     """
     prefix = layout.TRASH_PROJECT + entry.project
     rows = await txn.scan(start or prefix, after(prefix), limit=limit)
@@ -52,33 +54,38 @@ async def others(
     return found, rows[-1][0] + b"\0" if len(rows) == limit else None
 
 
-async def _all_others(core: Core, entry: Trash) -> list[Trash]:
+async def _all_same_manifest(core: Core, entry: Trash) -> list[Trash]:
     found: list[Trash] = []
     start: bytes | None = b""
-    looked = 0
-    while start is not None and looked < LOOKED_AT_MAX:
-        some, start = await core.ledger.read_in_thread(others, entry, start, _STEP)
+    entries_read = 0
+    while start is not None and entries_read < ENTRIES_READ_MAX:
+        some, start = await core.ledger.read_in_thread(same_manifest, entry, start, _ROWS_PER_TXN)
         found += some
-        looked += _STEP
+        entries_read += _ROWS_PER_TXN
     return found
 
 
-async def copy_some(txn: Transaction, entry_id: bytes, source_id: bytes) -> bool:
-    """Copy some of the list of one entry to another one; says whether that is all done.
+async def copy_batch(txn: Transaction, entry_id: bytes, source_id: bytes) -> bool:
+    """Copy the next rows of one entry's list to another entry. Return True if nothing is left.
 
-    Nothing where either left the trash meanwhile, or is being brought back or purged.
+    Copies nothing if either has left the trash meanwhile, or is being restored or purged.
     """
-    target, source = await trash_rows.find(txn, entry_id), await trash_rows.find(txn, source_id)
-    if target is None or source is None:
+    target, found = await trash_rows.find(txn, entry_id), await trash_rows.find(txn, source_id)
+    if target is None or found is None:
         return True
-    (until, entry), (_, giver) = target, source
-    if entry.purging or entry.restoring or giver.purging or giver.restoring:
+    (until, entry), (_, source) = target, found
+    # A restore or purge in progress consumes the list: a copy could be incomplete.
+    if entry.purging or entry.restoring or source.purging or source.restoring:
         return True
     if not entry.adopting and await trash_rows.length(txn, entry):
         return True
-    rows = await trash_rows.listed_from(txn, giver, await trash_rows.length(txn, entry), _STEP)
+    # The length of the copy so far is the position to continue at.
+    rows = await trash_rows.listed_from(
+        txn, source, await trash_rows.length(txn, entry), _ROWS_PER_TXN
+    )
     await trash_rows.add_manifests(txn, entry, rows)
-    done = len(rows) < _STEP
+    done = len(rows) < _ROWS_PER_TXN
+    # ``adopting`` names the source while the copy is incomplete, so that it can be continued.
     adopting = b"" if done else source_id
     if adopting != entry.adopting:
         await trash_rows.change(txn, until, msgspec.structs.replace(entry, adopting=adopting))
@@ -86,28 +93,28 @@ async def copy_some(txn: Transaction, entry_id: bytes, source_id: bytes) -> bool
 
 
 async def before_restore(core: Core, entry: Trash) -> None:
-    """Give a deleted tag the list that it lacks, if another deleted tag of its manifest has it."""
-    if not await core.ledger.read(lacks, entry):
+    """Copy the list that a deleted tag lacks from another deleted tag of its manifest, if any."""
+    if not await core.ledger.read(lacks_list, entry):
         return
-    givers = [entry.adopting] if entry.adopting else []
-    if not givers:
+    sources = [entry.adopting] if entry.adopting else []
+    if not sources:
         listed = [
             other.id
-            for other in await _all_others(core, entry)
+            for other in await _all_same_manifest(core, entry)
             if await core.ledger.read(trash_rows.length, other)
         ]
-        givers = listed[-1:]
-    for giver in givers:
-        while not await core.grow(copy_some, entry.id, giver):
+        sources = listed[-1:]
+    for source in sources:
+        while not await core.grow(copy_batch, entry.id, source):
             continue
 
 
 async def before_purge(core: Core, entry: Trash) -> None:
-    """Let the deleted tags that an entry's list would be for have it, before it goes."""
+    """Copy an entry's list to all deleted tags that depend on it, before the entry is purged."""
     if entry.kind != "tag" or not await core.ledger.read(trash_rows.length, entry):
         return
-    for other in await _all_others(core, entry):
-        if await core.ledger.read(lacks, other):
-            # Out of the room for deletes: this is one, and may be what frees a full disk.
-            while not await core.ledger.transact(copy_some, other.id, entry.id):
+    for other in await _all_same_manifest(core, entry):
+        if await core.ledger.read(lacks_list, other):
+            # ``transact``, not ``grow``: a purge may use the reserve, since it frees a full disk.
+            while not await core.ledger.transact(copy_batch, other.id, entry.id):
                 continue

@@ -1,8 +1,8 @@
-"""What the deleted tags of a namespace need to come back, and giving that up.
+"""Finds the content that deleted tags need for a restore, and ends holds that none of them needs.
 
-When a tag is deleted, its image goes on holding the manifests that went with it, and what these
-need. Nothing tells of a hold why it is there. So who ends holds early, of one tag or of a whole
-namespace, reads the manifests of the other deleted tags first.
+When a tag is deleted, its image keeps holds on the manifests that were removed with it, and on
+what these need. A hold does not record its reason. Code that ends holds early, for one tag or for
+a whole namespace, therefore first reads the manifests of the other deleted tags.
 """
 
 from __future__ import annotations
@@ -26,29 +26,31 @@ from holdfast.engine.references import trash_rows
 from holdfast.engine.repositories import images
 from holdfast.engine.repositories.reader import BlobReader
 
-LOOKED_AT_MAX: Final = 10_000
-"""Entries of a project's trash that are looked at."""
+ENTRIES_READ_MAX: Final = 10_000
+"""Entries of a project's trash that one search reads."""
 
 NEEDS_MAX: Final = 50_000
-"""Digests that they may need in all: some 10 MiB, and seconds of reading."""
+"""Digests that one search collects: about 10 MiB, and seconds of reading."""
 
-_STEP: Final = 200
+_ROWS_PER_READ: Final = 200
 
-_FAR: Final = 1 << 62
+_FOREVER: Final = 1 << 62
 
 
 @dataclass(slots=True)
 class Needed:
-    """What deleted tags need: by the key of their image, digest keys."""
+    """Content that deleted tags need for a restore."""
 
     keys: dict[bytes, set[bytes]] = field(default_factory=dict)
-    until: int = _FAR
-    """Tags whose time in the trash is over from then on were not looked at."""
+    """Digest keys by image key."""
+    until: int = _FOREVER
+    """Time (us) from which on entries are due that a bounded search did not read."""
 
     def has(self, image_key: bytes, sha: bytes, claim: Claim) -> bool:
-        """Whether a deleted tag may need what the image holds by that claim.
+        """Return True if a deleted tag may need the blob that the claim holds.
 
-        Holds of what went with a tag last as long as its entry, at least.
+        A hold made for a deleted tag lasts at least as long as the tag's entry, so one that ends
+        before ``until`` is not for an entry that was not read.
         """
         if claim.hold >= self.until:
             return True
@@ -56,79 +58,81 @@ class Needed:
         return any(key in known for key in (Digest.sha256(sha).key, *claim.aliases))
 
 
-async def needed(core: Core, project: bytes, namespace: bytes, but: bytes = b"") -> Needed:
-    """What the deleted tags of a namespace need, but for the one of that id.
+async def needed(core: Core, project: bytes, namespace: bytes, except_id: bytes = b"") -> Needed:
+    """Collect what the deleted tags of a namespace need, except the one with the id ``except_id``.
 
-    Bounded: see ``Needed.until``.
+    Bounded by ENTRIES_READ_MAX and NEEDS_MAX: see ``Needed.until``.
     """
     found = Needed()
     start = b""
-    looked, room = 0, NEEDS_MAX
+    entries_read, budget = 0, NEEDS_MAX
     while True:
-        rows = await core.ledger.read_in_thread(_tags, project, start, _STEP)
+        rows = await core.ledger.read_in_thread(_tags, project, start, _ROWS_PER_READ)
         for key, until, entry in rows:
-            if looked == LOOKED_AT_MAX:
+            if entries_read == ENTRIES_READ_MAX:
                 found.until = until
                 return found
-            looked += 1
+            entries_read += 1
             start = key + b"\0"
             if entry is None or entry.kind != "tag" or entry.namespace != namespace:
                 continue
-            if entry.id == but:
+            if entry.id == except_id:
                 continue
-            keys = await of_tag(core, entry, room)
-            room -= len(keys)
-            if room <= 0:
+            keys = await of_tag(core, entry, budget)
+            budget -= len(keys)
+            if budget <= 0:
                 found.until = until
                 return found
             found.keys.setdefault(entry.image, set()).update(keys)
-        if len(rows) < _STEP:
+        if len(rows) < _ROWS_PER_READ:
             return found
 
 
 async def _tags(
     txn: Transaction, project: bytes, start: bytes, limit: int
 ) -> list[tuple[bytes, int, Trash | None]]:
-    """Entries of a project's trash from a key on, those due first first; None where one cannot be
-    read, so that it cannot be brought back either."""
+    """Return key, time due (us) and entry of a project's trash from a key on, in order of time.
+
+    The entry is None if it cannot be read, so that it cannot be restored either.
+    """
     prefix = layout.TRASH_PROJECT + project
     found = []
     for key, _ in await txn.scan(start or prefix, after(prefix), limit=limit):
-        place = key[len(prefix) :]
+        position = key[len(prefix) :]
         try:
-            entry = await load(txn, Trash, layout.TRASH + place)
+            entry = await load(txn, Trash, layout.TRASH + position)
         except Corrupt:
             entry = None
-        found.append((key, layout.at(place, 0), entry))
+        found.append((key, layout.at(position, 0), entry))
     return found
 
 
-async def of_tag(core: Core, entry: Trash, room: int = NEEDS_MAX) -> set[bytes]:
-    """Digest keys of the manifests that went with a tag, and of what they need.
+async def of_tag(core: Core, entry: Trash, budget: int = NEEDS_MAX) -> set[bytes]:
+    """Return digest keys of the manifests removed with a tag, and of all that they need.
 
-    It stops once there are ``room`` of them or more.
+    Stops once it has ``budget`` keys or more.
     """
     found = {Digest.sha256(entry.sha).key}
-    below = _FAR
-    while len(found) < room:
+    below = _FOREVER
+    while len(found) < budget:
         try:
-            rows = await core.ledger.read(trash_rows.manifests, entry, below, _STEP)
+            rows = await core.ledger.read(trash_rows.manifests, entry, below, _ROWS_PER_READ)
         except Corrupt:
-            # It cannot be brought back; what it held ends by itself.
+            # It cannot be restored; its holds expire.
             break
-        for place, sha, media_type in rows:
-            below = place
+        for position, sha, media_type in rows:
+            below = position
             found.add(Digest.sha256(sha).key)
             found |= await _needs(core, entry.image, sha, media_type)
-            if len(found) >= room:
+            if len(found) >= budget:
                 break
-        if len(rows) < _STEP:
+        if len(rows) < _ROWS_PER_READ:
             break
     return found
 
 
 async def _needs(core: Core, image_key: bytes, sha: bytes, media_type: str) -> set[bytes]:
-    """What one manifest needs; nothing where it cannot be read, and so cannot come back."""
+    """Return digest keys of what a manifest needs; none if it cannot be read, nor restored."""
     digest = Digest.sha256(sha)
     reader = BlobReader(core, digest, owner=image_key, offset=0, length=None, verify=False)
     try:
@@ -144,19 +148,21 @@ async def _needs(core: Core, image_key: bytes, sha: bytes, media_type: str) -> s
         try:
             keys.add(Digest.parse(need.digest).key)
         except Invalid:
-            # Foreign content may have a digest of any algorithm, and is not kept then.
+            # Foreign content may have a digest of another algorithm; the store has none of it.
             continue
     return keys
 
 
-def deadline(core: Core, until: int) -> int:
-    """Until when a tag's deletion made holds last, whose entry is due then: later ones are of
-    others."""
+def holds_until(core: Core, until: int) -> int:
+    """Return the latest end (us) of holds that the deletion of a tag made, given when it is due.
+
+    A hold that ends later was made for another reason.
+    """
     config = core.config
     return max(until, until + int((config.hold_seconds - config.trash_seconds) * SECOND))
 
 
-async def give_up(
+async def end_holds(
     txn: Transaction,
     entry: Trash,
     keys: Sequence[bytes],
@@ -164,10 +170,10 @@ async def give_up(
     others: Needed,
     now: int,
 ) -> None:
-    """End the holds, up to ``last``, by which a tag that left the trash could have come back.
+    """End the holds, up to ``last`` (us), that were for the restore of a tag purged from the trash.
 
-    Not what manifests or other deleted tags need. An image that was deleted meanwhile has its own
-    entry.
+    Leaves what manifests or other deleted tags need. Does nothing if the image was deleted
+    meanwhile: it has its own trash entry.
     """
     image = await images.by_key(txn, entry.image)
     namespace = await load(txn, NamespaceRow, layout.NAMESPACE + entry.namespace)
@@ -183,14 +189,15 @@ async def give_up(
 async def end_hold(
     txn: Transaction, owner: claims.Owner, sha: bytes, last: int, others: Needed, now: int
 ) -> tuple[bool, int]:
-    """End a hold that lasts until then at most, on what nothing needs.
+    """End a hold that lasts until ``last`` (us) at most, if no manifest needs the blob.
 
-    Says whether a deleted tag needs it, so that it stays; and how many bytes it was of, or -1.
+    Returns True if a deleted tag needs it, so that it stays; and the size of the blob whose hold
+    ended, in bytes, or -1.
     """
     try:
         claim = await claims.get(txn, owner.key, sha)
     except Corrupt:
-        # The check tells of it; the hold ends by itself.
+        # The check reports the row; the hold expires.
         return False, -1
     if claim is None or claim.needed or not 0 < claim.hold <= last:
         return False, -1
@@ -200,10 +207,10 @@ async def end_hold(
     return False, claim.size
 
 
-async def hasten(txn: Transaction, until: int, entry: Trash, now: int) -> bytes:
-    """Make an entry due now, and not to be brought back; its key. Raises Locked.
+async def make_due(txn: Transaction, until: int, entry: Trash, now: int) -> bytes:
+    """Make an entry due now, so that it cannot be restored; return its key.
 
-    What lies in a locked namespace stays as it is.
+    Raises Locked if its namespace is locked.
     """
     namespace = await load(txn, NamespaceRow, layout.NAMESPACE + entry.namespace)
     if namespace is not None:

@@ -1,7 +1,7 @@
-"""Holds of a namespace: ended before their time, so that what they keep makes room.
+"""Releases holds of a namespace before they expire, so that the sweep can free their blobs.
 
-An upload, a mount and the last unlink leave a hold, so that whoever pushes has time for the
-manifest. At its quota a namespace may need the room of those that were left behind at once.
+An upload, a mount and the last unlink of a blob leave a hold, so that clients have time to push
+the manifest. A namespace at its quota may need the room of abandoned ones at once.
 """
 
 from __future__ import annotations
@@ -23,72 +23,72 @@ from holdfast.engine.repositories import images
 from . import content
 from .content import Needed
 
-STEP: Final = 200
-"""Claims and images looked at in one transaction."""
+ROWS_PER_TXN: Final = 200
+"""Claims and images that one transaction reads."""
 
 _END: Final = b"\xff" * layout.SHA_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """How far a walk over the images of a namespace and their claims has come."""
+class _Cursor:
+    """Position in a walk over the images of a namespace and their claims."""
 
     began: int
-    """When; later holds stay."""
+    """Start of the walk (us); holds made later stay."""
     name: bytes
-    """The image that it is at."""
+    """Name of the current image."""
     sha: bytes
-    """The last blob that it looked at there."""
+    """sha256 of the last blob that was read there."""
 
     def __str__(self) -> str:
         return f"{self.began:x}.{self.sha.hex()}.{self.name.decode()}"
 
     @classmethod
-    def parse(cls, text: str, now: int) -> _Place:
-        """The inverse of ``str``. Raises Invalid (``after``)."""
+    def parse(cls, text: str, now: int) -> _Cursor:
+        """Parse what ``str`` returned. Raises Invalid (``after``)."""
         try:
             began, sha, name = text.split(".", 2)
-            place = cls(int(began, 16), name.encode(), bytes.fromhex(sha))
+            cursor = cls(int(began, 16), name.encode(), bytes.fromhex(sha))
         except ValueError:
-            place = None
-        if place is None or not 0 <= place.began <= now or len(place.sha) != len(_END):
-            raise Invalid("after", "is not what an answer said")
-        return place
+            cursor = None
+        if cursor is None or not 0 <= cursor.began <= now or len(cursor.sha) != len(_END):
+            raise Invalid("after", "must be the ``after`` of an earlier response")
+        return cursor
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _Released:
     released: int = 0
     size: int = 0
     kept: int = 0
-    rest: _Place | None = None
+    cursor: _Cursor | None = None
 
 
 async def release(
     txn: Transaction,
     namespace_id: bytes,
-    place: _Place,
+    cursor: _Cursor,
     last: int,
     others: Needed,
     now: int,
     limit: int,
-) -> _Done:
-    """End some holds that last until ``last`` at most, of what no manifest needs.
+) -> _Released:
+    """End the next holds that last until ``last`` (us) at most and that no manifest needs.
 
-    Raises NotFound, Locked.
+    Reads about ``limit`` rows. Raises NotFound, Locked.
     """
     namespace = await namespaces.require(txn, namespace_id)
     namespaces.check_unlocked(namespace)
     prefix = layout.IMAGE_NAME + namespace_id
     released = size = kept = 0
     left = limit
-    for key, value in await txn.scan(prefix + place.name, after(prefix), limit=limit):
+    for key, value in await txn.scan(prefix + cursor.name, after(prefix), limit=limit):
         name = key[len(prefix) :]
-        start = place.sha + b"\0" if name == place.name else b""
+        start = cursor.sha + b"\0" if name == cursor.name else b""
         try:
             image = await images.by_key(txn, unseal(key, value))
         except Corrupt:
-            # The check tells of it; its holds end by themselves.
+            # The check reports the row; its holds expire.
             image = None
         claimed = [] if image is None else await _claimed(txn, image.key, start, left)
         for sha in claimed:
@@ -99,16 +99,18 @@ async def release(
             if count >= 0:
                 released, size = released + 1, size + count
         if image is not None and len(claimed) < left:
+            # All of its claims were read: a draft that holds nothing any more goes.
             await images.drop_draft(txn, image.key)
         left -= len(claimed) + 1
         if left <= 0:
+            # Below 0 the limit fell among the image's claims; at 0 the image is finished.
             sha = claimed[-1] if left < 0 else _END
-            return _Done(released, size, kept, replace(place, name=name, sha=sha))
-    return _Done(released, size, kept)
+            return _Released(released, size, kept, replace(cursor, name=name, sha=sha))
+    return _Released(released, size, kept)
 
 
 async def _claimed(txn: Transaction, image_key: bytes, start: bytes, limit: int) -> list[bytes]:
-    """Blobs that an image has a claim on, from one on."""
+    """Return sha256 of blobs that an image has a claim on, from ``start`` on."""
     prefix = layout.claimed(image_key)
     rows = await txn.scan(prefix + start, after(prefix), limit=limit)
     return [key[len(prefix) :] for key, _ in rows]
@@ -123,35 +125,35 @@ class Holds:
     async def release(
         self, namespace_id: UUID, *, after: str | None = None, seconds: float = 1.0
     ) -> ReleasedHolds:
-        """End the holds of a namespace on what no manifest of it needs.
+        """End the holds of a namespace on blobs that none of its manifests needs.
 
-        What deleted tags need to come back stays (``Trash.purge`` gives that up), and so do holds
-        that are taken after this began. A client that was told of such a blob, and has not put the
-        manifest yet, has to push the blob again. Works for some ``seconds``; the answer has the
-        ``after`` with which to go on, or None. Raises NotFound, Locked, Invalid (``after``).
+        Leaves what deleted tags need for a restore (``Trash.purge`` ends those), and holds made
+        after this began. A client that uploaded such a blob, and has not pushed the manifest yet,
+        must upload it again. Works for about ``seconds``; the result has the ``after`` to
+        continue with, or None if all is done. Raises NotFound, Locked, Invalid (``after``).
         """
         core = self._core
         now = core.now()
-        place: _Place | None = _Place(now, b"", bytes(layout.SHA_BYTES))
+        cursor: _Cursor | None = _Cursor(now, b"", bytes(layout.SHA_BYTES))
         if after is not None:
-            place = _Place.parse(after, now)
-        assert place is not None
-        last = place.began + int(core.config.hold_seconds * SECOND)
+            cursor = _Cursor.parse(after, now)
+        assert cursor is not None
+        last = cursor.began + int(core.config.hold_seconds * SECOND)
         namespace = await core.ledger.read(namespaces.require, namespace_id.bytes)
         others = await content.needed(core, namespace.project, namespace.id)
         clock = asyncio.get_running_loop().time
         stop = clock() + seconds
         total = ReleasedHolds(0, 0, 0, None)
-        while place is not None:
+        while cursor is not None:
             done = await core.ledger.transact(
-                release, namespace.id, place, last, others, core.now(), STEP
+                release, namespace.id, cursor, last, others, core.now(), ROWS_PER_TXN
             )
-            place = done.rest
+            cursor = done.cursor
             total = ReleasedHolds(
                 total.released + done.released,
                 total.size + done.size,
                 total.kept + done.kept,
-                None if place is None else str(place),
+                None if cursor is None else str(cursor),
             )
             if clock() >= stop:
                 break

@@ -1,10 +1,8 @@
-"""Purging: what is due is taken apart, in bounded transactions.
+"""Purges what is due in bounded transactions: expired holds, queued garbage, trash entries.
 
-The queues are of holds, of garbage, and the trash. A step on something large
-in the trash removes some of its rows, and can be the last before a crash: the next step finds
-what is left by the same prefixes. What such a step has to know stands in the entry itself, so
-that a damaged row of what was deleted is in nobody's way. An entry that a purge has begun with
-cannot be brought back any more.
+A step on a large trash entry removes some of its rows. After a crash the next step finds the rest
+by the same prefixes. All that a step must know is in the entry itself, so a damaged row of the
+deleted object does not stop it. An entry whose purge has begun can no longer be restored.
 """
 
 from __future__ import annotations
@@ -35,9 +33,9 @@ from holdfast.engine.references import pruning, trash_rows
 from holdfast.engine.repositories import images, tags
 
 QUEUES: Final = (layout.EXPIRY, layout.GARBAGE)
-"""Those whose entries are small: many are dealt with in one transaction."""
+"""Queues with small entries, of which one transaction processes many."""
 
-_OF_IMAGE: Final = (
+_IMAGE_ROWS: Final = (
     layout.TAG,
     layout.TAGGED,
     layout.MANIFEST,
@@ -45,24 +43,24 @@ _OF_IMAGE: Final = (
     layout.REFERRER,
 )
 
-_OF_LIVING: Final = (layout.NAMESPACE_SIZE, layout.NAMESPACE_IMAGES)
-"""A namespace's counters that its deleted images are not in: these may lie in the trash longer
-than the namespace does, and count in the others until they are taken apart."""
+_LIVING_COUNTERS: Final = (layout.NAMESPACE_SIZE, layout.NAMESPACE_IMAGES)
+"""Counters of a namespace that leave out its deleted images. All other counters stay: they count
+deleted images too, which may be in the trash for longer than the namespace."""
 
 
 async def due(txn: Transaction, queue: bytes, until: int, limit: int) -> tuple[bytes, ...]:
-    """Keys of the entries of a queue that are due before then, those due first first."""
+    """Return keys of a queue's entries that are due before ``until`` (us), in order of time."""
     rows = await txn.scan(queue, queue + layout.number(until), limit=limit)
     return tuple(key for key, _ in rows)
 
 
 async def take(txn: Transaction, keys: tuple[bytes, ...], now: int) -> int:
-    """Deal with entries of ``QUEUES``; says how many bytes at rest went. Raises Corrupt."""
+    """Process entries of ``QUEUES``. Return the bytes at rest that were freed. Raises Corrupt."""
     freed = 0
     for key in keys:
         value = await get_payload(txn, key)
         if value is None:
-            # Another sweep was quicker.
+            # Another process's sweep was faster.
             continue
         await txn.delete(key)
         if key[:1] == layout.EXPIRY:
@@ -81,14 +79,15 @@ async def _hold(txn: Transaction, key: bytes, place: bytes, now: int) -> None:
 
 
 async def _garbage(txn: Transaction, key: bytes) -> int:
-    """Remove a blob if nobody needs it; says how many bytes at rest that were."""
+    """Remove a blob if nothing needs it. Return the bytes at rest that were freed."""
     sha = key[9:]
     await txn.add(layout.counter(layout.GARBAGE_LENGTH), -1)
     blob = await load(txn, Blob, layout.BLOB + sha)
-    # A row that could not be read when the entry was made knows of no queue.
+    # 0 also passes: the row could not be updated if it was damaged when the entry was made.
     if blob is None or blob.queued not in {0, layout.at(key, 1)}:
         return 0
     if await blob_rows.needed(txn, sha):
+        # Claimed again since it was queued; the next release of its last claim queues it again.
         kept = msgspec.structs.replace(blob, queued=0)
         await save(txn, layout.BLOB + sha, kept)
         return 0
@@ -97,18 +96,16 @@ async def _garbage(txn: Transaction, key: bytes) -> int:
 
 
 async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
-    """Take about ``limit`` rows of an entry of the trash out of the ledger; says how many.
-
-    Raises Corrupt.
-    """
+    """Remove about ``limit`` rows of a trash entry. Return how many. Raises Corrupt."""
     entry = await load(txn, Trash, key)
     if entry is None:
-        # Another sweep was quicker.
+        # Another process's sweep was faster.
         return 1
     until = layout.at(key, 1)
     if entry.kind == "tag":
         return await _tag(txn, until, entry, now, limit)
     if not entry.purging:
+        # In the transaction that removes the first rows: a restore must not find half of them.
         entry = await trash_rows.begin_purge(txn, until, entry)
     if entry.kind == "image":
         owner = trash_rows.owner(entry, counted=False)
@@ -121,10 +118,12 @@ async def step(txn: Transaction, key: bytes, now: int, limit: int) -> int:
 
 
 async def _tag(txn: Transaction, until: int, entry: Trash, now: int, limit: int) -> int:
-    """Take some rows of a deleted tag away, and the manifests that a restore which never came to
-    its end brought back; says how many."""
+    """Remove the next rows of a deleted tag, and manifests of a restore that did not complete.
+
+    Returns the number of rows.
+    """
     if entry.restoring:
-        await _take_back(txn, entry, now, limit)
+        await _roll_back_restore(txn, entry, now, limit)
     rows = await trash_rows.drop_rows(txn, entry, limit)
     if rows < limit:
         await trash_rows.take(txn, until, entry)
@@ -133,24 +132,24 @@ async def _tag(txn: Transaction, until: int, entry: Trash, now: int, limit: int)
     return rows + 1
 
 
-async def _take_back(txn: Transaction, entry: Trash, now: int, limit: int) -> None:
+async def _roll_back_restore(txn: Transaction, entry: Trash, now: int, limit: int) -> None:
     image = await images.by_key(txn, entry.image)
     if image is None:
         return
     owner = trash_rows.owner(entry, counted=not image.deleted)
     shas = await trash_rows.shas_from(txn, entry, 0, limit)
-    # Holds of what is in the trash are over when it is.
+    # The entry is due, so the content need not be held any longer.
     await pruning.take_back(txn, owner, trash_rows.list_of(entry), shas, now, now + SECOND)
 
 
 async def _namespace(txn: Transaction, entry: Trash, now: int, limit: int) -> bool:
-    """Take some rows of a deleted namespace away; says whether it is all gone."""
+    """Remove the next rows of a deleted namespace. Return True if none is left."""
     prefix = layout.IMAGE_NAME + entry.id
     rows = await txn.scan(prefix, after(prefix), limit=1)
     if not rows:
         for kind in (layout.NAMESPACE, layout.DEAD, layout.RETENTION):
             await txn.delete(kind + entry.id)
-        for name in _OF_LIVING:
+        for name in _LIVING_COUNTERS:
             await txn.delete(layout.counter(name, entry.id))
         return True
     key, value = rows[0]
@@ -169,7 +168,7 @@ async def _namespace(txn: Transaction, entry: Trash, now: int, limit: int) -> bo
 
 
 async def _image_row(txn: Transaction, namespace: Namespace, name: str, key: bytes) -> Image:
-    """An image of a namespace; made anew from its place in the listing, if it cannot be read."""
+    """Return an image of a namespace; rebuild its row from the listing if it cannot be read."""
     try:
         row = await images.by_key(txn, key)
     except Corrupt:
@@ -184,7 +183,7 @@ async def _image_row(txn: Transaction, namespace: Namespace, name: str, key: byt
 
 
 async def _uncount(txn: Transaction, row: Image) -> None:
-    """The namespace's size is that of its living images, also while it is taken apart."""
+    """Subtract an image from its namespace's size, which counts only images not yet deleted."""
     try:
         size = await txn.counter(layout.counter(layout.IMAGE_SIZE, row.key))
     except Corrupt:
@@ -193,7 +192,7 @@ async def _uncount(txn: Transaction, row: Image) -> None:
 
 
 async def _image(txn: Transaction, owner: Owner, image_id: bytes, now: int, limit: int) -> bool:
-    """Take some rows of a deleted image away; says whether it is all gone."""
+    """Remove the next rows of a deleted image. Return True if none is left."""
     left = limit
     prefix = layout.claimed(owner.key)
     for key, _ in await txn.scan(prefix, after(prefix), limit=left):
@@ -201,9 +200,10 @@ async def _image(txn: Transaction, owner: Owner, image_id: bytes, now: int, limi
         try:
             claim = await claims.get(txn, owner.key, sha)
         except Corrupt:
+            # The reference rows show which kinds of need the damaged row counted.
             claim = await claims.implied(txn, owner, sha)
         await claims.release(txn, owner, sha, claim or claims.NOTHING, now)
-        # Also where there was no such claim.
+        # ``release`` does not delete this row if there was no claim.
         await txn.delete(key)
         left -= 1
     prefix = layout.LISTING + tags.KIND + owner.key
@@ -213,11 +213,12 @@ async def _image(txn: Transaction, owner: Owner, image_id: bytes, now: int, limi
         await txn.delete(key)
         left -= 1
     totals = layout.counter(layout.LISTED, tags.KIND + owner.key)
-    for kind in (prefix, totals, *(kind + owner.key for kind in _OF_IMAGE)):
+    for kind in (prefix, totals, *(kind + owner.key for kind in _IMAGE_ROWS)):
         for key, _ in await txn.scan(kind, after(kind), limit=max(left, 0)):
             await txn.delete(key)
             left -= 1
     if left <= 0:
+        # The limit may have ended a scan early: the next step looks for what is left.
         return False
     for name in (layout.IMAGE_SIZE, layout.IMAGE_TAGS):
         await txn.delete(layout.counter(name, owner.key))

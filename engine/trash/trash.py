@@ -1,10 +1,10 @@
-"""Bringing back what lies in the trash: namespaces, images, tags.
+"""Lists, restores and purges entries of the trash: namespaces, images, tags.
 
-A tag comes back with the manifests that went with it. Where these are too many for one
-transaction, they come back children first in several, and the last one brings the tag: all or
-nothing in effect. Each row of a manifest that came back before that says so (``unfinished``).
-Whatever stops the restore, these go again: at once after an error, with the purge of the entry
-where a process died; but for those that somebody has pushed meanwhile.
+A tag is restored with the manifests that were removed with it. If these are too many for one
+transaction, several restore them, children first, and the last one restores the tag: all or
+nothing in effect. Until then each restored manifest's row has a mark (``unfinished``). If the
+restore fails, the marked manifests are removed again: at once after an error, with the purge of
+the entry if the process died. Those that a client has pushed meanwhile stay.
 """
 
 from __future__ import annotations
@@ -59,22 +59,22 @@ _KINDS: Final[dict[str, Trashed]] = {
 }
 
 
-_STEP: Final = 200
-_LINKS: Final = 4096
-_BODY_BYTES: Final = 4 << 20
-"""Manifests, what they link, and bytes of their bodies that come back in one transaction: so
-many, or a single one that is larger."""
+_ROWS_PER_TXN: Final = 200
+_LINKS_PER_TXN: Final = 4096
+_BODY_BYTES_PER_TXN: Final = 4 << 20
+"""Bounds of one transaction of a restore: manifests, their links, bytes of their bodies. A single
+manifest may exceed the last two."""
 
-_PARSED_INLINE: Final = 64 * 1024
-"""A longer document is parsed in a thread."""
+_INLINE_PARSE_BYTES_MAX: Final = 64 * 1024
+"""Documents up to this size parse in under a millisecond; longer ones go to a thread."""
 
-_END: Final = 1 << 62
-"""A place behind every manifest that went with a tag."""
+_LIST_END: Final = 1 << 62
+"""A position after every manifest in a list."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """A manifest that went with a tag, read again."""
+class RemovedManifest:
+    """A manifest that was removed with a tag, read from its blob."""
 
     sha: bytes
     size: int
@@ -83,19 +83,19 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Manifests that come back in one transaction, children first."""
+    """Manifests that one transaction restores, children first."""
 
-    manifests: tuple[Lost, ...]
+    manifests: tuple[RemovedManifest, ...]
     first: int
-    """The lowest place among them; 0: nothing is left before them."""
+    """Lowest position among them; 0 if they complete the list."""
     length: int
-    """Of the whole list, when the restore began with its end."""
+    """Length of the whole list when the batch was read."""
 
 
 async def require(txn: Transaction, entry_id: bytes, now: int) -> tuple[int, Entry]:
-    """The entry, if it can still be brought back. Raises NotFound.
+    """Return when an entry is due (us), and the entry. Raises NotFound if it is due.
 
-    From the moment it is due on it cannot, whether or not a sweep came by: holds are over too.
+    A due entry cannot be restored even before the sweep purges it: its holds have expired too.
     """
     found = await trash_rows.find(txn, entry_id)
     if found is None or found[1].purging or found[0] <= now:
@@ -104,7 +104,7 @@ async def require(txn: Transaction, entry_id: bytes, now: int) -> tuple[int, Ent
 
 
 async def restore(txn: Transaction, entry_id: bytes, now: int) -> None:
-    """Bring a namespace or an image back. Raises NotFound, AlreadyExists, Locked."""
+    """Restore a namespace or an image. Raises NotFound, AlreadyExists, Locked."""
     until, entry = await require(txn, entry_id, now)
     time = await identity.tick(txn, now)
     if entry.kind == "namespace":
@@ -117,18 +117,19 @@ async def restore(txn: Transaction, entry_id: bytes, now: int) -> None:
 async def restore_tag(
     txn: Transaction, entry_id: bytes, now: int, token: bytes, batch: Batch, sparse: bool
 ) -> bool:
-    """Bring a tag back, with the last of its manifests; False where the list has grown since.
+    """Restore a tag with the last batch of its manifests. Return False if the list has grown.
 
-    ``token`` is that of ``restore_some``, or empty: then the batch is the whole list. Raises
-    NotFound, AlreadyExists, Locked, MissingContent, Busy.
+    ``token`` is that of ``restore_some``; empty if the batch is the whole list. Raises NotFound,
+    AlreadyExists, Locked, MissingContent, Busy.
     """
     until, entry = await require(txn, entry_id, now)
-    if not await _current(txn, entry, token, batch):
+    if not await _is_current(txn, entry, token, batch):
         return False
     await _tag(txn, entry, now, batch.manifests, sparse)
-    if await trash_rows.drop_rows(txn, entry, _STEP + 1) <= _STEP:
+    if await trash_rows.drop_rows(txn, entry, _ROWS_PER_TXN + 1) <= _ROWS_PER_TXN:
         await trash_rows.take(txn, until, entry)
     else:
+        # Too many rows for this transaction: the sweep purges the rest of the entry.
         await trash_rows.leave_rest(txn, until, entry, now)
     return True
 
@@ -136,8 +137,7 @@ async def restore_tag(
 async def restore_attached(
     txn: Transaction, entry_ids: tuple[bytes, ...], now: int, sparse: bool
 ) -> None:
-    """Bring tags back that went with one that is back; those that cannot come stay where they
-    are."""
+    """Restore tags that were deleted with one that is restored; leave those that cannot be."""
     for entry_id in entry_ids:
         with suppress(NotFound, AlreadyExists, Locked):
             until, entry = await require(txn, entry_id, now)
@@ -154,47 +154,51 @@ async def restore_some(
     batch: Batch,
     sparse: bool,
 ) -> bool:
-    """Bring some manifests of a deleted tag back, and not yet the tag; False as ``restore_tag``.
+    """Restore a batch of a deleted tag's manifests, without the tag.
 
-    With ``begins``, the restore with that token takes the place of any other one: which is told
-    so (Busy), or died. Raises what ``restore_tag`` does.
+    With ``begins``, this restore replaces any other one of the entry, which gets Busy if its
+    process is still alive. Returns and raises what ``restore_tag`` does.
     """
     until, entry = await require(txn, entry_id, now)
     image, namespace = await _image_of(txn, entry)
-    if not await _current(txn, entry, b"" if begins else token, batch):
+    if not await _is_current(txn, entry, b"" if begins else token, batch):
         return False
     if begins:
         await trash_rows.change(txn, until, msgspec.structs.replace(entry, restoring=token))
     mark = trash_rows.list_of(entry)
-    await _keep(txn, image, namespace, batch.manifests, now, sparse=sparse, mark=mark)
+    await _restore_manifests(txn, image, namespace, batch.manifests, now, sparse=sparse, mark=mark)
     return True
 
 
-async def _current(txn: Transaction, entry: Entry, token: bytes, batch: Batch) -> bool:
-    """Whether the batch is still of the whole list: a delete may be adding to it, until a
-    restore has begun. Raises Busy where another one has taken over."""
+async def _is_current(txn: Transaction, entry: Entry, token: bytes, batch: Batch) -> bool:
+    """Return True if the list has not grown since the batch was read.
+
+    A delete may add to it until a restore has begun. Raises Busy if another restore took over.
+    """
     if token and entry.restoring != token:
         raise Busy("trash", str(UUID(bytes=entry.id)))
     return await trash_rows.length(txn, entry) == batch.length
 
 
-async def take_back(
-    txn: Transaction, entry_id: bytes, now: int, token: bytes, place: int
+async def roll_back(
+    txn: Transaction, entry_id: bytes, now: int, token: bytes, position: int
 ) -> int | None:
-    """Remove manifests from that place on that a failed restore brought back; says where to go
-    on, or None."""
+    """Remove manifests that a failed restore brought back, from a position of the list on.
+
+    Returns the position to continue at; None if all is done.
+    """
     found = await trash_rows.find(txn, entry_id)
     if found is None or found[1].purging or found[1].restoring != token:
-        # It is another one's now, or the purge's.
+        # Another restore or the purge has taken over, and removes them.
         return None
     until, entry = found
     image = await images.by_key(txn, entry.image)
-    shas = await trash_rows.shas_from(txn, entry, place, _STEP)
+    shas = await trash_rows.shas_from(txn, entry, position, _ROWS_PER_TXN)
     if image is not None:
         owner = trash_rows.owner(entry, counted=not image.deleted)
         await pruning.take_back(txn, owner, trash_rows.list_of(entry), shas, now, until)
-    if len(shas) == _STEP:
-        return place + _STEP
+    if len(shas) == _ROWS_PER_TXN:
+        return position + _ROWS_PER_TXN
     await trash_rows.change(txn, until, msgspec.structs.replace(entry, restoring=b""))
     return None
 
@@ -202,25 +206,25 @@ async def take_back(
 async def _namespace(txn: Transaction, entry: Entry, time: int) -> None:
     row = await load(txn, NamespaceRow, layout.NAMESPACE + entry.id)
     if row is None:
-        raise _lost(entry)
+        raise _row_missing(entry)
     name = layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
     if await txn.get(name) is not None:
         raise AlreadyExists("namespace", row.name)
     await txn.delete(layout.DEAD + row.id)
-    # Limits of the name may have been set meanwhile.
+    # Limits belong to the name, and may have been set while the namespace was deleted.
     limits = await limit_rows.of_name(txn, namespaces.place(row)) or Limits()
     row = msgspec.structs.replace(row, deleted=0, updated=time, limits=limits)
     await namespaces.enlist(txn, row)
 
 
-def _lost(entry: Entry) -> Corrupt:
+def _row_missing(entry: Entry) -> Corrupt:
     return Corrupt("trash", str(UUID(bytes=entry.id)), f"the row of its {entry.kind} is missing")
 
 
 async def _image(txn: Transaction, entry: Entry, time: int) -> None:
     row = await images.by_key(txn, entry.image)
     if row is None:
-        raise _lost(entry)
+        raise _row_missing(entry)
     namespace = await _namespace_of(txn, entry)
     namespaces.check_unlocked(namespace)
     name = images.name_row(row.namespace, row.name)
@@ -236,15 +240,15 @@ async def _image(txn: Transaction, entry: Entry, time: int) -> None:
 
 
 async def _tag(
-    txn: Transaction, entry: Entry, now: int, lost: tuple[Lost, ...], sparse: bool
+    txn: Transaction, entry: Entry, now: int, removed: tuple[RemovedManifest, ...], sparse: bool
 ) -> None:
     image, namespace = await _image_of(txn, entry)
-    await _keep(txn, image, namespace, lost, now, sparse=sparse)
+    await _restore_manifests(txn, image, namespace, removed, now, sparse=sparse)
     digest, sha = Digest.from_key(entry.digest), entry.sha
     if not await manifest_rows.present(txn, image.key, sha):
         raise NotFound("manifest", str(digest))
     if digest.algorithm != "sha256":
-        # The manifest may have gone meanwhile, and come back under its sha256 only.
+        # The manifest may have been removed and pushed again under its sha256 only.
         await blob_rows.alias(txn, sha, await blob_rows.require(txn, sha), digest.key)
         await claims.name(txn, image.key, sha, digest.key)
     time = await identity.tick(txn, now)
@@ -253,22 +257,24 @@ async def _tag(
     await images.touch(txn, image, time)
 
 
-async def _keep(
+async def _restore_manifests(
     txn: Transaction,
     image: ImageRow,
     namespace: NamespaceRow,
-    lost: tuple[Lost, ...],
+    removed: tuple[RemovedManifest, ...],
     now: int,
     *,
     sparse: bool,
     mark: bytes = b"",
 ) -> None:
-    """Give manifests back to their image: the namespace keeps them all along, so no quota has a
-    say. Raises NotFound, MissingContent."""
+    """Write manifests back to their image. Raises NotFound, MissingContent.
+
+    No quota is checked: what is in the trash counts for the namespace all along.
+    """
     owner = images.owner_of(image, namespace)
     sparse = namespaces.takes_sparse(namespace, sparse)
     time = await identity.tick(txn, now)
-    for found in lost:
+    for found in removed:
         if not await blob_rows.claimed(txn, image.key, found.sha, now):
             raise NotFound("manifest", str(Digest.sha256(found.sha)))
         await manifest_put.store_manifest(
@@ -285,7 +291,7 @@ async def _keep(
 
 
 async def _image_of(txn: Transaction, entry: Entry) -> tuple[ImageRow, NamespaceRow]:
-    """Where a tag would come back to. Raises NotFound, Locked, AlreadyExists."""
+    """Return image and namespace of a deleted tag. Raises NotFound, Locked, AlreadyExists."""
     image = await images.by_key(txn, entry.image)
     namespace = await _namespace_of(txn, entry)
     if image is None or image.deleted:
@@ -297,26 +303,28 @@ async def _image_of(txn: Transaction, entry: Entry) -> tuple[ImageRow, Namespace
 
 
 async def _namespace_of(txn: Transaction, entry: Entry) -> NamespaceRow:
-    """The namespace that an image or a tag comes back into. Raises NotFound, by its name."""
+    """Return the namespace of a deleted image or tag. Raises NotFound, with its name."""
     row = await load(txn, NamespaceRow, layout.NAMESPACE + entry.namespace)
     if row is None or row.deleted:
         raise NotFound("namespace", entry.namespace_name)
     return row
 
 
-async def went(
+async def list_page(
     txn: Transaction, entry_id: bytes, now: int, below: int
 ) -> tuple[list[tuple[int, bytes, str]], int]:
-    """Manifests that went with a deleted tag, as ``trash_rows.manifests``; and how many did.
+    """Return manifests of a deleted tag's list, as ``trash_rows.manifests``, and its length.
 
     Raises NotFound, Corrupt.
     """
     _, entry = await require(txn, entry_id, now)
-    return await trash_rows.manifests(txn, entry, below, _STEP), await trash_rows.length(txn, entry)
+    return await trash_rows.manifests(txn, entry, below, _ROWS_PER_TXN), await trash_rows.length(
+        txn, entry
+    )
 
 
-async def home(txn: Transaction, entry_id: bytes, now: int) -> tuple[Entry, bytes]:
-    """The entry; and, of a tag, the key of its image. Raises what ``restore`` does."""
+async def restore_target(txn: Transaction, entry_id: bytes, now: int) -> tuple[Entry, bytes]:
+    """Return the entry, and for a tag the key of its image. Raises what ``restore`` does."""
     _, entry = await require(txn, entry_id, now)
     if entry.kind != "tag":
         return entry, b""
@@ -325,7 +333,7 @@ async def home(txn: Transaction, entry_id: bytes, now: int) -> tuple[Entry, byte
 
 
 def view(until: int, entry: Entry) -> TrashItem:
-    """The entry as callers see it."""
+    """Return an entry as callers see it."""
     return TrashItem(
         kind=_KINDS[entry.kind],
         id=UUID(bytes=entry.id),
@@ -339,25 +347,28 @@ def view(until: int, entry: Entry) -> TrashItem:
     )
 
 
-async def expel(txn: Transaction, entry_id: bytes, now: int) -> bytes:
-    """Take an entry out of reach, and make it due; its key. Raises NotFound, Locked."""
+async def make_due(txn: Transaction, entry_id: bytes, now: int) -> bytes:
+    """Make an entry due now, so that it cannot be restored; return its key.
+
+    Raises NotFound, Locked.
+    """
     until, entry = await require(txn, entry_id, now)
-    return await content.hasten(txn, until, entry, now)
+    return await content.make_due(txn, until, entry, now)
 
 
-async def lies(txn: Transaction, key: bytes) -> bool:
-    """Whether an entry is still there."""
+async def exists(txn: Transaction, key: bytes) -> bool:
+    """Return True if the entry still exists."""
     return await txn.get(key) is not None
 
 
 def _batches(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
     every = sorted(keys)
-    for start in range(0, len(every), _STEP):
-        yield every[start : start + _STEP]
+    for start in range(0, len(every), _ROWS_PER_TXN):
+        yield every[start : start + _ROWS_PER_TXN]
 
 
 async def get(txn: Transaction, entry_id: bytes, now: int) -> TrashItem:
-    """The entry, if it can still be brought back. Raises NotFound."""
+    """Return an entry that can still be restored. Raises NotFound."""
     return view(*await require(txn, entry_id, now))
 
 
@@ -379,10 +390,11 @@ class Trash:
         page: int = 1,
         page_size: int = 100,
     ) -> Page[TrashItem]:
-        """One page of what can be brought back, next to go first. Raises Invalid.
+        """List a page of the entries that can be restored, next to be purged first.
 
-        Filters are combined with AND. ``namespace`` and ``image`` are names of what something
-        was in as well. Linear in the trash; with ``project_id``, in that of the project.
+        Filters are combined with AND. ``namespace`` and ``image`` also match entries that were
+        in a namespace or image of that name. Reads all of the trash; with ``project_id``, all of
+        the project's. Raises Invalid.
         """
         chosen = trash_rows.Filter(
             region, project_id.bytes if project_id else None, kind, namespace, image, tag
@@ -397,20 +409,20 @@ class Trash:
         return Page([view(until, entry) for until, entry in found], total)
 
     async def get(self, item_id: UUID) -> TrashItem:
-        """What can be brought back under that id. Raises NotFound (``trash``)."""
+        """Return the entry with that id, if it can be restored. Raises NotFound (``trash``)."""
         return await self._core.ledger.read(get, item_id.bytes, self._core.now())
 
     async def restore(self, item_id: UUID) -> None:
-        """Bring something back under its old name and id.
+        """Restore a namespace, an image or a tag under its old name and id.
 
-        A tag comes back with the manifests that went with it, and then the tags that did; such a
-        one stays in the trash where its name was taken since. Raises NotFound (``trash``, or
-        what it belonged to), AlreadyExists where the name is taken, Locked; MissingContent or
-        where the image changed too much since; Busy where another call restores
-        the same tag. It changes nothing then.
+        A tag is restored with the manifests that were removed with it, then the tags that were
+        deleted with it; such a tag stays in the trash if its name is taken. Raises NotFound
+        (``trash``, or what it belonged to), AlreadyExists if the name is taken, Locked;
+        MissingContent or NotFound (``manifest``) if the image has changed too much; Busy if
+        another call restores the same tag. Nothing has changed then.
         """
         core = self._core
-        entry, image_key = await core.ledger.read(home, item_id.bytes, core.now())
+        entry, image_key = await core.ledger.read(restore_target, item_id.bytes, core.now())
         if entry.kind != "tag":
             await core.ledger.transact(restore, item_id.bytes, core.now())
             return
@@ -418,27 +430,30 @@ class Trash:
         attached = await self._attached(entry)
         while not await self._restore_tag(item_id.bytes, image_key):
             continue
-        for start in range(0, len(attached), _STEP):
-            some = tuple(attached[start : start + _STEP])
+        for start in range(0, len(attached), _ROWS_PER_TXN):
+            some = tuple(attached[start : start + _ROWS_PER_TXN])
             await core.ledger.transact(
                 restore_attached, some, core.now(), core.config.sparse_indexes
             )
 
     async def _attached(self, entry: Entry) -> builtins.list[bytes]:
-        """Ids of all tags that went with a tag."""
+        """Return the ids of all tags that were deleted with a tag."""
         found: builtins.list[bytes] = []
         if entry.kind == "tag":
             last = b""
-            while some := await self._core.ledger.read(trash_rows.attached_to, entry, last, _STEP):
+            while some := await self._core.ledger.read(
+                trash_rows.attached_to, entry, last, _ROWS_PER_TXN
+            ):
                 found += some
                 last = some[-1]
         return found
 
     async def purge(self, item_id: UUID, *, seconds: float = 1.0) -> bool:
-        """Take something out of the trash before its time: it cannot be brought back any more.
+        """Purge an entry before it is due: it cannot be restored any more.
 
-        Ends its claims, so that its bytes go when nothing else needs them, for some ``seconds``;
-        says whether that is all done, else the sweep does the rest. Raises NotFound, Locked.
+        Ends its claims, so that bytes that nothing else needs are freed. Works for about
+        ``seconds``; returns False if something is left, which the sweep then does. Raises
+        NotFound, Locked.
         """
         core = self._core
         until, entry = await core.ledger.read(require, item_id.bytes, core.now())
@@ -452,26 +467,27 @@ class Trash:
         if entry.kind == "tag":
             own = await content.of_tag(core, entry)
             others = await content.needed(core, entry.project, entry.namespace, entry.id)
-        key = await core.ledger.transact(expel, item_id.bytes, core.now())
-        last = content.deadline(core, until)
+        # Due first, then the holds: a restore in between would find content without a hold.
+        key = await core.ledger.transact(make_due, item_id.bytes, core.now())
+        last = content.holds_until(core, until)
         for some in _batches(own):
-            await core.ledger.transact(content.give_up, entry, some, last, others, core.now())
+            await core.ledger.transact(content.end_holds, entry, some, last, others, core.now())
         clock = asyncio.get_running_loop().time
         stop = clock() + seconds
-        while await core.ledger.read(lies, key):
+        while await core.ledger.read(exists, key):
             if clock() >= stop:
                 return False
             try:
-                await core.ledger.transact(purge.step, key, core.now(), _STEP)
+                await core.ledger.transact(purge.step, key, core.now(), _ROWS_PER_TXN)
             except Corrupt:
-                # The sweep meets the damaged row as well, and sets the entry aside.
+                # The sweep finds the damaged row as well, and parks the entry.
                 return False
         return done
 
     async def _restore_tag(self, entry_id: bytes, image_key: bytes) -> bool:
-        """Bring a tag back; False where more of its manifests went since this began."""
+        """Restore a tag. Return False if a delete has added to its list since this began."""
         core, sparse, token = self._core, self._core.config.sparse_indexes, entropy()
-        batch = await self._batch(entry_id, image_key, _END)
+        batch = await self._batch(entry_id, image_key, _LIST_END)
         if not batch.first:
             return await core.ledger.transact(restore_tag, entry_id, core.now(), b"", batch, sparse)
         begins = True
@@ -487,29 +503,31 @@ class Trash:
                 restore_tag, entry_id, core.now(), token, batch, sparse
             )
         except EngineError:
-            place: int | None = 0
-            while place is not None:
-                place = await core.ledger.transact(take_back, entry_id, core.now(), token, place)
+            position: int | None = 0
+            while position is not None:
+                position = await core.ledger.transact(
+                    roll_back, entry_id, core.now(), token, position
+                )
             raise
 
     async def _batch(self, entry_id: bytes, image_key: bytes, below: int) -> Batch:
-        """Read the last manifests of a list, below a place, as far as one transaction takes."""
+        """Read the last manifests of a list below a position, up to the bounds of a transaction."""
         core = self._core
-        rows, length = await core.ledger.read(went, entry_id, core.now(), below)
-        lost: list[Lost] = []
+        rows, length = await core.ledger.read(list_page, entry_id, core.now(), below)
+        removed: list[RemovedManifest] = []
         links = size = 0
         first = 0
-        for place, sha, media_type in rows:
+        for position, sha, media_type in rows:
             found = await self._read(image_key, sha, media_type)
             links += 1 + len(found.document.needs)
             size += found.size
-            if lost and (links > _LINKS or size > _BODY_BYTES):
+            if removed and (links > _LINKS_PER_TXN or size > _BODY_BYTES_PER_TXN):
                 break
-            lost.append(found)
-            first = place
-        return Batch(tuple(lost), first, length)
+            removed.append(found)
+            first = position
+        return Batch(tuple(removed), first, length)
 
-    async def _read(self, image_key: bytes, sha: bytes, media_type: str) -> Lost:
+    async def _read(self, image_key: bytes, sha: bytes, media_type: str) -> RemovedManifest:
         digest = Digest.sha256(sha)
         reader = BlobReader(
             self._core, digest, owner=image_key, offset=0, length=None, verify=False
@@ -519,10 +537,10 @@ class Trash:
                 body = await reader.read()
         except NotFound:
             raise NotFound("manifest", str(digest)) from None
-        if len(body) <= _PARSED_INLINE:
+        if len(body) <= _INLINE_PARSE_BYTES_MAX:
             document = documents.parse(body, media_type, limit=MANIFEST_BYTES_MAX)
         else:
             document = await self._core.threads.run(
                 documents.parse, body, media_type, limit=MANIFEST_BYTES_MAX
             )
-        return Lost(sha, len(body), document)
+        return RemovedManifest(sha, len(body), document)

@@ -1,4 +1,4 @@
-"""Upgrades of the rows of the last format, in place, one module a step.
+"""Upgrades the rows of a store of the previous format in place, one module per step.
 
 May import trash and what trash may.
 """

@@ -1,6 +1,6 @@
-"""The clock of ids of a store of format 2: a counter, which times went by as well.
+"""Replaces the id clock of format 2, a counter that also gave the times of changes.
 
-A wall clock that was ahead once has left all later times of such a store in the future.
+Once a wall clock had been ahead, all later times of such a store were in the future.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ _COUNTER: Final = layout.counter(b"ck")
 
 
 async def advance(txn: Transaction, _cursor: bytes, _now: int) -> None:
-    """Go on with the clock as a row, and have all times looked at."""
+    """Turn the counter into the clock's row, and start a walk that corrects all times."""
     try:
         last = await txn.counter(_COUNTER)
     except Corrupt:
+        # The newest id is a lower bound that keeps later ids in order.
         last = await identity.newest(txn)
     if last:
         await txn.delete(_COUNTER)

@@ -1,4 +1,4 @@
-"""What the ledger of a store of format 2 lacks: the sums of what namespaces keep."""
+"""Adds the sums of what namespaces keep, which the ledger of format 2 lacks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from holdfast.engine.ledger.records import Blob, load
 from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.repositories import images
 
-_STEP: Final = 500
-"""Rows of one transaction of the upgrade."""
+_ROWS_PER_TXN: Final = 500
 
 _COUNTERS: Final = (
     layout.NAMESPACE_MANIFESTS,
@@ -23,33 +22,36 @@ _COUNTERS: Final = (
 
 
 async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
-    """Count what some references keep, for the upgrade: nothing was counted before format 3.
+    """Count what a batch of references keeps. Return the next cursor; None at the end.
 
-    References of a blob lie in order of their kind, then of their namespace: so the first row of
-    a namespace stands for it, and rows of a later kind count only where there is none of an
-    earlier one. Damaged rows are passed over, as they are by a recount.
+    References of a blob are ordered by kind, then by namespace. So only the first row of a
+    namespace counts, and a row of a later kind only if there is none of an earlier kind. Damaged
+    rows are skipped, as a recount does.
     """
     if not cursor:
-        return await _forget(txn)
-    rows = await txn.scan(cursor, after(layout.BLOB), limit=_STEP)
+        return await _clear(txn)
+    rows = await txn.scan(cursor, after(layout.BLOB), limit=_ROWS_PER_TXN)
+    # A cursor is the last key plus a zero byte, so this is the key before the batch.
     last = cursor[:-1]
     for key, _ in rows:
         first = key[: layout.OWNER_AT] != last[: layout.OWNER_AT]
         if first and layout.kind(key) == layout.REFERENCE:
             await _count_reference(txn, key)
         last = key
-    return rows[-1][0] + b"\0" if len(rows) == _STEP else None
+    return rows[-1][0] + b"\0" if len(rows) == _ROWS_PER_TXN else None
 
 
-async def _forget(txn: Transaction) -> bytes:
-    """Take away what was counted; says where to go on. There is none, but where damage took the
-    row that says how far an upgrade is."""
+async def _clear(txn: Transaction) -> bytes:
+    """Delete a batch of counters, so that the step may start over. Return the next cursor.
+
+    Counters exist only if damage to the row of the upgrade's position made it start again.
+    """
     for name in _COUNTERS:
         prefix = layout.counter(name)
-        rows = await txn.scan(prefix, after(prefix), limit=_STEP)
+        rows = await txn.scan(prefix, after(prefix), limit=_ROWS_PER_TXN)
         for key, _ in rows:
             await txn.delete(key)
-        if len(rows) == _STEP:
+        if len(rows) == _ROWS_PER_TXN:
             return b""
     return layout.BLOB
 
@@ -60,6 +62,7 @@ async def _count_reference(txn: Transaction, key: bytes) -> None:
     project, namespace = place_key[: layout.ID_BYTES], place_key[layout.ID_BYTES :]
     if namespace == layout.ZERO_ID:
         return
+    # A blob counts once per namespace, whatever the kinds of its references.
     for earlier in claims.PARTS:
         if earlier == kind:
             break

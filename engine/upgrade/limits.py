@@ -1,7 +1,7 @@
-"""What a store of format 2 lacks: limits, the layer beside the settings of a namespace.
+"""Adds limits, the operator's layer beside a namespace's settings, which format 2 lacks.
 
-What bound a namespace then is in both layers afterwards: so nothing that was bound is open, and a
-tenant that changes its own settings changes nothing that an operator had set.
+Settings of a namespace of format 2 are copied to both layers: nothing that was bounded becomes
+unbounded, and a tenant that changes its own settings changes nothing that an operator had set.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from holdfast.engine.ledger.records import Limits, Namespace, get_payload, load,
 from holdfast.engine.model.errors import Corrupt
 from holdfast.engine.namespaces import limit_rows
 
-_STEP: Final = 200
+_ROWS_PER_TXN: Final = 200
 
 
 async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
-    """Give some names the limits that the settings of their namespaces are. One in the trash has
-    a say where no other one of its project has its name. What a name has already stays: this may
-    be the second time, after damage took the row that says how far the upgrade is."""
-    rows = await txn.scan(cursor or layout.NAMESPACE, after(layout.NAMESPACE), limit=_STEP)
+    """Copy settings of a batch of namespaces to the limits of their names.
+
+    A deleted namespace counts only if its project has no other one of that name. Limits that a
+    name has already stay: after damage to the row of the upgrade's position this step runs again.
+    Returns the next cursor; None at the end.
+    """
+    rows = await txn.scan(cursor or layout.NAMESPACE, after(layout.NAMESPACE), limit=_ROWS_PER_TXN)
     for key, row in readable(Namespace, rows):
         limits = Limits(row.quota, row.immutable, row.locked)
         if limits == Limits() or (row.deleted and await _has_successor(txn, row)):
@@ -36,11 +39,11 @@ async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
             limits = known
         if not row.deleted:
             await save(txn, key, msgspec.structs.replace(row, limits=limits))
-    return rows[-1][0] + b"\0" if len(rows) == _STEP else None
+    return rows[-1][0] + b"\0" if len(rows) == _ROWS_PER_TXN else None
 
 
 async def _has_successor(txn: Transaction, row: Namespace) -> bool:
-    """Whether the project of a deleted namespace has another one of its name."""
+    """Return True if the project of a deleted namespace has another one of that name."""
     try:
         found = await get_payload(
             txn, layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)

@@ -1,13 +1,13 @@
-"""Upgrading the rows of a store of the last format in place, in bounded steps.
+"""Upgrades the rows of a store of the previous format in place, in bounded transactions.
 
-The ledger keeps how many of STEPS are done, and the cursor of the one that is under way, in the
-transaction that changes the rows. So a process that is killed anywhere leaves a store that the
-next one goes on with, and two processes that open it at once share the work. A store that is new
-is done with its first transaction.
+The ledger records how many of STEPS are done, and the cursor of the current one, in the same
+transaction that changes the rows. A process that is killed at any point leaves a store that the
+next one continues with, and two processes that open it at once share the work. For a new store
+the first transaction completes all steps.
 
-A step is added at the end of STEPS, and never taken out before the format that it leads from is
-given up: stores count them. Begun again from its start, a step gives the same rows: so damage to
-the row that says how far a store is does no harm to others.
+Stores count the steps: add new ones at the end of STEPS, and remove none until the format that it
+upgrades is no longer supported. A step that runs again from its start writes the same rows, so
+damage to the row of the position harms no other row.
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ _log: Final = logging.getLogger(__name__)
 _STATE: Final = layout.SETTING + b"upgrade"
 """-> number of steps done (2), cursor in the next one."""
 
-_TOLD_SECONDS: Final = 10.0
-"""Between two lines of the log that tell how far an upgrade is."""
+_PROGRESS_SECONDS: Final = 10.0
+"""Interval of log lines about the progress of an upgrade."""
 
 Advance = Callable[[Transaction, bytes, int], Awaitable[bytes | None]]
-"""Changes a bounded number of rows from a cursor on (b"" at first), as of a time in microseconds;
-says where to go on, or None where the step is done."""
+"""Function of cursor (b"" at first) and time (us) that changes a bounded number of rows; returns
+the next cursor, None if the step is done."""
 
 
 class Step(NamedTuple):
-    """One kind of rows that a format has and the last one had not."""
+    """One change from the previous format to this one."""
 
     name: str
+    """Description for the log."""
     advance: Advance
 
 
 class Position(NamedTuple):
-    """How far a store is."""
+    """A store's progress."""
 
     done: int
-    """Steps that are done."""
+    """Number of completed steps."""
     cursor: bytes
-    """In the next one."""
+    """Cursor of the next step."""
 
 
 STEPS: Final[tuple[Step, ...]] = (
@@ -62,39 +63,43 @@ STEPS: Final[tuple[Step, ...]] = (
 
 
 async def position(txn: Transaction) -> Position:
-    """Say how far the store is. Raises NotAStore where a newer version has added steps."""
+    """Return the store's position. Raises NotAStore if a newer version has added steps."""
     try:
         state = await get_payload(txn, _STATE)
     except Corrupt as error:
-        # A store is in use for years, and being upgraded for minutes. `check` tells of the row.
-        _log.error("taking the store as upgraded, since the row that says so is damaged: %s", error)
+        # The likelier state: a store is in use for years, and being upgraded for minutes.
+        _log.error(
+            "cannot read the position of the upgrade: %s; assuming that the store is upgraded, "
+            "`check` reports the row",
+            error,
+        )
         return Position(len(STEPS), b"")
     if state is None:
         return Position(0, b"")
     done = int.from_bytes(state[:2], "big")
     if done > len(STEPS):
-        raise NotAStore("ledger", "a newer holdfast has upgraded its rows: use that one")
+        raise NotAStore("ledger", "a newer version of holdfast has upgraded its rows: use that")
     return Position(done, state[2:])
 
 
 async def pending(txn: Transaction) -> bool:
-    """Say whether a step is not done. Raises NotAStore."""
+    """Return True if a step is left to do. Raises NotAStore."""
     return (await position(txn)).done < len(STEPS)
 
 
 async def advance(txn: Transaction, now: int) -> Position:
-    """Go on with the upgrade: bounded work in one step, and any number of steps that end.
+    """Continue the upgrade until a step returns a cursor: bounded work. Return the new position.
 
     Raises NotAStore, and what the steps raise.
     """
     done, cursor = await position(txn)
     if not await txn.scan(after(layout.SETTING), after(b"\xfe"), limit=1):
-        # Nothing but settings: the store is new, and no step would find anything to do.
+        # Only settings: the store is new, and no step would find any rows.
         done, cursor = len(STEPS), b""
     while done < len(STEPS):
-        rest = await STEPS[done].advance(txn, cursor, now)
-        if rest is not None:
-            cursor = rest
+        following = await STEPS[done].advance(txn, cursor, now)
+        if following is not None:
+            cursor = following
             break
         done, cursor = done + 1, b""
     await put_payload(txn, _STATE, done.to_bytes(2, "big") + cursor)
@@ -102,18 +107,18 @@ async def advance(txn: Transaction, now: int) -> Position:
 
 
 async def run(at: Position, step: Callable[[], Awaitable[Position]], name: str) -> None:
-    """Upgrade the store called ``name`` from a position on to the end.
+    """Upgrade a store from a position to the end; log the progress under ``name``.
 
-    ``step`` commits one ``advance``. Tells the log how far it is. Raises what ``step`` raises.
+    ``step`` commits one ``advance``. Raises what ``step`` raises.
     """
     if at.done == len(STEPS):
         return
-    _log.info("upgrading %s in place, since its rows are of an older format", name)
-    begun = told = time.monotonic()
+    _log.info("upgrading %s in place: its rows are of an older format", name)
+    begun = logged = time.monotonic()
     while (at := await step()).done < len(STEPS):
         now = time.monotonic()
-        if now - told >= _TOLD_SECONDS:
-            told = now
-            what = STEPS[at.done].name
-            _log.info("upgrading %s: step %d of %d, %s", name, at.done + 1, len(STEPS), what)
+        if now - logged >= _PROGRESS_SECONDS:
+            logged = now
+            title = STEPS[at.done].name
+            _log.info("upgrading %s: step %d of %d, %s", name, at.done + 1, len(STEPS), title)
     _log.info("upgraded %s in %.1f s", name, time.monotonic() - begun)

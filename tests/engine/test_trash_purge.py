@@ -191,7 +191,7 @@ async def test_a_restore_that_was_begun_fails(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has taken back what it brought, or the purge has."""
-    monkeypatch.setattr("holdfast.engine.trash.trash._STEP", 2)
+    monkeypatch.setattr("holdfast.engine.trash.trash._ROWS_PER_TXN", 2)
     layers = [noise(500, seed) for seed in range(6)]
     store, hooks = place.gated()
     async with store:
@@ -245,7 +245,7 @@ async def test_holds_that_nothing_needs_are_released(store: Store) -> None:
 async def test_a_hold_that_was_taken_since_stays(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.trash.holds.STEP", 2)
+    monkeypatch.setattr("holdfast.engine.trash.holds.ROWS_PER_TXN", 2)
     space = await store.namespaces.find(REGION, "app")
     old = {f"app/image{number}": noise(1000, number) for number in range(5)}
     for name, data in old.items():
@@ -372,7 +372,7 @@ async def test_a_copy_that_was_cut_off_goes_on(store: Store) -> None:
     await put(store, "app/web", index(children), "v1", "v2")
     await push(store, "app/web", "other", [])
     first, last = await delete(store, "v1"), await delete(store, "v2")
-    copied = await store.core.ledger.transact(adoption.copy_some, first.bytes, last.bytes)
+    copied = await store.core.ledger.transact(adoption.copy_batch, first.bytes, last.bytes)
     assert not copied
     assert await problems(store) == []
     await store.trash.restore(first)

@@ -58,7 +58,7 @@ def old(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each transaction of an upgrade do little, so that there are many."""
-    monkeypatch.setattr("holdfast.engine.upgrade.kept._STEP", 7)
+    monkeypatch.setattr("holdfast.engine.upgrade.kept._ROWS_PER_TXN", 7)
 
 
 MADE = 1_800_000_000.0
@@ -188,7 +188,7 @@ def test_kill_9_at_any_time(old: Path, seconds: float) -> None:
         "from pathlib import Path\n"
         "from holdfast.engine import Store, StoreConfig\n"
         "from holdfast.engine.upgrade import kept\n"
-        "kept._STEP = 3\n"
+        "kept._ROWS_PER_TXN = 3\n"
         "async def main():\n"
         "    print('begun', flush=True)\n"
         "    async with Store.open(Path(sys.argv[1]), StoreConfig(background=False)): pass\n"
