@@ -125,10 +125,10 @@ class BlobWriter:
         if reused or self._held_bytes >= BATCH_BYTES:
             self._reused_in_flight = self._reused_in_flight or reused
             await self._flush()
-            await self._drain(BUFFERS_IN_FLIGHT - 1)
+            await self._wait_for_batches(BUFFERS_IN_FLIGHT - 1)
         elif self._reused_in_flight:
             # This call counts too: the caller may reuse a buffer after N calls of any length.
-            await self._drain()
+            await self._wait_for_batches()
 
     async def _flush(self) -> None:
         """Hand the held bytes to the threads as one batch."""
@@ -154,7 +154,7 @@ class BlobWriter:
                 if self.sync_failed:
                     self._end_with_file()
 
-    async def _drain(self, most: int = 0) -> None:
+    async def _wait_for_batches(self, most: int = 0) -> None:
         """Wait until at most ``most`` batches are with the threads.
 
         Raises what a batch or a finished sync raised; then no thread has a batch, and the stream
@@ -193,7 +193,7 @@ class BlobWriter:
         if self._held and (self._writer is not None or self._held_bytes > self._inline_bytes):
             await self._flush()
         try:
-            await self._drain()
+            await self._wait_for_batches()
         finally:
             await self._finish_syncing()
         if self.sync_failed:
@@ -212,7 +212,7 @@ class BlobWriter:
             self._held.clear()
             self._held_bytes = 0
             try:
-                await self._drain()
+                await self._wait_for_batches()
             finally:
                 await self._finish_syncing()
                 if size < self._writer.size:
@@ -340,7 +340,7 @@ class BlobWriter:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_file)
             stack.push_async_callback(self._finish_syncing)
-            await self._drain()
+            await self._wait_for_batches()
 
     async def _close_file(self) -> None:
         writer, self._writer = self._writer, None

@@ -1,5 +1,5 @@
-"""What needs what: manifests and their content, attached tags, the trash, a namespace's bytes.
+"""References: manifests and their content, attached tags, the trash, a namespace's kept bytes.
 
-Says what a deletion ends (``pruning``) and what it frees (``reclaimable``). May import blobs and
-what blobs may.
+``pruning`` decides what a deletion removes, ``reclaimable`` computes what it frees. May import
+blobs and the packages below it.
 """

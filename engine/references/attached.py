@@ -1,12 +1,12 @@
-"""Attached tags: names by which signatures, SBOMs and attestations belong to a manifest.
+"""Attached tags: tags that bind signatures, SBOMs and attestations to a manifest by name.
 
-Clients without the referrers API keep what refers to a manifest under a tag that names its
-digest: ``sha256-<hex>``, or ``sha512-<the first 64 hex>`` (OCI distribution-spec, "Referrers Tag
-Schema"), and cosign adds ``.sig``, ``.att`` and ``.sbom``. Such a tag is no version of anything:
-it is there for as long as the manifest of that digest is, whatever its own manifest is.
+Clients without the referrers API tag a referrer with the digest of its subject:
+``sha256-<hex>``, or ``sha512-<the first 64 hex>`` (OCI distribution-spec, "Referrers Tag
+Schema"); cosign adds ``.sig``, ``.att`` and ``.sbom``. Such a tag is not a version of the image:
+it lives as long as the manifest that it names, whatever manifest it points to.
 
-One that points to the very manifest that it names is a tag like any other, and so is an orphan:
-one whose digest the image does not have.
+A tag that points to the manifest that it names is an ordinary tag. So is an orphan, which names
+a digest that the image does not have.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _HEX: Final = 64
 _NAME: Final = re.compile(r"(sha256|sha512)-([0-9a-f]{64})(?:\.(?:sig|att|sbom))?", re.ASCII)
 _ENDS: Final = ("", ".sig", ".att", ".sbom")
 _ALIKE_MAX: Final = 4
-"""Digests with the same first 64 digits that are looked at: there are never two."""
+"""Digests with the same first 64 digits that a lookup reads; in practice there is one."""
 
 
 def is_name(name: str) -> bool:
-    """Whether a tag of that name may belong to a manifest."""
+    """Return True if a tag of that name may belong to a manifest."""
     return _NAME.fullmatch(name) is not None
 
 
 def names_itself(tag: Tag) -> bool:
-    """Whether a tag names the manifest that it points to, as far as its row tells."""
+    """Return True if a tag names the manifest that it points to, judged by its row alone."""
     found = _NAME.fullmatch(tag.name)
     if found is None:
         return False
@@ -46,7 +46,7 @@ def names_itself(tag: Tag) -> bool:
 
 
 async def subject_of(txn: Transaction, image_key: bytes, tag: Tag) -> bytes | None:
-    """The sha256 of the manifest of the image that a tag belongs to, or None."""
+    """Return the sha256 of the manifest that a tag of the image belongs to, or None."""
     found = _NAME.fullmatch(tag.name)
     if found is None:
         return None
@@ -57,7 +57,7 @@ async def subject_of(txn: Transaction, image_key: bytes, tag: Tag) -> bytes | No
 
 
 async def _named(txn: Transaction, image_key: bytes, algorithm: str, start: bytes) -> list[bytes]:
-    """The sha256 of what the image knows by a digest that begins so."""
+    """Return the sha256s of blobs that the image knows by a digest with that beginning."""
     if algorithm == "sha256":
         return [start]
     prefix = layout.ALIAS + Digest("sha512", start).key
@@ -67,7 +67,7 @@ async def _named(txn: Transaction, image_key: bytes, algorithm: str, start: byte
 
 
 async def tags_of(txn: Transaction, image_key: bytes, sha: bytes) -> list[Tag]:
-    """The tags that belong to a manifest of the image."""
+    """Return the tags that belong to a manifest of the image."""
     found = []
     for key in await manifest_rows.names_of(txn, image_key, sha):
         digest = Digest.from_key(key)

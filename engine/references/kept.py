@@ -1,7 +1,7 @@
-"""What a namespace makes the store keep: the numbers that quotas bound (design, "Numbers").
+"""Kept bytes of a namespace: the numbers that quotas limit (design, "Numbers").
 
-Each blob counts once in a namespace, as content, else as a manifest, else as held; what lies in
-the trash counts until it is purged. ``claims`` keeps the counters; here they are read.
+Each blob counts once in a namespace: as content, else as a manifest, else as held. Blobs of the
+trash count until the purge. ``claims`` writes the counters; this module reads them.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from holdfast.engine.ledger.records import Image, Namespace, Trash, load
 from holdfast.engine.model.errors import Corrupt
 
 ROWS_SCANNED_MAX: Final = 10_000
-"""Rows that one look at the trash of a namespace goes through."""
+"""Most rows that one scan of a namespace's trash reads."""
 
-_STEP: Final = 500
+_ENTRIES_PER_SCAN: Final = 500
 """Entries of the trash read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a namespace's name keeps, in bytes; each blob is in one part, so they add up."""
+    """Bytes kept under a namespace's name; each blob is in one part, so the parts add up."""
 
     content: int
     manifests: int
     held: int
     trash: int
-    """What only images in the trash need, or namespaces of that name in the trash."""
+    """Bytes needed only by images in the trash, or by deleted namespaces of that name."""
 
 
 async def keeps(txn: Transaction, row: Namespace, sha: bytes) -> int | None:
-    """Bytes of a blob that a namespace keeps already, in whatever way; None where it does not,
-    or where damaged rows do not tell."""
+    """Return the size of a blob that the namespace already keeps.
+
+    None if it does not keep the blob, or if damaged rows hide the answer.
+    """
     for kind in claims.PARTS:
         prefix = layout.references(sha, kind) + row.project + row.id
         if rows := await txn.scan(prefix, after(prefix), limit=1):
@@ -49,26 +51,28 @@ async def keeps(txn: Transaction, row: Namespace, sha: bytes) -> int | None:
 
 
 async def parts(txn: Transaction, row: Namespace) -> Parts:
-    """What the living namespace keeps, and what others of its name did that lie in the trash.
+    """Return the bytes kept by a living namespace and by deleted ones of its name.
 
-    The sums are counters. What of them lies in the trash is found by a look at the images there:
-    ROWS_SCANNED_MAX of their blobs, the rest is told as content, as is what damaged rows hide.
+    The sums come from counters. A scan of the namespace's images in the trash finds which of
+    these bytes only the trash needs. It reads about ROWS_SCANNED_MAX rows; blobs beyond that, and
+    those hidden by damaged rows, stay in the part in which they are counted.
     """
     sums = {
         kind: await txn.counter(layout.counter(name, row.id)) for kind, name in claims.PARTS.items()
     }
     place = layout.place(row.project, row.region, row.name)
+    # The name's counter minus this namespace's is what deleted namespaces of the name keep.
     trash = await txn.counter(layout.counter(layout.PLACE_KEPT, place))
     trash -= sum(sums.values())
-    look = _Trashed(txn, row)
-    async for kind, size in look.blobs():
+    scan = _TrashScan(txn, row)
+    async for kind, size in scan.blobs():
         sums[kind] -= size
         trash += size
     return Parts(sums[layout.CONTENT], sums[layout.KEPT], sums[layout.HELD], trash)
 
 
-class _Trashed:
-    """A bounded look at what the images of a namespace in the trash need, and no living one."""
+class _TrashScan:
+    """Bounded scan for blobs that images of a namespace in the trash need, and no living image."""
 
     def __init__(self, txn: Transaction, namespace: Namespace) -> None:
         self._txn = txn
@@ -77,7 +81,7 @@ class _Trashed:
         self._living: dict[bytes, bool] = {}
 
     async def blobs(self) -> AsyncIterator[tuple[bytes, int]]:
-        """Each of these blobs once: the part that it is counted in, and its size."""
+        """Yield each of these blobs once: the part that it is counted in, and its size."""
         seen: set[bytes] = set()
         async for image_key in self._images():
             prefix = layout.claimed(image_key)
@@ -96,23 +100,25 @@ class _Trashed:
                     yield found
 
     async def _images(self) -> AsyncIterator[bytes]:
-        """Keys of the namespace's images in the trash."""
+        """Yield the keys of the namespace's images in the trash."""
         prefix = layout.TRASH_PROJECT + self._namespace.project
         start = prefix
-        while self._left > 0 and (rows := await self._txn.scan(start, after(prefix), limit=_STEP)):
+        while self._left > 0 and (
+            rows := await self._txn.scan(start, after(prefix), limit=_ENTRIES_PER_SCAN)
+        ):
             self._left -= len(rows)
             for key, _ in rows:
                 try:
                     entry = await load(self._txn, Trash, layout.TRASH + key[len(prefix) :])
                 except Corrupt:
-                    # What it is told as is not exact; the check tells of the row.
+                    # Its bytes stay in the part where they are; the check reports the row.
                     continue
                 if entry and entry.kind == "image" and entry.namespace == self._namespace.id:
                     yield entry.image
             start = rows[-1][0] + b"\0"
 
     async def _counted(self, image_key: bytes, sha: bytes) -> tuple[bytes, int] | None:
-        """The part and the size of a blob; None where a living image needs it too."""
+        """Return the part and the size of a blob; None if a living image needs it too."""
         first = None
         for kind in claims.PARTS:
             prefix = layout.references(sha, kind)

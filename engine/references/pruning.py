@@ -1,9 +1,10 @@
-"""The closure of a tag: manifests that go with it, because nothing else needs them.
+"""Pruning: removes manifests that nothing needs, and then those that only they needed.
 
-It may hold any number of manifests, so it is walked in steps, and what is left to look at is
-kept as a stack: sha256s of manifests, and keys from which on referrers are still to be read. A
-subject with a million referrers is one such key. With a manifest go the tags that belong to it
-(``attached``), and so what they point to: chains of signatures are walked as all else is.
+A deleted tag may leave any number of manifests, so the walk runs in steps. Its state is a stack:
+sha256s of manifests, and keys from which referrers are still to be read. A subject with a million
+referrers is one such key. Removing a manifest also removes the tags that belong to it
+(``attached``), and so the manifests that they point to: the walk follows chains of signatures
+like all other references.
 """
 
 from __future__ import annotations
@@ -22,30 +23,31 @@ from holdfast.engine.ledger.records import Manifest, Tag, load
 from . import manifest_rows
 from .manifest_rows import CHILD
 
-_REFERRERS: Final = 100
+_REFERRERS_PER_SCAN: Final = 100
 """Referrers read at a time."""
 
 _KEY_AT: Final = 1 + ID_BYTES
-"""Where the length of the subject's digest key stands in the key of a referrer."""
+"""Offset, in the key of a referrer, of the length of the subject's digest key."""
 
 _TAG_COST: Final = 8
-"""Rows that go with a tag."""
+"""Rows deleted with a tag."""
 
 Detach = Callable[[bytes], Awaitable[list[Tag]]]
-"""Removes the tags that belong to a manifest, and may go; says which."""
+"""Removes those tags of a manifest that may be deleted, and returns them."""
 
 Gone = tuple[tuple[bytes, str], ...]
-"""Manifests that were removed, parents first: sha256 and media type."""
+"""Removed manifests, parents first: sha256 and media type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one step did, and what is left to look at: the candidates of the next one."""
+    """Result of one step: what it removed, and the candidates of the next step."""
 
     manifests: Gone = ()
     tags: tuple[Tag, ...] = ()
-    """Those that belonged to one of the manifests."""
+    """Removed tags: each belonged to one of the manifests."""
     rest: tuple[bytes, ...] = ()
+    """Candidates of the next step; empty when the walk is complete."""
 
 
 async def prune_unneeded(
@@ -60,12 +62,11 @@ async def prune_unneeded(
     untagged: bytes = b"",
     since: int | None = None,
 ) -> Pruned:
-    """Remove those candidates that no tag and no index needs, and then what only they needed.
+    """Remove the candidates that no tag and no index needs, then what only they needed.
 
-    Goes on until that cost about ``limit`` reads of manifests and ends of links (one manifest
-    has up to ``NEEDS_MAX``). A referrer counts as needed while its subject is there, unless it
-    was the one that has just been ``untagged``. What was pushed after ``since`` (of the ledger)
-    stays.
+    Stops after about ``limit`` reads of manifests and removed links (one manifest has up to
+    ``NEEDS_MAX``). A referrer is needed while its subject exists, unless it is the manifest that
+    was just ``untagged``. Manifests pushed after ``since`` (in ledger time) stay.
     """
     gone: list[tuple[bytes, str]] = []
     tags: list[Tag] = []
@@ -74,6 +75,7 @@ async def prune_unneeded(
     while waiting and cost < limit:
         sha = waiting.pop()
         cost += 1
+        # Longer than a sha256: a key from which to read the next referrers.
         if len(sha) > SHA_BYTES:
             waiting += await _referrers(txn, sha)
             continue
@@ -97,15 +99,18 @@ async def prune_unneeded(
 
 
 async def _referrers(txn: Transaction, start: bytes) -> list[bytes]:
-    """Some referrers of one subject, and where the next ones begin, if there are more."""
+    """Return some referrers of one subject, after the key where the next ones begin, if any.
+
+    The key comes first, so that the stack is worked off before more referrers are read.
+    """
     stop = after(start[: _KEY_AT + 1 + start[_KEY_AT]])
-    rows = await txn.scan(start, stop, limit=_REFERRERS)
-    rest = [rows[-1][0] + b"\0"] if len(rows) == _REFERRERS else []
+    rows = await txn.scan(start, stop, limit=_REFERRERS_PER_SCAN)
+    rest = [rows[-1][0] + b"\0"] if len(rows) == _REFERRERS_PER_SCAN else []
     return [*rest, *(key[-SHA_BYTES:] for key, _ in rows)]
 
 
 async def is_needed(txn: Transaction, image_key: bytes, sha: bytes) -> bool:
-    """Whether a tag or an index of the image needs the manifest."""
+    """Return True if a tag or an index of the image needs the manifest."""
     claim = await claims.get(txn, image_key, sha)
     if claim is not None and claim.children:
         return True
@@ -115,10 +120,13 @@ async def is_needed(txn: Transaction, image_key: bytes, sha: bytes) -> bool:
 async def take_back(
     txn: Transaction, owner: Owner, mark: bytes, shas: tuple[bytes, ...], now: int, hold_until: int
 ) -> None:
-    """Remove those manifests (parents first) that an unfinished restore with that mark brought
-    back, and that nothing needs: nobody has pushed them since."""
+    """Remove manifests (parents first) that an unfinished restore with that mark brought back.
+
+    Manifests that something needs stay, and so do those that were pushed since.
+    """
     for sha in shas:
         row = await load(txn, Manifest, manifest_rows.manifest_row(owner.key, sha))
+        # A push clears the mark: such a manifest belongs to its pusher now.
         if row is None or row.unfinished != mark or await is_needed(txn, owner.key, sha):
             continue
         await manifest_rows.remove(txn, owner, sha, row, now, hold_until)

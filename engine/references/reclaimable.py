@@ -1,7 +1,7 @@
-"""What a delete would free: the bytes at rest to which nothing else has a claim. Reads only.
+"""Reclaimable bytes: counts the bytes at rest that a deletion would free. Reads only.
 
-The callers find the rows of what would be deleted, so that tags, images and namespaces can each
-ask here what their own deletion would free.
+These are the bytes to which nothing else has a claim. The caller finds the rows of the tag, image
+or namespace to be deleted and passes them in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from holdfast.engine.model.names import first_match
 
 from . import attached, manifest_rows
 
-_STEP: Final = 1000
+_ROWS_PER_SCAN: Final = 1000
 
 
 async def by_tag(
@@ -29,7 +29,7 @@ async def by_tag(
     """Count the bytes at rest that a delete of the tag frees once holds are over.
 
     With a ``project``, count whole blobs as if there were no other project, so that the number
-    tells a tenant nothing about other tenants.
+    reveals nothing about other tenants.
     """
     gone = await losses(txn, image_key, {tag.name: tag.sha}, (), immutable)
     return await _by_image(txn, gone.blobs, image_key, project)
@@ -37,14 +37,14 @@ async def by_tag(
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What goes from an image with some tags and manifests."""
+    """Blobs, tags and manifests that an image loses with some tags and manifests."""
 
     blobs: list[bytes]
-    """Those that the image would have no more right to, once holds are over."""
+    """sha256s of blobs to which the image loses its right, once holds are over."""
     attached: list[tuple[Tag, bytes]]
-    """Tags that belonged to a manifest, and that one."""
+    """Attached tags, each with the manifest that it belongs to."""
     referrers: list[tuple[bytes, bytes]]
-    """Manifests that named another one as their subject, and that one."""
+    """Referrers, each with its subject."""
 
 
 async def losses(
@@ -54,8 +54,10 @@ async def losses(
     untagged: Iterable[bytes],
     immutable: tuple[str, ...],
 ) -> Losses:
-    """What would go with some tags (name to sha256) and some manifests, as
-    ``pruning.prune_unneeded`` takes it."""
+    """Compute what would be removed with some tags (name to sha256) and some manifests.
+
+    Follows the same rules as ``pruning.prune_unneeded``, without writing.
+    """
     lost: Counter[bytes] = Counter()
     children: Counter[bytes] = Counter()
     gone: set[bytes] = set()
@@ -96,7 +98,7 @@ async def losses(
 async def _is_kept(
     txn: Transaction, image_key: bytes, sha: bytes, parents_gone: int, tags_gone: Set[str]
 ) -> bool:
-    """Whether a manifest is not here, or another index or another tag needs it."""
+    """Return True if a manifest is absent, or if another index or another tag needs it."""
     if not await manifest_rows.present(txn, image_key, sha):
         return True
     claim = await claims.get(txn, image_key, sha)
@@ -109,11 +111,12 @@ async def _is_kept(
 async def alone(
     txn: Transaction, sha: bytes, project: bytes, owners: Collection[bytes]
 ) -> tuple[bool, bool]:
-    """Whether nobody but these owners (of one project) has a right to the blob.
+    """Return whether only these owners (of one project) have a right to the blob.
 
-    Twice: in the whole store, and as far as the project knows of.
+    First in the whole store, then as far as the project can see.
     """
     prefix = layout.references(sha)
+    # Each owner has at most one reference of each of the three kinds.
     rows = await txn.scan(prefix, after(prefix), limit=3 * len(owners) + 1)
     if all(key[layout.OWNER_AT :] in owners for key, _ in rows):
         return True, True
@@ -128,15 +131,20 @@ async def alone(
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a blob. Whoever has a key of one project is told ``whole`` only: how a blob lies at rest
-    may tell that a stranger brought it earlier."""
+    """Sizes of a blob in bytes.
+
+    Clients with a key of one project may see ``whole`` only: the form in which a blob is stored
+    may reveal that another tenant pushed it earlier.
+    """
 
     at_rest: int
+    """Size as stored, which may be compressed."""
     whole: int
+    """Size of the blob itself."""
 
 
 async def size_of(txn: Transaction, sha: bytes) -> Size:
-    """The sizes of a blob. Raises NotFound."""
+    """Return the sizes of a claimed blob. Raises Corrupt."""
     blob = await blob_rows.require(txn, sha)
     return Size(blob.stored, blob.size)
 
@@ -144,7 +152,7 @@ async def size_of(txn: Transaction, sha: bytes) -> Size:
 async def _by_image(
     txn: Transaction, shas: Iterable[bytes], image_key: bytes, project: bytes | None
 ) -> int:
-    """What an image's end of its rights to some blobs would free."""
+    """Count the bytes that are freed when an image loses its rights to some blobs."""
     freed = 0
     for sha in shas:
         size = await size_of(txn, sha)
@@ -173,33 +181,35 @@ async def by_namespace(txn: Transaction, namespace_id: bytes) -> int:
     freed = 0
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
-    while rows := await txn.scan(start, after(prefix), limit=_STEP):
+    while rows := await txn.scan(start, after(prefix), limit=_ROWS_PER_SCAN):
         for key, value in rows:
             async for sha in _claimed(txn, unseal(key, value)):
                 if sha not in seen:
                     seen.add(sha)
-                    freed += await _if_alone(txn, sha, layout.NAMESPACE_AT, namespace_id)
+                    freed += await _if_sole(txn, sha, layout.NAMESPACE_AT, namespace_id)
         start = rows[-1][0] + b"\0"
     return freed
 
 
 async def _claimed(txn: Transaction, image_key: bytes) -> AsyncIterator[bytes]:
+    """Yield the sha256s of all blobs that an image has a claim on."""
     prefix = layout.claimed(image_key)
     start = prefix
-    while rows := await txn.scan(start, after(prefix), limit=_STEP):
+    while rows := await txn.scan(start, after(prefix), limit=_ROWS_PER_SCAN):
         for key, _ in rows:
             yield key[-SHA_BYTES:]
         start = rows[-1][0] + b"\0"
 
 
-async def _if_alone(txn: Transaction, sha: bytes, at: int, who: bytes) -> int:
-    """The blob's bytes at rest, if every reference to it is by ``who`` (found at ``at``)."""
+async def _if_sole(txn: Transaction, sha: bytes, offset: int, owner_id: bytes) -> int:
+    """Return the blob's bytes at rest if every reference has ``owner_id`` at ``offset``, else 0."""
     prefix = layout.references(sha)
     start = prefix
     while rows := await txn.scan(start, after(prefix), limit=1):
         key = rows[0][0]
-        if key[at : at + ID_BYTES] != who:
+        if key[offset : offset + ID_BYTES] != owner_id:
             return 0
-        start = after(key[: at + ID_BYTES])
+        # Skip the other references of this owner under this prefix.
+        start = after(key[: offset + ID_BYTES])
     blob = await blob_rows.require(txn, sha)
     return blob.stored

@@ -1,13 +1,13 @@
-"""The trash: what was deleted and can still be brought back, in the order it will be emptied.
+"""Trash rows: deleted tags, images and namespaces that can be restored, in order of their purge.
 
-An entry is a row by its time, one by its id and one in the list of its project. The manifests
-that went with a tag, of which there may be any number, are rows of their own in the order in
-which they went: a list. Its key is not the tag's alone, since a tag can come back and be deleted
-again before all rows of the first list are gone. Tags that went with a tag, since they belonged
-to such a manifest, are entries of their own, and rows that lead to these.
+An entry has three rows: by its purge time, by its id, and in the list of its project. The
+manifests removed with a tag, of which there may be any number, are a list of rows in the order of
+removal. The key of a list holds more than the tag's id, since a tag can be restored and deleted
+again before all rows of its first list are gone. Attached tags removed with a tag are entries of
+their own, and the tag has one row for each that points to its entry.
 
-An entry that is being taken apart (``purging``) cannot be brought back. One of a tag is then
-found by its time only.
+An entry whose purge has begun (``purging``) cannot be restored. A purging tag is found by its
+time only.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from holdfast.engine.ledger.records import (
 )
 from holdfast.engine.model.errors import Corrupt
 
-_STEP: Final = 1000
+_ROWS_PER_SCAN: Final = 1000
 
 _ENTRY_BYTES: Final = 8 + layout.ID_BYTES
-"""Time and id: the end of an entry's key, there and in the list of its project."""
+"""Bytes of time and id, which end an entry's key and its key in the list of its project."""
 
-_PLACE_AT: Final = 1 + layout.ID_BYTES + 8
-"""Where the place stands in the key of a manifest that went with a tag."""
+_POSITION_AT: Final = 1 + layout.ID_BYTES + 8
+"""Offset of the list position in the key of a manifest removed with a tag."""
 
 Gone = tuple[tuple[bytes, str], ...]
-"""Manifests that went with a tag, parents first: sha256 and media type."""
+"""Manifests removed with a tag, parents first: sha256 and media type."""
 
 
-class Place(TypedDict):
-    """Where something was, as its entry tells it."""
+class _Origin(TypedDict):
+    """Fields of an entry that say where the deleted object was."""
 
     region: str
     project: bytes
@@ -60,24 +60,24 @@ class Place(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries are asked for; None does not look."""
+    """Conditions on entries; None matches all."""
 
     region: str | None = None
     project: bytes | None = None
     kind: str | None = None
     namespace: str | None = None
-    """Name of the namespace, or of that which it was in."""
+    """Name of the deleted namespace, or of the one that the object was in."""
     image: str | None = None
     tag: str | None = None
 
     @property
     def every_kind(self) -> bool:
-        """Whether all are, or all of a project."""
+        """True if the filter has no condition, or one on the project alone."""
         return self == Filter(project=self.project)
 
-    def takes(self, entry: Trash) -> bool:
-        """Whether this one is."""
-        looks = (
+    def matches(self, entry: Trash) -> bool:
+        """Return True if the entry meets all conditions."""
+        conditions = (
             (self.region, entry.region),
             (self.project, entry.project),
             (self.kind, entry.kind),
@@ -85,21 +85,21 @@ class Filter:
             (self.image, entry.image_name),
             (self.tag, entry.name if entry.kind == "tag" else ""),
         )
-        return all(asked is None or asked == has for asked, has in looks)
+        return all(want is None or want == has for want, has in conditions)
 
 
 def place(entry: Trash) -> bytes:
-    """What stands in keys for the name of the namespace that it was, or was in."""
+    """Return ``layout.place`` of the deleted namespace, or of the one that the object was in."""
     return layout.place(entry.project, entry.region, entry.namespace_name)
 
 
 def owner(entry: Trash, *, counted: bool) -> Owner:
-    """The image that the entry is, or that its tag was in, as an owner of claims."""
+    """Return the entry's image, or the image that its tag was in, as an owner of claims."""
     return Owner(entry.image, entry.project, entry.namespace, counted, place(entry))
 
 
 async def insert(txn: Transaction, entry: Trash, until: int) -> None:
-    """Put an entry into the trash until then."""
+    """Put an entry into the trash, to be purged at ``until``."""
     await save(txn, layout.TRASH + number(until) + entry.id, entry)
     await put_payload(txn, layout.TRASH_ID + entry.id, number(until))
     await put_payload(txn, project_row(entry, until))
@@ -107,13 +107,16 @@ async def insert(txn: Transaction, entry: Trash, until: int) -> None:
 
 
 def project_row(entry: Trash, until: int) -> bytes:
-    """Key of the row of an entry in the list of its project."""
+    """Return the key of an entry in the list of its project."""
     return layout.TRASH_PROJECT + entry.project + number(until) + entry.id
 
 
 async def list_row(txn: Transaction, key: bytes, value: bytes, *, listed: bool) -> None:
-    """Put an entry into the list of its project, or take it out: of a row of a queue that is set
-    aside, or put back. Nothing where it is no entry, or cannot be read."""
+    """Add an entry to the list of its project, or remove it, when its queue row moves.
+
+    For rows that are parked as dead letters, or requeued. No effect for rows of other queues and
+    for entries that cannot be read.
+    """
     if key[:1] != layout.TRASH:
         return
     try:
@@ -127,8 +130,8 @@ async def list_row(txn: Transaction, key: bytes, value: bytes, *, listed: bool) 
         await put_payload(txn, row)
 
 
-def _place(namespace: Namespace, image_name: str = "") -> Place:
-    return Place(
+def _origin(namespace: Namespace, image_name: str = "") -> _Origin:
+    return _Origin(
         region=namespace.region,
         project=namespace.project,
         namespace=namespace.id,
@@ -138,20 +141,23 @@ def _place(namespace: Namespace, image_name: str = "") -> Place:
 
 
 async def trash_namespace(txn: Transaction, row: Namespace, until: int) -> None:
-    """A namespace was deleted."""
-    await insert(txn, Trash("namespace", row.id, row.name, **_place(row)), until)
+    """Put a deleted namespace into the trash until ``until``."""
+    await insert(txn, Trash("namespace", row.id, row.name, **_origin(row)), until)
 
 
 async def trash_image(txn: Transaction, row: Image, namespace: Namespace, until: int) -> None:
-    """An image was deleted: its key and its place are what the purge needs."""
-    place = _place(namespace, row.name)
-    await insert(txn, Trash("image", row.id, row.name, row.key, **place), until)
+    """Put a deleted image into the trash until ``until``, with what the purge needs of it."""
+    origin = _origin(namespace, row.name)
+    await insert(txn, Trash("image", row.id, row.name, row.key, **origin), until)
 
 
 async def trash_tag(
     txn: Transaction, image: Image, namespace: Namespace, row: Tag, gone: Gone, until: int
 ) -> Trash:
-    """A tag was deleted, and these manifests with it; ``add_manifests`` adds more."""
+    """Put a deleted tag into the trash, with the manifests removed so far; return its entry.
+
+    ``add_manifests`` adds those that later transactions remove.
+    """
     entry = Trash(
         "tag",
         row.id,
@@ -161,7 +167,7 @@ async def trash_tag(
         (),
         row.created,
         sha=row.sha,
-        **_place(namespace, image.name),
+        **_origin(namespace, image.name),
         manifests=await _free_list(txn, row.id, until),
     )
     await insert(txn, entry, until)
@@ -177,9 +183,10 @@ async def trash_attached(
     rows: Sequence[Tag],
     until: int,
 ) -> None:
-    """These tags went with that one, since they belonged to manifests that did.
+    """Put attached tags into the trash that were removed with the tag of ``entry``.
 
-    Each is an entry of its own, and comes back with the other one.
+    Each is an entry of its own, and a restore of ``entry`` restores it too. ``entry`` is None
+    where the trash has no entry that they could follow.
     """
     for row in rows:
         await trash_tag(txn, image, namespace, row, (), until)
@@ -188,16 +195,16 @@ async def trash_attached(
 
 
 async def attached_to(txn: Transaction, entry: Trash, last: bytes, limit: int) -> list[bytes]:
-    """Ids of tags that went with that one, in their order, after ``last``."""
+    """Return ids of attached tags removed with the tag of ``entry``, in order, after ``last``."""
     prefix = layout.TRASH_ATTACHED + list_of(entry)
     rows = await txn.scan(prefix + last + b"\0" if last else prefix, after(prefix), limit=limit)
     return [key[-layout.ID_BYTES :] for key, _ in rows]
 
 
 async def _free_list(txn: Transaction, tag_id: bytes, until: int) -> bytes:
-    """A list that has no rows: times are no names where a clock stands still.
+    """Return a list key without rows. A time alone is not unique while the clock stands still.
 
-    Rows of tags are only where rows of manifests are: see ``drop_rows``.
+    Only rows of manifests are searched: a list with rows of tags has some (see ``drop_rows``).
     """
     while await txn.scan(*_span(layout.TRASH_MANIFEST + tag_id + number(until)), limit=1):
         until += 1
@@ -209,52 +216,55 @@ def _span(prefix: bytes) -> tuple[bytes, bytes]:
 
 
 def list_of(entry: Trash) -> bytes:
-    """What the keys of the manifests that went with a tag begin with, but for the first byte."""
+    """Return the prefix, after the kind byte, of the keys of an entry's list."""
     return entry.id + entry.manifests
 
 
 async def add_manifests(txn: Transaction, entry: Trash, gone: Gone) -> None:
-    """More manifests went with a deleted tag. Their order is that of the calls."""
+    """Append removed manifests to the list of a deleted tag."""
     if not gone:
         return
     prefix = layout.TRASH_MANIFEST + list_of(entry)
-    place = await length(txn, entry)
+    position = await length(txn, entry)
     for sha, media_type in gone:
-        await put_payload(txn, prefix + number(place), sha + media_type.encode())
-        place += 1
+        await put_payload(txn, prefix + number(position), sha + media_type.encode())
+        position += 1
 
 
 async def length(txn: Transaction, entry: Trash) -> int:
-    """How many manifests went with a tag; while they are purged: the place behind the last."""
+    """Return the position after the last manifest of a tag's list.
+
+    That is the number of manifests, until a purge begins to remove them.
+    """
     rows = await txn.scan(*_span(layout.TRASH_MANIFEST + list_of(entry)), limit=1, reverse=True)
-    return layout.at(rows[0][0], _PLACE_AT) + 1 if rows else 0
+    return layout.at(rows[0][0], _POSITION_AT) + 1 if rows else 0
 
 
 async def manifests(
     txn: Transaction, entry: Trash, below: int, limit: int
 ) -> list[tuple[int, bytes, str]]:
-    """The last ``limit`` manifests at places below that, last first: children before parents.
+    """Return the last ``limit`` manifests before position ``below``, last first.
 
-    Each with its place. Raises Corrupt.
+    So children come before parents. Each has its position. Raises Corrupt.
     """
     prefix = layout.TRASH_MANIFEST + list_of(entry)
     found = []
     for key, value in await txn.scan(prefix, prefix + number(below), limit=limit, reverse=True):
         payload = unseal(key, value)
         sha, media_type = payload[: layout.SHA_BYTES], payload[layout.SHA_BYTES :].decode()
-        found.append((layout.at(key, _PLACE_AT), sha, media_type))
+        found.append((layout.at(key, _POSITION_AT), sha, media_type))
     return found
 
 
-async def shas_from(txn: Transaction, entry: Trash, place: int, limit: int) -> tuple[bytes, ...]:
-    """The first ``limit`` manifests from that place on, parents first. Raises Corrupt."""
-    return tuple(sha for sha, _ in await listed_from(txn, entry, place, limit))
+async def shas_from(txn: Transaction, entry: Trash, position: int, limit: int) -> tuple[bytes, ...]:
+    """Return the first ``limit`` sha256s from a position on, parents first. Raises Corrupt."""
+    return tuple(sha for sha, _ in await listed_from(txn, entry, position, limit))
 
 
-async def listed_from(txn: Transaction, entry: Trash, place: int, limit: int) -> Gone:
-    """The first ``limit`` manifests from that place on, with their media types. Raises Corrupt."""
+async def listed_from(txn: Transaction, entry: Trash, position: int, limit: int) -> Gone:
+    """Return the first ``limit`` manifests and media types from a position. Raises Corrupt."""
     prefix = layout.TRASH_MANIFEST + list_of(entry)
-    rows = await txn.scan(prefix + number(place), after(prefix), limit=limit)
+    rows = await txn.scan(prefix + number(position), after(prefix), limit=limit)
     payloads = [unseal(key, value) for key, value in rows]
     return tuple(
         (payload[: layout.SHA_BYTES], payload[layout.SHA_BYTES :].decode()) for payload in payloads
@@ -262,9 +272,10 @@ async def listed_from(txn: Transaction, entry: Trash, place: int, limit: int) ->
 
 
 async def drop_rows(txn: Transaction, entry: Trash, limit: int) -> int:
-    """Remove ``limit`` rows of what went with a tag; says how many there were.
+    """Remove up to ``limit`` rows of a tag's list; return how many there were.
 
-    Those of tags go first, so that a list which looks empty is.
+    Rows of attached tags go first: so a list without manifest rows has no tag rows either, which
+    ``_free_list`` relies on.
     """
     count = 0
     for kind in (layout.TRASH_ATTACHED, layout.TRASH_MANIFEST):
@@ -278,7 +289,7 @@ async def drop_rows(txn: Transaction, entry: Trash, limit: int) -> int:
 
 
 async def find(txn: Transaction, entry_id: bytes) -> tuple[int, Trash] | None:
-    """When an entry will be purged, and the entry, by the id of what was deleted."""
+    """Return the purge time and the entry of a deleted object by its id, or None."""
     when = await get_payload(txn, layout.TRASH_ID + entry_id)
     if when is None:
         return None
@@ -287,12 +298,12 @@ async def find(txn: Transaction, entry_id: bytes) -> tuple[int, Trash] | None:
 
 
 async def change(txn: Transaction, until: int, entry: Trash) -> None:
-    """Write an entry again."""
+    """Write a changed entry to its row by time."""
     await save(txn, layout.TRASH + number(until) + entry.id, entry)
 
 
 async def begin_purge(txn: Transaction, until: int, entry: Trash) -> Trash:
-    """Take an entry out of all lists: from now on it cannot be brought back."""
+    """Mark an entry as purging and remove it from all lists: it cannot be restored any more."""
     await _unlist(txn, until, entry)
     entry = msgspec.structs.replace(entry, purging=True)
     await change(txn, until, entry)
@@ -306,19 +317,22 @@ async def _unlist(txn: Transaction, until: int, entry: Trash) -> None:
 
 
 async def _forget(txn: Transaction, until: int, entry_id: bytes) -> None:
-    """Remove the row of an entry's id, unless it leads to another entry by now: the same tag may
-    have been brought back, and deleted once more."""
+    """Remove the row of an entry's id, unless it points to a newer entry.
+
+    The same tag may have been restored and deleted again.
+    """
     key = layout.TRASH_ID + entry_id
     try:
         found = await get_payload(txn, key)
     except Corrupt:
+        # A damaged row points nowhere: remove it.
         found = number(until)
     if found == number(until):
         await txn.delete(key)
 
 
 async def take(txn: Transaction, until: int, entry: Trash) -> None:
-    """Remove an entry; of a tag, the rows of what went with it are gone already."""
+    """Remove an entry. The caller has removed the rows of a tag's list (``drop_rows``)."""
     await txn.delete(project_row(entry, until))
     await _forget(txn, until, entry.id)
     await txn.delete(layout.TRASH + number(until) + entry.id)
@@ -326,8 +340,9 @@ async def take(txn: Transaction, until: int, entry: Trash) -> None:
 
 
 async def move(txn: Transaction, until: int, entry: Trash, now: int, later: int) -> None:
-    """Let an entry be purged at another time: one that was deleted while the clock was ahead."""
+    """Change an entry's purge time: for objects that were deleted while the clock was ahead."""
     old = layout.TRASH + number(until) + entry.id
+    # The same tag may have another entry at that microsecond.
     while await txn.get(layout.TRASH + number(later) + entry.id) is not None:
         later += 1
     await txn.delete(old)
@@ -340,9 +355,9 @@ async def move(txn: Transaction, until: int, entry: Trash, now: int, later: int)
 
 
 async def make_due(txn: Transaction, until: int, entry: Trash, now: int) -> bytes:
-    """Let an entry be the sweep's now, and nobody's to bring back; says its key.
+    """Make an entry due for the sweep, so that it cannot be restored; return its new key.
 
-    One of a namespace or an image is found by its id until it is gone.
+    Namespaces and images are found by id until their purge is complete.
     """
     await take(txn, until, entry)
     when = now
@@ -356,32 +371,32 @@ async def make_due(txn: Transaction, until: int, entry: Trash, now: int) -> byte
 
 
 async def leave_rest(txn: Transaction, until: int, entry: Trash, now: int) -> None:
-    """A tag is back, and too many rows of its manifests are left for one transaction.
+    """Leave the list of a restored tag to the sweep: it has too many rows for one transaction.
 
-    The sweep takes them: the entry is due now, and names no restore, so nothing is taken back.
+    The entry is due now and names no restore, so the purge does not undo the restore.
     """
     await make_due(txn, until, msgspec.structs.replace(entry, restoring=b""), now)
 
 
 async def page_of(
-    txn: Transaction, now: int, chosen: Filter, skip: int, limit: int
+    txn: Transaction, now: int, wanted: Filter, skip: int, limit: int
 ) -> tuple[list[tuple[int, Trash]], int]:
-    """Some of what can be brought back, next to go first; and how many there are.
+    """Return a page of restorable entries, next to be purged first, and their total.
 
-    Of one project only its own entries are looked at. Where nothing else is asked for, rows are
-    counted only; with another filter, all are read. Either is linear in them.
+    For one project only its own entries are scanned. Without further conditions rows are counted
+    and only those of the page are read; with other conditions all are read. Both are linear.
     """
-    if chosen.project is None:
+    if wanted.project is None:
         prefix, start = layout.TRASH, await _begin(txn, now)
     else:
-        prefix = layout.TRASH_PROJECT + chosen.project
+        prefix = layout.TRASH_PROJECT + wanted.project
         start = prefix + number(now + 1)
     found: list[tuple[int, Trash]] = []
     total = 0
-    while rows := await txn.scan(start, after(prefix), limit=_STEP):
+    while rows := await txn.scan(start, after(prefix), limit=_ROWS_PER_SCAN):
         for key, value in rows:
             on_page = skip <= total < skip + limit
-            if chosen.every_kind and not on_page:
+            if wanted.every_kind and not on_page:
                 total += 1
                 continue
             try:
@@ -389,9 +404,9 @@ async def page_of(
             except Corrupt:
                 entry = None
             if entry is None:
-                # On whichever page it lies, it counts; the check tells of it.
-                total += chosen.every_kind
-            elif chosen.takes(entry):
+                # Counted like unreadable rows of other pages; the check reports it.
+                total += wanted.every_kind
+            elif wanted.matches(entry):
                 total += 1
                 if on_page:
                     found.append((layout.at(key, len(prefix)), entry))
@@ -400,14 +415,14 @@ async def page_of(
 
 
 async def _entry(txn: Transaction, key: bytes, value: bytes) -> Trash | None:
-    """The entry of a row of the trash, or of a project's list of it. Raises Corrupt."""
+    """Return the entry of a row of the trash or of a project's list. Raises Corrupt."""
     if key[:1] == layout.TRASH:
         return decode(Trash, key, value)
     return await load(txn, Trash, layout.TRASH + key[-_ENTRY_BYTES:])
 
 
 async def _begin(txn: Transaction, now: int) -> bytes:
-    """Key of the first entry that can be brought back: not due, and not being taken apart."""
+    """Return the key from which entries are restorable: not due, and not purging."""
     start = layout.TRASH + number(now + 1)
     while rows := await txn.scan(start, after(layout.TRASH), limit=1):
         key, value = rows[0]
