@@ -1,4 +1,4 @@
-"""Images in from and out to other formats: OCI layouts, a docker-registry's directory.
+"""Imports and exports images: OCI image layouts, the storage directory of a docker-registry.
 
 Works on an open store through its public calls. May import store, datadir, depot, tasks and model.
 """

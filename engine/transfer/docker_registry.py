@@ -1,13 +1,13 @@
-"""Migrating from the storage directory of a docker-registry (CNCF distribution).
+"""Imports the storage directory of a docker-registry (CNCF distribution).
 
     docker/registry/v2/blobs/ALG/H2/HEX/data
     docker/registry/v2/repositories/NAME/_manifests/tags/TAG/current/link
     docker/registry/v2/repositories/NAME/_manifests/revisions/ALG/HEX/link
     docker/registry/v2/repositories/NAME/_layers/ALG/HEX/link
 
-A ``link`` holds a digest. That registry may run meanwhile; what is pushed to it then may be
-missed, and comes with another import. What was imported before is not read again, so an import
-that was cut off goes on where it was.
+A ``link`` holds a digest. That registry may run meanwhile; an import may miss what is pushed to it
+then, and the next import brings it. Manifests that were imported before are not read again, so an
+interrupted import continues where it was.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from holdfast.engine.model.values import Repository
 
 from .image_import import Entry, Transferred, import_images
 from .registry_names import Renames
-from .untrusted_files import ForeignFiles, Names
+from .untrusted_files import Names, UntrustedFiles
 
 if TYPE_CHECKING:
     from holdfast.engine.store import Store
@@ -44,122 +44,125 @@ if TYPE_CHECKING:
 _TOP: Final = ("docker", "registry", "v2")
 _LINK_BYTES_MAX: Final = 256
 _ENTRIES_MAX: Final = 1_000_000
-"""Tags or revisions of one repository, or repositories: some 300 bytes of memory each."""
+"""Tags or revisions of one repository, or repositories: about 300 bytes of memory each."""
 
 _NO_RENAMES: Final = Renames()
 _NOTHING: Final = Transferred(0, 0, 0, 0, 0)
 
 _REFUSALS: Final = (Invalid, MissingContent, NotFound, Conflict)
-"""What is wrong with one manifest or name, and not with the store."""
+"""Errors that concern one manifest or name; the import skips it. All others end the import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What became of one manifest of the old registry, or of a whole repository."""
+    """Result for one manifest of the old registry, or for a whole repository."""
 
     repository: str
-    """Its name there."""
+    """Name of the repository in the old registry."""
     name: str
-    """Its full name here; empty where it can have none."""
+    """Full name in this store; empty if no valid name results."""
     digest: str
-    """Empty where a tag leads to none, or the whole repository (no tags) was refused."""
+    """Empty if a tag has no valid digest, or if the whole repository (no tags) was refused."""
     tags: tuple[str, ...]
     done: Transferred | None
-    """Of no manifests where this one was here already, with its tags."""
+    """Content that was copied; no manifests if this one was here already, with its tags."""
     error: EngineError | None
-    """Why it was left out; the rest goes on."""
+    """Reason why it was skipped; the import continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRepository:
-    """A repository of the old registry, and what an import would make of it."""
+    """A repository of the old registry, and the result that an import would have."""
 
     repository: str
-    """Its name there."""
+    """Name of the repository in the old registry."""
     name: str
-    """Its full name here; empty where it can have none."""
+    """Full name in this store; empty if no valid name results."""
     tags: int
     manifests: int
-    """With and without tags."""
+    """Number of manifests with and without tags."""
     error: EngineError | None
-    """Why an import leaves it out."""
+    """Reason why an import skips it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A repository, and where it goes."""
+    """A repository of the old registry, with its name in this store."""
 
-    there: str
+    old_name: str
     name: str
     error: EngineError | None
 
     @property
     def names(self) -> Names:
-        return tuple(self.there.split("/"))
+        return tuple(self.old_name.split("/"))
 
 
 class _RepositoryFiles:
-    """The content of one repository: a ``Source`` that sees only what is linked there."""
+    """A ``Source`` of one repository: it reads only content that the repository links."""
 
-    def __init__(self, files: ForeignFiles, top: Names, name: Names) -> None:
+    def __init__(self, files: UntrustedFiles, top: Names, name: Names) -> None:
         self._files = files
         self._top = top
-        self._home = (*top, "repositories", *name)
+        self._directory = (*top, "repositories", *name)
 
     async def size(self, digest: Digest) -> int:
-        """Bytes of a blob."""
+        """Return the size of a blob in bytes."""
         await self._check_linked(digest)
-        return await self._files.size(*self._place(digest))
+        return await self._files.size(*self._path_of(digest))
 
     async def read(self, digest: Digest, limit: int) -> bytes:
-        """A whole blob."""
+        """Read a whole blob."""
         await self._check_linked(digest)
-        return await self._files.read(*self._place(digest), limit=limit)
+        return await self._files.read(*self._path_of(digest), limit=limit)
 
     def pieces(self, digest: Digest) -> AsyncIterator[bytes]:
-        """The bytes of a blob, which ``size`` was asked for before."""
-        return self._files.pieces(*self._place(digest))
+        """Read a blob in pieces. The caller has called ``size``, which checks the link."""
+        return self._files.pieces(*self._path_of(digest))
 
-    def _place(self, digest: Digest) -> Names:
+    def _path_of(self, digest: Digest) -> Names:
         encoded = digest.raw.hex()
         return (*self._top, "blobs", digest.algorithm, encoded[:2], encoded, "data")
 
     async def _check_linked(self, digest: Digest) -> None:
-        """Others' content lies in the same place. Raises NotFound."""
+        """Check that the repository links the blob. Raises NotFound.
+
+        All repositories share one directory of blobs; the links decide which may read one.
+        """
         own = (digest.algorithm, digest.raw.hex(), "link")
         try:
-            await self._files.size(*self._home, "_layers", *own)
+            await self._files.size(*self._directory, "_layers", *own)
         except NotFound:
-            await self._files.size(*self._home, "_manifests", "revisions", *own)
+            await self._files.size(*self._directory, "_manifests", "revisions", *own)
 
     async def tags(self) -> tuple[dict[str, list[str]], list[tuple[str, EngineError]]]:
-        """Digest -> tags; and tags that lead nowhere, with what is wrong with them."""
+        """Return tags by digest, and tags without a valid digest with the error of each."""
         found: dict[str, list[str]] = {}
         bad: list[tuple[str, EngineError]] = []
-        home = (*self._home, "_manifests", "tags")
-        for name in await self._names(*home):
+        directory = (*self._directory, "_manifests", "tags")
+        for name in await self._names(*directory):
             try:
                 link = await self._files.read(
-                    *home, check_tag_name(name), "current", "link", limit=_LINK_BYTES_MAX
+                    *directory, check_tag_name(name), "current", "link", limit=_LINK_BYTES_MAX
                 )
                 digest = Digest.parse(link.decode("ascii", "replace").strip())
             except NotFound:
-                # Deleted: the directory stays.
+                # A deleted tag leaves its directory behind.
                 continue
             except Invalid as error:
-                # A crash of that registry leaves empty links.
+                # A crash of the old registry can leave an empty link.
                 bad.append((name, error))
                 continue
             found.setdefault(str(digest), []).append(name)
         return found, bad
 
     async def revisions(self) -> AsyncIterator[str]:
-        """Digests of all manifests."""
+        """Yield the digests of all manifests."""
         for algorithm in ALGORITHMS:
-            home = (*self._home, "_manifests", "revisions", algorithm)
-            for encoded in await self._names(*home):
+            directory = (*self._directory, "_manifests", "revisions", algorithm)
+            for encoded in await self._names(*directory):
                 try:
-                    await self._files.size(*home, encoded, "link")
+                    await self._files.size(*directory, encoded, "link")
                 except NotFound:
                     continue
                 yield f"{algorithm}:{encoded}"
@@ -174,11 +177,11 @@ class _RepositoryFiles:
 async def list_registry(
     path: Path, *, renames: Renames = _NO_RENAMES
 ) -> AsyncGenerator[FoundRepository, None]:
-    """What ``import_registry`` would bring, in its order; nothing is changed, no content is read.
+    """List what ``import_registry`` would import, in its order, without reading content.
 
-    Raises NotFound where there is no registry's storage; TooLarge, StorageFailed.
+    Raises NotFound if the directory is not the storage of a registry; TooLarge, StorageFailed.
     """
-    files = ForeignFiles(path)
+    files = UntrustedFiles(path)
     top = await _find(files)
     for planned in await _plan(files, top, renames):
         source = _RepositoryFiles(files, top, planned.names)
@@ -186,10 +189,10 @@ async def list_registry(
             tags, bad = await source.tags()
             manifests = sum([1 async for _ in source.revisions()])
         except _REFUSALS as error:
-            yield FoundRepository(planned.there, planned.name, 0, 0, error)
+            yield FoundRepository(planned.old_name, planned.name, 0, 0, error)
             continue
         count = len(bad) + sum(len(names) for names in tags.values())
-        yield FoundRepository(planned.there, planned.name, count, manifests, planned.error)
+        yield FoundRepository(planned.old_name, planned.name, count, manifests, planned.error)
 
 
 async def import_registry(
@@ -202,39 +205,40 @@ async def import_registry(
     renames: Renames = _NO_RENAMES,
     untagged: bool = True,
 ) -> AsyncGenerator[Migrated, None]:
-    """Bring all images of another registry's storage into a store; iterate to do it.
+    """Import all images of another registry's storage into a store; iterate to run it.
 
-    The first component of a name, after ``renames``, is the namespace, made in that project
-    where it is missing; one that is there is used, whatever its project. Tags lead to what they
-    lead to there, even where they were moved here since. With ``untagged``, manifests without a
-    tag come too. What is refused (a name, two names that would become one, a manifest of
-    Docker's schema 1, one whose content is gone) is told of in what is yielded. Raises NotFound
-    where there is no registry's storage; TooLarge, StorageFull, StorageFailed.
+    The first component of a name, after ``renames``, is the namespace. A missing one is created
+    in that project; an existing one is used, whatever its project. Tags get the manifests that
+    they have in the old registry, even if they were moved here since. With ``untagged``,
+    manifests without a tag are imported too. The yielded results report what is refused: a name,
+    two names that would become one, a manifest of Docker's schema 1, or one whose content is
+    missing. Raises NotFound if the directory is not the storage of a registry; TooLarge,
+    StorageFull, StorageFailed.
     """
-    files = ForeignFiles(path)
+    files = UntrustedFiles(path)
     top = await _find(files)
     for planned in await _plan(files, top, renames):
         if planned.error is not None:
-            yield Migrated(planned.there, planned.name, "", (), None, planned.error)
+            yield Migrated(planned.old_name, planned.name, "", (), None, planned.error)
             continue
         source = _RepositoryFiles(files, top, planned.names)
         here: Repository | None = None
         try:
             tags, bad = await source.tags()
             for tag, refusal in bad:
-                yield Migrated(planned.there, planned.name, "", (tag,), None, refusal)
+                yield Migrated(planned.old_name, planned.name, "", (tag,), None, refusal)
             async for entry in _entries(source, tags, untagged=untagged):
                 if here is None:
                     here = await _locate(store, region, planned.name, project_id, organization_id)
                 yield await _manifest(store, here, source, planned, entry)
         except _REFUSALS as error:
-            yield Migrated(planned.there, planned.name, "", (), None, error)
+            yield Migrated(planned.old_name, planned.name, "", (), None, error)
 
 
 async def _entries(
     source: _RepositoryFiles, tags: dict[str, list[str]], *, untagged: bool
 ) -> AsyncIterator[Entry]:
-    """What is to be imported of a repository."""
+    """Yield the manifests of a repository to import."""
     for digest, names in tags.items():
         yield Entry(digest, tuple(names))
     if untagged:
@@ -243,15 +247,18 @@ async def _entries(
                 yield Entry(digest)
 
 
-async def _plan(files: ForeignFiles, top: Names, renames: Renames) -> list[_Planned]:
-    """All repositories, and where they go: no two to one place. Raises TooLarge."""
+async def _plan(files: UntrustedFiles, top: Names, renames: Renames) -> list[_Planned]:
+    """List all repositories with their new names; two with one new name get an error.
+
+    Raises TooLarge.
+    """
     found: list[_Planned] = []
     async for names in _repositories(files, top):
-        there = "/".join(names)
+        old_name = "/".join(names)
         try:
-            found.append(_Planned(there, renames.apply(there), None))
+            found.append(_Planned(old_name, renames.apply(old_name), None))
         except Invalid as error:
-            found.append(_Planned(there, "", error))
+            found.append(_Planned(old_name, "", error))
         if len(found) > _ENTRIES_MAX:
             raise TooLarge("repositories", _ENTRIES_MAX, "repositories")
     counts = Counter(planned.name for planned in found if planned.name)
@@ -259,14 +266,16 @@ async def _plan(files: ForeignFiles, top: Names, renames: Renames) -> list[_Plan
         planned
         if counts[planned.name] < 2
         else _Planned(
-            planned.there, planned.name, Invalid("name", f"others would be {planned.name} too")
+            planned.old_name,
+            planned.name,
+            Invalid("name", f"another repository would get the name {planned.name} too"),
         )
         for planned in found
     ]
 
 
-async def _find(files: ForeignFiles) -> Names:
-    """Where the storage begins: at the directory itself, or below. Raises NotFound."""
+async def _find(files: UntrustedFiles) -> Names:
+    """Find the top of the storage: the directory itself or one below it. Raises NotFound."""
     for top in (_TOP, _TOP[1:], _TOP[2:], ()):
         try:
             await files.entries(*top, "repositories", limit=_ENTRIES_MAX)
@@ -276,15 +285,15 @@ async def _find(files: ForeignFiles) -> Names:
     raise NotFound("file", str(files.root.joinpath(*_TOP, "repositories")))
 
 
-async def _repositories(files: ForeignFiles, top: Names) -> AsyncIterator[Names]:
-    """Names of all repositories, component by component, in order."""
+async def _repositories(files: UntrustedFiles, top: Names) -> AsyncIterator[Names]:
+    """Yield the names of all repositories in order, each as its components."""
     todo: list[Names] = [()]
     while todo:
         name = todo.pop()
         try:
             entries = await files.entries(*top, "repositories", *name, limit=_ENTRIES_MAX)
         except Invalid:
-            # A file among the directories, or a link, is no repository.
+            # A file or a symbolic link among the directories is not a repository.
             continue
         if name and "_manifests" in entries:
             yield name
@@ -295,12 +304,12 @@ async def _repositories(files: ForeignFiles, top: Names) -> AsyncIterator[Names]
 async def _locate(
     store: Store, region: str, full_name: str, project_id: UUID, organization_id: UUID
 ) -> Repository:
-    """The repository of that name; its namespace is made where there is none. Raises Invalid."""
+    """Return the repository of that name; create its namespace if missing. Raises Invalid."""
     try:
         return await store.locate(region, full_name)
     except NotFound:
         namespace = full_name.partition("/")[0]
-        # Somebody else may be faster.
+        # A concurrent client may have created it.
         with contextlib.suppress(AlreadyExists):
             await store.namespaces.create(
                 region, namespace, project_id=project_id, organization_id=organization_id
@@ -311,7 +320,7 @@ async def _locate(
 async def _manifest(
     store: Store, here: Repository, source: _RepositoryFiles, planned: _Planned, entry: Entry
 ) -> Migrated:
-    where = planned.there, planned.name, entry.digest, entry.tags
+    where = planned.old_name, planned.name, entry.digest, entry.tags
     try:
         if await _is_here(store, here, entry):
             return Migrated(*where, _NOTHING, None)
@@ -322,7 +331,7 @@ async def _manifest(
 
 
 async def _is_here(store: Store, here: Repository, entry: Entry) -> bool:
-    """Whether the manifest was imported before, and all its tags lead to it."""
+    """Return True if the manifest was imported before and all its tags point to it."""
     try:
         here = await store.locate(here.region, here.full_name)
         for reference in entry.tags or (entry.digest,):

@@ -1,8 +1,8 @@
-"""Importing images into a repository, from anywhere that has their content by digest.
+"""Imports images into a repository from a source that has their content by digest.
 
-All is looked at before anything is changed: every manifest is read, parsed and compared with its
-digest, and what is missing is found. Then blobs are pushed, which compares them with theirs, then
-manifests, children first, then tags. So a source that was tampered with leaves nothing listed.
+The import first reads and parses every manifest, compares it with its digest, and finds missing
+content, before it changes anything. Then it pushes blobs, which verifies their digests, then
+manifests, children first, then tags. A source with altered content therefore lists nothing.
 """
 
 from __future__ import annotations
@@ -28,56 +28,58 @@ from holdfast.engine.model.values import Repository
 from .interface import Registry
 
 ITEMS_MAX: Final = 1_000_000
-"""Manifests and blobs of one import together: some 300 bytes of memory each."""
+"""Manifests and blobs of one import together: about 300 bytes of memory each."""
 
-_ASKED: Final = 1000
-"""Digests that the store is asked for at a time."""
+_DIGESTS_PER_READ: Final = 1000
+"""Digests in one call of ``exists``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """How far an import or an export is."""
+    """Progress of an import or an export."""
 
     manifests: int
     blobs: int
     bytes: int
-    """Bytes of these blobs."""
+    """Size of these blobs in bytes."""
     present: int
-    """Blobs that were there already, and were not copied."""
+    """Blobs that the target had already, so that they were not copied."""
     tags: int
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A manifest to import, with the tags it is to have, and what is known of it beforehand."""
+    """A manifest to import, with the tags that it gets."""
 
     digest: str
     tags: tuple[str, ...] = ()
     media_type: str | None = None
+    """Media type that the source declares; None if it declares none."""
     size: int | None = None
+    """Size in bytes that the source declares; None if it declares none."""
 
 
 class Source(Protocol):
     """Content by digest."""
 
     async def size(self, digest: Digest) -> int:
-        """Bytes of it. Raises NotFound, and what reading raises."""
+        """Return the size in bytes. Raises NotFound, and what reading raises."""
 
     async def read(self, digest: Digest, limit: int) -> bytes:
-        """All of it. Raises NotFound, TooLarge over ``limit`` bytes."""
+        """Read the whole content. Raises NotFound, TooLarge over ``limit`` bytes."""
 
     def pieces(self, digest: Digest) -> AsyncIterator[bytes]:
-        """Its bytes in order. Nobody has compared them with the digest yet."""
+        """Read the content in pieces. They are not compared with the digest."""
 
 
 @dataclass(slots=True)
 class _Plan:
-    """What is to be done."""
+    """The content to import."""
 
     manifests: list[tuple[Digest, str]] = field(default_factory=list)
-    """Digest and media type, children before what lists them."""
+    """Digest and media type, children before the index that lists them."""
     blobs: dict[Digest, int] = field(default_factory=dict)
-    """Digest -> size."""
+    """Size in bytes by digest."""
     seen: set[Digest] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
 
@@ -85,12 +87,12 @@ class _Plan:
 async def import_images(
     store: Registry, repository: Repository, source: Source, entries: Sequence[Entry]
 ) -> AsyncGenerator[Transferred, None]:
-    """Import manifests with all that they need, and tag them.
+    """Import manifests with all that they need, and tag them; iterate to run it.
 
-    Content that the repository has is not read again. Children of an index that the source does
-    not have are left out where the store accepts sparse indexes; foreign layers always are.
-    Raises InvalidManifest, InvalidDigest, DigestMismatch, SizeMismatch, MissingContent,
-    TooLarge; what a push raises (QuotaExceeded, Locked, Immutable, StorageFull, …).
+    Content that the repository has is not read again. Children of an index that the source lacks
+    are left out if the store accepts sparse indexes; missing foreign layers always are. Raises
+    InvalidManifest, InvalidDigest, DigestMismatch, SizeMismatch, MissingContent, TooLarge; what
+    a push raises (QuotaExceeded, Locked, Immutable, StorageFull, …).
     """
     here = await store.locate(repository.region, repository.full_name)
     plan = await _Planner(store, here, source).plan(entries)
@@ -109,6 +111,7 @@ async def import_images(
         await store.manifests.put(here, body, media_type=media_type, reference=str(digest))
         count += 1
         yield Transferred(count, blobs, size, len(present), tags)
+    # Tags last, so that none points to an image without all its content. The image may be new.
     here = await store.locate(repository.region, repository.full_name)
     for entry in entries:
         if entry.tags:
@@ -125,16 +128,16 @@ async def import_images(
 
 
 async def _present(store: Registry, here: Repository, digests: Iterable[Digest]) -> set[str]:
-    """Those that the repository has."""
-    asked = list(digests)
+    """Return those of the digests that the repository has."""
+    every = list(digests)
     found: set[str] = set()
-    for start in range(0, len(asked), _ASKED):
-        found |= await store.exists(asked[start : start + _ASKED], repository=here)
+    for start in range(0, len(every), _DIGESTS_PER_READ):
+        found |= await store.exists(every[start : start + _DIGESTS_PER_READ], repository=here)
     return found
 
 
 class _Planner:
-    """Reads all manifests of an import, and finds out what it takes."""
+    """Reads all manifests of an import and collects the content that they need."""
 
     def __init__(self, store: Registry, here: Repository, source: Source) -> None:
         self._store = store
@@ -143,7 +146,7 @@ class _Planner:
         self._plan = _Plan()
 
     async def plan(self, entries: Sequence[Entry]) -> _Plan:
-        """The whole plan. Raises what is wrong with the source."""
+        """Return the complete plan. Raises MissingContent and other errors of the source."""
         for entry in entries:
             await self._tree(entry)
         await self._find_blobs()
@@ -152,12 +155,13 @@ class _Planner:
         return self._plan
 
     async def _tree(self, entry: Entry) -> None:
-        """A manifest and all manifests below it, without recursion: who knows how deep it is."""
+        """Add a manifest and all manifests below it. Not recursive: the depth is not bounded."""
         plan = self._plan
         todo: list[tuple[Digest, str] | Entry] = [entry]
         while todo:
             item = todo.pop()
             if isinstance(item, tuple):
+                # All of its children, which were pushed onto the stack above it, are done.
                 plan.manifests.append(item)
                 continue
             digest = Digest.parse(item.digest)
@@ -180,9 +184,10 @@ class _Planner:
             raise TooLarge("import", ITEMS_MAX, "manifests and blobs")
 
     async def _document(self, digest: Digest, entry: Entry, *, needed: bool) -> Document | None:
-        """A manifest, compared with its digest; None where there is nothing to do about it.
+        """Read and parse a manifest that matches its digest; None if there is nothing to import.
 
-        One that is not ``needed`` may be missing from a sparse index.
+        A manifest that the source lacks counts as missing, unless the repository has it, or it
+        is not ``needed`` and indexes may be sparse.
         """
         limit = self._store.config.manifest_bytes_max
         try:
@@ -206,7 +211,7 @@ class _Planner:
         return True
 
     def _is_kept(self, need: Need) -> bool:
-        """Whether its digest is of an algorithm that the store keeps; else it is missing."""
+        """Return True if the store supports the digest's algorithm; else note it as missing."""
         try:
             Digest.parse(need.digest)
         except InvalidDigest:
@@ -238,9 +243,9 @@ class _Planner:
             return False
 
     async def _find_blobs(self) -> None:
-        """Look for blobs that neither the source nor the repository has."""
+        """Note blobs as missing that neither the source nor the repository has."""
         plan = self._plan
-        # What an index lists as plain content may be a manifest too, and comes as one.
+        # An index may list a manifest as plain content; it is imported as a manifest.
         for digest in plan.seen & plan.blobs.keys():
             del plan.blobs[digest]
         present = await _present(self._store, self._here, plan.blobs)

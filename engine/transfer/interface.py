@@ -1,6 +1,7 @@
-"""What images are copied from and to: a store, or (for whoever writes one) a registry elsewhere.
+"""The calls of Store that imports and exports make, as Protocols.
 
-Just the calls of Store that export and import of layouts make, with the same meanings and errors.
+Another registry can be a source or target as well: an adapter with these calls, meanings and
+errors is enough.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from holdfast.engine.model.values import Manifest, Referrer, Repository
 
 
 class RegistryConfig(Protocol):
-    """Of StoreConfig, what a copy keeps to."""
+    """Settings of StoreConfig that a copy observes."""
 
     @property
     def manifest_bytes_max(self) -> int:
-        """The largest manifest."""
+        """Largest manifest in bytes."""
 
     @property
     def sparse_indexes(self) -> bool:
-        """Whether indexes may lack children."""
+        """True if indexes may lack children."""
 
 
 class RegistryManifests(Protocol):
-    """Of Manifests."""
+    """Calls of Manifests."""
 
     async def get(self, repository: Repository, reference: str) -> Manifest:
-        """The manifest under a tag or a digest. Raises NotFound."""
+        """Return the manifest under a tag or digest. Raises NotFound."""
 
     async def put(
         self,
@@ -50,20 +51,20 @@ class RegistryManifests(Protocol):
         after: str | Digest | None = None,
         limit: int = 100,
     ) -> list[Referrer]:
-        """Manifests of the image that name ``subject``, in order of their digests."""
+        """List the manifests of the image that name ``subject``, in order of digest."""
 
 
 class RegistryTags(Protocol):
-    """Of Tags."""
+    """Calls of Tags."""
 
     async def names(
         self, repository: Repository, *, after: str = "", limit: int = 100
     ) -> list[str]:
-        """Tag names in byte order, after a name. Raises NotFound."""
+        """List tag names in byte order, after a name. Raises NotFound."""
 
 
 class RegistryUploads(Protocol):
-    """Of Uploads."""
+    """Calls of Uploads."""
 
     async def put(
         self,
@@ -77,15 +78,15 @@ class RegistryUploads(Protocol):
 
 
 class Registry(Protocol):
-    """Of Store."""
+    """Calls of Store."""
 
     @property
     def config(self) -> RegistryConfig:
-        """Its limits."""
+        """Limits of the registry."""
 
     @property
     def manifests(self) -> RegistryManifests:
-        """Manifests by name and digest."""
+        """Manifests by tag and digest."""
 
     @property
     def tags(self) -> RegistryTags:
@@ -93,13 +94,13 @@ class Registry(Protocol):
 
     @property
     def uploads(self) -> RegistryUploads:
-        """Blobs on their way in."""
+        """Uploads of blobs."""
 
     async def locate(self, region: str, full_name: str) -> Repository:
-        """Where ``namespace/image`` leads. Raises Invalid (``name``), NotFound."""
+        """Return the repository ``namespace/image``. Raises Invalid (``name``), NotFound."""
 
     async def exists(self, digests: Iterable[str | Digest], *, repository: Repository) -> set[str]:
-        """Those of the digests that the image has."""
+        """Return those of the digests that the image has."""
 
     def get(
         self, digest: str | Digest, *, verify: bool = False, repository: Repository

@@ -1,4 +1,4 @@
-"""Exporting images to an OCI image layout, bit by bit as they are (see ``oci_layout``)."""
+"""Exports images to an OCI image layout, byte for byte (see ``oci_layout``)."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ async def export_layout(
     references: Sequence[str] | None = None,
     referrers: bool = True,
 ) -> AsyncGenerator[Transferred, None]:
-    """Write images of a repository into a layout; iterate to do it.
+    """Write images of a repository into a layout; iterate to run it.
 
-    ``references`` are tags or digests; None takes all tags. Children of indexes come along, and,
-    unless ``referrers`` is False, what names one of the manifests as its subject. A tag is
-    written as the name of its entry (``org.opencontainers.image.ref.name``). The directory may
-    be new, empty, or a layout already: then it is added to, an entry of the same name replaced.
-    ``index.json`` is written last, so what was begun and not finished adds nothing. All bytes
-    are compared with their digests on the way; blobs in place already as well.
+    ``references`` are tags or digests; None exports all tags. Children of indexes are exported
+    too, and, unless ``referrers`` is False, manifests that have an exported one as their subject.
+    A tag becomes the name of its entry (``org.opencontainers.image.ref.name``). The directory
+    may be new, empty, or a layout, to which the export adds; an entry of the same name is
+    replaced. ``index.json`` is written last, so an interrupted export lists nothing. All bytes
+    are compared with their digests, also those of blobs that the layout has already.
 
     Raises NotFound, Corrupt, Invalid (``layout``) for a directory that holds something else,
     Busy for one that is being exported to, StorageFull, StorageFailed.
@@ -86,14 +86,14 @@ async def _roots(
     last = ""
     while names := await store.tags.names(repository, after=last, limit=_PAGE):
         for name in names:
-            # A tag that was deleted since it was listed is not there to be exported.
+            # The tag may have been deleted since it was listed.
             with contextlib.suppress(NotFound):
                 yield await store.manifests.get(repository, name)
         last = names[-1]
 
 
 class _Export:
-    """One export on its way."""
+    """One running export."""
 
     def __init__(
         self, store: Registry, repository: Repository, target: _Layout, *, referrers: bool
@@ -108,11 +108,11 @@ class _Export:
 
     @property
     def done(self) -> Transferred:
-        """How far it is."""
+        """Progress so far."""
         return Transferred(self._manifests, self._blobs, self._size, self._present, self._tags)
 
     async def add(self, root: Manifest) -> AsyncIterator[Transferred]:
-        """Write a manifest with all below it, and what refers to any of that."""
+        """Write a manifest with all manifests below it, and the referrers of each."""
         self.entries.append(_describe(root))
         self._tags += root.tag is not None
         todo = [root]
@@ -124,14 +124,14 @@ class _Export:
             async for found in self._needs(manifest):
                 todo.append(found)
                 yield self.done
-            await self._target.write(manifest.digest, _one(manifest.body))
+            await self._target.write(manifest.digest, _as_stream(manifest.body))
             self._manifests += 1
             if self._referrers:
                 todo += await self._referring(manifest)
             yield self.done
 
     async def _needs(self, manifest: Manifest) -> AsyncIterator[Manifest]:
-        """Write the content that a manifest needs, and hand out its children."""
+        """Write the content that a manifest needs, and yield its children."""
         limit = len(manifest.body)
         document = await asyncio.to_thread(
             documents.parse, manifest.body, manifest.media_type, limit=limit
@@ -149,7 +149,7 @@ class _Export:
                 if not need.foreign and not (sparse and need.kind == "child"):
                     raise
             except Invalid:
-                # Foreign content may have a digest of any algorithm.
+                # Foreign content may have a digest of an algorithm that the store does not support.
                 if not need.foreign:
                     raise
 
@@ -161,14 +161,14 @@ class _Export:
             try:
                 await self._target.write(digest, reader)
             except _Different:
-                # Reading it whole once more puts it in quarantine.
+                # A verifying read raises Corrupt and puts a damaged blob in quarantine.
                 async with self._store.get(digest, verify=True, repository=self._repository):
-                    raise Corrupt("blob", str(digest), "it was read with other bytes") from None
+                    raise Corrupt("blob", str(digest), "a read returned other bytes") from None
         self._blobs += 1
         self._size += size
 
     async def _referring(self, manifest: Manifest) -> list[Manifest]:
-        """Manifests that name this one as their subject; each gets an entry of its own."""
+        """Return the manifests whose subject is this one; add an entry for each."""
         found: list[Manifest] = []
         after = None
         while page := await self._store.manifests.referrers(
@@ -203,17 +203,20 @@ def _name_of(entry: Descriptor) -> str | None:
     return name
 
 
-async def _one(content: bytes) -> AsyncIterator[bytes]:
+async def _as_stream(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
 class _Different(Exception):
-    """The bytes do not have their digest."""
+    """Raised if written bytes do not match their digest."""
 
 
 @contextlib.asynccontextmanager
 async def _opened(path: Path) -> AsyncIterator[_Layout]:
-    """The layout in a directory, ours alone. Raises Invalid, Busy, StorageFailed."""
+    """Open the layout in a directory, locked against other exports.
+
+    Raises Invalid, Busy, StorageFailed.
+    """
     threads = Threads(1, "export")
     try:
         lock = await _call(path, threads.acquire(_Lock, path))
@@ -228,7 +231,7 @@ async def _opened(path: Path) -> AsyncIterator[_Layout]:
 
 
 class _Lock:
-    """A directory, made where it is missing, that no other export may write to meanwhile."""
+    """An exclusive lock on a directory, which is created if missing."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -240,12 +243,12 @@ class _Lock:
             raise Busy("file", str(path)) from None
 
     def close(self) -> None:
-        """Let others export to it."""
+        """Release the lock."""
         os.close(self._lock)
 
 
 async def _call(path: Path, called: Awaitable[T]) -> T:
-    """What a call in a thread returns. Raises StorageFull, StorageFailed for an OSError."""
+    """Await a call in a thread. Raises StorageFull, StorageFailed for an OSError."""
     try:
         return await called
     except OSError as error:
@@ -253,7 +256,7 @@ async def _call(path: Path, called: Awaitable[T]) -> T:
 
 
 class _Layout:
-    """A layout that is written to. Every file appears under its name whole, and durable."""
+    """A layout to write to. A file gets its name once it is complete and synced."""
 
     def __init__(self, path: Path, threads: Threads) -> None:
         self._path = path
@@ -265,7 +268,7 @@ class _Layout:
         return await _call(self._path, self._threads.run(fn, *args, **kwargs))
 
     async def begin(self) -> None:
-        """Look at what is there, and begin a layout where nothing is. Raises Invalid."""
+        """Read the layout in the directory, or start one if that is empty. Raises Invalid."""
         names = await self._run(os.listdir, self._path)
         mark, index = self._path / LAYOUT_FILE, self._path / INDEX_FILE
         if LAYOUT_FILE in names:
@@ -273,40 +276,40 @@ class _Layout:
             if INDEX_FILE in names:
                 self._entries = read_entries(await self._read(index))
         elif set(names) - {LAYOUT_FILE + _PARTIAL}:
-            raise Invalid("layout", f"{self._path} is not empty, and no OCI layout")
+            raise Invalid("layout", f"{self._path} must be empty or an OCI layout")
         else:
             version = msgspec.json.encode({"imageLayoutVersion": VERSION})
-            await self._write(mark, _one(version), None)
+            await self._write(mark, _as_stream(version), None)
 
     async def _read(self, path: Path) -> bytes:
         try:
-            async with opened(aiofiles.open(path, "rb", opener=_regular)) as file:
+            async with opened(aiofiles.open(path, "rb", opener=_read_opener)) as file:
                 content = await file.read(INDEX_BYTES_MAX + 1)
         except OSError as error:
             raise refused(error, str(path)) from error
         if len(content) > INDEX_BYTES_MAX:
-            raise Invalid("layout", f"{path.name} has over {INDEX_BYTES_MAX} bytes")
+            raise Invalid("layout", f"{path.name} must have at most {INDEX_BYTES_MAX} bytes")
         return content
 
-    def _place(self, digest: Digest) -> Path:
+    def _blob_path(self, digest: Digest) -> Path:
         return self._path / BLOBS / digest.algorithm / digest.raw.hex()
 
     async def has(self, digest: Digest, size: int) -> bool:
-        """Whether a good copy of that content is there. Raises StorageFailed."""
-        return await self._run(_matches, self._place(digest), digest, size)
+        """Return True if the layout has the content undamaged. Raises StorageFailed."""
+        return await self._run(_matches, self._blob_path(digest), digest, size)
 
     async def write(self, digest: Digest, content: AsyncIterator[bytes] | Any) -> None:
         """Write a blob or a manifest. Raises _Different, StorageFull, StorageFailed."""
-        place = self._place(digest)
-        await self._run(place.parent.mkdir, parents=True, exist_ok=True)
-        self._directories |= {place.parent, place.parent.parent}
-        await self._write(place, content, digest)
+        path = self._blob_path(digest)
+        await self._run(path.parent.mkdir, parents=True, exist_ok=True)
+        self._directories |= {path.parent, path.parent.parent}
+        await self._write(path, content, digest)
 
-    async def _write(self, place: Path, content: Any, digest: Digest | None) -> None:
-        draft = place.with_name(place.name + _PARTIAL)
+    async def _write(self, path: Path, content: Any, digest: Digest | None) -> None:
+        partial = path.with_name(path.name + _PARTIAL)
         hasher = hashlib.new(digest.algorithm) if digest else None
         try:
-            async with opened(aiofiles.open(draft, "wb", opener=_no_link)) as file:
+            async with opened(aiofiles.open(partial, "wb", opener=_write_opener)) as file:
                 async for piece in content:
                     if hasher is not None:
                         await self._threads.run(hasher.update, piece)
@@ -315,16 +318,17 @@ class _Layout:
                 await self._threads.run(os.fsync, file.fileno())
             if digest is not None and hasher is not None and hasher.digest() != digest.raw:
                 raise _Different
-            await self._run(draft.replace, place)
+            await self._run(partial.replace, path)
         except OSError as error:
-            await self._run(draft.unlink, missing_ok=True)
-            raise refused(error, str(place)) from error
+            await self._run(partial.unlink, missing_ok=True)
+            raise refused(error, str(path)) from error
         except BaseException:
-            await self._run(draft.unlink, missing_ok=True)
+            await self._run(partial.unlink, missing_ok=True)
             raise
 
     async def finish(self, entries: Sequence[Descriptor]) -> None:
-        """List the entries too, after all they need is durable."""
+        """Add the entries to ``index.json`` once all that they need is durable."""
+        # The files are synced already; their directory entries are not.
         for directory in sorted(self._directories, reverse=True):
             await self._run(sync_directory, directory)
         unique = {(entry["digest"], _name_of(entry)): entry for entry in entries}
@@ -341,25 +345,28 @@ class _Layout:
         }
         content = msgspec.json.encode(index)
         if len(content) > INDEX_BYTES_MAX:
-            raise Invalid("layout", f"{INDEX_FILE} would have over {INDEX_BYTES_MAX} bytes")
-        await self._write(self._path / INDEX_FILE, _one(content), None)
+            raise Invalid(
+                "layout",
+                f"{INDEX_FILE} would exceed {INDEX_BYTES_MAX} bytes: export fewer images to it",
+            )
+        await self._write(self._path / INDEX_FILE, _as_stream(content), None)
         await self._run(sync_directory, self._path)
         await self._run(sync_directory, self._path.absolute().parent)
 
 
-def _no_link(path: str, flags: int) -> int:
+def _write_opener(path: str, flags: int) -> int:
     fd, _ = open_regular(path, flags, path, mode=0o644)
     return fd
 
 
-def _regular(path: str, flags: int) -> int:
+def _read_opener(path: str, flags: int) -> int:
     fd, _ = open_regular(path, flags, path)
     return fd
 
 
-def _matches(place: Path, digest: Digest, size: int) -> bool:
+def _matches(path: Path, digest: Digest, size: int) -> bool:
     try:
-        with open(place, "rb", opener=_regular) as file:
+        with open(path, "rb", opener=_read_opener) as file:
             if os.fstat(file.fileno()).st_size != size:
                 return False
             hasher = hashlib.new(digest.algorithm)

@@ -1,7 +1,7 @@
-"""The OCI image layout (OCI image-spec, "Image Layout"): a directory that holds images.
+"""Reads and imports an OCI image layout (OCI image-spec, "Image Layout"), a directory of images.
 
 oci-layout         the version of the layout
-index.json         what is in it: an index whose entries bear their names as annotations
+index.json         an index of the images; their names are annotations of its entries
 blobs/ALG/HEX      manifests, configs and layers
 """
 
@@ -21,7 +21,7 @@ from holdfast.engine.model.values import Repository
 
 from .image_import import Entry, Transferred, import_images
 from .interface import Registry
-from .untrusted_files import ForeignFiles
+from .untrusted_files import UntrustedFiles
 
 LAYOUT_FILE: Final = "oci-layout"
 INDEX_FILE: Final = "index.json"
@@ -30,7 +30,7 @@ VERSION: Final = "1.0.0"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 INDEX_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Some 50,000 entries."""
+"""Largest ``index.json`` in bytes: about 50,000 entries."""
 _VERSION_BYTES_MAX: Final = 4096
 
 
@@ -56,17 +56,17 @@ _index_decoder: Final = msgspec.json.Decoder(_Index)
 
 
 def check_version(content: bytes) -> None:
-    """Read the ``oci-layout`` file. Raises Invalid (``layout``)."""
+    """Check the content of the ``oci-layout`` file. Raises Invalid (``layout``)."""
     try:
         version = _version_decoder.decode(content).version
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Invalid("layout", f"{LAYOUT_FILE}: {error}") from None
     if version != VERSION:
-        raise Invalid("layout", f"its version is {version[:40]!r}, and not {VERSION}")
+        raise Invalid("layout", f"its version must be {VERSION}, not {version[:40]!r}")
 
 
 def parse_index(content: bytes) -> list[_Descriptor]:
-    """The entries of ``index.json``. Raises Invalid (``layout``)."""
+    """Parse the entries of ``index.json``. Raises Invalid (``layout``)."""
     try:
         index = _index_decoder.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -79,14 +79,14 @@ def parse_index(content: bytes) -> list[_Descriptor]:
 
 
 def read_entries(content: bytes) -> list[dict[str, Any]]:
-    """The entries of ``index.json`` as they stand, for writing them again. Raises Invalid."""
+    """Return the entries of ``index.json`` with all fields, to write them back. Raises Invalid."""
     parse_index(content)
     entries: list[dict[str, Any]] = msgspec.json.decode(content)["manifests"]
     return entries
 
 
 def tag_of(name: str) -> str:
-    """The tag in the name of an entry: the name itself, or what a full reference ends with.
+    """Return the tag in an entry's name: the name itself, or the end of a full reference.
 
     ``v1`` and ``registry:5000/app/web:v1`` both give ``v1``. Raises Invalid (``tag``).
     """
@@ -95,30 +95,33 @@ def tag_of(name: str) -> str:
 
 
 class LayoutSource:
-    """A layout as a source of an import: see ``image_import.Source``."""
+    """An ``image_import.Source`` that reads a layout."""
 
     def __init__(self, path: Path) -> None:
-        self._files = ForeignFiles(path)
+        self._files = UntrustedFiles(path)
 
     async def entries(self) -> list[_Descriptor]:
-        """What ``index.json`` lists. Raises Invalid, NotFound, TooLarge, StorageFailed."""
+        """Read the entries of ``index.json``.
+
+        Raises Invalid, NotFound, TooLarge, StorageFailed.
+        """
         check_version(await self._files.read(LAYOUT_FILE, limit=_VERSION_BYTES_MAX))
         return parse_index(await self._files.read(INDEX_FILE, limit=INDEX_BYTES_MAX))
 
     async def size(self, digest: Digest) -> int:
-        """Bytes of a blob."""
-        return await self._files.size(*_place(digest))
+        """Return the size of a blob in bytes."""
+        return await self._files.size(*_path_of(digest))
 
     async def read(self, digest: Digest, limit: int) -> bytes:
-        """A whole blob."""
-        return await self._files.read(*_place(digest), limit=limit)
+        """Read a whole blob."""
+        return await self._files.read(*_path_of(digest), limit=limit)
 
     def pieces(self, digest: Digest) -> AsyncIterator[bytes]:
-        """The bytes of a blob."""
-        return self._files.pieces(*_place(digest))
+        """Read a blob in pieces."""
+        return self._files.pieces(*_path_of(digest))
 
 
-def _place(digest: Digest) -> tuple[str, str, str]:
+def _path_of(digest: Digest) -> tuple[str, str, str]:
     return BLOBS, digest.algorithm, digest.raw.hex()
 
 
@@ -129,12 +132,12 @@ async def import_layout(
     *,
     references: Sequence[str] | None = None,
 ) -> AsyncGenerator[Transferred, None]:
-    """Bring images of a layout into a repository, bit by bit as they are; iterate to do it.
+    """Import images of a layout into a repository, byte for byte; iterate to run it.
 
-    All that ``index.json`` lists comes, or only those ``references``: names or digests of its
-    entries. A name becomes a tag (see ``tag_of``); an entry without one comes untagged. Entries
-    of other media types are passed over. Nothing is listed before all content is in the store
-    and has its digest. Raises Invalid (``layout``, ``path``, ``tag``), NotFound for a reference
+    Imports all entries of ``index.json``, or only ``references``: names or digests of entries.
+    A name becomes a tag (see ``tag_of``); an entry without a name stays untagged. Entries of
+    other media types are skipped. Nothing is listed before all content is in the store and
+    matches its digest. Raises Invalid (``layout``, ``path``, ``tag``), NotFound for a reference
     or a file of the layout, and what ``import_images`` raises.
     """
     source = LayoutSource(path)
@@ -144,7 +147,7 @@ async def import_layout(
 
 
 def _choose(found: list[_Descriptor], references: Sequence[str] | None) -> list[Entry]:
-    """What to import, each digest once. Raises Invalid, NotFound."""
+    """Select the entries to import, each digest once. Raises Invalid, NotFound."""
     wanted = None if references is None else set(references)
     tagged: dict[str, str] = {}
     chosen: dict[str, Entry] = {}

@@ -1,4 +1,4 @@
-"""From the names of another registry to names here, where the first component is a namespace."""
+"""Maps names of another registry to names of a store, whose first component is a namespace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from holdfast.engine.model.names import check_image_name, check_namespace_name, 
 
 @dataclass(frozen=True, slots=True)
 class Renames:
-    """What becomes of names. Raises Invalid (``rename``, ``name``) for rules that cannot work."""
+    """Rules for names. Raises Invalid (``rename``, ``name``) for rules that cannot work."""
 
     default_namespace: str | None = None
-    """Where images go whose name has one component, or whose first is no name of a namespace."""
+    """Namespace of images whose name has one component, or no valid namespace as its first."""
 
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """Whole names, or what names begin with (up to a ``/``), and what stands there instead."""
+    """Replacements of whole names, or of prefixes of names that end before a ``/``."""
 
     def __post_init__(self) -> None:
         """Check the rules."""
@@ -25,7 +25,9 @@ class Renames:
             check_namespace_name(self.default_namespace)
         for old, new in self.prefixes.items():
             if not old.strip("/") or old.strip("/") != old:
-                raise Invalid("rename", f"{old[:80]!r} is nothing that a name begins with")
+                raise Invalid(
+                    "rename", f"{old[:80]!r} must be the start of a name, without / at its ends"
+                )
             namespace, slash, image = new.partition("/")
             check_namespace_name(namespace)
             if slash:
@@ -33,18 +35,18 @@ class Renames:
 
     @classmethod
     def parse(cls, texts: Iterable[str], default_namespace: str | None = None) -> Renames:
-        """Rules as people write them: ``OLD=NEW``. Raises Invalid."""
+        """Parse rules of the form ``OLD=NEW``. Raises Invalid."""
         prefixes: dict[str, str] = {}
         for text in texts:
             old, equals, new = text.partition("=")
             if not equals:
-                raise Invalid("rename", f"{text[:80]!r} is not OLD=NEW")
+                raise Invalid("rename", f"{text[:80]!r} must have the form OLD=NEW")
             if prefixes.setdefault(old, new) != new:
-                raise Invalid("rename", f"{old[:80]!r} is named twice")
+                raise Invalid("rename", f"{old[:80]!r} has two replacements")
         return cls(default_namespace, prefixes)
 
     def apply(self, name: str) -> str:
-        """The full name here of a name there; the longest prefix counts. Raises Invalid."""
+        """Return a name's full name in the store; the longest prefix counts. Raises Invalid."""
         name = self._replaced(name)
         if self.default_namespace is not None:
             try:
@@ -55,7 +57,7 @@ class Renames:
         return name
 
     def _replaced(self, name: str) -> str:
-        """The name with its longest prefix replaced."""
+        """Return the name with its longest known prefix replaced."""
         end = len(name)
         while end > 0:
             new = self.prefixes.get(name[:end])

@@ -1,7 +1,7 @@
-"""Files of a directory that somebody else wrote: an OCI layout, the storage of another registry.
+"""Reads files of an untrusted directory: an OCI layout, the storage of another registry.
 
-Nothing in it is trusted. A path is walked down name by name, and symbolic links, which could lead
-out of it, are refused; so are pipes and devices, which could block. Every read is bounded.
+Paths are opened one component at a time. Symbolic links, which could lead out of the directory,
+are refused; so are pipes and devices, which could block. Every read is bounded.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Names = tuple[str, ...]
-"""A path below the directory, name by name."""
+"""Components of a path below the directory."""
 
 
-class ForeignFiles:
-    """The files below ``root``, which may itself be a symbolic link. Only read."""
+class UntrustedFiles:
+    """Read-only files below ``root``, which may itself be a symbolic link."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -39,22 +39,23 @@ class ForeignFiles:
         return str(self.root.joinpath(*names))
 
     def _open(self, names: Names, path: str, flags: int) -> int:
-        """An opener for ``open``; of its arguments only ``names`` counts."""
+        """Open a regular file: the opener for ``open``, whose other arguments are ignored."""
         directory = self._walk(names[:-1])
         try:
             fd = os.open(names[-1], _FILE, dir_fd=directory)
         finally:
             os.close(directory)
+        # O_NONBLOCK keeps the open of a pipe from blocking; only then can its type be checked.
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise Invalid("path", f"{self._show(names)} is not a regular file")
         return fd
 
     def _walk(self, names: Names) -> int:
-        """A descriptor of a directory below the root. Raises OSError, Invalid."""
+        """Open a directory below the root and return its descriptor. Raises OSError, Invalid."""
         for name in names:
             if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise Invalid("path", f"{name[:80]!r} is no name of a file")
+                raise Invalid("path", f"{name[:80]!r} is not a valid file name")
         fd = os.open(self.root, _DIRECTORY)
         for name in names:
             parent = fd
@@ -68,16 +69,16 @@ class ForeignFiles:
         shown = self._show(names)
         if error.errno == errno.ENOENT:
             return NotFound("file", shown)
-        # Linux says ENOTDIR where a link stands in the place of a directory.
+        # With O_DIRECTORY | O_NOFOLLOW, Linux reports ENOTDIR for a symbolic link.
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            return Invalid("path", f"{shown}: a symbolic link, or not a directory, on its way")
+            return Invalid("path", f"{shown} must not have symbolic links or files as directories")
         return StorageFailed(shown, error.strerror or str(error))
 
     def _file(self, names: Names) -> AbstractAsyncContextManager[Any]:
         return opened(aiofiles.open(names[-1], "rb", opener=partial(self._open, names)))
 
     async def size(self, *names: str) -> int:
-        """Bytes of a file. Raises NotFound, Invalid, StorageFailed."""
+        """Return the size of a file in bytes. Raises NotFound, Invalid, StorageFailed."""
         try:
             async with self._file(names) as file:
                 return os.fstat(file.fileno()).st_size
@@ -85,7 +86,10 @@ class ForeignFiles:
             raise self._error(error, names) from error
 
     async def read(self, *names: str, limit: int) -> bytes:
-        """A whole file. Raises TooLarge over ``limit`` bytes, NotFound, Invalid, StorageFailed."""
+        """Read a whole file.
+
+        Raises TooLarge over ``limit`` bytes, NotFound, Invalid, StorageFailed.
+        """
         try:
             async with self._file(names) as file:
                 content: bytes = await file.read(limit + 1)
@@ -96,7 +100,7 @@ class ForeignFiles:
         return content
 
     async def pieces(self, *names: str) -> AsyncIterator[bytes]:
-        """The bytes of a file. Raises NotFound, Invalid, StorageFailed."""
+        """Read a file in pieces. Raises NotFound, Invalid, StorageFailed."""
         try:
             async with self._file(names) as file:
                 while piece := await file.read(_PIECE_BYTES):
@@ -105,9 +109,9 @@ class ForeignFiles:
             raise self._error(error, names) from error
 
     async def entries(self, *names: str, limit: int) -> list[str]:
-        """Names in a directory, in order; those that are not UTF-8 are left out.
+        """List the names in a directory in order, without those that are not UTF-8.
 
-        Raises TooLarge over ``limit`` of them, NotFound, Invalid, StorageFailed.
+        Raises TooLarge over ``limit`` names, NotFound, Invalid, StorageFailed.
         """
         try:
             found = await asyncio.to_thread(self._entries, names, limit)
@@ -123,6 +127,7 @@ class ForeignFiles:
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
+                    # Bytes that are not UTF-8 become surrogates, which are not printable.
                     if entry.name.isprintable():
                         found.append(entry.name)
                     if len(found) > limit:
