@@ -1,11 +1,11 @@
-"""The access log of what aiohttp answers; ``fast.recorder`` writes the others."""
+"""Writes the access log of requests that aiohttp answers; ``fast.recorder`` writes the others."""
 
 from __future__ import annotations
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from .http.app_keys import TRAIL
+from .http.app_keys import REQUEST_CONTEXT
 from .telemetry.logs import AccessLine, log_access
 from .telemetry.request_context import RequestContext
 
@@ -14,11 +14,11 @@ class AccessLogger(AbstractAccessLogger):
     """Writes the access log for requests that aiohttp handles."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """One request."""
-        trail = request.get(TRAIL) if isinstance(request, web.Request) else None
+        """Write the line of one request."""
+        context = request.get(REQUEST_CONTEXT) if isinstance(request, web.Request) else None
         line = line_of(
             request,
-            trail,
+            context,
             status=response.status,
             size=response.body_length,
             seconds=time,
@@ -29,16 +29,16 @@ class AccessLogger(AbstractAccessLogger):
 
 def line_of(
     request: web.BaseRequest,
-    trail: RequestContext | None,
+    context: RequestContext | None,
     *,
     status: int,
     size: int,
     seconds: float,
     request_id: str,
 ) -> AccessLine:
-    """What there is to say of a request that has ended."""
+    """Return the line of a request that has ended."""
     return AccessLine(
-        address=(trail.address if trail else request.remote) or "",
+        address=(context.address if context else request.remote) or "",
         method=request.method,
         path=request.rel_url.raw_path,
         version=f"HTTP/{request.version.major}.{request.version.minor}",
@@ -46,6 +46,6 @@ def line_of(
         size=size,
         seconds=seconds,
         agent=request.headers.get("User-Agent", ""),
-        actor=trail.actor if trail else "",
+        actor=context.actor if context else "",
         request_id=request_id,
     )

@@ -1,4 +1,4 @@
-"""The application: both APIs over one store, ready to stand alone or to hang inside another."""
+"""Makes the application: both APIs over one store, to run alone or within another application."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ log = logging.getLogger("holdfast.app")
 
 
 def create_app(store: Store, settings: AppSettings | None = None) -> web.Application:
-    """An aiohttp application that serves ``store``.
+    """Return an aiohttp application that serves ``store``.
 
     Run it as it is, or mount it: ``parent.add_subapp("/registry", create_app(store))``. Then the
-    management API and the token service are below that prefix; docker wants ``/v2/`` at the root
-    of a host, so give it a host or port of its own for pushes and pulls.
+    management API and the token service are below that prefix. docker wants ``/v2/`` at the root of
+    a host, so give it a host or port of its own for pushes and pulls.
 
-    The store has to be open while requests are served; the application does not close it.
+    The caller opens the store before requests are served, and closes it.
     """
     app = web.Application()
     app[STORE] = store
     app[SETTINGS] = AppSettings() if settings is None else settings
-    app.on_response_prepare.append(_name_request)
+    app.on_response_prepare.append(_set_headers)
     distribution.route(app, "/healthz", _alive)
     distribution.route(app, "/readyz", _ready)
     distribution.setup(app)
@@ -45,14 +45,14 @@ def create_app(store: Store, settings: AppSettings | None = None) -> web.Applica
     return app
 
 
-async def _name_request(_request: web.Request, response: web.StreamResponse) -> None:
-    """Give each answer an X-Request-Id, and the name of its server without versions.
+async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Set X-Request-Id and Server (without a version) on each answer.
 
     A signal costs less than a middleware around each call.
     """
-    trail = CURRENT.get()
-    name = str(uuid4()) if trail is None else trail.request_id
-    response.headers.setdefault("X-Request-Id", name)
+    context = CURRENT.get()
+    request_id = str(uuid4()) if context is None else context.request_id
+    response.headers.setdefault("X-Request-Id", request_id)
     response.headers["Server"] = SERVER
 
 
@@ -62,21 +62,21 @@ def _check_method(request: web.Request) -> None:
 
 
 async def _alive(request: web.Request) -> web.Response:
-    """The process answers."""
+    """Answer that the process runs."""
     _check_method(request)
     return web.Response(text="ok\n", headers=NO_STORE)
 
 
 async def _ready(request: web.Request) -> web.Response:
-    """The store answers, too, and files can be opened."""
+    """Answer if the store can be read and files can be opened."""
     _check_method(request)
     try:
         await request.app[STORE].stats()
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except EngineError as error:
-        log.warning("not ready: %s", error)
+        log.warning("readiness check failed: %s", error)
         return web.Response(text="the store does not answer\n", status=503, headers=NO_STORE)
     except OSError as error:
-        log.warning("not ready: %s", error.strerror)
+        log.warning("readiness check failed: cannot open a file: %s", error.strerror)
         return web.Response(text="no file can be opened\n", status=503, headers=NO_STORE)
     return web.Response(text="ok\n", headers=NO_STORE)

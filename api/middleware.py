@@ -1,4 +1,5 @@
-"""The server's middleware: lays the trail of each request, applies limits, counts, and audits."""
+"""The server's middleware: begins the context of each request, limits, counts, audits and traces
+it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from aiohttp.typedefs import Handler
 from holdfast.engine import WAITS
 
 from .access_log import line_of
-from .http.app_keys import TRAIL
+from .http.app_keys import REQUEST_CONTEXT
 from .http.app_settings import AppSettings
 from .http.bodies import settle
 from .http.client_address import client_address
@@ -30,7 +31,7 @@ from .oci.paths import Endpoint
 from .telemetry.audit import Audit
 from .telemetry.counters import GONE, Slot
 from .telemetry.request_context import CURRENT, OTHER, RequestContext
-from .telemetry.tracing import Ended, Traces
+from .telemetry.tracing import EndedRequest, Traces
 from .telemetry.waits import Steps
 
 ROUTES: Final = (
@@ -42,58 +43,58 @@ ROUTES: Final = (
     DOCUMENT_PATH,
     *(operation.path for operation in OPERATIONS),
 )
-"""What requests are counted under: never what a client writes."""
+"""Routes that requests are counted under, never text from clients."""
 
 _TOO_MANY: Final = "too many requests from this address"
 
-_KNOWN: Final = frozenset(ROUTES)
-_READS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-_NO_CHANGES: Final = frozenset(("/token", "exists"))
+_ROUTE_SET: Final = frozenset(ROUTES)
+_READ_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+_UNCHANGING_ROUTES: Final = frozenset(("/token", "exists"))
 """Routes whose POST changes nothing."""
 
-_EXEMPT: Final = frozenset(("/healthz", "/readyz"))
-_MANAGEMENT: Final = ("/registry", "/holdfast")
+_UNLIMITED_ROUTES: Final = frozenset(("/healthz", "/readyz"))
+_MANAGEMENT_PATHS: Final = ("/registry", "/holdfast")
 _DIGEST_CHARS_MAX: Final = 256
 UPLOADS: Final = ("upload", "uploads")
 """Endpoints of uploads."""
 
 
-class _Guard:
-    """The limits of one request, each counted where it is known what it is of."""
+class _RequestLimiter:
+    """The limits of one request (``request_context.RateLimiter``), which also count refusals."""
 
-    __slots__ = ("_limits", "_slot", "_who")
+    __slots__ = ("_limits", "_prefix", "_slot")
 
-    def __init__(self, limits: Limits, slot: Slot | None, who: str) -> None:
+    def __init__(self, limits: Limits, slot: Slot | None, prefix: str) -> None:
         self._limits = limits
         self._slot = slot
-        self._who = who
+        self._prefix = prefix
 
     def arrive(self) -> int:
-        """As ``trail.Guard``."""
-        return self._counted("address", self._limits.arrive(self._who))
+        """Count a request of its address."""
+        return self._count_refusal("address", self._limits.arrive(self._prefix))
 
     def charge(self, access_key: str) -> int:
-        """As ``trail.Guard``."""
-        return self._counted("key", self._limits.charge(self._who, access_key))
+        """Count a request of a key."""
+        return self._count_refusal("key", self._limits.charge(self._prefix, access_key))
 
     def login_wait(self) -> int:
-        """As ``trail.Guard``."""
-        return self._counted("login", self._limits.wait("login", self._who))
+        """Return the seconds until a secret may be looked up."""
+        return self._count_refusal("login", self._limits.wait("login", self._prefix))
 
     def login_failed(self) -> None:
-        """As ``trail.Guard``."""
-        self._limits.take("login", self._who)
+        """Count a failed login."""
+        self._limits.take("login", self._prefix)
         if self._slot is not None:
             self._slot.add("failed_logins")
 
-    def _counted(self, kind: Kind, wait: int) -> int:
+    def _count_refusal(self, kind: Kind, wait: int) -> int:
         if wait and self._slot is not None:
             self._slot.add(f"limited_{kind}")
         return wait
 
 
-class Watch:
-    """Everything that happens around the requests of one worker."""
+class RequestMiddleware:
+    """Surrounds the requests of one worker with limits, metrics, audit log and traces."""
 
     def __init__(
         self,
@@ -113,25 +114,26 @@ class Watch:
         self._traces = traces
 
     def install(self, app: web.Application) -> None:
-        """Watch an application. Call it before the application runs."""
+        """Surround the requests of an application. Call it before the application runs."""
 
         @web.middleware
-        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._around(request, handler)
+        async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._handle(request, handler)
 
-        app.middlewares.insert(0, around)
+        app.middlewares.insert(0, handle)
 
-    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        trail = self._lay(request)
-        begun = perf_counter()
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        context = self._begin(request)
+        started = perf_counter()
         status = GONE + 1
         response: web.StreamResponse | None = None
         try:
-            response = self._refusal(request, trail)
+            response = self._refusal(request, context)
             if response is None:
                 response = await handler(request)
             else:
                 await settle(request, response)
+            # Without a transport the client has left, and ``status`` stays "gone".
             if request.transport is not None:
                 status = response.status // 100
             return response
@@ -145,38 +147,40 @@ class Watch:
             status = 5
             raise
         finally:
-            self._after(request, trail, response, status, perf_counter() - begun)
+            self._end(request, context, response, status, perf_counter() - started)
 
-    def _lay(self, request: web.Request) -> RequestContext:
+    def _begin(self, request: web.Request) -> RequestContext:
         address = client_address(request, self._settings)
-        trail = RequestContext(address=address, bandwidth=self._bandwidth)
+        context = RequestContext(address=address, bandwidth=self._bandwidth)
         resource = request.match_info.route.resource
-        if resource is not None and resource.canonical in _KNOWN:
-            trail.route = resource.canonical
+        # A fixed set of labels: a path from a client must not become one.
+        if resource is not None and resource.canonical in _ROUTE_SET:
+            context.route = resource.canonical
         if self._limits is not None:
-            trail.guard = _Guard(self._limits, self._slot, network_prefix(trail.address))
-        # Each request runs in a context of its own, so that this ends with it.
-        CURRENT.set(trail)
+            prefix = network_prefix(address)
+            context.limiter = _RequestLimiter(self._limits, self._slot, prefix)
+        # Each request runs in a ``contextvars`` context of its own, so this value ends with it.
+        CURRENT.set(context)
         if self._traces is not None:
-            trail.steps = Steps()
-            WAITS.set(trail.steps)
-        request[TRAIL] = trail
-        return trail
+            context.steps = Steps()
+            WAITS.set(context.steps)
+        request[REQUEST_CONTEXT] = context
+        return context
 
-    def _refusal(self, request: web.Request, trail: RequestContext) -> web.Response | None:
-        guard = trail.guard
-        if guard is None or trail.route in _EXEMPT or not (wait := guard.arrive()):
+    def _refusal(self, request: web.Request, context: RequestContext) -> web.Response | None:
+        limiter = context.limiter
+        if limiter is None or context.route in _UNLIMITED_ROUTES or not (wait := limiter.arrive()):
             return None
-        # In the form of the API that was asked (RFC 6585 section 4).
-        if not request.path.startswith(_MANAGEMENT):
+        # In the error format of the API that was called (RFC 6585 section 4).
+        if not request.path.startswith(_MANAGEMENT_PATHS):
             return too_many(wait, _TOO_MANY).response()
         body = msgspec.json.encode(too_many_requests(wait, _TOO_MANY).body)
         return web.Response(status=429, body=body, headers={**HEADERS, "Retry-After": str(wait)})
 
-    def _after(
+    def _end(
         self,
         request: web.Request,
-        trail: RequestContext,
+        context: RequestContext,
         response: web.StreamResponse | None,
         status: int,
         seconds: float,
@@ -185,46 +189,46 @@ class Watch:
         if slot is not None:
             received = request.content.total_bytes
             sent = 0 if status > GONE else _body_bytes(request, response)
-            slot.count(trail.route, request.method, status, received, sent, seconds)
+            slot.count(context.route, request.method, status, received, sent, seconds)
         if self._traces is not None:
-            self._traces.ended(self._ended(request, trail, response, status, seconds))
-        if self._audit is not None and _changes(request, trail):
+            self._traces.ended(self._ended_request(request, context, response, status, seconds))
+        if self._audit is not None and _changes(request, context):
             answered = response.status if response is not None else 0
-            if trail.route in UPLOADS:
-                name_upload(trail, query_of(request))
+            if context.route in UPLOADS:
+                name_upload(context, query_of(request))
             path = request.rel_url.raw_path
-            if not self._audit.write(trail, request.method, path, answered) and slot:
+            if not self._audit.write(context, request.method, path, answered) and slot:
                 slot.add("audit_failed")
 
-    def _ended(
+    def _ended_request(
         self,
         request: web.Request,
-        trail: RequestContext,
+        context: RequestContext,
         response: web.StreamResponse | None,
         status: int,
         seconds: float,
-    ) -> Ended:
+    ) -> EndedRequest:
         gone = status > GONE
         parents = request.headers.getall("traceparent", ())
         line = line_of(
             request,
-            trail,
-            # What is raised here, aiohttp answers with 500.
+            context,
+            # aiohttp answers 500 to an exception.
             status=0 if gone else 500 if response is None else response.status,
             size=0,
             seconds=seconds,
-            request_id=trail.request_id,
+            request_id=context.request_id,
         )
-        return Ended(
+        return EndedRequest(
             line,
-            trail.route,
+            context.route,
             origin_of(request, self._settings).scheme,
             gone=gone,
-            name=trail.name,
-            region=trail.region,
+            name=context.name,
+            region=context.region,
             parent=parents[0] if len(parents) == 1 else "",
             state=",".join(request.headers.getall("tracestate", ())),
-            steps=trail.steps or (),
+            steps=context.steps or (),
         )
 
 
@@ -234,12 +238,12 @@ def _body_bytes(request: web.Request, response: web.StreamResponse | None) -> in
     return response.content_length or response.body_length
 
 
-def _changes(request: web.Request, trail: RequestContext) -> bool:
-    return request.method not in _READS and trail.route not in _NO_CHANGES
+def _changes(request: web.Request, context: RequestContext) -> bool:
+    return request.method not in _READ_METHODS and context.route not in _UNCHANGING_ROUTES
 
 
-def name_upload(trail: RequestContext, query: Query) -> None:
-    """Note the digest, which an upload names only in its query."""
+def name_upload(context: RequestContext, query: Query) -> None:
+    """Note the digest of an upload, which is only in its query."""
     named = query.first("digest") or query.first("mount")
     if named:
-        trail.kind, trail.id = "blob", named[:_DIGEST_CHARS_MAX]
+        context.kind, context.id = "blob", named[:_DIGEST_CHARS_MAX]

@@ -10,7 +10,7 @@ States, with the attribute that marks each:
 - Gathering (``_gathering``): the head of a small push was understood, and its body is incomplete.
 - Pushing (``_push_task``): a task runs the handler of a whole push. Bytes that arrive are held.
 - Sending (``_sending``): ``sendfile`` sends a file behind its head. The connection reads nothing.
-- Parser (not ``_idle``): aiohttp has the bytes, and runs the handler.
+- Parser (not ``_idle``, and no other mark): aiohttp has the bytes, and runs the handler.
 - Body held (``_held_content``): aiohttp parsed the head of a large upload, and its body is kept
   from the parser until the request's handler decides how to read it.
 - Body receiver: the transport's protocol is a ``BodyReceiver`` until the end of the body.
@@ -230,7 +230,7 @@ class FastConnection(Connection):
         # From here on the same counters as for a request of the plain path: drain and shutdown
         # wait for it, and the end of the client's side does not close the connection before it.
         self._idle = False
-        self._open += 1
+        self._open_requests += 1
         self._request_count += 1
         self._drain.begin()
         if self._manager is not None:
@@ -266,12 +266,12 @@ class FastConnection(Connection):
             raise
         finally:
             self._push_task = None
-            self._open -= 1
+            self._open_requests -= 1
             self._drain.end()
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._idle = True
         # Held bytes may be a further request, which is owed an answer even if no more come.
-        if (self._ended and not self._open and not self._held) or self._reads.closed:
+        if (self._half_closed and not self._open_requests and not self._held) or self._reads.closed:
             self._close = True
             if transport is not None:
                 transport.close()
@@ -472,7 +472,7 @@ class FastSite(Site):
         self._writes = Writes(reads)
         self._buffers = Buffers()
 
-    def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
+    def _new_connection(self, server: Server, options: dict[str, Any]) -> Connection:
         return FastConnection(
             server,
             reads=self._reads,

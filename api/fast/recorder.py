@@ -21,7 +21,7 @@ from holdfast.api.telemetry.audit import Audit
 from holdfast.api.telemetry.counters import GONE, Slot
 from holdfast.api.telemetry.logs import AccessLine, log_access
 from holdfast.api.telemetry.request_context import RequestContext
-from holdfast.api.telemetry.tracing import Ended, Traces
+from holdfast.api.telemetry.tracing import EndedRequest, Traces
 from holdfast.api.telemetry.waits import Step
 
 from .heads import ParsedHeaders, ReadRequest, WriteRequest
@@ -59,7 +59,7 @@ class FastRecorder:
         """Return True if requests of a network prefix, or bytes sent, are limited."""
         if self._bandwidth is not None:
             return True
-        return self._limits is not None and self._limits.asks_of(prefix)
+        return self._limits is not None and self._limits.apply_to(prefix)
 
     def admits(self, prefix: str, access_key: str) -> bool:
         """Charge one request. Return False if it exceeds a limit."""
@@ -189,7 +189,7 @@ class FastRecorder:
         if self._log is not None:
             log_access(self._log, line)
         if self._traces is not None:
-            ended = Ended(
+            ended = EndedRequest(
                 line,
                 target.endpoint,
                 headers.origin.scheme,

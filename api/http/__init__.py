@@ -1,4 +1,4 @@
-"""Sockets, framing, bodies, addresses and headers; no endpoint.
+"""Handles sockets, framing, bodies, addresses and headers; has no endpoint.
 
 May import telemetry and limits.
 """

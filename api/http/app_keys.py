@@ -1,7 +1,7 @@
-"""What every handler needs: the store, and how this application presents itself to clients.
+"""Keys of the application and its requests: the store, the settings, the request's context.
 
-Both hang on the application under typed keys. A sub-application has its own pair, so handlers
-read them from ``request.app``, never from the root application.
+A sub-application has its own store and settings, so handlers read them from ``request.app``, never
+from the root application.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .app_settings import AppSettings
 STORE: Final = web.AppKey("holdfast.store", Store)
 """The store an application serves. The application neither opens nor closes it."""
 
-TRAIL: Final = web.RequestKey("holdfast.trail", RequestContext)
-"""What is known of a request, for the access log."""
+REQUEST_CONTEXT: Final = web.RequestKey("holdfast.request", RequestContext)
+"""The request's context, for the access log."""
 
 SETTINGS: Final = web.AppKey("holdfast.settings", AppSettings)

@@ -1,4 +1,4 @@
-"""Bodies of requests: streamed in bounded pieces, and got rid of when nobody reads them."""
+"""Reads request bodies in bounded pieces, and disposes of bodies that no handler reads."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .slow_clients import Pace
 from .whole_request import IncomingRequest, WholeRequest
 
 DRAIN_BYTES_MAX: Final = 1 << 20
-"""Unread bytes that are taken in so that the connection can go on; with more it is closed."""
+"""Unread bytes that are read so that the connection can stay open; with more it is closed."""
 
 LINGER_BYTES_MAX: Final = 16 << 20
-"""Unread bytes taken in after a last answer: closing at once would reset the connection, and
-with it the answer that the client may not have read yet."""
+"""Unread bytes that are read after a last answer. Closing at once would reset the connection, and
+destroy the answer before the client reads it."""
 
 DRAIN_SECONDS: Final = 1.0
-"""Longest time for either."""
+"""Longest time in seconds for either."""
 
 WHOLE_SECONDS = 30.0
-"""Grace of a body that is taken as a whole: it has nothing to wait for."""
+"""Grace in seconds of a body that is read whole: the client has no reason to wait."""
 
 WHOLE_RATE: Final = 64 * 1024
-"""Bytes a second of such a body, beyond its grace: at most 94 seconds for the largest manifest."""
+"""Bytes a second of such a body beyond its grace: at most 94 seconds for the largest manifest."""
 
 
 class BrokenBody(OciError):
-    """The client vanished, or broke the framing, before its body was complete."""
+    """The client left, or broke the framing, before its body was complete."""
 
 
 def _awaits_go_ahead(request: web.Request) -> bool:
@@ -45,40 +45,40 @@ def _awaits_go_ahead(request: web.Request) -> bool:
 
 
 async def expect(request: web.Request) -> None:
-    """The routes' handler of Expect (RFC 9110 section 10.1.1): 100 is sent by the first read.
+    """Handle Expect for all routes (RFC 9110 section 10.1.1): the first read sends 100.
 
-    So a request that is refused on its headers alone never has to send its body.
+    So a request that is refused by its headers alone never has to send its body.
     """
     if "Expect" in request.headers and not _awaits_go_ahead(request):
-        raise OciError("UNSUPPORTED", "only 100-continue can be expected", status=417)
+        raise OciError("UNSUPPORTED", "Expect must be 100-continue", status=417)
 
 
 async def chunks(request: web.Request, pace: Pace | None = None) -> AsyncIterator[bytes]:
-    """The body as it arrives, in pieces of at most the read buffer.
+    """Yield the body as it arrives, in pieces of at most the read buffer.
 
-    A body of which too little comes (of ``slow_clients``, where that of uploads is not meant) is
-    given up with 408; what came before is kept. Raises BrokenBody, and 415 for an encoded body:
-    digests are of the bytes as sent.
+    ``pace`` is the client's time budget (None: that of uploads, ``slow_clients``). A body that
+    stalls fails with 408; the pieces before are yielded. Raises BrokenBody, and 415 for an encoded
+    body: digests are of the bytes as sent.
     """
     await _begin(request)
-    moving, source = flow(), _content(request, pace or Pace())
-    with _broken():
-        async for piece in source if moving is None else moving.through(source):
+    limiter, source = flow(), _content(request, pace or Pace())
+    with _as_broken_body():
+        async for piece in source if limiter is None else limiter.through(source):
             yield piece
 
 
 async def _begin(request: web.Request) -> None:
-    """Before the first read: refuse what cannot be read, and give the go-ahead."""
+    """Refuse an encoded body, and send 100 Continue if the client waits for it."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise OciError("UNSUPPORTED", "content encodings are not supported", status=415)
     if _awaits_go_ahead(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # The interim answer is not part of the response that follows.
+        # The interim answer must not count as the beginning of the response.
         request.writer.output_size = 0
 
 
 async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
-    """What the parser makes of the body."""
+    """Yield the body from the parser."""
     if isinstance(request.protocol, Connection):
         request.protocol.release_body()
     content = request.content
@@ -86,7 +86,7 @@ async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
         try:
             data = await pace.within(content.readany())
         except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
-            # Once a body has broken off, its reader refuses to give what had come before.
+            # The reader of a broken body refuses to return the bytes from before the break.
             if rest := content._read_nowait(-1):
                 yield rest
             raise
@@ -96,13 +96,13 @@ async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
 
 
 @contextmanager
-def _broken() -> Iterator[None]:
-    """Every way in which a body breaks off becomes BrokenBody."""
+def _as_broken_body() -> Iterator[None]:
+    """Turn every way in which a body breaks off into BrokenBody."""
     try:
         yield
     except TimeoutError as error:
         raise BrokenBody(
-            "BLOB_UPLOAD_INVALID", "too little of the body came for too long", status=408
+            "BLOB_UPLOAD_INVALID", "the body stalled: too few bytes came in time", status=408
         ) from error
     except (ConnectionError, BadChunk, HttpProcessingError, web.RequestPayloadError) as error:
         raise BrokenBody("BLOB_UPLOAD_INVALID", "the body ended early") from error
@@ -110,46 +110,51 @@ def _broken() -> Iterator[None]:
 
 @asynccontextmanager
 async def stream(request: IncomingRequest) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
-    """The body of an upload as it arrives: as ``chunks``, or in larger pieces where it can be
-    received past the parser. A memoryview stays as it is until LENT further ones were asked for,
-    or the context is left. Nothing is read before the first piece is asked for.
+    """Enter a context that yields the body of an upload as it arrives.
+
+    As ``chunks``, or in larger pieces where the body is received past the parser. A memoryview
+    stays valid until BUFFERS_IN_FLIGHT later ones were asked for, or the context is left. The first
+    read happens when the first piece is asked for.
     """
     if isinstance(request, WholeRequest):
-        yield _at_once(request.body)
+        yield _whole_body(request.body)
         return
     connection = request.protocol if isinstance(request.protocol, Connection) else None
-    taken: BodyReceiver | None = None
+    receiver: BodyReceiver | None = None
 
     async def pieces() -> AsyncIterator[bytes | memoryview]:
-        nonlocal taken
+        nonlocal receiver
         await _begin(request)
+        # Not before the first read: a request refused by then leaves its body to ``settle``.
         if connection is not None:
-            taken = connection.take_body(request)
+            receiver = connection.take_body(request)
         source: AsyncIterator[bytes | memoryview]
-        source = _content(request, Pace()) if taken is None else taken.views()
-        moving = flow()
-        with _broken():
-            async for piece in source if moving is None else moving.through(source):
+        source = _content(request, Pace()) if receiver is None else receiver.views()
+        limiter = flow()
+        with _as_broken_body():
+            async for piece in source if limiter is None else limiter.through(source):
                 yield piece
 
     try:
         yield pieces()
     finally:
-        if taken is not None and connection is not None:
-            taken.close()
-            if not taken.done:
+        if receiver is not None and connection is not None:
+            receiver.close()
+            # The transport is past the unread bytes only if the body is complete.
+            if not receiver.done:
                 connection.cut_body(request)
 
 
-async def _at_once(body: bytes) -> AsyncIterator[bytes]:
-    """A body that is there."""
+async def _whole_body(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a body that is complete already."""
     if body:
         yield body
 
 
 async def read_bounded(request: IncomingRequest, limit: int, code: str) -> bytes:
-    """The whole body, of at most ``limit`` bytes. Raises 413 with ``code``, and BrokenBody."""
-    too_large = OciError(code, f"the body is over the limit of {limit} bytes", status=413)
+    """Return the whole body of at most ``limit`` bytes. Raises 413 with ``code``, and
+    BrokenBody."""
+    too_large = OciError(code, f"the body must be at most {limit} bytes", status=413)
     if (request.content_length or 0) > limit:
         raise too_large
     if isinstance(request, WholeRequest):
@@ -165,26 +170,27 @@ async def read_bounded(request: IncomingRequest, limit: int, code: str) -> bytes
 
 
 async def settle(request: web.Request, response: web.StreamResponse) -> None:
-    """Deal with what is left of a body that the answer did not wait for.
+    """Deal with the rest of a body that the answer did not wait for.
 
-    Little is taken in, so that the connection can be used again. Otherwise the answer is sent at
-    once as the last one, and the connection closed after a bounded linger.
+    A short rest is read, so that the connection can be used again. Otherwise this is sent at once
+    as the last answer, and the connection is closed after a bounded linger.
     """
     connection = request.protocol
     if isinstance(connection, Connection):
         connection.release_body()
     if request.content.is_eof() or not request.body_exists or response.prepared:
         return
+    # Nothing can be drained from a broken connection; this answer is its last one.
     if isinstance(connection, Connection) and connection.is_broken:
         response.force_close()
-        with suppress(ConnectionError):  # the client is gone: nobody waits for the answer
+        with suppress(ConnectionError):  # the client is gone, and needs no answer
             await response.prepare(request)
             await response.write_eof()
             await connection.linger()
         connection.force_close()
         return
     length = request.content_length
-    # Where the body is not coming, there is nothing to wait for.
+    # A client that still waits for 100 Continue sends no body.
     stopped = response.keep_alive is False
     waiting = "Expect" in request.headers and request.content.total_bytes == 0
     lingering = not (stopped or waiting)
@@ -192,7 +198,7 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
     if lingering and small and await _discard(request, DRAIN_BYTES_MAX):
         return
     response.force_close()
-    with suppress(ConnectionError):  # the client is gone: nobody waits for the answer
+    with suppress(ConnectionError):  # the client is gone, and needs no answer
         await response.prepare(request)
         await response.write_eof()
     if lingering:
@@ -202,7 +208,7 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _discard(request: web.Request, limit: int) -> bool:
-    """Read and forget up to ``limit`` bytes. True when that was all of the body."""
+    """Read and drop up to ``limit`` bytes. Return True if that was the whole rest."""
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
             while not request.content.at_eof() and limit > 0:
@@ -210,6 +216,6 @@ async def _discard(request: web.Request, limit: int) -> bool:
     except TimeoutError:
         return False
     except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
-        # The connection is broken; the answer has nowhere to go, or is the last one.
+        # The connection is broken: the answer is lost, or is the last one.
         return False
     return request.content.at_eof()

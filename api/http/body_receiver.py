@@ -1,8 +1,11 @@
-"""A request body received straight into buffers that are used again, past aiohttp's parser.
+"""Receives a request body straight into reused buffers, past aiohttp's parser.
 
-For the length of the body the transport has this for its protocol: the kernel writes into one
-buffer while threads write and hash others, and nothing is copied in between but what the
-chunked coding has to be taken out of.
+During the body this is the transport's protocol: the kernel writes into one buffer while threads
+write and hash the others. Nothing is copied, except content that has to be taken out of the chunked
+coding.
+
+A buffer goes round: free, filling, full (its view waits in ``_full_views``), yielded, and free
+again once BUFFERS_IN_FLIGHT later views were asked for. Reading pauses while no buffer has room.
 """
 
 from __future__ import annotations
@@ -17,52 +20,53 @@ from holdfast.engine import BUFFERS_IN_FLIGHT
 from .chunked import BadChunk, Chunked
 from .slow_clients import Pace
 
-BUFFERS: Final = BUFFERS_IN_FLIGHT + 1
-"""Of a body: one is being filled while the others are in use."""
+BUFFER_COUNT: Final = BUFFERS_IN_FLIGHT + 1
+"""Buffers of a body: one is filled while the others are in use."""
 
 BUFFER_BYTES: Final = 512 * 1024
-"""Of a buffer, while few bodies are taken."""
+"""Bytes of a buffer while few bodies are received."""
 
 BUFFER_BYTES_MIN: Final = 64 * 1024
 
 POOL_BYTES: Final = 32 * 1024 * 1024
-"""What the buffers of all bodies of a process have together, before they get smaller: with 64
+"""Bytes of the buffers of all bodies of a process, beyond which new ones are smaller. With 64
 bodies they come to twice as much, with 1000 to ten times."""
 
 SCRATCH_BYTES: Final = 256 * 1024
-"""What is received at once of a chunked body."""
+"""Bytes of a chunked body that are received at once."""
 
 
 class Buffers:
-    """The buffers of one process: kept for the next body, up to ``POOL_BYTES``."""
+    """The buffers of one process, kept for later bodies up to ``POOL_BYTES``."""
 
     def __init__(self) -> None:
         self._free: list[memoryview] = []
-        self._taken = 0
+        self._in_use = 0
         self.scratch = bytearray(SCRATCH_BYTES)
-        """Shared: what is received into it is copied out of it before anybody else receives."""
+        """Buffer for chunked bodies, shared by all: its bytes are copied out before the next
+        receives."""
 
     def take(self) -> memoryview:
-        """A buffer; smaller ones when many are taken."""
-        self._taken += 1
-        size = max(BUFFER_BYTES_MIN, min(BUFFER_BYTES, POOL_BYTES // self._taken))
+        """Return a buffer; a smaller one while many are in use."""
+        self._in_use += 1
+        size = max(BUFFER_BYTES_MIN, min(BUFFER_BYTES, POOL_BYTES // self._in_use))
         while self._free:
             buffer = self._free.pop()
             if len(buffer) <= size:
                 return buffer
-        # Pages into which nothing came yet take no memory: a thousand uploads may be slow ones.
+        # Anonymous pages take no memory until bytes arrive, so a thousand slow uploads cost little.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         return memoryview(mmap.mmap(-1, 1 << size.bit_length() - 1, flags=flags))
 
     def give_back(self, buffer: memoryview) -> None:
-        """The buffer is not used any more."""
-        self._taken -= 1
-        if (len(self._free) + self._taken) * BUFFER_BYTES < POOL_BYTES:
+        """Return a buffer to the pool, or free it if the pool is full."""
+        self._in_use -= 1
+        if (len(self._free) + self._in_use) * BUFFER_BYTES < POOL_BYTES:
             self._free.append(buffer)
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
-    """One body: ``start`` it, iterate over ``views`` once, and ``close`` it."""
+    """One body: call ``start``, iterate over ``views`` once, and call ``close``."""
 
     def __init__(
         self,
@@ -73,66 +77,70 @@ class BodyReceiver(asyncio.BufferedProtocol):
         length: int | None,
         complete: Callable[[int, bytes], None],
     ) -> None:
-        """``length`` is None for chunked content. ``complete`` is called at the end of the body
-        with its size and with what came after it, when ``protocol`` is the transport's again."""
+        """``length`` is None for chunked content.
+
+        ``complete`` is called at the end of the body with its size and the bytes behind it, once
+        ``protocol`` is the transport's again.
+        """
         self._transport = transport
         self._protocol = protocol
         self._pool = buffers
         self._complete = complete
         self._pace = Pace()
         self._chunked = Chunked() if length is None else None
-        self._left = length or 0
+        self._bytes_left = length or 0
         self._backlog = b""
-        """What came before the start and is not taken in yet."""
+        """Bytes that are not stored yet: those from before the start, while buffers are full."""
         self._free: list[memoryview] = []
         self._filling: memoryview | None = None
-        self._used = 0
-        """Of the buffer that is being filled."""
-        self._full: list[memoryview] = []
-        """Views of content that can be taken."""
-        self._lent: list[memoryview] = []
-        """Buffers behind the views that were yielded last."""
-        self._behind: list[memoryview] = []
-        """Buffers behind those in ``_full``, in the same order."""
+        self._filled = 0
+        """Bytes in the buffer that is being filled."""
+        self._full_views: list[memoryview] = []
+        """Views of content that are not yielded yet."""
+        self._yielded: list[memoryview] = []
+        """Buffers of the views that were yielded last."""
+        self._full_buffers: list[memoryview] = []
+        """Buffers of the views in ``_full_views``, in the same order."""
         self._waiter: asyncio.Future[None] | None = None
         self._paused = True
-        """Whether nothing is received until there is room."""
+        """True if reading is paused until a buffer has room."""
         self._receiving = False
-        """Whether this is the transport's protocol."""
+        """True while this is the transport's protocol."""
         self._error: Exception | None = None
         self.size = 0
         """Bytes of content received."""
         self.done = False
-        """Whether the body came to its end."""
+        """True if the body is complete."""
 
     def start(self, held: bytes) -> None:
-        """Take over the transport; ``held`` has come already."""
+        """Take over the transport. ``held`` are the bytes of the body that came already."""
         self._backlog = held
-        self._free = [self._pool.take() for _ in range(BUFFERS)]
+        self._free = [self._pool.take() for _ in range(BUFFER_COUNT)]
         self._receiving = True
-        # What a transport calls when something comes is settled when it begins to read.
+        # A transport looks up its protocol's methods when it begins to read.
         self._transport.pause_reading()
         self._transport.set_protocol(self)
-        self._go_on()
+        self._receive_more()
 
     async def views(self) -> AsyncIterator[memoryview]:
-        """The content, in pieces of a buffer each but for the last.
+        """Yield the content, a buffer at a time.
 
-        A view stays as it is until LENT further ones were asked for, or the body is closed: so a
-        caller may still work on some while it takes the next. Raises ConnectionError when the
-        client is gone, BadChunk, TimeoutError when it is too slow; all that came before was
-        yielded then.
+        A view stays valid until BUFFERS_IN_FLIGHT later ones were asked for, or the body is closed:
+        a caller may work on some while it takes the next. Raises ConnectionError when the client is
+        gone, BadChunk, and TimeoutError when it is too slow; all content from before is yielded
+        first.
         """
         while True:
-            # The last ones may be in use still.
-            while len(self._lent) >= BUFFERS_IN_FLIGHT:
-                self._free.append(self._lent.pop(0))
-            self._go_on()
-            if not self._full and (self.done or self._error is not None):
+            # Threads may still work on the last views; older ones are done.
+            while len(self._yielded) >= BUFFERS_IN_FLIGHT:
+                self._free.append(self._yielded.pop(0))
+            self._receive_more()
+            # A partly filled buffer is yielded only at the end: until then more bytes may fill it.
+            if not self._full_views and (self.done or self._error is not None):
                 self._seal()
-            if self._full:
-                self._lent.append(self._behind.pop(0))
-                yield self._full.pop(0)
+            if self._full_views:
+                self._yielded.append(self._full_buffers.pop(0))
+                yield self._full_views.pop(0)
             elif self._error is not None:
                 raise self._error
             elif self.done:
@@ -141,86 +149,89 @@ class BodyReceiver(asyncio.BufferedProtocol):
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Until the client did something, or was too slow."""
+        """Wait until bytes came, the body ended, or the client was too slow."""
         loop = asyncio.get_running_loop()
-        begun, size = loop.time(), self.size
+        started, size = loop.time(), self.size
         self._waiter = loop.create_future()
         timer = loop.call_later(self._pace.left, self._wake)
         try:
             await self._waiter
         finally:
             timer.cancel()
-        self._pace.waited(loop.time() - begun)
+        # Only time in this wait counts against the client, not time in which the disk was slow.
+        self._pace.waited(loop.time() - started)
         self._pace.moved(self.size - size)
         if self._pace.left <= 0:
-            self._fail(TimeoutError("too little of the body came for too long"))
+            self._fail(TimeoutError("the body stalled: too few bytes came in the time allowed"))
 
     def close(self) -> None:
-        """Give back the buffers, and the transport if it still is ours."""
-        self._hand_back()
+        """Return the buffers to the pool, and the transport to its protocol."""
+        self._restore_protocol()
         filling = () if self._filling is None else (self._filling,)
-        for buffer in (*self._free, *self._lent, *self._behind, *filling):
+        for buffer in (*self._free, *self._yielded, *self._full_buffers, *filling):
             self._pool.give_back(buffer)
-        self._free, self._lent, self._behind, self._filling = [], [], [], None
+        self._free, self._yielded, self._full_buffers, self._filling = [], [], [], None
 
     # What the transport calls
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
+        """Return the memory for the next bytes."""
         if self._chunked is not None:
+            # Framing makes content only shorter, so bytes that fit into the room can always be
+            # stored.
             return memoryview(self._pool.scratch)[: min(SCRATCH_BYTES, self._room())]
-        buffer = self._buffer()
-        return buffer[self._used : min(len(buffer), self._used + self._left)]
+        buffer = self._current_buffer()
+        return buffer[self._filled : min(len(buffer), self._filled + self._bytes_left)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """They are there."""
+        """Account for bytes that the transport received."""
         if self._chunked is not None:
-            self._put(self._pool.scratch, nbytes)
+            self._store(self._pool.scratch, nbytes)
             return
-        self._used += nbytes
-        self._left -= nbytes
+        self._filled += nbytes
+        self._bytes_left -= nbytes
         self.size += nbytes
-        self._after(b"")
+        self._advance(b"")
 
     def eof_received(self) -> bool | None:
-        """Nothing more comes; whoever answers says whether an answer is owed."""
+        """Fail the body. The protocol decides whether the client is owed an answer."""
         self._fail(ConnectionResetError("the body ended early"))
         return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Fail the body, and pass the loss on to the protocol."""
         self._receiving = False
         self._fail(exc if isinstance(exc, ConnectionError) else ConnectionResetError("gone"))
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """For whoever answers."""
+        """Pass the pause on to the protocol, which sends the answer."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """For whoever answers."""
+        """Pass the resumption on to the protocol, which sends the answer."""
         self._protocol.resume_writing()
 
     # Within
 
     def _room(self) -> int:
-        """What can be received before somebody takes something."""
-        filling = 0 if self._filling is None else len(self._filling) - self._used
+        """Return the bytes that fit into the free buffers."""
+        filling = 0 if self._filling is None else len(self._filling) - self._filled
         return filling + sum(len(buffer) for buffer in self._free)
 
-    def _buffer(self) -> memoryview:
+    def _current_buffer(self) -> memoryview:
         if self._filling is None:
             self._filling = self._free.pop()
-            self._used = 0
+            self._filled = 0
         return self._filling
 
-    def _put(self, data: bytearray, end: int) -> None:
-        """Take the content out of what came, which is not more than there is room for."""
+    def _store(self, data: bytearray, end: int) -> None:
+        """Store the content of ``end`` bytes, for which there is room."""
         if self._chunked is None:
-            taken = min(end, self._left)
+            taken = min(end, self._bytes_left)
             self._copy(memoryview(data)[:taken])
-            self._left -= taken
-            self._after(bytes(data[taken:end]))
+            self._bytes_left -= taken
+            self._advance(bytes(data[taken:end]))
             return
         view = memoryview(data)
         try:
@@ -229,47 +240,49 @@ class BodyReceiver(asyncio.BufferedProtocol):
         except BadChunk as error:
             self._fail(error)
             return
-        self._after(bytes(data[self._chunked.used : end]))
+        self._advance(bytes(data[self._chunked.used : end]))
 
     def _copy(self, view: memoryview) -> None:
         self.size += len(view)
         while len(view):
-            buffer = self._buffer()
-            count = min(len(view), len(buffer) - self._used)
-            buffer[self._used : self._used + count] = view[:count]
-            self._used += count
+            buffer = self._current_buffer()
+            count = min(len(view), len(buffer) - self._filled)
+            buffer[self._filled : self._filled + count] = view[:count]
+            self._filled += count
             view = view[count:]
-            if self._used == len(buffer):
+            if self._filled == len(buffer):
                 self._seal()
 
     def _seal(self) -> None:
-        """What is in the buffer can be taken."""
-        if self._filling is not None and self._used:
-            self._full.append(self._filling[: self._used])
-            self._behind.append(self._filling)
+        """Make the buffer that is being filled available as a view."""
+        if self._filling is not None and self._filled:
+            self._full_views.append(self._filling[: self._filled])
+            self._full_buffers.append(self._filling)
             self._filling = None
 
-    def _after(self, rest: bytes) -> None:
-        """Something was taken in, and ``rest`` after it belongs to no body of ours."""
-        if self._filling is not None and self._used == len(self._filling):
+    def _advance(self, rest: bytes) -> None:
+        """Go on after bytes were stored; ``rest`` came behind the end of the body."""
+        if self._filling is not None and self._filled == len(self._filling):
             self._seal()
-        if self._chunked.done if self._chunked is not None else not self._left:
+        if self._chunked.done if self._chunked is not None else not self._bytes_left:
             self.done = True
             self._seal()
+            # Bytes behind the body are the next request: the protocol gets all of them, in order.
             rest, self._backlog = rest + self._backlog, b""
-            self._hand_back()
+            self._restore_protocol()
             self._complete(self.size, rest)
+        # Back-pressure: the kernel's buffer fills, and the client stops sending.
         elif not self._paused and not self._room():
             self._paused = True
             self._transport.pause_reading()
-        if self._full or self.done:
+        if self._full_views or self.done:
             self._wake()
 
-    def _go_on(self) -> None:
-        """Receive again, now that there is room."""
+    def _receive_more(self) -> None:
+        """Store the backlog and resume reading, as far as there is room."""
         while self._backlog and self._receiving and self._error is None and (room := self._room()):
             data, self._backlog = self._backlog[:room], self._backlog[room:]
-            self._put(bytearray(data), len(data))
+            self._store(bytearray(data), len(data))
         if self._paused and self._receiving and self._error is None and self._room():
             self._paused = False
             self._transport.resume_reading()
@@ -278,7 +291,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
         if self._error is None and not self.done:
             self._error = error
             if self._receiving:
-                # What comes now has no meaning.
+                # Later bytes have no meaning, and must not be stored.
                 self._transport.pause_reading()
         self._wake()
 
@@ -287,7 +300,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _hand_back(self) -> None:
+    def _restore_protocol(self) -> None:
         if not self._receiving:
             return
         self._receiving = False

@@ -1,7 +1,7 @@
-"""The chunked transfer coding, read out of a buffer that is used again (RFC 9112 section 7.1).
+"""Reads the chunked transfer coding out of a reused buffer (RFC 9112 section 7.1).
 
-Strict where leniency helps nobody but smugglers: a size is hexadecimal digits, every line ends with
-CR LF, and what extensions and trailers hold is bounded and ignored.
+Strict where leniency only helps request smuggling: a size is hexadecimal digits, each line ends
+with CR LF, and extensions and trailers are bounded and ignored.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Final
 
 LINE_BYTES_MAX: Final = 1024
-"""Of a size with its extensions."""
+"""Longest line of a size with its extensions, in bytes."""
 
 TRAILER_BYTES_MAX: Final = 16 * 1024
-"""Of all trailer fields together."""
+"""Longest trailer section, in bytes."""
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
@@ -22,28 +22,28 @@ _CRLF: Final = b"\r\n"
 
 
 class BadChunk(ValueError):
-    """What came is not chunked content. Nothing after it has a meaning."""
+    """The bytes are not chunked content. No byte after them has a meaning."""
 
 
 class Chunked:
-    """One body. Feed it what arrives until it is ``done``."""
+    """The state of one body. Call ``feed`` with what arrives until it is ``done``."""
 
     __slots__ = ("_left", "_line", "_trailer_bytes", "_want", "done", "used")
 
     def __init__(self) -> None:
         self.done = False
-        """Whether the body is complete."""
+        """True if the body is complete."""
         self.used = 0
-        """How much of what was fed last belongs to the body, once that was gone through."""
+        """Bytes of the last ``feed`` that belong to the body, once its iterator is exhausted."""
         self._want = _SIZE_LINE
         self._left = 0
-        """Of the chunk that is being read."""
+        """Bytes left of the chunk that is being read."""
         self._line = b""
-        """The start of a line that did not come whole."""
+        """Beginning of an incomplete line."""
         self._trailer_bytes = 0
 
     def feed(self, data: bytearray, end: int) -> Iterator[tuple[int, int]]:
-        """Spans of content in the first ``end`` bytes of ``data``. Raises BadChunk."""
+        """Yield the spans of content in the first ``end`` bytes of ``data``. Raises BadChunk."""
         at = 0
         while at < end and not self.done:
             if self._want == _DATA:
@@ -55,6 +55,7 @@ class Chunked:
                     self._want = _DATA_END
                 continue
             line_end = data.find(_CRLF, at, end)
+            # CR and LF came in two packets.
             if self._line.endswith(b"\r") and data[at] == _LF:
                 line, at = self._line[:-1], at + 1
             elif line_end < 0:
@@ -73,7 +74,7 @@ class Chunked:
         self._line += data[at:end]
 
     def _take(self, line: bytes) -> None:
-        """One line, without its end."""
+        """Handle one line without its end."""
         if len(line) > LINE_BYTES_MAX or b"\r" in line or b"\n" in line:
             raise BadChunk("a line is malformed")
         if self._want == _DATA_END:
@@ -84,6 +85,7 @@ class Chunked:
             match = _SIZE.fullmatch(line)
             if match is None:
                 raise BadChunk("a size is malformed")
+            # The pattern bounds a size to 15 digits, far beyond any blob.
             self._left = int(match[1], 16)
             self._want = _DATA if self._left else _TRAILER
         elif line:

@@ -1,4 +1,4 @@
-"""The address of a client, seen through proxies that are believed."""
+"""Finds the address of a client behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 HOPS_MAX: Final = 32
-"""Entries of X-Forwarded-For that are looked at, from the nearest on."""
+"""Entries of X-Forwarded-For that are read, from the nearest on."""
 
 
 def client_address(request: web.Request, settings: AppSettings) -> str:
-    """The nearest address that is no trusted proxy; empty on a unix socket."""
+    """Return the nearest address that is no trusted proxy; empty on a unix socket."""
     nearest = request.remote or ""
     if not from_proxy(request, settings):
         return nearest
@@ -25,10 +25,10 @@ def client_address(request: web.Request, settings: AppSettings) -> str:
 
 
 def address_behind(nearest: str, header: str, settings: AppSettings) -> str:
-    """As ``client_address``, from a trusted proxy's own address and what it says.
+    """Return the client's address, from a trusted proxy's own address and its X-Forwarded-For.
 
-    Each proxy adds whom it was asked by at the end of X-Forwarded-For, so the list is read from
-    there, and only as far as proxies are trusted: what a client wrote itself is never believed.
+    Each proxy appends the address that connected to it. So the list is read from the end, and only
+    as far as proxies are trusted: entries that the client wrote itself never count.
     """
     for text in reversed(header.rsplit(",", HOPS_MAX)[-HOPS_MAX:]):
         address = _address_of(text)
@@ -41,7 +41,7 @@ def address_behind(nearest: str, header: str, settings: AppSettings) -> str:
 
 
 def _address_of(entry: str) -> str | None:
-    """The address of an entry of X-Forwarded-For, which some proxies write with the port."""
+    """Return the address of an entry, which some proxies write with a port; None if malformed."""
     host, port = entry.strip(), ""
     if host.startswith("["):
         host, _, port = host[1:].partition("]")

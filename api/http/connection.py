@@ -1,9 +1,14 @@
-"""One client's connection: aiohttp's, with bounds on what comes before a request is understood.
+"""A client's connection: aiohttp's handler, with bounds on the bytes before a request is
+understood.
 
-What is no HTTP is answered in OCI form and noted in one line, never with a traceback; a body whose
-framing breaks ends at once; a request head has limits in size and time, and a client that takes
-too little of its answers is given up. Whoever ends its own side after its requests is answered
-first. RFC 9112.
+- A head has a limit in bytes (``HEAD_BYTES_MAX``) and in time (``HEAD_SECONDS``).
+- A malformed request gets an answer in OCI form and one log line, never a traceback. The connection
+  is broken then: it parses nothing more.
+- A body whose framing breaks ends at once for the handler that reads it.
+- A client that reads its answers too slowly is disconnected (``slow_clients``).
+- A client that ends its own side after its requests still gets the answers (RFC 9112 section 9.6).
+
+``fast.connection`` derives from this class.
 """
 
 from __future__ import annotations
@@ -36,17 +41,17 @@ from .origin import is_foreign
 from .transfer import API_VERSION, NO_STORE
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Of one request head, in however many pieces it comes."""
+"""Longest request head in bytes, however many packets it takes."""
 
 HEAD_SECONDS = 30.0
 """Longest time from the first byte of a head to its last."""
 
 LINGER_SECONDS: Final = 1.0
-"""How long a refused client may go on sending: closing at once could destroy the answer that it
-has not read yet."""
+"""Time in seconds that a refused client may go on sending. Closing at once could reset the
+connection, and destroy the answer before the client reads it."""
 
 GONE_SECONDS = 1.0
-"""How long a read goes on for a client that has ended its side: it may be gone."""
+"""Time in seconds that a read goes on after its client has ended its side: it may be gone."""
 
 _END: Final = b"\r\n\r\n"
 
@@ -56,153 +61,163 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Connection(RequestHandler):
-    """aiohttp's connection with limits of ours."""
+    """aiohttp's request handler with the limits of the server."""
 
     __slots__ = (
         "_admission",
+        "_admitted_peer",
         "_body",
-        "_bound",
+        "_bound_task",
         "_broken",
-        "_ended",
-        "_guest",
+        "_bytes_pending",
+        "_bytes_taken",
+        "_eof_event",
+        "_half_closed",
         "_head_bytes",
-        "_left",
-        "_lingers",
-        "_lost",
-        "_open",
-        "_patience",
-        "_pending",
-        "_taken",
+        "_linger_timer",
+        "_lost_event",
+        "_open_requests",
+        "_stall_timer",
         "was_made",
     )
 
     def __init__(
         self, manager: Server, *, admission: Admission, peer: Any = None, **options: Any
     ) -> None:
-        """``peer`` is whom the admission has let in already; None asks it when the connection is
-        there."""
+        """``peer`` was admitted already; None asks ``admission`` once the connection is made."""
         super().__init__(manager, **options)
         self._admission = admission
-        self._guest = peer
+        self._admitted_peer = peer
         self._body: StreamReader = EMPTY_PAYLOAD
-        """Of the newest request that was understood."""
+        """Body of the newest request that was parsed."""
         self._head_bytes = 0
-        """Of a head that is not complete."""
+        """Bytes of an incomplete head."""
         self._broken = False
-        """Whether the parser gave up: nothing that comes has a meaning any more."""
-        self._left: asyncio.Event | None = None
-        """Set when the client has ended its side."""
-        self._lost: asyncio.Event | None = None
-        """Set when the connection has ended."""
+        """True once the parser has failed: no later byte has a meaning."""
+        self._eof_event: asyncio.Event | None = None
+        """Set once the client has ended its side."""
+        self._lost_event: asyncio.Event | None = None
+        """Set once the connection has ended."""
         self.was_made = False
-        """Whether it was ever connected."""
-        self._open = 0
-        """Requests that were understood and are not answered."""
-        self._ended = False
-        """Whether the client has ended its side, and is owed answers."""
-        self._patience: slow_clients.StallTimer | None = None
-        """With the client as a reader, once it took less than it was sent."""
-        self._taken = 0
-        """What it took while something waited for it, in bytes."""
-        self._pending = 0
-        """Of what waits for it, when that was looked at last."""
-        self._lingers: asyncio.TimerHandle | None = None
-        """Of a client that was refused."""
-        self._bound: asyncio.Future[Any] | None = None
-        """What is done for the request that runs, and for nothing once its client is gone."""
+        """True once it was connected."""
+        self._open_requests = 0
+        """Requests that were parsed and are not answered."""
+        self._half_closed = False
+        """True if the client has ended its side, and is owed answers."""
+        self._stall_timer: slow_clients.StallTimer | None = None
+        """Timer of the client as a reader; None until it first read less than it was sent."""
+        self._bytes_taken = 0
+        """Bytes that the client read while the buffer was too full."""
+        self._bytes_pending = 0
+        """Bytes in the send buffer when ``_count_taken`` last looked."""
+        self._linger_timer: asyncio.TimerHandle | None = None
+        """Timer that closes the connection of a refused client."""
+        self._bound_task: asyncio.Future[Any] | None = None
+        """The work of ``while_connected``, cancelled once the client is gone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Serve it, or say that there are too many."""
+        """Admit the connection, or refuse it with an answer."""
         super().connection_made(transport)
         self.was_made = True
-        if self._guest is not None:
+        # With TLS the site has admitted the peer before the handshake.
+        if self._admitted_peer is not None:
             return
         peer = transport.get_extra_info("peername")
         refusal = self._admission.enter(peer)
         if refusal is None:
             # A unix socket has an empty name.
-            self._guest = peer or ""
+            self._admitted_peer = peer or ""
         else:
-            self._refuse(cast(asyncio.Transport, transport), _REFUSALS[refusal])
+            self._refuse(cast(asyncio.Transport, transport), _REFUSAL_ANSWERS[refusal])
 
     def _refuse(self, transport: asyncio.Transport, answer: bytes) -> None:
-        """Say why, and close."""
+        """Send the refusal, and close after a linger."""
         self._broken = True
         transport.write(answer)
+        # A flood of refused connections must not hold descriptors for its answers.
         if self._admission.lingering >= LINGERING_MAX or not transport.can_write_eof():
             self.force_close()
             return
         transport.write_eof()
         self._admission.lingering += 1
-        self._lingers = self._loop.call_later(LINGER_SECONDS, self._end_lingering)
+        self._linger_timer = self._loop.call_later(LINGER_SECONDS, self._end_lingering)
 
     def _end_lingering(self) -> None:
         self._admission.lingering -= 1
-        self._lingers = None
+        self._linger_timer = None
         self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop what waits for the client."""
-        if self._guest is not None:
-            self._admission.leave(self._guest)
-        if self._lingers is not None:
-            self._lingers.cancel()
+        """Stop everything that waits for the client."""
+        if self._admitted_peer is not None:
+            self._admission.leave(self._admitted_peer)
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
             self._admission.lingering -= 1
-        if self._patience is not None:
-            self._patience.close()
-        if self._bound is not None:
-            self._bound.cancel()
-        for ended in (self._left, self._lost):
+        if self._stall_timer is not None:
+            self._stall_timer.close()
+        if self._bound_task is not None:
+            self._bound_task.cancel()
+        for ended in (self._eof_event, self._lost_event):
             if ended is not None:
                 ended.set()
         super().connection_lost(exc)
 
     @property
-    def is_owed(self) -> bool:
-        """Whether a request is to come, or came and was not begun: who connects has one to send,
-        who stays connected may not."""
+    def may_have_request(self) -> bool:
+        """True if a request may be on its way, or was parsed and is not begun.
+
+        A new connection has a request to send. An older one may stay idle for ever.
+        """
         return self._request_count == 0 or bool(self._messages)
 
     async def lost(self) -> None:
-        """Wait until the connection has ended. For one waiter."""
-        self._lost = asyncio.Event()
+        """Wait until the connection has ended. Only one task may wait."""
+        self._lost_event = asyncio.Event()
         if self.transport is not None:
-            await self._lost.wait()
+            await self._lost_event.wait()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio declares it
-        """Nothing more comes (RFC 9112 section 9.6). True keeps our side until what came whole is
-        answered; TLS has no half-closed connections here."""
-        if self._left is not None:
-            self._left.set()
+        """Handle the end of the client's side (RFC 9112 section 9.6).
+
+        Returns True to keep the server's side until all complete requests are answered. TLS has no
+        half-closed connections in asyncio.
+        """
+        if self._eof_event is not None:
+            self._eof_event.set()
+        # A body cannot become complete any more, and its reader would wait for ever.
         if not self._body.is_eof():
             self._body.set_exception(web.RequestPayloadError("the client ended its side"))
-        if self.ssl_context is not None or self._open == 0 or self._force_close:
+        # No answer is owed: the transport may close.
+        if self.ssl_context is not None or self._open_requests == 0 or self._force_close:
             return False
-        self._ended = True
-        if self._bound is not None:
-            self._loop.call_later(GONE_SECONDS, self._bound.cancel)
+        self._half_closed = True
+        if self._bound_task is not None:
+            self._loop.call_later(GONE_SECONDS, self._bound_task.cancel)
         return True
 
     async def while_connected(self, work: Awaitable[T]) -> T:
-        """What ``work`` returns or raises; it is cancelled once the client is gone.
+        """Return the result of ``work``, or raise its error; cancel it once the client is gone.
 
-        Who ended their side, as a client does that was killed, is gone ``GONE_SECONDS`` later.
-        Raises ConnectionResetError then. For one request at a time.
+        A client that has ended its side, as a killed one does, counts as gone ``GONE_SECONDS``
+        later. Raises ConnectionResetError then. Only one request may use it at a time.
         """
+        # ``connection_lost`` and ``eof_received`` cancel this task through ``_bound_task``.
         task: asyncio.Future[T] = asyncio.ensure_future(work)
-        self._bound = task
+        self._bound_task = task
         if self.transport is None:
             task.cancel()
-        elif self._ended:
+        elif self._half_closed:
             self._loop.call_later(GONE_SECONDS, task.cancel)
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
+            # The work must not outlive its request, so wait until it has stopped.
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             raise
         finally:
-            self._bound = None
+            self._bound_task = None
         if task.cancelled():
             raise ConnectionResetError("the client is gone")
         return task.result()
@@ -210,42 +225,43 @@ class Connection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As ever; the last answer of a client that has ended its side ends the connection."""
+        """Send an answer; close after the last one to a client that has ended its side."""
         finished = await super().finish_response(request, resp, start_time)
-        self._open -= 1
-        if self._ended and self._open == 0:
+        self._open_requests -= 1
+        if self._half_closed and self._open_requests == 0:
             self._close = True
         return finished
 
     def pause_writing(self) -> None:
-        """The client takes less than it is sent."""
+        """Start the stall timer: the client reads less than it is sent."""
         super().pause_writing()
         if self.transport is None:
             return
-        self._pending = self.transport.get_write_buffer_size()
-        if self._patience is None:
+        self._bytes_pending = self.transport.get_write_buffer_size()
+        if self._stall_timer is None:
             reader = slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
-            self._patience = slow_clients.StallTimer(reader, self._count_taken, self._give_up)
-        self._patience.begin()
+            self._stall_timer = slow_clients.StallTimer(reader, self._count_taken, self._abort)
+        self._stall_timer.begin()
 
     def resume_writing(self) -> None:
-        """It caught up."""
-        if self._patience is not None:
-            self._patience.end()
+        """Stop the stall timer: the client has caught up."""
+        if self._stall_timer is not None:
+            self._stall_timer.end()
         super().resume_writing()
 
     def _count_taken(self) -> int:
+        # A buffer that grew means that more was written meanwhile, not that less was read.
         left = 0 if self.transport is None else self.transport.get_write_buffer_size()
-        self._taken += max(0, self._pending - left)
-        self._pending = left
-        return self._taken
+        self._bytes_taken += max(0, self._bytes_pending - left)
+        self._bytes_pending = left
+        return self._bytes_taken
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and watch over what is not understood yet."""
+        """Parse bytes from the client, and bound those that are not understood yet."""
         self._parse(data)
         while self._upgraded and not self._broken and self._parser is not None:
             # No request switches protocols here (RFC 9110 section 7.8), so what the parser has
@@ -257,23 +273,27 @@ class Connection(RequestHandler):
                 self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        """Parse what may be the next requests, or belong to them. All pass through here."""
+        """Parse bytes of heads or bodies. Every byte for the parser passes through here."""
         if self._broken:
             return
-        inside = not self._body.is_eof()
-        alone = not inside and not self._head_bytes and data.find(_END) == len(data) - len(_END)
+        # Remembered from before the parse: bytes of a body do not count as a head, and a request
+        # that came alone in its packet has nothing behind it that an upgrade could swallow.
+        in_body = not self._body.is_eof()
+        alone = not in_body and not self._head_bytes and data.find(_END) == len(data) - len(_END)
         count = self._request_count
         super().data_received(data)
+        # No new request: outside of a body, these bytes belong to an incomplete head.
         if self._request_count == count:
-            if data and not inside:
-                self._head_grew(len(data))
+            if data and not in_body:
+                self._count_head_bytes(len(data))
             return
         long = self._head_bytes + len(data) > HEAD_BYTES_MAX
         self._head_bytes = 0
-        self._look_at(self._request_count - count, long=long)
+        # Heads that the parser accepts may still break a rule, so they are checked before they run.
+        self._check_heads(self._request_count - count, long=long)
         if not alone or self._messages[-1][1] is not EMPTY_PAYLOAD:
             self._end_with_upgrade()
-        self._open += self._request_count - count
+        self._open_requests += self._request_count - count
         newest, body = self._messages[-1]
         if isinstance(newest, _ErrInfo):
             self._break(newest.exc)
@@ -281,11 +301,11 @@ class Connection(RequestHandler):
             self._body = body
 
     def _end_with_upgrade(self) -> None:
-        """Let a request that asks for an unknown protocol be the last one, unless it has no body
-        and came alone.
+        """Make a request for an unknown protocol the last one, unless it has no body and came
+        alone.
 
-        The parser drops what comes behind it in the same packet, a part of the next request
-        perhaps, and says nothing of it. (Behind those that it knows it sets it aside.)
+        The parser drops the bytes behind it in the same packet, perhaps a part of the next request,
+        without a sign. (It keeps those behind a protocol that it knows.)
         """
         message, body = self._messages[-1]
         if not isinstance(message, RawRequestMessage) or not message.upgrade:
@@ -294,21 +314,22 @@ class Connection(RequestHandler):
         if message.method != hdrs.METH_CONNECT and protocol.lower() != b"websocket":
             self._messages[-1] = message._replace(should_close=True), body
 
-    def _look_at(self, count: int, *, long: bool) -> None:
-        """Refuse what the parser lets through of the newest requests, and all that follows it.
+    def _check_heads(self, count: int, *, long: bool) -> None:
+        """Refuse a new request that the parser should not have accepted, and all that follow it.
 
-        Only what is ``long`` may have a head over HEAD_BYTES_MAX: the parser bounds each header,
-        and one read brings up to 256 KiB.
+        Only bytes that are ``long`` may hold a head over HEAD_BYTES_MAX: the parser bounds each
+        header, and one read brings up to 256 KiB.
         """
         for at in range(len(self._messages) - count, len(self._messages)):
             message, _ = self._messages[at]
             if isinstance(message, _ErrInfo):
                 continue
-            fault = _fault(message)
+            fault = _fault_of(message)
             if fault is None and long and _size_of_head(message) > HEAD_BYTES_MAX:
                 fault = LineTooLong(b"", HEAD_BYTES_MAX)
             if fault is None:
                 continue
+            # Requests behind a faulty one may be smuggled in it, so none of them runs.
             while len(self._messages) > at:
                 self._messages.pop()
                 self._request_count -= 1
@@ -317,14 +338,14 @@ class Connection(RequestHandler):
             self._request_count += 1
             return
 
-    def _head_grew(self, count: int) -> None:
+    def _count_head_bytes(self, count: int) -> None:
         begun = self._head_bytes > 0
         self._head_bytes += count
         waiter, timer = self._waiter, self._keepalive_handle
         if self._head_bytes > HEAD_BYTES_MAX:
             error = LineTooLong(b"", HEAD_BYTES_MAX)
             self._messages.append((_ErrInfo(431, error, error.message), EMPTY_PAYLOAD))
-            self._open += 1
+            self._open_requests += 1
             self._break(error)
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -337,27 +358,32 @@ class Connection(RequestHandler):
             )
 
     def take_body(self, request: web.BaseRequest) -> BodyReceiver | None:
-        """The body of the request that runs, to be received past the parser.
+        """Return a receiver of the running request's body, past the parser.
 
-        None where the parser has it: then it comes through ``request.content``.
+        None if the parser has the body: read ``request.content`` then.
         """
         return None
 
     def release_body(self) -> None:
-        """Nobody took the body: it goes to the parser."""
+        """Hand a body that no handler has taken to the parser."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether nothing that comes has a meaning any more."""
+        """True if no later byte has a meaning."""
         return self._broken
 
     def cut_body(self, request: web.BaseRequest) -> None:
-        """A taken body was left in its middle: nothing that comes has a meaning any more."""
+        """Break the connection: a handler left a body unfinished, so the next request is lost."""
         self._broken = True
-        request.content.set_exception(web.RequestPayloadError("the body was left"))
+        request.content.set_exception(
+            web.RequestPayloadError("the handler left the body unfinished")
+        )
 
     def _break(self, error: BaseException) -> None:
-        """The parser gave up. It does not tell whoever reads a body, who would wait for more."""
+        """Break the connection after the parser has failed, and wake the reader of the body.
+
+        The parser does not tell the reader, which would wait for more bytes.
+        """
         self._broken = True
         if not self._body.is_eof():
             self._body.set_exception(web.RequestPayloadError(str(error)))
@@ -369,27 +395,42 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request, or to a mistake of ours. The connection closes."""
-        name = str(uuid4())
+        """Answer a malformed request (4xx) or an unexpected error (500), and close the
+        connection."""
+        request_id = str(uuid4())
         if isinstance(exc, HttpProcessingError):
-            self._admission.tell("malformed_requests")
+            self._admission.on_event("malformed_requests")
             status = self._status(status, exc)
-            _log.info("%s %s: %d, %s", name, request.remote, status, _reason(exc))
-            error = OciError("UNSUPPORTED", _MESSAGES[status], status=status)
+            _log.info(
+                "%s: malformed request from %s: %s; answered %d",
+                request_id,
+                request.remote,
+                _reason(exc),
+                status,
+            )
+            error = OciError("UNSUPPORTED", _ERROR_MESSAGES[status], status=status)
         else:
-            self.logger.error("%s: unexpected error, status %d", name, status, exc_info=exc)
+            self.logger.error(
+                "%s: request failed: unexpected error; answered %d",
+                request_id,
+                status,
+                exc_info=exc,
+            )
             error = OciError("UNKNOWN", status=status)
+        # A second head would land in the middle of the first answer.
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
         response = error.response()
         response.headers.update(API_VERSION)
         response.headers["Cache-Control"] = NO_STORE
-        response.headers["X-Request-Id"] = name
+        response.headers["X-Request-Id"] = request_id
         response.headers["Server"] = SERVER
         response.force_close()
         return response
 
     def _status(self, status: int, error: HttpProcessingError) -> int:
+        # aiohttp answers 400 to each long line; the limit in the error tells target and header
+        # apart.
         if isinstance(error, LineTooLong) and status == 400:
             return 414 if error.args[1] == self.max_line_size else 431
         return status
@@ -398,6 +439,7 @@ class Connection(RequestHandler):
         self, err_info: _ErrInfo
     ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            # aiohttp's own handler would answer in HTML, and close without a linger.
             response = self.handle_error(request, err_info.status, err_info.exc)
             await response.prepare(request)
             await response.write_eof()
@@ -407,57 +449,59 @@ class Connection(RequestHandler):
         return handler
 
     async def linger(self) -> None:
-        """End our side, and wait a moment for the client to end its own."""
+        """End the server's side, and wait up to ``LINGER_SECONDS`` for the client to end its
+        own."""
         transport = self.transport
         if transport is None or transport.is_closing() or not transport.can_write_eof():
             return
-        left = self._left = asyncio.Event()
+        left = self._eof_event = asyncio.Event()
         transport.write_eof()
         try:
             async with asyncio.timeout(LINGER_SECONDS):
                 await left.wait()
         except TimeoutError:
-            # It had its time.
+            # The client had its time; the caller closes the connection.
             return
 
 
 def _size_of_head(message: RawRequestMessage) -> int:
-    """Bytes of a head: the target, and each header with its colon and its end of line."""
+    """Return the bytes of a head: the target, and each header with its colon and its line end."""
     fields = sum(len(name) + len(value) + len(b": \r\n") for name, value in message.raw_headers)
     return len(message.path) + fields
 
 
-def _fault(message: RawRequestMessage) -> HttpProcessingError | None:
-    """What is wrong with a request that the parser takes for a good one."""
+def _fault_of(message: RawRequestMessage) -> HttpProcessingError | None:
+    """Return the fault of a request that the parser accepts; None if it has none."""
     if "#" in message.path:
-        # RFC 9112 section 3.2: a target has no fragment, and whoever stands before us may cut it.
-        return BadHttpMessage("a fragment in the target")
+        # RFC 9112 section 3.2: a target has no fragment. A proxy may cut it off, and so read
+        # another path than this server.
+        return BadHttpMessage("the target has a fragment")
     if is_foreign(message.path):
-        return BadHttpMessage("a target that is none of this server")
+        return BadHttpMessage("the target is not one of this server")
     codings = message.headers.getall(hdrs.TRANSFER_ENCODING, None)
     if codings is None:
         return None
     if message.version < HttpVersion11:
-        # RFC 9112 section 6.1: the framing is to be taken for faulty.
+        # RFC 9112 section 6.1: such framing counts as faulty.
         return BadHttpMessage("Transfer-Encoding before HTTP/1.1")
     coding = ",".join(codings).strip(" \t").lower()
     if coding == "chunked":
         return None
     if not coding:
-        return BadHttpMessage("an empty Transfer-Encoding")
-    return HttpProcessingError(code=501, message="a transfer coding that is not known")
+        return BadHttpMessage("Transfer-Encoding is empty")
+    return HttpProcessingError(code=501, message="the transfer coding is not known")
 
 
 def _reason(error: HttpProcessingError) -> str:
-    """What the parser says, without the bytes that it goes on to show: they may be secrets."""
+    """Return the parser's reason without the bytes that it quotes: they may be secrets."""
     kind = type(error).__name__
     if isinstance(error, InvalidURLError):
         return kind
-    said = re.split(r"[:\n]", error.message, maxsplit=1)[0]
-    return f"{kind}: {said}"
+    kind_of_fault = re.split(r"[:\n]", error.message, maxsplit=1)[0]
+    return f"{kind}: {kind_of_fault}"
 
 
-_MESSAGES: Final = {
+_ERROR_MESSAGES: Final = {
     400: "this is not a valid HTTP request",
     414: "the request target is too long",
     431: "the request headers are too long",
@@ -465,7 +509,7 @@ _MESSAGES: Final = {
 }
 
 
-def _refusal(error: OciError, reason: str) -> bytes:
+def _refusal_answer(error: OciError, reason: str) -> bytes:
     body = error.body()
     lines = (
         f"HTTP/1.1 {error.status} {reason}",
@@ -478,10 +522,10 @@ def _refusal(error: OciError, reason: str) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
-_REFUSALS: Final[Mapping[Refusal, bytes]] = {
-    "full": _refusal(OciError("UNAVAILABLE", "too many connections"), "Service Unavailable"),
-    "address": _refusal(
+_REFUSAL_ANSWERS: Final[Mapping[Refusal, bytes]] = {
+    "full": _refusal_answer(OciError("UNAVAILABLE", "too many connections"), "Service Unavailable"),
+    "address": _refusal_answer(
         OciError("TOOMANYREQUESTS", "too many connections from this address"), "Too Many Requests"
     ),
 }
-"""Whole answers to connections that are not taken."""
+"""Whole answers to refused connections."""

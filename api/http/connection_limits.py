@@ -1,7 +1,7 @@
-"""Which connections are taken: so many in all, so many of one address, over all workers.
+"""Limits the number of connections, in all and from one address, over all workers.
 
-A process takes no more than leave half of its file descriptors to what connections ask for: a
-full house of idle clients must not keep the others from opening a blob.
+A process leaves half of its file descriptors to the requests of its connections, so that idle
+clients cannot keep the others from opening a blob.
 """
 
 from __future__ import annotations
@@ -16,92 +16,94 @@ from holdfast.api.limits.worker_table import WorkerTable
 Refusal = Literal["full", "address"]
 
 DESCRIPTOR_SHARE: Final = 2
-"""A connection that pulls has a socket, a second one for ``sendfile``, and a file."""
+"""Connections may use one part in this many of a process's descriptors. One that pulls has a
+socket, a second one for ``sendfile``, and a file."""
 
 DESCRIPTORS_RESERVED_MIN: Final = 64
-"""For the ledger, the listeners, shared memory, and a few files."""
+"""Descriptors kept for the ledger, the listeners, shared memory, and a few files."""
 
 LINGERING_MAX: Final = 32
-"""Refused connections of a process that may wait for their clients to read why."""
+"""Refused connections of a process that may stay open until their clients have read the reason."""
 
 
 def connections_of_process(files: int) -> int:
-    """How many connections a process takes that may have so many open files."""
+    """Return the most connections of a process that may open ``files`` files."""
     return max(1, min(files // DESCRIPTOR_SHARE, files - DESCRIPTORS_RESERVED_MIN))
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be."""
+    """The most connections at one time."""
 
     total: int
-    """Of all workers."""
+    """Connections of all workers."""
 
     of_address: int
-    """Of one address (of IPv6: of one /64); 0 is no limit."""
+    """Connections from one address (IPv6: one /64); 0 is no limit."""
 
     of_process: int
-    """Of this one."""
+    """Connections of this process."""
 
 
-def _nobody(_host: str) -> bool:
+def _never(_host: str) -> bool:
     return False
 
 
 def _ignore(_name: str) -> None:
-    """Nothing is counted."""
+    """Drop an event that is not counted."""
 
 
 class Admission:
-    """The door of one process."""
+    """Admits or refuses the connections of one process."""
 
     def __init__(
         self,
-        house: ConnectionLimits,
+        limits: ConnectionLimits,
         shared: WorkerTable | None = None,
         slot: int = 0,
         *,
-        is_many: Callable[[str], bool] = _nobody,
-        tell: Callable[[str], None] = _ignore,
+        is_proxy: Callable[[str], bool] = _never,
+        on_event: Callable[[str], None] = _ignore,
     ) -> None:
-        """``is_many`` says which address stands for many clients, as that of a proxy does;
-        ``tell`` is told the name of everything that is to be counted."""
-        self._house = house
-        self._roster = WorkerTable.alone() if shared is None else shared
+        """``is_proxy`` returns True for an address that stands for many clients; ``on_event`` is
+        called with the name of each counted event."""
+        self._limits = limits
+        self._worker_table = WorkerTable.alone() if shared is None else shared
         self._slot = slot
-        self._is_many = is_many
-        self.tell = tell
+        self._is_proxy = is_proxy
+        self.on_event = on_event
         self.lingering = 0
         """Refused connections that are not closed yet."""
 
     def enter(self, peer: Any) -> Refusal | None:
-        """Count a connection from ``peer`` (its socket's address), or say why it is refused."""
-        house, who, host = self._house, _who(peer), _host(peer)
+        """Admit a connection from ``peer``, its socket's address. Return the reason if it is
+        refused."""
+        limits, prefix, host = self._limits, _prefix(peer), _host(peer)
         if (
-            self._roster.connections(self._slot) >= house.of_process
-            or self._roster.connections() >= house.total
+            self._worker_table.connections(self._slot) >= limits.of_process
+            or self._worker_table.connections() >= limits.total
         ):
-            self.tell("refused_full")
+            self.on_event("refused_full")
             return "full"
         if (
-            house.of_address
-            and not self._is_many(host)
-            and self._roster.connections_of(who) >= house.of_address
+            limits.of_address
+            and not self._is_proxy(host)
+            and self._worker_table.connections_of(prefix) >= limits.of_address
         ):
-            self.tell("refused_address")
+            self.on_event("refused_address")
             return "address"
-        self._roster.add(self._slot, who, 1)
+        self._worker_table.add(self._slot, prefix, 1)
         return None
 
     def leave(self, peer: Any) -> None:
-        """A connection that entered has ended."""
-        self._roster.add(self._slot, _who(peer), -1)
+        """Release the place of an admitted connection that has ended."""
+        self._worker_table.add(self._slot, _prefix(peer), -1)
 
 
 def _host(peer: Any) -> str:
-    """The address, empty for a unix socket."""
+    """Return the address; empty for a unix socket."""
     return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
-def _who(peer: Any) -> str:
+def _prefix(peer: Any) -> str:
     return network_prefix(_host(peer))

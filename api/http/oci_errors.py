@@ -1,4 +1,4 @@
-"""How errors look on the distribution API: one table from the engine's errors to OCI codes.
+"""Maps errors to answers of the distribution API: one table from engine errors to OCI codes.
 
 Implements "Error Codes" of the OCI distribution-spec. Every error body is
 ``{"errors":[{"code","message","detail"}]}`` with the exact type ``application/json``.
@@ -42,16 +42,16 @@ from holdfast.engine import (
 JSON: Final = "application/json"
 
 RETRY_SECONDS: Final = 1
-"""What Retry-After says with TOOMANYREQUESTS: sessions are freed as fast as pushes end."""
+"""Retry-After of TOOMANYREQUESTS in seconds: sessions are freed as fast as pushes end."""
 
 MISSING_SHOWN_MAX: Final = 256
-"""Missing digests listed one by one in an answer, so that it stays under 64 KiB; half as many that
-are of another size, of which more is said."""
+"""Missing digests listed in one answer, so that it stays under 64 KiB. Half as many of a wrong
+size, whose entries are longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One code: its usual status, whom it comes from, and what it says without better words."""
+    """An error code: its usual status, its origin, and its default message."""
 
     status: int
     origin: Literal["oci", "legacy"]
@@ -78,14 +78,14 @@ CODES: Final[Mapping[str, Code]] = {
     "UNAVAILABLE": Code(503, "legacy", "the registry cannot serve this now"),
     "UNKNOWN": Code(500, "legacy", "an unexpected error occurred"),
 }
-"""Every code that is ever sent: the list of the OCI distribution-spec, and four of the Docker
-registry's for cases that the spec has no code for."""
+"""Every code that is sent: the list of the OCI distribution-spec, and four of the Docker registry
+for cases without a code in the spec."""
 
 
 class OciError(Exception):
     """An answer that ends a request: a status, one or more OCI errors, and extra headers.
 
-    ``details`` makes one entry of each of its items; None is one entry without a detail.
+    Each item of ``details`` makes an entry; None makes one entry without a detail.
     """
 
     def __init__(
@@ -97,36 +97,36 @@ class OciError(Exception):
         details: tuple[Any, ...] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        known = CODES[code]
-        super().__init__(message or known.message)
+        defaults = CODES[code]
+        super().__init__(message or defaults.message)
         self.code = code
-        self.message = message or known.message
-        self.status = status or known.status
+        self.message = message or defaults.message
+        self.status = status or defaults.status
         self.details = details
         self.headers: dict[str, str] = dict(headers or {})
 
     def body(self) -> bytes:
-        """The JSON document (OCI distribution-spec, "Error Codes")."""
+        """Return the JSON document (OCI distribution-spec, "Error Codes")."""
         plain = {"code": self.code, "message": self.message}
         details = self.details
         errors = [plain] if details is None else [{**plain, "detail": item} for item in details]
         return msgspec.json.encode({"errors": errors})
 
     def response(self) -> web.Response:
-        """The whole answer."""
+        """Return the whole answer."""
         response = web.Response(status=self.status, body=self.body(), headers=self.headers)
         response.headers["Content-Type"] = JSON
         return response
 
 
 def too_many(seconds: int, message: str) -> OciError:
-    """429 that says after how many seconds to try again (RFC 6585 section 4)."""
+    """Return the error 429 with the seconds until the next try (RFC 6585 section 4)."""
     return OciError("TOOMANYREQUESTS", message, headers={"Retry-After": str(seconds)})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one engine error becomes. Without ``message`` the error's own sentence is sent."""
+    """The answer to one engine error; None as ``message`` sends the error's own text."""
 
     status: int
     code: str
@@ -134,7 +134,7 @@ class Row:
 
 
 ANY: Final = "*"
-"""The row of an error class for every subject that has no row of its own."""
+"""Subject of the row for every subject that has no row of its own."""
 
 TABLE: Final[Mapping[type[EngineError], Mapping[str, Row]]] = {
     NotFound: {
@@ -164,7 +164,7 @@ TABLE: Final[Mapping[type[EngineError], Mapping[str, Row]]] = {
     MissingContent: {
         ANY: Row(400, "MANIFEST_BLOB_UNKNOWN", CODES["MANIFEST_BLOB_UNKNOWN"].message)
     },
-    # RANGE_INVALID would say it better, but is not in the spec's list.
+    # RANGE_INVALID would fit better, but is not in the spec's list.
     OffsetMismatch: {ANY: Row(416, "BLOB_UPLOAD_INVALID")},
     Busy: {ANY: Row(429, "TOOMANYREQUESTS")},
     Locked: {ANY: Row(403, "DENIED")},
@@ -178,7 +178,7 @@ TABLE: Final[Mapping[type[EngineError], Mapping[str, Row]]] = {
         ANY: Row(403, "DENIED"),
     },
     Conflict: {ANY: Row(409, "DENIED")},
-    # Nobody else's business where it is damaged; as an absent one it is pushed again, and healed.
+    # A damaged blob looks absent to clients: so they push it again, which repairs it.
     Corrupt: {
         "blob": Row(404, "BLOB_UNKNOWN", CODES["BLOB_UNKNOWN"].message),
         "manifest": Row(404, "MANIFEST_UNKNOWN", CODES["MANIFEST_UNKNOWN"].message),
@@ -189,11 +189,11 @@ TABLE: Final[Mapping[type[EngineError], Mapping[str, Row]]] = {
     Unusable: {ANY: Row(503, "UNAVAILABLE", CODES["UNAVAILABLE"].message)},
     EngineError: {ANY: Row(503, "UNAVAILABLE", CODES["UNAVAILABLE"].message)},
 }
-"""Engine error (the nearest class in its ancestry), then what it is about, to status and code."""
+"""Status and code by engine error (the nearest class in its ancestry), then by subject."""
 
 
 def _subject(error: EngineError) -> str:
-    """What an error is about: its kind, argument or resource."""
+    """Return the subject of an error: its kind, argument or resource."""
     for attribute in ("kind", "argument", "resource"):
         value = getattr(error, attribute, None)
         if isinstance(value, str):
@@ -202,13 +202,13 @@ def _subject(error: EngineError) -> str:
 
 
 def row_of(error: EngineError) -> Row:
-    """The table's row for an engine error."""
+    """Return the table's row for an engine error."""
     rows = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     return rows.get(_subject(error)) or rows[ANY]
 
 
 def oci_error(error: EngineError) -> OciError:
-    """An engine error as the answer that clients get for it."""
+    """Return the answer to an engine error."""
     row = row_of(error)
     details: tuple[Any, ...] | None = None
     headers: dict[str, str] = {}
@@ -223,7 +223,7 @@ def oci_error(error: EngineError) -> OciError:
         details = ({"current": error.current},)
     message = row.message or str(error)
     if isinstance(error, Invalid) and row.code == "NAME_INVALID":
-        # The code says already what it is about.
+        # The code names the subject already.
         message = error.reason
     if row.status == 429:
         headers["Retry-After"] = str(RETRY_SECONDS)

@@ -1,6 +1,6 @@
-"""Under which scheme, host and region a client reached us.
+"""Finds the scheme, host and region under which a client reached the server.
 
-Forwarded headers are believed only from configured proxies (``AppSettings.trusted_proxies``).
+Forwarded headers count only from configured proxies (``AppSettings.trusted_proxies``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the client sees: ``host`` is ``host[:port]``, safe to put into a header."""
+    """The address that the client uses: ``host`` is ``host[:port]``, safe to put into a header."""
 
     scheme: str
     host: str
@@ -32,19 +32,19 @@ class Origin:
 
 
 def from_proxy(request: web.Request, settings: AppSettings) -> bool:
-    """Whether whoever connected is a proxy that is believed."""
+    """Return True if the other end of the connection is a trusted proxy."""
     if not request.remote and request.transport is None:
         return False
     return is_proxy(request.remote or "", settings)
 
 
 def is_proxy(peer: str, settings: AppSettings) -> bool:
-    """Whether a peer is a proxy that is believed, by its address; empty is a unix socket."""
+    """Return True if a peer address is a trusted proxy's; the empty one is a unix socket."""
     return is_trusted(peer, settings) if peer else settings.trust_unix
 
 
 def is_trusted(text: str, settings: AppSettings) -> bool:
-    """Whether an address is that of a trusted proxy."""
+    """Return True if an address is in ``trusted_proxies``."""
     if not settings.trusted_proxies:
         return False
     try:
@@ -55,23 +55,23 @@ def is_trusted(text: str, settings: AppSettings) -> bool:
 
 
 def _first(value: str | None) -> str:
-    """The first of a comma list: what the outermost proxy was asked."""
+    """Return the first member of a comma list: the value that the outermost proxy received."""
     return (value or "").partition(",")[0].strip()
 
 
 def target_host(target: str) -> str | None:
-    """``host[:port]`` that a request target in absolute form names; None for one in another form.
+    """Return ``host[:port]`` of a request target in absolute form; None for another form.
 
-    RFC 9112 section 3.2.2. It may be anything that has no slash.
+    RFC 9112 section 3.2.2. The host may be anything that has no slash.
     """
     match = None if target.startswith("/") else _ABSOLUTE.match(target)
     return None if match is None else match[2]
 
 
 def is_foreign(target: str) -> bool:
-    """Whether a request target in absolute form is none of a server of HTTP.
+    """Return True if a request target in absolute form is not one of an HTTP server.
 
-    RFC 9110 section 4.2: another scheme, no host, or a user's name before it.
+    RFC 9110 section 4.2: another scheme, no host, or user information before it.
     """
     match = None if target.startswith("/") else _ABSOLUTE.match(target)
     if match is None:
@@ -81,10 +81,10 @@ def is_foreign(target: str) -> bool:
 
 
 def origin_of(request: web.Request, settings: AppSettings) -> Origin:
-    """Scheme, host and region of a request. A malformed host counts as the default endpoint.
+    """Return scheme, host and region of a request. A malformed host becomes the default endpoint.
 
-    What the request target says is not in its Host header (RFC 9112 section 3.2.2); the scheme is
-    that of the connection.
+    A target in absolute form overrides the Host header (RFC 9112 section 3.2.2); the scheme is that
+    of the connection.
     """
     headers = request.headers
     scheme, host = request.scheme, target_host(request.raw_path)
@@ -99,7 +99,7 @@ def origin_of(request: web.Request, settings: AppSettings) -> Origin:
 def forwarded_origin(
     scheme: str, host: str, proto: str | None, asked: str | None, settings: AppSettings
 ) -> Origin:
-    """As ``origin_from``, with X-Forwarded-Proto and X-Forwarded-Host of a trusted proxy."""
+    """Return the origin from X-Forwarded-Proto and X-Forwarded-Host of a trusted proxy."""
     said = _first(proto).lower()
     return origin_from(
         said if said in ("http", "https") else scheme, _first(asked) or host, settings
@@ -107,14 +107,14 @@ def forwarded_origin(
 
 
 def origin_from(scheme: str, host: str, settings: AppSettings) -> Origin:
-    """As ``origin_of``, from scheme and Host alone."""
+    """Return the origin from scheme and Host alone."""
     if len(host) > HOST_CHARS_MAX or not _HOST.fullmatch(host):
         host = settings.default_endpoint or "localhost"
     return Origin(scheme, host, region_at(host, scheme, settings))
 
 
 def token_url(origin: Origin, settings: AppSettings, prefix: str) -> str:
-    """The absolute URL of the token service as this client can reach it, on its region's host.
+    """Return the absolute URL of the token service for this client, on its region's host.
 
     ``prefix`` is where the application is mounted; a configured public URL has its own.
     """

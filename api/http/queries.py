@@ -1,4 +1,4 @@
-"""Query strings and percent-encoding, decoded once and leniently: grammars judge the result."""
+"""Parses query strings and percent-encoding, once and leniently: grammars judge the result."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 PARAMETERS_MAX: Final = 512
-"""Parameters looked at; a request line of 8 KiB may hold more."""
+"""Parameters that are parsed; a request line of 8 KiB may have more."""
 
 _MALFORMED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def percent_decode(text: str) -> str:
-    """``text`` decoded once; unchanged where an escape is malformed or the bytes are no UTF-8.
+    """Decode ``text`` once. Return it unchanged if an escape is malformed or the bytes are no
+    UTF-8.
 
-    So a bad escape leaves its ``%`` in, which no grammar of names, tags, digests or ids allows.
+    A bad escape so keeps its ``%``, which no grammar of names, tags, digests or ids allows.
     """
     if not text.isascii():
-        # Raw bytes beyond ASCII arrive as surrogates, which nothing further on can encode.
+        # Raw bytes beyond ASCII arrive as surrogates, which no later step can encode.
         text = text.encode("utf-8", "replace").decode("utf-8")
     if "%" not in text or _MALFORMED.search(text):
         return text
@@ -41,15 +42,16 @@ class Query:
         return iter(self._pairs)
 
     def first(self, name: str) -> str | None:
-        """The first value under that name."""
+        """Return the first value under a name; None without one."""
         return next((value for key, value in self._pairs if key == name), None)
 
     def all(self, name: str) -> list[str]:
-        """Every value under that name."""
+        """Return all values under a name."""
         return [value for key, value in self._pairs if key == name]
 
     def with_values(self, **values: str | None) -> str:
-        """The query string with these parameters set anew, and the others kept (RFC 3986)."""
+        """Return the query string with these parameters replaced, and the others kept (RFC
+        3986)."""
         pairs = [pair for pair in self._pairs if pair[0] not in values]
         pairs += [(name, value) for name, value in values.items() if value is not None]
         return "&".join(
@@ -59,7 +61,7 @@ class Query:
 
 
 def parse_query(raw: str, *, form: bool = False) -> Query:
-    """The parameters of a raw query string.
+    """Parse a raw query string.
 
     A ``+`` stands for itself, as in media types that clients do not escape; with ``form`` it is a
     space (application/x-www-form-urlencoded).

@@ -1,4 +1,4 @@
-"""Byte ranges in both directions: ``Range`` of a download, ``Content-Range`` of an upload.
+"""Parses byte ranges: ``Range`` of a download, ``Content-Range`` of an upload.
 
 Pure functions over header texts. RFC 9110 section 14, OCI distribution-spec "Pushing a blob in
 chunks".
@@ -13,11 +13,11 @@ from typing import Final
 RANGES_MAX: Final = 1024
 """Ranges answered in one response; a request for more gets the whole content.
 
-As many as podman asks for at once. Those of the largest blob fit into a header.
+podman asks for as many at once. Those of the largest blob fit into a header.
 """
 
-_FAR: Final = 1 << 63
-"""Stands for every place of over 18 digits: it is behind the end of all content."""
+_BEYOND_ALL_CONTENT: Final = 1 << 63
+"""Position used for any number of more than 18 digits: it is behind the end of all content."""
 
 _UNIT: Final = re.compile(r"bytes[ \t]*=(.*)", re.ASCII | re.IGNORECASE)
 _SPEC: Final = re.compile(r"(\d*)-(\d*)", re.ASCII)
@@ -32,23 +32,23 @@ class Span:
     length: int
 
     def content_range(self, size: int) -> str:
-        """The value of Content-Range for this part of ``size`` bytes."""
+        """Return the value of Content-Range for this part of ``size`` bytes."""
         return f"bytes {self.offset}-{self.offset + self.length - 1}/{size}"
 
 
 class Unsatisfiable(Exception):
-    """No asked range lies within the content: 416."""
+    """No requested range is within the content: 416."""
 
 
 def parse_range(header: str | None, size: int) -> list[Span]:
-    """The parts of ``size`` bytes that a Range header asks for; empty for "all of it".
+    """Return the parts of ``size`` bytes that a Range header requests; empty for all of it.
 
-    A header that RFC 9110 lets a server ignore gives an empty list: an unknown unit, bad syntax,
-    over RANGES_MAX ranges, ranges that add up to more than the content, any range of empty
-    content. Ends beyond the content are clipped. Parts stay as they are asked for, in that order:
-    clients that count them take none for two (RFC 9110 section 14.2 lets a server join them).
-    Raises Unsatisfiable when nothing of it lies within, and for a range that ends before it
-    begins, as the OCI conformance suite wants.
+    RFC 9110 lets a server ignore a header: for an unknown unit, bad syntax, more than RANGES_MAX
+    ranges, ranges longer in sum than the content, or any range of empty content, the list is
+    empty. Ends beyond the content are clipped. Parts keep their order and are never joined,
+    although RFC 9110 section 14.2 allows it, because clients count them. Raises Unsatisfiable if no
+    range is within the content, and for a range that ends before it begins, as the OCI conformance
+    suite demands.
     """
     unit = _UNIT.fullmatch(header) if header else None
     if unit is None or size == 0:
@@ -67,13 +67,14 @@ def parse_range(header: str | None, size: int) -> list[Span]:
             spans.append(span)
     if not spans:
         raise Unsatisfiable
+    # Overlapping ranges could make the answer many times longer than the content.
     if len(spans) > 1 and sum(span.length for span in spans) > size:
         return []
     return spans
 
 
 def _span(first_text: str, last_text: str, size: int) -> Span | None:
-    """One range clipped to the content, or None where it lies outside of it."""
+    """Clip one range to the content. Return None if it is outside."""
     if not first_text:
         length = min(_number(last_text), size)
         return Span(size - length, length) if length else None
@@ -84,11 +85,11 @@ def _span(first_text: str, last_text: str, size: int) -> Span | None:
 
 def _number(text: str) -> int:
     digits = text.lstrip("0")
-    return _FAR if len(digits) > 18 else int(digits or "0")
+    return _BEYOND_ALL_CONTENT if len(digits) > 18 else int(digits or "0")
 
 
 def parse_content_range(header: str) -> Span | None:
-    """The part that a chunk is, from ``<first>-<last>`` (both inclusive), or None if malformed.
+    """Parse ``<first>-<last>`` (both inclusive) of a chunk. Return None if it is malformed.
 
     OCI distribution-spec, "Pushing a blob in chunks": no unit, no total.
     """

@@ -1,4 +1,4 @@
-"""Whom the long reads of a request are for: the engine shares its threads among them."""
+"""Sets the owner of a request's long reads: the engine shares its threads among owners."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from holdfast.engine import READ_OWNER, Key
 
 
 def set_read_owner(key: Key | None, address: str = "") -> None:
-    """The request is made with this key, or without one from this address.
+    """Make the key's project the owner; without a key, the network prefix of the address.
 
-    Keys of one project are one party; one of all projects is a party by itself.
+    A key of all projects is an owner by itself.
     """
     if key is None:
         READ_OWNER.set(network_prefix(address))

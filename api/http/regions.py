@@ -1,11 +1,10 @@
-"""Regions, and where docker reaches each: the inverse of which region a Host header means.
+"""Maps a Host header to its region, and a region to the host under which docker reaches it.
 
-A region is at its endpoint, if it has one; else at the port of this server that is its own, on
-whatever host the client reached us under; else, without a port either, at ``<region>.<host>``. The
-default region is also wherever no other is.
+A region's host is its endpoint, if it has one; else the server's host with the port of that region;
+else ``<region>.<host>``. A host that fits no region means the default region.
 
-Both directions are here, so that ``docker push`` to what one says is a push to the region that it
-was said of.
+Both directions are in this module and are inverse: a ``docker push`` to the host that
+``endpoint_of`` returns for a region goes to that region.
 """
 
 from __future__ import annotations
@@ -17,74 +16,76 @@ REGIONS_DEFAULT: Final = ("fr-par", "nl-ams", "pl-waw")
 """The regions of Scaleway's registry. The first is the default one."""
 
 
-class Places(Protocol):
-    """Where the regions are: the part of AppSettings that says it."""
+class RegionSettings(Protocol):
+    """The part of AppSettings that names the hosts of regions."""
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """All of them, the default one first."""
+        """All regions, the default one first."""
 
     @property
     def endpoints(self) -> Mapping[str, str]:
-        """Region to ``host[:port]``."""
+        """Endpoint ``host[:port]`` by region."""
 
     @property
     def ports(self) -> Mapping[str, int]:
-        """Region to the port that is its own."""
+        """Port of its own by region."""
 
     @property
     def default_endpoint(self) -> str | None:
-        """``host[:port]`` of the default region, where it is known."""
+        """``host[:port]`` of the default region; None if not known."""
 
 
-def region_at(host: str, scheme: str, places: Places) -> str:
-    """The region that a ``host[:port]`` means; the scheme's own port may be left out."""
+def region_at(host: str, scheme: str, settings: RegionSettings) -> str:
+    """Return the region of a ``host[:port]``; the scheme's own port may be left out."""
     default_port = ":443" if scheme == "https" else ":80"
-    asked = host.lower().removesuffix(default_port)
-    for region, endpoint in _endpoints(places):
-        if endpoint.lower().removesuffix(default_port) == asked:
+    wanted = host.lower().removesuffix(default_port)
+    for region, endpoint in _endpoints(settings):
+        if endpoint.lower().removesuffix(default_port) == wanted:
             return region
-    name, port = _split(asked)
+    name, port = _split(wanted)
     label, dot, _ = name.partition(".")
-    if dot and label in places.regions:
+    if dot and label in settings.regions:
         return label
     number = port or default_port.removeprefix(":")
-    for region, own in places.ports.items():
+    for region, own in settings.ports.items():
         if str(own) == number:
             return region
-    return places.regions[0]
+    return settings.regions[0]
 
 
-def endpoint_of(region: str, host: str, scheme: str, places: Places) -> str:
-    """``host[:port]`` of a region as docker takes it, for a client that reached us at ``host``."""
-    for known, endpoint in _endpoints(places):
-        if known == region:
+def endpoint_of(region: str, host: str, scheme: str, settings: RegionSettings) -> str:
+    """Return ``host[:port]`` of a region as docker takes it, for a client that used ``host``."""
+    for named, endpoint in _endpoints(settings):
+        if named == region:
             return endpoint
-    here = region_at(host, scheme, places)
-    if here == region:
+    current = region_at(host, scheme, settings)
+    if current == region:
         return host
     name, port = _split(host)
-    name = _without_label(name, places.regions)
-    if region in places.ports:
-        return f"{name}:{places.ports[region]}"
-    base = places.default_endpoint
+    # The client's host may begin with another region's label, which must not be kept.
+    name = _without_label(name, settings.regions)
+    if region in settings.ports:
+        return f"{name}:{settings.ports[region]}"
+    base = settings.default_endpoint
     if base is None:
-        port = str(places.ports.get(places.regions[0], port))
+        port = str(settings.ports.get(settings.regions[0], port))
         base = f"{name}:{port}" if port else name
-        if region_at(base, scheme, places) == region:
+        # The bare host may mean this region already, so it needs no label.
+        if region_at(base, scheme, settings) == region:
             return base
     return f"{region}.{base}"
 
 
-def _endpoints(places: Places) -> Iterable[tuple[str, str]]:
-    yield from places.endpoints.items()
-    default = places.regions[0]
-    if places.default_endpoint is not None and default not in places.endpoints:
-        yield default, places.default_endpoint
+def _endpoints(settings: RegionSettings) -> Iterable[tuple[str, str]]:
+    yield from settings.endpoints.items()
+    default = settings.regions[0]
+    if settings.default_endpoint is not None and default not in settings.endpoints:
+        yield default, settings.default_endpoint
 
 
 def _split(host: str) -> tuple[str, str]:
-    """Name and port (or nothing); an IPv6 address keeps its brackets."""
+    """Split a host into name and port (maybe empty); an IPv6 address keeps its brackets."""
     name, colon, port = host.rpartition(":")
     return (name, port) if colon and not port.endswith("]") else (host, "")
 

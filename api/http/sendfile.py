@@ -1,7 +1,7 @@
-"""From a file to a socket inside the kernel, beside aiohttp's transport.
+"""Sends a file to a socket inside the kernel, beside aiohttp's transport.
 
-uvloop has no sendfile. So when the headers have left the transport's buffer, the file goes out on a
-duplicate of the socket, and the transport is used again only after that. Never under TLS.
+uvloop has no sendfile. So once the headers have left the transport's buffer, the file is sent on a
+duplicate of the socket, and the transport is used again only afterwards. Never under TLS.
 """
 
 from __future__ import annotations
@@ -20,36 +20,39 @@ from holdfast.api.limits.bandwidth import Flow
 from . import slow_clients
 
 TURN_BYTES: Final = 1024 * 1024
-"""Sent before other connections get their turn: some 0.2 ms of the loop's time."""
+"""Bytes sent before other connections get their turn: some 0.2 ms of the loop's time."""
 
 SAMPLE_BYTES: Final = 256 * 1024
-"""Distance of the places at which a file is asked whether it is in memory. The kernel reads ahead
-and forgets in runs; what hides between two samples costs one read of this length."""
+"""Bytes between the positions at which a file is tested for being in memory.
+
+The kernel reads ahead and evicts in runs; a gap between two samples costs one read of this length.
+"""
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 Done = Callable[[Exception | None], None]
-"""Called once, when neither the loop nor a thread works on the descriptors any more: with None
-after the last byte, ConnectionError when the client is gone, EOFError when the file is shorter,
-other OSError when it cannot be read."""
+"""Called once, when neither the loop nor a thread uses the descriptors any more.
+
+With None after the last byte, ConnectionError when the client is gone, EOFError when the file is
+shorter, another OSError when it cannot be read.
+"""
 
 
 class Stalled(ConnectionError):
-    """The client takes too little of it (``slow_clients``)."""
+    """The client reads too slowly (``slow_clients``)."""
 
 
 class Sending:
-    """A part of a file on its way to a socket.
+    """A part of a file that is being sent to a socket.
 
-    Moved on by callbacks of the loop, a turn at a time: from the first moment when the socket
-    takes no more, whenever it takes some again. A part that is not in memory is read, and sent,
-    by a thread, so that the loop never waits for the disk.
+    Callbacks of the loop send it, a turn at a time: first at once, then whenever the socket has
+    room again. A thread reads and sends a part that is not in memory, so that the loop never waits
+    for the disk.
     """
 
     __slots__ = (
-        "_busy", "_done", "_ended", "_file", "_head", "_loop", "_offset", "_pace", "_patience",
-        "_sock", "_stop", "_watching",
-    )  # fmt: skip
+        "_done", "_file", "_head", "_in_thread", "_loop", "_offset", "_pace", "_sock",
+        "_stall_timer", "_stop", "_stop_reason", "_watching", )  # fmt: skip
 
     def __init__(
         self,
@@ -59,54 +62,57 @@ class Sending:
         count: int,
         done: Done,
         head: bytes = b"",
-        patience: slow_clients.Pace | None = None,
+        pace: slow_clients.Pace | None = None,
     ) -> None:
-        """Raises ConnectionError where the transport is closing.
+        """Prepare to send. Raises ConnectionError if the transport is closing.
 
-        Nothing may wait between the making and ``start``, nor be in the transport's buffer then.
-        ``file`` is the caller's until ``done``; ``head`` goes out before it. ``patience`` is what
-        is left of the client's.
+        The caller must call ``start`` without waiting, with an empty send buffer. It keeps ``file``
+        open until ``done``. ``head`` is sent before the file. ``pace`` is the rest of the client's
+        time budget.
         """
         if transport.is_closing():
             raise ConnectionResetError("the connection was lost")
         self._loop = asyncio.get_running_loop()
+        # The loop refuses a writer callback on a descriptor that a transport uses.
         self._sock = os.dup(transport.get_extra_info("socket").fileno())
         self._file = file
         self._offset = offset
         self._stop = offset + count
         self._done = done
         self._head = head
-        self._pace = patience
-        self._patience: slow_clients.StallTimer | None = None
-        """Once the client took less than it was sent."""
+        self._pace = pace
+        self._stall_timer: slow_clients.StallTimer | None = None
+        """Timer of the client; None until it first read less than it was sent."""
         self._watching = False
-        self._busy = False
-        """Whether a thread works on the descriptors."""
-        self._ended: Exception | None = None
-        """What ended it while it was busy."""
+        self._in_thread = False
+        """True while a thread uses the descriptors."""
+        self._stop_reason: Exception | None = None
+        """Reason of a ``stop`` during that time."""
 
     def start(self) -> None:
-        """Begin; ``done`` may be called before this returns."""
+        """Send as much as the socket takes; ``done`` may be called before this returns."""
         self._step()
 
     def stop(self, reason: Exception) -> None:
-        """End early: ``done`` gets ``reason``, now or when a thread is through. May be repeated."""
-        if self._busy:
-            self._ended = self._ended or reason
+        """Stop early: ``done`` gets ``reason``, now or when the thread is through. May be
+        repeated."""
+        if self._in_thread:
+            self._stop_reason = self._stop_reason or reason
         else:
             self._finish(reason)
 
     def _step(self) -> None:
-        if self._patience is not None:
-            self._patience.end()
+        if self._stall_timer is not None:
+            self._stall_timer.end()
         turn = TURN_BYTES
-        while turn > 0 and not self._busy:
+        while turn > 0 and not self._in_thread:
             if self._head and not self._send_head():
                 return
+            # A cold part would block the loop for the time of a disk read.
             want = min(turn, self._stop - self._offset)
             try:
                 if not _cached(self._file, self._offset, want):
-                    self._read_aside(want)
+                    self._send_in_thread(want)
                     return
                 sent = os.sendfile(self._sock, self._file, self._offset, want)
             except BlockingIOError:
@@ -118,24 +124,25 @@ class Sending:
             if not self._advance(sent):
                 return
             if sent < want:
-                # The socket is full: asking it again would only say so.
+                # A short write means that the socket is full; another call would only fail.
                 self._watch()
                 return
             turn -= sent
-        # A client as fast as we are would otherwise never let anyone else have a turn.
-        if not self._watching and not self._busy:
+        # A fast client would otherwise keep the loop for the whole file.
+        if not self._watching and not self._in_thread:
             self._loop.call_soon(self._resume)
 
     def _resume(self) -> None:
+        # The sending may have been stopped since the callback was scheduled.
         if self._sock >= 0:
             self._step()
 
     def _send_head(self) -> bool:
-        """Whether all of it went."""
+        """Send the head. Return True once it is sent whole."""
         try:
             self._head = self._head[os.write(self._sock, self._head) :]
         except BlockingIOError:
-            pass  # watched below, as a part that went
+            pass  # the writer callback goes on, as after a partial write
         except OSError as error:
             self._finish(_translated(error))
             return False
@@ -144,7 +151,7 @@ class Sending:
         return not self._head
 
     def _advance(self, sent: int) -> bool:
-        """Count what was sent; whether there is more to do."""
+        """Account for sent bytes. Return True if more are left."""
         if sent == 0:
             self._finish(EOFError("the file is shorter than it was"))
             return False
@@ -154,19 +161,20 @@ class Sending:
             return False
         return True
 
-    def _read_aside(self, want: int) -> None:
+    def _send_in_thread(self, want: int) -> None:
+        # The loop must not write to the socket while the thread does.
         self._unwatch()
-        self._busy = True
+        self._in_thread = True
         future = self._loop.run_in_executor(
             None, os.sendfile, self._sock, self._file, self._offset, want
         )
-        future.add_done_callback(self._was_aside)
+        future.add_done_callback(self._thread_done)
 
-    def _was_aside(self, future: asyncio.Future[int]) -> None:
-        self._busy = False
+    def _thread_done(self, future: asyncio.Future[int]) -> None:
+        self._in_thread = False
         error = future.exception() if not future.cancelled() else asyncio.CancelledError()
-        if self._ended is not None:
-            self._finish(self._ended)
+        if self._stop_reason is not None:
+            self._finish(self._stop_reason)
         elif error is None:
             if self._advance(future.result()):
                 self._step()
@@ -175,46 +183,47 @@ class Sending:
         elif isinstance(error, OSError):
             self._finish(_translated(error))
         else:
-            self._finish(ConnectionAbortedError(f"the copy was given up: {error!r}"))
+            self._finish(ConnectionAbortedError(f"the transfer was cancelled: {error!r}"))
 
     def _watch(self) -> None:
         if not self._watching:
             self._watching = True
             self._loop.add_writer(self._sock, self._step)
-        if self._patience is None:
-            patience = self._pace or slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
-            self._patience = slow_clients.StallTimer(patience, lambda: self._offset, self._give_up)
-        self._patience.begin()
+        if self._stall_timer is None:
+            pace = self._pace or slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
+            self._stall_timer = slow_clients.StallTimer(pace, lambda: self._offset, self._stall)
+        self._stall_timer.begin()
 
     def _unwatch(self) -> None:
         if self._watching:
             self._watching = False
             self._loop.remove_writer(self._sock)
 
-    def _give_up(self) -> None:
-        self._finish(Stalled("the client takes too little"))
+    def _stall(self) -> None:
+        self._finish(Stalled("the client reads too slowly"))
 
     def _finish(self, error: Exception | None) -> None:
+        # Closed once: the number may belong to another socket afterwards.
         sock, self._sock = self._sock, -1
         if sock < 0:
             return
         if self._watching:
             self._watching = False
             self._loop.remove_writer(sock)
-        if self._patience is not None:
-            self._patience.close()
+        if self._stall_timer is not None:
+            self._stall_timer.close()
         os.close(sock)
         self._done(error)
 
 
 def possible(request: web.Request) -> bool:
-    """Whether the connection of a request is a plain socket."""
+    """Return True if the connection of a request is a plain socket."""
     transport = request.transport
     return transport is not None and is_plain(transport)
 
 
 def is_plain(transport: asyncio.Transport) -> bool:
-    """Whether what is written to a transport goes to a socket as it is."""
+    """Return True if the transport writes bytes to its socket as they are."""
     return (
         transport.get_extra_info("sslcontext") is None
         and transport.get_extra_info("socket") is not None
@@ -229,30 +238,31 @@ async def send_file(
     The descriptor stays in use until this returns, cancelled or not. Raises ConnectionError when
     the client is gone, EOFError when the file is shorter, other OSError when it cannot be read.
     """
-    patience = slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
+    pace = slow_clients.Pace(slow_clients.READER_GRACE_SECONDS)
     stop = offset + count
     while offset < stop:
         turn = stop - offset
         if flow is not None:
             turn = min(turn, flow.bandwidth.piece_bytes)
             await flow.turn(turn)
-        await _send(request, file, offset, turn, patience)
+        await _send(request, file, offset, turn, pace)
         offset += turn
 
 
 async def _send(
-    request: web.Request, file: int, offset: int, count: int, patience: slow_clients.Pace
+    request: web.Request, file: int, offset: int, count: int, pace: slow_clients.Pace
 ) -> None:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the connection was lost")
     await _flushed(request, transport)
     ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-    sending = Sending(transport, file, offset, count, ended.set_result, patience=patience)
+    sending = Sending(transport, file, offset, count, ended.set_result, pace=pace)
     sending.start()
     try:
         error = await asyncio.shield(ended)
     except asyncio.CancelledError:
+        # The caller closes the file after this, so wait until no thread reads it any more.
         sending.stop(ConnectionAbortedError("cancelled"))
         while not ended.done():
             with suppress(asyncio.CancelledError):
@@ -260,12 +270,13 @@ async def _send(
         raise
     if error is not None:
         raise error
-    # What went past the writer counts as sent: for the access log, and against a second answer.
+    # aiohttp's writer must count these bytes: for the access log, and so that an error after them
+    # does not send a second answer.
     request.writer.output_size += count
 
 
 async def _flushed(request: web.Request, transport: asyncio.Transport) -> None:
-    """Wait until the transport holds nothing back."""
+    """Wait until the send buffer of the transport is empty."""
     if not transport.get_write_buffer_size():
         return
     low, high = transport.get_write_buffer_limits()
@@ -282,7 +293,7 @@ async def _flushed(request: web.Request, transport: asyncio.Transport) -> None:
 _GONE: Final = frozenset(
     (errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
 )
-"""What a socket says of a lost client, besides the errors that are ConnectionError."""
+"""Errors of a socket whose client is lost, beside those that are ConnectionError."""
 
 
 def _translated(error: OSError) -> OSError:
@@ -292,27 +303,28 @@ def _translated(error: OSError) -> OSError:
 
 
 def read_cached(file: int, offset: int, buffer: memoryview) -> bool:
-    """Fill a buffer from a file; False where that is not all in memory, or cannot be told."""
+    """Fill a buffer from a file. Return False if the file is not all in memory, or cannot be
+    tested."""
     if not _NOWAIT:
         return False
     try:
         return os.preadv(file, [buffer], offset, _NOWAIT) == len(buffer)
     except OSError:
-        # Whoever reads it in another way meets that too, and says so.
+        # The ordinary read that follows meets the same error, and reports it.
         return False
 
 
 def _cached(file: int, offset: int, count: int) -> bool:
-    """Whether a part of a file can be read without waiting for the disk, by samples."""
+    """Return True if a part of a file is in memory, by samples."""
     if not _NOWAIT:
         return True
     byte = bytearray(1)
     try:
-        for place in (*range(offset, offset + count, SAMPLE_BYTES), offset + count - 1):
-            os.preadv(file, [byte], place, _NOWAIT)
+        for position in (*range(offset, offset + count, SAMPLE_BYTES), offset + count - 1):
+            os.preadv(file, [byte], position, _NOWAIT)
     except BlockingIOError:
         return False
     except OSError:
-        # The file system knows no such reads; whether it waits cannot be told.
+        # The file system does not support RWF_NOWAIT: assume that the file is in memory.
         return True
     return True

@@ -1,4 +1,9 @@
-"""A listening socket of a worker, plain or with TLS, whose connections are of our kind."""
+"""A worker's listening socket, plain or with TLS, that makes ``Connection`` objects.
+
+asyncio accepts plain connections; the connection itself asks for admission. With TLS this module
+accepts, because a handshake costs a hundred times what a connection does, and must be admitted
+first.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +22,19 @@ from .connection import Connection
 from .connection_limits import Admission
 
 HANDSHAKE_SECONDS = 10.0
-"""Longest time of a TLS handshake: two round trips, and what is lost of them."""
+"""Longest time of a TLS handshake: two round trips, and their retransmissions."""
 
-STOP_SECONDS: Final = 2.0
-"""How long handshakes that run may take when no new ones are begun."""
+HANDSHAKE_STOP_SECONDS: Final = 2.0
+"""Time in seconds for running handshakes to end after the site stopped accepting."""
 
-AGAIN_SECONDS: Final = 1.0
-"""Rest before the next attempt where the system has no descriptor for a new connection."""
+ACCEPT_RETRY_SECONDS: Final = 1.0
+"""Delay in seconds before the next accept after the system had no descriptor for a connection."""
 
-BUSY: Final = 128
-"""Connections of a process, above which each has a smaller buffer."""
+BUSY_CONNECTIONS: Final = 128
+"""Connections of a process above which a new one gets a smaller read buffer."""
 
-BUFFER_BYTES: Final = 64 * 1024
-"""The size of it. A body that is not read fast enough fills two of them, then waits."""
+BUSY_BUFFER_BYTES: Final = 64 * 1024
+"""Bytes of that buffer. A body that is not read fast enough fills two of them, then waits."""
 
 _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -37,10 +42,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Site(web.SockSite):
-    """A listening socket whose connections ask an Admission first.
-
-    With TLS they ask before the handshake, which costs a hundred times what a connection does.
-    """
+    """A listening socket whose connections need admission."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Site(web.SockSite):
         self._acceptor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """As SockSite, with connections of our own."""
+        """Start to accept, as SockSite does, but make ``Connection`` objects."""
         await web.BaseSite.start(self)
         server = self._runner.server
         assert isinstance(server, Server)
@@ -72,28 +74,29 @@ class Site(web.SockSite):
         make: Callable[..., Awaitable[asyncio.Server]]
         make = loop.create_unix_server if unix else loop.create_server
         self._server = await make(
-            lambda: self._made(server, options), sock=self._sock, backlog=self._backlog
+            lambda: self._make_connection(server, options), sock=self._sock, backlog=self._backlog
         )
 
     async def stop(self) -> None:
-        """Accept nothing more; connections that are there go on, handshakes for a moment."""
+        """Stop accepting. Open connections go on; running handshakes get HANDSHAKE_STOP_SECONDS."""
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
+            # The loop must not wait for a socket that is closed, so the acceptor ends first.
             acceptor.cancel()
             await asyncio.wait([acceptor])
             self._sock.close()
         if self._handshakes:
-            await asyncio.wait(self._handshakes, timeout=STOP_SECONDS)
+            await asyncio.wait(self._handshakes, timeout=HANDSHAKE_STOP_SECONDS)
             for handshake in self._handshakes:
                 handshake.cancel()
         await super().stop()
 
-    def _made(self, server: Server, options: dict[str, Any]) -> Connection:
-        if len(server._connections) > BUSY:
-            options = {**options, "read_bufsize": BUFFER_BYTES}
-        return self._connection(server, options)
+    def _make_connection(self, server: Server, options: dict[str, Any]) -> Connection:
+        if len(server._connections) > BUSY_CONNECTIONS:
+            options = {**options, "read_bufsize": BUSY_BUFFER_BYTES}
+        return self._new_connection(server, options)
 
-    def _connection(self, server: Server, options: dict[str, Any]) -> Connection:
+    def _new_connection(self, server: Server, options: dict[str, Any]) -> Connection:
         return Connection(server, **options)
 
     async def _accept(self, server: Server, options: dict[str, Any]) -> None:
@@ -103,25 +106,29 @@ class Site(web.SockSite):
                 sock, peer = await loop.sock_accept(self._sock)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTOR:
-                    _log.warning("no connection can be accepted: %s", error.strerror)
-                    await asyncio.sleep(AGAIN_SECONDS)
+                    _log.warning(
+                        "accepting a connection failed: %s; retrying in %.0f s",
+                        error.strerror,
+                        ACCEPT_RETRY_SECONDS,
+                    )
+                    await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
             if self._admission.enter(peer) is not None:
-                # What it speaks is not known yet: there is no way to say why.
+                # No handshake yet, so there is no way to send a reason.
                 sock.close()
                 continue
-            handshake = loop.create_task(self._shake_hands(server, options, sock, peer))
+            handshake = loop.create_task(self._handshake(server, options, sock, peer))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(
+    async def _handshake(
         self, server: Server, options: dict[str, Any], sock: socket.socket, peer: Any
     ) -> None:
         loop = asyncio.get_running_loop()
         made: list[Connection] = []
 
         def make() -> Connection:
-            made.append(self._made(server, {**options, "peer": peer}))
+            made.append(self._make_connection(server, {**options, "peer": peer}))
             return made[0]
 
         try:
@@ -129,12 +136,12 @@ class Site(web.SockSite):
                 make, sock, ssl=self._ssl_context, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except (OSError, ssl.CertificateError) as error:
-            self._admission.tell("failed_handshakes")
-            _log.debug("a TLS handshake failed: %s", error)
+            self._admission.on_event("failed_handshakes")
+            _log.debug("TLS handshake failed: %s", error)
         finally:
-            # Once it was connected, the connection itself leaves.
+            # A connection that was made leaves by itself in ``connection_lost``.
             if not made or not made[0].was_made:
                 self._admission.leave(peer)
-            # From then on the socket is its transport's.
+            # A transport that was made owns the socket.
             if not made:
                 sock.close()

@@ -1,4 +1,4 @@
-"""TLS of the server: one certificate for all TCP listeners."""
+"""Makes TLS contexts: one certificate for all TCP listeners of the server."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 and newer with a chain and its key, both PEM.
+    """Return a context for TLS 1.2 and newer with a chain and its key, both PEM.
 
-    Raises ValueError, in one line, where the files cannot be read or do not belong together.
+    Raises ValueError, in one line, if a file cannot be read or the two do not match.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # Without this, a key with a passphrase would ask for it on the terminal.
+        # Without this, OpenSSL asks for a key's passphrase on the terminal.
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
         raise ValueError(
-            f"{certificate} and {key} are no chain and key in PEM that belong together"
-            f" ({error.reason or 'no PEM'})"
+            f"{certificate} and {key} must be a certificate chain and its private key in PEM"
+            f" ({error.reason or 'not PEM'})"
         ) from None
     except OSError as error:
         # load_cert_chain does not say which of the two it was.
@@ -30,7 +30,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    raise ValueError("a key with a passphrase cannot be used")
+    raise ValueError("the private key must not have a passphrase")
 
 
 def _readable(path: Path) -> bool:
@@ -42,8 +42,10 @@ def _readable(path: Path) -> bool:
 
 
 def loopback_context() -> ssl.SSLContext:
-    """For asking the server of this machine whether it is ready: nothing secret is sent, and the
-    certificate names other hosts than the one that is asked."""
+    """Return a context for a readiness check of the server on this machine, without verification.
+
+    Nothing secret is sent, and the certificate names other hosts than loopback.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

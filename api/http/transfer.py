@@ -1,4 +1,4 @@
-"""Moves the bytes of a blob to a socket: whole, a part, or several parts."""
+"""Sends the content of a blob: whole, a part, or several parts."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from .ranges import Span
 _log: Final = logging.getLogger(__name__)
 
 API_VERSION: Final = {"Docker-Distribution-API-Version": "registry/2.0"}
-"""Sent with everything under ``/v2/``: old clients look for it."""
+"""Header of every answer under ``/v2/``: old clients look for it."""
 
 NO_STORE: Final = "no-store"
-"""Cache-Control of every answer that says nothing of its own: who may see it is decided anew for
-each request, and even what is not there may be in a moment (RFC 9111 section 4.2.2 lets caches
-keep 404)."""
+"""Cache-Control of every answer that sets none.
+
+The right to see it is decided for each request, and even missing content may appear in a moment
+(RFC 9111 section 4.2.2 lets caches keep 404).
+"""
 
 OCTETS: Final = "application/octet-stream"
 
 
-PARTS_BYTES: Final = 256 * 1024
-"""Content of several parts that is read and sent at once."""
+PARTS_BATCH_BYTES: Final = 256 * 1024
+"""Bytes of several parts that are read and sent at once."""
 
-PARTS_MAX: Final = 64
-"""Parts of which that is: each may take a frame of compressed content, of up to 4 MiB."""
+PARTS_BATCH_MAX: Final = 64
+"""Parts that are read and sent at once: each may need a frame of compressed content, of up to 4
+MiB."""
 
 
 async def send(
     request: web.Request, reader: BlobReader, status: int, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Answer with what the reader covers. Small content goes out in one write with its headers.
+    """Answer with the content of a reader. Short content is sent in one write with its headers.
 
-    Damage that is met on the way breaks the connection: the client must not take the part for
-    the whole.
+    Damage found on the way cuts the connection: the client must not take the part for the whole.
     """
     data = reader.data
     if data is not None:
@@ -55,7 +57,7 @@ async def send(
         else:
             await sendfile.send_file(request, *file, flow=flow())
     except BaseException as error:
-        # What was sent is no whole answer: nothing may follow it on this connection.
+        # An incomplete answer was sent, so nothing may follow it on this connection.
         if request.transport is not None:
             request.transport.abort()
         if isinstance(error, ConnectionError):
@@ -68,7 +70,7 @@ async def send(
 
 
 def whole(data: bytes, status: int, headers: Mapping[str, str]) -> web.Response:
-    """An answer with all of its content at hand."""
+    """Return an answer with its whole content."""
     return web.Response(status=status, body=data, headers={**headers, "Content-Type": OCTETS})
 
 
@@ -107,34 +109,34 @@ async def send_parts(
 async def _parts(
     reader: BlobReader, spans: Sequence[Span], heads: Sequence[bytes]
 ) -> AsyncIterator[bytes]:
-    """The parts behind their heads: many small ones are read and sent at once."""
+    """Yield the parts behind their heads, with many small ones read at once."""
     batch: list[tuple[int, int]] = []
-    before: list[bytes] = []
-    """What stands before each part of the batch."""
+    batch_heads: list[bytes] = []
+    """Head before each piece of the batch; empty within a part."""
     size = 0
     for span, head in zip(spans, heads, strict=True):
         at, stop = span.offset, span.offset + span.length
         while at < stop:
-            count = min(PARTS_BYTES - size, stop - at)
+            count = min(PARTS_BATCH_BYTES - size, stop - at)
             batch.append((at, count))
-            before.append(head if at == span.offset else b"")
+            batch_heads.append(head if at == span.offset else b"")
             at, size = at + count, size + count
-            if size == PARTS_BYTES or len(batch) == PARTS_MAX:
-                yield await _joined(reader, before, batch)
-                batch, before, size = [], [], 0
+            if size == PARTS_BATCH_BYTES or len(batch) == PARTS_BATCH_MAX:
+                yield await _read_batch(reader, batch_heads, batch)
+                batch, batch_heads, size = [], [], 0
     if batch:
-        yield await _joined(reader, before, batch)
+        yield await _read_batch(reader, batch_heads, batch)
 
 
-async def _joined(
-    reader: BlobReader, before: Sequence[bytes], batch: Sequence[tuple[int, int]]
+async def _read_batch(
+    reader: BlobReader, batch_heads: Sequence[bytes], batch: Sequence[tuple[int, int]]
 ) -> bytes:
     found = await reader.read_parts(batch)
-    return b"".join(piece for pair in zip(before, found, strict=True) for piece in pair)
+    return b"".join(piece for pair in zip(batch_heads, found, strict=True) for piece in pair)
 
 
 def file_head(status: int, headers: Mapping[str, str], length: int) -> web.StreamResponse:
-    """The head of an answer whose content is sent by other means."""
+    """Return the head of an answer whose content is sent by other means."""
     return _head(status, {**headers, "Content-Type": OCTETS}, length)
 
 
@@ -145,8 +147,8 @@ def _head(status: int, headers: Mapping[str, str], length: int) -> web.StreamRes
 
 
 async def _copy(reader: AsyncIterable[bytes], response: web.StreamResponse) -> None:
-    moving = flow()
-    async for chunk in reader if moving is None else moving.through(reader):
+    limiter = flow()
+    async for chunk in reader if limiter is None else limiter.through(reader):
         await response.write(chunk)
 
 
@@ -154,7 +156,7 @@ def _break_off(
     request: web.Request, response: web.StreamResponse, error: Exception
 ) -> web.StreamResponse:
     """Cut the connection in the middle of a body that cannot be completed."""
-    _log.error("breaking off %s %s: %s", request.method, request.path, error)
+    _log.error("%s %s failed: %s; closing the connection", request.method, request.path, error)
     response.force_close()
     if request.transport is not None:
         request.transport.abort()

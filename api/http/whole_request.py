@@ -1,4 +1,4 @@
-"""A request that came whole past aiohttp, as far as handlers look at one."""
+"""A request that arrived whole, past aiohttp, with the attributes that handlers read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from multidict import MultiMapping
 
 
 class WholeRequest:
-    """A request with all of its body. The names are those of ``web.Request``."""
+    """A request with its whole body. The names are those of ``web.Request``."""
 
     __slots__ = ("body", "content_length", "headers", "method", "path", "query")
 
@@ -20,22 +20,22 @@ class WholeRequest:
         body: bytes,
         content_length: int | None,
     ) -> None:
-        """``headers`` are looked up in any case. ``content_length`` is None for a chunked body,
-        whose ``body`` is its content."""
+        """``headers`` must ignore case. ``content_length`` is None for a chunked body; ``body`` is
+        its content."""
         self.method = method
         self.path = path
-        """Raw, without the query."""
+        """Path as sent, not decoded, without the query."""
         self.query = query
-        """Raw."""
+        """Query as sent, not decoded."""
         self.headers = headers
         self.body = body
         self.content_length = content_length
 
     @property
     def body_exists(self) -> bool:
-        """Whether there is one, be it empty."""
+        """True if the request has a body, even an empty one."""
         return self.content_length != 0
 
 
 IncomingRequest = web.Request | WholeRequest
-"""What handlers get that need to know no more of a request than this."""
+"""Request of a handler that needs no more than these attributes."""

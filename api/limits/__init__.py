@@ -1,4 +1,4 @@
-"""Limits that hold over all workers of a server: rates, bandwidth, sizes, connections.
+"""Limits all workers of a server together: rates, bandwidth, sizes, connections.
 
 Imports nothing else of the API.
 """

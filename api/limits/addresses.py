@@ -1,4 +1,4 @@
-"""Addresses of clients, as limits count them: one machine, or one network prefix."""
+"""Network prefixes: the part of an address that one client has, as limits count clients."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 UNIX: Final = "unix"
-"""The neighbourhood of the unix socket."""
+"""Prefix that stands for the unix socket."""
 
 _LOOPBACK: Final = ("127.", "::/64")
-"""How those begin that are this machine itself."""
+"""Beginnings of the prefixes of this machine itself."""
 
 
 def network_prefix(address: str) -> str:
-    """What one client can have: an IPv4 address, or the /64 of an IPv6 one.
+    """Return the prefix of an address: an IPv4 address, or the /64 of an IPv6 one.
 
-    All who come through the unix socket, and bring no address, are one.
+    Clients of the unix socket, which have no address, share one.
     """
     if not address:
         return UNIX
@@ -30,6 +30,6 @@ def network_prefix(address: str) -> str:
     return address
 
 
-def is_local(who: str) -> bool:
-    """Whether a neighbourhood is this machine itself: a loopback address, or the unix socket."""
-    return who.startswith(_LOOPBACK) or who == UNIX
+def is_local(prefix: str) -> bool:
+    """Return True if a prefix is this machine itself: a loopback address, or the unix socket."""
+    return prefix.startswith(_LOOPBACK) or prefix == UNIX

@@ -1,13 +1,13 @@
-"""Bytes of content a second, in and out, that namespaces share fairly, over all workers.
+"""Limits the bytes of content a second, in and out, and shares them fairly among namespaces.
 
-Whatever is about to move takes its turn on two clocks (the generic cell rate algorithm): one of all
-together, at the configured rate, and one of its namespace, which goes as many times faster as there
-are namespaces at work, but never ahead of that of all. What a namespace moves waits for its own
-clock only. So while there is room nobody waits; when there is none, each namespace gets its part,
-whatever the number of its connections, and what one does not use goes to the others.
+Each piece takes a turn on two clocks (the generic cell rate algorithm). The shared clock runs at
+the configured rate. The clock of the namespace runs as many times faster as there are active
+namespaces, but never ahead of the shared one; a piece waits only for this clock. So while there is
+room no piece waits. Without room each namespace gets its share, whatever the number of its
+connections, and the others get what it does not use.
 
-The clocks lie in memory that all workers share. They take no lock: of two pieces that two workers
-count in the same microsecond one may go uncounted.
+The clocks are in memory that all workers share. They take no lock: of two pieces that two workers
+count in the same microsecond, one may go uncounted.
 """
 
 from __future__ import annotations
@@ -24,137 +24,149 @@ from typing import Final, TypeVar
 from holdfast.engine import record_wait
 
 ENTRIES: Final = 1024
-"""Namespaces at work at one time that have a clock of their own; more than that share some."""
+"""Active namespaces that have a clock of their own; beyond that some share one."""
 
 EARLY_SECONDS: Final = 0.05
-"""How much earlier than by its clock something may move: more than a timer is late, so that the
-rate is reached, and what a short request needs moves at once."""
+"""Time in seconds that a piece may move ahead of its clock.
+
+More than a timer is late, so that the rate is reached, and a short request moves at once.
+"""
 
 PIECE_SECONDS: Final = 0.01
-"""What a piece takes of all the bandwidth, where it may be cut. Connections queue for their pieces;
-a namespace that comes back to work finds its part after one piece of each connection."""
+"""Time in seconds that a piece takes of the whole bandwidth, where content can be cut.
+
+Connections queue for their pieces; a namespace that becomes active gets its share after one piece
+of each connection.
+"""
 
 PIECE_BYTES_MIN: Final = 4 * 1024
 PIECE_BYTES_MAX: Final = 1024 * 1024
 
 ACTIVE_SECONDS: Final = 1.0
-"""How long a namespace counts as at work after its last turn came."""
+"""Time in seconds that a namespace stays active after its last turn."""
 
 COUNT_SECONDS: Final = 0.05
-"""How old the number of those may be."""
+"""Longest age in seconds of the count of active namespaces."""
 
 _PROBES: Final = 8
-_ENTRY: Final = 3
-_HEAD: Final = 1
-_CELLS: Final = _HEAD + ENTRIES * _ENTRY
+_ENTRY_CELLS: Final = 3
+_SHARED_CELLS: Final = 1
+_CELLS: Final = _SHARED_CELLS + ENTRIES * _ENTRY_CELLS
 _SALT_BYTES: Final = 16
-_SECOND: Final = 1_000_000_000
-_TAG, _OWN, _UNTIL = range(_ENTRY)
-"""Whose it is, its clock, and until when it counts as at work."""
+_SECOND_NS: Final = 1_000_000_000
+_TAG, _CLOCK, _ACTIVE_UNTIL = range(_ENTRY_CELLS)
+"""Cells of an entry: tag of the namespace, its clock, and the end of its activity."""
 
 Piece = TypeVar("Piece", bound=bytes | memoryview)
 
 
 def create() -> int:
-    """Shared memory for the clocks; its file descriptor."""
+    """Create shared memory for the clocks, and return its file descriptor."""
     descriptor = os.memfd_create("holdfast-bandwidth", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, _CELLS * 8 + _SALT_BYTES)
-    # Nobody outside can choose names that share a clock.
+    # A secret salt: clients cannot choose names that share a clock.
     os.pwrite(descriptor, os.urandom(_SALT_BYTES), _CELLS * 8)
     return descriptor
 
 
 class Bandwidth:
-    """The clocks, as one process uses them."""
+    """The clocks in the view of one process."""
 
     def __init__(
         self, descriptor: int, rate: int, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        """``rate`` in bytes a second; ``clock`` in nanoseconds."""
+        """Use the clocks in ``descriptor``; ``rate`` is in bytes a second, ``clock`` in
+        nanoseconds."""
         self._cells = memoryview(mmap.mmap(descriptor, _CELLS * 8)).cast("q")
         self._salt = os.pread(descriptor, _SALT_BYTES, _CELLS * 8)
-        self._step = _SECOND / rate
+        self._ns_per_byte = _SECOND_NS / rate
         self._clock = clock
-        self._at_work = 1
-        self._counted = -_SECOND
+        self._active_count = 1
+        self._counted_at = -_SECOND_NS
         self.piece_bytes = max(PIECE_BYTES_MIN, min(PIECE_BYTES_MAX, int(rate * PIECE_SECONDS)))
-        """Of what can be cut, how much is to be asked for at once."""
+        """Bytes of a piece, where content can be cut."""
 
     def of(self, region: str, namespace: str) -> Flow:
-        """The flow of one namespace."""
+        """Return the flow of one namespace."""
         return Flow(self, f"{region} {namespace}")
 
-    def take(self, who: str, count: int) -> float:
-        """A turn for so many bytes of a namespace: in how many seconds it comes, 0 is now."""
+    def take(self, key: str, count: int) -> float:
+        """Take a turn for ``count`` bytes. Return the seconds until it comes; 0 is now."""
         now = self._clock()
-        at = self._find(who, now)
+        at = self._find(key, now)
         own = self._advance(at, now, count)
-        return max(0.0, (own - now) / _SECOND - EARLY_SECONDS)
+        return max(0.0, (own - now) / _SECOND_NS - EARLY_SECONDS)
 
-    def take_now(self, who: str, count: int) -> bool:
-        """A turn, if it comes now; otherwise none is taken."""
+    def take_now(self, key: str, count: int) -> bool:
+        """Take a turn if it comes now. Return False, and take none, if it does not."""
         now = self._clock()
-        at = self._find(who, now)
-        if self._cells[at + _OWN] - now > EARLY_SECONDS * _SECOND:
+        at = self._find(key, now)
+        if self._cells[at + _CLOCK] - now > EARLY_SECONDS * _SECOND_NS:
             return False
         self._advance(at, now, count)
         return True
 
     def _advance(self, at: int, now: int, count: int) -> int:
-        """Move both clocks on; where the namespace's stood."""
+        """Move both clocks on. Return the namespace's time before."""
         cells = self._cells
-        cost = int(count * self._step)
-        everybody = cells[0] = max(cells[0], now) + cost
-        own = max(cells[at + _OWN], now)
-        cells[at + _OWN] = after = min(own + cost * self._count(now), everybody)
-        cells[at + _UNTIL] = max(after, now + int(ACTIVE_SECONDS * _SECOND))
+        cost = int(count * self._ns_per_byte)
+        shared = cells[0] = max(cells[0], now) + cost
+        own = max(cells[at + _CLOCK], now)
+        # Never ahead of the shared clock: the namespace would wait while there is room.
+        cells[at + _CLOCK] = after = min(own + cost * self._count(now), shared)
+        cells[at + _ACTIVE_UNTIL] = max(after, now + int(ACTIVE_SECONDS * _SECOND_NS))
         return own
 
     def _count(self, now: int) -> int:
-        """How many namespaces there are to share."""
-        if now - self._counted >= COUNT_SECONDS * _SECOND:
-            until = self._cells[_HEAD + _UNTIL :: _ENTRY].tolist()
-            self._at_work = max(1, sum(when > now for when in until))
-            self._counted = now
-        return self._at_work
+        """Return the number of active namespaces."""
+        if now - self._counted_at >= COUNT_SECONDS * _SECOND_NS:
+            until = self._cells[_SHARED_CELLS + _ACTIVE_UNTIL :: _ENTRY_CELLS].tolist()
+            self._active_count = max(1, sum(when > now for when in until))
+            self._counted_at = now
+        return self._active_count
 
-    def _find(self, who: str, now: int) -> int:
-        """The namespace's entry: its own, or that of its group which rests, or may rest first."""
-        digest = hashlib.blake2b(who.encode(), digest_size=16, key=self._salt).digest()
+    def _find(self, key: str, now: int) -> int:
+        """Return the namespace's entry, or take over the one of its group that ends its activity
+        first."""
+        digest = hashlib.blake2b(key.encode(), digest_size=16, key=self._salt).digest()
         tag = int.from_bytes(digest[:8], "little", signed=True) | 1
         start = int.from_bytes(digest[8:], "little")
         cells = self._cells
-        places = [_HEAD + (start + probe) % ENTRIES * _ENTRY for probe in range(_PROBES)]
-        for at in places:
+        candidates = [
+            _SHARED_CELLS + (start + probe) % ENTRIES * _ENTRY_CELLS for probe in range(_PROBES)
+        ]
+        for at in candidates:
             if cells[at] == tag:
                 return at
-        first = min(places, key=lambda at: cells[at + _UNTIL])
-        if cells[first + _UNTIL] <= now:
+        first = min(candidates, key=lambda at: cells[at + _ACTIVE_UNTIL])
+        # An entry that is still active keeps its clock: both namespaces share it then.
+        if cells[first + _ACTIVE_UNTIL] <= now:
             cells[first + _TAG] = tag
-            cells[first + _OWN] = 0
+            cells[first + _CLOCK] = 0
         return first
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What one namespace moves."""
+    """The content that one namespace moves."""
 
     bandwidth: Bandwidth
-    who: str
+    key: str
 
     def now(self, count: int) -> bool:
-        """Whether so many bytes may move now; only then do they count."""
-        return self.bandwidth.take_now(self.who, count)
+        """Take a turn for ``count`` bytes if it comes now. Return False if it does not."""
+        return self.bandwidth.take_now(self.key, count)
 
     async def turn(self, count: int) -> None:
-        """Wait until so many bytes may move."""
-        wait = self.bandwidth.take(self.who, count)
+        """Take a turn for ``count`` bytes, and wait for it."""
+        wait = self.bandwidth.take(self.key, count)
         if wait:
             await asyncio.sleep(wait)
             record_wait("bandwidth", wait)
 
     async def through(self, source: AsyncIterable[Piece]) -> AsyncIterator[Piece]:
-        """The same pieces, each when it may move. One is asked for when the last was taken."""
+        """Yield the pieces of ``source``, each in its turn; the next is read after the last was
+        taken."""
         async for piece in source:
             await self.turn(len(piece))
             yield piece

@@ -1,10 +1,9 @@
-"""Requests per second by address and by key, and failed logins by address, over all workers.
+"""Limits requests a second by address and by key, and failed logins by address, over all workers.
 
-Every limit is a bucket, filled at its rate: one of requests holds one second's worth of them (but
-at least BURST_MIN), one of failed logins holds a minute's. A bucket is one number, the time at
-which it will be full again (the generic cell rate algorithm), in memory that all workers share.
-They take no lock: of two requests that two workers count in the same microsecond one may go
-uncounted.
+Each limit is a bucket that fills at its rate. A bucket of requests holds those of one second (at
+least BURST_MIN); one of failed logins holds those of a minute. A bucket is one number, the time at
+which it is full again (the generic cell rate algorithm), in memory that all workers share. They
+take no lock: of two requests that two workers count in the same microsecond, one may go uncounted.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from .addresses import is_local
 Kind = Literal["address", "key", "login"]
 
 ENTRIES: Final = 1 << 16
-"""Buckets that are not full at one time. Beyond that the fullest of a group starts anew."""
+"""Buckets that are not full at one time. Beyond that, the fullest of a group is reset."""
 
-REMEMBERED_MAX: Final = 4096
-"""Places of buckets that a process need not look for again."""
+CELLS_FOUND_MAX: Final = 4096
+"""Cells of buckets that a process remembers, so that it need not probe for them."""
 
 _PROBES: Final = 8
-_ENTRY: Final = 2
-_BYTES: Final = ENTRIES * _ENTRY * 8
+_ENTRY_CELLS: Final = 2
+_BYTES: Final = ENTRIES * _ENTRY_CELLS * 8
 _SALT_BYTES: Final = 16
 
 BURST_MIN: Final = 10
 RATE_MAX: Final = 1_000_000
-_SECOND: Final = 1_000_000_000
+_SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What is allowed; 0 is no limit."""
+    """The configured rates; 0 is no limit."""
 
     address: float = 0.0
-    """Requests a second from one address (of IPv6: from one /64)."""
+    """Requests a second from one address (IPv6: one /64)."""
 
     key: float = 0.0
     """Requests a second with one key."""
@@ -51,109 +50,115 @@ class Rates:
     """Failed logins a minute from one address."""
 
     spare_local_address: bool = False
-    """Whether ``address`` does not hold for this machine itself."""
+    """True if ``address`` does not apply to this machine itself."""
 
     spare_local_key: bool = False
-    """Whether ``key`` does not hold for requests that come from this machine itself."""
+    """True if ``key`` does not apply to requests from this machine itself."""
 
 
 def create() -> int:
-    """Shared memory for the buckets; its file descriptor."""
+    """Create shared memory for the buckets, and return its file descriptor."""
     descriptor = os.memfd_create("holdfast-limits", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, _BYTES + _SALT_BYTES)
-    # Nobody outside can choose addresses that share a bucket.
+    # A secret salt: clients cannot choose addresses that share a bucket.
     os.pwrite(descriptor, os.urandom(_SALT_BYTES), _BYTES)
     return descriptor
 
 
 class Limits:
-    """The buckets, as one process uses them."""
+    """The buckets in the view of one process."""
 
     def __init__(self, descriptor: int, rates: Rates) -> None:
         memory = mmap.mmap(descriptor, _BYTES)
         self._cells = memoryview(memory).cast("q")
         self._salt = os.pread(descriptor, _SALT_BYTES, _BYTES)
         self._rates = rates
-        self._pace: dict[Kind, tuple[int, int]] = {}
+        self._rates_ns: dict[Kind, tuple[int, int]] = {}
         self._set("address", rates.address, max(BURST_MIN, rates.address))
         self._set("key", rates.key, max(BURST_MIN, rates.key))
         self._set("login", rates.login / 60, max(1, rates.login))
 
-        self._places: dict[tuple[Kind, str], tuple[int, int]] = {}
+        self._cells_found: dict[tuple[Kind, str], tuple[int, int]] = {}
 
     def _set(self, kind: Kind, rate: float, burst: float) -> None:
         if rate > 0:
-            step = max(1, int(_SECOND / rate))
-            self._pace[kind] = (step, step * math.ceil(burst))
+            step = max(1, int(_SECOND_NS / rate))
+            self._rates_ns[kind] = (step, step * math.ceil(burst))
 
     @property
-    def asks(self) -> bool:
-        """Whether requests have to be counted at all before they run."""
-        return "address" in self._pace or "key" in self._pace
+    def are_active(self) -> bool:
+        """True if requests must be counted before they run."""
+        return "address" in self._rates_ns or "key" in self._rates_ns
 
-    def asks_of(self, who: str) -> bool:
-        """Whether those of a neighbourhood have to be."""
-        spared = is_local(who) and self._rates.spare_local_address and self._rates.spare_local_key
-        return self.asks and not spared
+    def apply_to(self, prefix: str) -> bool:
+        """Return True if requests from a network prefix must be counted before they run."""
+        rates = self._rates
+        spared = is_local(prefix) and rates.spare_local_address and rates.spare_local_key
+        return self.are_active and not spared
 
-    def arrive(self, who: str) -> int:
-        """A request came from a neighbourhood; as ``take``."""
-        if self._rates.spare_local_address and is_local(who):
+    def arrive(self, prefix: str) -> int:
+        """Count a request from a network prefix. Returns as ``take`` does."""
+        if self._rates.spare_local_address and is_local(prefix):
             return 0
-        return self.take("address", who)
+        return self.take("address", prefix)
 
-    def charge(self, who: str, access_key: str) -> int:
-        """It is one with that key; as ``take``."""
-        if self._rates.spare_local_key and is_local(who):
+    def charge(self, prefix: str, access_key: str) -> int:
+        """Count a request with a key. Returns as ``take`` does."""
+        if self._rates.spare_local_key and is_local(prefix):
             return 0
         return self.take("key", access_key)
 
-    def take(self, kind: Kind, who: str) -> int:
-        """Take one from a bucket. 0, or (and then none is taken) seconds until there is one."""
-        if kind not in self._pace:
+    def take(self, kind: Kind, subject: str) -> int:
+        """Take one from a bucket. Return 0, or the seconds until there is one; then none is
+        taken."""
+        if kind not in self._rates_ns:
             return 0
-        step, depth = self._pace[kind]
-        at, tag = self._find(kind, who)
+        step, depth = self._rates_ns[kind]
+        at, tag = self._find(kind, subject)
         now = time.monotonic_ns()
+        # A cell with another tag is a bucket of another subject: this one is full.
         full = self._cells[at + 1] if self._cells[at] == tag else 0
+        # The bucket is full at ``full``; taking one moves that time by one step.
         full = max(full, now) + step
         if full - now > depth:
-            return max(1, math.ceil((full - now - depth) / _SECOND))
+            return max(1, math.ceil((full - now - depth) / _SECOND_NS))
         self._cells[at] = tag
         self._cells[at + 1] = full
         return 0
 
-    def wait(self, kind: Kind, who: str) -> int:
-        """Seconds until there is one in a bucket, 0 where there is; takes none."""
-        if kind not in self._pace:
+    def wait(self, kind: Kind, subject: str) -> int:
+        """Return the seconds until there is one in a bucket; 0 is now. Takes none."""
+        if kind not in self._rates_ns:
             return 0
-        step, depth = self._pace[kind]
-        at, tag = self._find(kind, who)
+        step, depth = self._rates_ns[kind]
+        at, tag = self._find(kind, subject)
         if self._cells[at] != tag:
             return 0
         over = self._cells[at + 1] + step - time.monotonic_ns() - depth
-        return max(0, math.ceil(over / _SECOND))
+        return max(0, math.ceil(over / _SECOND_NS))
 
-    def _find(self, kind: Kind, who: str) -> tuple[int, int]:
-        """Where the bucket is, or may be made; and its tag."""
-        known = self._places.get((kind, who))
-        if known is not None and self._cells[known[0]] == known[1]:
-            return known
-        if len(self._places) >= REMEMBERED_MAX:
-            self._places.clear()
-        found = self._places[kind, who] = self._look(kind, who)
+    def _find(self, kind: Kind, subject: str) -> tuple[int, int]:
+        """Return the cell of the bucket, or where it may be made, and its tag."""
+        cached = self._cells_found.get((kind, subject))
+        if cached is not None and self._cells[cached[0]] == cached[1]:
+            return cached
+        if len(self._cells_found) >= CELLS_FOUND_MAX:
+            self._cells_found.clear()
+        found = self._cells_found[kind, subject] = self._probe(kind, subject)
         return found
 
-    def _look(self, kind: Kind, who: str) -> tuple[int, int]:
-        digest = hashlib.blake2b(f"{kind} {who}".encode(), digest_size=16, key=self._salt).digest()
+    def _probe(self, kind: Kind, subject: str) -> tuple[int, int]:
+        name = f"{kind} {subject}".encode()
+        digest = hashlib.blake2b(name, digest_size=16, key=self._salt).digest()
         tag = int.from_bytes(digest[:8], "little", signed=True) | 1
         start = int.from_bytes(digest[8:], "little")
         cells = self._cells
         best, least = 0, None
         for probe in range(_PROBES):
-            at = (start + probe) % ENTRIES * _ENTRY
+            at = (start + probe) % ENTRIES * _ENTRY_CELLS
             if cells[at] == tag:
                 return at, tag
+            # No bucket yet: take the cell that is full soonest, whose subject loses the least.
             if least is None or cells[at + 1] < least:
                 best, least = at, cells[at + 1]
         return best, tag

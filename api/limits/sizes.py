@@ -1,4 +1,4 @@
-"""The limits of a server that are numbers: of sizes and of counts."""
+"""Limits of a server that are numbers: sizes and counts."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ CONNECTIONS_DEFAULT: Final = 10_000
 CONNECTIONS_MAX: Final = 1_000_000
 
 ADDRESS_CONNECTIONS_DEFAULT: Final = 2000
-"""A fifth of all: more than any client has, also one that is a whole office behind a NAT."""
+"""A fifth of all: more than one client has, even an office behind a NAT."""
 
 JSON_BYTES_DEFAULT: Final = 64 * 1024
-"""No body of the management API needs more."""
-JSON_BYTES_LEAST: Final = 4096
-JSON_BYTES_MOST: Final = 16 << 20
+"""Default of the largest body of the management API, in bytes; none of its bodies needs more."""
+JSON_BYTES_MIN: Final = 4096
+JSON_BYTES_MAX: Final = 16 << 20
 
 UPLOADS_MAX: Final = 1_000_000
 
-BANDWIDTH_LEAST: Final = 64 * 1024
-"""With less, one buffer of a body takes longer than clients wait."""
-BANDWIDTH_MOST: Final = 1 << 40
+BANDWIDTH_MIN: Final = 64 * 1024
+"""Least bandwidth in bytes a second: with less, one buffer of a body takes longer than clients
+wait."""
+BANDWIDTH_MAX: Final = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is in force. Sizes are bytes."""
+    """The limits in force. Sizes are in bytes."""
 
     blob_bytes: int = 1 << 40
-    """The largest blob."""
+    """Largest blob."""
 
     manifest_bytes: int = MANIFEST_BYTES_MAX
-    """The largest manifest."""
+    """Largest manifest."""
 
     json_bytes: int = JSON_BYTES_DEFAULT
-    """The largest body of the management API."""
+    """Largest body of the management API."""
 
     uploads: int = 1000
     """Open upload sessions of one namespace."""
@@ -45,10 +46,10 @@ class Bounds:
     """Bytes of content a second, in and out, that all namespaces share; 0 is no limit."""
 
     connections: int = CONNECTIONS_DEFAULT
-    """Connections at one time, of all workers."""
+    """Connections at one time, over all workers."""
 
     address_connections: int = ADDRESS_CONNECTIONS_DEFAULT
-    """Of them, those from one address; 0 is no limit."""
+    """Connections from one address; 0 is no limit."""
 
     spare_local: bool = True
-    """Whether ``address_connections`` does not hold for this machine itself."""
+    """True if ``address_connections`` does not apply to this machine itself."""

@@ -18,7 +18,7 @@ from holdfast.api.http.site import Site
 from holdfast.api.limits.bandwidth import Bandwidth
 from holdfast.api.limits.rates import Limits
 from holdfast.api.management.openapi import version_of_package
-from holdfast.api.middleware import ROUTES, Watch
+from holdfast.api.middleware import ROUTES, RequestMiddleware
 from holdfast.api.telemetry.audit import Audit
 from holdfast.api.telemetry.counters import Counters, Layout, Slot
 from holdfast.api.telemetry.logs import ACCESS
@@ -73,8 +73,8 @@ class Instruments:
         self._scrapes: web.AppRunner | None = None
 
     def install(self, app: web.Application) -> None:
-        """Watch an application. Call it before the application runs."""
-        watch = Watch(
+        """RequestMiddleware an application. Call it before the application runs."""
+        watch = RequestMiddleware(
             self._app_settings,
             slot=self._slot,
             limits=self._limits,
@@ -96,7 +96,7 @@ class Instruments:
             return None
         watch = FastRecorder(
             slot=self._slot,
-            limits=self._limits if self._limits.asks else None,
+            limits=self._limits if self._limits.are_active else None,
             bandwidth=self._bandwidth,
             log=logging.getLogger(ACCESS) if settings.access_log else None,
             audit=self._audit,
@@ -104,7 +104,7 @@ class Instruments:
         )
         watched = (
             self._slot is not None
-            or self._limits.asks
+            or self._limits.are_active
             or self._bandwidth is not None
             or settings.access_log
             or self._audit is not None

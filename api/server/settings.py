@@ -18,12 +18,12 @@ from holdfast.api.http.tls import server_context
 from holdfast.api.limits.rates import RATE_MAX, Rates
 from holdfast.api.limits.sizes import (
     ADDRESS_CONNECTIONS_DEFAULT,
-    BANDWIDTH_LEAST,
-    BANDWIDTH_MOST,
+    BANDWIDTH_MAX,
+    BANDWIDTH_MIN,
     CONNECTIONS_DEFAULT,
     CONNECTIONS_MAX,
-    JSON_BYTES_LEAST,
-    JSON_BYTES_MOST,
+    JSON_BYTES_MAX,
+    JSON_BYTES_MIN,
     UPLOADS_MAX,
     Bounds,
 )
@@ -239,9 +239,9 @@ class Settings:
             bounds=Bounds(
                 blob_bytes=_within("--max-blob", max_blob, 1, 1 << 50),
                 manifest_bytes=_within("--max-manifest", max_manifest, 1, MANIFEST_BYTES_MAX),
-                json_bytes=_within("--max-json", max_json, JSON_BYTES_LEAST, JSON_BYTES_MOST),
+                json_bytes=_within("--max-json", max_json, JSON_BYTES_MIN, JSON_BYTES_MAX),
                 uploads=_within("--max-uploads", max_uploads, 1, UPLOADS_MAX),
-                bandwidth=_within("--bandwidth", bandwidth, BANDWIDTH_LEAST, BANDWIDTH_MOST)
+                bandwidth=_within("--bandwidth", bandwidth, BANDWIDTH_MIN, BANDWIDTH_MAX)
                 if bandwidth
                 else 0,
                 connections=_within("--max-connections", max_connections, 1, CONNECTIONS_MAX),

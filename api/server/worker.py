@@ -138,11 +138,11 @@ async def _serve(config: WorkerConfig, roster: WorkerTable, stop: asyncio.Event)
             ConnectionLimits(bounds.connections, bounds.address_connections, config.connections),
             roster,
             config.slot,
-            is_many=lambda host: (
+            is_proxy=lambda host: (
                 (bounds.spare_local and is_local(network_prefix(host)))
                 or is_proxy(host, app_settings)
             ),
-            tell=instruments.tell,
+            on_event=instruments.tell,
         )
         try:
             for descriptor in config.sockets:

@@ -1,4 +1,4 @@
-"""What operators learn of a request: logs, audit, metrics, traces.
+"""Tells operators about requests: logs, audit, metrics, traces.
 
 May import limits.
 """

@@ -1,4 +1,4 @@
-"""The audit log: one JSON line for every change that was asked for, done or refused."""
+"""Writes the audit log: one JSON line for each change that was requested, done or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _log: Final = logging.getLogger(__name__)
 
 
 def result_of(status: int) -> str:
-    """``done``, ``refused`` (the request's fault), ``failed`` (ours), ``left`` (no answer)."""
+    """Return ``done``, ``refused`` (the request's fault), ``failed`` (the server's), ``left`` (no
+    answer)."""
     if status == 0:
         return "left"
     if status < 400:
@@ -27,47 +28,48 @@ def result_of(status: int) -> str:
 class Audit:
     """An open audit log.
 
-    Each line is one write to a file opened for appending, so lines of several workers never mix.
-    A line is handed to the system before its request is answered; it is not synced.
+    Each line is one write to a file opened for appending, so lines of several workers never mix. A
+    line is handed to the system before the answer is sent; it is not synced.
     """
 
     def __init__(self, path: str) -> None:
-        """Open or create it (mode 0600). Raises OSError."""
+        """Open or create the file (mode 0600). Raises OSError."""
         if path == STANDARD_OUTPUT:
+            # A duplicate, so that ``close`` leaves standard output open.
             self._descriptor = os.dup(1)
         else:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
 
-    def write(self, trail: RequestContext, method: str, path: str, status: int) -> bool:
-        """One change (``path`` without its query), with the status it ended with (0: none, the
-        client left).
+    def write(self, context: RequestContext, method: str, path: str, status: int) -> bool:
+        """Write the line of one change.
 
-        False where the line could not be written; that is logged.
+        ``path`` is without its query; ``status`` 0 means that the client left. Return False if the
+        line cannot be written; that is logged.
         """
         line: dict[str, Any] = {
             "time": timestamp(time.time()),
-            "actor": trail.actor or "anonymous",
-            "action": trail.action or f"{method} {trail.route}",
-            "kind": trail.kind,
-            "id": trail.id,
-            "name": trail.name,
-            "region": trail.region,
+            "actor": context.actor or "anonymous",
+            "action": context.action or f"{method} {context.route}",
+            "kind": context.kind,
+            "id": context.id,
+            "name": context.name,
+            "region": context.region,
             "method": method,
             "path": path,
-            "address": trail.address,
+            "address": context.address,
             "status": status,
             "result": result_of(status),
-            "request_id": trail.request_id,
+            "request_id": context.request_id,
         }
         text = encoded(line)
         try:
             os.write(self._descriptor, text + b"\n")
         except OSError as error:
-            _log.error("the audit log cannot be written: %s", error.strerror)
+            _log.error("writing the audit log failed: %s; the line is lost", error.strerror)
             return False
         return True
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._descriptor)

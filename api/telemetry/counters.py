@@ -1,8 +1,8 @@
-"""The board: counters of all workers, in memory that they and their supervisor share.
+"""Counters of all workers, in memory that they share with their supervisor.
 
-Every process writes to a slot of its own, so nothing is locked; whoever answers a scrape sums the
-slots. A worker that is started again goes on in the slot of its predecessor, so that no counter
-ever falls while the server runs. Nothing is kept on disk.
+Each process writes to a slot of its own, so there is no lock; a scrape sums the slots. A worker
+that is started again goes on in the slot of its predecessor, so no counter falls while the server
+runs. Nothing is kept on disk.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Final
 from holdfast.engine import GROUP_BOUNDS
 
 SLOT_BYTES: Final = 128 * 1024
-"""More than twice what all counters need; untouched pages take no memory."""
+"""Bytes of a slot: more than twice what all counters need; untouched pages take no memory."""
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OTHER")
 CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
-"""Of statuses; ``gone`` is a client that left before its answer."""
+"""Classes of statuses; ``gone`` is a client that left before its answer."""
 
 GONE: Final = 5
 BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
@@ -35,9 +35,11 @@ _RECEIVED: Final = len(METHODS) * _METHOD_CELLS
 _SENT: Final = _RECEIVED + 1
 _NANOSECONDS: Final = _SENT + 1
 _BUCKET: Final = _NANOSECONDS + 1
-_ROW: Final = _BUCKET + _BUCKETS
-_METHOD_AT: Final = MappingProxyType({name: at * _METHOD_CELLS for at, name in enumerate(METHODS)})
-_OTHER_AT: Final = _METHOD_AT["OTHER"]
+_ROW_CELLS: Final = _BUCKET + _BUCKETS
+_METHOD_OFFSETS: Final = MappingProxyType(
+    {name: at * _METHOD_CELLS for at, name in enumerate(METHODS)}
+)
+_OTHER_OFFSET: Final = _METHOD_OFFSETS["OTHER"]
 
 TALLIES: Final = (
     *(f"commits_{bound}" for bound in GROUP_BOUNDS),
@@ -60,7 +62,7 @@ TALLIES: Final = (
 """Counters that belong to no route."""
 
 GAUGES: Final = ("connections",)
-"""What holds now, in each process."""
+"""Gauges: values of this moment, in each process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Row:
     """The numbers of one route over all workers."""
 
     requests: Mapping[tuple[str, str], int]
-    """By method and class of status; those that are not zero."""
+    """Requests by method and class of status; those that are not zero."""
 
     received: int
     sent: int
@@ -77,11 +79,12 @@ class Row:
 
 
 class Layout:
-    """Which cell of a slot counts what. Cell 0 has a mark of the layout itself."""
+    """The cell of each counter in a slot. Cell 0 has a mark of the layout itself."""
 
     def __init__(self, routes: Sequence[str]) -> None:
-        self.routes = {route: 1 + index * _ROW for index, route in enumerate(dict.fromkeys(routes))}
-        start = 1 + len(self.routes) * _ROW
+        names = dict.fromkeys(routes)
+        self.routes = {route: 1 + index * _ROW_CELLS for index, route in enumerate(names)}
+        start = 1 + len(self.routes) * _ROW_CELLS
         self.tallies = {name: start + at for at, name in enumerate((*TALLIES, *GAUGES))}
         self.cells = start + len(self.tallies)
         if self.cells * 8 > SLOT_BYTES:
@@ -91,19 +94,20 @@ class Layout:
 
 
 def create(slots: int) -> int:
-    """Shared memory for that many slots; its file descriptor."""
-    descriptor = os.memfd_create("holdfast-board", os.MFD_CLOEXEC)
+    """Create shared memory for ``slots`` slots, and return its file descriptor."""
+    descriptor = os.memfd_create("holdfast-counters", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, slots * SLOT_BYTES)
     return descriptor
 
 
 class Slot:
-    """One process's own counters."""
+    """The counters of one process."""
 
     __slots__ = ("_cells", "_layout", "_routes")
 
     def __init__(self, descriptor: int, slot: int, layout: Layout) -> None:
-        """Take a slot. One that a process with other counters left (an upgrade) starts anew."""
+        """Take a slot, and clear it if it was left by a process with another layout (an
+        upgrade)."""
         memory = mmap.mmap(descriptor, SLOT_BYTES, offset=slot * SLOT_BYTES)
         self._cells = memoryview(memory).cast("q")
         self._layout = layout
@@ -117,10 +121,10 @@ class Slot:
     def count(
         self, route: str, method: str, status: int, received: int, sent: int, seconds: float
     ) -> None:
-        """One request. ``status`` is the class, 1 to 5, or 6 for a client that left."""
+        """Count a request. ``status`` is the class, 1 to 5, or 6 for a client that left."""
         cells = self._cells
         base = self._routes[route]
-        cells[base + _METHOD_AT.get(method, _OTHER_AT) + status - 1] += 1
+        cells[base + _METHOD_OFFSETS.get(method, _OTHER_OFFSET) + status - 1] += 1
         if received:
             cells[base + _RECEIVED] += received
         cells[base + _SENT] += sent
@@ -128,7 +132,7 @@ class Slot:
         cells[base + _BUCKET + bisect_left(BOUNDS, seconds)] += 1
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count something else."""
+        """Add to a counter that belongs to no route."""
         self._cells[self._layout.tallies[name]] += count
 
     def set(self, name: str, value: int) -> None:
@@ -137,7 +141,7 @@ class Slot:
 
 
 class Counters:
-    """All slots, summed."""
+    """The sums over all slots."""
 
     def __init__(self, descriptor: int, layout: Layout) -> None:
         self._layout = layout
@@ -147,17 +151,18 @@ class Counters:
         self._slots = [memory[at : at + step] for at in range(0, size // 8, step)]
 
     def sums(self) -> list[int]:
-        """Every cell's sum. Slots that a process with other counters left do not count."""
+        """Return the sum of each cell. Slots of processes with another layout do not count."""
+        # A slot from before an upgrade has other cells: its numbers would land on wrong counters.
         live = [slot[: self._layout.cells] for slot in self._slots if slot[0] == self._layout.mark]
         return [sum(cells) for cells in zip(*live, strict=True)] or [0] * self._layout.cells
 
     def rows(self, sums: Sequence[int]) -> dict[str, Row]:
-        """Route to its numbers, of those that were ever asked for."""
+        """Return the numbers by route, of routes with requests."""
         rows = {}
         for route, base in self._layout.routes.items():
             requests = {
                 (method, name): count
-                for method, at in _METHOD_AT.items()
+                for method, at in _METHOD_OFFSETS.items()
                 for index, name in enumerate(CLASSES)
                 if (count := sums[base + at + index])
             }
@@ -167,10 +172,10 @@ class Counters:
                     sums[base + _RECEIVED],
                     sums[base + _SENT],
                     sums[base + _NANOSECONDS] / 1e9,
-                    sums[base + _BUCKET : base + _ROW],
+                    sums[base + _BUCKET : base + _ROW_CELLS],
                 )
         return rows
 
     def tallies(self, sums: Sequence[int]) -> dict[str, int]:
-        """The other counters and the gauges."""
+        """Return the other counters and the gauges."""
         return {name: sums[at] for name, at in self._layout.tallies.items()}

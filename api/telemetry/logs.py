@@ -1,9 +1,9 @@
-"""Log lines, plain or as JSON, each with the id of the request it belongs to.
+"""Formats log lines, plain or as JSON, each with the id of its request.
 
-Whatever a client can bring into a message stays in one line and in its place: what cannot be
-printed is escaped, be it a control character or one that turns the text around (U+202E); in the
-access log also quotes and backslashes, so that a field ends where it says.
-Query strings, bodies and credentials are never logged.
+Text from clients stays in one line and in its field: characters that cannot be printed are escaped,
+control characters as well as those that reverse the text (U+202E). The access log also escapes
+quotes and backslashes, so that a client cannot end a field. Query strings, bodies and credentials
+are never logged.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _HEADER_CHARS_MAX: Final = 256
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text with escapes (``\\u202e``, as JSON has them) for what cannot be printed.
+    """Return the text with escapes (``\\u202e``, as in JSON) for characters that cannot be printed.
 
-    ``lines`` leaves ends of lines.
+    ``lines`` keeps line ends.
     """
     if text.isprintable():
         return text
@@ -43,14 +43,16 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def _json_escape(character: str) -> str:
-    """RFC 8259 section 7: beyond U+FFFF two of them."""
+    """Escape a character (RFC 8259 section 7); two escapes beyond U+FFFF."""
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def quotable(text: str) -> str:
-    """The text as Apache and nginx write it between quotes: ``\\"``, ``\\\\``, and ``\\xhh`` for
-    each byte that is not printable ASCII."""
+    """Return the text as Apache and nginx write it between quotes.
+
+    That is ``\\"``, ``\\\\``, and ``\\xhh`` for each byte that is not printable ASCII.
+    """
     if _QUOTABLE.fullmatch(text):
         return text
     return "".join(
@@ -60,33 +62,35 @@ def quotable(text: str) -> str:
 
 
 def encoded(fields: dict[str, Any]) -> bytes:
-    """A JSON object without anything that cannot be printed, and without lone surrogates, which
-    undecodable bytes of a request become."""
+    """Encode a JSON object without characters that cannot be printed, and without lone surrogates.
+
+    Undecodable bytes of a request become such surrogates.
+    """
     whole = {
         name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
         for name, value in fields.items()
     }
-    # What is not ASCII is in strings only, where escapes are.
+    # Characters beyond ASCII appear in strings only, so the escapes below are valid JSON.
     return printable(msgspec.json.encode(whole).decode()).encode()
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with milliseconds."""
+    """Return the time as RFC 3339 in UTC with milliseconds."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{whole}.{int(seconds * 1000) % 1000:03d}Z"
 
 
 def _request_id(record: logging.LogRecord) -> str:
-    trail = CURRENT.get()
-    known: str = record.__dict__.get("request_id", "") or (trail.request_id if trail else "")
-    return known
+    context = CURRENT.get()
+    known: str = record.__dict__.get("request_id", "")
+    return known or (context.request_id if context else "")
 
 
 class PlainFormatter(logging.Formatter):
     """``time [pid] LEVEL name: message (request id)``; a traceback follows in lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record."""
+        """Format one record."""
         name = _request_id(record)
         text = (
             f"{timestamp(record.created)} [{os.getpid()}] {record.levelname} {record.name}: "
@@ -96,10 +100,10 @@ class PlainFormatter(logging.Formatter):
 
 
 class BareFormatter(logging.Formatter):
-    """The message, and nothing else; a traceback follows in lines of its own."""
+    """The message alone; a traceback follows in lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record."""
+        """Format one record."""
         return printable(record.getMessage()) + _trace(self, record)
 
 
@@ -113,7 +117,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line; fields of the access log are its members."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record."""
+        """Format one record."""
         fields: dict[str, Any] = {
             "time": timestamp(record.created),
             "level": record.levelname.lower(),
@@ -130,7 +134,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(kind: LogFormat, level: str, *, bare: bool = False) -> None:
-    """Log to standard error from now on. ``bare`` plain lines are messages and nothing else."""
+    """Log to standard error from now on. ``bare`` makes plain lines of the message alone."""
     handler = logging.StreamHandler()
     formatter = BareFormatter() if bare else PlainFormatter()
     handler.setFormatter(JsonFormatter() if kind == "json" else formatter)
@@ -139,27 +143,27 @@ def set_up(kind: LogFormat, level: str, *, bare: bool = False) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # What was switched on by itself is not switched off by a level.
+    # The access log has a switch of its own, which a level must not override.
     logging.getLogger(ACCESS).setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)
 class AccessLine:
-    """One request: who asked for what, and how it ended. Never the query."""
+    """One request of the access log, without its query."""
 
     address: str
-    """The client's; empty where there is none."""
+    """Client address; empty without one."""
     method: str
     path: str
     version: str
     status: int
     size: int
-    """Bytes sent, with the head."""
+    """Bytes sent, including the head."""
     seconds: float
     agent: str
-    """The User-Agent header; empty where there is none."""
+    """User-Agent header; empty without one."""
     actor: str
-    """The access key; empty for nobody in particular."""
+    """Access key; empty without one."""
     request_id: str
 
 

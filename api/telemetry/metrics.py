@@ -1,6 +1,6 @@
-"""``/metrics`` in the Prometheus text format (version 0.0.4), over all workers together.
+"""Serves ``/metrics`` in the Prometheus text format (version 0.0.4), over all workers together.
 
-Worker 0 answers, on a listener of its own, from the shared board and from its store. The name of
+Worker 0 answers on a listener of its own, from the shared counters and from its store. The name of
 a namespace, an image, a key or a client never becomes a label.
 """
 
@@ -20,39 +20,39 @@ from .counters import BOUNDS, Counters, Slot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SYNC_SECONDS: Final = 1.0
-"""How late the other workers' commits and background work may be."""
+"""Longest delay in seconds of the other workers' commits and background work."""
 
 USAGE_SECONDS: Final = 30.0
-"""How old the sum over all namespaces may be: it takes a read for every hundred of them."""
+"""Longest age in seconds of the sum over all namespaces: it takes a read for every hundred."""
 
-_PAGE: Final = 100
+_PAGE_SIZE: Final = 100
 _GROUPS: Final = tuple(f"commits_{bound}" for bound in GROUP_BOUNDS)
 
 
 @runtime_checkable
-class _Informed(Protocol):
+class _LedgerInfo(Protocol):
     def info(self) -> dict[str, int]:
-        """Numbers of a ledger."""
+        """Return sizes and counts of a ledger."""
 
 
 def ledger_info(store: Store) -> dict[str, int]:
-    """Sizes and counts of the ledger; empty where it has none to tell."""
+    """Return sizes and counts of the ledger; empty if its backend has none."""
     ledger = store.core.ledger
-    return ledger.info() if isinstance(ledger, _Informed) else {}
+    return ledger.info() if isinstance(ledger, _LedgerInfo) else {}
 
 
 class Reporter:
-    """Brings what one worker's store counts by itself onto the board."""
+    """Copies the totals that one worker's store keeps into the worker's counters."""
 
     def __init__(self, store: Store, slot: Slot) -> None:
         self._store = store
         self._slot = slot
         self._last: dict[str, int] = {}
         self.server: web.Server | None = None
-        """Whose connections are counted."""
+        """Server whose connections are counted."""
 
     def sync(self) -> None:
-        """Add what came since the last time."""
+        """Add the growth of the totals since the last call."""
         swept, scrubbed = self._store.sweeper.total, self._store.scrubber.total
         info = ledger_info(self._store)
         totals = {
@@ -77,51 +77,51 @@ class Reporter:
 
 
 class Metrics:
-    """What a scrape is answered from."""
+    """The sources of a scrape."""
 
     def __init__(
-        self, store: Store, regions: Iterable[str], board: Counters, reporter: Reporter
+        self, store: Store, regions: Iterable[str], counters: Counters, reporter: Reporter
     ) -> None:
         self._store = store
         self._regions = tuple(regions)
-        self._board = board
+        self._counters = counters
         self._reporter = reporter
         self._namespace_bytes = 0
-        self._usage_at = -USAGE_SECONDS
+        self._usage_time = -USAGE_SECONDS
 
     def application(self) -> web.Application:
-        """An application with ``/metrics`` only."""
+        """Return an application with ``/metrics`` only."""
         app = web.Application()
         app.router.add_get("/metrics", self._answer)
         return app
 
     async def _answer(self, _request: web.Request) -> web.Response:
         self._reporter.sync()
-        if time.monotonic() - self._usage_at >= USAGE_SECONDS:
+        if time.monotonic() - self._usage_time >= USAGE_SECONDS:
             self._namespace_bytes = await self._usage()
-            self._usage_at = time.monotonic()
+            self._usage_time = time.monotonic()
         stats = await self._store.stats()
         lines = (
             *_store_lines(stats, self._namespace_bytes),
             *_scrub_lines(await self._store.scrubber.progress()),
             *_ledger_lines(ledger_info(self._store)),
-            *_board_lines(self._board),
+            *_counter_lines(self._counters),
         )
         body = "\n".join(lines) + "\n"
         return web.Response(body=body.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _usage(self) -> int:
-        """The sum of the sizes of all namespaces, in bytes."""
+        """Return the sum of the sizes of all namespaces, in bytes."""
         total = 0
         for region in self._regions:
             number = 1
             while True:
-                page = await self._store.namespaces.list(region, page=number, page_size=_PAGE)
+                page = await self._store.namespaces.list(region, page=number, page_size=_PAGE_SIZE)
                 total += sum(namespace.size for namespace in page.items)
-                if len(page.items) < _PAGE:
+                if len(page.items) < _PAGE_SIZE:
                     break
                 number += 1
-                await asyncio.sleep(0)  # other requests get their turn
+                await asyncio.sleep(0)  # let other requests run between pages
         return total
 
 
@@ -133,8 +133,10 @@ def _head(name: str, kind: str, text: str) -> Iterator[str]:
 def _histogram(
     name: str, bounds: Sequence[float], counts: Sequence[int], total: float, label: str = ""
 ) -> Iterator[str]:
-    """Samples of one histogram: ``counts`` is how many are up to each bound but not to the one
-    before, and how many beyond the last."""
+    """Yield the samples of a histogram.
+
+    ``counts`` has the values up to each bound and above the one before, and last those beyond all.
+    """
     first, braced = (f"{label},", f"{{{label}}}") if label else ("", "")
     summed = list(accumulate(counts))
     for bound, count in zip((*map(str, bounds), "+Inf"), summed, strict=True):
@@ -144,7 +146,7 @@ def _histogram(
 
 
 def _family(name: str, kind: str, text: str, samples: Mapping[str, float] | float) -> Iterator[str]:
-    """One metric. ``samples`` are values by their labels, or one value without labels."""
+    """Yield one metric. ``samples`` are values by their labels, or one value without labels."""
     yield from _head(name, kind, text)
     if isinstance(samples, Mapping):
         for labels, value in samples.items():
@@ -163,26 +165,26 @@ def _store_lines(stats: Stats, namespace_bytes: int) -> Iterator[str]:
         ("namespace_bytes", "Sum of the sizes of all namespaces.", namespace_bytes),
         ("blobs", "Blobs, each once.", stats.blobs),
         ("blob_bytes", "Sum of the sizes of all blobs, each once.", stats.blob_bytes),
-        ("stored_bytes", "What all blobs take on disk.", stats.stored_bytes),
+        ("stored_bytes", "Bytes of all blobs on disk.", stats.stored_bytes),
         ("dedupe_ratio", "holdfast_namespace_bytes over holdfast_blob_bytes.", ratio),
-        ("open_uploads", "Upload sessions that are open.", stats.uploads),
-        ("holds", "Rights to blobs that no manifest needs yet, or any more.", stats.holds),
-        ("trash_entries", "Deleted things that can be brought back.", stats.trash),
+        ("open_uploads", "Open upload sessions.", stats.uploads),
+        ("holds", "Holds on blobs that no manifest references yet, or any more.", stats.holds),
+        ("trash_entries", "Deleted objects that can be restored.", stats.trash),
         ("garbage_entries", "Length of the garbage queue.", stats.garbage),
-        ("aside_entries", "Entries of queues that met a damaged row, and wait.", stats.aside),
-        ("garbage_oldest_seconds", "How long the head of the queue has been due.", age),
+        ("aside_entries", "Queue entries parked after they met a damaged row.", stats.aside),
+        ("garbage_oldest_seconds", "Time since the head of the garbage queue became due.", age),
     )
     for name, text, value in gauges:
         yield from _family(name, "gauge", text, value)
-    text = "Bytes that sweeping gave back since the store was made."
+    text = "Bytes freed by the sweep since the store was created."
     yield from _family("freed_bytes_total", "counter", text, stats.freed_bytes)
 
 
 def _scrub_lines(progress: ScrubProgress) -> Iterator[str]:
     age = max(0.0, time.time() - progress.ended.timestamp()) if progress.ended is not None else 0.0
-    text = "How much of all blobs the present walk of the scrub has read; 0 between two walks."
+    text = "Part of all blobs read by the current scrub walk; 0 between walks."
     yield from _family("scrub_walk_ratio", "gauge", text, progress.part)
-    text = "Time since the last walk over all blobs ended; at first, since the store was made."
+    text = "Time since the last scrub walk ended, or since the store was created."
     yield from _family("scrub_walk_age_seconds", "gauge", text, age)
 
 
@@ -190,40 +192,40 @@ def _ledger_lines(info: Mapping[str, int]) -> Iterator[str]:
     texts = {
         "map_bytes": "Address space of the ledger.",
         "used_bytes": "Size of the ledger's file in use; it never shrinks.",
-        "live_bytes": "What rows take of it.",
+        "live_bytes": "Bytes of the ledger's file that rows take.",
         "entries": "Rows of the ledger.",
-        "readers": "Slots of readers taken.",
+        "readers": "Reader slots in use.",
     }
     for name, text in texts.items():
         if name in info:
             yield from _family(f"ledger_{name}", "gauge", text, info[name])
     if "last_txn" in info:
-        text = "Transactions since the ledger was made, of whatever process."
+        text = "Transactions of all processes since the ledger was created."
         yield from _family("ledger_transactions_total", "counter", text, info["last_txn"])
 
 
 _TALLIES: Final = {
-    "swept_entries": ("sweep_entries_total", "Entries that the sweep took."),
-    "swept_files": ("sweep_files_total", "Files that the sweep removed."),
-    "scrubbed_blobs": ("scrub_blobs_total", "Blobs that the scrub looked at."),
-    "scrubbed_bytes": ("scrub_bytes_total", "Bytes that the scrub read."),
-    "scrub_damaged": ("scrub_damaged_total", "Blobs that the scrub found damaged."),
-    "failed_handshakes": ("failed_handshakes_total", "TLS handshakes that came to nothing."),
+    "swept_entries": ("sweep_entries_total", "Queue entries processed by the sweep."),
+    "swept_files": ("sweep_files_total", "Files removed by the sweep."),
+    "scrubbed_blobs": ("scrub_blobs_total", "Blobs checked by the scrub."),
+    "scrubbed_bytes": ("scrub_bytes_total", "Bytes read by the scrub."),
+    "scrub_damaged": ("scrub_damaged_total", "Damaged blobs found by the scrub."),
+    "failed_handshakes": ("failed_handshakes_total", "Failed TLS handshakes."),
     "malformed_requests": (
         "malformed_requests_total",
-        "What came in place of a request; the rest of its connection is not read.",
+        "Malformed requests; each ends its connection.",
     ),
     "failed_logins": ("failed_logins_total", "Requests with a secret that belongs to no key."),
-    "audit_failed": ("audit_failures_total", "Lines that the audit log could not take."),
+    "audit_failed": ("audit_failures_total", "Audit log lines that could not be written."),
 }
 _LIMITS: Final = ("address", "key", "login")
 _REFUSALS: Final = ("full", "address")
 
 
-def _board_lines(board: Counters) -> Iterator[str]:
-    sums = board.sums()
-    tallies = board.tallies(sums)
-    rows = board.rows(sums)
+def _counter_lines(counters: Counters) -> Iterator[str]:
+    sums = counters.sums()
+    tallies = counters.tallies(sums)
+    rows = counters.rows(sums)
     requests = {
         f'route="{route}",method="{method}",status="{status}"': count
         for route, row in rows.items()
@@ -247,6 +249,6 @@ def _board_lines(board: Counters) -> Iterator[str]:
     limited = {f'limit="{kind}"': tallies[f"limited_{kind}"] for kind in _LIMITS}
     yield from _family("limited_requests_total", "counter", "Requests answered 429.", limited)
     refused = {f'reason="{why}"': tallies[f"refused_{why}"] for why in _REFUSALS}
-    text = "Connections that were not taken: too many in all, or of one address."
+    text = "Refused connections: too many in all, or from one address."
     yield from _family("refused_connections_total", "counter", text, refused)
     yield from _family("connections", "gauge", "Open connections.", tallies["connections"])

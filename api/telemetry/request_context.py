@@ -1,7 +1,7 @@
-"""What is known of the request that runs: for log lines, metrics, limits and the audit log.
+"""Holds the facts of the running request, for log lines, metrics, limits and the audit log.
 
-The server's middleware lays a trail; handlers write on it what they learn, wherever they are,
-without knowing who reads it. In an application without it nothing happens.
+The server's middleware begins a context; handlers add facts as they learn them, without knowing who
+reads them. In an application without the middleware, the functions here do nothing.
 """
 
 from __future__ import annotations
@@ -17,119 +17,119 @@ from holdfast.engine import Key
 from .waits import Steps
 
 OTHER: Final = "other"
-"""The route of what reaches no endpoint."""
+"""Route of requests that reach no endpoint."""
 
 
-class Guard(Protocol):
-    """Limits that are looked at where it is known what they are of."""
+class RateLimiter(Protocol):
+    """The limits of a request, each charged once its subject is known."""
 
     def arrive(self) -> int:
-        """Count a request of its address; 0, or after how many seconds it may be made."""
+        """Count a request of its address. Return 0, or the seconds until it may be made."""
 
     def charge(self, access_key: str) -> int:
-        """Count a request of a key; 0, or after how many seconds it may be made."""
+        """Count a request of a key. Return 0, or the seconds until it may be made."""
 
     def login_wait(self) -> int:
-        """After how many seconds a secret may be looked up; 0 is now."""
+        """Return the seconds until a secret may be looked up; 0 is now."""
 
     def login_failed(self) -> None:
-        """A secret was looked up, and belongs to no key."""
+        """Count a login with a secret that belongs to no key."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request."""
+    """The facts of one request."""
 
     request_id: str = field(default_factory=lambda: str(uuid4()))
     address: str = ""
-    """The client's, as far as proxies may say so; empty on a unix socket."""
+    """Client address behind trusted proxies; empty on a unix socket."""
 
     route: str = OTHER
-    """An endpoint or a path pattern: one of a fixed set."""
+    """Endpoint or path pattern: one of a fixed set."""
 
     action: str = ""
-    """The operation of the management API, where it is one."""
+    """Operation of the management API; else empty."""
 
     actor: str = ""
-    """The access key; empty for nobody in particular."""
+    """Access key; empty without one."""
 
     kind: str = ""
-    """Of the object: namespace, image, tag, key; manifest, blob, upload."""
+    """Kind of the object: namespace, image, tag, key; manifest, blob, upload."""
 
     id: str = ""
-    """The object's id or access key; of content its tag or digest."""
+    """Id or access key of the object; tag or digest of content."""
 
     name: str = ""
-    """The object's name; of content its repository."""
+    """Name of the object; repository of content."""
 
     region: str = ""
-    guard: Guard | None = None
+    limiter: RateLimiter | None = None
     bandwidth: Bandwidth | None = None
     flow: Flow | None = None
-    """Of the namespace whose content it moves; None where that has no limit."""
+    """Flow of the namespace whose content it moves; None without a bandwidth limit."""
 
     steps: Steps | None = None
-    """What it waited for, where somebody wants to know."""
+    """Waits of the request; None unless they are traced."""
 
 
-CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("holdfast.trail", default=None)
+CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("holdfast.request", default=None)
 
 
 def note_key(key: Key | None) -> int:
-    """The request is made with this key. 0, or after how many seconds it may be made."""
-    trail = CURRENT.get()
-    if trail is None or key is None:
+    """Note the key of the request. Return 0, or the seconds until the request may be made."""
+    context = CURRENT.get()
+    if context is None or key is None:
         return 0
-    trail.actor = key.access_key
-    return trail.guard.charge(key.access_key) if trail.guard is not None else 0
+    context.actor = key.access_key
+    return context.limiter.charge(key.access_key) if context.limiter is not None else 0
 
 
 def login_wait() -> int:
-    """After how many seconds the secret of this request may be looked up; 0 is now.
+    """Return the seconds until the secret of this request may be looked up; 0 is now.
 
-    To be asked right before every look-up: there is no other way to a key by its secret.
+    Call it right before every look-up: there is no other way to a key by its secret.
     """
-    trail = CURRENT.get()
-    return 0 if trail is None or trail.guard is None else trail.guard.login_wait()
+    context = CURRENT.get()
+    return 0 if context is None or context.limiter is None else context.limiter.login_wait()
 
 
 def note_failed_login() -> None:
-    """The request came with a secret that belongs to no key."""
-    trail = CURRENT.get()
-    if trail is not None and trail.guard is not None:
-        trail.guard.login_failed()
+    """Note that the secret of the request belongs to no key."""
+    context = CURRENT.get()
+    if context is not None and context.limiter is not None:
+        context.limiter.login_failed()
 
 
 def note_target(route: str, kind: str, *, action: str = "", name: str = "", id: str = "") -> None:  # noqa: A002 - as the field
-    """What the request is about."""
-    trail = CURRENT.get()
-    if trail is not None:
-        trail.route, trail.action = route, action
-        trail.kind, trail.name, trail.id = kind, name, id
+    """Note the endpoint and the object of the request."""
+    context = CURRENT.get()
+    if context is not None:
+        context.route, context.action = route, action
+        context.kind, context.name, context.id = kind, name, id
 
 
 def note_region(region: str) -> None:
-    """The region it belongs to."""
-    trail = CURRENT.get()
-    if trail is not None:
-        trail.region = region
+    """Note the region of the request."""
+    context = CURRENT.get()
+    if context is not None:
+        context.region = region
 
 
 def note_namespace(region: str, name: str) -> None:
-    """Whose content it moves."""
-    trail = CURRENT.get()
-    if trail is not None and trail.bandwidth is not None:
-        trail.flow = trail.bandwidth.of(region, name)
+    """Note the namespace whose content the request moves."""
+    context = CURRENT.get()
+    if context is not None and context.bandwidth is not None:
+        context.flow = context.bandwidth.of(region, name)
 
 
 def flow() -> Flow | None:
-    """What its content has to go through, where bandwidth is limited."""
-    trail = CURRENT.get()
-    return None if trail is None else trail.flow
+    """Return the flow that the request's content must go through; None without a limit."""
+    context = CURRENT.get()
+    return None if context is None else context.flow
 
 
 def note_object(id: str, name: str) -> None:  # noqa: A002 - as the field
-    """The object that it made or changed, which only the answer tells."""
-    trail = CURRENT.get()
-    if trail is not None:
-        trail.id, trail.name = id or trail.id, name or trail.name
+    """Note the object that the request made or changed, known only from the answer."""
+    context = CURRENT.get()
+    if context is not None:
+        context.id, context.name = id or context.id, name or context.name

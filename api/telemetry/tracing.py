@@ -1,12 +1,11 @@
-"""Traces: a span for each request, and below it one for each kind of thing that it waited for,
-sent to a collector by OTLP over HTTP.
+"""Traces requests: a span for each, and below it one for each kind of wait, by OTLP over HTTP.
 
-An extra, ``holdfast[otel]``: nothing of OpenTelemetry is imported unless traces are switched on.
-Spans are made when their request has ended, from what the access log and the metrics know of it
-too, so nothing of OpenTelemetry runs while it does. A secret is in none: no query, no header but
+An extra, ``holdfast[otel]``: nothing of OpenTelemetry is imported unless traces are switched on. A
+span is made once its request has ended, from the facts of the access log and the metrics, so no
+code of OpenTelemetry runs during a request. Spans contain no secret: no query, no header but
 ``User-Agent``.
 
-Besides the endpoint, what OpenTelemetry's own variables say counts: ``OTEL_TRACES_SAMPLER``,
+Besides the endpoint, OpenTelemetry's own variables apply: ``OTEL_TRACES_SAMPLER``,
 ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_BSP_…``.
 """
 
@@ -32,29 +31,29 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "holdfast"
 PATH: Final = "/v1/traces"
-"""Where a collector takes spans, below its endpoint (OTLP specification, "OTLP/HTTP Request")."""
+"""Path of a collector below its endpoint (OTLP specification, "OTLP/HTTP Request")."""
 
 CLOSE_SECONDS: Final = 2.0
-"""How long a stop waits for a collector to take what is left."""
+"""Time in seconds that a stop waits for a collector to take the rest."""
 
 EXPORT_SECONDS: Final = 10.0
-"""How long a collector may take for one batch."""
+"""Time in seconds for a collector to take one batch."""
 
 STATE_CHARS_MAX: Final = 512
-"""Of ``tracestate``: what W3C's Trace Context wants to be passed on (section 3.3.1.5)."""
+"""Characters kept of ``tracestate``: W3C's Trace Context wants at least these (section 3.3.1.5)."""
 
 _CHARS_MAX: Final = 1024
-"""Of what clients write: it bounds what waits to be sent."""
+"""Characters kept of text from clients, which bounds the queue of spans."""
 
 _PARENT: Final = "traceparent"
 _STATE: Final = "tracestate"
-_SILENT: Final = frozenset(("/healthz", "/readyz"))
-"""Routes that are asked every few seconds, and tell nothing."""
+_UNTRACED_ROUTES: Final = frozenset(("/healthz", "/readyz"))
+"""Routes of probes, called every few seconds and of no interest."""
 
 _METHODS: Final = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 )
-_V2: Final = {
+_V2_ROUTES: Final = {
     "ping": "/v2/",
     "catalog": "/v2/_catalog",
     "registry_extensions": "/v2/_oci/ext/discover",
@@ -67,11 +66,11 @@ _V2: Final = {
     "upload": "/v2/{name}/blobs/uploads/{session}",
     "referrers": "/v2/{name}/referrers/{digest}",
 }
-"""Endpoints as OpenTelemetry wants routes: as patterns of paths."""
+"""Endpoints as path patterns, the form that OpenTelemetry wants for routes."""
 
 
 def missing() -> bool:
-    """Whether the packages of the extra are not installed."""
+    """Return True if the packages of the extra are not installed."""
     try:
         return find_spec("opentelemetry.exporter.otlp.proto.http") is None
     except ModuleNotFoundError:
@@ -79,35 +78,35 @@ def missing() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A request that has ended, as far as the access log does not say it."""
+class EndedRequest:
+    """A request that has ended: its access line, and the facts that are not in it."""
 
     line: AccessLine
     route: str
-    """An endpoint or a path pattern."""
+    """Endpoint or path pattern."""
     scheme: str
     gone: bool
-    """Whether the client left before its answer."""
+    """True if the client left before its answer."""
     name: str = ""
-    """Of the repository or the object."""
+    """Name of the repository or the object."""
     region: str = ""
     parent: str = ""
-    """The header ``traceparent``; empty where there is none, or more than one."""
+    """Header ``traceparent``; empty without one, or with more than one."""
     state: str = ""
-    """The header ``tracestate``."""
+    """Header ``tracestate``."""
     steps: Iterable[Step] = ()
-    """What it waited for."""
+    """Waits of the request."""
 
 
 class Traces:
-    """Makes spans of one worker's requests and sends them, from a thread of its own.
+    """Makes spans of one worker's requests, and sends them from a thread of its own.
 
-    What waits to be sent is bounded (2048 spans unless ``OTEL_BSP_MAX_QUEUE_SIZE`` says
-    otherwise): where a collector does not keep up, spans are lost and requests are not held up.
+    The queue of spans is bounded (2048 unless ``OTEL_BSP_MAX_QUEUE_SIZE`` sets it). If a collector
+    does not keep up, spans are dropped and requests are not delayed.
     """
 
     def __init__(self, endpoint: str, version: str) -> None:
-        """``endpoint`` is a collector's base URL. Raises ImportError without the extra."""
+        """Connect to a collector's base URL. Raises ImportError without the extra."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -117,7 +116,7 @@ class Traces:
         about = Resource(
             {"service.name": SERVICE, "service.version": version, "process.pid": os.getpid()}
         )
-        # What the operator says of the service wins over what we say.
+        # The operator's attributes win over the defaults.
         self._provider = TracerProvider(
             resource=about.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
         )
@@ -126,11 +125,11 @@ class Traces:
         self._tracer: Tracer = self._provider.get_tracer(SERVICE, version)
         self._propagator = TraceContextTextMapPropagator()
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: EndedRequest) -> None:
         """Make the span of a request that ends now."""
         from opentelemetry.trace import SpanKind, StatusCode
 
-        if ended.route in _SILENT:
+        if ended.route in _UNTRACED_ROUTES:
             return
         line = ended.line
         now, clock = time.time_ns(), time.perf_counter()
@@ -138,17 +137,17 @@ class Traces:
         def when(at: float) -> int:
             return now - int((clock - at) * 1e9)
 
-        # Its seconds were counted a moment ago, and the moment may be long on a busy machine: so
-        # it would seem to begin after what it waited for.
+        # ``line.seconds`` was taken a moment ago, which may be long on a busy machine. Without the
+        # minimum, the request could seem to begin after its first wait.
         steps = tuple(ended.steps)
         begun = min((now - int(line.seconds * 1e9), *(when(step.begun) for step in steps)))
         method = line.method if line.method in _METHODS else "_OTHER"
-        route = _V2.get(ended.route, ended.route)
+        route = _V2_ROUTES.get(ended.route, ended.route)
         # Semantic conventions 1.x, "HTTP server span".
         name = "HTTP" if method == "_OTHER" else method
         span = self._tracer.start_span(
             name if route == OTHER else f"{name} {route}",
-            context=self._context(ended),
+            context=self._parent_context(ended),
             kind=SpanKind.SERVER,
             attributes=_attributes(ended, method, route),
             start_time=begun,
@@ -158,37 +157,37 @@ class Traces:
         if line.status >= 500:
             span.set_status(StatusCode.ERROR)
         if span.is_recording():
-            self._below(span, steps, when)
+            self._add_waits(span, steps, when)
         span.end(now)
 
-    def _below(self, span: Span, steps: Iterable[Step], when: Callable[[float], int]) -> None:
-        """Make the spans of what a request waited for. ``when`` tells the time of a clock."""
+    def _add_waits(self, span: Span, steps: Iterable[Step], when: Callable[[float], int]) -> None:
+        """Make the spans of a request's waits. ``when`` converts a time of ``perf_counter``."""
         from opentelemetry.context import Context
         from opentelemetry.trace import set_span_in_context
 
         context = set_span_in_context(span, Context())
         for step in steps:
             attributes = {"holdfast.count": step.count, "holdfast.seconds": step.seconds}
-            below = self._tracer.start_span(
+            wait_span = self._tracer.start_span(
                 step.what, context=context, attributes=attributes, start_time=when(step.begun)
             )
-            below.end(when(step.ended))
+            wait_span.end(when(step.ended))
 
-    def _context(self, ended: Ended) -> Context:
-        """The trace that the client says the request belongs to; else one of its own."""
+    def _parent_context(self, ended: EndedRequest) -> Context:
+        """Return the trace that the client names, or the context of a new one."""
         from opentelemetry.context import Context
 
         carrier = {_PARENT: ended.parent, _STATE: ended.state[:STATE_CHARS_MAX]}
         return self._propagator.extract(carrier, Context())
 
     async def close(self) -> None:
-        """Send what is left, for CLOSE_SECONDS at most."""
+        """Send the rest of the queue, for CLOSE_SECONDS at most."""
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, CLOSE_SECONDS)
 
 
-def _attributes(ended: Ended, method: str, route: str) -> Mapping[str, str | int]:
+def _attributes(ended: EndedRequest, method: str, route: str) -> Mapping[str, str | int]:
     line = ended.line
     named = {
         "http.request.method": method,
@@ -203,7 +202,8 @@ def _attributes(ended: Ended, method: str, route: str) -> Mapping[str, str | int
         "holdfast.name": ended.name,
         "holdfast.region": ended.region,
     }
-    # Text that is none (lone surrogates, which undecodable bytes become) would lose a whole batch.
+    # Undecodable bytes became lone surrogates. One of them would make the exporter lose a whole
+    # batch.
     attributes: dict[str, str | int] = {
         key: value.encode("utf-8", "replace").decode() for key, value in named.items() if value
     }

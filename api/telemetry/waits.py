@@ -1,4 +1,4 @@
-"""What a request waits for, for the spans below its own."""
+"""Sums up the waits of a request, for the spans below its own."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from dataclasses import dataclass
 from typing import Final
 
 STEPS_MAX: Final = 32
-"""Kinds of waits of one request that are told apart; there are not as many."""
+"""Kinds of waits that a request may have; there are fewer."""
 
 
 @dataclass(slots=True)
 class Step:
-    """All waits of one kind: a body is written in thousands of pieces, of which nobody wants a
-    span each. Times are of perf_counter."""
+    """The waits of one kind. Times are of ``perf_counter``.
+
+    A body is written in thousands of pieces: one span sums them up.
+    """
 
     what: str
     begun: float
-    """The first one's."""
+    """Begin of the first wait."""
     ended: float
-    """The last one's."""
+    """End of the last wait."""
     seconds: float
-    """Of all of them."""
+    """Sum of all waits, in seconds."""
     count: int = 1
 
 
 class Steps:
-    """Of one request, in the order in which they were first over (``engine.Waits``)."""
+    """The waits of one request, in the order of their first ends (``engine.Waits``)."""
 
     __slots__ = ("_steps",)
 
@@ -34,7 +36,7 @@ class Steps:
         self._steps: dict[str, Step] = {}
 
     def waited(self, what: str, begun: float, ended: float) -> None:
-        """As ``engine.Waits``."""
+        """Add a wait (``engine.Waits``)."""
         step = self._steps.get(what)
         if step is not None:
             step.begun = min(step.begun, begun)

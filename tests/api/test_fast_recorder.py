@@ -23,7 +23,7 @@ from holdfast.api.access_log import AccessLogger
 from holdfast.api.fast.recorder import FastRecorder
 from holdfast.api.limits import rates as limits
 from holdfast.api.limits.rates import Limits, Rates
-from holdfast.api.middleware import ROUTES, Watch
+from holdfast.api.middleware import ROUTES, RequestMiddleware
 from holdfast.api.telemetry.audit import Audit
 from holdfast.api.telemetry.counters import Counters, Layout, Row, Slot, create
 
@@ -62,7 +62,9 @@ class Watched:
             self.lane = CountingLane(world.store, world.settings, watch)
 
         def around(app: web.Application) -> None:
-            watch = Watch(world.settings, slot=self.slot, limits=self.limits, audit=self.audit)
+            watch = RequestMiddleware(
+                world.settings, slot=self.slot, limits=self.limits, audit=self.audit
+            )
             watch.install(app)
 
         return await stack.enter_async_context(

@@ -127,7 +127,8 @@ def test_broken_requests(edge: Edge, name: str, lines: pytest.LogCaptureFixture)
             assert b"X-Request-Id: " in head
             request_id = head.partition(b"X-Request-Id: ")[2][:36].decode()
             (line,) = quiet(lines)
-            assert line.startswith(f"{request_id} 127.0.0.1: {status}, ")
+            assert line.startswith(f"{request_id}: malformed request from 127.0.0.1: ")
+            assert line.endswith(f"; answered {status}")
             assert len(line) < 200
             assert "\n" not in line
 

@@ -262,7 +262,7 @@ def test_the_default_is_for_others_than_this_machine() -> None:
 
 def test_a_bucket_is_found_again_wherever_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever pushed it out of its place, and however many places are remembered."""
-    monkeypatch.setattr(limits, "REMEMBERED_MAX", 3)
+    monkeypatch.setattr(limits, "CELLS_FOUND_MAX", 3)
     descriptor = limits.create()
     first, second = (Limits(descriptor, Rates(address=0.001)) for _ in range(2))
     os.close(descriptor)

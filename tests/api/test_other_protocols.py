@@ -74,7 +74,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     async def spy(one: Any, *args: Any) -> Any:
         finished = await finish(one, *args)
-        found.append(one._open)
+        found.append(one._open_requests)
         return finished
 
     monkeypatch.setattr(connection.Connection, "finish_response", spy)

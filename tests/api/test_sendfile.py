@@ -457,7 +457,7 @@ def test_a_file_that_cannot_be_read_breaks_the_connection(
         run(story)
     errors = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(errors) == 1
-    assert "breaking off" in errors[0].getMessage()
+    assert "closing the connection" in errors[0].getMessage()
     assert errors[0].exc_info is None
 
 

@@ -206,8 +206,8 @@ def test_the_roster_adds_up_over_processes() -> None:
     told: list[str] = []
     house = ConnectionLimits(total=5, of_address=3, of_process=4)
     doors = [
-        Admission(house, first, 0, is_many=lambda host: host == "10.0.0.9", tell=told.append),
-        Admission(house, second, 2, tell=told.append),
+        Admission(house, first, 0, is_proxy=lambda host: host == "10.0.0.9", on_event=told.append),
+        Admission(house, second, 2, on_event=told.append),
     ]
     here, there, proxy = ("10.0.0.1", 1), ("10.0.0.2", 1), ("10.0.0.9", 1)
     assert [doors[n % 2].enter(here) for n in range(4)] == [None, None, None, "address"]

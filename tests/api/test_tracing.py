@@ -29,7 +29,7 @@ from support.server import WAIT_SECONDS, command
 
 from holdfast.api.http.slow_clients import Pace
 from holdfast.api.telemetry.logs import AccessLine
-from holdfast.api.telemetry.tracing import Ended, Traces
+from holdfast.api.telemetry.tracing import EndedRequest, Traces
 from holdfast.api.telemetry.waits import Step, Steps
 from holdfast.engine import WAITS
 
@@ -228,14 +228,16 @@ def check_what_uploads_waited_for(collector: Collector) -> None:
             assert 0 <= step["holdfast.seconds"] < 60
 
 
-def ended(**more: Any) -> Ended:
+def ended(**more: Any) -> EndedRequest:
     line = {
         "address": "192.0.2.1", "method": "GET", "path": "/v2/a/b/manifests/v1",
         "version": "HTTP/1.1", "status": 200, "size": 0, "seconds": 0.5, "agent": "x",
         "actor": "", "request_id": "1",
     }  # fmt: skip
     rest = {key: more.pop(key) for key in ("gone", "parent", "state", "steps") if key in more}
-    return Ended(AccessLine(**{**line, **more}), "manifest", "https", **{"gone": False, **rest})
+    return EndedRequest(
+        AccessLine(**{**line, **more}), "manifest", "https", **{"gone": False, **rest}
+    )
 
 
 async def test_a_wait_for_the_client_is_told() -> None:
