@@ -1,4 +1,4 @@
-"""What a worker measures, limits and records besides serving: made of its settings."""
+"""Counters, rate limits, audit log, traces and metrics of a worker, built from its settings."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from holdfast.engine import Store
 from .listeners import BACKLOG
 from .settings import Settings
 
-SCRAPERS: Final = ConnectionLimits(total=64, of_address=16, of_process=64)
-"""Connections to the metrics: a scraper has one."""
+SCRAPE_CONNECTIONS: Final = ConnectionLimits(total=64, of_address=16, of_process=64)
+"""Limits of connections to the metrics; a scraper needs one."""
 
 KEEPALIVE_SECONDS: Final = 75.0
-"""Of theirs: longer than the usual interval between two scrapes."""
+"""Idle time in seconds of a scraper's connection, longer than the usual scrape interval."""
 
 
 class Instruments:
-    """Board, limits, audit log, traces and metrics of one worker.
+    """Counters, limits, audit log, traces and metrics of one worker.
 
-    ``board``, ``limits`` and ``bandwidth`` are descriptors of what all workers share; there is a
-    board only where there are metrics.
+    ``counters``, ``limits`` and ``bandwidth`` are descriptors of memory that all workers share;
+    ``counters`` is None without metrics.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class Instruments:
         app_settings: AppSettings,
         store: Store,
         *,
-        board: int | None,
+        counters: int | None,
         slot: int,
         limits: int,
         bandwidth: int,
     ) -> None:
-        """Raises OSError where the audit log cannot be opened."""
+        """Raises OSError if the audit log cannot be opened."""
         self._settings = settings
         self._app_settings = app_settings
         self._store = store
         layout = Layout(ROUTES)
-        self._board = None if board is None else Counters(board, layout)
-        self._slot = None if board is None else Slot(board, slot, layout)
+        self._counters = None if counters is None else Counters(counters, layout)
+        self._slot = None if counters is None else Slot(counters, slot, layout)
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
         self._limits = Limits(limits, settings.rates)
         rate = settings.bounds.bandwidth
@@ -73,8 +73,8 @@ class Instruments:
         self._scrapes: web.AppRunner | None = None
 
     def install(self, app: web.Application) -> None:
-        """RequestMiddleware an application. Call it before the application runs."""
-        watch = RequestMiddleware(
+        """Add the middleware to an application. Call it before the application runs."""
+        middleware = RequestMiddleware(
             self._app_settings,
             slot=self._slot,
             limits=self._limits,
@@ -82,19 +82,22 @@ class Instruments:
             audit=self._audit,
             traces=self._traces,
         )
-        watch.install(app)
+        middleware.install(app)
 
-    def tell(self, name: str) -> None:
-        """Count something that belongs to no route (``board.TALLIES``)."""
+    def count_event(self, name: str) -> None:
+        """Count an event that belongs to no route (``counters.TALLIES``)."""
         if self._slot is not None:
             self._slot.add(name)
 
-    def lane(self) -> FastReads | None:
-        """The fast lane, unless it is switched off."""
+    def fast_reads(self) -> FastReads | None:
+        """Return the fast path, or None if it is switched off.
+
+        It gets a recorder only if there is something to record: that costs each request time.
+        """
         settings = self._settings
         if not settings.fast_path:
             return None
-        watch = FastRecorder(
+        recorder = FastRecorder(
             slot=self._slot,
             limits=self._limits if self._limits.are_active else None,
             bandwidth=self._bandwidth,
@@ -102,7 +105,7 @@ class Instruments:
             audit=self._audit,
             traces=self._traces,
         )
-        watched = (
+        records = (
             self._slot is not None
             or self._limits.are_active
             or self._bandwidth is not None
@@ -110,27 +113,27 @@ class Instruments:
             or self._audit is not None
             or self._traces is not None
         )
-        return FastReads(self._store, self._app_settings, watch if watched else None)
+        return FastReads(self._store, self._app_settings, recorder if records else None)
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
-        """Begin to count what ``runner`` serves; answer scrapes on these sockets."""
-        if self._reporter is None or self._board is None:
+        """Start counting the connections of ``runner``, and serve scrapes on the sockets."""
+        if self._reporter is None or self._counters is None:
             return
         self._reporter.server = runner.server
         self._task = asyncio.create_task(self._reporter.forever(), name="metrics")
         if sockets:
             regions = self._settings.regions
-            metrics = Metrics(self._store, regions, self._board, self._reporter)
+            metrics = Metrics(self._store, regions, self._counters, self._reporter)
             self._scrapes = web.AppRunner(
                 metrics.application(), access_log=None, keepalive_timeout=KEEPALIVE_SECONDS
             )
             await self._scrapes.setup()
             for sock in sockets:
-                admission = Admission(SCRAPERS)
+                admission = Admission(SCRAPE_CONNECTIONS)
                 await Site(self._scrapes, sock, backlog=BACKLOG, admission=admission).start()
 
     async def stop(self) -> None:
-        """Put the last numbers on the board and let go of everything. May be called twice."""
+        """Write the last counts and close everything. May be called twice."""
         if self._scrapes is not None:
             await self._scrapes.cleanup()
             self._scrapes = None

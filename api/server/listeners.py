@@ -1,7 +1,8 @@
-"""The listening sockets of a server: for every address one socket for each worker.
+"""The listening sockets of a server: one socket per address and worker.
 
-They share the port (SO_REUSEPORT), so the kernel spreads connections over the workers. The
-supervisor keeps them open: a connection that comes while a worker restarts waits in its queue.
+The sockets of an address share its port (SO_REUSEPORT), so the kernel spreads connections over
+the workers. The supervisor keeps them open: while a worker restarts, new connections wait in the
+queue of its socket.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from .settings import Address
 
 BACKLOG: Final = 1024
-"""Connections that wait to be accepted, for each socket. The kernel's own bound is 4096."""
+"""Connections per socket that wait to be accepted; the kernel allows at most 4096."""
 
 PORTS_TRIED: Final = 100
 PORT_MAX: Final = 65535
@@ -25,20 +26,20 @@ UNIX_MODE: Final = 0o660
 
 
 class CannotListen(Exception):
-    """An address cannot be listened on. The text is one line; ``errno`` is the system's."""
+    """Listening on an address failed. The text is one line; ``errno`` is the system's."""
 
     def __init__(self, address: Address | Path, error: OSError) -> None:
         reason = {
             errno.EADDRINUSE: "the port is in use by another program",
-            errno.EADDRNOTAVAIL: "it is no address of this machine",
-            errno.EACCES: "the port needs more rights",
+            errno.EADDRNOTAVAIL: "it is not an address of this machine",
+            errno.EACCES: "the port needs more privileges",
         }.get(error.errno or 0, error.strerror or str(error))
         super().__init__(f"cannot listen on {address}: {reason}")
         self.errno = error.errno
 
 
 class Listeners:
-    """All sockets of one server. ``address`` is the main one, with its real port."""
+    """All listening sockets of a server. ``address`` is the main address with its real port."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -49,18 +50,18 @@ class Listeners:
         self.address: Address | None = None
 
     def listen(self, address: Address) -> Address:
-        """Listen on every IP address of a host, and return the address with the real port.
+        """Listen on every IP address of a host. Return the address with the real port.
 
-        Raises CannotListen; then nothing of it stays open.
+        Raises CannotListen; no socket stays open then.
         """
         try:
-            places = _resolve(address)
+            hosts = _resolve(address)
         except OSError as error:
             raise CannotListen(address, error) from None
         groups: list[list[socket.socket]] = []
         port = address.port or 0
         try:
-            for family, host in places:
+            for family, host in hosts:
                 group = _group(family, host, port, self._workers)
                 groups.append(group)
                 port = group[0].getsockname()[1]
@@ -75,7 +76,7 @@ class Listeners:
     def listen_too(self, endpoint: Address) -> bool:
         """Listen on a region's endpoint if it names a free port of this machine.
 
-        False when it does not: then something else, such as a proxy, is expected to answer there.
+        Return False otherwise: then another program, such as a proxy, serves the endpoint.
         """
         if endpoint.port is None or self.address is None:
             return False
@@ -93,9 +94,9 @@ class Listeners:
         return True
 
     def listen_next(self) -> int | None:
-        """Listen on the next free port after the main one, on its host; that port.
+        """Listen on the next free port after the main one, on its host. Return the port.
 
-        None where none of the next ``PORTS_TRIED`` is free. Raises CannotListen.
+        Return None if none of the next ``PORTS_TRIED`` ports is free. Raises CannotListen.
         """
         assert self.address is not None, "there is no main address yet"
         assert self.address.port is not None
@@ -115,11 +116,11 @@ class Listeners:
     def listen_unix(self, path: Path) -> None:
         """Listen on a unix socket, which all workers share (mode 0660). Raises CannotListen.
 
-        A socket that a killed server left is replaced; a living one, and any other file, is not.
+        Replace a socket that a killed server left behind, but no socket in use and no other file.
         """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _clear(path)
+            _remove_stale_socket(path)
             listener.bind(os.fspath(path))
             path.chmod(UNIX_MODE)
             listener.listen(BACKLOG)
@@ -129,7 +130,10 @@ class Listeners:
         self._unix, self._unix_path = listener, path.absolute()
 
     def listen_metrics(self, address: Address) -> Address:
-        """Listen for scrapes, which worker 0 answers; the real address. Raises CannotListen."""
+        """Listen for scrapes, which worker 0 serves. Return the real address.
+
+        Raises CannotListen.
+        """
         try:
             port = address.port or 0
             for family, host in _resolve(address):
@@ -140,20 +144,20 @@ class Listeners:
         return Address(address.host, port)
 
     def of_metrics(self) -> list[socket.socket]:
-        """The sockets for scrapes."""
+        """Return the sockets for scrapes."""
         return list(self._metrics)
 
     def ports(self) -> set[int]:
-        """The ports listened on."""
+        """Return the ports of all TCP listeners except the metrics."""
         return {group[0].getsockname()[1] for group in self._groups}
 
     def of_worker(self, index: int) -> list[socket.socket]:
-        """The sockets of one worker."""
+        """Return the sockets of a worker."""
         shared = [] if self._unix is None else [self._unix]
         return [*(group[index] for group in self._groups), *shared]
 
     def close(self) -> None:
-        """Close this process's copies. The workers' own stay open."""
+        """Close this process's descriptors. Those of the workers stay open."""
         _close((*self._groups, self._metrics))
         self._groups, self._metrics = [], []
         if self._unix is not None and self._unix_path is not None:
@@ -162,21 +166,21 @@ class Listeners:
             self._unix = None
 
 
-def _clear(path: Path) -> None:
-    """Remove a socket that nobody listens on any more. Raises OSError (EADDRINUSE)."""
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a socket without a listener. Raises OSError (EADDRINUSE, EEXIST)."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
+        raise FileExistsError(errno.EEXIST, "the path is a file that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise OSError(errno.EADDRINUSE, "another program listens there")
+    raise OSError(errno.EADDRINUSE, "another program listens on it")
 
 
 def _close(groups: Iterable[Iterable[socket.socket]]) -> None:
@@ -186,20 +190,20 @@ def _close(groups: Iterable[Iterable[socket.socket]]) -> None:
 
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
-    """The IP addresses of a host, each once. Raises OSError (negative errno: unknown name)."""
+    """Return the IP addresses of a host, each once. Raises OSError (errno < 0: unknown name)."""
     found = socket.getaddrinfo(
         address.host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
     )
-    return list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
+    return list(dict.fromkeys((family, str(sockaddr[0])) for family, _, _, _, sockaddr in found))
 
 
 def _is_local(address: Address) -> bool:
-    """Whether a host is this machine: whether one of its IP addresses can be bound here."""
+    """Return True if an IP address of the host can be bound on this machine."""
     try:
-        places = _resolve(address)
+        hosts = _resolve(address)
     except OSError:
         return False
-    for family, host in places:
+    for family, host in hosts:
         try:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.bind((host, 0))
@@ -210,10 +214,10 @@ def _is_local(address: Address) -> bool:
 
 
 def _group(family: socket.AddressFamily, host: str, port: int, workers: int) -> list[socket.socket]:
-    """Listen once for each worker.
+    """Open one listening socket per worker on an address. Raises OSError.
 
-    The first one listens alone before it shares: with SO_REUSEPORT from the start, a second
-    server would quietly take half of the connections instead of being told that the port is used.
+    The first socket gets SO_REUSEPORT only after it listens. With it from the start, a second
+    server on the port would take half of the connections instead of failing with EADDRINUSE.
     """
     group: list[socket.socket] = []
     try:

@@ -1,9 +1,9 @@
-"""The owner key: all rights on all projects, made at the first start, kept in ``owner.json``.
+"""The owner key, which has all rights on all projects; created at the first start.
 
-The ledger has only a hash of its secret; the file (mode 0600) has the secret itself, for
-``holdfast env``. The file is written first and says ``pending`` until the ledger has the key, so
-a crash between the two is finished by the next start, while an owner key that somebody revoked
-later stays revoked.
+The ledger stores only a hash of the secret. ``owner.json`` (mode 0600) stores the secret itself,
+for ``holdfast env``. The server writes the file first and marks it ``pending`` until the ledger
+has the key. After a crash between the two steps the next start adds the key; without the mark it
+does not, so an owner key that was revoked stays revoked.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ VARIABLES: Final = {
 
 
 class OwnerError(Exception):
-    """The owner key of a data directory cannot be used as asked. The text is one line."""
+    """The owner key of a data directory is not usable. The text is one line."""
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The owner key as ``owner.json`` has it. Never log one: it has the secret."""
+    """The owner key as stored in ``owner.json``. Never log its fields: one is the secret."""
 
     access_key: str
     secret_key: str
     project_id: str
-    """Where its namespaces go when a request names no project."""
+    """Project of new namespaces when a request names none."""
 
     organization_id: str
     """The one organization of the installation."""
 
     pending: bool = False
-    """Whether the ledger may not have the key yet."""
+    """True until the ledger is known to have the key."""
 
     def __repr__(self) -> str:
         return f"Owner({self.access_key})"
 
 
-def given_by(environment: Mapping[str, str]) -> dict[str, str]:
-    """The fields that the environment sets, checked. Raises OwnerError naming the variable."""
+def read_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that the environment sets. Raises OwnerError with the bad variable."""
     given: dict[str, str] = {}
     for field, variable in VARIABLES.items():
         value = environment.get(variable, "")
@@ -74,7 +74,7 @@ def given_by(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def load_owner(directory: Path) -> Owner | None:
-    """Read ``owner.json``; None when there is none. Raises OwnerError when it is damaged."""
+    """Read ``owner.json``; return None without the file. Raises OwnerError if it is damaged."""
     path = directory / OWNER_FILE
     try:
         content = path.read_bytes()
@@ -85,33 +85,34 @@ def load_owner(directory: Path) -> Owner | None:
     try:
         owner = msgspec.json.decode(content, type=Owner)
     except msgspec.MsgspecError:
-        raise OwnerError(f"{path} is damaged: bring it back from a backup") from None
+        raise OwnerError(f"{path} is damaged: restore it from a backup") from None
     fields = (owner.secret_key, owner.project_id, owner.organization_id)
     if not ACCESS_KEY.fullmatch(owner.access_key) or not all(map(_UUID.fullmatch, fields)):
-        raise OwnerError(f"{path} is damaged: bring it back from a backup")
+        raise OwnerError(f"{path} is damaged: restore it from a backup")
     return owner
 
 
 async def ensure_owner(store: Store, directory: Path, given: Mapping[str, str]) -> Owner:
-    """The owner key of an open store, made if this is its first start.
+    """Return the owner key of an open store; create it at the first start.
 
-    ``given`` are the values from ``given_by``. Call it with the server lock held. Raises
-    OwnerError when they differ from the key that exists, or the ledger has another secret for it.
+    ``given`` has the fields from ``read_environment``. Call it with the server lock held. Raises
+    OwnerError if they differ from the existing key, or if the ledger has a different secret for it.
     """
     owner = load_owner(directory)
     if owner is None:
-        owner = _make(given)
+        owner = _create(given)
         _save(directory, owner)
-    _refuse_other(directory, owner, given)
+    _check_matches(directory, owner, given)
     if owner.pending:
-        await _enter(store, directory, owner)
+        # The ledger first: a crash before the second save leaves the mark, and _add is idempotent.
+        await _add(store, directory, owner)
         owner = msgspec.structs.replace(owner, pending=False)
         _save(directory, owner)
     return owner
 
 
 async def is_revoked(store: Store, owner: Owner) -> bool:
-    """Whether the ledger no longer has the owner key."""
+    """Return True if the ledger no longer has the owner key."""
     try:
         await store.keys.get(owner.access_key)
     except NotFound:
@@ -119,7 +120,7 @@ async def is_revoked(store: Store, owner: Owner) -> bool:
     return False
 
 
-def _make(given: Mapping[str, str]) -> Owner:
+def _create(given: Mapping[str, str]) -> Owner:
     generated = "SCW" + "".join(secrets.choice(_ALPHABET) for _ in range(17))
     project_id = given.get("project_id") or str(uuid4())
     return Owner(
@@ -139,24 +140,24 @@ def _save(directory: Path, owner: Owner) -> None:
     replace_file(directory / OWNER_FILE, content)
 
 
-def _refuse_other(directory: Path, owner: Owner, given: Mapping[str, str]) -> None:
+def _check_matches(directory: Path, owner: Owner, given: Mapping[str, str]) -> None:
     for field, value in given.items():
         if getattr(owner, field) != value:
             raise OwnerError(
                 f"{VARIABLES[field]} differs from {directory / OWNER_FILE}, which the first start "
-                "made: unset it, or set it to what that file says"
+                "created: unset it, or set it to the value in that file"
             )
 
 
-async def _enter(store: Store, directory: Path, owner: Owner) -> None:
-    """Give the ledger the key, unless the start that made the file already did."""
+async def _add(store: Store, directory: Path, owner: Owner) -> None:
+    """Add the key to the ledger, unless the start that created the file has done so."""
     known = await store.keys.authenticate(owner.secret_key)
     if known is not None and known.access_key == owner.access_key:
         return
     if known is not None or not await is_revoked(store, owner):
         raise OwnerError(
-            f"the store has this access key or secret with another counterpart: bring "
-            f"{directory / OWNER_FILE} back, or remove it and start with other values"
+            f"the store has this access key with another secret, or the secret with another access "
+            f"key: restore {directory / OWNER_FILE}, or remove it and set other values"
         )
     await store.keys.create(
         project_id=None,

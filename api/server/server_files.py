@@ -1,7 +1,7 @@
-"""The server's own files in a data directory, beside those of the store.
+"""The server's own files in a data directory, beside the files of the store.
 
-``server.lock`` is held by the running server, ``server.json`` says where it was last reached,
-``owner.json`` has the owner key.
+The running server holds ``server.lock``. ``server.json`` has the addresses it last served on,
+``owner.json`` the owner key.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ class DirectoryInUse(Exception):
 
 
 class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server of a data directory listens, for commands that run beside it."""
+    """Addresses of the server of a data directory, for commands that run beside it."""
 
     listen: str
-    """``host:port`` as a client on this machine reaches it."""
+    """``host:port`` for a client on this machine."""
 
     url: str
     """Base URL of both APIs."""
 
     registries: dict[str, str]
-    """Region to ``host[:port]`` as ``docker push`` takes it; the default one first."""
+    """Region to ``host[:port]`` for ``docker push``; the default region first."""
 
     tls: bool = False
-    """Whether ``listen`` speaks TLS."""
+    """True if ``listen`` speaks TLS."""
 
     def __post_init__(self) -> None:
         if not self.registries:
-            raise ValueError("a server has a region")
+            raise ValueError("a server needs a region")
 
     @property
     def region(self) -> str:
@@ -52,9 +52,9 @@ class ServerNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lock(directory: Path) -> int:
-    """Take the server lock and return its file descriptor; closing it gives the lock back.
+    """Take the server lock and return its file descriptor; closing it releases the lock.
 
-    Raises DirectoryInUse, and OSError when the directory cannot be written.
+    Raises DirectoryInUse, and OSError if the directory is not writable.
     """
     descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -69,20 +69,21 @@ def lock(directory: Path) -> int:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file so that a crash leaves the old content or the new, never a mixture.
+    """Replace a file atomically: after a crash it has the old content or the new.
 
-    It has mode 0600, and is durable on return. Only one process at a time may write a path: the
-    one with the lock.
+    The file has mode 0600 and is durable on return. Only the process that holds the lock may
+    write a path.
     """
     temporary = path.with_name(f"{path.name}.new")
     with suppress(FileNotFoundError):
-        temporary.unlink()  # of a process that died here; made anew for its mode
+        temporary.unlink()  # left by a crash; create it again to be sure of its mode
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
     temporary.replace(path)
+    # The rename is durable only once the directory is synced.
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(parent)
@@ -91,13 +92,13 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_note(directory: Path, note: ServerNote) -> None:
-    """Record where the server is reached."""
+    """Write ``server.json``."""
     content = msgspec.json.format(msgspec.json.encode(note)) + b"\n"
     replace_file(directory / NOTE_FILE, content)
 
 
 def read_note(directory: Path) -> ServerNote | None:
-    """Where the server was last reached; None when no server ran here, or the file is damaged."""
+    """Read ``server.json``; return None if no server has run here or the file is damaged."""
     try:
         content = (directory / NOTE_FILE).read_bytes()
     except FileNotFoundError:

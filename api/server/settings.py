@@ -1,4 +1,4 @@
-"""What the server can be told: read once from options and environment, checked here, then fixed."""
+"""Settings of ``holdfast serve``: parsed and checked once, then immutable."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from holdfast.engine import MANIFEST_BYTES_MAX, StoreConfig
 
 PORT_DEFAULT: Final = 5000
 WORKERS_MAX: Final = 256
-"""More than cores helps nobody; this only stops slips."""
+"""More workers than cores are of no use; this only stops mistakes."""
 REGIONS_MAX: Final = 64
 GRACE_SECONDS_MAX: Final = 24 * 3600.0
 WATCHDOG_SECONDS_MAX: Final = 3600.0
 
 RATE_DEFAULT: Final = 5000.0
-"""Requests a second of one address, and of one key: a client in a loop, not a cluster that
-starts. It does not hold for this machine itself."""
+"""Requests per second of one address, and of one key. It stops a client in a loop, not a cluster
+that starts. This machine itself has no default limit."""
 
 LOGIN_FAILURES_DEFAULT: Final = 60.0
-"""A minute, from one address: many more than a human or a broken job makes, and no use at all to
-whoever guesses secrets of 122 random bits."""
+"""Failed logins per minute from one address: more than a human or a broken job makes, and far too
+few to guess secrets of 122 random bits."""
 
 SOCKET_PATH_BYTES_MAX: Final = 107
-"""Linux's bound, unix(7)."""
+"""Limit of Linux, unix(7)."""
 
 UNIX: Final = "unix"
-"""Among the trusted proxies: whoever connects to the unix socket."""
+"""Trusted proxy that stands for all clients of the unix socket."""
 
 NO_LIMITS: Final = Rates()
 NO_BOUNDS: Final = Bounds()
@@ -63,7 +63,7 @@ _Number = TypeVar("_Number", int, float)
 
 
 class BadSetting(ValueError):
-    """An option or environment variable has a value that it cannot have. The text is one line."""
+    """The value of an option or environment variable is not valid. The text is one line."""
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(f"{option}: {reason}")
@@ -80,7 +80,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``HOST[:PORT]``, IPv6 addresses in brackets. Raises ValueError with the reason."""
+        """Parse ``HOST[:PORT]``, IPv6 addresses in brackets. Raises ValueError with the reason."""
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::([0-9]{1,5}))?", text)
         if match is None:
             raise ValueError(f"{text!r} is not HOST:PORT")
@@ -90,7 +90,7 @@ class Address:
         elif not _HOST.fullmatch(host):
             raise ValueError(f"{host!r} is not a host name")
         if port is not None and int(port) > 65535:
-            raise ValueError(f"{port} is no port")
+            raise ValueError(f"{port} is not a port: must be at most 65535")
         return cls(host, None if port is None else int(port))
 
     def __str__(self) -> str:
@@ -98,85 +98,85 @@ class Address:
         return host if self.port is None else f"{host}:{self.port}"
 
     def reachable(self) -> Address:
-        """The same for a client on this machine: a wildcard becomes the loopback address."""
+        """Return the address for a client on this machine: loopback for a wildcard."""
         loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104 # noqa: S104 - read, not bound
         return Address(loopback.get(self.host, self.host), self.port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of ``holdfast serve``, valid as a whole: make it with ``parse``."""
+    """All settings of ``holdfast serve``, checked together. Create them with ``parse``."""
 
     data: Path
-    """The data directory."""
+    """Data directory."""
 
     listen: Address
-    """Where to listen; port 0 takes a free one."""
+    """Address to listen on; port 0 picks a free port."""
 
     workers: int
-    """Worker processes."""
+    """Number of worker processes."""
 
     regions: tuple[str, ...]
-    """The first one is the default."""
+    """Names of the regions; the first is the default."""
 
     endpoints: Mapping[str, Address]
-    """Region to where its registry is reached."""
+    """Region to the address of its registry for clients."""
 
     public_url: str | None
-    """Base URL that clients use, where a proxy stands in front."""
+    """External base URL when behind a proxy."""
 
     create_namespaces: bool
-    """Whether pushes create namespaces."""
+    """True if a push creates a missing namespace."""
 
     trusted_proxies: tuple[str, ...]
-    """Networks in CIDR notation whose forwarding headers are believed."""
+    """Networks in CIDR notation whose forwarding headers are trusted, or ``UNIX``."""
 
     token_seconds: int
-    """Life of bearer tokens."""
+    """Lifetime of bearer tokens in seconds."""
 
     grace_seconds: float
-    """How long a stop waits for running requests."""
+    """Time in seconds that a stop waits for running requests."""
 
     access_log: bool
-    """Whether workers log requests to standard error."""
+    """True if workers log requests to standard error."""
 
     fast_path: bool = True
-    """Whether small reads may be answered without aiohttp (``fast``)."""
+    """True if small reads and pushes may bypass aiohttp (``fast``)."""
 
     bounds: Bounds = NO_BOUNDS
-    """Sizes, counts and bandwidth."""
+    """Limits of sizes, counts and bandwidth."""
 
     sparse_indexes: bool = False
-    """Whether an index may name manifests that the image does not have."""
+    """True if an index may refer to manifests that the image does not have."""
 
     watchdog_seconds: float = 60.0
-    """A worker of which nothing is heard for so long is ended; 0 is never."""
+    """Seconds without a heartbeat after which a worker is killed; 0 means never."""
 
     compression: Literal["auto", "never"] = "auto"
-    """Whether compressible blobs become zstd in the background."""
+    """``auto`` compresses suitable blobs with zstd in the background."""
 
     unix: Path | None = None
-    """A unix socket to listen on as well."""
+    """Path of an additional unix socket."""
 
     metrics: Address | None = None
-    """Where ``/metrics`` is; None is nowhere."""
+    """Address that serves ``/metrics``, or None."""
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    """Certificate chain and key of all TCP listeners but that of the metrics: both or none."""
+    """Certificate chain and key of all TCP listeners except the metrics: both or none."""
 
     log_format: LogFormat = "plain"
     log_level: str = "info"
     """One of ``logs.LEVELS``."""
 
     audit_log: str | None = None
-    """A file, or ``-`` for standard output."""
+    """Path of the audit log, or ``-`` for standard output."""
 
     traces: str | None = None
-    """Base URL of an OTLP collector that gets a span of each request."""
+    """Base URL of an OTLP collector that gets a span per request."""
 
     rates: Rates = NO_LIMITS
-    """Requests and failed logins by address and key, over all workers together."""
+    """Rate limits of requests and failed logins, over all workers."""
 
     @classmethod
     def parse(
@@ -216,7 +216,7 @@ class Settings:
         rate_key: float | None = None,
         login_failures: float = LOGIN_FAILURES_DEFAULT,
     ) -> Settings:
-        """Check the values as they were typed. Raises BadSetting, which names the option."""
+        """Parse and check the values of the options. Raises BadSetting with the option."""
         address = _checked("--listen", Address.parse, listen)
         cores = len(os.sched_getaffinity(0))
         names = _regions(regions)
@@ -247,7 +247,7 @@ class Settings:
                 connections=_within("--max-connections", max_connections, 1, CONNECTIONS_MAX),
                 address_connections=_within(
                     "--max-connections-per-address",
-                    _either(max_connections_per_address, ADDRESS_CONNECTIONS_DEFAULT),
+                    _or_default(max_connections_per_address, ADDRESS_CONNECTIONS_DEFAULT),
                     0,
                     CONNECTIONS_MAX,
                 ),
@@ -259,7 +259,7 @@ class Settings:
             else 0.0,
             compression=_compression(compression),
             unix=None if unix is None else _checked("--unix", _socket_path, unix),
-            metrics=None if metrics is None else _checked("--metrics", _place, metrics),
+            metrics=None if metrics is None else _checked("--metrics", _address_with_port, metrics),
             tls_cert=certificate,
             tls_key=key,
             log_format=_log_format(log_format),
@@ -268,9 +268,9 @@ class Settings:
             traces=None if traces is None else _checked("--traces", _collector, traces),
             rates=Rates(
                 address=_within(
-                    "--rate-address", _either(rate_address, RATE_DEFAULT), 0.0, RATE_MAX
+                    "--rate-address", _or_default(rate_address, RATE_DEFAULT), 0.0, RATE_MAX
                 ),
-                key=_within("--rate-key", _either(rate_key, RATE_DEFAULT), 0.0, RATE_MAX),
+                key=_within("--rate-key", _or_default(rate_key, RATE_DEFAULT), 0.0, RATE_MAX),
                 spare_local_address=rate_address is None,
                 spare_local_key=rate_key is None,
                 login=_within("--login-failures", login_failures, 0.0, RATE_MAX),
@@ -278,7 +278,7 @@ class Settings:
         )
 
     def for_app(self, organization_id: UUID | None, ports: Mapping[str, int]) -> AppSettings:
-        """The part that the HTTP application needs; ``ports`` are the regions' own."""
+        """Return the settings of the HTTP application; ``ports`` maps a region to its own port."""
         return AppSettings(
             regions=self.regions,
             endpoints={region: str(address) for region, address in self.endpoints.items()},
@@ -296,7 +296,7 @@ class Settings:
         )
 
     def for_store(self, *, background: bool) -> StoreConfig:
-        """The part that a store needs; ``background`` is for the one process that sweeps."""
+        """Return the settings of a store; ``background`` is True in the one worker that sweeps."""
         return StoreConfig(
             compression=self.compression,
             background=background,
@@ -307,7 +307,7 @@ class Settings:
         )
 
 
-def _either(value: _Number | None, default: _Number) -> _Number:
+def _or_default(value: _Number | None, default: _Number) -> _Number:
     return default if value is None else value
 
 
@@ -336,31 +336,31 @@ def _regions(texts: Iterable[str]) -> tuple[str, ...]:
         if not _REGION.fullmatch(region):
             raise BadSetting("--region", f"{region!r} is not a region such as fr-par")
     if len(set(regions)) != len(regions):
-        raise BadSetting("--region", "a region is named twice")
+        raise BadSetting("--region", "a region is given twice")
     if len(regions) > REGIONS_MAX:
-        raise BadSetting("--region", f"more than {REGIONS_MAX}")
+        raise BadSetting("--region", f"must be at most {REGIONS_MAX} regions")
     return regions
 
 
 def _endpoints(texts: Iterable[str], regions: tuple[str, ...]) -> dict[str, Address]:
     endpoints: dict[str, Address] = {}
     for text in texts:
-        region, equals, place = text.partition("=")
+        region, equals, host = text.partition("=")
         if not equals:
             raise BadSetting("--endpoint", f"{text!r} is not REGION=HOST[:PORT]")
         if region not in regions:
             raise BadSetting("--endpoint", f"{region!r} is not one of {', '.join(regions)}")
         if region in endpoints:
-            raise BadSetting("--endpoint", f"{region} is named twice")
-        endpoints[region] = _checked("--endpoint", Address.parse, place)
+            raise BadSetting("--endpoint", f"{region} is given twice")
+        endpoints[region] = _checked("--endpoint", Address.parse, host)
         if endpoints[region].port == 0:
             raise BadSetting("--endpoint", f"{region} needs a fixed port")
         if len(set(endpoints.values())) != len(endpoints):
-            raise BadSetting("--endpoint", f"{place} is the endpoint of two regions")
+            raise BadSetting("--endpoint", f"{host} is the endpoint of two regions")
     return endpoints
 
 
-def _place(text: str) -> Address:
+def _address_with_port(text: str) -> Address:
     address = Address.parse(text)
     if address.port is None:
         raise ValueError("needs a port")
@@ -370,7 +370,7 @@ def _place(text: str) -> Address:
 def _socket_path(text: str) -> Path:
     path = _directory(text)
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise ValueError(f"over {SOCKET_PATH_BYTES_MAX} bytes")
+        raise ValueError(f"must not exceed {SOCKET_PATH_BYTES_MAX} bytes")
     return path
 
 
@@ -421,7 +421,7 @@ def _collector(text: str) -> str:
     if missing():
         raise ValueError("needs the packages of holdfast[otel]")
     if "@" in urlsplit(text).netloc:
-        raise ValueError("credentials belong into OTEL_EXPORTER_OTLP_HEADERS")
+        raise ValueError("must not hold credentials: set OTEL_EXPORTER_OTLP_HEADERS")
     return _url(text)
 
 

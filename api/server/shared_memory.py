@@ -1,4 +1,4 @@
-"""Memory that all workers of a server share."""
+"""Memory that all workers of a server share, created by their supervisor."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from holdfast.api.telemetry import counters
 from .settings import Settings
 
 
-class Shared:
-    """The buckets of the limits, the clocks of the bandwidth, the roster of the workers and the
-    board of the metrics, as their supervisor has them."""
+class SharedMemory:
+    """Rate limit buckets, bandwidth clocks, worker table and counters of the metrics."""
 
     def __init__(self, settings: Settings) -> None:
         self.limits = rates.create()
         self.bandwidth = bandwidth.create()
-        self.roster = worker_table.create(2 * settings.workers)
-        self.workers = WorkerTable(self.roster)
-        self.board = None if settings.metrics is None else counters.create(2 * settings.workers)
+        self.worker_table = worker_table.create(2 * settings.workers)
+        self.workers = WorkerTable(self.worker_table)
+        self.counters = None if settings.metrics is None else counters.create(2 * settings.workers)
         self.slots = [2 * index for index in range(settings.workers)]
-        """Worker to its slot of board and roster. Each has two, for a worker and the one that
-        follows."""
+        """Worker to its current slot in counters and worker table.
+
+        Each worker has two slots: its replacement at a reload runs while the old one stops.
+        """
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What workers inherit."""
-        always = (self.limits, self.bandwidth, self.roster)
-        return always if self.board is None else (*always, self.board)
+        """Descriptors that workers inherit."""
+        always = (self.limits, self.bandwidth, self.worker_table)
+        return always if self.counters is None else (*always, self.counters)
 
-    def other(self, index: int) -> int:
-        """The slot of a worker that is not in turn."""
+    def idle_slot(self, index: int) -> int:
+        """Return the slot of a worker that is not its current one."""
         return self.slots[index] ^ 1
 
-    def turn(self, index: int) -> None:
-        """Change to the other slot of a worker."""
+    def switch_slot(self, index: int) -> None:
+        """Make the other slot of a worker its current one."""
         self.slots[index] ^= 1
 
     def close(self) -> None:
-        """Let go of the supervisor's descriptors."""
+        """Close the supervisor's descriptors."""
         for descriptor in self.descriptors:
             os.close(descriptor)

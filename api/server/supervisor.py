@@ -1,8 +1,8 @@
-"""``holdfast serve``: checks that it can serve, then keeps its worker processes running.
+"""``holdfast serve``: prepares the server, then starts and watches its worker processes.
 
-The supervisor handles no request. It owns what there is once in a server: the lock on the data
-directory, the ports, the owner key. A worker that dies is started again; workers outlive the
-supervisor by no more than their running requests.
+The supervisor handles no request. It owns the resources that a server has once: the lock on the
+data directory, the ports, the owner key. It restarts a worker that dies. When the supervisor
+dies, the workers finish their running requests and stop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from holdfast.api.telemetry import logs
 from holdfast.engine import EngineError, Store
 
 from .listeners import CannotListen, Listeners
-from .owner_key import Owner, OwnerError, ensure_owner, given_by, is_revoked
+from .owner_key import Owner, OwnerError, ensure_owner, is_revoked, read_environment
 from .server_files import (
     LOCK_FILE,
     NOTE_FILE,
@@ -39,19 +39,18 @@ from .server_files import (
     write_note,
 )
 from .settings import Address, BadSetting, Settings
-from .shared_memory import Shared
+from .shared_memory import SharedMemory
 from .worker_config import READY, WorkerConfig
 from .worker_process import WorkerProcess, prepare
 
 RESTART_SECONDS_MIN: Final = 0.1
 RESTART_SECONDS_MAX: Final = 10.0
-STEADY_SECONDS: Final = 30.0
-"""A worker that lived this long is started again without delay; a shorter life doubles the wait,
-so that a worker that cannot start does not take the machine with it."""
+STABLE_AFTER_SECONDS: Final = 30.0
+"""Lifetime after which a dead worker is restarted without delay. A shorter life doubles the delay,
+so that a worker that cannot start does not use up the machine."""
 
-
-WATCH_SECONDS: Final = 0.5
-"""How often a worker's pulse is looked at."""
+WATCHDOG_POLL_SECONDS: Final = 0.5
+"""Seconds between two looks at a worker's heartbeat."""
 
 PRIVATE_FILES: Final = ("FORMAT", LOCK_FILE, NOTE_FILE, OWNER_FILE)
 
@@ -64,7 +63,7 @@ FIXED: Final = {
     "unix": "unix",
     "metrics": "metrics",
 }
-"""Settings that a reload does not change, and what they are called: listeners hang on them."""
+"""Setting to option name, for settings that only a restart changes: listeners depend on them."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -76,19 +75,19 @@ class CannotServe(Exception):
 def serve(
     settings: Settings, environment: Mapping[str, str], reload: Callable[[], Settings]
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotServe when the server cannot start.
+    """Serve until SIGTERM or SIGINT. Raises CannotServe if the server cannot start.
 
-    SIGHUP asks ``reload`` for other settings, which may raise BadSetting.
+    SIGHUP calls ``reload`` for new settings; it may raise BadSetting.
     """
-    # Whatever any process of the server makes is its owner's alone.
+    # Files that a process of the server creates are for its user only.
     os.umask(0o077)
     logs.set_up(settings.log_format, settings.log_level, bare=True)
     files = _raise_file_limit()
     listeners = Listeners(settings.workers)
     try:
         address, ports = _listen(settings, listeners)
-        # A loop of its own: its threads end with it, and processes with threads may not fork.
-        owner, descriptor = asyncio.run(_open(settings, given_by(environment)))
+        # A separate event loop, whose threads end with it: a process with threads must not fork.
+        owner, descriptor = asyncio.run(_open(settings, read_environment(environment)))
         try:
             prepare()
             supervisor = Supervisor(settings, owner, listeners, ports, reload, files)
@@ -104,15 +103,15 @@ def serve(
 
 
 async def _open(settings: Settings, given: Mapping[str, str]) -> tuple[Owner, int]:
-    """Make the directory what a server needs; its owner, and the descriptor that locks it."""
-    # Opened once here, so that a bad directory is told in one line and workers find it made.
+    """Prepare and lock the data directory. Return its owner and the descriptor of the lock."""
+    # Open the store once here: a bad directory fails with one line before any worker starts.
     async with Store.open(settings.data, settings.for_store(background=False)) as store:
         descriptor = lock(settings.data)
         try:
-            _close_to_others(settings.data)
+            _restrict_modes(settings.data)
             owner = await ensure_owner(store, settings.data, given)
             if await is_revoked(store, owner):
-                _log.warning("the owner key in %s/%s was revoked", _shown(settings), OWNER_FILE)
+                _log.warning("the owner key in %s/%s is revoked", _path_text(settings), OWNER_FILE)
         except BaseException:
             os.close(descriptor)
             raise
@@ -120,7 +119,7 @@ async def _open(settings: Settings, given: Mapping[str, str]) -> tuple[Owner, in
 
 
 def _listen(settings: Settings, listeners: Listeners) -> tuple[Address, dict[str, int]]:
-    """Listen everywhere; the main address, and the ports that belong to one region each."""
+    """Listen on all addresses. Return the main address and the ports by region."""
     address = listeners.listen(settings.listen)
     assert address.port is not None
     ports = {settings.regions[0]: address.port}
@@ -130,9 +129,9 @@ def _listen(settings: Settings, listeners: Listeners) -> tuple[Address, dict[str
     if settings.unix is not None:
         listeners.listen_unix(settings.unix)
     if settings.metrics is not None:
-        _tell(f"metrics are on http://{listeners.listen_metrics(settings.metrics)}/metrics")
+        _print(f"metrics are on http://{listeners.listen_metrics(settings.metrics)}/metrics")
     if settings.public_url is None:
-        # Last, so that no port is taken that was asked for by its number.
+        # Last: a port chosen here must not be one that an option names.
         for region in settings.regions:
             if region in settings.endpoints or region in ports:
                 continue
@@ -142,38 +141,39 @@ def _listen(settings: Settings, listeners: Listeners) -> tuple[Address, dict[str
 
 
 def _announce(settings: Settings, address: Address, ports: Mapping[str, int]) -> None:
-    here = address.reachable()
+    local = address.reachable()
     scheme = "http" if settings.tls_cert is None else "https"
-    places = settings.for_app(None, ports)
+    app_settings = settings.for_app(None, ports)
     note = ServerNote(
-        listen=str(here),
-        url=settings.public_url or f"{scheme}://{here}",
+        listen=str(local),
+        url=settings.public_url or f"{scheme}://{local}",
         registries={
-            region: endpoint_of(region, str(here), scheme, places) for region in settings.regions
+            region: endpoint_of(region, str(local), scheme, app_settings)
+            for region in settings.regions
         },
         tls=settings.tls_cert is not None,
     )
     write_note(settings.data, note)
     for region, port in ports.items():
         if region != settings.regions[0]:
-            place = settings.endpoints.get(region) or Address(address.host, port)
-            _tell(f"region {region} is on {place}")
-    data = _shown(settings)
+            endpoint = settings.endpoints.get(region) or Address(address.host, port)
+            _print(f"region {region} is on {endpoint}")
+    data = _path_text(settings)
     key = f"owner key in {data}/{OWNER_FILE}"
-    _tell(f"holdfast is ready on {scheme}://{address} (data {data}, {key})")
+    _print(f"holdfast is ready on {scheme}://{address} (data {data}, {key})")
 
 
-def _shown(settings: Settings) -> str:
+def _path_text(settings: Settings) -> str:
     return str(settings.data) if settings.data.is_absolute() else f"./{settings.data}"
 
 
-def _tell(line: str) -> None:
-    with suppress(BrokenPipeError):  # nobody reads; that is no reason to stop serving
+def _print(line: str) -> None:
+    with suppress(BrokenPipeError):  # no reader of the output; serving goes on
         click.echo(line)
 
 
-def _close_to_others(directory: Path) -> None:
-    """Take from others what an older umask, or a careful hand, gave them; say so."""
+def _restrict_modes(directory: Path) -> None:
+    """Remove the rights of other users on private files, and log each change."""
     for path, mode in ((directory, 0o700), *((directory / name, 0o600) for name in PRIVATE_FILES)):
         try:
             before = stat.S_IMODE(path.stat().st_mode)
@@ -182,15 +182,21 @@ def _close_to_others(directory: Path) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            _log.warning("%s is open to others, and stays so: %s", path, error.strerror)
+            _log.warning(
+                "cannot restrict the mode of %s: %s; other users can still access it",
+                path,
+                error.strerror,
+            )
         else:
             if before & 0o077:
-                _log.warning("%s was open to others: its mode is %#o now", path, mode)
+                _log.warning("%s was accessible to other users; its mode is %#o now", path, mode)
 
 
 def _raise_file_limit() -> int:
-    """Connections and open blobs are files: allow as many as the system lets us, and say how many
-    that is."""
+    """Raise the soft limit of open files to the hard limit, and return it.
+
+    Each connection and each open blob needs a file descriptor.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -198,7 +204,7 @@ def _raise_file_limit() -> int:
 
 
 class Supervisor:
-    """The worker processes of one server."""
+    """Starts, watches, replaces and stops the worker processes of one server."""
 
     def __init__(
         self,
@@ -209,7 +215,7 @@ class Supervisor:
         reload: Callable[[], Settings],
         files: int,
     ) -> None:
-        """``files`` is how many a process may have open."""
+        """``files`` is the limit of open files per process."""
         self._settings = settings
         self._ports = ports
         self._connections = connections_of_process(files)
@@ -218,16 +224,16 @@ class Supervisor:
         self._reload = reload
         self._processes: set[WorkerProcess] = set()
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._shared = Shared(settings)
-        self._renewals = [asyncio.Event() for _ in range(settings.workers)]
-        self._renewing = asyncio.Lock()
+        self._stop_now = asyncio.Event()
+        self._shared = SharedMemory(settings)
+        self._reload_events = [asyncio.Event() for _ in range(settings.workers)]
+        self._replace_lock = asyncio.Lock()
         self._retiring: dict[int, asyncio.Task[None]] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Start all workers, call ``ready`` when they serve, keep them running until a signal.
+        """Start all workers, call ``ready`` once they serve, and run them until a signal.
 
-        Raises CannotServe when a worker cannot start the first time.
+        Raises CannotServe if a worker fails at its first start.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -236,14 +242,14 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._on_end)
         if self._connections < self._settings.bounds.connections:
             _log.warning(
-                "a worker takes %d connections, not %d: it may have twice as many open files only",
+                "each worker accepts %d connections, not %d: half of its open file limit",
                 self._connections,
                 self._settings.bounds.connections,
             )
         first = [loop.create_future() for _ in range(self._settings.workers)]
-        keepers = [asyncio.create_task(self._keep(*each)) for each in enumerate(first)]
-        for keeper in keepers:  # they end with the stop only, so an early end is a fault
-            keeper.add_done_callback(lambda _: self._stop.set())
+        runners = [asyncio.create_task(self._run_worker(*each)) for each in enumerate(first)]
+        for runner in runners:  # each runs until the stop, so an early end is a failure
+            runner.add_done_callback(lambda _: self._stop.set())
         stop = asyncio.create_task(self._stop.wait())
         all_serve = asyncio.ensure_future(asyncio.gather(*first))
         try:
@@ -256,95 +262,104 @@ class Supervisor:
             with suppress(asyncio.CancelledError):
                 await all_serve
             self._stop.set()
-            await self._end(keepers)
+            await self._end(runners)
             self._shared.close()
-        await asyncio.gather(*keepers)
+        await asyncio.gather(*runners)
 
     def _on_signal(self) -> None:
-        """The first signal stops; a second one does not wait for running requests."""
+        """Stop at the first signal; at the second, do not wait for running requests."""
         if self._stop.is_set():
-            self._hurry.set()
+            self._stop_now.set()
         self._stop.set()
 
     def _on_end(self) -> None:
         for process in self._processes:
-            process.look()
+            process.poll()
 
     def _on_reload(self) -> None:
-        """Take other settings, and let every worker be followed by one that has them."""
+        """Load the new settings and replace every worker by one that has them."""
         if self._stop.is_set():
             return
         try:
-            self._settings = _changed(self._settings, self._reload())
+            self._settings = _reloaded(self._settings, self._reload())
         except BadSetting as error:
-            _log.warning("nothing is reloaded: %s", error.reason)
+            _log.warning("reload failed: %s; the old settings stay in force", error.reason)
             return
         logs.set_up(self._settings.log_format, self._settings.log_level, bare=True)
-        for renewal in self._renewals:
-            renewal.set()
+        for reload_event in self._reload_events:
+            reload_event.set()
 
-    async def _attend(self, index: int, process: WorkerProcess) -> int:
-        """Wait for the end of a worker, or of whichever follows it at a reload; its exit code."""
-        renewal = self._renewals[index]
+    async def _wait_for_end(self, index: int, process: WorkerProcess) -> int:
+        """Wait until a worker ends, or its replacement after a reload. Return the exit code.
+
+        Kill a worker that misses its heartbeat.
+        """
+        reload_event = self._reload_events[index]
         while True:
             ended = asyncio.create_task(process.wait())
-            renewed = asyncio.create_task(renewal.wait())
-            silent = asyncio.create_task(self._silence(self._shared.slots[index]))
-            await asyncio.wait((ended, renewed, silent), return_when=asyncio.FIRST_COMPLETED)
-            renewed.cancel()
+            reload_wait = asyncio.create_task(reload_event.wait())
+            silent = asyncio.create_task(self._missed_heartbeat(self._shared.slots[index]))
+            await asyncio.wait((ended, reload_wait, silent), return_when=asyncio.FIRST_COMPLETED)
+            reload_wait.cancel()
             silent.cancel()
             if not ended.done() and silent.done():
-                _log.warning("worker %d is not heard of any more, and is ended", index)
+                _log.warning(
+                    "worker %d had no heartbeat for %g s; killing it",
+                    index,
+                    self._settings.watchdog_seconds,
+                )
                 process.kill()
                 return await ended
             if ended.done():
                 return ended.result()
             ended.cancel()
-            renewal.clear()
-            process = await self._renew(index, process)
+            reload_event.clear()
+            process = await self._replace(index, process)
 
-    async def _silence(self, slot: int) -> None:
-        """Return when nothing was heard of the process of a slot for too long.
+    async def _missed_heartbeat(self, slot: int) -> None:
+        """Return when the process of a slot had no heartbeat for ``watchdog_seconds``.
 
-        Its silence is counted in rests of ours: a machine that slept, or stood still as a whole,
-        is no reason to end anybody.
+        The time is counted in polls of this loop, not by a clock: after the whole machine was
+        suspended, the workers must not look dead.
         """
         heard, silence = self._shared.workers.pulse(slot), 0.0
         while not (limit := self._settings.watchdog_seconds) or silence < limit:
-            await asyncio.sleep(WATCH_SECONDS)
-            silence += WATCH_SECONDS
+            await asyncio.sleep(WATCHDOG_POLL_SECONDS)
+            silence += WATCHDOG_POLL_SECONDS
             if (pulse := self._shared.workers.pulse(slot)) != heard:
                 heard, silence = pulse, 0.0
 
-    async def _renew(self, index: int, old: WorkerProcess) -> WorkerProcess:
-        """Start a worker that follows another one; when it serves, stop the old one.
+    async def _replace(self, index: int, old: WorkerProcess) -> WorkerProcess:
+        """Start the replacement of a worker. Return it, or the old worker if it fails.
 
-        One at a time. One that cannot serve is given up, and the old one stays.
+        Stop the old worker once the replacement serves. One worker is replaced at a time.
         """
-        async with self._renewing:
-            if index in self._retiring:  # its slot is the next one's
+        async with self._replace_lock:
+            if index in self._retiring:  # the replacement needs its slot
                 await self._retiring.pop(index)
             if self._stop.is_set() or old.returncode is not None:
                 return old
-            self._shared.turn(index)
+            self._shared.switch_slot(index)
             try:
                 new, serves = await self._start(index)
             except OSError as error:
                 cause = error.strerror or str(error)
             else:
                 if serves:
-                    slot = self._shared.other(index)
+                    slot = self._shared.idle_slot(index)
                     self._retiring[index] = asyncio.create_task(self._retire(old, slot))
                     return new
                 cause = _cause(await new.wait())
                 self._shared.workers.clear(self._shared.slots[index])
-            self._shared.turn(index)
+            self._shared.switch_slot(index)
             if not self._stop.is_set():
-                _log.warning("worker %d stays as it was: its follower failed (%s)", index, cause)
+                _log.warning(
+                    "reload of worker %d failed: %s; the old worker keeps running", index, cause
+                )
             return old
 
     async def _retire(self, process: WorkerProcess, slot: int) -> None:
-        """Stop a worker whose follower serves; its running requests get the grace period."""
+        """Stop a worker whose replacement serves; its requests get the grace period."""
         process.terminate()
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), self._settings.grace_seconds)
@@ -353,37 +368,39 @@ class Supervisor:
             await process.wait()
         self._shared.workers.clear(slot)
 
-    async def _keep(self, index: int, first: asyncio.Future[None]) -> None:
-        """Run one worker, again and again until the stop. ``first`` is done once it serves."""
+    async def _run_worker(self, index: int, first: asyncio.Future[None]) -> None:
+        """Run a worker and restart it until the stop. ``first`` is done once it serves."""
         delay = 0.0
         while True:
             begun = time.monotonic()
             try:
                 process, serves = await self._start(index)
-            except OSError as error:  # no memory or processes left, perhaps not for long
+            except OSError as error:  # out of memory or processes, which may pass: retry
                 if not first.done():
                     raise
                 cause = error.strerror or str(error)
             else:
                 if serves and not first.done():
                     first.set_result(None)
-                cause = _cause(await self._attend(index, process))
+                cause = _cause(await self._wait_for_end(index, process))
                 self._shared.workers.clear(self._shared.slots[index])
             if self._stop.is_set():
                 return
             if not first.done():
                 raise CannotServe(f"worker {index} could not start ({cause})")
-            if time.monotonic() - begun >= STEADY_SECONDS:
+            if time.monotonic() - begun >= STABLE_AFTER_SECONDS:
                 delay = 0.0
-            _log.warning("worker %d ended (%s) and is started again", index, cause)
+            _log.warning("worker %d ended: %s; restarting it", index, cause)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
                 return
             delay = min(max(2 * delay, RESTART_SECONDS_MIN), RESTART_SECONDS_MAX)
 
     async def _start(self, index: int) -> tuple[WorkerProcess, bool]:
-        """Start one worker; return when it serves (True), or when it died before (False), of
-        the watchdog perhaps."""
+        """Start a worker. Return it with True once it serves, or False if it died before.
+
+        The watchdog kills a worker that hangs. Raises OSError.
+        """
         sockets = tuple(listener.fileno() for listener in self._listeners.of_worker(index))
         scrapes = [listener.fileno() for listener in self._listeners.of_metrics()]
         metrics = tuple(scrapes if index == 0 else ())
@@ -401,8 +418,8 @@ class Supervisor:
                 slot=shared.slots[index],
                 limits=shared.limits,
                 bandwidth=shared.bandwidth,
-                roster=shared.roster,
-                board=shared.board,
+                worker_table=shared.worker_table,
+                counters=shared.counters,
                 metrics=metrics,
             )
             try:
@@ -411,11 +428,12 @@ class Supervisor:
                 os.close(ready_of_worker)
             self._processes = {one for one in self._processes if one.returncode is None}
             self._processes.add(process)
-            if self._stop.is_set():  # it came while the others were stopped
+            # A stop during the fork has signalled only the workers that existed before.
+            if self._stop.is_set():
                 process.terminate()
-            # It is alive before it serves: to open a store after a crash may take its time.
-            serves = asyncio.create_task(_readable(ready))
-            silent = asyncio.create_task(self._silence(shared.slots[index]))
+            # Opening the store after a crash may take long: wait as long as heartbeats arrive.
+            serves = asyncio.create_task(_first_byte(ready))
+            silent = asyncio.create_task(self._missed_heartbeat(shared.slots[index]))
             try:
                 await asyncio.wait((serves, silent), return_when=asyncio.FIRST_COMPLETED)
                 if serves.done():
@@ -424,24 +442,28 @@ class Supervisor:
                 for waiter in (serves, silent):
                     waiter.cancel()
                 await asyncio.wait((serves, silent))
-            _log.warning("worker %d does not begin to serve, and is ended", index)
+            _log.warning(
+                "worker %d did not start: no heartbeat for %g s; killing it",
+                index,
+                self._settings.watchdog_seconds,
+            )
             process.kill()
             return process, False
         finally:
             os.close(ready)
 
-    async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
-        """Stop all workers: politely, then, when the grace period is over, at once."""
-        # First our copies of the sockets: a port without a listener refuses, and does not hang.
+    async def _end(self, runners: list[asyncio.Task[None]]) -> None:
+        """Stop all workers with SIGTERM, and after the grace period with SIGKILL."""
+        # Close the sockets first: without a listener a client is refused instead of left waiting.
         self._listeners.close()
         self._signal(signal.SIGTERM)
-        hurry = asyncio.create_task(self._hurry.wait())
-        all_ends = (*keepers, *self._retiring.values())
+        stop_now = asyncio.create_task(self._stop_now.wait())
+        all_ends = (*runners, *self._retiring.values())
         ends = asyncio.ensure_future(asyncio.gather(*all_ends, return_exceptions=True))
-        either: list[asyncio.Future[Any]] = [ends, hurry]
-        patience = self._settings.grace_seconds
-        await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
+        either: list[asyncio.Future[Any]] = [ends, stop_now]
+        grace = self._settings.grace_seconds
+        await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        stop_now.cancel()
         self._signal(signal.SIGKILL)
         await ends
 
@@ -450,24 +472,27 @@ class Supervisor:
             process.send_signal(number)
 
 
-def _changed(old: Settings, new: Settings) -> Settings:
-    """The new settings, but for those that only a restart changes; they are told."""
+def _reloaded(old: Settings, new: Settings) -> Settings:
+    """Return the new settings with the old values of those that only a restart changes.
+
+    Log the names of changes that are ignored. Turning TLS on or off also needs a restart.
+    """
     kept = {name: getattr(old, name) for name in FIXED if getattr(old, name) != getattr(new, name)}
     if (old.tls_cert is None) != (new.tls_cert is None):
         kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
     if kept:
         names = ", ".join(FIXED.get(name, name.replace("_", "-")) for name in kept)
-        _log.warning("changes at the next start only: %s", names)
+        _log.warning("reload ignores changes of %s: they need a restart", names)
     return dataclasses.replace(new, **kept)
 
 
-async def _readable(descriptor: int) -> bytes:
-    """What a pipe has to say: its first byte, or nothing at its end."""
+async def _first_byte(descriptor: int) -> bytes:
+    """Return the first byte from a pipe, or nothing at its end."""
     loop = asyncio.get_running_loop()
-    came = asyncio.Event()
-    loop.add_reader(descriptor, came.set)
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
     try:
-        await came.wait()
+        await readable.wait()
     finally:
         loop.remove_reader(descriptor)
     return os.read(descriptor, 1)

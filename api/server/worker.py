@@ -1,7 +1,7 @@
-"""One worker process: a store, the application, and the sockets the supervisor made.
+"""A worker process: an open store, the application, and sockets from the supervisor.
 
-``worker_process`` runs it. Its standard input is a pipe that ends with the supervisor; then it
-stops.
+``worker_process`` runs it. Standard input is a pipe whose other end the supervisor holds: when
+the supervisor ends, the worker reads the end of the pipe and stops.
 """
 
 from __future__ import annotations
@@ -41,68 +41,70 @@ from .worker_config import READY, WorkerConfig
 
 STDIN: Final = 0
 KEEPALIVE_SECONDS: Final = 75.0
-"""Idle connections close after this; longer than the idle time of usual proxies, which is 60."""
+"""Idle time in seconds after which a connection closes; proxies usually close theirs after 60."""
 LINE_BYTES_MAX: Final = 16 * 1024
-"""Of a request line: a PUT of a manifest may carry a hundred tags of 128 characters."""
+"""Limit of a request line: a PUT of a manifest may have 100 tags of 128 characters."""
 FIELD_BYTES_MAX: Final = 32 * 1024
-"""Of a header: a token of many long scopes (``tokens.SCOPES_MAX``) is one."""
-BEAT_SECONDS: Final = 0.5
-"""How often a worker shows that it is alive."""
-REFUSALS_MAX: Final = 4
-"""Beats at which the ledger refuses itself, one after the other, before a worker gives up."""
+"""Limit of a header field: a token with many long scopes (``tokens.SCOPES_MAX``) must fit."""
+HEARTBEAT_SECONDS: Final = 0.5
+"""Seconds between two heartbeats."""
+LEDGER_FAILURES_MAX: Final = 4
+"""Failed ledger checks in a row after which a worker stops; it checks once per heartbeat."""
 DRAIN_SHARE: Final = 0.8
-"""Of the grace period, how much running requests get."""
+"""Share of the grace period for running requests."""
 CANCEL_SHARE: Final = 0.05
-"""How much cancelled requests get, twice; the rest is for closing the store."""
-SWITCH_SECONDS: Final = 0.0005
-"""How long a hashing or committing thread may keep the interpreter from the event loop. With the
-default of 5 ms, small requests beside a busy thread take ten times as long."""
+"""Share for cancelled requests, used twice; the rest of the period is for closing the store."""
+SWITCH_INTERVAL_SECONDS: Final = 0.0005
+"""Longest time that a hashing or committing thread holds the GIL while the event loop waits.
+
+With the default of 5 ms, small requests take ten times as long beside a busy thread.
+"""
 
 log = logging.getLogger("holdfast.worker")
 
 
 async def serve(config: WorkerConfig) -> None:
-    """Serve until SIGTERM, or until the supervisor is gone."""
+    """Serve until SIGTERM, or until the supervisor ends."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(STDIN, _supervisor_gone, loop, stop)
-    roster = WorkerTable(config.roster)
-    roster.clear(config.slot)
-    heart = loop.create_task(_beat(roster, config.slot), name="heart")
+    worker_table = WorkerTable(config.worker_table)
+    worker_table.clear(config.slot)
+    heartbeat = loop.create_task(_send_heartbeats(worker_table, config.slot), name="heartbeat")
     try:
-        await _serve(config, roster, stop)
+        await _serve(config, worker_table, stop)
     finally:
-        heart.cancel()
+        heartbeat.cancel()
 
 
-async def _beat(roster: WorkerTable, slot: int) -> None:
+async def _send_heartbeats(worker_table: WorkerTable, slot: int) -> None:
     while True:
-        roster.beat(slot)
-        await asyncio.sleep(BEAT_SECONDS)
+        worker_table.beat(slot)
+        await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 async def watch_ledger(store: Store, stop: asyncio.Event) -> None:
-    """Stop where the ledger cannot be used any more, by whatever request.
+    """Set ``stop`` when the ledger has failed for good.
 
-    So it is once LMDB failed to write the page that a commit ends with, until it is opened anew:
-    that is for the worker that takes this one's place.
+    After LMDB fails to write the last page of a commit, every call fails until the environment is
+    opened again. The worker that replaces this one does that.
     """
-    refusals = 0
+    failures = 0
     while not stop.is_set():
-        await asyncio.sleep(BEAT_SECONDS)
+        await asyncio.sleep(HEARTBEAT_SECONDS)
         try:
             store.version()
         except StorageFailed as error:
-            refusals += 1
-            if refusals == REFUSALS_MAX:
-                log.critical("the ledger cannot be used any more: %s", error)
+            failures += 1
+            if failures == LEDGER_FAILURES_MAX:
+                log.critical("ledger failed: %s; stopping the worker", error)
                 stop.set()
         else:
-            refusals = 0
+            failures = 0
 
 
-async def _serve(config: WorkerConfig, roster: WorkerTable, stop: asyncio.Event) -> None:
+async def _serve(config: WorkerConfig, worker_table: WorkerTable, stop: asyncio.Event) -> None:
     settings = config.settings
     store_config = settings.for_store(background=config.index == 0)
     async with Store.open(settings.data, store_config, create=False) as store:
@@ -112,7 +114,7 @@ async def _serve(config: WorkerConfig, roster: WorkerTable, stop: asyncio.Event)
             settings,
             app_settings,
             store,
-            board=config.board,
+            counters=config.counters,
             slot=config.slot,
             limits=config.limits,
             bandwidth=config.bandwidth,
@@ -131,39 +133,40 @@ async def _serve(config: WorkerConfig, roster: WorkerTable, stop: asyncio.Event)
             shutdown_timeout=settings.grace_seconds * CANCEL_SHARE,
         )
         await runner.setup()
-        lane = instruments.lane()
+        fast_reads = instruments.fast_reads()
         tls = _tls(settings)
         bounds = settings.bounds
         admission = Admission(
             ConnectionLimits(bounds.connections, bounds.address_connections, config.connections),
-            roster,
+            worker_table,
             config.slot,
             is_proxy=lambda host: (
                 (bounds.spare_local and is_local(network_prefix(host)))
                 or is_proxy(host, app_settings)
             ),
-            on_event=instruments.tell,
+            on_event=instruments.count_event,
         )
         try:
             for descriptor in config.sockets:
                 sock = socket.socket(fileno=descriptor)
-                await _site(runner, sock, lane, drain, admission, tls).start()
+                await _site(runner, sock, fast_reads, drain, admission, tls).start()
             await instruments.start(runner, [socket.socket(fileno=one) for one in config.metrics])
-            # What start-up made lives as long as the process: the collector need not look at it.
+            # Objects from the start live as long as the process: exempt them from collections.
             gc.collect()
             gc.freeze()
             os.write(config.ready, READY)
             os.close(config.ready)
             await stop.wait()
-            if lane is not None:
-                lane.close()
+            # Stop accepting before the drain: new connections go to the other workers.
+            if fast_reads is not None:
+                fast_reads.close()
             for site in list(runner.sites):
                 await site.stop()
             server = runner.server
             assert server is not None
-            patience = settings.grace_seconds * DRAIN_SHARE
-            if not await drain.wait(patience, lambda: server.connections):
-                log.warning("stopping with requests that did not end")
+            timeout = settings.grace_seconds * DRAIN_SHARE
+            if not await drain.wait(timeout, lambda: server.connections):
+                log.warning("drain timed out after %g s; cancelling the running requests", timeout)
         finally:
             watch.cancel()
             await runner.cleanup()
@@ -179,22 +182,25 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 def _site(
     runner: web.AppRunner,
     sock: socket.socket,
-    lane: FastReads | None,
+    fast_reads: FastReads | None,
     drain: Drain,
     admission: Admission,
     tls: ssl.SSLContext | None,
 ) -> Site:
-    """The unix socket has no TLS: its peer is a program of this machine."""
+    """Return the site of a socket. A unix socket has no TLS: its peer runs on this machine."""
     if sock.family == socket.AF_UNIX:
         tls = None
     options: Any = {"backlog": BACKLOG, "admission": admission, "tls": tls}
-    if lane is None:
+    if fast_reads is None:
         return Site(runner, sock, **options)
-    return FastSite(runner, sock, lane, drain, **options)
+    return FastSite(runner, sock, fast_reads, drain, **options)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, which serves about twice as many small requests; asyncio's where it is missing."""
+    """Return a uvloop event loop, or asyncio's if uvloop is not installed.
+
+    uvloop serves about twice as many small requests.
+    """
     try:
         import uvloop
     except ImportError:
@@ -208,15 +214,15 @@ def _supervisor_gone(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
 
 
 def prepare() -> None:
-    """Load what is imported late."""
+    """Import the modules that are otherwise imported late."""
     with suppress(ImportError):
         import uvloop  # noqa: F401
 
 
 def run(config: WorkerConfig) -> int:
-    """Run one worker. Exit code 0 after a stop, 1 when it cannot serve."""
+    """Run a worker. Return exit code 0 after a stop, 1 if it cannot serve."""
     set_up(config.settings.log_format, config.settings.log_level)
-    sys.setswitchinterval(SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(serve(config))

@@ -1,7 +1,7 @@
-"""What the supervisor tells a worker.
+"""Configuration that the supervisor passes to a worker.
 
-Apart from the worker, so that the supervisor's module, which speaks no HTTP, loads nothing that
-does.
+It is a module of its own so that the supervisor, which serves no HTTP, does not import the HTTP
+server with it.
 """
 
 from __future__ import annotations
@@ -13,51 +13,52 @@ from typing import Final
 from .settings import Settings
 
 READY: Final = b"R"
-"""What a worker writes into the pipe ``WorkerConfig.ready``."""
+"""Byte that a worker writes to the pipe ``WorkerConfig.ready``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """What a worker is told."""
+    """Configuration of one worker process."""
 
     index: int
-    """Worker 0 also does the store's background work."""
+    """Number of the worker; worker 0 also does the store's background work."""
 
     sockets: tuple[int, ...]
-    """Inherited file descriptors, listening."""
+    """Inherited descriptors of listening sockets."""
 
     ready: int
-    """Inherited descriptor of a pipe that gets READY once requests are served."""
+    """Inherited descriptor of the pipe that gets READY once the worker serves requests."""
 
     organization_id: str
     settings: Settings
 
     ports: Mapping[str, int]
-    """Region to the port that is its own."""
+    """Region to the port that serves only this region."""
+
     connections: int
-    """How many this process takes, whatever the settings say."""
+    """Maximum open connections of this process; overrides the settings."""
 
     slot: int
-    """This process's slot of board and roster."""
+    """Slot of this process in the counters and the worker table."""
 
     limits: int
-    """Inherited descriptor of the buckets that all workers share."""
+    """Inherited descriptor of the rate limit buckets, shared by all workers."""
 
     bandwidth: int
-    """Inherited descriptor of the clocks that all workers share."""
+    """Inherited descriptor of the bandwidth clocks, shared by all workers."""
 
-    roster: int
-    """Inherited descriptor of the roster."""
+    worker_table: int
+    """Inherited descriptor of the worker table."""
 
-    board: int | None = None
-    """Inherited descriptor of the board; None where there are no metrics."""
+    counters: int | None = None
+    """Inherited descriptor of the counters; None without metrics."""
 
     metrics: tuple[int, ...] = ()
-    """Inherited file descriptors, listening for scrapes: of worker 0."""
+    """Inherited descriptors of the sockets that listen for scrapes; only worker 0 has any."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """All that it inherits, but for the standard streams."""
-        board = () if self.board is None else (self.board,)
-        shared = (self.limits, self.bandwidth, self.roster, *board)
+        """All inherited descriptors except the standard streams."""
+        counters = () if self.counters is None else (self.counters,)
+        shared = (self.limits, self.bandwidth, self.worker_table, *counters)
         return (*self.sockets, *self.metrics, *shared, self.ready)

@@ -1,14 +1,14 @@
-"""The process of a worker, made by a fork of the supervisor.
+"""The process of a worker, forked from the supervisor.
 
-A program of its own would load, for each worker and at each restart, what the supervisor has
-loaded: that is most of the time until the first request is answered. A fork also shares the
-memory, and a worker that follows another runs the same code, whatever was installed meanwhile.
+A new program would load all modules again, for each worker and at each restart: that is most of
+the time until the first response. A fork starts with the supervisor's modules. It also shares
+their memory, and a replaced worker runs the same code even if the installed files have changed.
 
-Only a process with one thread may fork, so the supervisor has no other: it waits for its workers
-by SIGCHLD, and has closed its store before the first of them. What the parent had open is closed
-in the child, but never given back by the objects that had it: they would close the numbers, which
-are other files then. So the child does not return into the parent's frames, collects none of its
-garbage, and ends by ``os._exit``.
+A process must have one thread when it forks. So the supervisor starts no threads: it waits for
+its workers by SIGCHLD, and closes its store before the first fork. The child closes the parent's
+file descriptors, but the parent's objects in the child must not: their numbers are other files
+by then. So the child never returns into the parent's frames, collects none of the parent's
+garbage, and ends with ``os._exit``.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ from .worker_config import WorkerConfig
 
 
 def prepare() -> None:
-    """Load what workers need. Call it once, before the first of them: it takes half a second."""
-    with _no_authorities():
+    """Import the modules of workers. Call it once, before the first fork: it takes 0.5 s."""
+    with _without_ca_certificates():
         from . import worker
 
     worker.prepare()
-    # It lives as long as the process. Not looked at by the collector, it also stays shared.
+    # The modules live as long as the process. A collection would write to their pages, and the
+    # kernel would copy them for each worker.
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
 @contextmanager
-def _no_authorities() -> Iterator[None]:
-    """aiohttp reads the system's certificates for its client when it is loaded, which takes a
-    twentieth of a second. No worker is a client; one that was would trust nobody."""
+def _without_ca_certificates() -> Iterator[None]:
+    """Hide the system's CA certificates while aiohttp is imported.
+
+    aiohttp loads them for its client at import, which takes 50 ms. A worker makes no requests
+    over TLS; a client in it would trust no server.
+    """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, os.devnull))
@@ -56,12 +60,12 @@ def _no_authorities() -> Iterator[None]:
 
 
 class WorkerProcess:
-    """A child process that serves. Make it in the main thread, with an event loop running."""
+    """A child process that serves. Create it in the main thread, with an event loop running."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        """Raises OSError when there is no memory for it, or no process more is allowed."""
+        """Raises OSError if memory or the number of processes is exhausted."""
         self.returncode: int | None = None
-        """As of subprocess: negative for a signal, None while it runs."""
+        """Exit code, as of subprocess: negative for a signal, None while it runs."""
         self._ended = asyncio.Event()
         alive, self._alive = os.pipe()
         try:
@@ -72,8 +76,8 @@ class WorkerProcess:
         finally:
             os.close(alive)
 
-    def look(self) -> None:
-        """See whether it has ended: to be called at each SIGCHLD."""
+    def poll(self) -> None:
+        """Reap the process if it has exited. Call it at each SIGCHLD."""
         if self.returncode is not None:
             return
         pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -83,29 +87,32 @@ class WorkerProcess:
             self._ended.set()
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait until the process exits. Return its exit code."""
         await self._ended.wait()
         assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Nothing happens when it has ended: its number is nobody else's before it is seen."""
+        """Send a signal; do nothing once the process is reaped.
+
+        Its pid cannot belong to another process before that.
+        """
         if self.returncode is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM, which starts a drain."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 def _fork(config: WorkerConfig, alive: int) -> int:
-    # What is garbage now would be the child's forever.
+    # The child never collects the garbage of the parent: collect it before the fork.
     gc.collect()
-    # A signal that comes in between would run the parent's handlers in the child.
+    # Until the child has reset its handlers, a signal would run those of the parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -125,29 +132,29 @@ def _run(config: WorkerConfig, alive: int, mask: Iterable[int]) -> NoReturn:
         from .worker import run
 
         code = run(config)
-    except BaseException:  # noqa: BLE001 - there is nobody above to tell
+    except BaseException:  # noqa: BLE001 - no caller is left to handle it
         sys.excepthook(*sys.exc_info())
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads
+            with suppress(OSError, ValueError):  # the reader has gone
                 stream.flush()
         os._exit(code)
 
 
 def _leave_parent(config: WorkerConfig, alive: int) -> None:
-    """Keep nothing of the parent's but what the worker is told of."""
-    os.setpgid(0, 0)  # Ctrl-C is for the supervisor alone: it stops the workers in order
+    """Drop the parent's signal handlers, and its descriptors except those in the config."""
+    os.setpgid(0, 0)  # Ctrl-C reaches only the supervisor, which stops the workers in order
     signal.set_wakeup_fd(-1)
-    # To ignore a signal drops what is pending: it was for the parent.
+    # Ignoring a signal discards a pending one, which was sent to the parent.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.dup2(alive, 0)
+    os.dup2(alive, 0)  # the pipe whose end means that the supervisor has gone
     kept = {0, 1, 2, *config.descriptors}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
         if int(name) not in kept:
-            with suppress(OSError):  # the one that listed them
+            with suppress(OSError):  # the descriptor of listdir itself is closed already
                 os.close(int(name))
-    with suppress(OSError):  # a name to find it by is nice to have
+    with suppress(OSError):  # the process name is only a convenience
         Path("/proc/self/comm").write_text(f"holdfast-{config.index}")

@@ -33,5 +33,5 @@ def test_files_are_their_owners(tmp_path: Path) -> None:
             warned = server.errors()
         data.chmod(0o755)
         (data / "FORMAT").chmod(0o644)
-    assert f"{data} was open to others: its mode is 0o700 now" in warned
-    assert f"{data / 'FORMAT'} was open to others" in warned
+    assert f"{data} was accessible to other users; its mode is 0o700 now" in warned
+    assert f"{data / 'FORMAT'} was accessible to other users" in warned

@@ -79,8 +79,8 @@ def test_a_full_house_of_idle_clients(tmp_path: Path) -> None:
         eventually(lambda: call(server, "GET", "/readyz").status == 200)
         server.stop()
         said = server.errors().splitlines()
-    files = "it may have twice as many open files only"
-    assert said == [f"a worker takes {FILES // 2} connections, not 1000: {files}"]
+    reason = "half of its open file limit"
+    assert said == [f"each worker accepts {FILES // 2} connections, not 1000: {reason}"]
 
 
 def another_blob(held: HTTPConnection) -> Reply:

@@ -12,9 +12,9 @@ from holdfast.api.server.owner_key import (
     Owner,
     OwnerError,
     ensure_owner,
-    given_by,
     is_revoked,
     load_owner,
+    read_environment,
 )
 from holdfast.engine import Store
 
@@ -27,7 +27,7 @@ ENVIRONMENT = {
 @pytest.mark.promise("SECURITY.md", "the owner key, and other keys of all projects")
 async def test_it_has_all_rights_on_all_projects(tmp_path: Path) -> None:
     async with Store.memory() as store:
-        owner = await ensure_owner(store, tmp_path, given_by(ENVIRONMENT))
+        owner = await ensure_owner(store, tmp_path, read_environment(ENVIRONMENT))
         key = await store.keys.authenticate(owner.secret_key)
         assert key is not None
         assert key.access_key == ENVIRONMENT["HOLDFAST_ACCESS_KEY"]
@@ -42,9 +42,9 @@ async def test_a_lost_file_comes_back_with_the_same_values(tmp_path: Path) -> No
         "HOLDFAST_PROJECT_ID": "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",
     }
     async with Store.memory() as store:
-        first = await ensure_owner(store, tmp_path, given_by(environment))
+        first = await ensure_owner(store, tmp_path, read_environment(environment))
         (tmp_path / "owner.json").unlink()
-        assert await ensure_owner(store, tmp_path, given_by(environment)) == first
+        assert await ensure_owner(store, tmp_path, read_environment(environment)) == first
         assert (await store.keys.list()).total == 1
 
 
@@ -57,10 +57,10 @@ async def test_a_lost_file_comes_back_with_the_same_values(tmp_path: Path) -> No
 )
 async def test_half_a_key_of_the_store_is_refused(tmp_path: Path, other: dict[str, str]) -> None:
     async with Store.memory() as store:
-        await ensure_owner(store, tmp_path, given_by(ENVIRONMENT))
+        await ensure_owner(store, tmp_path, read_environment(ENVIRONMENT))
         (tmp_path / "owner.json").unlink()
         with pytest.raises(OwnerError, match="other"):
-            await ensure_owner(store, tmp_path, given_by({**ENVIRONMENT, **other}))
+            await ensure_owner(store, tmp_path, read_environment({**ENVIRONMENT, **other}))
         assert (await store.keys.list()).total == 1
 
 

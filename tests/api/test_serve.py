@@ -357,7 +357,7 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         # Connections that go to the worker that is just starting wait; none is refused.
         assert [fetch(server, "/readyz")[0] for _ in range(20)] == [200] * 20
         server.stop()
-        assert server.errors() == "worker 0 ended (SIGKILL) and is started again\n"
+        assert server.errors() == "worker 0 ended: SIGKILL; restarting it\n"
 
 
 def opened(pid: int) -> set[str]:

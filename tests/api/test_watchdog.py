@@ -71,8 +71,8 @@ def test_a_worker_that_hangs_is_replaced(row: Row, tmp_path: Path) -> None:
         assert all(answers(server) for _ in range(20))
         server.stop()
         assert server.errors().splitlines() == [
-            "worker 0 is not heard of any more, and is ended",
-            "worker 0 ended (SIGKILL) and is started again",
+            "worker 0 had no heartbeat for 6 s; killing it",
+            "worker 0 ended: SIGKILL; restarting it",
         ]
     assert SILENT.startswith(f"--{row.source}=")
     row.says(beyond_it="the supervisor kills it and starts another one")
@@ -82,13 +82,13 @@ async def test_one_whose_ledger_refuses_itself_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As LMDB does after a failed write of its first page, until it is opened anew."""
-    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.0)
     asked = 0
 
     def refuse() -> int:
         nonlocal asked
         asked += 1
-        if asked == worker.REFUSALS_MAX:
+        if asked == worker.LEDGER_FAILURES_MAX:
             return 1
         raise StorageFailed("ledger", "MDB_PANIC")
 
@@ -98,7 +98,7 @@ async def test_one_whose_ledger_refuses_itself_stops(
         monkeypatch.setattr(store.core.ledger, "last_txn", refuse)
         await stop.wait()
         await watch
-    assert asked == 2 * worker.REFUSALS_MAX
+    assert asked == 2 * worker.LEDGER_FAILURES_MAX
 
 
 def test_one_that_hangs_at_the_start_ends_the_start(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_one_that_hangs_at_the_start_ends_the_start(tmp_path: Path) -> None:
         out, said = process.communicate(timeout=WAIT_SECONDS)
     assert (process.returncode, out) == (1, "")
     assert said.splitlines() == [
-        "worker 0 does not begin to serve, and is ended",
+        "worker 0 did not start: no heartbeat for 1 s; killing it",
         "holdfast: worker 0 could not start (SIGKILL)",
     ]
 
@@ -130,7 +130,7 @@ def test_one_that_hangs_at_a_reload_leaves_the_old_one(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGHUP)
         stopper.join()
         assert answers(server)
-        eventually(lambda: any("stays as it was" in line for line in server.said))
+        eventually(lambda: any("the old worker keeps running" in line for line in server.said))
         eventually(lambda: server.workers() == before)
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: len(server.workers()) == 1 and server.workers() != before)

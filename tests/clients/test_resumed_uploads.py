@@ -140,7 +140,7 @@ def test_a_killed_worker(tmp_path: Path, chunked: bool) -> None:
             assert ended(connection)
         resume(registry, location)
         assert registry.server.stop() == 0
-        assert "worker 0 ended (SIGKILL) and is started again" in registry.server.errors()
+        assert "worker 0 ended: SIGKILL; restarting it" in registry.server.errors()
     assert problems(tmp_path / "data") == []
 
 
