@@ -41,7 +41,7 @@ def create_app(store: Store, settings: AppSettings | None = None) -> web.Applica
     distribution.route(app, "/readyz", _ready)
     distribution.setup(app)
     management.setup(app)
-    distribution.route(app, f"/{distribution.TAIL}", distribution.nowhere, API_VERSION)
+    distribution.route(app, f"/{distribution.TAIL}", distribution.unknown_endpoint, API_VERSION)
     return app
 
 

@@ -1,8 +1,9 @@
-"""Who is asking, and whether they may: the credentials of a request against the ledger.
+"""Authenticates the caller of a request and checks its rights against the ledger.
 
-Basic (the secret decides, the user name is ignored) and Bearer (a token of ``/token``). Nothing
-is remembered here between requests: a revoked key, a deleted and re-created name and a changed
-visibility take effect at once. RFC 7617, RFC 6750, the Docker token specification.
+Credentials are Basic (the secret decides, the user name is ignored) or Bearer (a token from
+``/token``). The module caches nothing between requests: a revoked key, a deleted and re-created
+name and a changed visibility take effect at once. RFC 7617, RFC 6750, the Docker token
+specification.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from . import rights, tokens
 from .rights import Action
 
 SECRET_CHARS_MAX: Final = 512
-"""Longer secrets are refused without hashing them."""
+"""Longest secret; longer ones are refused without hashing."""
 
 FULL_NAME_CHARS_MAX: Final = 255
-"""Many clients cut host, slash and name together at this length."""
+"""Longest host, slash and name together: many clients refuse more."""
 
 _SCOPE_ACTIONS: Final[Mapping[Action, str]] = {
     "pull": "pull",
@@ -43,9 +44,9 @@ _SCOPE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,254}", re.ASCII)
 
 
 class Unauthenticated(Exception):
-    """Credentials that lead to no valid key, and why.
+    """The credentials lead to no valid key.
 
-    ``token``: a token that is not valid here, or not any more; a new one helps.
+    The reason ``token`` means that the token is not valid here or has expired; a new one helps.
     """
 
     def __init__(self, reason: Literal["malformed", "not_found", "expired", "token"]) -> None:
@@ -54,31 +55,33 @@ class Unauthenticated(Exception):
                 "malformed": "the credentials are malformed",
                 "not_found": "the secret belongs to no key",
                 "expired": "the key has expired",
-                "token": "the token is not valid, or not any more",  # nosec B105 # a message
+                "token": "the token is not valid or has expired",  # nosec B105 # a message
             }[reason]
         )
         self.advice = "insufficient_scope" if reason == "token" else ""
-        """What to say in a challenge (RFC 6750 section 3.1): at the other words for a bad token,
-        clients give up instead of asking for a new one."""
+        """Value of ``error`` in the challenge (RFC 6750 section 3.1).
+
+        ``insufficient_scope`` makes clients request a new token; at the other values they give up.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: a key, or nobody in particular."""
+    """The caller of a request: a key, or None for an anonymous caller."""
 
     key: Key | None
     presented: bool
-    """Whether valid credentials came along; an anonymous token is one."""
+    """True if the request had valid credentials; an anonymous token counts."""
     scopes: tokens.Scopes | None
-    """What a token narrows the caller to; None without a token."""
+    """Scopes of the token, which narrow the rights; None without a token."""
 
     def within(self, name: str, action: Action) -> bool:
-        """Whether the token, if there is one, covers that action on that repository."""
+        """Return True if there is no token, or it covers the action on the repository."""
         return self.scopes is None or action in self.scopes.get(("repository", name), ())
 
 
 async def key_of_secret(store: Store, secret: str) -> Key:
-    """The key with that secret, in its time. Raises Unauthenticated, and 429."""
+    """Return the unexpired key with this secret. Raises Unauthenticated, or OciError 429."""
     if not secret or len(secret) > SECRET_CHARS_MAX or not secret.isascii():
         raise Unauthenticated("malformed")
     if wait := login_wait():
@@ -91,7 +94,7 @@ async def key_of_secret(store: Store, secret: str) -> Key:
 
 
 async def key_of_claims(store: Store, claims: tokens.Claims, region: str) -> Key | None:
-    """The living key that a token names, or None for an anonymous one. Raises Unauthenticated."""
+    """Return the valid key of a token, or None for an anonymous token. Raises Unauthenticated."""
     if claims.region != region:
         raise Unauthenticated("token")
     if claims.access_key is None:
@@ -100,7 +103,7 @@ async def key_of_claims(store: Store, claims: tokens.Claims, region: str) -> Key
         key = await store.keys.get(claims.access_key)
     except NotFound:
         raise Unauthenticated("not_found") from None
-    # A key made anew under the same access key is another one.
+    # A key created later under the same access key must not accept tokens of the old one.
     if claims.issued_at + tokens.LEEWAY_SECONDS < int(key.created_at.timestamp()):
         raise Unauthenticated("not_found")
     return _in_time(key)
@@ -113,9 +116,9 @@ def _in_time(key: Key) -> Key:
 
 
 def credentials_of(request: web.Request) -> tuple[str, str] | None:
-    """Scheme, in lower case, and credentials of a request (RFC 9110 section 11.4).
+    """Return the scheme in lower case and the credentials (RFC 9110 section 11.4).
 
-    None without an Authorization header. Only blanks and tabs are taken for white space.
+    Return None without an Authorization header. Only blanks and tabs count as white space.
     """
     header = request.headers.get("Authorization")
     if header is None:
@@ -125,7 +128,7 @@ def credentials_of(request: web.Request) -> tuple[str, str] | None:
 
 
 def basic_secret(value: str) -> str:
-    """The password of Basic credentials (the part after the scheme). Raises Unauthenticated."""
+    """Return the password of Basic credentials without the scheme. Raises Unauthenticated."""
     try:
         pair = base64.b64decode(value, validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
@@ -137,10 +140,10 @@ def basic_secret(value: str) -> str:
 
 
 async def identify(request: web.Request, store: Store, region: str) -> Caller:
-    """The caller of a request. Raises Unauthenticated for credentials that are not valid, and 429.
+    """Return the caller of a request. Raises Unauthenticated for bad credentials, or OciError 429.
 
-    Without an Authorization header, and with an empty secret as some clients send it, the caller
-    is nobody in particular.
+    Without an Authorization header the caller is anonymous, and also with an empty secret, which
+    some clients send.
     """
     credentials = credentials_of(request)
     if credentials is None:
@@ -161,7 +164,7 @@ async def identify(request: web.Request, store: Store, region: str) -> Caller:
 
 
 async def caller_of(store: Store, claims: tokens.Claims | None, region: str) -> Caller:
-    """The caller that a valid token names; without one, nobody. Raises Unauthenticated."""
+    """Return the caller of a valid token; without one, an anonymous one. Raises Unauthenticated."""
     if claims is None:
         return Caller(None, presented=False, scopes=None)
     key = await key_of_claims(store, claims, region)
@@ -169,17 +172,17 @@ async def caller_of(store: Store, claims: tokens.Claims | None, region: str) -> 
 
 
 def scope_of(name: str, action: Action) -> str:
-    """What a token must cover for that, as a challenge says it.
+    """Return the scope for an action on a repository, for a challenge.
 
-    Empty for what is no name at all, and is not to get into a header.
+    Return an empty text for a malformed name, which must not get into a header.
     """
     return f"repository:{name}:{_SCOPE_ACTIONS[action]}" if _SCOPE_NAME.fullmatch(name) else ""
 
 
 def may(caller: Caller, repository: Repository, action: Action) -> bool:
-    """Whether the caller may do that in a repository, without saying why not.
+    """Return True if the caller may do the action in a repository.
 
-    Nobody needs a token for what anyone may do, so no token narrows it.
+    A token does not narrow an action that anonymous callers may do.
     """
     if not rights.verdict(caller.key, repository, action).allowed:
         return False
@@ -188,16 +191,16 @@ def may(caller: Caller, repository: Repository, action: Action) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The rights of one request's caller, and the challenges that refuse it."""
+    """Checks the rights of the caller of a request, and builds the challenges."""
 
     store: Store
     settings: AppSettings
     origin: Origin
     prefix: str
-    """Where the application is mounted, such as ``/registry``; empty at the root."""
+    """Path at which the application is mounted, such as ``/registry``; empty at the root."""
 
     def challenge(self, scope: str = "", error: str = "") -> dict[str, str]:
-        """The WWW-Authenticate header (RFC 6750 section 3), every value quoted."""
+        """Return the WWW-Authenticate header (RFC 6750 section 3), every value quoted."""
         parts = [
             f'Bearer realm="{token_url(self.origin, self.settings, self.prefix)}"',
             f'service="{tokens.SERVICE}"',
@@ -211,16 +214,16 @@ class Gate:
     def unauthorized(
         self, message: str | None = None, *, scope: str = "", error: str = ""
     ) -> OciError:
-        """401 with a challenge."""
+        """Return a 401 error with a challenge."""
         return OciError("UNAUTHORIZED", message, headers=self.challenge(scope, error))
 
     async def repository(
         self, caller: Caller, name: str, action: Action, *, scope: str, creates: bool = False
     ) -> Repository:
-        """Where ``name`` leads, for a caller who may do ``action`` there.
+        """Return the repository ``name`` for a caller who may do ``action`` there.
 
-        A challenge asks for ``scope``. A request that ``creates`` makes the namespace where there
-        is none, if that is configured. Raises OciError as the table in ``rights`` says, and
+        A challenge asks for ``scope``. With ``creates`` a missing namespace is created, if the
+        settings allow it. Raises OciError according to the table in ``rights``, or
         Invalid("name").
         """
         repository = await self.find(name)
@@ -231,20 +234,20 @@ class Gate:
         verdict = rights.verdict(caller.key, repository, action)
         if repository is None or not verdict.allowed:
             raise self._refusal(caller, verdict, name, action, scope)
-        # Nobody needs a token for what anyone may do, so no token narrows it.
+        # A token does not narrow an action that anonymous callers may do.
         if not caller.within(name, action) and not _open_to_all(repository, action):
             raise self.unauthorized(scope=scope, error="insufficient_scope")
         return repository
 
     async def find(self, name: str) -> Repository | None:
-        """Where a name leads; None where there is no such namespace. Raises Invalid("name")."""
+        """Return the repository of a name; None without its namespace. Raises Invalid("name")."""
         try:
             return await self.store.locate(self.origin.region, name)
         except NotFound:
             return None
 
     def may_pull(self, caller: Caller, repository: Repository) -> bool:
-        """Whether the caller may pull from it, without saying why not."""
+        """Return True if the caller may pull from the repository."""
         return may(caller, repository, "pull")
 
     def _refusal(
@@ -257,7 +260,7 @@ class Gate:
             return OciError("NAME_UNKNOWN", _unknown(name, action, self.origin.region))
         return OciError(
             "DENIED",
-            f"this key may not {action} in {name}: that needs permission full in its project",
+            f"this key may not {action} in {name}: the action needs permission full in its project",
         )
 
     def _creates(self, caller: Caller) -> bool:
@@ -265,9 +268,9 @@ class Gate:
         return self.settings.create_namespaces and key is not None and key.permission == "full"
 
     async def _create(self, caller: Caller, name: str) -> Repository | None:
-        """Make the missing namespace in the key's default project (``create_namespaces``)."""
+        """Create the missing namespace in the key's default project (``create_namespaces``)."""
         assert caller.key is not None
-        # Another push may have made it at the same moment; the table decides then.
+        # A concurrent push may have created it, for another project even: the table decides.
         with suppress(AlreadyExists):
             await self.store.namespaces.create(
                 self.origin.region,
@@ -283,7 +286,7 @@ def _open_to_all(repository: Repository, action: Action) -> bool:
 
 
 def _unknown(name: str, action: Action, region: str) -> str:
-    """The same words whether the name is absent or belongs to strangers."""
+    """Return the message of a 404, the same for an absent and for another project's name."""
     namespace = name.partition("/")[0]
     if action == "push":
         return (
@@ -295,5 +298,5 @@ def _unknown(name: str, action: Action, region: str) -> str:
 
 
 def unix_now() -> int:
-    """Seconds since 1970."""
+    """Return the Unix time in seconds."""
     return int(time.time())

@@ -1,8 +1,8 @@
-"""The OCI Distribution API: one dispatcher from raw paths to endpoints, and the token service.
+"""The OCI Distribution API: the dispatcher from raw paths to handlers, and the token service.
 
 OCI distribution-spec, "Endpoints"; the Docker registry's ``_catalog``; extensions under ``_oci``
-and ``_holdfast``. Every request is answered here: errors of the engine become OCI errors by the
-table in ``oci_errors``, and no input leads to a 500.
+and ``_holdfast``. The dispatcher turns errors of the engine into OCI errors by the table in
+``oci_errors``, so that no input leads to a 500.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from .token_service import token
 _log: Final = logging.getLogger(__name__)
 
 TAIL: Final = "{tail:(?s:.*)}"
-"""Of a route: whatever follows, slashes and line breaks too."""
+"""Route pattern for the rest of a path, including slashes and line breaks."""
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def ping(exchange: Exchange) -> web.StreamResponse:
-    """``GET /v2/`` (end-1): 401 without valid credentials, where some clients learn the scheme."""
+    """Handle ``GET /v2/`` (end-1): 401 without valid credentials shows clients the scheme."""
     if not exchange.caller.presented:
         raise exchange.gate.unauthorized()
     return json_response({})
@@ -70,7 +70,7 @@ ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
     },
     "blob": {
         "GET": Route(blobs.fetch, "pull"),
-        # Who asks is about to push: some clients keep the first token that they get for all of it.
+        # HEAD usually precedes a push, and some clients use their first token for all of it.
         "HEAD": Route(blobs.head, "pull", asks="push"),
         "DELETE": Route(blobs.delete, "delete"),
     },
@@ -79,7 +79,7 @@ ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
         **_read(uploads.status, "push"),
         "PATCH": Route(uploads.append, "push"),
         "PUT": Route(uploads.finish, "push"),
-        # The right to push is enough: whoever began it may end it.
+        # Ending a session needs only the right to push, which its start needed.
         "DELETE": Route(uploads.cancel, "push"),
     },
     "referrers": _read(referrers.listing, "pull"),
@@ -91,7 +91,7 @@ KINDS: Final[Mapping[Endpoint, str]] = {
     endpoint: endpoint if endpoint in ("manifest", "blob", "upload") else ""
     for endpoint in ENDPOINTS
 } | {"uploads": "upload"}
-"""Endpoint to what its changes are changes of."""
+"""Endpoint to the kind of resource that it changes; empty if it changes none."""
 
 
 def setup(app: web.Application) -> None:
@@ -107,9 +107,9 @@ def setup(app: web.Application) -> None:
 def route(
     app: web.Application, path: str, answer: Answer, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Let ``answer`` answer all methods of a path; its OciErrors become answers too.
+    """Route all methods of a path to ``answer``, and turn its errors into responses.
 
-    ``headers`` go with every answer.
+    Every response gets ``headers``.
     """
     always = headers or {}
 
@@ -130,23 +130,23 @@ def route(
     app.router.add_route("*", path, handle, expect_handler=expected)
 
 
-async def nowhere(_request: web.Request) -> web.StreamResponse:
-    """What no endpoint is at. Raises OciError."""
+async def unknown_endpoint(_request: web.Request) -> web.StreamResponse:
+    """Raise the OciError of an unknown endpoint, status 404."""
     raise OciError("UNSUPPORTED", "no such endpoint", status=404)
 
 
 async def _answered(
     request: web.Request, answer: Answer, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """The answer, or the error that came instead; what is left of the body settled."""
+    """Return the response of ``answer`` or of its error, and deal with an unread body."""
     try:
         response = await answer(request)
     except ConnectionError as error:
-        # The client is gone in the middle of an answer: this one only ends the connection.
+        # The client has disconnected: the response only closes the connection.
         _log.debug("%s %s: %s", request.method, request.path, error)
         response = OciError("UNAVAILABLE").response()
         response.force_close()
-    except Exception as error:  # noqa: BLE001 - the edge: a bug is logged, and answered as one
+    except Exception as error:  # noqa: BLE001 - the outermost handler: log a bug, send a 500
         response = refusal(error, request.method, request.path)
     if not response.prepared:
         response.headers.update(headers)
@@ -156,7 +156,7 @@ async def _answered(
 
 
 def refusal(error: Exception, method: str, path: str) -> web.Response:
-    """The answer to a request that ended with this error; what is our fault is logged."""
+    """Return the response to a request that raised an error; log server errors."""
     if isinstance(error, OciError):
         response = error.response()
         if isinstance(error, BrokenBody):
@@ -168,30 +168,30 @@ def refusal(error: Exception, method: str, path: str) -> web.Response:
             _log.log(level, "%s %s: %s", method, path, error)
         answer = oci_error(error)
         if isinstance(error, Invalid) and answer.code == "NAME_INVALID":
-            # Some clients probe with HEAD first, and give up without ever seeing a message.
+            # Some clients probe with HEAD, whose response has no body: show the message here too.
             answer.headers |= warning(answer.message)
         return answer.response()
-    _log.error("unexpected error in %s %s", method, path, exc_info=error)
+    _log.error("%s %s: unexpected error; sending 500", method, path, exc_info=error)
     return OciError("UNKNOWN").response()
 
 
 def _prefix(request: web.Request) -> str:
-    """Where the application is mounted: what its own route's path begins with."""
+    """Return the path at which the application is mounted, from its own route."""
     resource = request.match_info.route.resource
     assert resource is not None
     return resource.canonical.removesuffix("/{tail}").removesuffix("/v2")
 
 
 async def _dispatch(request: web.Request) -> web.StreamResponse:
-    """Find the endpoint, then the caller, then let the handler decide."""
+    """Find the endpoint, authenticate the caller, then call the handler."""
     prefix = _prefix(request)
     raw = request.rel_url.raw_path
     start = f"{prefix}/v2"
-    # An escaped way of writing the fixed part reaches this route too, and is no endpoint.
+    # The router decodes paths: an escaped form of /v2 matches the route, but is no endpoint.
     rest = raw.removeprefix(start)
     target = parse_path(rest.removeprefix("/")) if raw.startswith(start) else None
     if target is None:
-        return await nowhere(request)
+        return await unknown_endpoint(request)
     note_target(target.endpoint, KINDS[target.endpoint], name=target.name, id=target.item)
     methods = ENDPOINTS[target.endpoint]
     route = methods.get(request.method)
@@ -214,6 +214,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     response = await route.handler(exchange)
     if request.method in ("GET", "HEAD") and not response.prepared:
         response = selected(exchange.condition, response)
+    # Files and streams pay for bandwidth as they are sent; a body in memory is paid for here.
     if (moving := flow()) is not None and request.method == "GET" and not response.prepared:
         await moving.turn(response.content_length or 0)
     return response

@@ -1,4 +1,4 @@
-"""Blobs: read, probed and unlinked by digest (OCI distribution-spec, end-2 and end-10)."""
+"""Handlers of blobs: GET, HEAD and DELETE (OCI distribution-spec, end-2 and end-10)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def _headers(digest: Digest, repository: Repository) -> dict[str, str]:
 
 
 async def head(exchange: Exchange) -> web.StreamResponse:
-    """HEAD of a blob: its size, without opening it."""
+    """Handle HEAD of a blob: return its size without opening it."""
     repository = await exchange.repository()
     response, _ = await summary(exchange.store, repository, exchange.target.item)
     return response
 
 
 async def summary(store: Store, repository: Repository, item: str) -> tuple[web.Response, bool]:
-    """The answer to HEAD of a blob, and whether it stays the same until the store changes.
+    """Return the response to HEAD of a blob, and True if it holds until the store changes.
 
-    (A hold may run out before.) Raises OciError, EngineError.
+    It does not if a hold, which may expire earlier, gives the access. Raises OciError or
+    EngineError.
     """
     blob = await store.stat(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
     headers = _headers(blob.digest, repository)
@@ -39,9 +40,9 @@ async def summary(store: Store, repository: Repository, item: str) -> tuple[web.
 async def at_hand(
     store: Store, repository: Repository, item: str
 ) -> tuple[web.StreamResponse, bool]:
-    """The answer to GET of a blob: a ``web.Response``, or only the head where it lies in a file.
+    """Return the response to GET of a blob: a ``web.Response``, or only the head of a file.
 
-    The second part is as in ``summary``. Raises OciError, EngineError.
+    The second value is as in ``summary``. Raises OciError or EngineError.
     """
     blob, data = await store.small(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
     lasting, headers = blob.held_until is None, _headers(blob.digest, repository)
@@ -51,7 +52,10 @@ async def at_hand(
 
 
 async def open_already(store: Store, repository: Repository, item: str) -> BlobReader | None:
-    """A blob whose file is open, entered; None for another one. Raises OciError, EngineError."""
+    """Return the entered reader of a blob whose file is already open, else None.
+
+    Raises OciError or EngineError.
+    """
     reader = store.get(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
     if not await reader.at_hand():
         return None
@@ -62,7 +66,7 @@ async def open_already(store: Store, repository: Repository, item: str) -> BlobR
 
 
 async def fetch(exchange: Exchange) -> web.StreamResponse:
-    """GET of a blob, or of parts of it (RFC 9110 section 14)."""
+    """Handle GET of a blob or of ranges of it (RFC 9110 section 14)."""
     headers = exchange.request.headers
     if "Range" in headers or exchange.condition is not ALWAYS:
         return await _fetch_conditionally(exchange)
@@ -73,16 +77,16 @@ async def fetch(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
-    """GET with a Range or a condition: the size is needed before anything is opened."""
+    """Handle GET with a Range or a condition, which need the size before the blob is opened."""
     repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
-    # Not ``stat``, which means HEAD: what is held may be read until the hold ends.
+    # Not ``stat``, which serves HEAD: it finds a held blob only while half of the hold is left.
     blob, _ = await exchange.store.small(digest, repository=repository)
     headers = _headers(blob.digest, repository)
     selection = selected(exchange.condition, web.Response(headers=headers))
     if selection.status == 304:
         return selection
-    # If-Range wants a strong match (RFC 9110 section 13.1.5), and only this one can match.
+    # If-Range needs a strong comparison (RFC 9110 section 13.1.5): only this ETag matches.
     condition = exchange.request.headers.get("If-Range", headers["ETag"])
     asked = exchange.request.headers.get("Range") if condition == headers["ETag"] else None
     try:
@@ -104,7 +108,7 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
 
 
 async def delete(exchange: Exchange) -> web.StreamResponse:
-    """DELETE of a blob: this repository's right to it ends. Refused while a manifest needs it."""
+    """Handle DELETE of a blob: unlink it from the repository, unless a manifest needs it."""
     repository = await exchange.repository()
     digest = read_digest(exchange.target.item, "BLOB_UNKNOWN")
     await exchange.store.remove_blob(repository, digest, only_if=exchange.condition)

@@ -1,4 +1,4 @@
-"""``/v2/_catalog``: the repositories of the region that the caller may pull (Docker registry)."""
+"""Handler of ``/v2/_catalog``, the repositories that the caller may pull (Docker registry)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .exchange import RESULTS_MAX, Exchange, json_response, last_name, next_link
 
 NAME_CHARS_MAX: Final = 255
 
-_BATCH: Final = 100
-"""Repositories looked at in one ledger read, which takes 10 µs for each."""
+_ROWS_PER_READ: Final = 100
+"""Repositories per ledger read, which takes 10 µs for each."""
 
 
 async def listing(exchange: Exchange) -> web.StreamResponse:
-    """GET: full names in byte order, after ``last``, at most ``n``.
+    """Handle GET: return at most ``n`` full names after ``last``, in byte order.
 
-    Without credentials 401, so that clients come back with what they have; an anonymous token
-    lists the public images. Names that the caller may not see are passed over, never shown.
+    A request without credentials gets 401, so that clients send theirs; an anonymous token lists
+    the public images. The list has only names that the caller may pull.
     """
     caller = exchange.caller
     if not caller.presented:
@@ -40,7 +40,10 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _visible(exchange: Exchange, after: str, wanted: int) -> list[str]:
-    """Up to ``wanted`` names that the caller may pull; the token's scope is the catalog's."""
+    """Return up to ``wanted`` names that the caller may pull, by key only.
+
+    The token has the scope of the catalog, so it narrows no repository.
+    """
     region, key = exchange.gate.origin.region, exchange.caller.key
     names: list[str] = []
     following: str | None = after
@@ -50,14 +53,14 @@ async def _visible(exchange: Exchange, after: str, wanted: int) -> list[str]:
             project_id=None if key is None else key.project_id,
             public_only=key is None,
             after=following,
-            limit=min(wanted - len(names), _BATCH),
+            limit=min(wanted - len(names), _ROWS_PER_READ),
         )
-        # The store looks only where there is something to see; the table still decides.
+        # The store filters by project and visibility; the table of rights still decides.
         names += [
             repository.full_name
             for repository in repositories
             if rights.verdict(key, repository, "pull").allowed
         ]
-        # A read waits for nothing, so others have their turn here.
+        # A ledger read never waits: yield, so that other requests run between two reads.
         await asyncio.sleep(0)
     return names

@@ -1,4 +1,4 @@
-"""One request of the distribution API, parsed and authenticated: what its handler is given."""
+"""A parsed and authenticated request of the distribution API, and helpers for its handlers."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .paths import Target
 from .rights import Action
 
 RESULTS_MAX: Final = 1000
-"""Results on one page; a larger ``n`` is cut to it, and answered with a Link."""
+"""Results per page; a larger ``n`` is cut to it, and the response has a Link."""
 
-FOR_GOOD: Final = "max-age=31536000, immutable"
-"""How long an answer is right whose bytes are in its name."""
+IMMUTABLE: Final = "max-age=31536000, immutable"
+"""Cache-Control of content under its own digest, which never changes."""
 
 EXPIRY_WARNING: Final = timedelta(days=7)
-"""How long before a key's end a push is answered with a Warning."""
+"""Time before the expiry of a key in which pushes get a Warning."""
 
 _DIGITS_MAX: Final = len(str(RESULTS_MAX))
 _NUMBER: Final = re.compile(r"\d+", re.ASCII)
@@ -46,7 +46,7 @@ _NUMBER: Final = re.compile(r"\d+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request with its caller; ``target`` holds the repository's name as it was asked for."""
+    """A request with its caller; ``target`` has the repository's name as requested."""
 
     request: IncomingRequest
     gate: Gate
@@ -54,47 +54,46 @@ class Exchange:
     target: Target
     route: Route
     permitted: Repository | None = None
-    """Where the path leads, if it was found already that the caller may do there what the route
-    is for."""
+    """Repository of the path if the fast path has already checked the right of the route."""
 
     @property
     def plain(self) -> web.Request:
-        """The request, for a handler that the fast lane has no part in."""
+        """The aiohttp request, for handlers that the fast path never calls."""
         assert isinstance(self.request, web.Request)
         return self.request
 
     @property
     def store(self) -> Store:
-        """The store that this application serves."""
+        """Store of the application."""
         return self.gate.store
 
     @property
     def query(self) -> Query:
-        """The parameters of the query string."""
+        """Parameters of the query string."""
         return query_of(self.request)
 
     async def repository(self, *, creates: bool = False) -> Repository:
-        """The repository of the path, for a caller who may do there what the route is for.
+        """Return the repository of the path; the caller has the right that the route needs.
 
-        ``creates``: a first push, which may make the namespace (``Gate.repository``). Raises
-        OciError as ``rights.TABLE`` says, and NAME_INVALID.
+        With ``creates`` a push may create the namespace (``Gate.repository``). Raises OciError
+        according to ``rights.TABLE``, or NAME_INVALID.
         """
         if self.permitted is not None:
             return self.permitted
         name, action = self.target.name, self.route.action
         assert action is not None, "a route without a repository"
         if len(self.gate.origin.host) + 1 + len(name) > FULL_NAME_CHARS_MAX:
-            raise OciError("NAME_INVALID", "host and name have over 255 characters together")
+            raise OciError("NAME_INVALID", "host and name together have more than 255 characters")
         scope = scope_asked(self.request, self.target, self.route)
         return await self.gate.repository(self.caller, name, action, scope=scope, creates=creates)
 
     def location(self, *parts: str) -> str:
-        """The path of something in this repository, relative to the host."""
+        """Return a path below this repository, relative to the host."""
         return "/".join((f"{self.gate.prefix}/v2/{self.target.name}", *parts))
 
     @property
     def condition(self) -> Condition:
-        """What has to be so for the request to be done (RFC 9110 section 13)."""
+        """Precondition of the request (RFC 9110 section 13)."""
         return condition_of(self.request)
 
 
@@ -103,43 +102,43 @@ Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of an endpoint: who answers it, and which right it takes."""
+    """Handler of a method of an endpoint, and the right that it needs."""
 
     handler: Handler
     action: Action | None = None
-    """In the repository of the path; None where the path has none."""
+    """Right needed in the repository of the path; None if the path has no repository."""
     asks: Action | None = None
-    """What its challenge asks for, where more than ``action`` is likely to follow."""
+    """Right that the challenge asks for if more than ``action`` is likely to follow."""
 
 
 def query_of(request: IncomingRequest) -> Query:
-    """The parameters of a request's query string."""
+    """Return the parameters of a request's query string."""
     if isinstance(request, WholeRequest):
         return parse_query(request.query)
     return parse_query(request.rel_url.raw_query_string)
 
 
 def scope_asked(request: IncomingRequest, target: Target, route: Route) -> str:
-    """What a token must cover for a request, as its challenge says it."""
+    """Return the scopes that a token needs for a request, for its challenge."""
     if target.endpoint == "catalog":
         return tokens.format_scopes({tokens.CATALOG: frozenset("*")})
     if route.action is None:
         return ""
     scopes = [scope_of(target.name, route.asks or route.action)]
     if target.endpoint == "uploads":
-        # A mount needs its source in the token, too.
+        # A mount also pulls from its source.
         scopes.append(scope_of(query_of(request).first("from") or "", "pull"))
     return " ".join(filter(None, scopes))
 
 
 def content_headers(digest: Digest | str, *, fixed: bool, public: bool) -> dict[str, str]:
-    """The headers of content under a digest. ``fixed``: it was asked for by that digest.
+    """Return the headers of content with a digest; ``fixed`` if the request named the digest.
 
-    ``public``: anyone may pull it now, so that a cache between us and the client may keep it
-    (RFC 9111 section 5.2.2): for good by its digest, and behind a tag as long as it asks each time.
-    What only some may pull stays with the client.
+    With ``public`` anyone may pull the content, so a shared cache may store it (RFC 9111 section
+    5.2.2): for a year under its digest; under a tag only if it revalidates each time. Other
+    content may only be stored by the client.
     """
-    caching = FOR_GOOD if fixed else "no-cache"
+    caching = IMMUTABLE if fixed else "no-cache"
     return {
         "Docker-Content-Digest": str(digest),
         "ETag": f'"{digest}"',
@@ -148,17 +147,17 @@ def content_headers(digest: Digest | str, *, fixed: bool, public: bool) -> dict[
 
 
 def json_response(document: Any, headers: dict[str, str] | None = None) -> web.Response:
-    """200 with a JSON document and the exact type ``application/json``."""
+    """Return 200 with a JSON document and the exact type ``application/json``."""
     response = web.Response(body=msgspec.json.encode(document), headers=headers)
     response.headers["Content-Type"] = JSON
     return response
 
 
 def read_digest(text: str, unknown: str) -> Digest:
-    """The digest that something is asked by.
+    """Parse the digest of a request.
 
-    Raises DIGEST_INVALID for a malformed one, and the code ``unknown`` for one of an algorithm
-    that is not kept: nothing can be there under it.
+    Raises DIGEST_INVALID if it is malformed, and the code ``unknown`` if its algorithm is not
+    supported: no content can have it.
     """
     try:
         return Digest.parse(text)
@@ -169,24 +168,24 @@ def read_digest(text: str, unknown: str) -> Digest:
 
 
 def page_size(query: Query) -> int | None:
-    """The parameter ``n``, cut to what a page holds; None where it is not given.
+    """Return the parameter ``n``, at most RESULTS_MAX; None if it is not given.
 
-    Raises PAGINATION_NUMBER_INVALID for what is not a natural number.
+    Raises PAGINATION_NUMBER_INVALID unless it is a natural number.
     """
     text = query.first("n")
     if text is None:
         return None
     if not _NUMBER.fullmatch(text):
         raise OciError("PAGINATION_NUMBER_INVALID")
-    # A number may be as long as a request line, and Python reads none of over 4300 digits.
+    # A number may be as long as the request line; int() refuses more than 4300 digits.
     digits = text.lstrip("0") or "0"
     return RESULTS_MAX if len(digits) > _DIGITS_MAX else min(int(digits), RESULTS_MAX)
 
 
 def last_name(query: Query, chars_max: int) -> str:
-    """The parameter ``last`` for a listing of names of ASCII characters, at most that many.
+    """Return the parameter ``last`` for a listing of ASCII names of at most ``chars_max``.
 
-    Cut to what still sorts the same among such names, whatever a client sends.
+    Shorten a longer value so that it sorts the same among such names.
     """
     text = query.first("last") or ""
     for index, character in enumerate(text):
@@ -203,7 +202,7 @@ def next_link(path: str, query: Query, **values: str | None) -> dict[str, str]:
 
 
 def expiry_warning(key: Key | None) -> dict[str, str]:
-    """A Warning header (OCI distribution-spec, "Warnings") for a key that is about to expire."""
+    """Return a Warning header (OCI distribution-spec, "Warnings") if the key expires soon."""
     if key is None or key.expires_at is None:
         return {}
     if key.expires_at - datetime.now(UTC) > EXPIRY_WARNING:
@@ -212,9 +211,10 @@ def expiry_warning(key: Key | None) -> dict[str, str]:
 
 
 def warning(text: str) -> dict[str, str]:
-    """A Warning header with a text that clients show (OCI distribution-spec, "Warnings").
+    """Return a Warning header with a text that clients show (OCI distribution-spec, "Warnings").
 
-    The agent is a bare hyphen, and there is no date. Other than printable ASCII becomes ``?``.
+    The agent is a bare hyphen and there is no date. Characters that are not printable ASCII become
+    ``?``.
     """
     plain = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:1024])
     quoted = plain.replace("\\", "\\\\").replace('"', '\\"')

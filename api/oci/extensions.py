@@ -1,9 +1,9 @@
-"""Extensions of the distribution API, and how clients find them.
+"""Extensions of the distribution API, and their discovery.
 
 ``_oci/ext/discover`` is the OCI extension "_oci". ``_holdfast/exists`` is this registry's own:
-``POST /v2/<name>/_holdfast/exists`` with ``{"digests": [...]}``, at most 1000, answers
-``{"present": [...], "missing": [...]}``: which of these blobs the repository links or holds.
-Whoever may pull may ask.
+``POST /v2/<name>/_holdfast/exists`` with ``{"digests": [...]}`` (at most 1000) returns
+``{"present": [...], "missing": [...]}``: a blob is present if the repository links or holds it.
+The request needs the right to pull.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from holdfast.engine import Digest
 from .exchange import Exchange, json_response, read_digest
 
 DIGESTS_MAX: Final = 1000
-"""Digests in one question; each is one read of the ledger."""
+"""Digests per request; each is one read of the ledger."""
 
 QUESTION_BYTES_MAX: Final = 256 * 1024
-"""A thousand sha512 digests as JSON need 138 KB."""
+"""Limit of the request body; 1,000 sha512 digests as JSON need 138 KB."""
 
 _DISCOVER: Final = {
     "name": "_oci",
@@ -40,46 +40,49 @@ _EXISTS: Final = {
 }
 
 
-class Question(msgspec.Struct, forbid_unknown_fields=True):
+class ExistsRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of ``_holdfast/exists``."""
 
     digests: list[str]
 
 
 async def of_registry(exchange: Exchange) -> web.StreamResponse:
-    """GET ``/v2/_oci/ext/discover``: what the registry as a whole extends."""
+    """Handle GET ``/v2/_oci/ext/discover``: list the extensions of the registry."""
     return json_response({"extensions": [_DISCOVER]})
 
 
 async def of_repository(exchange: Exchange) -> web.StreamResponse:
-    """GET ``/v2/<name>/_oci/ext/discover``: what each repository extends."""
+    """Handle GET ``/v2/<name>/_oci/ext/discover``: list the extensions of a repository."""
     await exchange.repository()
     return json_response({"extensions": [_DISCOVER, _EXISTS]})
 
 
 async def exists(exchange: Exchange) -> web.StreamResponse:
-    """POST ``/v2/<name>/_holdfast/exists``: present and missing digests, in the order asked."""
+    """Handle POST ``/v2/<name>/_holdfast/exists``: split digests into present and missing ones.
+
+    Both lists keep the order of the request.
+    """
     repository = await exchange.repository()
     body = await read_bounded(exchange.request, QUESTION_BYTES_MAX, "SIZE_INVALID")
     try:
-        question = msgspec.json.decode(body, type=Question)
+        asked = msgspec.json.decode(body, type=ExistsRequest)
     except msgspec.DecodeError as error:
-        raise OciError("UNSUPPORTED", f"the body is no question: {error}", status=400) from error
-    if len(question.digests) > DIGESTS_MAX:
-        raise OciError("SIZE_INVALID", f"over the limit of {DIGESTS_MAX} digests", status=413)
-    asked = list(dict.fromkeys(question.digests))
-    kept = [digest for digest in map(_kept, asked) if digest is not None]
-    present = await exchange.store.exists(kept, repository=repository)
+        raise OciError("UNSUPPORTED", f"the body is not valid: {error}", status=400) from error
+    if len(asked.digests) > DIGESTS_MAX:
+        raise OciError("SIZE_INVALID", f"more than {DIGESTS_MAX} digests", status=413)
+    digests = list(dict.fromkeys(asked.digests))
+    supported = [digest for digest in map(_supported, digests) if digest is not None]
+    present = await exchange.store.exists(supported, repository=repository)
     check_untagged(exchange.condition, exists=False)
     answer: dict[str, Any] = {
-        "present": [digest for digest in asked if digest in present],
-        "missing": [digest for digest in asked if digest not in present],
+        "present": [digest for digest in digests if digest in present],
+        "missing": [digest for digest in digests if digest not in present],
     }
     return json_response(answer)
 
 
-def _kept(text: str) -> Digest | None:
-    """The digest, or None for one of an algorithm that is not kept. Raises DIGEST_INVALID."""
+def _supported(text: str) -> Digest | None:
+    """Parse a digest; return None if its algorithm is not supported. Raises DIGEST_INVALID."""
     try:
         return read_digest(text, "BLOB_UNKNOWN")
     except OciError:

@@ -1,4 +1,4 @@
-"""Manifests and indexes by tag or digest (OCI distribution-spec, end-3, 7 and 9)."""
+"""Handlers of manifests and indexes (OCI distribution-spec, end-3, end-7 and end-9)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .exchange import Exchange, content_headers, expiry_warning, read_digest
 from .paths import Target
 
 TAG_PARAMETERS_MAX: Final = 100
-"""Tags that one PUT may set beside its reference; the spec asks for at least ten."""
+"""Tags that a PUT may set in addition to its reference; the spec requires at least ten."""
 
 
 def _is_digest(reference: str) -> bool:
-    """A reference is a digest exactly if it has a colon."""
+    """Return True for a digest: only digests contain a colon."""
     return ":" in reference
 
 
 def _read_reference(reference: str) -> str:
-    """The reference of the path, if anything can be there. Raises MANIFEST_UNKNOWN."""
+    """Return the reference of a path. Raises MANIFEST_UNKNOWN if no manifest can have it."""
     if _is_digest(reference):
         return str(read_digest(reference, "MANIFEST_UNKNOWN"))
     try:
@@ -36,19 +36,19 @@ def _read_reference(reference: str) -> str:
 
 
 async def fetch(exchange: Exchange) -> web.StreamResponse:
-    """GET and HEAD: the bytes and the type as pushed; Accept is not negotiated over."""
+    """Handle GET and HEAD: send the bytes and type as pushed, whatever Accept says."""
     repository = await exchange.repository()
     pulled = counts(exchange.request.method, exchange.target.item)
     renewed = renews(exchange.target, exchange.caller, repository)
-    return await _noted(exchange, repository, pulled=pulled, renewed=renewed)
+    return await _fetch_counted(exchange, repository, pulled=pulled, renewed=renewed)
 
 
-async def _noted(
+async def _fetch_counted(
     exchange: Exchange, repository: Repository, *, pulled: bool, renewed: bool
 ) -> web.StreamResponse:
-    """The answer, and all that retention goes by noted.
+    """Return the response, and record the pull or the renewed age for retention.
 
-    Conditions come first: 304 counts as a pull of a client that has it, 412 as none.
+    Conditions are checked first: a 304 counts as a pull by a client with a copy, a 412 does not.
     """
     store, item = exchange.store, exchange.target.item
 
@@ -59,21 +59,23 @@ async def _noted(
         return await select()
     with store.pulls.passing() as gathers:
         response = await select()
+        # Gathered in memory, to be written with others: enough unless a retention run is deciding.
         if gathers and store.pulls.count(repository, item, pulled=pulled, renews=renewed):
             return response
-    # A retention run decides by pulls at this moment, and may have removed what was found.
+    # A retention run reads pulls now, and may have removed the manifest: write the pull at once,
+    # then look the manifest up again.
     await store.pulls.write(repository, item, pulled=pulled, renews=renewed)
     return await select()
 
 
 async def answer(store: Store, repository: Repository, item: str) -> web.Response:
-    """200 with the manifest under a tag or a digest. Raises OciError, EngineError."""
+    """Return 200 with the manifest under a tag or digest. Raises OciError or EngineError."""
     reference = _read_reference(item)
     return _response(await store.manifests.get(repository, reference), reference, repository)
 
 
 async def at_hand(store: Store, repository: Repository, item: str) -> web.Response | None:
-    """As ``answer``, or None for a manifest that lies in a file."""
+    """Return the response of ``answer``, or None if the manifest is in a file."""
     reference = _read_reference(item)
     manifest = await store.manifests.at_hand(repository, reference)
     return None if manifest is None else _response(manifest, reference, repository)
@@ -88,21 +90,24 @@ def _response(manifest: Manifest, reference: str, repository: Repository) -> web
 
 
 def counts(method: str, item: str) -> bool:
-    """Whether reading a manifest that is there is a pull: by tag always, by digest only GET."""
+    """Return True if a read counts as a pull: every read by tag, and GET by digest."""
     return method == "GET" or not _is_digest(item)
 
 
 def renews(target: Target, caller: Caller, repository: Repository) -> bool:
-    """Whether reading a manifest that is there tells a pusher that he need not send it."""
+    """Return True if a read renews the age of a manifest.
+
+    A client that may push reads by digest to skip the upload of a manifest, so it must stay.
+    """
     if target.endpoint != "manifest" or not _is_digest(target.item):
         return False
     return access.may(caller, repository, "push")
 
 
 async def push(exchange: Exchange) -> web.StreamResponse:
-    """PUT: keep the bytes, link what they need, and move the tag, in one step.
+    """Handle PUT: store the bytes, link their content and move the tags in one transaction.
 
-    A condition of the request is one of that step.
+    The transaction also checks the condition of the request.
     """
     reference = exchange.target.item
     if _is_digest(reference):
@@ -111,7 +116,7 @@ async def push(exchange: Exchange) -> web.StreamResponse:
         check_tag_name(reference)
     tags = exchange.query.all("tag")
     if len(tags) > TAG_PARAMETERS_MAX:
-        raise OciError("UNSUPPORTED", f"over {TAG_PARAMETERS_MAX} parameters tag", status=414)
+        raise OciError("UNSUPPORTED", f"more than {TAG_PARAMETERS_MAX} tag parameters", status=414)
     repository = await exchange.repository(creates=True)
     request = exchange.request
     limit = exchange.store.config.manifest_bytes_max
@@ -138,7 +143,7 @@ async def push(exchange: Exchange) -> web.StreamResponse:
 
 
 async def delete(exchange: Exchange) -> web.StreamResponse:
-    """DELETE: a tag alone, or a manifest with every tag on it."""
+    """Handle DELETE: remove a tag, or a manifest with all its tags."""
     repository = await exchange.repository()
     reference = _read_reference(exchange.target.item)
     if _is_digest(reference):

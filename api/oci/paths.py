@@ -1,7 +1,7 @@
-"""Which endpoint of the distribution API a path names: pure, over the raw path.
+"""Parses a raw path of the distribution API into endpoint, repository name and item.
 
-Repository names may hold the words blobs, manifests, tags, referrers and uploads, so a path is
-read from its right-hand end. Its parts are percent-decoded once, here; grammars judge them later.
+Repository names may contain the words blobs, manifests, tags, referrers and uploads, so the parser
+starts at the end of the path. It percent-decodes the parts once; the handlers check their grammar.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Endpoint = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path names. ``name`` is the repository, ``item`` the digest, reference or id."""
+    """A parsed path. ``name`` is the repository, ``item`` the digest, reference or upload id."""
 
     endpoint: Endpoint
     name: str = ""
@@ -36,7 +36,7 @@ class Target:
 
 
 def parse_path(rest: str) -> Target | None:
-    """The target of what follows ``/v2/`` in the raw path, or None for no known endpoint."""
+    """Parse the rest of a raw path after ``/v2/``; return None for an unknown endpoint."""
     if not rest:
         return Target("ping")
     if rest == "_catalog":
@@ -53,7 +53,7 @@ def parse_path(rest: str) -> Target | None:
 
 
 def _repository_endpoint(parts: list[str]) -> tuple[Endpoint, int, str] | None:
-    """Endpoint, number of its parts at the right-hand end, and the item among them."""
+    """Return the endpoint, the number of its trailing parts, and the item among them."""
     last = parts[-1]
     if parts[-2:] == ["tags", "list"]:
         return "tags", 2, ""

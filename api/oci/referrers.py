@@ -1,4 +1,4 @@
-"""The manifests that name another as their subject (OCI distribution-spec, end-12)."""
+"""Handler of referrers, the manifests with a given subject (OCI distribution-spec, end-12)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .exchange import RESULTS_MAX, Exchange, next_link, page_size, read_digest
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 
 PAGE_BYTES_MAX: Final = 3 << 20
-"""Descriptors on one page: with the last one they stay near what clients read of a manifest.
-Many clients read the first page only, so it is a large one."""
+"""Bytes of descriptors after which a page ends. With the last descriptor, a page stays near the
+manifest size that clients accept. It is large because many clients read only the first page."""
 
-_BATCH: Final = 50
-"""Referrers read at once: each may carry annotations as large as a manifest."""
+_ROWS_PER_READ: Final = 50
+"""Referrers per ledger read: the annotations of each may be as large as a manifest."""
 
 
 async def listing(exchange: Exchange) -> web.StreamResponse:
-    """GET: an image index of the referrers, in digest order; empty where there are none."""
+    """Handle GET: return an image index of the referrers in digest order, empty if none."""
     repository = await exchange.repository()
     query = exchange.query
     types = query.all("artifactType")
@@ -32,7 +32,7 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     subject = exchange.target.item
     descriptors: list[msgspec.Raw] = []
     more: str | None = None
-    if _kept(subject):
+    if _is_supported(subject):
         after = query.first("last")
         descriptors, more = await _page(exchange, repository, subject, types, after, count)
     headers = {"Content-Type": INDEX_TYPE}
@@ -46,8 +46,8 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     return web.Response(body=msgspec.json.encode(index), headers=headers)
 
 
-def _kept(subject: str) -> bool:
-    """Whether anything here can refer to it. Raises DIGEST_INVALID for a malformed digest."""
+def _is_supported(subject: str) -> bool:
+    """Return True if the digest's algorithm is supported. Raises DIGEST_INVALID if malformed."""
     try:
         read_digest(subject, "MANIFEST_UNKNOWN")
     except OciError:
@@ -63,17 +63,17 @@ async def _page(
     after: str | None,
     count: int,
 ) -> tuple[list[msgspec.Raw], str | None]:
-    """Encoded descriptors, and the last digest shown where there are more."""
+    """Return encoded descriptors, and the last digest of the page if there are more."""
     descriptors: list[msgspec.Raw] = []
     shown: str | None = None
     room = PAGE_BYTES_MAX
     while count:
         try:
             batch = await exchange.store.manifests.referrers(
-                repository, subject, artifact_types=types, after=after, limit=_BATCH
+                repository, subject, artifact_types=types, after=after, limit=_ROWS_PER_READ
             )
         except NotFound:
-            # A repository that nobody pushed to has no referrers, and that is no error.
+            # A repository without a push has no referrers; the spec wants an empty index, not 404.
             break
         for referrer in batch:
             if len(descriptors) == count or room <= 0:
@@ -82,7 +82,7 @@ async def _page(
             room -= len(encoded)
             descriptors.append(msgspec.Raw(encoded))
             shown = str(referrer.digest)
-        if len(batch) < _BATCH:
+        if len(batch) < _ROWS_PER_READ:
             break
         after = shown
     return descriptors, None

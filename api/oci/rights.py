@@ -1,12 +1,12 @@
-"""Who may do what in a repository: one table, walked by the documentation and by a test.
+"""The table of rights: kind of caller, kind of repository and action to a verdict.
 
-Kinds of caller, where a name leads, what is asked. Nothing here reads a request or a store.
-An absent repository and a private one of strangers are one and the same to whoever has no
-access: same status, same bytes.
+The module reads no request and no store; the documentation and a test are generated from TABLE.
+To a caller without access, an absent repository and a private one of another project look the
+same: same status, same bytes.
 
-Whatever is not in the table is the same for everybody: a wrong secret, an expired key and an
-invalid token get 401 everywhere, and a token whose scope does not cover an allowed action gets
-401 with ``error="insufficient_scope"``, so that its bearer asks for a wider one.
+Bad credentials do not depend on the table: a wrong secret, an expired key and an invalid token
+get 401 everywhere. A token whose scope does not cover an allowed action gets 401 with
+``error="insufficient_scope"``, so that its bearer requests a wider one.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Action = Literal["pull", "push", "delete"]
 ACTIONS: Final[tuple[Action, ...]] = ("pull", "push", "delete")
 
 Asker = Literal["anonymous", "read", "full"]
-"""Nobody in particular (no credentials, or an anonymous token), or a key by its permission."""
+"""Kind of caller: anonymous (no credentials or an anonymous token), or the key's permission."""
 
 Place = Literal["hidden", "strangers_public", "own_private", "own_public"]
-"""Where a name leads, seen by one caller.
+"""Kind of repository, as one caller sees it.
 
-``hidden``: no such namespace, or one of strangers where this image is absent or private.
-``strangers_public``: an existing public image of a project that the key does not cover.
-``own_*``: in a namespace that the key covers; the image need not exist yet.
+``hidden``: the namespace does not exist, or the key does not cover it and the image is absent or
+private there. ``strangers_public``: an existing public image of a project that the key does not
+cover. ``own_*``: in a namespace that the key covers; the image need not exist yet.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Allowed (``code`` is None), or the status and OCI code of the refusal."""
+    """Decision on an action: allowed (``code`` is None), or status and OCI code of the error."""
 
     status: int
     code: str | None
 
     @property
     def allowed(self) -> bool:
-        """Whether the action goes on; what it finds then decides the answer."""
+        """True if the action goes on; its own result then decides the response."""
         return self.code is None
 
 
@@ -65,12 +65,12 @@ TABLE: Final[Mapping[tuple[Asker, Place], Mapping[Action, Verdict]]] = {
 
 
 def asker_of(key: Key | None) -> Asker:
-    """The kind of caller that a key (or None) is."""
+    """Return the kind of caller of a key, or of None."""
     return "anonymous" if key is None else key.permission
 
 
 def place_of(key: Key | None, repository: Repository | None) -> Place:
-    """Where a name leads for a key. ``repository`` is None where there is no such namespace."""
+    """Return the kind of a repository for a key; ``repository`` is None without a namespace."""
     if repository is None:
         return "hidden"
     if key is not None and key.covers(repository.project_id):
@@ -81,15 +81,16 @@ def place_of(key: Key | None, repository: Repository | None) -> Place:
 
 
 def verdict(key: Key | None, repository: Repository | None, action: Action) -> Verdict:
-    """What the table says."""
+    """Look up the verdict in the table."""
     return TABLE[asker_of(key), place_of(key, repository)][action]
 
 
 def grantable(key: Key | None, repository: Repository | None) -> frozenset[Action]:
-    """The actions that a token for that repository may be given.
+    """Return the actions that a token for the repository may contain.
 
-    Of a hidden one a key is granted what its permission allows in its own namespaces: so the grant
-    does not tell absent from private, and the push goes on to the answer that says what is missing.
+    For a hidden repository a key gets the actions that its permission allows in its own
+    namespaces. So the grant does not reveal whether the repository exists, and a push reaches the
+    error message that names the missing namespace.
     """
     place = place_of(key, repository)
     if place == "hidden" and key is not None:

@@ -1,4 +1,4 @@
-"""The list of a repository's tags (OCI distribution-spec, end-8)."""
+"""Handler of the tag list (OCI distribution-spec, end-8)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TAG_CHARS_MAX: Final = 128
 
 
 async def listing(exchange: Exchange) -> web.StreamResponse:
-    """GET: tag names in byte order, after ``last``, at most ``n``."""
+    """Handle GET: return at most ``n`` tag names after ``last``, in byte order."""
     repository = await exchange.repository()
     query = exchange.query
     asked = page_size(query)
     count = RESULTS_MAX if asked is None else asked
     last = last_name(query, TAG_CHARS_MAX)
-    # One more than is shown tells whether there is a next page.
+    # Read one more than the page holds, to know if there is a next page.
     names = await exchange.store.tags.names(repository, after=last, limit=count + 1)
     shown = names[:count]
     headers: dict[str, str] = {}

@@ -1,8 +1,8 @@
-"""``/token``: gives out the bearer tokens that the challenges of ``/v2/`` ask for.
+"""Handler of ``/token``, which issues the bearer tokens that challenges of ``/v2/`` ask for.
 
-GET as the Docker token specification describes it, POST as its OAuth 2.0 form (RFC 6749: grant
-types ``password`` and ``refresh_token``). A grant is what was asked for and what the caller's key
-allows at this moment; a smaller or empty one is not an error.
+GET follows the Docker token specification, POST its OAuth 2.0 form (RFC 6749: grant types
+``password`` and ``refresh_token``). A token gets the requested scopes that the caller's key allows
+at this moment; a smaller or empty grant is not an error.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .access import (
 )
 
 FORM_BYTES_MAX: Final = 64 * 1024
-"""A form of 64 scopes and a refresh token needs under 48 KiB."""
+"""Limit of the form; 64 scopes and a refresh token need under 48 KiB."""
 
 
 async def answer_get(request: web.Request, gate: Gate) -> web.Response:
-    """The GET form: query ``service``, ``scope`` (repeated), ``offline_token``; Basic optional."""
+    """Handle GET: query ``service``, ``scope`` (repeated), ``offline_token``; Basic optional."""
     query = parse_query(request.rel_url.raw_query_string, form=True)
     credentials = credentials_of(request)
     secret = ""  # nosec B105 # none yet
@@ -54,7 +54,7 @@ async def answer_get(request: web.Request, gate: Gate) -> web.Response:
 
 
 async def answer_post(request: web.Request, gate: Gate) -> web.Response:
-    """The OAuth 2.0 form: ``grant_type``, ``scope``, and a password or a refresh token."""
+    """Handle POST: form ``grant_type``, ``scope``, and a password or a refresh token."""
     body = await read_bounded(request, FORM_BYTES_MAX, "UNSUPPORTED")
     query = parse_query(body.decode("latin-1"), form=True)
     grant = query.first("grant_type")
@@ -86,7 +86,7 @@ async def _tokens(
     offline: bool = False,
     refresh: str | None = None,
 ) -> web.Response:
-    """The answer: both names of the access token, and a refresh token where one was asked for."""
+    """Return the response: the access token under both names, and a requested refresh token."""
     if wait := note_key(key):
         raise too_many(wait, "too many requests with this key")
     granted = await _grant(gate, key, tokens.parse_scopes(asked))
@@ -126,7 +126,7 @@ async def _tokens(
 
 
 async def _grant(gate: Gate, key: Key | None, asked: tokens.Scopes) -> tokens.Scopes:
-    """What was asked for and is allowed now."""
+    """Return the requested scopes that the key allows now."""
     granted: dict[tuple[str, str], frozenset[str]] = {}
     for (kind, name), actions in asked.items():
         if (kind, name) == tokens.CATALOG:
@@ -145,7 +145,7 @@ async def _grant(gate: Gate, key: Key | None, asked: tokens.Scopes) -> tokens.Sc
 
 
 async def token(request: web.Request) -> web.StreamResponse:
-    """The handler of ``/token`` in every method."""
+    """Handle ``/token`` for every method."""
     store: Store = request.app[STORE]
     settings = request.app[SETTINGS]
     gate = Gate(store, settings, origin_of(request, settings), "")

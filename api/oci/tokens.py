@@ -1,8 +1,8 @@
-"""Bearer tokens and the scopes in them: signed claims, no requests, no rights.
+"""Issues and verifies bearer tokens with their scopes.
 
-A token says who asked (an access key, or nobody), in which region, and for what; it never says
-what its bearer may do. Rights come from the ledger on every request, and a scope only narrows
-them. Format: JWT (RFC 7519), HS256, as the Docker token specification describes the claims.
+A token names an access key (none in an anonymous token), a region and the requested scopes. It
+grants no rights: the rights come from the ledger on every request, and the scopes only narrow
+them. Format: JWT (RFC 7519), HS256, with the claims of the Docker token specification.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ import jwt
 from holdfast.engine import SigningKey
 
 SERVICE: Final = "holdfast"
-"""The ``service`` of challenges and the audience of tokens."""
+"""Value of ``service`` in challenges, and the audience of tokens."""
 
 ALGORITHM: Final = "HS256"
 
 LEEWAY_SECONDS: Final = 10
-"""How far the clocks of workers on several machines may differ."""
+"""Largest difference in seconds between the clocks of machines."""
 
 REFRESH_SECONDS: Final = 90 * 86400
-"""Life of a refresh token: what `docker login` keeps. The key may end it at any time."""
+"""Lifetime of a refresh token, which `docker login` stores. It ends earlier with its key."""
 
 SCOPES_MAX: Final = 64
-"""Scopes in one request for a token: with names of usual length the token stays under 8 KiB."""
+"""Scopes per token request; with names of usual length the token stays under 8 KiB."""
 
 SCOPE_CHARS_MAX: Final = 512
 
 VERIFIED_MAX: Final = 1024
-"""Tokens whose signature need not be verified again: a pull sends the same one many times. Rights
-are never kept."""
+"""Tokens in the cache of verified signatures: a pull sends the same token many times. Rights are
+never cached."""
 
 VERIFIED_CHARS_MAX: Final = 4096
-"""Longer tokens are verified each time: what is kept stays under 16 MiB, whatever was asked for."""
+"""Longest token that is cached; it bounds the cache to 16 MiB."""
 
 Use = Literal["access", "refresh"]
 
 Scopes = Mapping[tuple[str, str], frozenset[str]]
-"""(type, name), such as ("repository", "team/app"), to the actions in it."""
+"""(type, name), such as ("repository", "team/app"), to the set of actions."""
 
 CATALOG: Final = ("registry", "catalog")
 
@@ -56,36 +56,36 @@ _ACTIONS: Final = frozenset(("pull", "push", "delete"))
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says. ``access_key`` is None for an anonymous one."""
+    """Claims of a valid token. ``access_key`` is None for an anonymous token."""
 
     access_key: str | None
     region: str
     issued_at: int
-    """Seconds since 1970, as ``expires_at``."""
+    """Unix time in seconds, like ``expires_at``."""
     expires_at: int
     scopes: Scopes
 
     @property
     def span(self) -> tuple[int, int]:
-        """When the token begins to be valid, and when it ends: seconds since 1970."""
+        """First and last moment of validity, with leeway, in Unix time."""
         return self.issued_at - LEEWAY_SECONDS, self.expires_at + LEEWAY_SECONDS
 
     def in_time(self, now: float) -> bool:
-        """Whether the token is valid at ``now``."""
+        """Return True if the token is valid at ``now``."""
         since, until = self.span
         return since <= now < until
 
 
 class BadToken(Exception):
-    """Not a token of ours, of the wrong use, or out of its time."""
+    """The token has a wrong signature or use, or has expired."""
 
 
 def parse_scopes(texts: Iterable[str]) -> Scopes:
-    """The scopes of a request for a token; each text may hold several, separated by spaces.
+    """Parse the scopes of a token request; each text may hold several, separated by spaces.
 
-    A scope is ``type:name:action[,action]``; the name may hold colons itself. What is malformed,
-    of an unknown type or an unknown action is left out: a smaller grant is not an error. Of more
-    than ``SCOPES_MAX`` the rest is left out too.
+    A scope is ``type:name:action[,action]``; the name may contain colons. Malformed scopes, unknown
+    types and actions, and all scopes after ``SCOPES_MAX`` are skipped: a smaller grant is not an
+    error.
     """
     scopes: dict[tuple[str, str], frozenset[str]] = {}
     words = [word for text in texts for word in text.split(" ") if word]
@@ -100,7 +100,7 @@ def parse_scopes(texts: Iterable[str]) -> Scopes:
         if kind == "registry" and name == "catalog":
             wanted = frozenset("*") & actions
         else:
-            # A class in the type, as in repository(plugin), makes no difference here.
+            # The type may have a class, as in repository(plugin); it does not matter here.
             kind = kind.partition("(")[0]
             wanted = _ACTIONS if "*" in actions else _ACTIONS & actions
         if wanted and kind in ("repository", "registry"):
@@ -109,7 +109,7 @@ def parse_scopes(texts: Iterable[str]) -> Scopes:
 
 
 def format_scopes(scopes: Scopes) -> str:
-    """Scopes as one space-separated text (RFC 6749 section 3.3)."""
+    """Format scopes as a space-separated text (RFC 6749 section 3.3)."""
     return " ".join(
         f"{kind}:{name}:{','.join(sorted(actions))}" for (kind, name), actions in scopes.items()
     )
@@ -125,7 +125,7 @@ def issue(
     now: int,
     seconds: int,
 ) -> str:
-    """A signed token that begins ``now`` (seconds since 1970) and lives for ``seconds``."""
+    """Return a signed token, valid for ``seconds`` from ``now`` (Unix time in seconds)."""
     claims: dict[str, Any] = {
         "iss": SERVICE,
         "sub": access_key or "",
@@ -147,9 +147,9 @@ def issue(
 
 @lru_cache(maxsize=VERIFIED_MAX)
 def _verified(signing_key: bytes, text: str) -> tuple[str, Claims]:
-    """Use and claims of a token that we signed with that key, whatever the time.
+    """Verify the signature of a token, but not its times. Return its use and claims.
 
-    Raises BadToken.
+    The result is cached, so the caller checks the times. Raises BadToken.
     """
     try:
         claims = jwt.decode(
@@ -167,7 +167,7 @@ def _verified(signing_key: bytes, text: str) -> tuple[str, Claims]:
         )
     except jwt.InvalidTokenError as error:
         raise BadToken(str(error)) from error
-    # Only what `issue` wrote is signed, so the shapes below are its own.
+    # The signature is valid, so `issue` wrote the claims and their types are known.
     scopes = {
         (entry["type"], entry["name"]): frozenset(entry["actions"]) for entry in claims["access"]
     }
@@ -177,24 +177,24 @@ def _verified(signing_key: bytes, text: str) -> tuple[str, Claims]:
 
 
 def read(keys: Sequence[SigningKey], text: str, use: Use) -> Claims:
-    """The claims of a token that we issued for that use and that is in its time.
+    """Return the claims of a token for this use.
 
-    It is signed with one of the keys, and none counts for longer than its key. Raises BadToken.
+    One of the keys must have signed it; a token expires no later than its key. Raises BadToken.
     """
     if not text.isascii():
-        # Bytes beyond ASCII arrive as surrogates, which nothing further on can encode.
+        # Bytes beyond ASCII arrive as surrogates, which the JWT library cannot encode.
         raise BadToken("not ASCII")
     now = time.time()
     issued_for, claims = _signed_by(keys, text, now)
     if issued_for != use:
-        raise BadToken("a token for another use")
+        raise BadToken("token is for another use")
     if not claims.in_time(now):
-        raise BadToken("a token out of its time")
+        raise BadToken("token has expired or is not valid yet")
     return claims
 
 
 def _signed_by(keys: Sequence[SigningKey], text: str, now: float) -> tuple[str, Claims]:
-    """Use and claims of a token, by whichever of the keys verifies it. Raises BadToken."""
+    """Return use and claims of a token that one of the keys verifies. Raises BadToken."""
     verified = _verified if len(text) <= VERIFIED_CHARS_MAX else _verified.__wrapped__
     refused = BadToken("no key")
     for key in keys:
@@ -206,6 +206,7 @@ def _signed_by(keys: Sequence[SigningKey], text: str, now: float) -> tuple[str, 
         except BadToken as error:
             refused = error
             continue
+        # The key's end bounds the token even with the leeway that ``span`` adds.
         last = until - LEEWAY_SECONDS
         if claims.expires_at > last:
             claims = replace(claims, expires_at=last)

@@ -1,6 +1,6 @@
-"""Upload sessions and mounts (OCI distribution-spec, end-4, 5, 6, 11, 13 and 14).
+"""Handlers of upload sessions and mounts (OCI distribution-spec, end-4 to 6, 11, 13 and 14).
 
-The Location of a session is the same for its whole life: superseded ones are still valid.
+A session keeps its Location for its whole life, so a client may use one from an earlier response.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from holdfast.engine import (
 from .exchange import Exchange
 
 SOURCES_MAX: Final = 100
-"""Repositories looked at for a mount that names none."""
+"""Candidate repositories of a mount without ``from``."""
 
 
 def _session_headers(exchange: Exchange, upload_id: UUID, offset: int) -> dict[str, str]:
-    """Where the session is and what it has; clients parse ``0-0`` even before the first byte."""
+    """Return the headers of a session. Clients parse ``0-0`` even before the first byte."""
     return {
         "Location": exchange.location("blobs/uploads", str(upload_id)),
         "Range": f"0-{max(offset - 1, 0)}",
@@ -57,7 +57,7 @@ def _upload_id(exchange: Exchange) -> UUID:
         upload_id = UUID(text)
     except ValueError:
         raise OciError("BLOB_UPLOAD_UNKNOWN") from None
-    # UUID() takes braces and a urn prefix too; a Location never has them.
+    # UUID() also accepts braces and a urn prefix, which a Location never has.
     if str(upload_id) != text:
         raise OciError("BLOB_UPLOAD_UNKNOWN")
     return upload_id
@@ -71,10 +71,10 @@ def _digest_parameter(exchange: Exchange) -> Digest:
 
 
 async def begin(exchange: Exchange) -> web.StreamResponse:
-    """POST: mount a blob, take one whole, or open a session."""
+    """Handle POST: mount a blob, store a whole one, or open a session."""
     query, request = exchange.query, exchange.request
     mount, named = query.first("mount"), query.first("digest")
-    # What is malformed comes to its end before it could create anything.
+    # Refuse malformed parameters before anything is created.
     digest = Digest.parse(named) if named is not None and mount is None else None
     algorithm = query.first("digest-algorithm") or "sha256"
     if algorithm not in ALGORITHMS:
@@ -98,9 +98,10 @@ async def begin(exchange: Exchange) -> web.StreamResponse:
 async def _mount(
     exchange: Exchange, repository: Repository, text: str, source: str | None
 ) -> Blob | None:
-    """Mount from a repository that the caller may pull from; None opens a session instead.
+    """Mount a blob from a repository that the caller may pull from.
 
-    Nothing about the source is ever an error: clients take one for a failed push.
+    Return None if that is not possible; the caller then opens a session. A bad source is never
+    an error: clients would report a failed push.
     """
     try:
         digest = Digest.parse(text)
@@ -128,7 +129,7 @@ async def _mount(
 
 
 async def status(exchange: Exchange) -> web.StreamResponse:
-    """GET of a session: how much of it is kept."""
+    """Handle GET of a session: return the number of stored bytes."""
     repository = await exchange.repository()
     upload = await exchange.store.uploads.get(repository, _upload_id(exchange))
     headers = _session_headers(exchange, upload.id, upload.offset)
@@ -136,7 +137,7 @@ async def status(exchange: Exchange) -> web.StreamResponse:
 
 
 async def append(exchange: Exchange) -> web.StreamResponse:
-    """PATCH: the next chunk, or a stream of unknown length."""
+    """Handle PATCH: append a chunk, or a stream of unknown length."""
     repository = await exchange.repository()
     upload_id = _upload_id(exchange)
     upload = await _append(exchange, repository, upload_id)
@@ -157,7 +158,7 @@ async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -
 
 
 async def finish(exchange: Exchange) -> web.StreamResponse:
-    """PUT: the last chunk, the whole blob or nothing, and the digest that it all must have."""
+    """Handle PUT: append the last chunk, if any, and publish the blob under its digest."""
     repository = await exchange.repository()
     upload_id = _upload_id(exchange)
     digest = _digest_parameter(exchange)
@@ -181,7 +182,7 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
 
 
 async def cancel(exchange: Exchange) -> web.StreamResponse:
-    """DELETE of a session."""
+    """Handle DELETE of a session."""
     repository = await exchange.repository()
     upload_id = _upload_id(exchange)
     await _check(exchange, repository, upload_id)
@@ -192,9 +193,9 @@ async def cancel(exchange: Exchange) -> web.StreamResponse:
 async def _check(
     exchange: Exchange, repository: Repository, upload_id: UUID, offset: int | None = None
 ) -> None:
-    """Decide the condition of a request to a session, where all else lets it pass.
+    """Check the condition of a request to a session after all other checks.
 
-    Raises NotFound, and OciError: 416, 412.
+    Raises NotFound, or OciError 416 or 412.
     """
     condition = exchange.condition
     if condition is ALWAYS:
@@ -207,9 +208,9 @@ async def _check(
 
 
 def _chunk(request: IncomingRequest) -> tuple[int | None, int | None]:
-    """Where the body goes and how long it is, as far as its headers say.
+    """Return offset and length of the body from its headers, None if not given.
 
-    Raises SIZE_INVALID for a Content-Range that is malformed or contradicts Content-Length.
+    Raises SIZE_INVALID if Content-Range is malformed or contradicts Content-Length.
     """
     header = request.headers.get("Content-Range")
     length = request.content_length
@@ -217,16 +218,16 @@ def _chunk(request: IncomingRequest) -> tuple[int | None, int | None]:
         return None, length
     span: Span | None = parse_content_range(header)
     if span is None:
-        raise OciError("SIZE_INVALID", "Content-Range is not <first>-<last>")
+        raise OciError("SIZE_INVALID", "Content-Range must be <first>-<last>")
     if length is not None and length != span.length:
         raise OciError(
-            "SIZE_INVALID", f"Content-Range is of {span.length} bytes, Content-Length of {length}"
+            "SIZE_INVALID", f"Content-Range has {span.length} bytes, Content-Length {length}"
         )
     return span.offset, span.length
 
 
 def _out_of_order(exchange: Exchange, upload_id: UUID, error: OffsetMismatch) -> OciError:
-    """416 with where the session stands; it goes on from there."""
+    """Return a 416 error with the offset of the session, from which the client continues."""
     answer = oci_error(error)
     answer.headers.update(_session_headers(exchange, upload_id, error.offset))
     return answer
