@@ -145,6 +145,7 @@ class Management:
         The API sorts by creation, so items created meanwhile never shift an unread page.
         """
         page, seen = 1, PAGE_SIZE
+        # A page that is not full is the last one.
         while seen == PAGE_SIZE:
             numbers = {"page": str(page), "page_size": str(PAGE_SIZE)}
             got = await self.ask(answer, operation_id, path=path, query={**query, **numbers})
@@ -365,6 +366,7 @@ class Management:
         """Scrub every blob once, at most ``budget`` bytes, and yield the result of each step."""
         done: ScrubAnswer | None = None
         while done is None or done.paused:
+            # The server keeps no state of a scrub: pass the rest of the budget and the origin.
             if done is not None and budget is not None:
                 budget = max(budget - done.bytes, 0)
             body = {"budget": budget, "origin": None if done is None else done.origin}

@@ -79,6 +79,7 @@ def _typed(path: Path, key: str, option: click.Option, value: object) -> object:
             return value
         wanted = "true or false"
     elif _is_size(option.type):
+        # bool is a subclass of int: exclude it here and below.
         if isinstance(value, int | str) and not isinstance(value, bool):
             return value
         wanted = 'a size such as 10000 or "10GiB"'

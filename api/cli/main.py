@@ -133,6 +133,7 @@ def env(data: str, region: str | None, as_json: bool) -> None:
 @data_option
 def health(data: str) -> None:
     """Check that the running server is ready. Exits with 0 if it is."""
+    # Not aiohttp, whose import takes longer than the check.
     import http.client
 
     from holdfast.api.server.server_files import read_note
@@ -150,6 +151,7 @@ def health(data: str) -> None:
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
+        # The body is one short line; do not read more from a wrong server.
         text = response.read(1000).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
         raise Failure(f"{note.listen} does not answer: {error}") from error
@@ -180,6 +182,7 @@ def _local_only(error: click.UsageError) -> click.UsageError | None:
 def main() -> None:
     """Run the command line. Print an error as one line on standard error."""
     try:
+        # Outside standalone mode click raises its errors instead of printing them in several lines.
         code = holdfast.main(prog_name="holdfast", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -191,7 +194,7 @@ def main() -> None:
     except click.ClickException as error:
         _print_error(error)
         sys.exit(error.exit_code)
-    except click.Abort:
+    except click.Abort:  # Ctrl-C
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -75,6 +75,7 @@ def print_fields(value: object, columns: Table) -> None:
 
 
 def _print_table(head: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:
+    # Imported late: commands that print no table start faster.
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -89,6 +90,7 @@ def _print_table(head: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> N
     if terminal:
         console.print(table)
         return
+    # Rich pads lines to the width of the console: strip that for pipes and files.
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
@@ -111,7 +113,7 @@ class Bar:
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Bar]:
     """Show a progress bar inside the context."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty():  # control sequences must not get into a log
         yield Bar(None, None)
         return
     from rich.console import Console

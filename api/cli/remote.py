@@ -95,6 +95,7 @@ class RemoteBackend:
                 content = bytearray()
                 async for chunk in response.content.iter_any():
                     content += chunk
+                    # Check while reading: a wrong server may send without end.
                     if len(content) > RESPONSE_BYTES_MAX:
                         raise self._bad_response("the response is too large")
                 return response.status, bytes(content)

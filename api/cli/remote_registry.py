@@ -127,8 +127,10 @@ class RemoteRegistry:
         self, method: str, path: str, **more: Any
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Send a request below the repository; yield the response, a success or a 404."""
+        # The path is quoted already; yarl must not quote it again.
         url = URL(self._url + self._base + path, encoded=True)
         try:
+            # A redirect would send the secret to another server.
             async with self._http.request(method, url, allow_redirects=False, **more) as response:
                 if response.status >= 300 and response.status != 404:
                     kind = Misused if response.status == 400 else Failure

@@ -80,9 +80,11 @@ def choose_target(
     """Choose the target from options (None if not given) and environment. Raises Failure."""
     named = data or environment.get("HOLDFAST_DATA") or None
     directory = data_directory(named or DATA_DEFAULT)
+    # An option overrides all variables: --data alone never means a server.
     if server is None and data is not None:
         return _directory(directory, region)
     server = server or environment.get("HOLDFAST_SERVER") or None
+    # HOLDFAST variables override those of Scaleway's clients, which may name another service.
     if server is None and named is not None:
         return _directory(directory, region)
     settings = read_profile(environment, profile)
@@ -179,6 +181,7 @@ def data_directory(text: str) -> Path:
 @contextlib.asynccontextmanager
 async def open_store(directory: Path) -> AsyncIterator[Store]:
     """Open the store of an existing data directory; a server may use it at the same time."""
+    # No background work: a server on the same directory does it.
     async with Store.open(directory, StoreConfig(background=False), create=False) as store:
         yield store
 
@@ -187,6 +190,7 @@ async def open_store(directory: Path) -> AsyncIterator[Store]:
 async def management_of(target: Target) -> AsyncIterator[Management]:
     """Open a target and yield its management operations."""
     if target.url is None:
+        # Each backend loads only its own modules.
         from .backends import LocalBackend
 
         async with open_store(target.directory) as store:

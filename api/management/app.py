@@ -1,7 +1,7 @@
-"""The management API: its routes, and what every request goes through.
+"""The management API: its routes, and the checks of every request.
 
 Order of checks: key (401), region (404), permission (403), path, query and body (400, 413), then
-the operation. None of the first three looks at an object, so they tell nothing about one.
+the operation. The first three read no object, so their responses reveal nothing about one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def setup(app: web.Application) -> None:
-    """Add the routes. ``app`` carries STORE and SETTINGS by the time it serves."""
+    """Add the routes. ``app`` must have STORE and SETTINGS before it serves."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = operation
@@ -98,19 +98,19 @@ async def _absent(request: web.Request) -> web.StreamResponse:
 
 
 async def _answer(operation: Operation, request: web.Request) -> web.StreamResponse:
-    """One request from its key to its answer; every failure becomes a typed body."""
+    """Handle a request; turn every failure into a typed body."""
     try:
         call = await _call(operation, request)
         answer = await _handled(operation, request, call)
-        if operation.writes:
+        if operation.writes:  # for the audit log
             _note_answer(answer)
         return _response(200, answer)
     except ApiError as error:
         return _refusal(error)
     except ConnectionError as error:
-        # This answer only ends the connection.
+        # The client has disconnected: the response only closes the connection.
         logger.debug("%s: %s", operation.id, error)
-        response = _refusal(ApiError(Unavailable(message="the client is gone")))
+        response = _refusal(ApiError(Unavailable(message="the client has disconnected")))
         response.force_close()
         return response
     except EngineError as error:
@@ -129,7 +129,7 @@ async def _answer(operation: Operation, request: web.Request) -> web.StreamRespo
 async def _handled(
     operation: Operation, request: web.Request, call: Call[Any, Any]
 ) -> msgspec.Struct:
-    """What the operation answers. Raises ConnectionError where it was given up with its client."""
+    """Run the operation. Raises ConnectionError if it was cancelled with its client."""
     connection = request.protocol
     handling = operation.handler(call)
     if operation.ends_with_client and isinstance(connection, Connection):
@@ -151,7 +151,7 @@ async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     _permit(operation, key)
     ids, names = _path_parameters(path)
     query = parse_query(operation.query, request.query)
-    # Python's client sends a body on every verb; where none is declared it is left unread.
+    # Scaleway's Python client sends a body with every method; an undeclared one is not read.
     raw = b"" if operation.body is Nothing else await read_body(request)
     origin = origin_of(request, settings)
     return Call(
@@ -199,20 +199,20 @@ def _refusal(refusal: ApiError) -> web.Response:
 
 
 def _note(operation: Operation, path: Mapping[str, str]) -> None:
-    """What the request is about: the last object of its path, or what it lists or makes."""
+    """Note the target of the request: the last object of its path, or the kind it lists."""
     names = [name for name in path if name != "region"]
     kind = operation.path.rpartition("/")[2].removesuffix("s")
     if names:
         kind = names[-1].removesuffix("_id").removeprefix("access_")
     note_region(path.get("region", ""))
-    known = path[names[-1]] if names else ""
-    note_target(operation.path, kind, action=operation.id, id=known)
+    object_id = path[names[-1]] if names else ""
+    note_target(operation.path, kind, action=operation.id, id=object_id)
 
 
 def _note_answer(answer: msgspec.Struct) -> None:
-    """The object that was made or changed. Its secret, which new keys have, is not looked at."""
-    made = getattr(answer, "id_", None) or getattr(answer, "access_key", "")
-    note_object(str(made), getattr(answer, "name", ""))
+    """Note the object that was created or changed; never the secret of a new key."""
+    object_id = getattr(answer, "id_", None) or getattr(answer, "access_key", "")
+    note_object(str(object_id), getattr(answer, "name", ""))
 
 
 def _not_allowed(methods: Mapping[str, Operation] | tuple[str, ...]) -> web.Response:

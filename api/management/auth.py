@@ -1,8 +1,8 @@
-"""Who calls the management API, and which objects they may see or change.
+"""Authenticates callers of the management API and checks their access to objects.
 
-``X-Auth-Token`` carries the secret of a key. An object of another project answers as an absent
-one, byte for byte, unless anyone may pull it: then its existence is no secret, and the answer is
-403. An id of another region is absent in this one.
+``X-Auth-Token`` has the secret of a key. An object of another project gets the same 404 as an
+absent one, byte for byte. If anyone may pull it, its existence is no secret and the status is
+403. An id of another region counts as absent.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ def _unauthenticated(reason: AuthReason) -> ApiError:
 
 
 async def authenticate(store: Store, token: str | None) -> Key:
-    """The key that a request carries. Raises 401 ``denied_authentication`` without a valid one,
-    429 after too many failures."""
+    """Return the key of a request.
+
+    Raises ApiError: 401 ``denied_authentication`` without a valid key, 429 after too many
+    failures.
+    """
     if not token or len(token) > SECRET_CHARS_MAX or not token.isascii():
         raise _unauthenticated("invalid_argument")
     if wait := login_wait():
@@ -42,7 +45,10 @@ async def authenticate(store: Store, token: str | None) -> Key:
 
 
 async def namespace_of(call: Call[Any, Any], action: str) -> Namespace:
-    """The namespace of the path, for ``action``. Raises 404, or 403 for a stranger's public one."""
+    """Return the namespace of the path for ``action``.
+
+    Raises ApiError: 404, or 403 for a public one of another project.
+    """
     namespace_id = call.ids["namespace_id"]
     namespace = await call.store.namespaces.get(namespace_id)
     public = namespace.is_public
@@ -51,7 +57,10 @@ async def namespace_of(call: Call[Any, Any], action: str) -> Namespace:
 
 
 async def image_of(call: Call[Any, Any], action: str) -> Image:
-    """The image of the path, for ``action``. Raises 404, or 403 for a stranger's public one."""
+    """Return the image of the path for ``action``.
+
+    Raises ApiError: 404, or 403 for a public one of another project.
+    """
     image_id = call.ids["image_id"]
     image = await call.store.images.get(image_id)
     namespace = await _namespace(call, image, "image", image_id)
@@ -60,7 +69,10 @@ async def image_of(call: Call[Any, Any], action: str) -> Image:
 
 
 async def tag_of(call: Call[Any, Any], action: str) -> Tag:
-    """The tag of the path, for ``action``. Raises 404, or 403 for a stranger's public one."""
+    """Return the tag of the path for ``action``.
+
+    Raises ApiError: 404, or 403 for a public one of another project.
+    """
     tag_id = call.ids["tag_id"]
     tag = await call.store.tags.get(tag_id)
     try:
@@ -78,19 +90,25 @@ def _public(image: Image, namespace: Namespace) -> bool:
     return image.visibility == "public"
 
 
-async def _namespace(call: Call[Any, Any], image: Image, kind: str, asked: UUID) -> Namespace:
-    """The namespace of an image; the thing asked for is gone if it was deleted meanwhile."""
+async def _namespace(call: Call[Any, Any], image: Image, kind: str, object_id: UUID) -> Namespace:
+    """Return the namespace of an image. Raises 404 if it was deleted meanwhile."""
     try:
         return await call.store.images.namespace(image.id)
     except NotFound:
-        raise not_found(kind, asked) from None
+        raise not_found(kind, object_id) from None
 
 
 def _check(
-    call: Call[Any, Any], namespace: Namespace, public: bool, kind: str, asked: UUID, action: str
+    call: Call[Any, Any],
+    namespace: Namespace,
+    public: bool,
+    kind: str,
+    object_id: UUID,
+    action: str,
 ) -> None:
+    # 404 before 403: a private object of another project must look absent.
     covered = call.key.covers(namespace.project_id)
     if namespace.region != call.region or not (covered or public):
-        raise not_found(kind, asked)
+        raise not_found(kind, object_id)
     if not covered:
         raise denied(kind, action)

@@ -1,8 +1,8 @@
-"""The error bodies of the management API, and the one table from engine errors to them.
+"""The error bodies of the management API, and the table from engine errors to them.
 
-Clients dispatch on ``type`` and drop to a generic error when a field is missing or of another
-type, so each body is a struct with all the fields that the official SDKs require. Every answer
-that is no success carries one of these, as ``application/json`` without parameters.
+Clients dispatch on ``type`` and fall back to a generic error if a field is missing or has another
+type, so each body is a struct with all fields that the official SDKs require. Every error
+response has one of these bodies, as ``application/json`` without parameters.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ RESOURCES: Final[Mapping[str, str]] = {
     "tag": "registry_tag",
     "key": "registry_key",
 }
-"""Kinds of the engine under the names that Scaleway's permissions use; others stay as they are."""
+"""Engine kind to the name in Scaleway's permissions; other kinds keep their name."""
 
 
 class ArgumentDetail(msgspec.Struct):
-    """One argument that is wrong, and how."""
+    """An invalid argument and the reason."""
 
     argument_name: str
     reason: Reason
@@ -38,14 +38,14 @@ class ArgumentDetail(msgspec.Struct):
 
 
 class PermissionDetail(msgspec.Struct):
-    """One right that is missing."""
+    """A missing right."""
 
     resource: str
     action: str
 
 
 class QuotaDetail(msgspec.Struct):
-    """One limit that was met; both numbers in units of ``resource``."""
+    """A limit that is reached; both numbers in units of ``resource``."""
 
     resource: str
     quota: Annotated[int, Meta(ge=0)]
@@ -78,7 +78,7 @@ class PermissionsDenied(msgspec.Struct, kw_only=True):
 
 
 class QuotasExceeded(msgspec.Struct, kw_only=True):
-    """A limit that somebody set is met."""
+    """A quota is reached."""
 
     message: str = "quota exceeded"
     type: Literal["quotas_exceeded"] = "quotas_exceeded"
@@ -86,7 +86,7 @@ class QuotasExceeded(msgspec.Struct, kw_only=True):
 
 
 class NotFoundBody(msgspec.Struct, kw_only=True):
-    """Nothing there: absent, or private to strangers (the two are byte-equal)."""
+    """The resource is absent, or private to another project: both bodies are byte-equal."""
 
     message: str
     type: Literal["not_found"] = "not_found"
@@ -105,7 +105,7 @@ class AlreadyExistsBody(msgspec.Struct, kw_only=True):
 
 
 class TransientState(msgspec.Struct, kw_only=True):
-    """Another writer is at the object now."""
+    """Another operation is changing the object now."""
 
     message: str = "resource is in a transient state"
     type: Literal["transient_state"] = "transient_state"
@@ -115,7 +115,7 @@ class TransientState(msgspec.Struct, kw_only=True):
 
 
 class PreconditionFailedBody(msgspec.Struct, kw_only=True):
-    """The object's state does not allow the step."""
+    """The object's state does not allow the operation."""
 
     message: str = "precondition is not respected"
     type: Literal["precondition_failed"] = "precondition_failed"
@@ -133,14 +133,14 @@ class LockedBody(msgspec.Struct, kw_only=True):
 
 
 class MethodNotAllowed(msgspec.Struct, kw_only=True):
-    """The path exists, but not with this method; ``Allow`` says with which."""
+    """The path does not support the method; ``Allow`` lists the supported ones."""
 
     message: str = "method not allowed"
     type: Literal["method_not_allowed"] = "method_not_allowed"
 
 
 class TooManyRequests(msgspec.Struct, kw_only=True):
-    """A key or an address asks too often; ``Retry-After`` says the same number of seconds."""
+    """A key or an address sends too many requests; ``Retry-After`` has ``reset_seconds`` too."""
 
     message: str = "too many requests"
     type: Literal["too_many_requests"] = "too_many_requests"
@@ -149,7 +149,7 @@ class TooManyRequests(msgspec.Struct, kw_only=True):
 
 
 class InternalError(msgspec.Struct, kw_only=True):
-    """The server failed; its log says why."""
+    """The server failed; see its log."""
 
     message: str = "internal error"
     type: Literal["internal_error"] = "internal_error"
@@ -196,11 +196,11 @@ STATUS: Final[Mapping[type[Body], int]] = {
 
 
 STORAGE_FULL: Final = 507
-"""Insufficient Storage (RFC 4918)."""
+"""Status Insufficient Storage (RFC 4918)."""
 
 
 class ApiError(Exception):
-    """An answer that is no success: raised anywhere below a route, rendered at its top."""
+    """An error response; handlers raise it, and the dispatcher sends it."""
 
     def __init__(self, body: Body, status: int | None = None) -> None:
         super().__init__(body.message)
@@ -209,29 +209,29 @@ class ApiError(Exception):
 
 
 def invalid(argument: str, reason: Reason, help_message: str) -> ApiError:
-    """400 for one argument."""
+    """Return a 400 for one argument."""
     return ApiError(InvalidArguments(details=[ArgumentDetail(argument, reason, help_message)]))
 
 
 def denied(resource: str, action: str) -> ApiError:
-    """403: the key lacks the right to do ``action`` on that kind of object."""
+    """Return a 403: the key lacks the right to do ``action`` on this kind of resource."""
     detail = PermissionDetail(_resource(resource), action)
     return ApiError(PermissionsDenied(details=[detail]))
 
 
 def not_found(kind: str, name: str | UUID) -> ApiError:
-    """404 in the form that all clients understand; ``name`` is the id as it was asked for."""
+    """Return a 404 in the form that all clients understand; ``name`` is the requested id."""
     message = f"{kind.capitalize()} was not found"
     return ApiError(NotFoundBody(message=message, resource=_resource(kind), resource_id=str(name)))
 
 
 def precondition_failed(precondition: Precondition, help_message: str) -> ApiError:
-    """412: the state of the object does not allow the step."""
+    """Return a 412: the state of the object does not allow the operation."""
     return ApiError(PreconditionFailedBody(precondition=precondition, help_message=help_message))
 
 
 def too_many(wait: int, help_message: str) -> ApiError:
-    """429: ask again after ``wait`` seconds."""
+    """Return a 429: the client must wait for ``wait`` seconds."""
     return ApiError(TooManyRequests(help_message=help_message, reset_seconds=wait))
 
 
@@ -240,13 +240,13 @@ def _resource(kind: str) -> str:
 
 
 def too_large(limit: int) -> ApiError:
-    """413 for a request body over ``limit`` bytes."""
+    """Return a 413 for a request body over ``limit`` bytes."""
     detail = ArgumentDetail("body", "constraint", f"over the limit of {limit} bytes")
     return ApiError(InvalidArguments(details=[detail]), 413)
 
 
 def too_slow(limit: float) -> ApiError:
-    """408 for a request body that took longer than ``limit`` seconds."""
+    """Return a 408 for a request body that took longer than ``limit`` seconds."""
     detail = ArgumentDetail("body", "constraint", f"did not arrive within {limit:g} seconds")
     return ApiError(InvalidArguments(details=[detail]), 408)
 
@@ -257,7 +257,7 @@ def _quota(error: engine.QuotaExceeded) -> ApiError:
 
 
 def _already_exists(error: engine.AlreadyExists) -> ApiError:
-    # The id of the other object stays unsaid: it may be a stranger's.
+    # Do not reveal the id of the existing object: it may belong to another project.
     return ApiError(
         AlreadyExistsBody(
             resource=_resource(error.kind),
@@ -296,7 +296,7 @@ def _unavailable(error: engine.EngineError) -> ApiError:
 
 
 def _full(error: engine.StorageFull) -> ApiError:
-    # As the distribution API says it: 503 would have clients ask again at once (RFC 4918 11.5).
+    # Like the distribution API: clients would retry a 503 at once (RFC 4918 11.5).
     return ApiError(Unavailable(message=str(error)), STORAGE_FULL)
 
 
@@ -304,7 +304,7 @@ def _internal(_: engine.EngineError) -> ApiError:
     return ApiError(InternalError())
 
 
-# One row a class; a class without a row takes its nearest base's.
+# One row per class; a class without a row uses the row of its nearest base.
 _TABLE: Final[Mapping[type[engine.EngineError], Callable[[Any], ApiError]]] = {
     engine.NotFound: lambda error: not_found(error.kind, error.name),
     engine.AlreadyExists: _already_exists,
@@ -326,7 +326,7 @@ _TABLE: Final[Mapping[type[engine.EngineError], Callable[[Any], ApiError]]] = {
 
 
 def error_of(error: engine.EngineError) -> ApiError:
-    """The answer to an engine error, by its class or the nearest base that the table knows."""
+    """Return the response to an engine error, by its class or the nearest base in the table."""
     for cls in type(error).__mro__:
         make = _TABLE.get(cls)
         if make is not None:
@@ -335,5 +335,5 @@ def error_of(error: engine.EngineError) -> ApiError:
 
 
 def raise_invalid(details: Sequence[ArgumentDetail]) -> NoReturn:
-    """400 for several arguments at once."""
+    """Raise a 400 for several arguments."""
     raise ApiError(InvalidArguments(details=list(details)))

@@ -1,4 +1,7 @@
-"""Holds of a namespace, which count in its quota: beyond Scaleway's API."""
+"""Operation that releases holds of a namespace, which count in its quota.
+
+It is not in Scaleway's API.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,22 @@ from msgspec import Meta
 
 from .auth import namespace_of
 from .errors import LockedBody
-from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .views import ReleasedAnswer, released_answer
 
 
 class ReleaseHolds(msgspec.Struct, kw_only=True):
-    """Where to go on."""
+    """Position in the holds."""
 
-    after: Annotated[str, Meta(description="That of the last answer")] | None = None
+    after: Annotated[str, Meta(description="`after` of the last response")] | None = None
 
 
 async def release_holds(call: Call[ReleaseHolds, Nothing]) -> ReleasedAnswer:
-    """What was released: holds on content that no manifest needs, taken before the first request.
+    """Release holds on content that no manifest needs, taken before the first request.
 
-    A push that still means to put its manifest has to push that content again. What deleted tags
-    need to come back stays: delete them from the trash first. It works for about a second; ask
-    again, with ``after``, until that is null.
+    A push whose manifest is still to come has to push that content again. Content that deleted
+    tags need for a restore is kept: delete them from the trash first. A request works for about a
+    second; repeat it with ``after`` until that is null.
     """
     namespace = await namespace_of(call, "write")
     return released_answer(await call.store.holds.release(namespace.id, after=call.query.after))
@@ -34,8 +37,8 @@ OPERATIONS: Final = (
     Operation(
         id="ReleaseHolds",
         method="DELETE",
-        path=BEYOND_REGION + "/namespaces/{namespace_id}/holds",
-        summary="Give back what no manifest of a namespace needs",
+        path=HOLDFAST_REGION + "/namespaces/{namespace_id}/holds",
+        summary="Release the content that no manifest of a namespace needs",
         handler=release_holds,
         answer=ReleasedAnswer,
         query=ReleaseHolds,

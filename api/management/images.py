@@ -1,4 +1,4 @@
-"""Images in the management API: list, get, update, delete. A push makes them."""
+"""Operations for images: list, get, update, delete. A push creates images."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class ListImages(msgspec.Struct, kw_only=True):
 
 
 class UpdateImage(msgspec.Struct, kw_only=True):
-    """``visibility_unknown``, null and absent leave it as it is."""
+    """With ``visibility_unknown``, null or no field the visibility stays the same."""
 
     visibility: ImageVisibility | None = None
 
 
 async def list_images(call: Call[ListImages, Nothing]) -> ImagesAnswer:
-    """A page of the images that the key covers, of one namespace or of all."""
+    """Return a page of the images that the key covers, of one namespace or of all."""
     query = call.query
     project_id = query.project_id or call.project_id
     if not call.lists(query.project_id, query.organization_id):
@@ -58,7 +58,7 @@ async def list_images(call: Call[ListImages, Nothing]) -> ImagesAnswer:
 
 
 async def _find(call: Call[ListImages, Nothing], namespace_id: UUID) -> Namespace | None:
-    """The namespace that a filter names, if it is one of this region."""
+    """Return the namespace of a filter, or None if it is absent or in another region."""
     try:
         namespace = await call.store.namespaces.get(namespace_id)
     except NotFound:
@@ -67,12 +67,12 @@ async def _find(call: Call[ListImages, Nothing], namespace_id: UUID) -> Namespac
 
 
 async def get_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
-    """The image with its exact size and its tags."""
+    """Return an image with its exact size and its tags."""
     return image_answer(await image_of(call, "read"))
 
 
 async def update_image(call: Call[Nothing, UpdateImage]) -> ImageAnswer:
-    """The image as it is now; ``updated_at`` moves even when nothing else does."""
+    """Change an image. ``updated_at`` changes even if nothing else does."""
     image = await image_of(call, "write")
     asked = call.body.visibility
     # The Go client always sends the field; its zero value means "not set".
@@ -81,7 +81,7 @@ async def update_image(call: Call[Nothing, UpdateImage]) -> ImageAnswer:
 
 
 async def delete_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
-    """The image on its way out, with its tags; its name is free at once."""
+    """Delete an image with its tags. Its name is free at once."""
     image = await image_of(call, "delete")
     return image_answer(await call.store.images.delete(image.id))
 

@@ -1,7 +1,8 @@
-"""Keys: create, list, get, update, revoke. Beyond Scaleway's API, where another service keeps them.
+"""Operations for keys: create, list, get, update, revoke.
 
-A key of one project manages that project's keys; a key of all projects manages all. No key can
-make one that reaches further, or lives longer, than itself.
+They are not in Scaleway's registry API, where another service manages keys. A key of one project
+manages that project's keys; an all-projects key manages all keys. A new key never has more rights
+or a later expiry than the key that creates it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from holdfast import engine
 from holdfast.engine import Key, Permission
 
 from .errors import PreconditionFailedBody, denied, invalid, not_found, precondition_failed
-from .operation import BEYOND, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
 from .views import KeyAnswer, KeysAnswer, NewKeyAnswer, key_answer, new_key_answer
 
 
 class ListKeys(msgspec.Struct, kw_only=True):
-    """A filter."""
+    """Filter and page of a list of keys."""
 
     page: PageNumber = 1
     page_size: PageSize = 20
@@ -31,28 +32,28 @@ class ListKeys(msgspec.Struct, kw_only=True):
 
 
 class CreateKey(msgspec.Struct, kw_only=True):
-    """Without ``project_id`` the key is of the project of the key that makes it, or of all."""
+    """Without ``project_id`` the new key has the project of the calling key, or all projects."""
 
     project_id: UUID | None = None
     default_project_id: Annotated[
         UUID | None,
         Meta(
-            description="Where its namespaces go when nothing says otherwise; of keys of all "
-            "projects only, which take the maker's by default"
+            description="Default project of new namespaces, only for all-projects keys; without "
+            "it, that of the calling key"
         ),
     ] = None
     permission: Permission = "full"
     description: Annotated[str, Meta(max_length=200)] = ""
     expires_at: (
         Annotated[
-            datetime, Meta(tz=True, description="At the latest when the key that makes it expires")
+            datetime, Meta(tz=True, description="Must not be after the expiry of the calling key")
         ]
         | None
     ) = None
 
 
 class UpdateKey(msgspec.Struct, kw_only=True):
-    """Absent fields stay as they are."""
+    """Absent fields keep their value."""
 
     description: Annotated[str, Meta(max_length=200)] | None = None
     expires_at: (
@@ -60,8 +61,8 @@ class UpdateKey(msgspec.Struct, kw_only=True):
             datetime,
             Meta(
                 tz=True,
-                description="null: never. A moment that is over ends the key now. At the latest "
-                "when the key that asks for it expires",
+                description="null: never. A time in the past expires the key now. Must not be "
+                "after the expiry of the calling key",
             ),
         ]
         | UnsetType
@@ -69,36 +70,37 @@ class UpdateKey(msgspec.Struct, kw_only=True):
     ) = UNSET
 
 
-def _expiry(maker: Key, asked: datetime | None) -> datetime | None:
+def _expiry(calling_key: Key, asked: datetime | None) -> datetime | None:
     if asked is not None and asked <= datetime.now(UTC):
         raise invalid("expires_at", "constraint", "must be in the future")
-    if maker.expires_at is None:
+    if calling_key.expires_at is None:
         return asked
-    if asked is not None and asked > maker.expires_at:
-        raise invalid("expires_at", "constraint", "is after this key itself expires")
-    return asked or maker.expires_at
+    # Without an expiry of its own, the new key expires with the calling key.
+    if asked is not None and asked > calling_key.expires_at:
+        raise invalid("expires_at", "constraint", "must not be after the expiry of the calling key")
+    return asked or calling_key.expires_at
 
 
 async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
-    """A new key with its secret, which is never shown again."""
-    body, maker = call.body, call.key
-    project_id = body.project_id or maker.project_id
-    if project_id is not None and not maker.covers(project_id):
+    """Create a key. Only this response has its secret."""
+    body, calling_key = call.body, call.key
+    project_id = body.project_id or calling_key.project_id
+    if project_id is not None and not calling_key.covers(project_id):
         raise denied("key", "create")
-    default_project_id = project_id or body.default_project_id or maker.default_project_id
+    default_project_id = project_id or body.default_project_id or calling_key.default_project_id
     key, secret = await call.store.keys.create(
         project_id=project_id,
         default_project_id=default_project_id,
         organization_id=call.organization_id,
         permission=body.permission,
         description=body.description,
-        expires_at=_expiry(maker, body.expires_at),
+        expires_at=_expiry(calling_key, body.expires_at),
     )
     return new_key_answer(key, secret)
 
 
 async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
-    """The keys that this one manages, without their secrets."""
+    """Return a page of the keys that the calling key manages, without their secrets."""
     asked = call.query.project_id
     if not call.lists(asked, None):
         return KeysAnswer([], 0)
@@ -109,19 +111,23 @@ async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
 
 
 async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
-    """One key, without its secret."""
+    """Return a key without its secret."""
     return key_answer(await _key_of(call))
 
 
 async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
-    """The key as it is now. No key can make one last longer than itself."""
-    key, maker, body = await _key_of(call), call.key, call.body
+    """Change a key. Its expiry must not be after that of the calling key."""
+    key, calling_key, body = await _key_of(call), call.key, call.body
     expires_at: datetime | engine.Unset | None = engine.UNSET
     if not isinstance(body.expires_at, UnsetType):
         expires_at = body.expires_at
         _refuse_own(call, key, "gets another expiry")
-        if maker.expires_at is not None and (expires_at is None or expires_at > maker.expires_at):
-            raise invalid("expires_at", "constraint", "is after this key itself expires")
+        if calling_key.expires_at is not None and (
+            expires_at is None or expires_at > calling_key.expires_at
+        ):
+            raise invalid(
+                "expires_at", "constraint", "must not be after the expiry of the calling key"
+            )
     changed = await call.store.keys.update(
         key.access_key, description=body.description, expires_at=expires_at
     )
@@ -129,26 +135,26 @@ async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
 
 
 async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
-    """The key that was; requests with it are refused from now on."""
+    """Revoke a key. Requests with it are refused from now on."""
     key = await _key_of(call)
     _refuse_own(call, key, "is revoked")
     await call.store.keys.revoke(key.access_key)
     return key_answer(key)
 
 
-def _refuse_own(call: Call[Any, Any], key: Key, what: str) -> None:
-    """Raises 412 for the caller's own key, if it is one of all projects.
+def _refuse_own(call: Call[Any, Any], key: Key, change: str) -> None:
+    """Raise 412 if the key is the calling key and an all-projects key.
 
-    Else the last one of those could go, and with it all access to the other projects' keys.
+    Otherwise the last all-projects key could be removed, and with it the access to all projects.
     """
     if key.access_key == call.key.access_key and key.project_id is None:
         raise precondition_failed(
-            "protected_resource", f"a key of all projects {what} with another such key"
+            "protected_resource", f"an all-projects key {change} only with another such key"
         )
 
 
 async def _key_of(call: Call[Any, Any]) -> Key:
-    """The key of the path; a stranger's answers as an absent one."""
+    """Return the key of the path. Raises 404 also for a key of another project."""
     access_key = call.names["access_key"]
     key = await call.store.keys.get(access_key)
     covered = call.project_id is None or key.project_id == call.project_id
@@ -157,7 +163,7 @@ async def _key_of(call: Call[Any, Any]) -> Key:
     return key
 
 
-_ALL: Final = BEYOND + "/keys"
+_ALL: Final = HOLDFAST + "/keys"
 _ONE: Final = _ALL + "/{access_key}"
 
 OPERATIONS: Final = (

@@ -1,4 +1,4 @@
-"""Limits of namespaces and projects: set by keys of all projects, beside a namespace's settings."""
+"""Operations for limits of namespaces and projects, which only all-projects keys may change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from holdfast import engine
 
 from .auth import namespace_of
 from .errors import denied
-from .operation import BEYOND, BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST, HOLDFAST_REGION, Call, Nothing, Operation
 from .settings import Pattern
 from .views import (
     NamespaceLimitsAnswer,
@@ -21,16 +21,18 @@ from .views import (
 )
 
 Quota = (
-    Annotated[int, Meta(ge=0, le=2**62 - 1, description="Bytes; null for none")] | UnsetType | None
+    Annotated[int, Meta(ge=0, le=2**62 - 1, description="Quota in bytes; null removes it")]
+    | UnsetType
+    | None
 )
 Patterns = (
-    Annotated[list[Pattern], Meta(max_length=32, description="Replaces the patterns there were")]
+    Annotated[list[Pattern], Meta(max_length=32, description="Replaces the current patterns")]
     | None
 )
 
 
 class UpdateLimits(msgspec.Struct, kw_only=True):
-    """Absent fields stay as they are."""
+    """Absent fields keep their value."""
 
     quota: Quota = UNSET
     immutable_tags: Patterns = None
@@ -38,11 +40,11 @@ class UpdateLimits(msgspec.Struct, kw_only=True):
 
 
 class UpdateProjectLimits(msgspec.Struct, kw_only=True):
-    """Absent fields stay as they are."""
+    """Absent fields keep their value."""
 
     quota: Quota = UNSET
     defaults: Annotated[
-        UpdateLimits, Meta(description="For new namespaces whose name has no limits")
+        UpdateLimits, Meta(description="Limits of new namespaces whose name has none")
     ] = msgspec.field(default_factory=UpdateLimits)
 
 
@@ -55,13 +57,13 @@ def _patterns(given: list[str] | None) -> tuple[str, ...] | None:
 
 
 async def get_limits(call: Call[Nothing, Nothing]) -> NamespaceLimitsAnswer:
-    """The limits of a namespace's name, and what is in force with its own settings."""
+    """Return the limits of a namespace's name, and the limits in force with its settings."""
     namespace = await namespace_of(call, "read")
     return namespace_limits_answer(namespace.id, await call.store.limits.namespace(namespace.id))
 
 
 async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAnswer:
-    """The limits as they are now. Another namespace that is made under the name has them too."""
+    """Change the given limits. They stay with the name when the namespace is created again."""
     namespace = await namespace_of(call, "write")
     changed = await call.store.limits.update_namespace(
         namespace.id,
@@ -73,7 +75,7 @@ async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAns
 
 
 async def get_project_limits(call: Call[Nothing, Nothing]) -> ProjectLimitsAnswer:
-    """The limits of a project, and what its namespaces keep."""
+    """Return the limits of a project, and the size that its namespaces keep."""
     project_id = call.ids["project_id"]
     if not call.key.covers(project_id):
         raise denied("project", "read")
@@ -81,7 +83,7 @@ async def get_project_limits(call: Call[Nothing, Nothing]) -> ProjectLimitsAnswe
 
 
 async def update_project_limits(call: Call[Nothing, UpdateProjectLimits]) -> ProjectLimitsAnswer:
-    """The limits as they are now. Defaults change nothing for namespaces that are there."""
+    """Change the given limits. Defaults do not affect existing namespaces."""
     project_id, defaults = call.ids["project_id"], call.body.defaults
     changed = await call.store.limits.update_project(
         project_id,
@@ -93,15 +95,15 @@ async def update_project_limits(call: Call[Nothing, UpdateProjectLimits]) -> Pro
     return project_limits_answer(project_id, changed)
 
 
-_NAMESPACE: Final = BEYOND_REGION + "/namespaces/{namespace_id}/limits"
-_PROJECT: Final = BEYOND + "/projects/{project_id}/limits"
+_NAMESPACE: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/limits"
+_PROJECT: Final = HOLDFAST + "/projects/{project_id}/limits"
 
 OPERATIONS: Final = (
     Operation(
         id="GetNamespaceLimits",
         method="GET",
         path=_NAMESPACE,
-        summary="Get what bounds a namespace",
+        summary="Get the limits of a namespace",
         handler=get_limits,
         answer=NamespaceLimitsAnswer,
     ),
@@ -120,7 +122,7 @@ OPERATIONS: Final = (
         id="GetProjectLimits",
         method="GET",
         path=_PROJECT,
-        summary="Get what bounds a project",
+        summary="Get the limits of a project",
         handler=get_project_limits,
         answer=ProjectLimitsAnswer,
     ),

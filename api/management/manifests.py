@@ -1,4 +1,4 @@
-"""Manifests of an image, those without a tag included. Beyond Scaleway's API."""
+"""Operation that lists the manifests of an image, tagged or not; not in Scaleway's API."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import msgspec
 from msgspec import Meta
 
 from .auth import image_of
-from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .paging import PageSize
 from .views import ManifestsAnswer, manifest_answer
 
 
 class ListManifests(msgspec.Struct, kw_only=True):
-    """Which, where to go on, and how far."""
+    """Filter and position of a page of manifests."""
 
     tagged: (
-        Annotated[bool, Meta(description="Only those with a tag, or only those without one")] | None
+        Annotated[bool, Meta(description="Only manifests with a tag (true) or without one (false)")]
+        | None
     ) = None
     after: (
         Annotated[
             str,
             Meta(
                 pattern="^sha256:[0-9a-f]{64}$",
-                description="That of the last answer: what comes behind it",
+                description="`after` of the last response, to get the next page",
             ),
         ]
         | None
@@ -33,10 +34,10 @@ class ListManifests(msgspec.Struct, kw_only=True):
 
 
 async def list_manifests(call: Call[ListManifests, Nothing]) -> ManifestsAnswer:
-    """Manifests, in order of their digests. Ask again, with ``after``, until it is null.
+    """Return manifests in order of their digests. Repeat with ``after`` until it is null.
 
-    One request looks at 10,000 manifests at most, so with ``tagged`` it may answer fewer than were
-    asked for, even none, before the end.
+    A request reads at most 10,000 manifests, so with ``tagged`` a page may have fewer items than
+    requested, even none, before the last one.
     """
     image = await image_of(call, "read")
     query = call.query
@@ -51,7 +52,7 @@ OPERATIONS: Final = (
     Operation(
         id="ListManifests",
         method="GET",
-        path=BEYOND_REGION + "/images/{image_id}/manifests",
+        path=HOLDFAST_REGION + "/images/{image_id}/manifests",
         summary="List the manifests of an image, with or without a tag",
         handler=list_manifests,
         answer=ManifestsAnswer,

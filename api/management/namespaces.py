@@ -1,4 +1,4 @@
-"""Namespaces in the management API: list, create, get, update, delete."""
+"""Operations for namespaces: list, create, get, update, delete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ListNamespaces(msgspec.Struct, kw_only=True):
 
 
 class CreateNamespace(msgspec.Struct, kw_only=True):
-    """``project_id`` wins over ``organization_id``; without both, the key's default project."""
+    """``project_id`` overrides ``organization_id``; the default is the key's default project."""
 
     name: Annotated[
         str,
@@ -56,7 +56,7 @@ class CreateNamespace(msgspec.Struct, kw_only=True):
 
 
 class UpdateNamespace(msgspec.Struct, kw_only=True):
-    """Absent and null fields stay as they are."""
+    """Absent and null fields keep their value."""
 
     description: Annotated[str, Meta(max_length=1000)] | None = None
     is_public: bool | None = None
@@ -67,7 +67,7 @@ def _answer(call: Call[Any, Any], namespace: Namespace) -> NamespaceAnswer:
 
 
 async def list_namespaces(call: Call[ListNamespaces, Nothing]) -> NamespacesAnswer:
-    """A page of the namespaces that the key covers."""
+    """Return a page of the namespaces that the key covers."""
     query = call.query
     if not call.lists(query.project_id, query.organization_id):
         return NamespacesAnswer([], 0)
@@ -83,7 +83,7 @@ async def list_namespaces(call: Call[ListNamespaces, Nothing]) -> NamespacesAnsw
 
 
 async def create_namespace(call: Call[Nothing, CreateNamespace]) -> NamespaceAnswer:
-    """A new namespace, ready at once."""
+    """Create a namespace, ready at once."""
     body = call.body
     project_id = body.project_id
     if project_id is None:
@@ -104,12 +104,12 @@ async def create_namespace(call: Call[Nothing, CreateNamespace]) -> NamespaceAns
 
 
 async def get_namespace(call: Call[Nothing, Nothing]) -> NamespaceAnswer:
-    """The namespace with its exact numbers."""
+    """Return a namespace with its exact size."""
     return _answer(call, await namespace_of(call, "read"))
 
 
 async def update_namespace(call: Call[Nothing, UpdateNamespace]) -> NamespaceAnswer:
-    """The namespace as it is now; ``updated_at`` moves even when nothing else does."""
+    """Change a namespace. ``updated_at`` changes even if nothing else does."""
     namespace = await namespace_of(call, "write")
     changed = await call.store.namespaces.update(
         namespace.id, description=call.body.description, is_public=call.body.is_public
@@ -118,7 +118,7 @@ async def update_namespace(call: Call[Nothing, UpdateNamespace]) -> NamespaceAns
 
 
 async def delete_namespace(call: Call[Nothing, Nothing]) -> NamespaceAnswer:
-    """The namespace on its way out, with all that is in it; its name is free at once."""
+    """Delete a namespace with its images. Its name is free at once."""
     namespace = await namespace_of(call, "delete")
     return _answer(call, await call.store.namespaces.delete(namespace.id))
 
@@ -170,7 +170,7 @@ OPERATIONS: Final = (
         id="DeleteNamespace",
         method="DELETE",
         path=_ONE,
-        summary="Delete a namespace and all that is in it",
+        summary="Delete a namespace and its images",
         handler=delete_namespace,
         answer=NamespaceAnswer,
         writes=True,

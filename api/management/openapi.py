@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 document of the management API, made from its table of operations.
+"""Generates the OpenAPI 3.1 document of the management API from its table of operations.
 
-Nothing is said twice: parameters, bodies, answers and errors are the structs that the handlers
-use, and their bounds are those that requests are checked with.
+Parameters, bodies, responses and errors come from the structs that the handlers use, so the
+document has the same bounds as the checks of requests.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ PATH_PARAMETERS: Final[dict[str, str]] = {
     "tag_id": "Id of the tag",
     "upload_id": "Id of the upload",
     "project_id": "Id of the project",
-    "item_id": "Id of what was deleted",
-    "access_key": "The key's public half",
+    "item_id": "Id of the deleted object",
+    "access_key": "Access key, the public part of a key",
 }
 
 REASONS: Final = {
     400: "Arguments are missing, malformed or out of bounds",
     401: "No key, an unknown key, or an expired one",
-    403: "The key may not do this, or a quota is met",
+    403: "The key may not do this, or a quota is reached",
     404: "Absent, or private to another project",
     408: "The body did not arrive in time",
-    409: "The name is taken, or another writer is at it",
-    412: "The object's state does not allow it",
+    409: "The name is taken, or another operation is changing the object",
+    412: "The object's state does not allow the operation",
     413: "The body is too large",
     423: "An operator locked the namespace",
-    429: "A key or an address asks too often",
+    429: "A key or an address sends too many requests",
     500: "The server failed",
     503: "The store is closing",
     507: "No space is left",
@@ -60,7 +60,7 @@ REASONS: Final = {
 
 
 def document(operations: Sequence[Operation], regions: Sequence[str], base: str = "/") -> Json:
-    """The whole document, for a server with those regions; ``base`` is where it is mounted."""
+    """Return the document for a server with these regions, mounted at ``base``."""
     paths: dict[str, Json] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
@@ -71,15 +71,15 @@ def document(operations: Sequence[Operation], regions: Sequence[str], base: str 
         "info": {
             "title": "Holdfast management API",
             "version": version_of_package(),
-            "description": "Scaleway's Container Registry API (`/registry/v1`), and what holdfast "
-            "has beyond it (`/holdfast/v1`). Unknown parameters and fields are ignored.",
+            "description": "Scaleway's Container Registry API (`/registry/v1`), and additional "
+            "operations of holdfast (`/holdfast/v1`). Unknown parameters and fields are ignored.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": base}],
         "security": [{"key": []}],
         "tags": [
-            {"name": "registry", "description": "As Scaleway's clients know it"},
-            {"name": "holdfast", "description": "Beyond Scaleway's API"},
+            {"name": "registry", "description": "Scaleway's Container Registry API"},
+            {"name": "holdfast", "description": "Additional operations"},
         ],
         "paths": paths,
         "components": {
@@ -88,7 +88,7 @@ def document(operations: Sequence[Operation], regions: Sequence[str], base: str 
                     "type": "apiKey",
                     "in": "header",
                     "name": AUTH_HEADER,
-                    "description": "The secret of a key",
+                    "description": "Secret of a key",
                 }
             },
             "schemas": _schemas(operations),
@@ -97,7 +97,7 @@ def document(operations: Sequence[Operation], regions: Sequence[str], base: str 
 
 
 def version_of_package() -> str:
-    """The version of Holdfast that is installed; 0 where none is."""
+    """Return the installed version of Holdfast, or 0 if it is not installed."""
     try:
         return version("holdfast")
     except PackageNotFoundError:  # run from a source tree that is not installed
@@ -105,26 +105,26 @@ def version_of_package() -> str:
 
 
 def _operation(operation: Operation, regions: Sequence[str]) -> Json:
-    made: Json = {
+    item: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
         "tags": ["registry" if operation.path.startswith(SCALEWAY) else "holdfast"],
         "parameters": [*_path(operation, regions), *_query(operation)],
         "responses": {
-            "200": _content("What there is now", [operation.answer]),
+            "200": _content("Success", [operation.answer]),
             **_errors(operation),
         },
     }
     description = operation.description or (operation.handler.__doc__ or "").strip()
     if description:
-        made["description"] = _markdown(description)
+        item["description"] = _markdown(description)
     if operation.body is not Nothing:
         required = any(field.required for field in msgspec.structs.fields(operation.body))
-        made["requestBody"] = {
+        item["requestBody"] = {
             "required": required,
             "content": {MEDIA_TYPE: {"schema": _reference(operation.body)}},
         }
-    return made
+    return item
 
 
 def _markdown(docstring: str) -> str:
@@ -152,7 +152,7 @@ def _query(operation: Operation) -> Iterable[Json]:
 
 
 def _without_null(schema: Json) -> Json:
-    """A query has no null: its optional parameters are just absent."""
+    """Remove null from a schema: an optional query parameter is absent, never null."""
     schema = {key: value for key, value in schema.items() if value is not None}
     choices = [choice for choice in schema.pop("anyOf", []) if choice.get("type") != "null"]
     if choices:
@@ -160,15 +160,15 @@ def _without_null(schema: Json) -> Json:
     return schema
 
 
-def _parameter(name: str, place: str, schema: Json, required: bool) -> Json:
-    made: Json = {"name": name, "in": place, "required": required, "schema": schema}
+def _parameter(name: str, location: str, schema: Json, required: bool) -> Json:
+    item: Json = {"name": name, "in": location, "required": required, "schema": schema}
     if "description" in schema:
-        made["description"] = schema.pop("description")
-    return made
+        item["description"] = schema.pop("description")
+    return item
 
 
 def _errors(operation: Operation) -> Json:
-    """The declared errors, and those that follow from what the operation takes."""
+    """Return the declared errors, and those that follow from the operation's parameters."""
     bodies: dict[int, list[type[Body]]] = {}
 
     def add(body: type[Body], status: int | None = None) -> None:
@@ -212,7 +212,7 @@ def _component(declared: type[msgspec.Struct]) -> Json:
 
 
 def _schemas(operations: Sequence[Operation]) -> Json:
-    """Every struct that the document refers to, under its name; errors require all their fields."""
+    """Return the schema of every struct by name. In errors, all fields are required."""
     structs: list[type[msgspec.Struct]] = list(STATUS)
     for operation in operations:
         structs.append(operation.answer)

@@ -1,7 +1,7 @@
-"""One row of the management API's table, and what its handler is given.
+"""``Operation``, a row of the management API's table, and ``Call``, the input of its handler.
 
-An Operation is everything that the routes and the OpenAPI document need to know; adding one to a
-noun's ``OPERATIONS`` adds it to both.
+Routes and OpenAPI document are generated from Operations: one added to the ``OPERATIONS`` of a
+module is in both.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from holdfast.engine import Key, Store
 from .errors import Body
 
 SCALEWAY: Final = "/registry/v1/regions/{region}"
-"""Where Scaleway's own operations are."""
+"""Path prefix of Scaleway's operations."""
 
-BEYOND: Final = "/holdfast/v1"
-"""Where the operations are that Scaleway does not have."""
+HOLDFAST: Final = "/holdfast/v1"
+"""Path prefix of the operations that Scaleway does not have."""
 
-BEYOND_REGION: Final = BEYOND + "/regions/{region}"
+HOLDFAST_REGION: Final = HOLDFAST + "/regions/{region}"
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 
 class Nothing(msgspec.Struct):
-    """Of an operation without query parameters, or without a body."""
+    """Query or body of an operation that has none."""
 
 
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -40,35 +40,35 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Q, B]):
-    """One request, authenticated and parsed: ``query`` and ``body`` as the operation declares."""
+    """An authenticated and parsed request: ``query`` and ``body`` as the operation declares."""
 
     store: Store
     settings: AppSettings
     key: Key
     organization_id: UUID
-    """The installation's organization, the only one that exists here."""
+    """The only organization of the installation."""
     scheme: str
     host: str
-    """Where the client reached us, from which the endpoints of regions follow (``regions``)."""
+    """Host of the request, from which the endpoints of regions follow (``regions``)."""
     region: str
-    """The region of the path, known to exist; empty where the path has none."""
+    """Region of the path, which exists; empty if the path has none."""
     ids: Mapping[str, UUID]
     names: Mapping[str, str]
-    """The path's parameters that are no UUIDs, by name."""
+    """Path parameters that are not UUIDs, by name."""
     query: Q
     body: B
 
     @property
     def project_id(self) -> UUID | None:
-        """The project that listings are limited to; None for a key of all projects."""
+        """Project that listings are limited to; None for an all-projects key."""
         return self.key.project_id
 
     def endpoint(self, region: str) -> str:
-        """What `docker push` takes for that region, without a scheme."""
+        """Return the registry host of a region for `docker push`, without a scheme."""
         return endpoint_of(region, self.host, self.scheme, self.settings)
 
     def lists(self, project_id: UUID | None, organization_id: UUID | None) -> bool:
-        """Whether a listing with these filters can hold anything that the key covers."""
+        """Return False if the key covers nothing that these filters select."""
         if organization_id not in (None, self.organization_id):
             return False
         return project_id is None or self.key.covers(project_id)
@@ -76,11 +76,11 @@ class Call(Generic[Q, B]):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path.
+    """A method of a path, with its handler and its types.
 
-    ``id`` is the OpenAPI operationId. ``writes`` operations need a key with permission ``full``,
-    ``owner`` ones a key of all projects. ``errors`` are those beyond the ones that follow from the
-    rest (authentication, region, arguments, ids of the path).
+    ``id`` is the OpenAPI operationId. An operation with ``writes`` needs a key with permission
+    ``full``, one with ``owner`` an all-projects key. ``errors`` lists only errors that do not
+    follow from the other fields (authentication, region, arguments, ids of the path).
     """
 
     id: str
@@ -94,11 +94,11 @@ class Operation:
     writes: bool = False
     owner: bool = False
     only_reads: bool = False
-    """Whether it changes nothing, though it is no GET."""
+    """True if the operation changes nothing although it is not a GET."""
     errors: tuple[type[Body], ...] = ()
     description: str = ""
 
     @property
     def ends_with_client(self) -> bool:
-        """Whether it is for nothing where its client does not wait for the answer."""
+        """True if the operation is cancelled when its client disconnects."""
         return self.method == "GET" or self.only_reads

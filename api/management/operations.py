@@ -1,5 +1,7 @@
-"""The whole table of the management API, without what serves it: the command line has a use for it
-too."""
+"""The table of all operations of the management API.
+
+It does not import the HTTP server, so that the command line can use it too.
+"""
 
 from __future__ import annotations
 
@@ -41,4 +43,4 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *store.OPERATIONS,
     *upkeep.OPERATIONS,
 )
-"""Every operation there is; routes and OpenAPI document are made from it."""
+"""All operations; routes and OpenAPI document are generated from them."""

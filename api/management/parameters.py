@@ -1,7 +1,7 @@
-"""Reading what a client sent: path, query and body, strict in what is kept, forgiving in form.
+"""Parses and checks the path, query and body of a request.
 
-A query or a body is declared once, as a ``msgspec.Struct``: its fields carry types, defaults,
-bounds and descriptions, and the OpenAPI document is made from the same struct. Rules:
+A query or a body is declared once, as a ``msgspec.Struct`` whose fields have types, defaults,
+bounds and descriptions; the OpenAPI document is generated from the same struct. Rules:
 
 - unknown query parameters and unknown body fields are ignored;
 - an empty query parameter, an empty id and a null in a body count as absent (but null is a value
@@ -32,7 +32,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def parse_uuid(name: str, text: str) -> UUID:
-    """An id of the path. Raises 400 ``invalid_arguments`` for anything that is no UUID."""
+    """Parse an id of the path. Raises 400 ``invalid_arguments`` unless it is a UUID."""
     try:
         return msgspec.convert(text, UUID)
     except msgspec.ValidationError:
@@ -40,7 +40,7 @@ def parse_uuid(name: str, text: str) -> UUID:
 
 
 def parse_query(declared: type[T], query: Mapping[str, str]) -> T:
-    """The declared parameters of a query; the first value counts where one is repeated."""
+    """Parse the declared parameters of a query; of a repeated one, use the first value."""
     values: dict[str, object] = {}
     for field in _fields(declared):
         text = query.get(field.name)
@@ -52,7 +52,7 @@ def parse_query(declared: type[T], query: Mapping[str, str]) -> T:
 
 
 def parse_body(declared: type[T], body: bytes) -> T:
-    """The declared fields of a JSON object. An empty body counts as ``{}``."""
+    """Parse the declared fields of a JSON object. An empty body counts as ``{}``."""
     raw = _decode(body) if body else {}
     values: dict[str, object] = {}
     for field in _fields(declared):
@@ -81,7 +81,7 @@ def _decode(body: bytes) -> dict[str, object]:
 
 
 def _not_utf8(body: bytes) -> list[ArgumentDetail]:
-    """Which fields are not UTF-8, as far as the rest can be read."""
+    """Return a detail for each field that is not UTF-8, or one for the body if it is not JSON."""
     names = ["body"]
     try:
         value = msgspec.json.decode(body.decode(errors="replace"))
@@ -95,18 +95,21 @@ def _not_utf8(body: bytes) -> list[ArgumentDetail]:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A declared field, as far as parsing needs it."""
+    """The properties of a declared field that parsing needs."""
 
     name: str
     type: Any
     bases: frozenset[object]
-    """The plain types that it allows."""
+    """Types that the field allows, without annotations."""
     required: bool
     nullable: bool
-    """Whether null is a value, not an absence."""
+    """True if null is a value; else null means absent."""
 
     def typed(self, text: str) -> object:
-        """Text as the boolean or integer that it stands for, else as it is (to be refused)."""
+        """Convert a text to a boolean or integer; return it unchanged if that fails.
+
+        The conversion to the struct then refuses it.
+        """
         if bool in self.bases:
             return _TRUTH.get(text.lower(), text)
         if int in self.bases and _INTEGER.fullmatch(text):
@@ -138,11 +141,11 @@ def _bases(declared: Any) -> frozenset[object]:
 
 
 def _convert(declared: type[T], values: dict[str, object]) -> T:
-    """The values as the struct. Raises 400 that names all that are wrong."""
+    """Convert the values to the struct. Raises a 400 that names all invalid ones."""
     try:
         return msgspec.convert(values, declared)
     except msgspec.ValidationError as error:
-        # It tells of the first one only, so each is looked at on its own.
+        # The error names only the first invalid value: check each field by itself.
         wrong = [detail for field in _fields(declared) for detail in _wrong(field, values)]
         raise_invalid(wrong or [ArgumentDetail("body", "format", str(error))])
 
@@ -159,7 +162,7 @@ def _wrong(field: _Field, values: dict[str, object]) -> Iterator[ArgumentDetail]
 
 
 def _reason(message: str) -> Reason:
-    """``format`` for another type or no UUID, ``constraint`` for a value out of bounds."""
+    """Return ``format`` for a wrong type or bad UUID, ``constraint`` for a value out of bounds."""
     return "format" if ", got `" in message or message.startswith("Invalid UUID") else "constraint"
 
 

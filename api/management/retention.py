@@ -1,4 +1,4 @@
-"""Retention of a namespace: its rules, what they would remove now, and doing it."""
+"""Operations for retention rules of a namespace: get, replace, plan, apply."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from holdfast.engine import Plan, RetentionRule
 
 from .auth import namespace_of
 from .errors import LockedBody
-from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .views import ExpiredAnswer, PlanAnswer, Rule, RulesAnswer
 
 
 class Rules(msgspec.Struct, kw_only=True):
-    """All rules of a namespace; they replace the ones there were."""
+    """All rules of a namespace; they replace the current ones."""
 
     rules: Annotated[list[Rule], Meta(max_length=32)]
 
@@ -38,6 +38,7 @@ def _plan_answer(call: Call[Nothing, Nothing], namespace_id: UUID, plan: Plan) -
             )
             for item in plan.expired
         ],
+        # A key of one project must not learn what other projects store.
         freed_bytes=plan.freed_bytes if call.project_id is None else plan.project_freed_bytes,
         complete=plan.complete,
     )
@@ -61,12 +62,12 @@ async def _rules_answer(call: Call[Any, Any], namespace_id: UUID) -> RulesAnswer
 
 
 async def get_retention(call: Call[Nothing, Nothing]) -> RulesAnswer:
-    """The rules as they are."""
+    """Return the rules of a namespace."""
     return await _rules_answer(call, (await namespace_of(call, "read")).id)
 
 
 async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
-    """The rules as they are now."""
+    """Replace the rules of a namespace."""
     namespace = await namespace_of(call, "write")
     rules = [
         RetentionRule(
@@ -84,18 +85,18 @@ async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
 
 
 async def plan_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
-    """What the rules would remove now."""
+    """Return the tags and manifests that the rules would remove now."""
     namespace = await namespace_of(call, "read")
     return _plan_answer(call, namespace.id, await call.store.retention.plan(namespace.id))
 
 
 async def apply_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
-    """What the rules removed."""
+    """Apply the rules and return the tags and manifests that were removed."""
     namespace = await namespace_of(call, "write")
     return _plan_answer(call, namespace.id, await call.store.retention.apply(namespace.id))
 
 
-_PATH: Final = BEYOND_REGION + "/namespaces/{namespace_id}/retention"
+_PATH: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/retention"
 
 OPERATIONS: Final = (
     Operation(
@@ -121,7 +122,7 @@ OPERATIONS: Final = (
         id="PlanRetention",
         method="GET",
         path=_PATH + "/plan",
-        summary="What the retention rules would remove now: a dry run",
+        summary="List what the retention rules would remove now: a dry run",
         handler=plan_retention,
         answer=PlanAnswer,
     ),
@@ -129,7 +130,7 @@ OPERATIONS: Final = (
         id="ApplyRetention",
         method="POST",
         path=_PATH + "/apply",
-        summary="Remove now what the retention rules say",
+        summary="Apply the retention rules now",
         handler=apply_retention,
         answer=PlanAnswer,
         writes=True,

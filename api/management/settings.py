@@ -1,5 +1,7 @@
-"""Settings of a namespace that Scaleway does not have: immutable tags, quota, lock,
-and whether indexes may be sparse."""
+"""Operations for settings of a namespace that Scaleway does not have.
+
+They are immutable tags, quota, lock and sparse indexes.
+"""
 
 from __future__ import annotations
 
@@ -12,41 +14,41 @@ from holdfast import engine
 
 from .auth import namespace_of
 from .errors import LockedBody, denied
-from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .views import SettingsAnswer, settings_answer
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._*?-]+$")]
 
 
 class UpdateSettings(msgspec.Struct, kw_only=True):
-    """Absent fields stay as they are."""
+    """Absent fields keep their value."""
 
     immutable_tags: (
-        Annotated[
-            list[Pattern], Meta(max_length=32, description="Replaces the patterns there were")
-        ]
+        Annotated[list[Pattern], Meta(max_length=32, description="Replaces the current patterns")]
         | None
     ) = None
     quota: (
-        Annotated[int, Meta(ge=0, le=2**62 - 1, description="Bytes; null for none")]
+        Annotated[int, Meta(ge=0, le=2**62 - 1, description="Quota in bytes; null removes it")]
         | UnsetType
         | None
     ) = UNSET
-    locked: Annotated[bool, Meta(description="For keys of all projects only")] | None = None
+    locked: Annotated[bool, Meta(description="Needs an all-projects key")] | None = None
     sparse_indexes: (
-        Annotated[bool, Meta(description="Take an index that lacks manifests; null: as the server")]
+        Annotated[
+            bool, Meta(description="Accept indexes with missing manifests; null: server default")
+        ]
         | UnsetType
         | None
     ) = UNSET
 
 
 async def get_settings(call: Call[Nothing, Nothing]) -> SettingsAnswer:
-    """The settings as they are."""
+    """Return the settings of a namespace."""
     return settings_answer(await namespace_of(call, "read"))
 
 
 async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer:
-    """The settings as they are now. Only a key of all projects may lock or unlock."""
+    """Change the given settings. Only an all-projects key may lock or unlock."""
     namespace = await namespace_of(call, "write")
     body = call.body
     if body.locked is not None and call.project_id is not None:
@@ -63,7 +65,7 @@ async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer
     return settings_answer(changed)
 
 
-_PATH: Final = BEYOND_REGION + "/namespaces/{namespace_id}/settings"
+_PATH: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/settings"
 
 OPERATIONS: Final = (
     Operation(

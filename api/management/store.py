@@ -1,15 +1,15 @@
-"""Numbers of the whole store, for its operator: beyond Scaleway's API."""
+"""Operation for statistics of the whole store; not in Scaleway's API."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .operation import BEYOND, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, Operation
 from .views import StatsAnswer, stats_answer
 
 
 async def get_stats(call: Call[Nothing, Nothing]) -> StatsAnswer:
-    """The store's numbers at this moment."""
+    """Return the current statistics of the store."""
     return stats_answer(await call.store.stats())
 
 
@@ -17,8 +17,8 @@ OPERATIONS: Final = (
     Operation(
         id="GetStats",
         method="GET",
-        path=BEYOND + "/stats",
-        summary="Numbers of the whole store",
+        path=HOLDFAST + "/stats",
+        summary="Get statistics of the whole store",
         handler=get_stats,
         answer=StatsAnswer,
         owner=True,

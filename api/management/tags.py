@@ -1,4 +1,4 @@
-"""Tags in the management API: list, get, delete. A push makes and moves them."""
+"""Operations for tags: list, get, delete. A push creates and moves tags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ListTags(msgspec.Struct, kw_only=True):
 
 
 class DeleteTag(msgspec.Struct, kw_only=True):
-    """Nothing here changes what is deleted."""
+    """Parameters that Scaleway's clients send; none has an effect."""
 
     force: Annotated[
         bool,
@@ -33,7 +33,7 @@ class DeleteTag(msgspec.Struct, kw_only=True):
 
 
 async def list_tags(call: Call[ListTags, Nothing]) -> TagsAnswer:
-    """A page of the tags of an image."""
+    """Return a page of the tags of an image."""
     image = await image_of(call, "read")
     query = call.query
     page = await call.store.tags.list(
@@ -47,12 +47,12 @@ async def list_tags(call: Call[ListTags, Nothing]) -> TagsAnswer:
 
 
 async def get_tag(call: Call[Nothing, Nothing]) -> TagAnswer:
-    """The tag and the digest that it points to."""
+    """Return a tag with the digest it points to."""
     return tag_answer(await tag_of(call, "read"))
 
 
 async def delete_tag(call: Call[DeleteTag, Nothing]) -> TagAnswer:
-    """The tag on its way out, with its manifest where nothing else needs that."""
+    """Delete a tag, and its manifest if nothing else refers to that."""
     tag = await tag_of(call, "delete")
     return tag_answer(await call.store.tags.delete(tag.id))
 

@@ -1,7 +1,7 @@
-"""The trash: what was deleted and can still be brought back. Beyond Scaleway's API.
+"""Operations for the trash, deleted objects that can be restored; not in Scaleway's API.
 
-A key of one project sees what was deleted in that project, and may bring it back, or
-delete it for good.
+A key of one project sees the deleted objects of that project, and may restore them or delete them
+for good.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Meta
 from holdfast.engine import Trashed, TrashItem
 
 from .errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, TransientState, not_found
-from .operation import BEYOND, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
 from .views import (
     PurgedAnswer,
@@ -36,17 +36,19 @@ class ListTrash(msgspec.Struct, kw_only=True):
     project_id: UUID | None = None
     kind: Trashed | None = None
     namespace: (
-        Annotated[str, Meta(description="Name of the namespace, or of that which it was in")] | None
-    ) = None
-    image: (
-        Annotated[str, Meta(description="Name of the image, or of that which the tag was in")]
+        Annotated[
+            str, Meta(description="Name of the deleted namespace, or of the object's namespace")
+        ]
         | None
     ) = None
-    tag: Annotated[str, Meta(description="Name of the tag")] | None = None
+    image: (
+        Annotated[str, Meta(description="Name of the deleted image, or of the tag's image")] | None
+    ) = None
+    tag: Annotated[str, Meta(description="Name of the deleted tag")] | None = None
 
 
 async def list_trash(call: Call[ListTrash, Nothing]) -> TrashAnswer:
-    """What can be brought back, what goes next first."""
+    """Return a page of deleted objects; the next one to be purged comes first."""
     query = call.query
     if not call.lists(query.project_id, None):
         return TrashAnswer([], 0)
@@ -64,22 +66,24 @@ async def list_trash(call: Call[ListTrash, Nothing]) -> TrashAnswer:
 
 
 async def restore(call: Call[Nothing, Nothing]) -> TrashItemAnswer:
-    """What is back under its name and its id, with its content: as it lay in the trash."""
+    """Restore a deleted object under its name and id, with its content."""
     item = await _item_of(call)
     await call.store.trash.restore(item.id)
     return trash_item_answer(item)
 
 
 async def delete(call: Call[Nothing, Nothing]) -> PurgedAnswer:
-    """What cannot be brought back any more, as it lay in the trash: its bytes go now, as far as
-    nothing else needs them."""
+    """Delete an object from the trash, for good.
+
+    Its space is freed now, except for content that other objects need.
+    """
     item = await _item_of(call)
     finished = await call.store.trash.purge(item.id)
     return purged_answer(item, finished=finished)
 
 
 async def _item_of(call: Call[Any, Any]) -> TrashItem:
-    """The item of the path; a stranger's answers as an absent one."""
+    """Return the item of the path. Raises 404 also for an item of another project."""
     item_id = call.ids["item_id"]
     item = await call.store.trash.get(item_id)
     if not call.key.covers(item.project_id):
@@ -87,14 +91,14 @@ async def _item_of(call: Call[Any, Any]) -> TrashItem:
     return item
 
 
-_ALL: Final = BEYOND + "/trash"
+_ALL: Final = HOLDFAST + "/trash"
 
 OPERATIONS: Final = (
     Operation(
         id="ListTrash",
         method="GET",
         path=_ALL,
-        summary="List what can be brought back",
+        summary="List deleted objects that can be restored",
         handler=list_trash,
         answer=TrashAnswer,
         query=ListTrash,
@@ -103,7 +107,7 @@ OPERATIONS: Final = (
         id="DeleteFromTrash",
         method="DELETE",
         path=_ALL + "/{item_id}",
-        summary="Delete something for good before its time",
+        summary="Delete an object from the trash, for good",
         handler=delete,
         answer=PurgedAnswer,
         writes=True,
@@ -113,7 +117,7 @@ OPERATIONS: Final = (
         id="RestoreFromTrash",
         method="POST",
         path=_ALL + "/{item_id}/restore",
-        summary="Bring a deleted namespace, image or tag back",
+        summary="Restore a deleted namespace, image or tag",
         handler=restore,
         answer=TrashItemAnswer,
         writes=True,

@@ -1,8 +1,8 @@
-"""Upkeep of the whole store, for its operator: beyond Scaleway's API.
+"""Operations for maintenance of the whole store: sweep, scrub, check; not in Scaleway's API.
 
-A running server does all of it by itself, at its own pace; these do it now. What may take long is
-cut: a request works for about WORK_SECONDS, and tells whether to ask again. Nothing of it is kept
-between requests, so any worker may take the next one.
+A running server sweeps and scrubs in the background; these operations do it now. Long work is
+split: a request works for about WORK_SECONDS, and its response says if more is left. No state is
+kept between requests, so any worker may handle the next one.
 """
 
 from __future__ import annotations
@@ -17,53 +17,54 @@ from msgspec import Meta
 from holdfast.engine import Store
 
 from .errors import ApiError, TransientState
-from .operation import BEYOND, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, Operation
 from .views import CheckAnswer, ScrubAnswer, SweepAnswer, problem_answer, scrub_answer, sweep_answer
 
 WORK_SECONDS: Final = 1.0
-"""How long a request works before it answers; a single blob that is read takes what it takes."""
+"""Time a request works before it responds; it always reads a started blob to its end."""
 
 PROBLEMS_MAX: Final = 1000
-"""Problems in an answer; the number of all goes on."""
+"""Problems in a response; ``problem_count`` counts the others too."""
 
 _checked: Final[WeakSet[Store]] = WeakSet()
-"""Stores that this process checks now."""
+"""Stores that this process is checking."""
 
 
 class SweepStore(msgspec.Struct, kw_only=True):
-    """What to take."""
+    """Options of a sweep."""
 
     early: Annotated[
-        bool, Meta(description="The trash before its time too: nothing can be brought back then")
+        bool, Meta(description="Also empty the trash; nothing can be restored after that")
     ] = False
 
 
 class ScrubStore(msgspec.Struct, kw_only=True):
-    """How far to read."""
+    """Options of a scrub."""
 
     budget: Annotated[
         Annotated[int, Meta(ge=0, le=1 << 62)] | None,
-        Meta(description="Bytes to read at most; the first blob of a walk is read in any case"),
+        Meta(description="Maximum bytes to read; the first blob of a scrub is always read"),
     ] = None
     origin: Annotated[
         Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] | None,
-        Meta(description="That of the first answer, from the second request of a walk on"),
+        Meta(description="`origin` of the first response, in all further requests of a scrub"),
     ] = None
 
 
 async def sweep_store(call: Call[Nothing, SweepStore]) -> SweepAnswer:
-    """Give back the space of what nobody needs any more, for about a second.
+    """Delete unreferenced data, for about a second.
 
-    Ask again until it is ``finished``.
+    Repeat the request until it is ``finished``.
     """
     sweeper = call.store.sweeper
     return sweep_answer(await sweeper.run(early=call.body.early, seconds=WORK_SECONDS))
 
 
 async def scrub_store(call: Call[Nothing, ScrubStore]) -> ScrubAnswer:
-    """Read blobs again for about a second, and quarantine what is damaged.
+    """Read blobs for about a second, verify them, and quarantine damaged ones.
 
-    It goes on where the last scrub stopped. Ask again, with ``origin``, while it is ``paused``.
+    A scrub continues where the last one stopped. Repeat the request with ``origin`` while it is
+    ``paused``.
     """
     body = call.body
     done = await call.store.scrubber.run(body.budget, seconds=WORK_SECONDS, origin=body.origin)
@@ -71,11 +72,12 @@ async def scrub_store(call: Call[Nothing, ScrubStore]) -> ScrubAnswer:
 
 
 async def check_store(call: Call[Nothing, Nothing]) -> CheckAnswer:
-    """Verify what the store promises, on one consistent state of it, without reading the blobs.
+    """Verify the integrity of a consistent state of the store, without reading the blobs.
 
-    It answers at the end, which takes time in proportion to the number of things in the store.
+    The response comes at the end, after a time in proportion to the number of objects.
     """
     store = call.store
+    # One check at a time per process: each reads the whole ledger.
     if store in _checked:
         raise ApiError(
             TransientState(resource="store", resource_id="", current_state="being checked")
@@ -97,8 +99,8 @@ OPERATIONS: Final = (
     Operation(
         id="SweepStore",
         method="POST",
-        path=BEYOND + "/sweep",
-        summary="Give back what nobody needs",
+        path=HOLDFAST + "/sweep",
+        summary="Delete unreferenced data",
         handler=sweep_store,
         answer=SweepAnswer,
         body=SweepStore,
@@ -108,8 +110,8 @@ OPERATIONS: Final = (
     Operation(
         id="ScrubStore",
         method="POST",
-        path=BEYOND + "/scrub",
-        summary="Read blobs again, and find damage",
+        path=HOLDFAST + "/scrub",
+        summary="Read and verify blobs",
         handler=scrub_store,
         answer=ScrubAnswer,
         body=ScrubStore,
@@ -119,8 +121,8 @@ OPERATIONS: Final = (
     Operation(
         id="CheckStore",
         method="POST",
-        path=BEYOND + "/check",
-        summary="Verify the promises of the store",
+        path=HOLDFAST + "/check",
+        summary="Verify the integrity of the store",
         handler=check_store,
         answer=CheckAnswer,
         writes=True,

@@ -1,4 +1,4 @@
-"""Open uploads of a namespace, which count in its quota: beyond Scaleway's API."""
+"""Operations for open uploads of a namespace, which count in its quota; not in Scaleway's API."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import msgspec
 from msgspec import Meta
 
 from .auth import namespace_of
-from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .paging import PageSize
 from .views import UploadAnswer, UploadsAnswer, upload_answer
 
 
 class ListUploads(msgspec.Struct, kw_only=True):
-    """Where to go on, and how far."""
+    """Position and size of a page of uploads."""
 
     after: (
-        Annotated[UUID, Meta(description="That of the last answer: what comes behind it")] | None
+        Annotated[UUID, Meta(description="`after` of the last response, to get the next page")]
+        | None
     ) = None
     page_size: PageSize = 20
 
 
 async def list_uploads(call: Call[ListUploads, Nothing]) -> UploadsAnswer:
-    """Open uploads, in order of their ids. Ask again, with ``after``, until it is null."""
+    """Return open uploads in order of their ids. Repeat with ``after`` until it is null."""
     namespace = await namespace_of(call, "read")
     query = call.query
     found, rest, total = await call.store.uploads.list(
@@ -34,13 +35,13 @@ async def list_uploads(call: Call[ListUploads, Nothing]) -> UploadsAnswer:
 
 
 async def end_upload(call: Call[Nothing, Nothing]) -> UploadAnswer:
-    """The upload as it was. Its bytes are free at once; a client that is at it gets 404."""
+    """End an upload. Its space is free at once; a client that continues it gets 404."""
     namespace = await namespace_of(call, "write")
     ended = await call.store.uploads.dismiss(namespace.id, call.ids["upload_id"])
     return upload_answer(ended)
 
 
-_ALL: Final = BEYOND_REGION + "/namespaces/{namespace_id}/uploads"
+_ALL: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/uploads"
 
 OPERATIONS: Final = (
     Operation(
@@ -56,7 +57,7 @@ OPERATIONS: Final = (
         id="EndUpload",
         method="DELETE",
         path=_ALL + "/{upload_id}",
-        summary="End an open upload, and forget its bytes",
+        summary="End an open upload and delete its bytes",
         handler=end_upload,
         answer=UploadAnswer,
         writes=True,

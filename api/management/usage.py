@@ -1,4 +1,4 @@
-"""What things take, and what deleting them would free: beyond Scaleway's API."""
+"""Operations for the usage of resources, and the bytes a delete frees; not in Scaleway's API."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import msgspec
 from msgspec import Meta
 
 from .auth import image_of, namespace_of, tag_of
-from .operation import BEYOND_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .views import ImageUsageAnswer, NamespaceUsageAnswer, TagUsageAnswer, namespace_usage_answer
 
 
 class NamespaceUsage(msgspec.Struct, kw_only=True):
-    """How much to tell."""
+    """Options of the usage of a namespace."""
 
     would_free: Annotated[
-        bool, Meta(description="Find out `would_free` too: takes time in proportion to the content")
+        bool, Meta(description="Also compute `would_free`; takes time in proportion to the content")
     ] = False
 
 
 async def namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsageAnswer:
-    """The numbers of a namespace; those about other namespaces keep to what the key covers."""
+    """Return the usage of a namespace, compared only with namespaces that the key covers."""
     namespace = await namespace_of(call, "read")
     usage = await call.store.namespaces.usage(namespace.id)
     whole_store = call.project_id is None
     would_free = None
     if call.query.would_free:
-        # What a delete frees depends on who else links the same bytes; a key of one project must
-        # not learn that of strangers, so it gets the number within its project.
+        # The number depends on other links to the same bytes. A key of one project must not learn
+        # what other projects store, so it gets the number within its project.
         would_free = usage.project_exclusive_size
         if whole_store:
             would_free = await call.store.namespaces.would_free(namespace.id)
@@ -38,7 +38,7 @@ async def namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsage
 
 
 async def image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
-    """What an image takes, and what its deletion would free."""
+    """Return the size of an image, and the bytes that deleting it would free."""
     image = await image_of(call, "read")
     return ImageUsageAnswer(
         image_id=image.id,
@@ -51,7 +51,7 @@ async def image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
 
 
 async def tag_usage(call: Call[Nothing, Nothing]) -> TagUsageAnswer:
-    """What the deletion of a tag would free."""
+    """Return the bytes that deleting a tag would free."""
     tag = await tag_of(call, "read")
     would_free = await call.store.tags.would_free(tag.id, project_only=call.project_id is not None)
     return TagUsageAnswer(tag_id=tag.id, would_free=would_free)
@@ -61,8 +61,8 @@ OPERATIONS: Final = (
     Operation(
         id="GetNamespaceUsage",
         method="GET",
-        path=BEYOND_REGION + "/namespaces/{namespace_id}/usage",
-        summary="What a namespace takes",
+        path=HOLDFAST_REGION + "/namespaces/{namespace_id}/usage",
+        summary="Get the usage of a namespace",
         handler=namespace_usage,
         answer=NamespaceUsageAnswer,
         query=NamespaceUsage,
@@ -70,16 +70,16 @@ OPERATIONS: Final = (
     Operation(
         id="GetImageUsage",
         method="GET",
-        path=BEYOND_REGION + "/images/{image_id}/usage",
-        summary="What an image takes",
+        path=HOLDFAST_REGION + "/images/{image_id}/usage",
+        summary="Get the usage of an image",
         handler=image_usage,
         answer=ImageUsageAnswer,
     ),
     Operation(
         id="GetTagUsage",
         method="GET",
-        path=BEYOND_REGION + "/tags/{tag_id}/usage",
-        summary="What the deletion of a tag would free",
+        path=HOLDFAST_REGION + "/tags/{tag_id}/usage",
+        summary="Get the bytes that deleting a tag would free",
         handler=tag_usage,
         answer=TagUsageAnswer,
     ),

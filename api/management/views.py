@@ -1,8 +1,8 @@
-"""What the management API answers: one struct per object, and how the engine's values become it.
+"""Response structs of the management API, and their conversion from the engine's values.
 
-The structs are the answers' schemas too: the OpenAPI document is made from them. Every field is
-always present, arrays are never null, sizes are integers, times are UTC with six digits and ``Z``
-(clients in the wild parse no other form).
+The OpenAPI document is generated from the structs. Every field is always present, arrays are
+never null, sizes are integers, and times are UTC with six digits and ``Z`` (existing clients parse
+no other form).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ImageVisibility = Literal["visibility_unknown", "inherit", "public", "private"]
 
 
 def timestamp(value: datetime) -> str:
-    """``2026-01-02T03:04:05.000006Z``: always six digits, always UTC."""
+    """Format a time as ``2026-01-02T03:04:05.000006Z``: always six digits, always UTC."""
     return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
@@ -68,10 +68,10 @@ class NamespaceAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     status: ObjectStatus
     status_message: str
     endpoint: Annotated[
-        str, Meta(description="What `docker push` takes in front of `/image:tag`; no scheme")
+        str, Meta(description="Prefix of `/image:tag` for `docker push`, without a scheme")
     ]
     is_public: bool
-    size: Annotated[int, Meta(ge=0, description="Bytes: the sum of the sizes of its images")]
+    size: Annotated[int, Meta(ge=0, description="Sum of the sizes of its images in bytes")]
     image_count: Count
     region: str
     created_at: Timestamp
@@ -79,7 +79,7 @@ class NamespaceAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
 
 
 class ImageAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
-    """An image (Scaleway registry API, ``Image``): what OCI calls a repository."""
+    """An image (Scaleway registry API, ``Image``), which OCI calls a repository."""
 
     id_: UUID
     name: str
@@ -87,7 +87,7 @@ class ImageAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     status: ObjectStatus
     status_message: str
     visibility: ImageVisibility
-    size: Annotated[int, Meta(ge=0, description="Bytes of its distinct configs and layers")]
+    size: Annotated[int, Meta(ge=0, description="Bytes of distinct configs and layers")]
     tags: Annotated[list[str], Meta(description="The first 1000 tag names, in byte order")]
     created_at: Timestamp
     updated_at: Timestamp
@@ -127,18 +127,18 @@ class TagsAnswer(msgspec.Struct):
 
 
 class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
-    """The numbers of a namespace, and what its deletion would free."""
+    """The usage of a namespace, and the bytes that deleting it would free."""
 
     namespace_id: UUID
     size: Bytes
     image_count: Count
-    unique_size: Annotated[int, Meta(ge=0, description="Bytes of its distinct blobs, once each")]
+    unique_size: Annotated[int, Meta(ge=0, description="Bytes of its distinct blobs")]
     exclusive_size: Annotated[
         int,
         Meta(
             ge=0,
-            description="Bytes of these that no other namespace links: of the whole store for a "
-            "key of all projects, else of the same project",
+            description="Bytes of these blobs that no other namespace links: no namespace of the "
+            "store for an all-projects key, else none of the same project",
         ),
     ]
     project_exclusive_size: Annotated[
@@ -149,27 +149,27 @@ class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
         int,
         Meta(
             ge=0,
-            description="Bytes that it makes the store keep: what a quota bounds, and the sum of "
-            "the five parts that follow. Each blob counts once",
+            description="Bytes that the store keeps for the namespace, which a quota limits: the "
+            "sum of the next five fields. Each blob counts once",
         ),
     ]
-    content: Annotated[int, Meta(ge=0, description="Configs and layers of its manifests")]
-    manifests: Annotated[int, Meta(ge=0, description="Bodies of its manifests")]
-    held: Annotated[int, Meta(ge=0, description="What it holds and no manifest of it needs")]
-    uploads: Annotated[int, Meta(ge=0, description="What came of its open uploads")]
+    content: Annotated[int, Meta(ge=0, description="Bytes of configs and layers of its manifests")]
+    manifests: Annotated[int, Meta(ge=0, description="Bytes of the manifests themselves")]
+    held: Annotated[int, Meta(ge=0, description="Bytes of held blobs that no manifest needs")]
+    uploads: Annotated[int, Meta(ge=0, description="Bytes received by open uploads")]
     trash: Annotated[
         int,
         Meta(
             ge=0,
-            description="What only its images in the trash need, or namespaces of its name that "
-            "lie there",
+            description="Bytes that only its images in the trash need, or namespaces of its name "
+            "in the trash",
         ),
     ]
     would_free: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(
-            description="Bytes that deleting it gives back, counted as exclusive_size is; null "
-            "where it was not asked for"
+            description="Bytes that deleting it frees, with the same scope as `exclusive_size`; "
+            "null if not requested"
         ),
     ]
 
@@ -178,14 +178,14 @@ WouldFree = Annotated[
     int,
     Meta(
         ge=0,
-        description="Bytes that deleting it gives back: on the disk of the whole store for a key "
-        "of all projects, else of the blobs themselves, as if there were no other project",
+        description="Bytes that deleting it frees: bytes on disk for an all-projects key, else "
+        "sizes of blobs, as if no other project existed",
     ),
 ]
 
 
 class ImageUsageAnswer(msgspec.Struct, kw_only=True):
-    """What an image takes, and what its deletion would free."""
+    """The size of an image, and the bytes that deleting it would free."""
 
     image_id: UUID
     size: Bytes
@@ -194,43 +194,43 @@ class ImageUsageAnswer(msgspec.Struct, kw_only=True):
 
 
 class TagUsageAnswer(msgspec.Struct, kw_only=True):
-    """What the deletion of a tag would free."""
+    """The bytes that deleting a tag would free."""
 
     tag_id: UUID
     would_free: WouldFree
 
 
 class SettingsAnswer(msgspec.Struct, kw_only=True):
-    """What a namespace has beyond Scaleway's fields."""
+    """Settings of a namespace that are not in Scaleway's API."""
 
     namespace_id: UUID
     immutable_tags: Annotated[
         list[str],
-        Meta(description="Shell-style patterns: a matching tag is neither moved nor deleted"),
+        Meta(description="Shell-style patterns; a matching tag cannot be moved or deleted"),
     ]
     quota: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Upper bound of the namespace's `kept_size` in bytes; null for none"),
+        Meta(description="Maximum `kept_size` of the namespace in bytes; null for none"),
     ]
     locked: Annotated[
         bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
     ]
     sparse_indexes: Annotated[
         bool | None,
-        Meta(description="Whether indexes may lack manifests; null is as the server has it"),
+        Meta(description="True if indexes may have missing manifests; null: server default"),
     ]
 
 
 class LimitsAnswer(msgspec.Struct, kw_only=True):
-    """What bounds a namespace."""
+    """Limits of a namespace."""
 
     quota: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Upper bound of `kept_size` in bytes; null for none"),
+        Meta(description="Maximum `kept_size` in bytes; null for none"),
     ]
     immutable_tags: Annotated[
         list[str],
-        Meta(description="Shell-style patterns: a matching tag is neither moved nor deleted"),
+        Meta(description="Shell-style patterns; a matching tag cannot be moved or deleted"),
     ]
     locked: Annotated[
         bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
@@ -243,23 +243,23 @@ class NamespaceLimitsAnswer(LimitsAnswer, kw_only=True):
     namespace_id: UUID
     in_force: Annotated[
         LimitsAnswer,
-        Meta(description="With its own settings: the smaller quota, and the patterns of both"),
+        Meta(description="Combined with its settings: the smaller quota, the patterns of both"),
     ]
 
 
 class ProjectLimitsAnswer(msgspec.Struct, kw_only=True):
-    """What bounds a project."""
+    """Limits of a project."""
 
     project_id: UUID
     quota: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Upper bound of `kept_size` in bytes; null for none"),
+        Meta(description="Maximum `kept_size` in bytes; null for none"),
     ]
     defaults: Annotated[
-        LimitsAnswer, Meta(description="Limits of new namespaces whose name has none yet")
+        LimitsAnswer, Meta(description="Limits of new namespaces whose name has none")
     ]
     kept_size: Annotated[
-        int, Meta(ge=0, description="Bytes that its namespaces make the store keep")
+        int, Meta(ge=0, description="Bytes that the store keeps for its namespaces")
     ]
 
 
@@ -267,7 +267,7 @@ class KeyAnswer(msgspec.Struct, kw_only=True):
     """A key, without its secret."""
 
     access_key: str
-    project_id: Annotated[UUID | None, Meta(description="null: a key of all projects")]
+    project_id: Annotated[UUID | None, Meta(description="null: an all-projects key")]
     default_project_id: UUID
     organization_id: UUID
     permission: Permission
@@ -277,7 +277,7 @@ class KeyAnswer(msgspec.Struct, kw_only=True):
 
 
 class NewKeyAnswer(KeyAnswer, kw_only=True):
-    """A new key: the only answer that ever carries its secret."""
+    """A new key with its secret, which no other response has."""
 
     secret_key: str
 
@@ -290,50 +290,52 @@ class KeysAnswer(msgspec.Struct):
 
 
 class StatsAnswer(msgspec.Struct, kw_only=True):
-    """Numbers of the whole store, for its operator."""
+    """Statistics of the whole store."""
 
     blobs: Count
-    blob_bytes: Annotated[int, Meta(ge=0, description="Bytes of all blobs, once each")]
+    blob_bytes: Annotated[int, Meta(ge=0, description="Bytes of all distinct blobs")]
     stored_bytes: Annotated[int, Meta(ge=0, description="Bytes on disk")]
     namespaces: Count
     images: Count
     uploads: Annotated[int, Meta(ge=0, description="Open upload sessions")]
     garbage: Annotated[int, Meta(ge=0, description="Entries of the garbage queue")]
     oldest_garbage: Timestamp | None
-    freed_bytes: Annotated[int, Meta(ge=0, description="Bytes given back since the store was made")]
-    trash: Annotated[int, Meta(ge=0, description="Deleted things that can still be brought back")]
+    freed_bytes: Annotated[int, Meta(ge=0, description="Bytes freed since the store was created")]
+    trash: Annotated[int, Meta(ge=0, description="Deleted objects that can be restored")]
     aside: Annotated[
-        int, Meta(ge=0, description="Entries of queues that met a damaged row, and wait aside")
+        int, Meta(ge=0, description="Queue entries set aside because of a damaged row")
     ]
 
 
 class SweepAnswer(msgspec.Struct, kw_only=True):
-    """What one request swept."""
+    """The result of one sweep request."""
 
-    entries: Annotated[int, Meta(ge=0, description="Holds, sessions, trash and garbage taken")]
+    entries: Annotated[int, Meta(ge=0, description="Holds, sessions, trash and garbage removed")]
     files: Annotated[int, Meta(ge=0, description="Files removed")]
-    freed_bytes: Annotated[int, Meta(ge=0, description="Bytes given back")]
-    finished: Annotated[bool, Meta(description="Whether nothing is due any more; else ask again")]
+    freed_bytes: Annotated[int, Meta(ge=0, description="Bytes freed")]
+    finished: Annotated[
+        bool, Meta(description="True if nothing more is due; else repeat the request")
+    ]
 
 
 class ScrubAnswer(msgspec.Struct, kw_only=True):
-    """What one request read again."""
+    """The result of one scrub request."""
 
     blobs: Count
-    bytes: Annotated[int, Meta(ge=0, description="Bytes as they lie on disk")]
+    bytes: Annotated[int, Meta(ge=0, description="Bytes read from disk")]
     damaged: Annotated[
-        list[str], Meta(description="Digests that are in quarantine since now, at most 1000")
+        list[str], Meta(description="Digests that were quarantined now, at most 1000")
     ]
     damaged_count: Count
-    finished: Annotated[bool, Meta(description="Whether every blob was read since `origin`")]
-    paused: Annotated[bool, Meta(description="Whether there is more to do: ask again")]
+    finished: Annotated[bool, Meta(description="True if every blob has been read since `origin`")]
+    paused: Annotated[bool, Meta(description="True if there is more to do: repeat the request")]
     origin: Annotated[
-        str, Meta(description="Where the walk began: the sha256 before it, or nothing")
+        str, Meta(description="Start of the scrub: the sha256 before its first blob, or empty")
     ]
 
 
 class ProblemAnswer(msgspec.Struct, kw_only=True):
-    """One thing that is wrong."""
+    """A problem of the store."""
 
     kind: str
     name: str
@@ -341,7 +343,7 @@ class ProblemAnswer(msgspec.Struct, kw_only=True):
 
 
 class CheckAnswer(msgspec.Struct, kw_only=True):
-    """What a check found."""
+    """The result of a check."""
 
     problems: Annotated[list[ProblemAnswer], Meta(description="At most 1000")]
     problem_count: Count
@@ -353,13 +355,13 @@ class ManifestAnswer(msgspec.Struct, kw_only=True):
     digest: str
     media_type: str
     artifact_type: str | None
-    size: Annotated[int, Meta(ge=0, description="Bytes of itself, without what it needs")]
+    size: Annotated[int, Meta(ge=0, description="Bytes of the manifest itself")]
     created_at: Timestamp
-    tags: Annotated[list[str], Meta(description="Its first tags in byte order, at most 100")]
-    more_tags: Annotated[bool, Meta(description="Whether it has more of them")]
+    tags: Annotated[list[str], Meta(description="First tags in byte order, at most 100")]
+    more_tags: Annotated[bool, Meta(description="True if it has more tags")]
     subject: Annotated[
         str | None,
-        Meta(description="Digest that a referrer refers to, which need not be here"),
+        Meta(description="Digest of the subject of a referrer, which need not exist here"),
     ]
 
 
@@ -367,7 +369,7 @@ class ManifestsAnswer(msgspec.Struct):
     """Manifests of an image, in order of their digests."""
 
     manifests: list[ManifestAnswer]
-    after: Annotated[str | None, Meta(description="To go on with; null where nothing is left")]
+    after: Annotated[str | None, Meta(description="Position of the next page; null at the end")]
 
 
 class UploadAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
@@ -376,21 +378,19 @@ class UploadAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     id_: UUID
     namespace_id: UUID
     image: Annotated[str, Meta(description="Name of the image, without the namespace")]
-    size: Annotated[int, Meta(ge=0, description="Bytes that are kept of it")]
+    size: Annotated[int, Meta(ge=0, description="Bytes stored")]
     counted_size: Annotated[
         int,
-        Meta(
-            ge=0, description="Bytes that it counts for in the quota: a step more while some come"
-        ),
+        Meta(ge=0, description="Bytes counted in the quota: a step more while bytes arrive"),
     ]
     declared_size: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Bytes that it will have at most; null where that was not said"),
+        Meta(description="Maximum final size in bytes; null if the client gave none"),
     ]
     created_at: Timestamp
     last_byte_at: Annotated[
         Timestamp | None,
-        Meta(description="Up to a minute behind while bytes come; null before the first one"),
+        Meta(description="Lags up to a minute while bytes arrive; null before the first byte"),
     ]
     expires_at: Timestamp
 
@@ -400,11 +400,11 @@ class UploadsAnswer(msgspec.Struct):
 
     uploads: list[UploadAnswer]
     total_count: Count
-    after: Annotated[UUID | None, Meta(description="To go on with; null where nothing is left")]
+    after: Annotated[UUID | None, Meta(description="Position of the next page; null at the end")]
 
 
 class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
-    """Something deleted that can be brought back until ``purge_at``."""
+    """A deleted object that can be restored until ``purge_at``."""
 
     id_: UUID
     kind: Trashed
@@ -412,44 +412,47 @@ class TrashItemAnswer(msgspec.Struct, kw_only=True, rename={"id_": "id"}):
     region: str
     project_id: UUID
     namespace_id: UUID
-    namespace: Annotated[str, Meta(description="Name of the namespace, or of that which it was in")]
+    namespace: Annotated[
+        str, Meta(description="Name of the deleted namespace, or of the object's namespace")
+    ]
     image: Annotated[
         str | None,
-        Meta(description="Name of the image, or of that which the tag was in"),
+        Meta(description="Name of the deleted image, or of the tag's image"),
     ]
     purge_at: Timestamp
 
 
 class PurgedAnswer(TrashItemAnswer, kw_only=True, rename={"id_": "id"}):
-    """Something that was taken out of the trash for good."""
+    """An object that was deleted from the trash, for good."""
 
     finished: Annotated[
-        bool, Meta(description="Whether all its content is given up; else the server goes on")
+        bool, Meta(description="True if all its content is released; else the server continues")
     ]
 
 
 class ReleasedAnswer(msgspec.Struct, kw_only=True):
-    """What a release of holds gave back."""
+    """The result of a release of holds."""
 
-    released: Annotated[int, Meta(ge=0, description="Holds that ended")]
+    released: Annotated[int, Meta(ge=0, description="Number of released holds")]
     released_size: Annotated[
-        int, Meta(ge=0, description="Bytes that they were of; twice where two images held a blob")
+        int,
+        Meta(ge=0, description="Bytes of released blobs; a blob held by two images counts twice"),
     ]
     kept: Annotated[
-        int, Meta(ge=0, description="Holds that stay: deleted tags need them to come back")
+        int, Meta(ge=0, description="Number of holds kept for the restore of deleted tags")
     ]
-    after: Annotated[str | None, Meta(description="To go on with; null where nothing is left")]
+    after: Annotated[str | None, Meta(description="Position of the next page; null at the end")]
 
 
 class TrashAnswer(msgspec.Struct):
-    """A page of what can be brought back, what goes next first."""
+    """A page of deleted objects; the next one to be purged comes first."""
 
     items: list[TrashItemAnswer]
     total_count: Count
 
 
 class Rule(msgspec.Struct, kw_only=True):
-    """What may go by itself; null where the rule does not look at something."""
+    """Conditions for the removal of tags and manifests; null turns a condition off."""
 
     images: Annotated[list[Pattern], Meta(min_length=1, max_length=32)] = msgspec.field(
         default_factory=lambda: ["*"]
@@ -459,19 +462,20 @@ class Rule(msgspec.Struct, kw_only=True):
     )
     keep_last: (
         Annotated[
-            int, Meta(ge=0, le=1_000_000, description="The newest tags that match always stay")
+            int, Meta(ge=0, le=1_000_000, description="Number of newest matching tags to keep")
         ]
         | None
     ) = None
-    older_than_days: Annotated[Days, Meta(description="Since the last push of the tag")] | None = (
-        None
-    )
+    older_than_days: (
+        Annotated[Days, Meta(description="Days since the last push of the tag")] | None
+    ) = None
     not_pulled_for_days: (
-        Annotated[Days, Meta(description="Since the last pull or push of the tag")] | None
+        Annotated[Days, Meta(description="Days since the last pull or push of the tag")] | None
     ) = None
     untagged_older_than_days: (
         Annotated[
-            Days, Meta(description="Of manifests that no tag, index or subject keeps: since pushed")
+            Days,
+            Meta(description="Days since the push of a manifest without tag, index or subject"),
         ]
         | None
     ) = None
@@ -485,7 +489,7 @@ class RulesAnswer(msgspec.Struct, kw_only=True):
 
 
 class ExpiredAnswer(msgspec.Struct, kw_only=True):
-    """A tag that goes, or (``tag`` is null) a manifest without one."""
+    """A tag to remove, or an untagged manifest if ``tag`` is null."""
 
     image_id: UUID
     image: str
@@ -495,19 +499,19 @@ class ExpiredAnswer(msgspec.Struct, kw_only=True):
     belongs_to: Annotated[
         str | None,
         Meta(
-            description="Of a signature, an SBOM or an attestation: digest of the manifest that it "
-            "goes with, by the name of its tag or by the subject that it names"
+            description="For a signature, an SBOM or an attestation: digest of the manifest that "
+            "it is removed with, by the name of its tag or by its subject"
         ),
     ]
     artifact_type: str | None
     orphan: Annotated[
         bool,
-        Meta(description="Its tag names a manifest that is not here, so it ages as any tag does"),
+        Meta(description="The tag names an absent manifest, so it expires like any other tag"),
     ]
 
 
 class PlanAnswer(msgspec.Struct, kw_only=True):
-    """What the rules remove, exactly."""
+    """The exact result of the rules."""
 
     namespace_id: UUID
     expired: list[ExpiredAnswer]
@@ -515,19 +519,18 @@ class PlanAnswer(msgspec.Struct, kw_only=True):
         int,
         Meta(
             ge=0,
-            description="Bytes that it gives back when holds and trash are over: on the disk of "
-            "the whole store for a key of all projects, else of the blobs themselves, as if there "
-            "were no other project",
+            description="Bytes that the removal frees after holds and trash have expired: bytes on "
+            "disk for an all-projects key, else sizes of blobs, as if no other project existed",
         ),
     ]
     complete: Annotated[
         bool,
-        Meta(description="Whether that is all; one answer holds 10,000, and the next run goes on"),
+        Meta(description="False if there is more: a run stops at 10,000, and the next continues"),
     ] = True
 
 
 def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:
-    """``endpoint`` is the host (and port) of the namespace's region, without a scheme."""
+    """Convert a namespace; ``endpoint`` is its region's host and port, without a scheme."""
     return NamespaceAnswer(
         id_=value.id,
         name=value.name,
@@ -547,7 +550,7 @@ def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:
 
 
 def image_answer(value: Image) -> ImageAnswer:
-    """The engine's image in Scaleway's form; ``inherit`` is answered as it is."""
+    """Convert an image; the visibility ``inherit`` is not resolved."""
     return ImageAnswer(
         id_=value.id,
         name=value.name,
@@ -563,7 +566,7 @@ def image_answer(value: Image) -> ImageAnswer:
 
 
 def tag_answer(value: Tag) -> TagAnswer:
-    """The engine's tag in Scaleway's form."""
+    """Convert a tag."""
     return TagAnswer(
         id_=value.id,
         name=value.name,
@@ -576,19 +579,19 @@ def tag_answer(value: Tag) -> TagAnswer:
 
 
 def images_answer(page: Page[Image]) -> ImagesAnswer:
-    """A page of images with the number of all."""
+    """Convert a page of images, with the total number."""
     return ImagesAnswer([image_answer(item) for item in page.items], page.total)
 
 
 def tags_answer(page: Page[Tag]) -> TagsAnswer:
-    """A page of tags with the number of all."""
+    """Convert a page of tags, with the total number."""
     return TagsAnswer([tag_answer(item) for item in page.items], page.total)
 
 
 def namespace_usage_answer(
     namespace_id: UUID, value: Usage, *, whole_store: bool, would_free: int | None
 ) -> NamespaceUsageAnswer:
-    """``whole_store`` is for keys of all projects only: it tells what strangers store."""
+    """Convert a usage; ``whole_store``, which reveals other projects, is for all-projects keys."""
     return NamespaceUsageAnswer(
         namespace_id=namespace_id,
         size=value.size,
@@ -607,14 +610,14 @@ def namespace_usage_answer(
 
 
 def limits_answer(value: Limits) -> LimitsAnswer:
-    """Limits of one layer, or those in force."""
+    """Convert limits, of one level or in force."""
     return LimitsAnswer(
         quota=value.quota, immutable_tags=list(value.immutable_tags), locked=value.locked
     )
 
 
 def namespace_limits_answer(namespace_id: UUID, value: NamespaceLimits) -> NamespaceLimitsAnswer:
-    """What bounds a namespace."""
+    """Convert the limits of a namespace."""
     return NamespaceLimitsAnswer(
         namespace_id=namespace_id,
         quota=value.limits.quota,
@@ -625,7 +628,7 @@ def namespace_limits_answer(namespace_id: UUID, value: NamespaceLimits) -> Names
 
 
 def project_limits_answer(project_id: UUID, value: ProjectLimits) -> ProjectLimitsAnswer:
-    """What bounds a project."""
+    """Convert the limits of a project."""
     return ProjectLimitsAnswer(
         project_id=project_id,
         quota=value.quota,
@@ -635,7 +638,7 @@ def project_limits_answer(project_id: UUID, value: ProjectLimits) -> ProjectLimi
 
 
 def settings_answer(value: Namespace) -> SettingsAnswer:
-    """The settings of a namespace."""
+    """Convert the settings of a namespace."""
     return SettingsAnswer(
         namespace_id=value.id,
         immutable_tags=list(value.immutable_tags),
@@ -646,7 +649,7 @@ def settings_answer(value: Namespace) -> SettingsAnswer:
 
 
 def key_answer(value: Key) -> KeyAnswer:
-    """A key for listings."""
+    """Convert a key, without its secret."""
     return KeyAnswer(
         access_key=value.access_key,
         project_id=value.project_id,
@@ -660,12 +663,12 @@ def key_answer(value: Key) -> KeyAnswer:
 
 
 def new_key_answer(value: Key, secret: str) -> NewKeyAnswer:
-    """The answer to the creation of a key."""
+    """Convert a new key, with its secret."""
     return NewKeyAnswer(secret_key=secret, **msgspec.structs.asdict(key_answer(value)))
 
 
 def stats_answer(value: Stats) -> StatsAnswer:
-    """The numbers of the store."""
+    """Convert the statistics of the store."""
     oldest = value.oldest_garbage
     return StatsAnswer(
         blobs=value.blobs,
@@ -683,7 +686,7 @@ def stats_answer(value: Stats) -> StatsAnswer:
 
 
 def sweep_answer(value: Progress) -> SweepAnswer:
-    """What was swept."""
+    """Convert the result of a sweep."""
     return SweepAnswer(
         entries=value.entries,
         files=value.files,
@@ -693,7 +696,7 @@ def sweep_answer(value: Progress) -> SweepAnswer:
 
 
 def scrub_answer(value: Scrubbed) -> ScrubAnswer:
-    """What was read again."""
+    """Convert the result of a scrub."""
     return ScrubAnswer(
         blobs=value.blobs,
         bytes=value.bytes,
@@ -706,12 +709,12 @@ def scrub_answer(value: Scrubbed) -> ScrubAnswer:
 
 
 def problem_answer(value: Problem) -> ProblemAnswer:
-    """One thing that is wrong."""
+    """Convert a problem."""
     return ProblemAnswer(kind=value.kind, name=value.name, reason=value.reason)
 
 
 def manifest_answer(value: ListedManifest) -> ManifestAnswer:
-    """A manifest of an image."""
+    """Convert a manifest."""
     return ManifestAnswer(
         digest=str(value.digest),
         media_type=value.media_type,
@@ -725,7 +728,7 @@ def manifest_answer(value: ListedManifest) -> ManifestAnswer:
 
 
 def upload_answer(value: OpenUpload) -> UploadAnswer:
-    """An open upload."""
+    """Convert an open upload."""
     return UploadAnswer(
         id_=value.id,
         namespace_id=value.namespace_id,
@@ -740,7 +743,7 @@ def upload_answer(value: OpenUpload) -> UploadAnswer:
 
 
 def trash_item_answer(value: TrashItem) -> TrashItemAnswer:
-    """Something that can be brought back."""
+    """Convert an item of the trash."""
     return TrashItemAnswer(
         id_=value.id,
         kind=value.kind,
@@ -755,13 +758,13 @@ def trash_item_answer(value: TrashItem) -> TrashItemAnswer:
 
 
 def purged_answer(value: TrashItem, *, finished: bool) -> PurgedAnswer:
-    """Something that was taken out of the trash for good."""
+    """Convert an item that was deleted from the trash."""
     item = trash_item_answer(value)
     return PurgedAnswer(finished=finished, **msgspec.structs.asdict(item))
 
 
 def released_answer(value: ReleasedHolds) -> ReleasedAnswer:
-    """What a release of holds gave back."""
+    """Convert the result of a release of holds."""
     return ReleasedAnswer(
         released=value.released,
         released_size=value.size,
@@ -771,5 +774,5 @@ def released_answer(value: ReleasedHolds) -> ReleasedAnswer:
 
 
 def trash_answer(page: Page[TrashItem]) -> TrashAnswer:
-    """A page of the trash."""
+    """Convert a page of the trash."""
     return TrashAnswer([trash_item_answer(item) for item in page.items], page.total)

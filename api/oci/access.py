@@ -84,6 +84,7 @@ async def key_of_secret(store: Store, secret: str) -> Key:
     """Return the unexpired key with this secret. Raises Unauthenticated, or OciError 429."""
     if not secret or len(secret) > SECRET_CHARS_MAX or not secret.isascii():
         raise Unauthenticated("malformed")
+    # Before the look-up: a client over the rate must not learn if its guess was right.
     if wait := login_wait():
         raise too_many(wait, "too many failed logins from this address")
     key = await store.keys.authenticate(secret)
@@ -228,6 +229,7 @@ class Gate:
         """
         repository = await self.find(name)
         if repository is None and creates and self._creates(caller):
+            # First the scope: a token without it must not create a namespace.
             if not caller.within(name, action):
                 raise self.unauthorized(scope=scope, error="insufficient_scope")
             repository = await self._create(caller, name)

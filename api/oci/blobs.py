@@ -59,7 +59,7 @@ async def open_already(store: Store, repository: Repository, item: str) -> BlobR
     reader = store.get(read_digest(item, "BLOB_UNKNOWN"), repository=repository)
     if not await reader.at_hand():
         return None
-    if reader.file() is None:
+    if reader.file() is None:  # its bytes are in the ledger
         await reader.close()
         return None
     return reader

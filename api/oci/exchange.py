@@ -190,14 +190,16 @@ def last_name(query: Query, chars_max: int) -> str:
     text = query.first("last") or ""
     for index, character in enumerate(text):
         if not " " <= character <= "~":
-            # Sorts before every name that goes on here, or after all of them.
+            # Cut before a control character, which sorts before all names with this prefix; replace
+            # a character after "~" by "~~", which sorts after them.
             text = text[:index] + ("~" * 2 if character > "~" else "")
             break
+    # One character more than any name: the rest does not change the order.
     return text[: chars_max + 1]
 
 
 def next_link(path: str, query: Query, **values: str | None) -> dict[str, str]:
-    """The Link header to the next page (RFC 8288), other parameters kept."""
+    """Return the Link header to the next page (RFC 8288), with all other parameters."""
     return {"Link": f'<{path}?{query.with_values(**values)}>; rel="next"'}
 
 

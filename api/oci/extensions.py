@@ -23,7 +23,7 @@ from .exchange import Exchange, json_response, read_digest
 DIGESTS_MAX: Final = 1000
 """Digests per request; each is one read of the ledger."""
 
-QUESTION_BYTES_MAX: Final = 256 * 1024
+EXISTS_BYTES_MAX: Final = 256 * 1024
 """Limit of the request body; 1,000 sha512 digests as JSON need 138 KB."""
 
 _DISCOVER: Final = {
@@ -63,13 +63,14 @@ async def exists(exchange: Exchange) -> web.StreamResponse:
     Both lists keep the order of the request.
     """
     repository = await exchange.repository()
-    body = await read_bounded(exchange.request, QUESTION_BYTES_MAX, "SIZE_INVALID")
+    body = await read_bounded(exchange.request, EXISTS_BYTES_MAX, "SIZE_INVALID")
     try:
         asked = msgspec.json.decode(body, type=ExistsRequest)
     except msgspec.DecodeError as error:
         raise OciError("UNSUPPORTED", f"the body is not valid: {error}", status=400) from error
     if len(asked.digests) > DIGESTS_MAX:
         raise OciError("SIZE_INVALID", f"more than {DIGESTS_MAX} digests", status=413)
+    # Each digest once, in the order of the request.
     digests = list(dict.fromkeys(asked.digests))
     supported = [digest for digest in map(_supported, digests) if digest is not None]
     present = await exchange.store.exists(supported, repository=repository)

@@ -117,6 +117,7 @@ async def push(exchange: Exchange) -> web.StreamResponse:
     tags = exchange.query.all("tag")
     if len(tags) > TAG_PARAMETERS_MAX:
         raise OciError("UNSUPPORTED", f"more than {TAG_PARAMETERS_MAX} tag parameters", status=414)
+    # Check the rights before the body is read.
     repository = await exchange.repository(creates=True)
     request = exchange.request
     limit = exchange.store.config.manifest_bytes_max

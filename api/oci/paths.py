@@ -59,6 +59,7 @@ def _repository_endpoint(parts: list[str]) -> tuple[Endpoint, int, str] | None:
         return "tags", 2, ""
     if parts[-2:] == ["blobs", "uploads"]:
         return "uploads", 2, ""
+    # The spec writes the path of a new upload with a trailing slash; some clients omit it.
     if parts[-3:] == ["blobs", "uploads", ""]:
         return "uploads", 3, ""
     if parts[-3:-1] == ["blobs", "uploads"]:

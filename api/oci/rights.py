@@ -20,10 +20,10 @@ from holdfast.engine import Key, Repository
 Action = Literal["pull", "push", "delete"]
 ACTIONS: Final[tuple[Action, ...]] = ("pull", "push", "delete")
 
-Asker = Literal["anonymous", "read", "full"]
+CallerKind = Literal["anonymous", "read", "full"]
 """Kind of caller: anonymous (no credentials or an anonymous token), or the key's permission."""
 
-Place = Literal["hidden", "strangers_public", "own_private", "own_public"]
+RepositoryView = Literal["hidden", "strangers_public", "own_private", "own_public"]
 """Kind of repository, as one caller sees it.
 
 ``hidden``: the namespace does not exist, or the key does not cover it and the image is absent or
@@ -50,7 +50,7 @@ LOGIN: Final = Verdict(401, "UNAUTHORIZED")
 UNKNOWN: Final = Verdict(404, "NAME_UNKNOWN")
 DENIED: Final = Verdict(403, "DENIED")
 
-TABLE: Final[Mapping[tuple[Asker, Place], Mapping[Action, Verdict]]] = {
+TABLE: Final[Mapping[tuple[CallerKind, RepositoryView], Mapping[Action, Verdict]]] = {
     ("anonymous", "hidden"): {"pull": LOGIN, "push": LOGIN, "delete": LOGIN},
     ("anonymous", "strangers_public"): {"pull": ALLOWED, "push": LOGIN, "delete": LOGIN},
     ("read", "hidden"): {"pull": UNKNOWN, "push": UNKNOWN, "delete": UNKNOWN},
@@ -64,12 +64,12 @@ TABLE: Final[Mapping[tuple[Asker, Place], Mapping[Action, Verdict]]] = {
 }
 
 
-def asker_of(key: Key | None) -> Asker:
+def caller_kind(key: Key | None) -> CallerKind:
     """Return the kind of caller of a key, or of None."""
     return "anonymous" if key is None else key.permission
 
 
-def place_of(key: Key | None, repository: Repository | None) -> Place:
+def view_of(key: Key | None, repository: Repository | None) -> RepositoryView:
     """Return the kind of a repository for a key; ``repository`` is None without a namespace."""
     if repository is None:
         return "hidden"
@@ -82,7 +82,7 @@ def place_of(key: Key | None, repository: Repository | None) -> Place:
 
 def verdict(key: Key | None, repository: Repository | None, action: Action) -> Verdict:
     """Look up the verdict in the table."""
-    return TABLE[asker_of(key), place_of(key, repository)][action]
+    return TABLE[caller_kind(key), view_of(key, repository)][action]
 
 
 def grantable(key: Key | None, repository: Repository | None) -> frozenset[Action]:
@@ -92,8 +92,8 @@ def grantable(key: Key | None, repository: Repository | None) -> frozenset[Actio
     namespaces. So the grant does not reveal whether the repository exists, and a push reaches the
     error message that names the missing namespace.
     """
-    place = place_of(key, repository)
-    if place == "hidden" and key is not None:
-        place = "own_private"
-    allowed = TABLE[asker_of(key), place]
+    view = view_of(key, repository)
+    if view == "hidden" and key is not None:
+        view = "own_private"
+    allowed = TABLE[caller_kind(key), view]
     return frozenset(action for action in ACTIONS if allowed[action].allowed)

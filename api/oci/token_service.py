@@ -134,6 +134,7 @@ async def _grant(gate: Gate, key: Key | None, asked: tokens.Scopes) -> tokens.Sc
             continue
         if kind != "repository":
             continue
+        # A scope that cannot be granted is left out; it is not an error.
         try:
             repository = await gate.find(name)
         except Invalid:

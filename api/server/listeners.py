@@ -88,6 +88,7 @@ class Listeners:
         try:
             self.listen(Address(self.address.host, endpoint.port) if wildcard else endpoint)
         except CannotListen as error:
+            # Taken, not an address of this machine, or an unknown name: a proxy serves it.
             if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL} or (error.errno or 0) < 0:
                 return False
             raise
@@ -122,6 +123,7 @@ class Listeners:
         try:
             _remove_stale_socket(path)
             listener.bind(os.fspath(path))
+            # Before listen(): no client can connect while the mode is still open.
             path.chmod(UNIX_MODE)
             listener.listen(BACKLOG)
         except OSError as error:
@@ -225,6 +227,7 @@ def _group(family: socket.AddressFamily, host: str, port: int, workers: int) -> 
             listener = socket.socket(family, socket.SOCK_STREAM)
             group.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # The IPv4 address of the host has a socket of its own.
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             first = len(group) == 1

@@ -355,6 +355,7 @@ def _endpoints(texts: Iterable[str], regions: tuple[str, ...]) -> dict[str, Addr
         endpoints[region] = _checked("--endpoint", Address.parse, host)
         if endpoints[region].port == 0:
             raise BadSetting("--endpoint", f"{region} needs a fixed port")
+        # The address of a request decides its region.
         if len(set(endpoints.values())) != len(endpoints):
             raise BadSetting("--endpoint", f"{host} is the endpoint of two regions")
     return endpoints
@@ -382,6 +383,7 @@ def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | tuple[
     if key is None:
         raise BadSetting("--tls-key", "is needed with --tls-cert")
     paths = _checked("--tls-cert", _directory, certificate), _checked("--tls-key", _directory, key)
+    # Load the files now: a bad pair must fail the start or the reload, not each worker.
     try:
         server_context(*paths)
     except ValueError as error:

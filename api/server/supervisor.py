@@ -264,6 +264,7 @@ class Supervisor:
             self._stop.set()
             await self._end(runners)
             self._shared.close()
+        # Raise the error of a worker that could not start.
         await asyncio.gather(*runners)
 
     def _on_signal(self) -> None:
@@ -302,6 +303,7 @@ class Supervisor:
             await asyncio.wait((ended, reload_wait, silent), return_when=asyncio.FIRST_COMPLETED)
             reload_wait.cancel()
             silent.cancel()
+            # A worker that has exited sends no heartbeat either: its exit code comes first.
             if not ended.done() and silent.done():
                 _log.warning(
                     "worker %d had no heartbeat for %g s; killing it",
@@ -350,6 +352,7 @@ class Supervisor:
                     self._retiring[index] = asyncio.create_task(self._retire(old, slot))
                     return new
                 cause = _cause(await new.wait())
+                # Its connections would count against the limits for ever.
                 self._shared.workers.clear(self._shared.slots[index])
             self._shared.switch_slot(index)
             if not self._stop.is_set():
@@ -426,6 +429,7 @@ class Supervisor:
                 process = WorkerProcess(config)
             finally:
                 os.close(ready_of_worker)
+            # Forget processes that have exited.
             self._processes = {one for one in self._processes if one.returncode is None}
             self._processes.add(process)
             # A stop during the fork has signalled only the workers that existed before.

@@ -154,6 +154,7 @@ async def _serve(config: WorkerConfig, worker_table: WorkerTable, stop: asyncio.
             # Objects from the start live as long as the process: exempt them from collections.
             gc.collect()
             gc.freeze()
+            # All sockets are served now: the supervisor may announce the server.
             os.write(config.ready, READY)
             os.close(config.ready)
             await stop.wait()

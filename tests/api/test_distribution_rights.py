@@ -135,7 +135,7 @@ def message(name: str, answer: Answer) -> bytes:
 
 @pytest.mark.parametrize("with_token", [False, True])
 @pytest.mark.parametrize("asker", ["anonymous", "read", "full"])
-async def test_every_cell(server: Registry, asker: rights.Asker, with_token: bool) -> None:
+async def test_every_cell(server: Registry, asker: rights.CallerKind, with_token: bool) -> None:
     secret = None if asker == "anonymous" else (await server.key(permission=asker))[1]
     for kind, names in NAMES.items():
         place: Any = PLACES.get(kind, kind)
@@ -169,7 +169,7 @@ async def test_every_cell(server: Registry, asker: rights.Asker, with_token: boo
 @pytest.mark.promise("SECURITY.md", "absent objects")
 @pytest.mark.parametrize("asker", ["anonymous", "read", "full"])
 async def test_absent_and_private_of_strangers_are_the_same_bytes(
-    server: Registry, asker: rights.Asker
+    server: Registry, asker: rights.CallerKind
 ) -> None:
     """The same name, before and after strangers put a private image there."""
     secret = None if asker == "anonymous" else (await server.key(permission=asker))[1]

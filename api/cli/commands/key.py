@@ -182,6 +182,7 @@ def rotate_signing_key(data: str) -> None:
     Use it for regular rotation: clients do not notice. A running server signs with the new key
     from then on. If the old key may have leaked, use end-tokens.
     """
+    # The old key must outlive the refresh tokens it has signed, which live longest.
     run(_renew(data, overlap_seconds=REFRESH_SECONDS + LEEWAY_SECONDS))
     click.echo("tokens are signed with a new key; earlier ones stay valid until they expire")
 

@@ -104,6 +104,7 @@ def import_(
     _refuse({"--reference": references}, "is only for an import into NAMESPACE/IMAGE")
     if (path / LAYOUT_FILE).is_file():
         raise click.UsageError(f"{path} is an OCI layout: give the NAMESPACE/IMAGE to import into")
+    # Imported late: only imports of a registry need it.
     from .docker_registry import import_storage, show_storage
 
     try:

@@ -60,7 +60,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         "--config",
         envvar="HOLDFAST_CONFIG",
         metavar="FILE",
-        is_eager=True,
+        is_eager=True,  # the file has the defaults of the options parsed after it
         callback=_read_file,
         expose_value=False,
         help="TOML file of options; its keys are option names without the leading hyphens.",
@@ -353,6 +353,7 @@ def serve(ctx: click.Context, /, **values: Any) -> None:
 
     def reload() -> Settings:
         try:
+            # Parsing the arguments again also reads the file and the environment again.
             again = ctx.command.make_context(ctx.info_name, list(arguments), parent=ctx.parent)
             return _settings(again.params)
         except click.ClickException as error:

@@ -63,6 +63,7 @@ def restore(snapshot: Path, data: str, link: bool, salvage: bool, as_json: bool)
 
     Every blob is read and verified before the directory appears.
     """
+    # First: a bad owner file must fail before the long copy.
     owner = _owner_of(snapshot)
     done = run(_restore(snapshot, data_directory(data), link=link, salvage=salvage))
     if owner is not None:

@@ -63,6 +63,7 @@ async def delete(session: Session, *, names: tuple[str, ...], yes: bool) -> None
     ids = [id_of(name) or await _find(session, Named.parse(name)) for name in names]
     confirm(f"Delete {', '.join(names)} for good?", yes=yes)
     gone: list[PurgedAnswer] = []
+    # Print the items that are gone even if a later one fails.
     try:
         for item_id in ids:
             gone += [await session.management.purge(item_id)]
@@ -84,6 +85,7 @@ async def undelete(session: Session, *, names: tuple[str, ...]) -> None:
         session.show_all(await session.management.trash(session.target.region), _COLUMNS)
         return
     back: list[TrashItemAnswer] = []
+    # One after the other: an image may need the namespace before it in the list.
     try:
         for name in names:
             item_id = id_of(name) or await _find(session, Named.parse(name))
@@ -99,6 +101,7 @@ async def _find(session: Session, name: Named) -> UUID:
     found = await session.management.trash(
         session.target.region, kind=kind, namespace=name.namespace, image=name.image, tag=name.tag
     )
+    # Compare the whole name too: a purge must not depend on the filters of the API alone.
     found = [item for item in found if _full_name(item) == str(name)]
     if not found:
         raise not_found(f"deleted {kind}", str(name))
