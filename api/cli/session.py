@@ -259,7 +259,7 @@ def target_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--data",
         metavar="DIR",
-        help="Data directory to work on; with --server, the directory that has the owner key.  "
+        help="Data directory to work on; with --server, to read the owner key from.  "
         "[env: HOLDFAST_DATA]",
     )
     @click.option(

@@ -64,7 +64,7 @@ def setup(app: web.Application) -> None:
     app.router.add_route("*", DOCUMENT_PATH, _document_handler(app), expect_handler=expect)
     for prefix in ("/registry", "/holdfast"):
         for path in (prefix, prefix + "/{tail:.*}"):
-            app.router.add_route("*", path, _absent, expect_handler=expect)
+            app.router.add_route("*", path, _unknown_route, expect_handler=expect)
 
 
 def _path_handler(methods: Mapping[str, Operation]) -> _Handler:
@@ -93,24 +93,24 @@ def _document_handler(app: web.Application) -> _Handler:
     return handle
 
 
-async def _absent(request: web.Request) -> web.StreamResponse:
-    return _refusal(not_found("route", request.path))
+async def _unknown_route(request: web.Request) -> web.StreamResponse:
+    return _error_response(not_found("route", request.path))
 
 
 async def _answer(operation: Operation, request: web.Request) -> web.StreamResponse:
     """Handle a request; turn every failure into a typed body."""
     try:
-        call = await _call(operation, request)
-        answer = await _handled(operation, request, call)
+        call = await _parse_call(operation, request)
+        answer = await _run(operation, request, call)
         if operation.writes:  # for the audit log
             _note_answer(answer)
         return _response(200, answer)
     except ApiError as error:
-        return _refusal(error)
+        return _error_response(error)
     except ConnectionError as error:
         # The client has disconnected: the response only closes the connection.
         logger.debug("%s: %s", operation.id, error)
-        response = _refusal(ApiError(Unavailable(message="the client has disconnected")))
+        response = _error_response(ApiError(Unavailable(message="the client has disconnected")))
         response.force_close()
         return response
     except EngineError as error:
@@ -120,15 +120,13 @@ async def _answer(operation: Operation, request: web.Request) -> web.StreamRespo
             logger.log(level, "%s failed: %s", operation.id, error)
         elif isinstance(refusal.body, InternalError):
             logger.exception("%s failed", operation.id)
-        return _refusal(refusal)
+        return _error_response(refusal)
     except Exception:
         logger.exception("%s failed", operation.id)
-        return _refusal(ApiError(InternalError()))
+        return _error_response(ApiError(InternalError()))
 
 
-async def _handled(
-    operation: Operation, request: web.Request, call: Call[Any, Any]
-) -> msgspec.Struct:
+async def _run(operation: Operation, request: web.Request, call: Call[Any, Any]) -> msgspec.Struct:
     """Run the operation. Raises ConnectionError if it was cancelled with its client."""
     connection = request.protocol
     handling = operation.handler(call)
@@ -137,10 +135,10 @@ async def _handled(
     return await handling
 
 
-async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
+async def _parse_call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     store, settings = request.app[STORE], request.app[SETTINGS]
     path = request.match_info
-    _note(operation, path)
+    _note_request(operation, path)
     key = await authenticate(store, request.headers.get(AUTH_HEADER))
     set_read_owner(key)
     if wait := note_key(key):
@@ -148,7 +146,7 @@ async def _call(operation: Operation, request: web.Request) -> Call[Any, Any]:
     region = path.get("region", "")
     if region and region not in settings.regions:
         raise not_found("region", region)
-    _permit(operation, key)
+    _check_permission(operation, key)
     ids, names = _path_parameters(path)
     query = parse_query(operation.query, request.query)
     # Scaleway's Python client sends a body with every method; an undeclared one is not read.
@@ -180,7 +178,7 @@ def _path_parameters(path: Mapping[str, str]) -> tuple[dict[str, UUID], dict[str
     return ids, names
 
 
-def _permit(operation: Operation, key: Key) -> None:
+def _check_permission(operation: Operation, key: Key) -> None:
     if operation.owner and key.project_id is not None:
         raise denied("registry", "administrate")
     if operation.writes and key.permission != "full":
@@ -191,14 +189,14 @@ def _response(status: int, body: msgspec.Struct) -> web.Response:
     return web.Response(status=status, body=_encode(body), headers=HEADERS)
 
 
-def _refusal(refusal: ApiError) -> web.Response:
+def _error_response(refusal: ApiError) -> web.Response:
     response = _response(refusal.status, refusal.body)
     if isinstance(refusal.body, TooManyRequests):
         response.headers[hdrs.RETRY_AFTER] = str(refusal.body.reset_seconds)
     return response
 
 
-def _note(operation: Operation, path: Mapping[str, str]) -> None:
+def _note_request(operation: Operation, path: Mapping[str, str]) -> None:
     """Note the target of the request: the last object of its path, or the kind it lists."""
     names = [name for name in path if name != "region"]
     kind = operation.path.rpartition("/")[2].removesuffix("s")
@@ -216,7 +214,7 @@ def _note_answer(answer: msgspec.Struct) -> None:
 
 
 def _not_allowed(methods: Mapping[str, Operation] | tuple[str, ...]) -> web.Response:
-    response = _refusal(ApiError(MethodNotAllowed()))
+    response = _error_response(ApiError(MethodNotAllowed()))
     allowed = set(methods) | ({hdrs.METH_HEAD} if hdrs.METH_GET in methods else set())
     response.headers[hdrs.ALLOW] = ", ".join(sorted(allowed))
     return response

@@ -74,9 +74,9 @@ async def get_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
 async def update_image(call: Call[Nothing, UpdateImage]) -> ImageAnswer:
     """Change an image. ``updated_at`` changes even if nothing else does."""
     image = await image_of(call, "write")
-    asked = call.body.visibility
+    requested = call.body.visibility
     # The Go client always sends the field; its zero value means "not set".
-    visibility = None if asked == "visibility_unknown" else asked
+    visibility = None if requested == "visibility_unknown" else requested
     return image_answer(await call.store.images.update(image.id, visibility=visibility))
 
 

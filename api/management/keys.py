@@ -1,7 +1,7 @@
 """Operations for keys: create, list, get, update, revoke.
 
 They are not in Scaleway's registry API, where another service manages keys. A key of one project
-manages that project's keys; an all-projects key manages all keys. A new key never has more rights
+manages that project's keys; a key of all projects manages all keys. A new key never has more rights
 or a later expiry than the key that creates it.
 """
 
@@ -38,7 +38,7 @@ class CreateKey(msgspec.Struct, kw_only=True):
     default_project_id: Annotated[
         UUID | None,
         Meta(
-            description="Default project of new namespaces, only for all-projects keys; without "
+            description="Default project of new namespaces, only for keys of all projects; without "
             "it, that of the calling key"
         ),
     ] = None
@@ -70,15 +70,15 @@ class UpdateKey(msgspec.Struct, kw_only=True):
     ) = UNSET
 
 
-def _expiry(calling_key: Key, asked: datetime | None) -> datetime | None:
-    if asked is not None and asked <= datetime.now(UTC):
+def _expiry(calling_key: Key, requested: datetime | None) -> datetime | None:
+    if requested is not None and requested <= datetime.now(UTC):
         raise invalid("expires_at", "constraint", "must be in the future")
     if calling_key.expires_at is None:
-        return asked
+        return requested
     # Without an expiry of its own, the new key expires with the calling key.
-    if asked is not None and asked > calling_key.expires_at:
+    if requested is not None and requested > calling_key.expires_at:
         raise invalid("expires_at", "constraint", "must not be after the expiry of the calling key")
-    return asked or calling_key.expires_at
+    return requested or calling_key.expires_at
 
 
 async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
@@ -101,11 +101,13 @@ async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
 
 async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
     """Return a page of the keys that the calling key manages, without their secrets."""
-    asked = call.query.project_id
-    if not call.lists(asked, None):
+    requested = call.query.project_id
+    if not call.lists(requested, None):
         return KeysAnswer([], 0)
     page = await call.store.keys.list(
-        project_id=asked or call.project_id, page=call.query.page, page_size=call.query.page_size
+        project_id=requested or call.project_id,
+        page=call.query.page,
+        page_size=call.query.page_size,
     )
     return KeysAnswer([key_answer(key) for key in page.items], page.total)
 
@@ -143,13 +145,13 @@ async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
 
 
 def _refuse_own(call: Call[Any, Any], key: Key, change: str) -> None:
-    """Raise 412 if the key is the calling key and an all-projects key.
+    """Raise 412 if the key is the calling key and a key of all projects.
 
-    Otherwise the last all-projects key could be removed, and with it the access to all projects.
+    Otherwise the last key of all projects could be removed, and with it the access to all projects.
     """
     if key.access_key == call.key.access_key and key.project_id is None:
         raise precondition_failed(
-            "protected_resource", f"an all-projects key {change} only with another such key"
+            "protected_resource", f"a key of all projects {change} only with another such key"
         )
 
 

@@ -1,4 +1,4 @@
-"""Operations for limits of namespaces and projects, which only all-projects keys may change."""
+"""Operations for limits of namespaces and projects, which only keys of all projects may change."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Call(Generic[Q, B]):
 
     @property
     def project_id(self) -> UUID | None:
-        """Project that listings are limited to; None for an all-projects key."""
+        """Project that listings are limited to; None for a key of all projects."""
         return self.key.project_id
 
     def endpoint(self, region: str) -> str:
@@ -79,7 +79,7 @@ class Operation:
     """A method of a path, with its handler and its types.
 
     ``id`` is the OpenAPI operationId. An operation with ``writes`` needs a key with permission
-    ``full``, one with ``owner`` an all-projects key. ``errors`` lists only errors that do not
+    ``full``, one with ``owner`` a key of all projects. ``errors`` lists only errors that do not
     follow from the other fields (authentication, region, arguments, ids of the path).
     """
 

@@ -32,7 +32,7 @@ class UpdateSettings(msgspec.Struct, kw_only=True):
         | UnsetType
         | None
     ) = UNSET
-    locked: Annotated[bool, Meta(description="Needs an all-projects key")] | None = None
+    locked: Annotated[bool, Meta(description="Needs a key of all projects")] | None = None
     sparse_indexes: (
         Annotated[
             bool, Meta(description="Accept indexes with missing manifests; null: server default")
@@ -48,7 +48,7 @@ async def get_settings(call: Call[Nothing, Nothing]) -> SettingsAnswer:
 
 
 async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer:
-    """Change the given settings. Only an all-projects key may lock or unlock."""
+    """Change the given settings. Only a key of all projects may lock or unlock."""
     namespace = await namespace_of(call, "write")
     body = call.body
     if body.locked is not None and call.project_id is not None:

@@ -138,7 +138,7 @@ class NamespaceUsageAnswer(msgspec.Struct, kw_only=True):
         Meta(
             ge=0,
             description="Bytes of these blobs that no other namespace links: no namespace of the "
-            "store for an all-projects key, else none of the same project",
+            "store for a key of all projects, else none of the same project",
         ),
     ]
     project_exclusive_size: Annotated[
@@ -178,7 +178,7 @@ WouldFree = Annotated[
     int,
     Meta(
         ge=0,
-        description="Bytes that deleting it frees: bytes on disk for an all-projects key, else "
+        description="Bytes that deleting it frees: bytes on disk for a key of all projects, else "
         "sizes of blobs, as if no other project existed",
     ),
 ]
@@ -267,7 +267,7 @@ class KeyAnswer(msgspec.Struct, kw_only=True):
     """A key, without its secret."""
 
     access_key: str
-    project_id: Annotated[UUID | None, Meta(description="null: an all-projects key")]
+    project_id: Annotated[UUID | None, Meta(description="null: a key of all projects")]
     default_project_id: UUID
     organization_id: UUID
     permission: Permission
@@ -520,7 +520,7 @@ class PlanAnswer(msgspec.Struct, kw_only=True):
         Meta(
             ge=0,
             description="Bytes that the removal frees after holds and trash have expired: bytes on "
-            "disk for an all-projects key, else sizes of blobs, as if no other project existed",
+            "disk for a key of all projects, else sizes of blobs, as if no other project existed",
         ),
     ]
     complete: Annotated[
@@ -591,7 +591,7 @@ def tags_answer(page: Page[Tag]) -> TagsAnswer:
 def namespace_usage_answer(
     namespace_id: UUID, value: Usage, *, whole_store: bool, would_free: int | None
 ) -> NamespaceUsageAnswer:
-    """Convert a usage; ``whole_store``, which reveals other projects, is for all-projects keys."""
+    """Convert a usage; ``whole_store`` reveals other projects: for keys of all projects only."""
     return NamespaceUsageAnswer(
         namespace_id=namespace_id,
         size=value.size,

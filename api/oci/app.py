@@ -32,7 +32,7 @@ from holdfast.engine import Corrupt, EngineError, Invalid, Unusable
 
 from . import blobs, catalog, extensions, manifests, referrers, tags, uploads
 from .access import Gate, Unauthenticated, identify
-from .exchange import Exchange, Handler, Route, json_response, scope_asked, warning
+from .exchange import Exchange, Handler, Route, json_response, requested_scope, warning
 from .paths import Endpoint, parse_path
 from .rights import Action
 from .token_service import token
@@ -52,19 +52,19 @@ async def ping(exchange: Exchange) -> web.StreamResponse:
     return json_response({})
 
 
-def _read(handler: Handler, action: Action | None = None) -> dict[str, Route]:
+def _read_routes(handler: Handler, action: Action | None = None) -> dict[str, Route]:
     return dict.fromkeys(("GET", "HEAD"), Route(handler, action))
 
 
 ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
-    "ping": _read(ping),
-    "catalog": _read(catalog.listing),
-    "registry_extensions": _read(extensions.of_registry),
-    "repository_extensions": _read(extensions.of_repository, "pull"),
+    "ping": _read_routes(ping),
+    "catalog": _read_routes(catalog.listing),
+    "registry_extensions": _read_routes(extensions.of_registry),
+    "repository_extensions": _read_routes(extensions.of_repository, "pull"),
     "exists": {"POST": Route(extensions.exists, "pull")},
-    "tags": _read(tags.listing, "pull"),
+    "tags": _read_routes(tags.listing, "pull"),
     "manifest": {
-        **_read(manifests.fetch, "pull"),
+        **_read_routes(manifests.fetch, "pull"),
         "PUT": Route(manifests.push, "push"),
         "DELETE": Route(manifests.delete, "delete"),
     },
@@ -76,13 +76,13 @@ ENDPOINTS: Final[Mapping[Endpoint, Mapping[str, Route]]] = {
     },
     "uploads": {"POST": Route(uploads.begin, "push")},
     "upload": {
-        **_read(uploads.status, "push"),
+        **_read_routes(uploads.status, "push"),
         "PATCH": Route(uploads.append, "push"),
         "PUT": Route(uploads.finish, "push"),
         # Ending a session needs only the right to push, which its start needed.
         "DELETE": Route(uploads.cancel, "push"),
     },
-    "referrers": _read(referrers.listing, "pull"),
+    "referrers": _read_routes(referrers.listing, "pull"),
 }
 """Endpoint to method to route."""
 
@@ -111,17 +111,17 @@ def route(
 
     Every response gets ``headers``.
     """
-    always = headers or {}
+    common_headers = headers or {}
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await _answered(request, answer, always)
+        return await _response_of(request, answer, common_headers)
 
     async def expected(request: web.Request) -> web.StreamResponse | None:
         try:
             await expect(request)
         except OciError as error:
             response = error.response()
-            response.headers.update(always)
+            response.headers.update(common_headers)
             response.headers.setdefault("Cache-Control", NO_STORE)
             await settle(request, response)
             return response
@@ -135,7 +135,7 @@ async def unknown_endpoint(_request: web.Request) -> web.StreamResponse:
     raise OciError("UNSUPPORTED", "no such endpoint", status=404)
 
 
-async def _answered(
+async def _response_of(
     request: web.Request, answer: Answer, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Return the response of ``answer`` or of its error, and deal with an unread body."""
@@ -205,7 +205,7 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
     try:
         caller = await identify(request, store, origin.region)
     except Unauthenticated as error:
-        scope = scope_asked(request, target, route)
+        scope = requested_scope(request, target, route)
         raise gate.unauthorized(str(error), scope=scope, error=error.advice) from error
     set_read_owner(caller.key, "" if caller.key else client_address(request, settings))
     if wait := note_key(caller.key):

@@ -88,9 +88,9 @@ async def _fetch_conditionally(exchange: Exchange) -> web.StreamResponse:
         return selection
     # If-Range needs a strong comparison (RFC 9110 section 13.1.5): only this ETag matches.
     condition = exchange.request.headers.get("If-Range", headers["ETag"])
-    asked = exchange.request.headers.get("Range") if condition == headers["ETag"] else None
+    requested = exchange.request.headers.get("Range") if condition == headers["ETag"] else None
     try:
-        spans = parse_range(asked, blob.size)
+        spans = parse_range(requested, blob.size)
     except Unsatisfiable:
         unsatisfied = {"Content-Range": f"bytes */{blob.size}"}
         raise OciError("RANGE_INVALID", headers=unsatisfied) from None

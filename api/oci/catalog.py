@@ -28,8 +28,8 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     if caller.scopes is not None and tokens.CATALOG not in caller.scopes:
         raise exchange.gate.unauthorized(scope="registry:catalog:*", error="insufficient_scope")
     query = exchange.query
-    asked = page_size(query)
-    count = RESULTS_MAX if asked is None else asked
+    requested = page_size(query)
+    count = RESULTS_MAX if requested is None else requested
     names = await _visible(exchange, last_name(query, NAME_CHARS_MAX), count + 1) if count else []
     shown = names[:count]
     headers: dict[str, str] = {}

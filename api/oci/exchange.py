@@ -84,7 +84,7 @@ class Exchange:
         assert action is not None, "a route without a repository"
         if len(self.gate.origin.host) + 1 + len(name) > FULL_NAME_CHARS_MAX:
             raise OciError("NAME_INVALID", "host and name together have more than 255 characters")
-        scope = scope_asked(self.request, self.target, self.route)
+        scope = requested_scope(self.request, self.target, self.route)
         return await self.gate.repository(self.caller, name, action, scope=scope, creates=creates)
 
     def location(self, *parts: str) -> str:
@@ -118,7 +118,7 @@ def query_of(request: IncomingRequest) -> Query:
     return parse_query(request.rel_url.raw_query_string)
 
 
-def scope_asked(request: IncomingRequest, target: Target, route: Route) -> str:
+def requested_scope(request: IncomingRequest, target: Target, route: Route) -> str:
     """Return the scopes that a token needs for a request, for its challenge."""
     if target.endpoint == "catalog":
         return tokens.format_scopes({tokens.CATALOG: frozenset("*")})

@@ -27,8 +27,8 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     repository = await exchange.repository()
     query = exchange.query
     types = query.all("artifactType")
-    asked = page_size(query)
-    count = RESULTS_MAX if asked is None else asked
+    requested = page_size(query)
+    count = RESULTS_MAX if requested is None else requested
     subject = exchange.target.item
     descriptors: list[msgspec.Raw] = []
     more: str | None = None
@@ -40,7 +40,7 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
         headers["OCI-Filters-Applied"] = "artifactType"
     if more is not None:
         path = exchange.location("referrers", subject)
-        values = {"last": more} if asked is None else {"n": str(count), "last": more}
+        values = {"last": more} if requested is None else {"n": str(count), "last": more}
         headers |= next_link(path, query, **values)
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors}
     return web.Response(body=msgspec.json.encode(index), headers=headers)

@@ -15,8 +15,8 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     """Handle GET: return at most ``n`` tag names after ``last``, in byte order."""
     repository = await exchange.repository()
     query = exchange.query
-    asked = page_size(query)
-    count = RESULTS_MAX if asked is None else asked
+    requested = page_size(query)
+    count = RESULTS_MAX if requested is None else requested
     last = last_name(query, TAG_CHARS_MAX)
     # Read one more than the page holds, to know if there is a next page.
     names = await exchange.store.tags.names(repository, after=last, limit=count + 1)

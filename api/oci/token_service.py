@@ -81,7 +81,7 @@ async def _refreshed(gate: Gate, query: Query) -> web.Response:
 async def _tokens(
     gate: Gate,
     key: Key | None,
-    asked: Sequence[str],
+    requested: Sequence[str],
     *,
     offline: bool = False,
     refresh: str | None = None,
@@ -89,7 +89,7 @@ async def _tokens(
     """Return the response: the access token under both names, and a requested refresh token."""
     if wait := note_key(key):
         raise too_many(wait, "too many requests with this key")
-    granted = await _grant(gate, key, tokens.parse_scopes(asked))
+    granted = await _grant(gate, key, tokens.parse_scopes(requested))
     signing_key = await gate.store.keys.signing_key()
     now, seconds = unix_now(), gate.settings.token_seconds
     access_key = key.access_key if key is not None else None
@@ -125,10 +125,10 @@ async def _tokens(
     )
 
 
-async def _grant(gate: Gate, key: Key | None, asked: tokens.Scopes) -> tokens.Scopes:
+async def _grant(gate: Gate, key: Key | None, requested: tokens.Scopes) -> tokens.Scopes:
     """Return the requested scopes that the key allows now."""
     granted: dict[tuple[str, str], frozenset[str]] = {}
-    for (kind, name), actions in asked.items():
+    for (kind, name), actions in requested.items():
         if (kind, name) == tokens.CATALOG:
             granted[kind, name] = actions
             continue

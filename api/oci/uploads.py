@@ -83,8 +83,8 @@ async def begin(exchange: Exchange) -> web.StreamResponse:
     check_untagged(exchange.condition, exists=False)
     if digest is not None:
         length = request.content_length
-        async with stream(request) as pieces:
-            await exchange.store.uploads.put(repository, digest, pieces, length=length)
+        async with stream(request) as chunks:
+            await exchange.store.uploads.put(repository, digest, chunks, length=length)
         return _created(exchange, digest)
     if mount is not None:
         blob = await _mount(exchange, repository, mount, query.first("from"))
@@ -149,9 +149,9 @@ async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -
     offset, length = _chunk(exchange.request)
     await _check(exchange, repository, upload_id, offset)
     try:
-        async with stream(exchange.request) as pieces:
+        async with stream(exchange.request) as chunks:
             return await exchange.store.uploads.append(
-                repository, upload_id, pieces, offset=offset, length=length
+                repository, upload_id, chunks, offset=offset, length=length
             )
     except OffsetMismatch as error:
         raise _out_of_order(exchange, upload_id, error) from error
@@ -167,12 +167,12 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
     offset, length = _chunk(request) if has_body else (None, None)
     await _check(exchange, repository, upload_id, offset)
     try:
-        async with stream(request) as pieces:
+        async with stream(request) as chunks:
             await exchange.store.uploads.finish(
                 repository,
                 upload_id,
                 digest,
-                pieces if has_body else None,
+                chunks if has_body else None,
                 offset=offset,
                 length=length,
             )

@@ -20,8 +20,8 @@ def check(get_target: Callable[[], Target], *, deep: bool, as_json: bool) -> Non
     """Verify a data directory and list its problems. It may be in use.
 
     Prints each problem on a line (with --json, an object per line) as soon as it is found. With
-    --server, the server checks its own directory and reports at the end; this needs an
-    all-projects key.
+    --server, the server checks its own directory and reports at the end; this needs a full key
+    of all projects.
     """
     target = get_target()
     if deep and target.url is not None:

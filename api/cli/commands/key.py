@@ -68,7 +68,7 @@ def _parse_end(text: str) -> datetime | None:
 
 @click.group(epilog=example("key create --read-only --expires 90d"))
 def key() -> None:
-    """Manage keys, which allow to pull, push and manage."""
+    """Manage keys, the credentials for pulling, pushing and managing."""
 
 
 @key.command(

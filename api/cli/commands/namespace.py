@@ -152,7 +152,7 @@ async def limits(session: Session, *, namespace: str, **given: Any) -> None:
     """Show the limits of a namespace, or change the given ones.
 
     Limits apply in addition to the settings. They belong to the name and outlive the namespace.
-    Changes need an all-projects key.
+    Changes need a key of all projects.
     """
     fields = fields_of(given)
     found = await session.management.namespace(namespace)

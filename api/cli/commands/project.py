@@ -40,7 +40,7 @@ async def limits(session: Session, *, project_id: UUID, **given: Any) -> None:
     """Show the limits of a project, or change the given ones.
 
     Options that begin with --default set the limits of namespaces created from now on. Changes
-    need an all-projects key.
+    need a key of all projects.
     """
     if given["no_quota"] and given["quota"] is not None:
         raise click.UsageError("an option and its --no- form exclude each other")

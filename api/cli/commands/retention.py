@@ -80,7 +80,10 @@ async def show(session: Session, *, namespace: str) -> None:
     "--not-pulled-for-days", type=int, metavar="N", help="Days since its last pull or push."
 )
 @click.option(
-    "--untagged-older-than-days", type=int, metavar="N", help="Age of untagged manifests."
+    "--untagged-older-than-days",
+    type=int,
+    metavar="N",
+    help="Days since the push of an untagged manifest.",
 )
 @click.option(
     "--file", type=click.File("rb"), help="File of rules as show --json prints them; - is stdin."

@@ -18,7 +18,7 @@ async def scrub(session: Session, *, budget: int | None) -> None:
     """Read all blobs, verify their checksums and quarantine damaged ones.
 
     A scrub continues where the last one stopped. A push of the same content repairs a damaged
-    blob. With --server this needs an all-projects key.
+    blob. With --server this needs a full key of all projects.
     """
     done = await _scrub(session, budget)
     if session.as_json:

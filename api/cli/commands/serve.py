@@ -144,7 +144,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         type=click.Choice(("auto", "never")),
         default="auto",
         show_default=True,
-        help="Compress suitable blobs with zstd in the background; pulls of them take more CPU.",
+        help="auto compresses suitable blobs with zstd in the background; their pulls take more "
+        "CPU.",
     ),
     click.option(
         "--max-connections",

@@ -18,8 +18,8 @@ from holdfast.api.cli.session import Session, session_command
 async def sweep(session: Session, *, now: bool, yes: bool) -> None:
     """Delete unreferenced data now.
 
-    A running server does this in the background at a limited rate. With --server this needs an
-    all-projects key.
+    A running server does this in the background at a limited rate. With --server this needs a
+    full key of all projects.
     """
     if now:
         require_terminal(yes=yes)

@@ -16,7 +16,7 @@ from holdfast.engine import EngineError, Store, StoreConfig
 @click.command(epilog=example("upgrade --data data"))
 @data_option
 def upgrade(data: str) -> None:
-    """Upgrade a data directory of the previous format in target, without serving it.
+    """Upgrade a data directory of the previous format in place, without serving it.
 
     holdfast serve does the same when it starts. An interrupted upgrade continues at the next
     run. Older versions refuse the directory as soon as the upgrade starts: take a snapshot with

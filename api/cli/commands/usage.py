@@ -64,8 +64,7 @@ _TAG: Final[Table] = {"would free": _would_free}
 async def usage(session: Session, *, name: str | None, would_free: bool) -> None:
     """Show the usage of the store, a namespace, an image or a tag.
 
-    A namespace can also be given by id. The usage of the store, of an image and of a tag needs
-    an all-projects key.
+    A namespace can also be given by id. The usage of the store needs a key of all projects.
     """
     management = session.management
     if name is None:
