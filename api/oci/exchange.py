@@ -190,8 +190,8 @@ def last_name(query: Query, chars_max: int) -> str:
     text = query.first("last") or ""
     for index, character in enumerate(text):
         if not " " <= character <= "~":
-            # Cut before a control character, which sorts before all names with this prefix; replace
-            # a character after "~" by "~~", which sorts after them.
+            # Cut before a control character, which sorts before all longer names with this prefix;
+            # replace a character after "~" by "~~", which sorts after them.
             text = text[:index] + ("~" * 2 if character > "~" else "")
             break
     # One character more than any name: the rest does not change the order.

@@ -59,11 +59,11 @@ async def _fetch_counted(
         return await select()
     with store.pulls.passing() as gathers:
         response = await select()
-        # Gathered in memory, to be written with others: enough unless a retention run is deciding.
+        # Count in memory. That fails if the memory is full or a retention run is deciding.
         if gathers and store.pulls.count(repository, item, pulled=pulled, renews=renewed):
             return response
-    # A retention run reads pulls now, and may have removed the manifest: write the pull at once,
-    # then look the manifest up again.
+    # Write the pull at once. A retention run may have removed the manifest meanwhile, so look it
+    # up again.
     await store.pulls.write(repository, item, pulled=pulled, renews=renewed)
     return await select()
 

@@ -1,6 +1,6 @@
 """The table of rights: kind of caller, kind of repository and action to a verdict.
 
-The module reads no request and no store; the documentation and a test are generated from TABLE.
+The module reads no request and no store. The documentation shows TABLE, and a test walks it.
 To a caller without access, an absent repository and a private one of another project look the
 same: same status, same bytes.
 

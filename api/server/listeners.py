@@ -123,7 +123,7 @@ class Listeners:
         try:
             _remove_stale_socket(path)
             listener.bind(os.fspath(path))
-            # Before listen(): no client can connect while the mode is still open.
+            # bind() takes the mode from the umask: set it before the first client can connect.
             path.chmod(UNIX_MODE)
             listener.listen(BACKLOG)
         except OSError as error:

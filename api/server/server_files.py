@@ -57,7 +57,7 @@ def lock(directory: Path) -> int:
     Raises DirectoryInUse, and OSError if the directory is not writable.
     """
     descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    # Do not wait: a second server on a directory is a mistake, not a queue.
+    # Do not wait: a second server on the directory must fail at once.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

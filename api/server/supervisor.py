@@ -352,7 +352,7 @@ class Supervisor:
                     self._retiring[index] = asyncio.create_task(self._retire(old, slot))
                     return new
                 cause = _cause(await new.wait())
-                # Its connections would count against the limits for ever.
+                # The connections in its slot would still count against the limits.
                 self._shared.workers.clear(self._shared.slots[index])
             self._shared.switch_slot(index)
             if not self._stop.is_set():

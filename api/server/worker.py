@@ -158,7 +158,7 @@ async def _serve(config: WorkerConfig, worker_table: WorkerTable, stop: asyncio.
             os.write(config.ready, READY)
             os.close(config.ready)
             await stop.wait()
-            # Stop accepting before the drain: new connections go to the other workers.
+            # Stop accepting before the drain: new connections wait for the replacement, if any.
             if fast_reads is not None:
                 fast_reads.close()
             for site in list(runner.sites):

@@ -2,7 +2,7 @@
 
 A new program would load all modules again, for each worker and at each restart: that is most of
 the time until the first response. A fork starts with the supervisor's modules. It also shares
-their memory, and a replaced worker runs the same code even if the installed files have changed.
+their memory, and a replacement runs the same code even if the installed files have changed.
 
 A process must have one thread when it forks. So the supervisor starts no threads: it waits for
 its workers by SIGCHLD, and closes its store before the first fork. The child closes the parent's
@@ -43,8 +43,8 @@ def prepare() -> None:
 def _without_ca_certificates() -> Iterator[None]:
     """Hide the system's CA certificates while aiohttp is imported.
 
-    aiohttp loads them for its client at import, which takes 50 ms. A worker makes no requests
-    over TLS; a client in it would trust no server.
+    aiohttp loads them for its client at import, which takes 50 ms. No worker uses that client; it
+    would trust no server.
     """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ.get(name) for name in names}
