@@ -1,4 +1,4 @@
-"""Namespaces: names, listings, keys, limits and quotas, and the ids of everything listed.
+"""Namespaces: names, listings, keys, limits and quotas, and the ids of all listed objects.
 
-May import references and what references may.
+May import references and the packages below it.
 """

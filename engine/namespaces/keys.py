@@ -1,7 +1,8 @@
-"""Keys: who may use the store through a service. The secret is kept only as a hash.
+"""Keys: credentials of the clients of a service, and the keys that sign its tokens.
 
-A secret has 122 random bits or more, so one round of sha256 is enough: there is nothing to guess
-from a list. Lookup is by that hash, so the time it takes says nothing about the secret.
+The store keeps only a hash of a secret. A generated secret has 122 random bits, so one round of
+sha256 is enough: a dictionary attack has nothing to try. The lookup goes by the hash, so its
+duration reveals nothing about the secret.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ _ALPHABET: Final = string.ascii_uppercase + string.digits
 SIGNING: Final = layout.SETTING + b"signing-key"
 _SIGNING_BYTES: Final = 32
 _RETIRED: Final = struct.Struct(f">{_SIGNING_BYTES}sQ")
-"""A key that signs nothing any more, and until when what it signed counts (microseconds)."""
+"""A retired signing key, and the time (microseconds) until which it verifies tokens."""
 
 OVERLAP_SECONDS_MAX: Final = 100 * 86_400
-"""How long a signing key may count after another one has taken its place."""
+"""Longest time in seconds that a retired signing key verifies tokens."""
 
 SIGNING_KEYS_MAX: Final = 16
-"""Signing keys that count at the same time: a token may be tried with each of them."""
+"""Signing keys that are valid at the same time: a token may be tried with each of them."""
 
 _SECRET_CHARS_MAX: Final = 256
 DESCRIPTION_CHARS_MAX: Final = 200
 PAGE_MAX: Final = 1000
 """Most keys of a page."""
 
-_STEP: Final = 1000
+_ROWS_PER_SCAN: Final = 1000
 
 CACHED_KEYS_MAX: Final = 256
-"""Rows of keys whose meaning is remembered: some 2 KiB each."""
+"""Decoded key rows in the cache, about 2 KiB each."""
 
 
 def _hash(secret: str) -> bytes:
@@ -66,7 +67,7 @@ def _hash(secret: str) -> bytes:
 
 
 async def create(txn: Transaction, row: Row) -> Key:
-    """Add a key. Raises AlreadyExists for its access key or its secret."""
+    """Add a key. Raises AlreadyExists if its access key or its secret is in use."""
     if await txn.get(layout.KEY + row.access_key.encode()) is not None:
         raise AlreadyExists("key", row.access_key)
     if await txn.get(layout.KEY_SECRET + row.secret) is not None:
@@ -77,7 +78,7 @@ async def create(txn: Transaction, row: Row) -> Key:
 
 
 async def get(txn: Transaction, access_key: str) -> Key:
-    """The key. Raises NotFound."""
+    """Return the key with that access key. Raises NotFound."""
     row_key = layout.KEY + access_key.encode()
     value = await txn.get(row_key)
     if value is None:
@@ -87,7 +88,7 @@ async def get(txn: Transaction, access_key: str) -> Key:
 
 @lru_cache(CACHED_KEYS_MAX)
 def _viewed(row_key: bytes, value: bytes) -> Key:
-    """The key that a stored row says. It is asked for after each commit, and rarely another."""
+    """Decode a stored row. Cached, since each commit makes callers read the same few rows again."""
     return view(decode(Row, row_key, value))
 
 
@@ -99,7 +100,7 @@ async def _require(txn: Transaction, access_key: str) -> Row:
 
 
 async def by_secret(txn: Transaction, hashed: bytes) -> Key | None:
-    """The key with that secret, expired or not, or None."""
+    """Return the key with the secret of that hash, expired or not, or None."""
     access_key = await get_payload(txn, layout.KEY_SECRET + hashed)
     return None if access_key is None else await get(txn, access_key.decode())
 
@@ -112,14 +113,14 @@ async def revoke(txn: Transaction, access_key: str) -> None:
 
 
 async def page_of(txn: Transaction, project: bytes | None, skip: int, limit: int) -> Page[Key]:
-    """Some of all keys, or of those of one project, in order of their access keys.
+    """Return a page of all keys, or of those of one project, in order of access keys.
 
-    Linear in the number of all keys: they are made by hand, and few.
+    Linear in the number of all keys: operators create them, so they are few.
     """
     found: list[Key] = []
     total = 0
     start = layout.KEY
-    while rows := await txn.scan(start, after(layout.KEY), limit=_STEP):
+    while rows := await txn.scan(start, after(layout.KEY), limit=_ROWS_PER_SCAN):
         for _, row in readable(Row, rows):
             if project is None or row.project == project:
                 total += 1
@@ -132,7 +133,7 @@ async def page_of(txn: Transaction, project: bytes | None, skip: int, limit: int
 async def update(
     txn: Transaction, access_key: str, description: str | None, expires: int | None
 ) -> Key:
-    """Change what is not None; 0 is never to expire. Raises NotFound."""
+    """Change the fields that are not None; ``expires`` 0 means never. Raises NotFound."""
     row = await _require(txn, access_key)
     row = msgspec.structs.replace(
         row,
@@ -144,7 +145,7 @@ async def update(
 
 
 async def signing_keys(txn: Transaction) -> tuple[SigningKey, ...]:
-    """The keys that tokens are signed with, the newest first; none before the first token.
+    """Return the keys that tokens are signed with, newest first; empty before the first token.
 
     Raises Corrupt.
     """
@@ -153,16 +154,17 @@ async def signing_keys(txn: Transaction) -> tuple[SigningKey, ...]:
 
 
 def _signing_keys(row: bytes) -> tuple[SigningKey, ...]:
-    """What the row says: the key in use, then the retired ones. Raises Corrupt."""
+    """Decode the row: the key in use, then the retired ones. Raises Corrupt."""
     retired = row[_SIGNING_BYTES:]
     if len(row) < _SIGNING_BYTES or len(retired) % _RETIRED.size:
-        raise Corrupt(*layout.about(SIGNING), "its row has a wrong length")
+        raise Corrupt(*layout.about(SIGNING), "its row has the wrong length")
     old = (SigningKey(secret, until) for secret, until in _RETIRED.iter_unpack(retired))
     return SigningKey(row[:_SIGNING_BYTES]), *old
 
 
 async def make_signing_key(txn: Transaction, candidate: bytes) -> tuple[SigningKey, ...]:
-    """The keys; ``candidate`` becomes the first one where there is none. Raises Corrupt."""
+    """Return the signing keys; make ``candidate`` the first if there is none. Raises Corrupt."""
+    # Another process may have made one since the caller looked.
     if found := await signing_keys(txn):
         return found
     await put_payload(txn, SIGNING, candidate)
@@ -170,12 +172,12 @@ async def make_signing_key(txn: Transaction, candidate: bytes) -> tuple[SigningK
 
 
 async def end_signing_keys(txn: Transaction, candidate: bytes) -> None:
-    """Another key to sign tokens with, instead of all there are, damaged or not."""
+    """Replace all signing keys by ``candidate``, even if their row is damaged."""
     await put_payload(txn, SIGNING, candidate)
 
 
 async def rotate_signing_key(txn: Transaction, candidate: bytes, now: int, until: int) -> None:
-    """Another key to sign tokens with; what the one in use has signed counts until then.
+    """Sign with ``candidate`` from now on; the key in use verifies tokens until ``until``.
 
     Raises TooLarge, Corrupt.
     """
@@ -190,7 +192,7 @@ async def rotate_signing_key(txn: Transaction, candidate: bytes, now: int, until
 
 
 async def far_signing_keys(txn: Transaction, beyond: int) -> int:
-    """How many retired keys count longer than until then; 0 where the row cannot be read."""
+    """Count retired keys that are valid beyond a time; 0 if the row cannot be read."""
     try:
         keys = await signing_keys(txn)
     except Corrupt:
@@ -199,19 +201,19 @@ async def far_signing_keys(txn: Transaction, beyond: int) -> int:
 
 
 async def cut_signing_keys(txn: Transaction, until: int) -> None:
-    """Let no retired key count longer than until then. Raises Corrupt."""
+    """End retired keys at ``until`` at the latest. Raises Corrupt."""
     keys = await signing_keys(txn)
     retired = (_RETIRED.pack(key.secret, min(key.until, until)) for key in keys[1:])
     await put_payload(txn, SIGNING, b"".join((keys[0].secret, *retired)))
 
 
 def permission_of(row: Row) -> Permission:
-    """The row's permission, as one of the two."""
+    """Return the row's permission; a value that is not known counts as ``read``."""
     return "full" if row.permission == "full" else "read"
 
 
 def view(row: Row) -> Key:
-    """The key as callers see it."""
+    """Return the public value of a key's row."""
     return Key(
         access_key=row.access_key,
         project_id=UUID(bytes=row.project) if row.project else None,
@@ -225,21 +227,21 @@ def view(row: Row) -> Key:
 
 
 def _check_description(text: str) -> None:
-    """Raises Invalid."""
+    """Check the length of a description. Raises Invalid."""
     if len(text) > DESCRIPTION_CHARS_MAX:
-        raise Invalid("description", f"over {DESCRIPTION_CHARS_MAX} characters")
+        raise Invalid("description", f"must be at most {DESCRIPTION_CHARS_MAX} characters")
 
 
 def _expiry(when: datetime | None) -> int:
-    """A moment as a row has it, 0 for never. Raises Invalid."""
+    """Return an expiry in microseconds, 0 for never. Raises Invalid."""
     if when is None:
         return 0
     if when.tzinfo is None:
-        raise Invalid("expires_at", "must say its time zone")
-    told = microseconds(when)
-    if not 0 < told <= MOMENT_MAX:
+        raise Invalid("expires_at", "must have a time zone")
+    expires = microseconds(when)
+    if not 0 < expires <= MOMENT_MAX:
         raise Invalid("expires_at", "must be between the years 1970 and 9999 in UTC")
-    return told
+    return expires
 
 
 class Keys:
@@ -250,16 +252,16 @@ class Keys:
         self._versioned = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self._signing: tuple[SigningKey, ...] = ()
         self._signing_version = -1
-        """The transaction up to which those are known to be the keys; -1 is none."""
+        """Ledger version for which ``_signing`` is valid; -1 before the first read."""
 
     async def authenticate(self, secret: str) -> Key | None:
-        """The key with that secret, or None. Whoever asks has to look at ``expires_at``."""
+        """Return the key with that secret, or None. The caller must check ``expires_at``."""
         if not 0 < len(secret) <= _SECRET_CHARS_MAX:
             return None
         return await self._core.ledger.read(by_secret, _hash(secret))
 
     async def get(self, access_key: str) -> Key:
-        """The key with that access key. Raises NotFound."""
+        """Return the key with that access key. Raises NotFound."""
         if not _ACCESS_KEY.fullmatch(access_key):
             raise NotFound("key", access_key[:32])
         return await self._core.ledger.read(get, access_key)
@@ -276,14 +278,14 @@ class Keys:
         access_key: str | None = None,
         secret: str | None = None,
     ) -> tuple[Key, str]:
-        """Add a key of one project, or (None) of all; the answer holds the secret, once.
+        """Add a key of one project, or (None) of all; return it with its secret.
 
-        Raises Invalid, AlreadyExists.
+        The secret cannot be read later. Raises Invalid, AlreadyExists.
         """
         access_key = access_key or "SCW" + "".join(secrets.choice(_ALPHABET) for _ in range(17))
         secret = secret or str(uuid4())
         if not _ACCESS_KEY.fullmatch(access_key):
-            raise Invalid("access_key", "must be SCW and 17 capitals or digits")
+            raise Invalid("access_key", "must be SCW followed by 17 capital letters or digits")
         if not 16 <= len(secret) <= _SECRET_CHARS_MAX:
             raise Invalid("secret", f"must be 16 to {_SECRET_CHARS_MAX} characters")
         if permission not in get_args(Permission):
@@ -305,7 +307,7 @@ class Keys:
     async def list(
         self, *, project_id: UUID | None = None, page: int = 1, page_size: int = 100
     ) -> Page[Key]:
-        """One page of all keys, or of those of one project, in order of access keys.
+        """Return a page of all keys, or of those of one project, in order of access keys.
 
         Raises Invalid.
         """
@@ -324,7 +326,7 @@ class Keys:
         description: str | None = None,
         expires_at: datetime | Unset | None = UNSET,
     ) -> Key:
-        """Change what is given; None lets it never expire, a moment that is over ends it.
+        """Change the given fields; ``expires_at`` None means never, a past time ends the key.
 
         Raises NotFound, Invalid.
         """
@@ -335,26 +337,26 @@ class Keys:
         return await self._core.ledger.transact(update, access_key, description, expires)
 
     async def revoke(self, access_key: str) -> None:
-        """Remove a key: it is refused from now on. Raises NotFound."""
+        """Remove a key, which is refused from now on. Raises NotFound."""
         await self.get(access_key)
         await self._core.ledger.transact(revoke, access_key)
 
     async def signing_keys(self) -> tuple[SigningKey, ...]:
-        """The keys that tokens are signed with now: the first one signs, all of them verify.
+        """Return the valid signing keys: the first one signs, all of them verify.
 
-        None before the first token. Every opening of the store sees another key as soon as it is
-        committed. The row is read once for each transaction of the ledger, where the ledger can
-        tell them apart. Raises Corrupt.
+        Empty before the first token. Every opening of the store sees a new key as soon as it is
+        committed: the row is read again once the ledger has a new version, or each time if the
+        ledger has no versions. Raises Corrupt.
         """
         version = -1 if self._versioned is None else self._versioned.last_txn()
         if version < 0 or version != self._signing_version:
-            # Stamped with what came before the read, which sees that much at the least.
+            # The version was taken before the read, so the read sees at least that state.
             self._signing = await self._core.ledger.read(signing_keys)
             self._signing_version = version
         return self._signing
 
     async def signing_key(self) -> bytes:
-        """32 bytes to sign tokens with, made once and kept in the ledger. Raises Corrupt."""
+        """Return the 32 bytes that sign tokens, made on first use. Raises Corrupt, StorageFull."""
         keys = await self.signing_keys()
         if not keys:
             candidate = os.urandom(_SIGNING_BYTES)
@@ -362,12 +364,12 @@ class Keys:
         return keys[0].secret
 
     async def renew_signing_key(self, *, overlap_seconds: int = 0) -> None:
-        """Sign with another key from now on.
+        """Sign with a new key from now on.
 
-        What was signed before counts for ``overlap_seconds`` more (at most
-        ``OVERLAP_SECONDS_MAX``): by default no token that was
-        given out is valid any more, in any process. Raises Invalid (``overlap_seconds``); with an
-        overlap also TooLarge where too many keys count already, and Corrupt.
+        Tokens signed before stay valid for ``overlap_seconds`` more (at most
+        ``OVERLAP_SECONDS_MAX``); by default they end at once, in every process. Raises Invalid
+        (``overlap_seconds``); with an overlap also TooLarge if too many keys are valid already,
+        and Corrupt.
         """
         if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
             raise Invalid("overlap_seconds", f"must be 0 to {OVERLAP_SECONDS_MAX}")

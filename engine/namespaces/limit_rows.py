@@ -1,8 +1,8 @@
-"""What bounds a namespace: its own settings, and the limits of its name and of its project.
+"""Limit rows: a namespace's own settings combined with the limits of its name and its project.
 
-A namespace's own settings are its tenant's to change. Limits are set by the operator alone; those
-of a name are kept under project, region and name, so that they outlive the namespace: one made
-anew under that name has them. What is in force is the smaller quota, and the patterns of both.
+The tenant may change a namespace's own settings; only the operator sets limits. The limits of a
+name are stored under project, region and name, so that they outlive the namespace: a new one of
+that name has them. In force are the smaller quota, the patterns of both layers, and either lock.
 """
 
 from __future__ import annotations
@@ -13,41 +13,43 @@ from holdfast.engine.ledger.records import Limits, Namespace, ProjectLimits, loa
 
 
 def quota(row: Namespace) -> int:
-    """Bytes that the namespace may keep, by both layers; -1 for any number."""
+    """Return the bytes that the namespace may keep, by both layers; -1 without a quota."""
     given = [each for each in (row.quota, row.limits.quota) if each >= 0]
     return min(given, default=-1)
 
 
 def immutable(row: Namespace) -> tuple[str, ...]:
-    """Patterns of tags that can be neither moved nor deleted, by both layers, each once."""
+    """Return the patterns of immutable tags of both layers, each once."""
     if not row.limits.immutable:
         return row.immutable
     return tuple(dict.fromkeys((*row.limits.immutable, *row.immutable)))
 
 
 def locked(row: Namespace) -> bool:
-    """Whether an operator locked the namespace, by either layer."""
+    """Return True if an operator locked the namespace, in either layer."""
     return row.locked or row.limits.locked
 
 
 async def of_name(txn: Transaction, place: bytes) -> Limits | None:
-    """The limits of a name (``layout.place``), or None where none were set. Raises Corrupt."""
+    """Return the limits of a name (``layout.place``), or None if none are set. Raises Corrupt."""
     return await load(txn, Limits, layout.LIMITS + place)
 
 
 async def of_project(txn: Transaction, project: bytes) -> ProjectLimits:
-    """The limits of a project. Raises Corrupt."""
+    """Return the limits of a project. Raises Corrupt."""
     return await load(txn, ProjectLimits, layout.PROJECT_LIMITS + project) or ProjectLimits()
 
 
 async def save_of_name(txn: Transaction, place: bytes, limits: Limits) -> None:
-    """Set the limits of a name. The caller writes them into the row of its namespace too."""
+    """Set the limits of a name. The caller must also write them into its namespace's row."""
     await save(txn, layout.LIMITS + place, limits)
 
 
 async def of_new(txn: Transaction, place: bytes, project: bytes) -> Limits:
-    """The limits of a namespace that is made under that name: those that the name has, else the
-    defaults of its project, which are the name's from now on. Raises Corrupt."""
+    """Return the limits of a new namespace of that name. Raises Corrupt.
+
+    Those of the name, else the project's defaults, which become the limits of the name.
+    """
     found = await of_name(txn, place)
     if found is not None:
         return found

@@ -1,7 +1,7 @@
-"""Limits of namespaces and projects: what operators set beside the settings of namespaces.
+"""Limits: the quotas, immutable tags and locks that operators set for namespaces and projects.
 
-A namespace's own settings are changed through ``namespaces``; see ``limit_rows`` for how the two
-layers go together.
+Tenants change a namespace's own settings through ``namespaces``; ``limit_rows`` combines the two
+layers.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from . import identity, limit_rows, namespaces, open_uploads
 
 
 def view(row: Row) -> Limits:
-    """Limits as callers see them."""
+    """Return the public value of a row of limits."""
     return Limits(None if row.quota < 0 else row.quota, row.immutable, row.locked)
 
 
 def both(row: NamespaceRow) -> NamespaceLimits:
-    """What bounds a namespace, as callers see it."""
+    """Return a namespace's own limits and those in force."""
     in_force = Row(limit_rows.quota(row), limit_rows.immutable(row), limit_rows.locked(row))
     return NamespaceLimits(view(row.limits), view(in_force))
 
 
 async def of_namespace(txn: Transaction, namespace_id: bytes) -> NamespaceLimits:
-    """What bounds a namespace. Raises NotFound."""
+    """Return the limits of a namespace. Raises NotFound."""
     return both(await namespaces.require(txn, namespace_id))
 
 
@@ -52,7 +52,7 @@ async def bind_namespace(
 
 
 async def of_project(txn: Transaction, project: bytes, opened: int) -> ProjectLimits:
-    """What bounds a project, and what it keeps, ``opened`` bytes in open uploads among that."""
+    """Return the limits of a project and its kept bytes, plus ``opened`` bytes of open uploads."""
     return await _project(txn, project, await limit_rows.of_project(txn, project), opened)
 
 
@@ -63,7 +63,7 @@ async def bind_project(
     defaults: dict[str, Any],
     opened: int,
 ) -> ProjectLimits:
-    """Change the limits of a project; ``opened`` as ``of_project`` has it."""
+    """Change the limits of a project; ``opened`` as in ``of_project``."""
     row = await limit_rows.of_project(txn, project)
     new = msgspec.structs.replace(row.defaults, **defaults)
     row = msgspec.structs.replace(row, defaults=new, **changes)
@@ -82,7 +82,7 @@ async def _project(txn: Transaction, project: bytes, row: ProjectRow, opened: in
 def _changes(
     quota: int | Unset | None, immutable_tags: tuple[str, ...] | None, locked: bool | None
 ) -> dict[str, Any]:
-    """Fields of a row to change. Raises Invalid."""
+    """Return the fields of a row to change. Raises Invalid."""
     changes: dict[str, Any] = {}
     if not isinstance(quota, Unset):
         changes["quota"] = namespaces.check_quota(quota)
@@ -100,7 +100,7 @@ class Bounds:
         self._core = core
 
     async def namespace(self, namespace_id: UUID) -> NamespaceLimits:
-        """The limits of a namespace's name, and what is in force. Raises NotFound."""
+        """Return the limits of a namespace's name, and those in force. Raises NotFound."""
         return await self._core.ledger.read(of_namespace, namespace_id.bytes)
 
     async def update_namespace(
@@ -111,11 +111,11 @@ class Bounds:
         immutable_tags: tuple[str, ...] | None = None,
         locked: bool | None = None,
     ) -> NamespaceLimits:
-        """Change what is given of the limits of a namespace's name; None removes the quota (bytes).
+        """Change the given limits of a namespace's name; None removes the quota (bytes).
 
-        They outlive the namespace: another one of that name, in its region and project, has
-        them. A quota may be less than what is kept: then that does not grow. Raises NotFound,
-        Invalid (``quota``, ``immutable_tags``).
+        The limits outlive the namespace: a new one of that name, in its region and project, has
+        them. A quota may be smaller than the kept bytes, which then must not grow. Raises
+        NotFound, Invalid (``quota``, ``immutable_tags``).
         """
         changes = _changes(quota, immutable_tags, locked)
         return await self._core.ledger.transact(
@@ -123,7 +123,7 @@ class Bounds:
         )
 
     async def project(self, project_id: UUID) -> ProjectLimits:
-        """What bounds a project, and what it keeps; any id is that of a project."""
+        """Return the limits of a project and its kept bytes; every id is that of a project."""
         opened = await self._opened(project_id)
         return await self._core.ledger.read(of_project, project_id.bytes, opened)
 
@@ -139,7 +139,7 @@ class Bounds:
         default_immutable_tags: tuple[str, ...] | None = None,
         default_locked: bool | None = None,
     ) -> ProjectLimits:
-        """Change what is given of a project's limits; the defaults are for new namespaces alone.
+        """Change the given limits of a project; the defaults apply only to new namespaces.
 
         Raises Invalid (``quota``, ``immutable_tags``).
         """

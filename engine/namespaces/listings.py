@@ -1,9 +1,9 @@
 """Listings: sorted pages of namespaces, images and tags, with exact totals.
 
-Each listed object has one row for every (scope, order) it is listed in; the rows of one scope
-and order lie side by side, so a first page is a short scan, page N skips keys without reading
-records, and totals are counters. Ids are minted in the order of creation, so ``created_at`` is
-the order of ids, and the id that breaks ties is the last part of every key.
+Each listed object has one row per (scope, order) in which it is listed. The rows of one scope and
+order are adjacent, so the first page is a short scan, page N skips keys without reading records,
+and totals are counters. Ids are minted in order of creation, so ``created_at`` is the order of
+ids, and every key ends with the id, which breaks ties.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 CREATED, NAME, DESCRIPTION = b"c", b"n", b"d"
 _TEXT_MAX: Final = 300
-"""Longer texts sort by their first bytes only: keys stay under 500 bytes."""
+"""Bytes of a text by which it is sorted; keys must stay under 500 bytes."""
 
 ROWS_SKIPPED_ON_LOOP_MAX: Final = 10_000
-"""Rows that a listing passes over in the event loop."""
+"""Rows that a listing may skip on the event loop; listings that skip more run in a thread."""
 
-_CHUNK: Final = 100
-"""Least rows read at a time where some of them may be passed over."""
+_FILTERED_ROWS_MIN: Final = 100
+"""Least rows read at a time where some of them may be hidden."""
 
 PAGE_MAX: Final = 1000
 """Most items of a page."""
@@ -46,7 +46,7 @@ ORDERS: Final[dict[Order, tuple[bytes, bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a listed object is sorted by. ``value`` goes along in each row."""
+    """Sort keys of a listed object, and the ``value`` stored in each of its rows."""
 
     id: bytes
     name: str
@@ -60,7 +60,7 @@ def _sorted(order: bytes, text: str) -> bytes:
 
 
 def rows_of(kind: bytes, scope: bytes, entry: Entry) -> list[bytes]:
-    """Keys of the rows of one object in one scope."""
+    """Return the keys of the rows of one object in one scope."""
     prefix = layout.LISTING + kind + scope
     rows = [prefix + CREATED + entry.id, prefix + _sorted(NAME, entry.name) + entry.id]
     if entry.description is not None:
@@ -69,12 +69,12 @@ def rows_of(kind: bytes, scope: bytes, entry: Entry) -> list[bytes]:
 
 
 def total_of(kind: bytes, scope: bytes) -> bytes:
-    """Key of the counter of the objects in a scope, or of those of one name (see ``named``)."""
+    """Return the key of the counter of a scope's objects, or of those of a name (``named``)."""
     return layout.counter(layout.LISTED, kind + scope)
 
 
 def named(scope: bytes, name: str) -> bytes:
-    """What the objects of one name in a scope are counted under."""
+    """Return the scope under which the objects of one name in a scope are counted."""
     return scope + _sorted(NAME, name)
 
 
@@ -88,7 +88,7 @@ async def insert(txn: Transaction, kind: bytes, scopes: tuple[bytes, ...], entry
 
 
 async def remove(txn: Transaction, kind: bytes, scopes: tuple[bytes, ...], entry: Entry) -> None:
-    """Take an object out of each of the scopes."""
+    """Remove an object from each of the scopes."""
     for scope in scopes:
         for key in rows_of(kind, scope, entry):
             await txn.delete(key)
@@ -98,7 +98,7 @@ async def remove(txn: Transaction, kind: bytes, scopes: tuple[bytes, ...], entry
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One page of one listing. ``name`` keeps only objects of exactly that name."""
+    """Parameters of one page of a listing. ``name`` selects objects of exactly that name."""
 
     kind: bytes
     scope: bytes
@@ -109,19 +109,19 @@ class Query:
 
     @property
     def skip(self) -> int:
-        """How many objects come before the page."""
+        """Number of objects before the page."""
         return (self.page - 1) * self.page_size
 
     @property
     def is_deep(self) -> bool:
-        """Whether to pass over what comes before it takes over a millisecond: in a thread then."""
+        """True if skipping to the page takes over a millisecond, so that it belongs in a thread."""
         return self.skip > ROWS_SKIPPED_ON_LOOP_MAX
 
 
 def query(
     kind: bytes, scope: bytes, order: Order, page: int, page_size: int, name: str | None
 ) -> Query:
-    """Check the parameters of a listing. Raises Invalid naming the one that is wrong."""
+    """Check the parameters of a listing. Raises Invalid, which names the wrong parameter."""
     if order not in ORDERS:
         raise Invalid("order_by", f"unknown order {order}")
     if page < 1:
@@ -132,33 +132,35 @@ def query(
 
 
 async def ids(
-    txn: Transaction, asked: Query, dead: Mapping[bytes, bytes] | None = None
+    txn: Transaction, selection: Query, deleted: Mapping[bytes, bytes] | None = None
 ) -> tuple[list[bytes], int]:
-    """The ids on the page, and the total, which counts damaged rows too.
+    """Return the ids on the page, and the total, which includes damaged rows.
 
-    Rows whose value is in ``dead`` are passed over, and not counted: it leads to a scope that
-    holds just these rows. They cost something where they lie before what is asked for.
+    Rows with a value in ``deleted`` are skipped and not counted. ``deleted`` maps the value to a
+    scope that holds exactly these rows, for their number. Hidden rows before the page cost time.
     """
-    order, reverse = ORDERS[asked.order]
+    order, reverse = ORDERS[selection.order]
 
     def within(scope: bytes) -> bytes:
-        return scope if asked.name is None else named(scope, asked.name)
+        return scope if selection.name is None else named(scope, selection.name)
 
-    prefix = layout.LISTING + asked.kind + within(asked.scope)
-    if asked.name is None:
+    prefix = layout.LISTING + selection.kind + within(selection.scope)
+    if selection.name is None:
         prefix += order
-    total = await txn.counter(total_of(asked.kind, within(asked.scope)))
+    total = await txn.counter(total_of(selection.kind, within(selection.scope)))
     hidden = {}
-    for value, scope in (dead or {}).items():
-        if count := await txn.counter(total_of(asked.kind, within(scope))):
+    for value, scope in (deleted or {}).items():
+        if count := await txn.counter(total_of(selection.kind, within(scope))):
             hidden[value] = count
     total -= sum(hidden.values())
-    skip = asked.skip
+    skip = selection.skip
     if skip >= total:
         return [], total
     if hidden:
-        return await _living(txn, prefix, reverse, hidden, skip, asked.page_size), total
-    rows = await txn.scan(prefix, after(prefix), limit=asked.page_size, reverse=reverse, skip=skip)
+        return await _living(txn, prefix, reverse, hidden, skip, selection.page_size), total
+    rows = await txn.scan(
+        prefix, after(prefix), limit=selection.page_size, reverse=reverse, skip=skip
+    )
     return [key[-ID_BYTES:] for key, _ in payloads(rows)], total
 
 
@@ -170,11 +172,11 @@ async def _living(
     skip: int,
     limit: int,
 ) -> list[bytes]:
-    """The ids behind the first ``skip``, of rows whose value is not hidden."""
+    """Return the ids after the first ``skip`` of the rows that are not hidden."""
     start, stop = prefix, after(prefix)
     found: list[bytes] = []
     while missing := max(0, skip + limit - len(found)):
-        rows = await txn.scan(start, stop, limit=max(missing, _CHUNK), reverse=reverse)
+        rows = await txn.scan(start, stop, limit=max(missing, _FILTERED_ROWS_MIN), reverse=reverse)
         if not rows:
             break
         found += [key[-ID_BYTES:] for key, value in payloads(rows) if value not in hidden]
@@ -186,7 +188,7 @@ async def _living(
 async def items(
     txn: Transaction, get: Callable[[Transaction, bytes], Awaitable[T]], ids: list[bytes]
 ) -> list[T]:
-    """The objects with these ids; what is damaged is left out, and the rest goes on."""
+    """Return the objects with these ids, without those that are damaged or gone."""
     found = []
     for one in ids:
         try:

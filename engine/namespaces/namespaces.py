@@ -1,4 +1,7 @@
-"""Namespaces: names of a region that belong to a project, with exact numbers."""
+"""Namespaces: create, find, list, change and delete them, and read their exact numbers.
+
+A namespace is a name in a region that belongs to a project; names are unique over all projects.
+"""
 
 from __future__ import annotations
 
@@ -44,48 +47,52 @@ _log: Final = logging.getLogger(__name__)
 KIND: Final = b"n"
 
 DELETED_SCANNED_MAX: Final = 100
-"""Deleted namespaces that a listing may go through, at some 6 us each, while others wait."""
+"""Deleted namespaces that a listing scans on the event loop, at about 6 us each; with more of
+them it runs in a thread."""
 
-_STEP: Final = 1000
+_ROWS_PER_SCAN: Final = 1000
 
 _VISIBILITY_BYTES: Final = {"inherit": b"i", "public": b"o", "private": b"p"}
 
 
 def scopes(row: Row) -> tuple[bytes, ...]:
-    """Listings that a namespace appears in."""
+    """Return the scopes of the listings that a namespace appears in."""
     return in_region(row.region), in_project(row.region, row.project)
 
 
 def in_region(region: str) -> bytes:
-    """Scope of everything in a region."""
+    """Return the scope of everything in a region."""
     return b"r" + region.encode() + b"\0"
 
 
 def in_project(region: str, project: bytes) -> bytes:
-    """Scope of everything of one project in a region."""
+    """Return the scope of everything of one project in a region."""
     return b"p" + region.encode() + b"\0" + project
 
 
 def in_public(region: str) -> bytes:
-    """Scope of the namespaces of a region with images that anyone may pull."""
+    """Return the scope of a region's namespaces with images that every client may pull."""
     return b"e" + region.encode() + b"\0"
 
 
 def audience_row(scope: bytes, row: Row) -> bytes:
-    """Key of the row that lists a namespace for the catalog of a scope.
+    """Return the key that lists a namespace in the catalog of a scope.
 
-    With the slash that follows it in full names, so that these order as full names do.
+    It ends with the slash of full names, so that keys sort as full names do.
     """
     return layout.AUDIENCE + scope + row.name.encode() + b"/"
 
 
 def catalog_prefix(namespace_id: bytes, visibility: str) -> bytes:
-    """Prefix of the rows of a namespace's listed images of one visibility, ordered by name."""
+    """Return the prefix of a namespace's listed images of one visibility, ordered by name."""
     return layout.CATALOG + namespace_id + _VISIBILITY_BYTES[visibility]
 
 
 async def reveal(txn: Transaction, row: Row) -> None:
-    """List a living namespace in the catalog of everybody, or no more, as its images now are."""
+    """Add a living namespace to the public catalog, or remove it.
+
+    It belongs there if it or one of its listed images is public.
+    """
     key, opened = audience_row(in_public(row.region), row), catalog_prefix(row.id, "public")
     if row.is_public or await txn.scan(opened, after(opened), limit=1):
         await put_payload(txn, key, row.id)
@@ -94,12 +101,12 @@ async def reveal(txn: Transaction, row: Row) -> None:
 
 
 def entry(row: Row) -> Entry:
-    """What the namespace is sorted by."""
+    """Return the sort keys of the namespace."""
     return Entry(row.id, row.name, row.description)
 
 
 async def require(txn: Transaction, namespace_id: bytes) -> Row:
-    """The living namespace with that id. Raises NotFound."""
+    """Return the living namespace with that id. Raises NotFound."""
     row = await load(txn, Row, layout.NAMESPACE + namespace_id)
     if row is None or row.deleted:
         raise NotFound("namespace", str(UUID(bytes=namespace_id)))
@@ -107,7 +114,7 @@ async def require(txn: Transaction, namespace_id: bytes) -> Row:
 
 
 async def not_living(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
-    """Those of the namespaces that do not live; not one whose row cannot be read."""
+    """Return those of the namespaces that are deleted or missing; unreadable ones count as living."""
     found = []
     for each in namespace_ids:
         try:
@@ -120,23 +127,23 @@ async def not_living(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes
 
 
 def place(row: Row) -> bytes:
-    """What stands for the namespace's name in keys."""
+    """Return ``layout.place`` of the namespace: the form of its name in keys."""
     return layout.place(row.project, row.region, row.name)
 
 
 def check_unlocked(row: Row) -> None:
-    """Raises Locked where an operator locked the namespace."""
+    """Check that no operator locked the namespace. Raises Locked."""
     if limit_rows.locked(row):
         raise Locked("namespace", row.name, UUID(bytes=row.id))
 
 
-def takes_sparse(row: Row, otherwise: bool) -> bool:
-    """Whether its indexes may lack children; ``otherwise`` where it leaves that to the store."""
-    return otherwise if row.sparse is None else row.sparse
+def takes_sparse(row: Row, default: bool) -> bool:
+    """Return True if its indexes may lack children; ``default`` without a setting of its own."""
+    return default if row.sparse is None else row.sparse
 
 
 async def view(txn: Transaction, row: Row) -> Namespace:
-    """The namespace as callers see it."""
+    """Return the public value of a namespace's row."""
     status: Status = "deleting" if row.deleted else "locked" if limit_rows.locked(row) else "ready"
     return Namespace(
         id=UUID(bytes=row.id),
@@ -170,7 +177,7 @@ async def create(txn: Transaction, draft: Row, now: int, random: bytes) -> Names
 
 
 async def enlist(txn: Transaction, row: Row) -> None:
-    """Put a namespace under its (free) name and into the listings."""
+    """Add the rows of a namespace: its name, which must be free, and its listings."""
     await save(txn, layout.NAMESPACE + row.id, row)
     await put_payload(txn, layout.NAMESPACE_NAME + layout.name_key(row.region, row.name), row.id)
     await listings.insert(txn, KIND, scopes(row), entry(row))
@@ -181,12 +188,12 @@ async def enlist(txn: Transaction, row: Row) -> None:
 
 
 async def get(txn: Transaction, namespace_id: bytes) -> Namespace:
-    """The namespace with that id. Raises NotFound."""
+    """Return the namespace with that id. Raises NotFound."""
     return await view(txn, await require(txn, namespace_id))
 
 
 async def find(txn: Transaction, region: str, name: str) -> Row:
-    """The namespace of that name. Raises NotFound."""
+    """Return the row of the namespace of that name. Raises NotFound."""
     found = await get_payload(txn, layout.NAMESPACE_NAME + layout.name_key(region, name))
     if found is None:
         raise NotFound("namespace", name)
@@ -194,13 +201,13 @@ async def find(txn: Transaction, region: str, name: str) -> Row:
 
 
 async def get_named(txn: Transaction, region: str, name: str) -> Namespace:
-    """As ``find``, for callers."""
+    """Return the public value of the namespace of that name. Raises NotFound."""
     return await view(txn, await find(txn, region, name))
 
 
-async def page_of(txn: Transaction, asked: Query) -> Page[Namespace]:
-    """One page of a listing."""
-    ids, total = await listings.ids(txn, asked)
+async def page_of(txn: Transaction, selection: Query) -> Page[Namespace]:
+    """Return one page of a listing."""
+    ids, total = await listings.ids(txn, selection)
     return Page(await listings.items(txn, get, ids), total)
 
 
@@ -213,7 +220,7 @@ async def update(
         check_unlocked(row)
     moved = msgspec.structs.replace(row, updated=await identity.tick(txn, now), **changes)
     if changes.get("locked") is False and row.limits.locked:
-        # Only operators lock and unlock, so there is one who wants it open.
+        # Only operators unlock, and this one means the namespace: lift the lock of the name too.
         moved = await bind(txn, moved, msgspec.structs.replace(row.limits, locked=False))
     if moved.description != row.description:
         await listings.remove(txn, KIND, scopes(row), entry(row))
@@ -224,23 +231,23 @@ async def update(
 
 
 async def bind(txn: Transaction, row: Row, limits: Limits) -> Row:
-    """Set the limits of a namespace's name; says the row, which the caller saves."""
+    """Set the limits of a namespace's name; return the changed row, which the caller saves."""
     await limit_rows.save_of_name(txn, place(row), limits)
     return msgspec.structs.replace(row, limits=limits)
 
 
 async def touch(txn: Transaction, namespace_id: bytes, time: int) -> None:
-    """Move ``updated_at``."""
+    """Set ``updated_at`` of a namespace. Raises NotFound."""
     row = await require(txn, namespace_id)
     await save(txn, layout.NAMESPACE + namespace_id, msgspec.structs.replace(row, updated=time))
 
 
 async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: int) -> Namespace:
-    """Take a namespace out of sight, with all that is in it; its name is free at once.
+    """Move a namespace with its content to the trash; its name is free at once.
 
-    Constant in what it holds, but for tags that are compared with immutable patterns. Raises
-    NotFound, Locked; Immutable while a pattern in force covers a tag in it, Unverified where too
-    many would have to be compared.
+    Takes constant time, except for comparing tags with immutable patterns. Raises NotFound,
+    Locked; Immutable while a pattern in force matches a tag in it, Unverified if there are too
+    many tags to compare.
     """
     row = await require(txn, namespace_id)
     check_unlocked(row)
@@ -249,6 +256,7 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
     gone = msgspec.structs.replace(row, deleted=time, updated=time)
     await save(txn, layout.NAMESPACE + row.id, gone)
     await txn.delete(layout.NAMESPACE_NAME + layout.name_key(row.region, row.name))
+    # The rows of its images stay in the listings until the purge: this row makes pages skip them.
     await put_payload(txn, layout.DEAD + row.id, in_project(row.region, row.project))
     await listings.remove(txn, KIND, scopes(row), entry(row))
     for scope in (*scopes(row), in_public(row.region)):
@@ -259,26 +267,26 @@ async def delete(txn: Transaction, namespace_id: bytes, now: int, trash_until: i
 
 
 async def many_deleted(txn: Transaction) -> bool:
-    """Whether going through the deleted namespaces takes so long that others would notice."""
+    """Return True if there are too many deleted namespaces to scan on the event loop."""
     return bool(await txn.scan(layout.DEAD, after(layout.DEAD), limit=1, skip=DELETED_SCANNED_MAX))
 
 
 async def deleted_in(txn: Transaction, scope: bytes) -> list[bytes]:
-    """Ids of deleted namespaces of a region, or of a project, whose images still have rows there.
+    """Return ids of deleted namespaces whose images still have rows in a region or project.
 
     Linear in the deleted namespaces of the store.
     """
     within = b"p" + scope[1:]
     found = []
     start = layout.DEAD
-    while rows := await txn.scan(start, after(layout.DEAD), limit=_STEP):
+    while rows := await txn.scan(start, after(layout.DEAD), limit=_ROWS_PER_SCAN):
         found += [key[1:] for key, value in payloads(rows) if value.startswith(within)]
         start = rows[-1][0] + b"\0"
     return found
 
 
 def of_trash(entry: Trash) -> Row:
-    """A deleted namespace, as far as its entry in the trash tells of it."""
+    """Rebuild the row of a deleted namespace from its entry in the trash."""
     return Row(
         id=entry.id,
         region=entry.region,
@@ -294,7 +302,7 @@ def of_trash(entry: Trash) -> Row:
 
 
 async def usage(txn: Transaction, namespace_id: bytes, opened: UploadTotals) -> Usage:
-    """The numbers of a namespace beside which those uploads are open. Raises NotFound."""
+    """Return the numbers of a namespace with those open uploads. Raises NotFound."""
     row = await require(txn, namespace_id)
 
     async def of(name: bytes) -> int:
@@ -316,7 +324,7 @@ async def usage(txn: Transaction, namespace_id: bytes, opened: UploadTotals) -> 
 
 
 def check_quota(quota: int | None) -> int:
-    """A quota in bytes as rows have it: -1 for none. Raises Invalid."""
+    """Return a quota in bytes as rows store it, -1 for none. Raises Invalid."""
     if quota is not None and not 0 <= quota < 1 << 62:
         raise Invalid("quota", "must be 0 to 2^62 - 1 bytes")
     return -1 if quota is None else quota
@@ -324,11 +332,11 @@ def check_quota(quota: int | None) -> int:
 
 def _check_description(text: str) -> str:
     if len(text) > DESCRIPTION_CHARS_MAX:
-        raise Invalid("description", f"over {DESCRIPTION_CHARS_MAX} characters")
+        raise Invalid("description", f"must be at most {DESCRIPTION_CHARS_MAX} characters")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Invalid("description", "not valid Unicode") from None
+        raise Invalid("description", "is not valid Unicode") from None
     return text
 
 
@@ -355,7 +363,7 @@ class Namespaces:
         description: str = "",
         is_public: bool = False,
     ) -> Namespace:
-        """Add a namespace. Names are unique in a region, over all projects.
+        """Add a namespace. Names are unique in a region, across all projects.
 
         Raises Invalid (``name``, ``region``, ``description``), AlreadyExists.
         """
@@ -374,11 +382,11 @@ class Namespaces:
         return await self._core.grow(create, draft, self._core.now(), entropy())
 
     async def get(self, namespace_id: UUID) -> Namespace:
-        """The namespace with that id. Raises NotFound."""
+        """Return the namespace with that id. Raises NotFound."""
         return await self._core.ledger.read(get, namespace_id.bytes)
 
     async def find(self, region: str, name: str) -> Namespace:
-        """The namespace of that name in the region. Raises NotFound."""
+        """Return the namespace of that name in the region. Raises NotFound."""
         return await self._core.ledger.read(get_named, region, name)
 
     async def list(
@@ -391,12 +399,12 @@ class Namespaces:
         project_id: UUID | None = None,
         name: str | None = None,
     ) -> Page[Namespace]:
-        """One page of the region's namespaces, of one project or all. Raises Invalid."""
+        """Return a page of the region's namespaces, of one project or all. Raises Invalid."""
         scope = in_project(region, project_id.bytes) if project_id else in_region(region)
-        asked = listings.query(KIND, scope, order, page, page_size, name)
+        selection = listings.query(KIND, scope, order, page, page_size, name)
         ledger = self._core.ledger
-        read = ledger.read_in_thread if asked.is_deep else ledger.read
-        return await read(page_of, asked)
+        read = ledger.read_in_thread if selection.is_deep else ledger.read
+        return await read(page_of, selection)
 
     async def update(
         self,
@@ -409,10 +417,11 @@ class Namespaces:
         locked: bool | None = None,
         sparse_indexes: bool | Unset | None = UNSET,
     ) -> Namespace:
-        """Change what is given; ``quota=None`` removes the quota (bytes), and
-        ``sparse_indexes=None`` leaves it to the store whether indexes may lack children.
+        """Change the given fields.
 
-        Raises NotFound, Locked (unless the call unlocks), Invalid.
+        ``quota=None`` removes the quota (bytes); ``sparse_indexes=None`` uses the store's setting
+        of whether indexes may lack children. Raises NotFound, Locked (unless the call unlocks),
+        Invalid.
         """
         changes: dict[str, object] = {}
         if description is not None:
@@ -432,31 +441,35 @@ class Namespaces:
         )
 
     async def delete(self, namespace_id: UUID) -> Namespace:
-        """Delete a namespace and all that is in it; the answer says ``deleting``.
+        """Delete a namespace with its content; return it with status ``deleting``.
 
-        Its id and name answer NotFound from now on, and its open uploads end. Raises NotFound,
-        Locked; Immutable and Unverified where immutable tags forbid it.
+        Lookups of its id and name raise NotFound from now on, and its open uploads end. Raises
+        NotFound, Locked; Immutable and Unverified where immutable tags forbid it.
         """
         now = self._core.now()
         until = now + int(self._core.config.trash_seconds * SECOND)
         gone = await self._core.ledger.transact(delete, namespace_id.bytes, now, until)
         try:
-            # At once: nothing counts them for a namespace that is made under the name.
+            # Now rather than by the sweep: a new namespace of that name does not count them.
             await self._end_uploads(namespace_id, now)
         except EngineError as error:
-            _log.warning("open uploads of namespace %s are left to the sweep: %s", gone.id, error)
+            _log.warning(
+                "cannot end open uploads of namespace %s: %s; the sweep ends them", gone.id, error
+            )
         return gone
 
     async def usage(self, namespace_id: UUID) -> Usage:
-        """The numbers of a namespace: counters, and a bounded look at its trash.
+        """Return the numbers of a namespace: counters, and a bounded scan of its trash.
 
-        Of what its images in the trash need, ``kept.ROWS_SCANNED_MAX`` rows are looked at. Raises
-        NotFound.
+        The scan of its images in the trash reads ``kept.ROWS_SCANNED_MAX`` rows. Raises NotFound.
         """
         core = self._core
         opened = await core.scratch.read(session_totals, namespace_id.bytes)
         return await core.ledger.read_in_thread(usage, namespace_id.bytes, opened)
 
     async def would_free(self, namespace_id: UUID) -> int:
-        """Bytes on disk that deleting it would free, once the trash is emptied."""
+        """Count the bytes on disk that a deletion frees once the trash is emptied.
+
+        Raises NotFound.
+        """
         return await self._core.ledger.read_in_thread(would_free, namespace_id.bytes)

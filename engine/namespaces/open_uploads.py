@@ -1,4 +1,7 @@
-"""What open uploads count for in their namespace: as of a moment, from the scratch ledger."""
+"""Open uploads: how many a namespace has, and the bytes that count against its quotas.
+
+The numbers come from the scratch ledger, so they are those of a moment before a transaction.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,30 @@ from holdfast.engine.ledger.interface import Transaction
 
 @dataclass(slots=True)
 class UploadTotals:
-    """Uploads on their way to a namespace."""
+    """Totals of open uploads to a namespace."""
 
     uploads: int = 0
     bytes: int = 0
-    """What they count for: what came of them, and for sessions a step ahead of that."""
+    """Bytes that count: those received, and for sessions the allowance ahead of them."""
     project_bytes: int = 0
-    """The same for all uploads to the namespace's project."""
+    """Bytes that count of all uploads to the namespace's project."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherUploads:
-    """The uploads beside the work of a transaction, as of a moment before it."""
+    """Open uploads other than that of a transaction, as of a moment before it."""
 
     uploads_max: int
-    """Open uploads that a namespace may have."""
+    """Most open uploads of a namespace."""
     sessions: UploadTotals
     sessionless: UploadTotals
-    """Uploads without a session."""
+    """Totals of uploads in one request, without a session, in this process."""
 
 
 async def session_totals(
     txn: Transaction, namespace_id: bytes, project: bytes = b""
 ) -> UploadTotals:
-    """What the sessions of a namespace are, and count for: from the scratch ledger."""
+    """Read the totals of a namespace's upload sessions from the scratch ledger."""
     return UploadTotals(
         await txn.counter(layout.counter(layout.NAMESPACE_UPLOADS, namespace_id)),
         await txn.counter(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, namespace_id)),
@@ -42,5 +45,5 @@ async def session_totals(
 
 
 async def of_project(txn: Transaction, project: bytes) -> int:
-    """What the sessions of a project count for, in bytes: from the scratch ledger."""
+    """Read the bytes that the sessions of a project count for, from the scratch ledger."""
     return await txn.counter(layout.counter(layout.PROJECT_UPLOAD_BYTES, project))

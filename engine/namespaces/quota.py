@@ -1,10 +1,12 @@
-"""The quotas of a namespace and its project (design, "Numbers": ``kept_size``).
+"""Quotas of a namespace and its project (design, "Numbers": ``kept_size``).
 
-What counts is what the namespace keeps, which its references tell exactly, and the bytes of its
-open uploads. Those of a session stand in its row, in the scratch ledger. An upload in one request
-has no row: its process counts it beside (``Quotas``). So that part is as of a moment before the
-transaction. Bytes are compared while they come, so that few come for nothing; what decides is the
-transaction that makes the namespace keep more. What does not is never refused.
+Two numbers count: the bytes that the namespace keeps, exact by its references, and the bytes of
+its open uploads. The bytes of a session are in its row in the scratch ledger. An upload in one
+request has no row: its process counts it in memory (``Quotas``). So the bytes of open uploads are
+those of a moment before the transaction.
+
+Uploads are checked while they are received, so that few bytes are received in vain. The
+transaction that makes the namespace keep more decides. One that keeps no more is never refused.
 """
 
 from __future__ import annotations
@@ -28,27 +30,29 @@ from . import limit_rows, namespaces
 from .open_uploads import OtherUploads, UploadTotals, session_totals
 
 ALLOWANCE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Most that an upload may bring before it asks again."""
+"""Most bytes that an upload may receive between two checks of its quota."""
 
 UNLIMITED: Final = 1 << 62
+"""Bytes that stand for no quota."""
 
 CACHED_NAMESPACES_MAX: Final = 1024
-"""Namespaces that are remembered to be bound by nothing."""
+"""Namespaces in the cache of those without a quota."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One quota in force, and what is kept under it."""
+    """One quota in force, and the bytes kept under it."""
 
     resource: Literal["kept_size", "project_kept_size"]
     most: int
-    """Bytes."""
+    """Quota in bytes."""
     key: bytes
-    """Of the counter."""
+    """Key of the counter of kept bytes."""
     kept: int
+    """Bytes kept."""
 
     def used(self, sessions: UploadTotals, sessionless: UploadTotals) -> int:
-        """Bytes that count, those of open uploads too."""
+        """Return the bytes that count, including those of open uploads."""
         if self.resource == "kept_size":
             return self.kept + sessions.bytes + sessionless.bytes
         return self.kept + sessions.project_bytes + sessionless.bytes
@@ -56,25 +60,25 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a namespace has and may have, as of one moment."""
+    """Usage and quotas of a namespace at one moment."""
 
     uploads_max: int
-    """Open uploads."""
+    """Most open uploads."""
     bounds: tuple[Bound, ...]
-    """None where nothing bounds what it keeps."""
+    """Quotas in force; empty without any."""
     sessionless: UploadTotals
-    """Uploads without a session."""
+    """Totals of uploads without a session, in this process."""
     room: int = UNLIMITED
-    """Bytes that may come where nothing bounds them: more are not what they are said to be."""
+    """Bytes that an upload without bounds may receive: more would not match its digest."""
 
     def check_uploads(self, sessions: UploadTotals, more: int) -> None:
-        """Whether so many more uploads may be open. Raises QuotaExceeded."""
+        """Check that ``more`` further uploads may be open. Raises QuotaExceeded."""
         opened = sessions.uploads + self.sessionless.uploads
         if opened + more > self.uploads_max:
             raise QuotaExceeded("uploads", self.uploads_max, opened, more)
 
     def left(self, sessions: UploadTotals, more: int) -> int:
-        """Bytes that may still come once ``more`` have. Raises QuotaExceeded if these may not."""
+        """Return the bytes left after ``more`` bytes. Raises QuotaExceeded if these do not fit."""
         left = self.room
         for bound in self.bounds:
             used = bound.used(sessions, self.sessionless)
@@ -84,25 +88,26 @@ class Quota:
         return left
 
     def allowance(self, sessions: UploadTotals, more: int) -> int:
-        """How much one upload may bring after ``more`` before it asks again.
+        """Return how many bytes after ``more`` one upload may receive until its next check.
 
-        An eighth of what is left, so that the first one that asks leaves room for others.
-        Raises QuotaExceeded.
+        At most an eighth of the rest, so that concurrent uploads get a share. Raises
+        QuotaExceeded.
         """
         left = self.left(sessions, more)
         return min(ALLOWANCE_BYTES_MAX, left // 8 if self.bounds else left)
 
     async def check_growth(self, txn: Transaction, sessions: UploadTotals, own: int) -> None:
-        """See that what this transaction made the namespace keep fits. Raises QuotaExceeded.
+        """Check the growth of the kept bytes in this transaction. Raises QuotaExceeded.
 
-        ``own`` of the bytes of sessions are of the one that it makes a blob of. Uploads without
-        a session do not count here, since each of them comes to this point itself: else those
-        that come at once would all be refused, though some fit. A transaction that keeps no
-        more than before is never refused, whatever was kept then.
+        ``own`` of the bytes of sessions belong to the session that it publishes. Uploads without
+        a session do not count, since each of them gets here itself: if they did, concurrent ones
+        would all be refused although some fit. A transaction that keeps no more than before is
+        never refused, even over the quota.
         """
         for bound in self.bounds:
             grown = await txn.counter(bound.key) - bound.kept
-            # Another one may have ended its session since.
+            # Another request may have ended the session since: never count less than the kept
+            # bytes.
             used = max(bound.used(sessions, UploadTotals()) - own, bound.kept)
             if grown > 0 and used + grown > bound.most:
                 raise QuotaExceeded(bound.resource, bound.most, used, grown)
@@ -111,7 +116,7 @@ class Quota:
 async def of(
     txn: Transaction, namespace: Namespace, uploads_max: int, sessionless: UploadTotals
 ) -> Quota:
-    """The quotas in force of a namespace that is open to uploads. Raises Locked, Corrupt."""
+    """Return the quotas in force of an unlocked namespace. Raises Locked, Corrupt."""
     namespaces.check_unlocked(namespace)
     bounds = []
     if (most := limit_rows.quota(namespace)) >= 0:
@@ -131,16 +136,15 @@ async def read_quota(
     digest: Digest | None,
     size: int,
 ) -> Quota:
-    """The quotas of the repository's namespace for an upload of that digest, where it is known,
-    and of that size at least.
+    """Return the quotas for an upload to the repository of at least ``size`` bytes.
 
-    Raises NotFound, Locked, Corrupt.
+    ``digest`` is that of the upload, if known. Raises NotFound, Locked, Corrupt.
     """
     namespace = await namespaces.require(txn, repository.namespace_id.bytes)
     quota = await of(txn, namespace, uploads_max, sessionless)
     if not quota.bounds or digest is None or digest.algorithm != "sha256":
         return quota
-    # What it keeps already adds nothing; what is larger is something else.
+    # A blob that the namespace keeps already adds nothing. Bytes beyond its size cannot be it.
     known = await kept.keeps(txn, namespace, digest.raw)
     if known is None or size > known:
         return quota
@@ -148,20 +152,22 @@ async def read_quota(
 
 
 class Quotas:
-    """The quotas of namespaces, and the uploads in one request that run in this process."""
+    """Quotas of namespaces, and the totals of this process's uploads without a session."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sums: dict[UUID, UploadTotals] = {}
         self._versioned = core.ledger if isinstance(core.ledger, VersionedLedger) else None
         self._unbounded: dict[UUID, int] = {}
-        """The version of the ledger in which a namespace was seen open, and bound by nothing."""
+        """Namespace -> ledger version in which it was seen unlocked and without a quota."""
 
     async def quota_for(
         self, repository: Repository, own: int = 0, digest: Digest | None = None, size: int = 0
     ) -> Quota:
-        """The quota of the repository's namespace for an upload of that digest, where it is
-        known, and of that size at least; ``own`` as in ``sessionless``. Raises NotFound, Locked.
+        """Return the quota for an upload to the repository of at least ``size`` bytes.
+
+        ``digest`` is that of the upload, if known; ``own`` as in ``sessionless``. Raises
+        NotFound, Locked.
         """
         uploads_max = self._core.config.uploads_per_namespace_max
         sessionless = self.sessionless(repository.namespace_id, own)
@@ -171,7 +177,7 @@ class Quotas:
         found = await self._core.ledger.read(
             read_quota, repository, uploads_max, sessionless, digest, size
         )
-        # With a digest, what comes may only be known already.
+        # With a digest, the empty bounds may mean only that the namespace keeps the blob already.
         if version is not None and digest is None and not found.bounds:
             self._unbounded[repository.namespace_id] = version
             if len(self._unbounded) > CACHED_NAMESPACES_MAX:
@@ -179,9 +185,11 @@ class Quotas:
         return found
 
     def _is_unbounded(self, namespace_id: UUID, version: int) -> bool:
-        """Whether nothing bound a namespace when it was looked at last, and nothing that could
-        (a quota, a lock, a deletion) was committed since: what most uploads ask, and pushes of
-        content to images that are there do not change."""
+        """Return True if a namespace had no quota when last read, and none can have come since.
+
+        Any commit that could set one (a quota, a lock, a deletion) ends that. Pushes of content
+        to existing images do not, so most uploads are answered from here.
+        """
         seen = self._unbounded.get(namespace_id)
         if seen is None or self._versioned is None:
             return False
@@ -191,7 +199,7 @@ class Quotas:
         return True
 
     async def others(self, repository: Repository, own: int = 0) -> OtherUploads:
-        """The uploads beside one to the repository; ``own`` as ``sessionless`` has it."""
+        """Return the open uploads other than one to the repository; ``own`` as in ``sessionless``."""
         sessions = await self._core.scratch.read(
             session_totals, repository.namespace_id.bytes, repository.project_id.bytes
         )
@@ -199,14 +207,17 @@ class Quotas:
         return OtherUploads(self._core.config.uploads_per_namespace_max, sessions, sessionless)
 
     def sessionless(self, namespace_id: UUID, own: int = 0) -> UploadTotals:
-        """The uploads in one request to a namespace, as of now, without the ``own`` bytes of the
-        one that asks: these it asks for, so that a refusal names them."""
+        """Return the totals of uploads in one request to a namespace, without ``own`` bytes.
+
+        ``own`` are the bytes of the upload that is being checked: it requests them separately, so
+        that a refusal names them.
+        """
         now = self._sums.get(namespace_id, UploadTotals())
         return UploadTotals(now.uploads, now.bytes - own)
 
     @contextmanager
     def enter(self, namespace_id: UUID) -> Iterator[UploadCounter]:
-        """One more of them, for as long as the block lasts."""
+        """Count one more upload without a session while the block runs."""
         total = self._sums.setdefault(namespace_id, UploadTotals())
         total.uploads += 1
         counter = UploadCounter(total)
@@ -220,13 +231,13 @@ class Quotas:
 
 
 class UploadCounter:
-    """One upload in one request."""
+    """Counts the bytes of one upload in one request into the totals of its namespace."""
 
     def __init__(self, total: UploadTotals) -> None:
         self._total = total
         self._bytes = 0
 
     def count(self, size: int) -> None:
-        """It has, or will have, so many bytes."""
+        """Set the bytes that the upload has received or is about to receive."""
         self._total.bytes += size - self._bytes
         self._bytes = size

@@ -1,4 +1,4 @@
-"""The numbers of the whole store, each one counter."""
+"""Stats: the numbers of the whole store, each read from one counter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from holdfast.engine.model.values import Stats, moment
 
 
 async def stats(txn: Transaction, uploads: int) -> Stats:
-    """All of them, from one state; but open uploads, which the scratch ledger counts."""
+    """Return all numbers from one state, with ``uploads``, which the scratch ledger counts."""
 
     async def of(name: bytes) -> int:
         return await txn.counter(layout.counter(name))

@@ -263,17 +263,17 @@ async def namespace_of(txn: Transaction, image_id: bytes) -> Namespace:
 
 
 async def page_of(
-    txn: Transaction, asked: Query, region: str, namespace_id: bytes | None
+    txn: Transaction, selection: Query, region: str, namespace_id: bytes | None
 ) -> Page[Image]:
     """One page of a listing: of a namespace, if it is one of the region, or of a wider scope."""
     if namespace_id is None:
-        dead = await namespaces.deleted_in(txn, asked.scope)
-        ids, total = await listings.ids(txn, asked, {one: in_namespace(one) for one in dead})
+        dead = await namespaces.deleted_in(txn, selection.scope)
+        ids, total = await listings.ids(txn, selection, {one: in_namespace(one) for one in dead})
     else:
         namespace = await load(txn, NamespaceRow, layout.NAMESPACE + namespace_id)
         if namespace is None or namespace.deleted or namespace.region != region:
             return Page([], 0)
-        ids, total = await listings.ids(txn, asked)
+        ids, total = await listings.ids(txn, selection)
     return Page(await listings.items(txn, get, ids), total)
 
 
@@ -416,12 +416,12 @@ class Images:
             scope = namespaces.in_project(region, project_id.bytes)
         else:
             scope = namespaces.in_region(region)
-        asked = listings.query(KIND, scope, order, page, page_size, name)
+        selection = listings.query(KIND, scope, order, page, page_size, name)
         within = None if namespace_id is None else namespace_id.bytes
         ledger = self._core.ledger
-        if asked.is_deep or (within is None and await ledger.read(namespaces.many_deleted)):
-            return await ledger.read_in_thread(page_of, asked, region, within)
-        return await ledger.read(page_of, asked, region, within)
+        if selection.is_deep or (within is None and await ledger.read(namespaces.many_deleted)):
+            return await ledger.read_in_thread(page_of, selection, region, within)
+        return await ledger.read(page_of, selection, region, within)
 
     async def update(self, image_id: UUID, *, visibility: Visibility | None) -> Image:
         """Set the visibility; None leaves it. Raises NotFound, Locked, Invalid."""

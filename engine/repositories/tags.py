@@ -129,11 +129,11 @@ async def get(txn: Transaction, tag_id: bytes) -> Tag:
     return view(*await require(txn, tag_id))
 
 
-async def page_of(txn: Transaction, image_id: bytes, asked: Query) -> Page[Tag]:
+async def page_of(txn: Transaction, image_id: bytes, selection: Query) -> Page[Tag]:
     """One page of an image's tags. Raises NotFound."""
     image, _ = await images.require(txn, image_id)
-    asked = replace(asked, scope=image.key)
-    ids, total = await listings.ids(txn, asked)
+    selection = replace(selection, scope=image.key)
+    ids, total = await listings.ids(txn, selection)
     return Page(await listings.items(txn, get, ids), total)
 
 
@@ -350,10 +350,10 @@ class Tags:
         """One page of an image's tags. Raises NotFound, Invalid."""
         if order.startswith("description"):
             raise Invalid("order_by", f"tags are not ordered by {order}")
-        asked = listings.query(KIND, b"", order, page, page_size, name)
+        selection = listings.query(KIND, b"", order, page, page_size, name)
         ledger = self._core.ledger
-        read = ledger.read_in_thread if asked.is_deep else ledger.read
-        return await read(page_of, image_id.bytes, asked)
+        read = ledger.read_in_thread if selection.is_deep else ledger.read
+        return await read(page_of, image_id.bytes, selection)
 
     async def untag(
         self, repository: Repository, name: str, *, only_if: Condition = ALWAYS

@@ -130,7 +130,7 @@ async def test_pages_beside_deleted_namespaces(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every order, with every filter, they are those of a store that never had them."""
-    monkeypatch.setattr("holdfast.engine.namespaces.listings._CHUNK", 2)
+    monkeypatch.setattr("holdfast.engine.namespaces.listings._FILTERED_ROWS_MIN", 2)
     gone = [await make_namespace(store, name) for name in ("gone1", "gone2")]
     gone.append(await make_namespace(store, "gone3", project=OTHER_PROJECT))
     await make_namespace(store, "here")
