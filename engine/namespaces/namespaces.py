@@ -114,7 +114,7 @@ async def require(txn: Transaction, namespace_id: bytes) -> Row:
 
 
 async def not_living(txn: Transaction, namespace_ids: list[bytes]) -> list[bytes]:
-    """Return those of the namespaces that are deleted or missing; unreadable ones count as living."""
+    """Return the deleted or missing ones; one with an unreadable row counts as living."""
     found = []
     for each in namespace_ids:
         try:

@@ -199,7 +199,7 @@ class Quotas:
         return True
 
     async def others(self, repository: Repository, own: int = 0) -> OtherUploads:
-        """Return the open uploads other than one to the repository; ``own`` as in ``sessionless``."""
+        """Return the open uploads other than the caller's; ``own`` as in ``sessionless``."""
         sessions = await self._core.scratch.read(
             session_totals, repository.namespace_id.bytes, repository.project_id.bytes
         )
