@@ -130,6 +130,7 @@ class _RepositoryFiles:
         All repositories share one directory of blobs; the links decide which may read one.
         """
         own = (digest.algorithm, digest.raw.hex(), "link")
+        # ``_layers`` links layers and configs, ``revisions`` links manifests.
         try:
             await self._files.size(*self._directory, "_layers", *own)
         except NotFound:
@@ -229,6 +230,7 @@ async def import_registry(
                 yield Migrated(planned.old_name, planned.name, "", (tag,), None, refusal)
             async for entry in _entries(source, tags, untagged=untagged):
                 if here is None:
+                    # Only now, so that a repository without manifests creates no namespace.
                     here = await _locate(store, region, planned.name, project_id, organization_id)
                 yield await _manifest(store, here, source, planned, entry)
         except _REFUSALS as error:
@@ -276,6 +278,7 @@ async def _plan(files: UntrustedFiles, top: Names, renames: Renames) -> list[_Pl
 
 async def _find(files: UntrustedFiles) -> Names:
     """Find the top of the storage: the directory itself or one below it. Raises NotFound."""
+    # The path may be the root of the storage, or its docker, registry or v2 directory.
     for top in (_TOP, _TOP[1:], _TOP[2:], ()):
         try:
             await files.entries(*top, "repositories", limit=_ENTRIES_MAX)
@@ -297,6 +300,7 @@ async def _repositories(files: UntrustedFiles, top: Names) -> AsyncIterator[Name
             continue
         if name and "_manifests" in entries:
             yield name
+        # Names of repositories nest; directories with "_" are the old registry's own.
         longer = [(*name, entry) for entry in entries if not entry.startswith("_")]
         todo += [names for names in reversed(longer) if len("/".join(names)) <= FULL_NAME_CHARS_MAX]
 
@@ -333,6 +337,7 @@ async def _manifest(
 async def _is_here(store: Store, here: Repository, entry: Entry) -> bool:
     """Return True if the manifest was imported before and all its tags point to it."""
     try:
+        # An earlier manifest may have created the image since ``here`` was located.
         here = await store.locate(here.region, here.full_name)
         for reference in entry.tags or (entry.digest,):
             manifest = await store.manifests.get(here, reference)

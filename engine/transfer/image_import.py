@@ -232,6 +232,7 @@ class _Planner:
         if need.foreign and not await self._offers(digest, need.size):
             return
         known = self._plan.blobs.setdefault(digest, need.size)
+        # Two descriptors of one digest must agree on its size.
         if known != need.size:
             raise SizeMismatch(known, need.size)
         self._count()

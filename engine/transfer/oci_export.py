@@ -315,6 +315,7 @@ class _Layout:
                         await self._threads.run(hasher.update, piece)
                     await file.write(piece)
                 await file.flush()
+                # Synced before the rename: after a crash the name must not lead to other bytes.
                 await self._threads.run(os.fsync, file.fileno())
             if digest is not None and hasher is not None and hasher.digest() != digest.raw:
                 raise _Different
@@ -333,6 +334,7 @@ class _Layout:
             await self._run(sync_directory, directory)
         unique = {(entry["digest"], _name_of(entry)): entry for entry in entries}
         names = {_name_of(entry) for entry in entries} - {None}
+        # Entries of earlier exports stay unless this one has their name or repeats them.
         kept = [
             entry
             for entry in self._entries

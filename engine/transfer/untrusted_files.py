@@ -57,6 +57,7 @@ class UntrustedFiles:
             if name in ("", ".", "..") or "/" in name or "\0" in name:
                 raise Invalid("path", f"{name[:80]!r} is not a valid file name")
         fd = os.open(self.root, _DIRECTORY)
+        # Each directory relative to its parent's descriptor: a rename meanwhile leads nowhere else.
         for name in names:
             parent = fd
             try:
@@ -92,6 +93,7 @@ class UntrustedFiles:
         """
         try:
             async with self._file(names) as file:
+                # One byte more than allowed shows that the file is longer.
                 content: bytes = await file.read(limit + 1)
         except OSError as error:
             raise self._error(error, names) from error

@@ -33,6 +33,7 @@ async def advance(txn: Transaction, cursor: bytes, _now: int) -> bytes | None:
             continue
         place = layout.place(row.project, row.region, row.name)
         known = await limit_rows.of_name(txn, place)
+        # A living namespace takes the limits that its name has, so that both rows agree.
         if known is None:
             await limit_rows.save_of_name(txn, place, limits)
         elif not row.deleted:

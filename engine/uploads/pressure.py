@@ -73,6 +73,7 @@ class Pressure:
             return False
         for one in idle:
             if not by_number and not one.counted:
+                # Ending a session without bytes would free none.
                 continue
             try:
                 writer = await self._lock(one)
@@ -88,6 +89,7 @@ class Pressure:
                     await core.threads.finish(writer.close)
             if outcome == "ended":
                 self._log_ended(repository, one, refusal)
+                # After the unlock: ``discard`` leaves a file that is open for writing.
                 await core.files.discard(one.file_id)
             if outcome != "in use":
                 return True

@@ -78,6 +78,7 @@ async def dismiss(txn: Transaction, namespace_id: bytes, session_id: bytes) -> i
 
     Returns the id of its file, which the caller discards; 0 if none.
     """
+    # The index row decides, not the session's own row, which may be damaged.
     listed = layout.SESSION_NAMESPACE + namespace_id + session_id
     if await txn.get(listed) is None:
         raise NotFound("upload", str(UUID(bytes=session_id)))
@@ -122,6 +123,7 @@ async def _count_bytes(txn: Transaction, session: Session, delta: int) -> None:
 async def _find(txn: Transaction, repository: Repository, session_id: bytes) -> Session:
     """Return the open session of this image. Raises NotFound."""
     session = await load(txn, Session, layout.SESSION + session_id)
+    # The id alone must not give access to a session of another image.
     image = repository.namespace_id.bytes, repository.name
     if session is None or (session.namespace, session.name) != image:
         raise NotFound("upload", str(UUID(bytes=session_id)))
@@ -170,6 +172,7 @@ async def write_content(
     """Write the content of a small session to its row. Raises NotFound, Busy, QuotaExceeded."""
     session = await unchanged(txn, repository, session_id, seen)
     await put_payload(txn, layout.SESSION_DATA + session_id, content)
+    # Raising rolls back the row above.
     await _check_grown(txn, session, len(content), quota)
     changes = {"counted": len(content), "expires": expires, "touched": now}
     return await _change(txn, session_id, session, **changes)
@@ -194,6 +197,7 @@ async def move_to_file(
     session = await unchanged(txn, repository, session_id, seen)
     # The file has all of the content: bytes left in the row would be counted twice.
     await txn.delete(layout.SESSION_DATA + session_id)
+    # By this row, recovery and ``discard`` find out that a session owns the file.
     await put_payload(txn, layout.SESSION_FILE + number(file_id), session_id)
     await _check_grown(txn, session, size, quota)
     changes = {"counted": size, "expires": expires, "file_id": file_id, "touched": now}
@@ -213,6 +217,7 @@ async def room_left(
     """
     session = await _find(txn, repository, session_id)
     others = await session_totals(txn, session.namespace, session.project)
+    # ``others`` has the session's own count, so only the difference is new.
     return quota.left(others, size - session.counted)
 
 
@@ -264,6 +269,7 @@ async def _change(txn: Transaction, session_id: bytes, session: Session, **chang
     """Write a session's row, its expiry row and the counters that depend on it."""
     changed = msgspec.structs.replace(session, **changes)
     if changed.expires != session.expires:
+        # The time is part of the key, so the row has to move.
         await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
         await put_payload(txn, layout.SESSION_EXPIRY + number(changed.expires) + session_id)
     if changed.counted != session.counted:
@@ -293,6 +299,7 @@ async def abort(txn: Transaction, repository: Repository, session_id: bytes) -> 
 async def _remove(txn: Transaction, session_id: bytes, session: Session) -> None:
     await txn.delete(layout.SESSION + session_id)
     await txn.delete(layout.SESSION_DATA + session_id)
+    # For a session without a file (id 0) there is no such row, and the delete does nothing.
     await txn.delete(layout.SESSION_FILE + number(session.file_id))
     await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
     await txn.delete(layout.SESSION_NAMESPACE + session.namespace + session_id)
@@ -329,6 +336,7 @@ async def cut_times(
         except Corrupt:
             session = None
         if session is None or session.expires != layout.at(key, 1):
+            # An expiry row that its session does not name can only come from damage.
             damaged.append(key)
             continue
         times = {"created": min(session.created, now), "touched": min(session.touched, now)}

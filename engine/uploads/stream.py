@@ -34,7 +34,7 @@ _REFUSALS: Final = (SizeMismatch, TooLarge, QuotaExceeded)
 
 
 class ActiveUpload:
-    """One request's work on a session, which is locked against all other requests."""
+    """One request's work on a session, to which the process gives it exclusive access."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class ActiveUpload:
         self._reserved = False
         """True once the row may count more bytes than were received."""
         self._start = blob_writer.size
+        # The first batch stays in memory, and is checked when it is written to the row or a file.
         self._granted = session.counted if session.file_id else max(session.counted, BATCH_BYTES)
 
     async def receive(
@@ -68,7 +69,7 @@ class ActiveUpload:
         """Append all of ``source``; cut the stream back to where it was if a limit refuses it.
 
         ``whole`` declares that a part of it is worthless, even if this process dies before it
-        can clean_up it; the caller calls ``roll_back`` on failure. Raises OffsetMismatch,
+        can undo it; the caller calls ``roll_back`` on failure. Raises OffsetMismatch,
         SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull, StorageFailed, Invalid
         (``source``), and what the source raises.
         """
@@ -113,6 +114,7 @@ class ActiveUpload:
         Raises NotFound, StorageFull, StorageFailed.
         """
         try:
+            # After a failed sync the file is empty: there is nothing to cut.
             if cut and self.seen.file_id and not self.blob_writer.sync_failed:
                 await self.blob_writer.truncate(self._start)
             if self._reserved:
@@ -141,6 +143,7 @@ class ActiveUpload:
         self._check_declared(size)
         if size > self._core.config.blob_bytes_max:
             raise TooLarge("blob", self._core.config.blob_bytes_max)
+        # Room that the session's row counts already needs no second check.
         if size > self.session.counted:
             await self._pressure.admit(self._repository, lambda: self._room_left(size))
 
@@ -228,6 +231,7 @@ class ActiveUpload:
             raise
 
     async def _keep(self) -> None:
+        # Bytes before the row: the row must not promise bytes that end with this process.
         await self.blob_writer.drain()
         await self._pressure.admit(self._repository, self._keep_row)
 
@@ -267,6 +271,7 @@ class ActiveUpload:
 
     def _touched_is_stale(self, now: int) -> bool:
         """Return True if bytes came a second or more after the time in the row."""
+        # Eviction goes by idle seconds, so a smaller error in the row does not matter.
         return self.blob_writer.size > self._start and now - self.session.touched >= SECOND
 
     async def clean_up(self) -> None:

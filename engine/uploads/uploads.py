@@ -83,6 +83,7 @@ class Uploads:
         if size is not None and size > self._core.config.blob_bytes_max:
             raise TooLarge("blob", self._core.config.blob_bytes_max)
         await self._require_disk(size or 0)
+        # The blob will need room in the ledger: refuse before its bytes are sent for nothing.
         await self._core.require_growth()
         now = self._core.now()
         session_id = entropy()
@@ -173,11 +174,13 @@ class Uploads:
                 try:
                     await active.receive(source, offset, length)
                 except BaseException as error:
+                    # Also when cancelled: the client may resume from the bytes that arrived.
                     if not _is_final(error):
                         await self._keep(active, upload_id)
                     raise
                 await self._keep(active, upload_id)
             except EngineError as error:
+                # From either call: ``_keep`` checks the quota of bytes held in memory until then.
                 if _is_final(error):
                     await active.end()
                 raise
@@ -209,6 +212,7 @@ class Uploads:
 
     @contextmanager
     def _exclusive(self, upload_id: UUID) -> Iterator[None]:
+        # The lock on the file does not cover a session whose bytes are still in its row.
         if upload_id.bytes in self._busy:
             raise Busy("upload", str(upload_id))
         self._busy.add(upload_id.bytes)
@@ -289,6 +293,7 @@ class Uploads:
             async with self._activate(repository, upload_id) as active:
                 active.digest = digest
                 known = active.blob_writer.hasher
+                # ``receive`` advances the hasher; a file that is cut back needs the earlier state.
                 before = None if known is None else known.copy()
                 try:
                     await active.receive(source, offset, length, whole=True)
@@ -302,6 +307,7 @@ class Uploads:
                 arrival = await self._publish(repository, upload_id, active, digest)
         except NotFound as error:
             blob = None
+            # Not for a missing namespace, which has no blobs to confirm.
             if error.kind == "upload":
                 blob = await self._finished_before(repository, digest, source)
             if blob is None:
@@ -406,6 +412,7 @@ class Uploads:
         core = self._core
         await core.ledger.read(namespaces.require, namespace_id.bytes)
         last = b"" if after is None else after.bytes
+        # One row more than the page shows whether another page follows.
         rows = await core.scratch.read(
             session_rows.of_namespace, namespace_id.bytes, last, limit + 1
         )
@@ -443,6 +450,7 @@ class Uploads:
             count, file_ids = await core.scratch.transact(
                 session_rows.drop_namespace, namespace_id.bytes, seen, _DROPPED_PER_TXN
             )
+            # After the commit: a crash in between leaves files without a row, which recovery finds.
             for file_id in file_ids:
                 await core.files.discard(file_id)
             if count < _DROPPED_PER_TXN:
@@ -457,6 +465,7 @@ class Uploads:
             except NotFound:
                 # Another process is ending or publishing the session; its row goes next.
                 size = 0
+            # ``touched`` of a session without bytes is the time of its opening, so leave it out.
             found.append(
                 OpenUpload(
                     id=UUID(bytes=session_id),
@@ -490,6 +499,7 @@ class Uploads:
         random = entropy()
 
         async def commit(arrival: Arrival) -> Outcome:
+            # These bytes are in the process's sum already, and must not count twice.
             own = arrival.size
             return await self._pressure.admit(
                 repository, lambda: self._deliver(repository, arrival, random, 0, own)
@@ -527,6 +537,7 @@ class Uploads:
             size = blob_writer.size + len(piece)
             if length is not None and size > length:
                 raise SizeMismatch(length, size)
+            # Counted before the check, so that concurrent uploads of this process see each other.
             counter.count(size)
             if size > granted:
                 granted = size + await self._next_step(repository, size, size, digest)
