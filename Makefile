@@ -36,7 +36,7 @@ SOAK_SECONDS ?= 600
 
 CHECKS := check-lint check-types check-security check-layers
 
-.PHONY: run help test coverage check $(CHECKS) format docs lines bench image soak clean
+.PHONY: run help test-fast test test-long coverage check $(CHECKS) format docs lines bench image soak clean
 
 ## make run       Start a server on http://127.0.0.1:5000 with its data in ./data
 run: $(VENV)/.run
@@ -51,9 +51,19 @@ help:
 
 # Keeps bytecode even where the environment turns it off: without it, each process that a test
 # starts compiles Holdfast again.
-## make test      Run all tests, or those in TESTS
+RUN_TESTS := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# pyproject.toml has the expression of `make test`; an -m on the command line replaces it.
+## make test-fast Run the tests that need no server of their own and little time
+test-fast: $(VENV)/.dev
+	$(RUN_TESTS) -m "not slow and not soak and not image" $(PYTEST_ARGS) $(TESTS)
+
+## make test      Run all tests, or those in TESTS, except those of make test-long
 test: $(VENV)/.dev
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) $(TESTS)
+	$(RUN_TESTS) $(PYTEST_ARGS) $(TESTS)
+
+## make test-long Run the tests that take very long or need much of the machine: soak and image
+test-long: soak image
 
 # Branch coverage of holdfast.engine and holdfast.api; fail_under in pyproject.toml is the gate.
 # TESTS=... measures other tests; then --cov-fail-under=0 in PYTEST_ARGS turns the gate off.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,19 @@ from support.rows import Row, row_of
 # How long an example takes says more of the machine, and of what else it does, than of the code.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
+
+SLOW_FOLDERS = ("clients", "faults")
+"""Folders whose tests are all slow: each needs real clients, or servers that die."""
+
+
+# Before pytest's own hook, which applies -m: that one has to see the marks.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the slow folders."""
+    folders = [Path(__file__).parent / name for name in SLOW_FOLDERS]
+    for item in items:
+        if item.path.parent in folders:
+            item.add_marker("slow")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ DEPLOY = ROOT / "deploy"
 OPTIONS = options_of(config.params)
 
 
+@pytest.mark.slow
 def test_the_dashboard_shows_every_metric_that_is_served(tmp_path: Path) -> None:
     """By name, also those that count nothing yet; and there is none that it does not show."""
     dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 
 from support.common import ROOT, require_tool
 from support.server import WAIT_SECONDS
@@ -43,3 +44,24 @@ def test_each_target_stands_below_its_line_of_help() -> None:
     assert rules
     assert all(line == rule for line, rule in rules), rules
     assert len(rules) == len(re.findall(r"^## make ", MAKEFILE, re.M))
+
+
+def test_each_tier_is_the_mark_expression_that_it_says() -> None:
+    """``-m`` on the command line replaces the one of pyproject.toml, so it has to repeat it."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    pytest_options = options["tool"]["pytest"]["ini_options"]
+    declared = {mark.partition(":")[0] for mark in pytest_options["markers"]}
+    default = pytest_options["addopts"][pytest_options["addopts"].index("-m") + 1]
+    long = re.findall(r"not (\w+)", default)
+    assert default == " and ".join(f"not {mark}" for mark in long)
+    fast, middle = (
+        re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)[0]
+        for target in ("test-fast", "test")
+    )
+    assert re.findall(r'-m "([^"]+)"', fast) == [f"not slow and {default}"]
+    assert " -m " not in middle
+    assert re.findall(r"^test-long: (.+)$", MAKEFILE, re.M) == [" ".join(long)]
+    for mark in long:
+        (recipe,) = re.findall(rf"^{mark}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
+        assert re.findall(r"-m (?!pytest)(\S+)", recipe) == [mark]
+    assert {"slow", *long} <= declared

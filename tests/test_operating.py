@@ -14,6 +14,8 @@ from support.engine import manifest
 from support.layout import LAYERS, Layout, Registry
 from support.server import ServerProcess, running
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
 OLD = "/var/lib/docker-registry"
 SERVE = "holdfast serve "

@@ -22,6 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from support.common import ROOT, require_tool
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("engine", "api", "bench")
 REST = (
     ".ci",

@@ -30,6 +30,7 @@ def test_the_store(loop: str, page: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "data" / "FORMAT").exists()
 
 
+@pytest.mark.slow
 def test_the_registry_inside_another_application(tmp_path: Path) -> None:
     (source,) = [block for block in blocks("python") if "add_domain" in block]
     with socket.socket() as free:

@@ -32,6 +32,8 @@ from support.server import ServerProcess, command
 from holdfast.api.limits import bandwidth
 from holdfast.api.limits.bandwidth import ENTRIES, Bandwidth, Flow
 
+pytestmark = pytest.mark.slow
+
 RATE: Final = 1_000_000
 PIECE: Final = RATE // 100
 

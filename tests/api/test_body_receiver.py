@@ -127,6 +127,7 @@ def cuts(data: bytes, source: random.Random) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_the_chunks_and_the_packets(stage: Stage, taken: list[int], seed: int) -> None:
     source = random.Random(seed)
@@ -246,6 +247,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_framing(stage: Stage, taken: list[int], case: str) -> None:
     """Refused; nothing that follows is taken for a request; what came before is kept."""
@@ -274,6 +276,7 @@ def test_broken_framing(stage: Stage, taken: list[int], case: str) -> None:
     assert len(taken) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 99_999, BUFFER_BYTES, BUFFER_BYTES + 1, len(DATA)])
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 def test_one_that_vanishes(stage: Stage, taken: list[int], framing: str, length: int) -> None:
@@ -307,6 +310,7 @@ def test_one_that_vanishes(stage: Stage, taken: list[int], framing: str, length:
     assert taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [0, 100, 300_000])
 @pytest.mark.parametrize("length", [1, 99_999, BUFFER_BYTES + 1])
 @pytest.mark.parametrize("framing", ["chunked", "length", "broken"])

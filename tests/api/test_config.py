@@ -27,6 +27,8 @@ from support.operating import (
 )
 from support.server import WAIT_SECONDS, ServerProcess, command, running
 
+pytestmark = pytest.mark.slow
+
 
 def written(path: Path, text: str) -> str:
     path.write_text(text)

@@ -6,9 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import pytest
 from support.distribution import Answer, Registry, digest_of, registry
 
 from holdfast.engine import INLINE_BYTES_CAP, Store, StoreConfig, check_directory
+
+pytestmark = pytest.mark.slow
 
 MAP_BYTES: Final = 16 << 20
 """The smallest that a store takes."""

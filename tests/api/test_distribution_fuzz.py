@@ -32,6 +32,8 @@ from support.wire import connected
 from holdfast.api.http.connection import HEAD_BYTES_MAX
 from holdfast.api.server.worker import FIELD_BYTES_MAX
 
+pytestmark = pytest.mark.slow
+
 NAME = "team/app"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 

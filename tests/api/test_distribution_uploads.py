@@ -365,6 +365,7 @@ async def test_the_go_ahead_is_sent_only_to_those_who_may_go_ahead(server: Regis
     assert answer.startswith(b"HTTP/1.1 417 ")
 
 
+@pytest.mark.slow
 async def test_a_refused_body_is_read_only_so_far(server: Registry) -> None:
     # A small one is taken in, and the connection is used again.
     location = await server.session(NAME)

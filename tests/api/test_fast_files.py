@@ -23,6 +23,8 @@ from holdfast.api.fast.reads import WHOLE_BYTES_MAX
 from holdfast.api.http import sendfile, slow_clients
 from holdfast.engine.depot import open_files
 
+pytestmark = pytest.mark.slow
+
 BIG = os.urandom(1 << 16) * 400
 """More than the kernel keeps for a socket."""
 

@@ -169,6 +169,7 @@ def tame(draw: st.DrawFn, world: World) -> tuple[list[bytes], list[bool]]:
 EXAMPLES: Final = settings(max_examples=250, deadline=None, database=None)
 
 
+@pytest.mark.slow
 def test_whatever_is_asked_is_answered_alike(stage: Stage) -> None:
     @EXAMPLES
     @given(wild(stage.world))
@@ -180,6 +181,7 @@ def test_whatever_is_asked_is_answered_alike(stage: Stage) -> None:
     assert stage.world.lane.declined > 20, "nor be asked for what it knows only"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_behind_a_proxy_that_is_believed(loop: str, tmp_path: Path) -> None:
     """What it forwards decides the region and the challenge, in the lane as elsewhere."""
@@ -206,6 +208,7 @@ def test_behind_a_proxy_that_is_believed(loop: str, tmp_path: Path) -> None:
         assert stage.world.lane.answered > before
 
 
+@pytest.mark.slow
 def test_requests_in_a_row_are_answered_alike(stage: Stage) -> None:
     @settings(EXAMPLES, max_examples=100)
     @given(tame(stage.world))
@@ -216,6 +219,7 @@ def test_requests_in_a_row_are_answered_alike(stage: Stage) -> None:
     assert stage.world.lane.answered > 20
 
 
+@pytest.mark.slow
 def test_every_thing_there_is_for_every_token(stage: Stage) -> None:
     world = stage.world
 
@@ -274,6 +278,7 @@ def test_what_is_not_there_is_told_alike_each_time(stage: Stage) -> None:
     assert world.lane.answered == answered + 16
 
 
+@pytest.mark.slow
 def test_a_request_in_two_pieces_cut_at_every_byte(stage: Stage) -> None:
     whole = stage.world.get("/v2/app/web/manifests/v1", "Accept: */*", "User-Agent: x")
 
@@ -699,6 +704,7 @@ async def test_with_an_access_log_every_request_is_in_it(
     assert [record.getMessage()[:4] for record in caplog.records] == ["200 ", "401 "]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--fast-path", "--no-fast-path"])
 def test_the_option(tmp_path: Path, option: str) -> None:
     """Of the names of requests: those of the lane share their beginning."""

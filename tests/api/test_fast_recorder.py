@@ -181,6 +181,7 @@ def test_every_request_is_counted_once_and_alike(stage: Stage, tmp_path: Path) -
     stage.run(story())
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_is_counted_so(stage: Stage) -> None:
     world = stage.world
     data = os.urandom(1 << 16) * 400
@@ -204,6 +205,7 @@ def test_a_client_that_leaves_is_counted_so(stage: Stage) -> None:
     stage.run(story())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rates", "kind"),
     [(Rates(address=1), "address"), (Rates(key=1), "key")],

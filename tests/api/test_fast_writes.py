@@ -205,6 +205,7 @@ def wild(draw: st.DrawFn, world: World) -> list[bytes]:
     return [sent[a:b] for a, b in zip([0, *ends], [*ends, len(sent)], strict=True)]
 
 
+@pytest.mark.slow
 def test_whatever_is_pushed_is_answered_alike(stage: Stage) -> None:
     world = stage.world
 
@@ -231,6 +232,7 @@ def test_a_chunk_that_is_none(stage: Stage) -> None:
     stage.run(story())
 
 
+@pytest.mark.slow
 def test_a_push_cut_at_every_byte(stage: Stage) -> None:
     world = stage.world
     head = push(world, "PATCH SESSION", b"12345", chunks=[2])
@@ -374,6 +376,7 @@ def test_the_last_answer_of_a_server_says_so(stage: Stage, monkeypatch: pytest.M
     stage.run(story())
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_the_push_that_runs_and_then_ends_it(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

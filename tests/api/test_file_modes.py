@@ -6,7 +6,10 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
 from support.operating import SECRET, basic, call, make_namespace, operated, push
+
+pytestmark = pytest.mark.slow
 
 UPLOADS = "/v2/team/app/blobs/uploads/"
 

@@ -199,6 +199,7 @@ def test_what_was_asked_before_the_noise_is_answered(
     assert len(quiet(lines)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise",
     [

@@ -31,6 +31,8 @@ from holdfast.api.limits.addresses import network_prefix
 from holdfast.api.limits.rates import Limits, Rates
 from holdfast.api.server.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 PROXIED = "--trusted-proxy=127.0.0.1/32"
 
 

@@ -35,6 +35,8 @@ from holdfast.api.telemetry.logs import (
 )
 from holdfast.api.telemetry.request_context import CURRENT, RequestContext
 
+pytestmark = pytest.mark.slow
+
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 

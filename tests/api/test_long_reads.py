@@ -85,6 +85,7 @@ class Tenants:
         return self
 
 
+@pytest.mark.slow
 @pytest.mark.row("limits.md", "a read of the management API whose client has ended its side")
 async def test_a_read_ends_after_its_client_has_ended_its_side(
     row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

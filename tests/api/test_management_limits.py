@@ -83,6 +83,7 @@ async def delete_image(server: Server, name: str, **more: Any) -> Any:
     return await server.call("DELETE", path, **more)
 
 
+@pytest.mark.slow
 async def test_bodies_of_manifests_count(server: Server) -> None:
     path, _ = await tenant(server, quota=1_000_000)
     for number in range(3):

@@ -91,6 +91,7 @@ async def test_all_twelve_endpoints_of_the_contract_are_there(server: Server) ->
     assert documented == expected
 
 
+@pytest.mark.slow
 async def test_the_document_is_whole(server: Server) -> None:
     document = server.contract.document
     schemathesis.openapi.from_dict(document).validate()
@@ -162,6 +163,7 @@ def bombard(
     return statuses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "met"),
     [

@@ -30,6 +30,8 @@ from support.management import (
     serving,
 )
 
+pytestmark = pytest.mark.slow
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -44,6 +44,7 @@ async def test_a_sweep_is_asked_for_until_it_is_finished(server: Server, tmp_pat
     assert blob_files(tmp_path / "data") == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 async def test_a_scrub_reads_every_blob_once_in_several_requests(
     server: Server, tmp_path: Path
@@ -83,6 +84,7 @@ async def test_the_budget_of_a_scrub_holds_over_its_requests(server: Server) -> 
         assert answer.json["details"][0]["argument_name"] == "origin"
 
 
+@pytest.mark.slow
 async def test_a_check_tells_what_is_wrong(server: Server, tmp_path: Path) -> None:
     await server.create("checked")
     await server.push("checked/app", "v1", LAYER)

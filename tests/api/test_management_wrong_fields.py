@@ -165,6 +165,7 @@ async def test_bodies_as_a_whole(
     assert answer.json["details"][0]["argument_name"] == "body"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", WITH_QUERY, ids=by_id)
 async def test_parameters_of_queries(
     server: Server, known: dict[str, str], operation: Operation
@@ -194,6 +195,7 @@ async def test_parameters_of_queries(
         assert next(iter(far.values())) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", WITH_IDS, ids=by_id)
 async def test_ids_of_paths(server: Server, known: dict[str, str], operation: Operation) -> None:
     for name in re.findall(r"{(\w+_id)}", operation.path):

@@ -32,6 +32,8 @@ from holdfast.api.telemetry.metrics import Metrics, Reporter
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.ledger.layout import BLOB
 
+pytestmark = pytest.mark.slow
+
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"]*",?)*)\})? (\S+)')
 
 

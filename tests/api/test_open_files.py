@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+import pytest
 from support.operating import (
     SECRET,
     Reply,
@@ -24,6 +25,8 @@ from support.operating import (
     push,
 )
 from support.server import WAIT_SECONDS, ServerProcess
+
+pytestmark = pytest.mark.slow
 
 FILES = 256
 LAYER = os.urandom(2_000_000)

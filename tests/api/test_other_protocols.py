@@ -94,6 +94,7 @@ def told(answers: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d+) ", answers)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [*TOLD, *UNTOLD])
 @pytest.mark.parametrize("behind", BEHIND)
 def test_what_comes_behind(edge: Edge, first: str, behind: str) -> None:

@@ -326,6 +326,7 @@ def test_a_slow_management_body(row: Row, edge: Edge, monkeypatch: pytest.Monkey
     row.says(beyond_it=answer)
 
 
+@pytest.mark.slow
 @pytest.mark.row("limits.md", "silence of a client that reads an answer")
 def test_a_slow_reader(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(row, monkeypatch)
@@ -359,6 +360,7 @@ def one(server: Client, head: str) -> Reply:
 ENDS: Final = "Host: x\r\nConnection: close"
 
 
+@pytest.mark.slow
 @pytest.mark.row("limits.md", "request line")
 def test_a_request_line(row: Row, server: Client) -> None:
     within = "/v2/" + "x" * (row.limit() - 100)
@@ -788,6 +790,7 @@ async def test_a_listing_of_manifests(
     row.says(beyond_it="`after` says where to continue")
 
 
+@pytest.mark.slow
 @pytest.mark.row("limits.md", "signing keys that count at the same time")
 def test_signing_keys(row: Row, tmp_path: Path) -> None:
     def rotate() -> Result:

@@ -10,6 +10,8 @@ import pytest
 from support.rows import Row, rows_of
 from support.server import ServerProcess, command, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:

@@ -304,6 +304,7 @@ async def test_a_key_that_ended(row: Row, server: Registry) -> None:
     row.says(can="nothing", cannot="open anything, nor can a token that was made with it", ends="")
 
 
+@pytest.mark.slow
 @pytest.mark.row("SECURITY.md", "data directory, or a snapshot of it")
 async def test_a_data_directory(row: Row, tmp_path: Path) -> None:
     data, copy = tmp_path / "data", tmp_path / "copy"
@@ -356,6 +357,7 @@ async def test_a_data_directory(row: Row, tmp_path: Path) -> None:
 # --- abuse --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.row("SECURITY.md", "no key")
 def test_guessing(row: Row, tmp_path: Path) -> None:
     with operated(tmp_path / "data") as server:
@@ -410,6 +412,7 @@ async def test_filling_the_disk(row: Row, tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.row("SECURITY.md", "many addresses")
 def test_taking_all_connections(row: Row, tmp_path: Path) -> None:
     asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

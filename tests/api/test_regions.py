@@ -18,6 +18,8 @@ from support.server import WAIT_SECONDS, ServerProcess, running
 from holdfast.api import AppSettings
 from holdfast.api.http.regions import REGIONS_DEFAULT, endpoint_of, region_at
 
+pytestmark = pytest.mark.slow
+
 PLACES = (
     AppSettings(),
     AppSettings(ports={"fr-par": 5000, "nl-ams": 5001, "pl-waw": 5002}),

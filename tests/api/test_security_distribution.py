@@ -266,6 +266,7 @@ async def test_a_token_for_every_caller_and_place(server: Registry, world: World
             assert granted.get(("repository", thing.repository), frozenset()) == actions, where
 
 
+@pytest.mark.slow
 @pytest.mark.promise("SECURITY.md", "keys of projects")
 @pytest.mark.promise("SECURITY.md", "absent objects")
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ def fingerprint(thing: Thing, answer: Answer) -> tuple[bytes, tuple[tuple[str, s
     return thing.without_names(answer.body), tuple(sorted(kept))
 
 
+@pytest.mark.slow
 @pytest.mark.promise("SECURITY.md", "the owner key, and other keys of all projects")
 @pytest.mark.promise("SECURITY.md", "keys of projects")
 @pytest.mark.promise("SECURITY.md", "absent objects")

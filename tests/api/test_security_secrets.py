@@ -30,6 +30,8 @@ from support.operating import (
 from support.rows import Row
 from support.server import ServerProcess, command
 
+pytestmark = pytest.mark.slow
+
 FORM = "application/x-www-form-urlencoded"
 
 

@@ -206,6 +206,7 @@ def test_requests_in_a_row_on_one_connection(tmp_path: Path, run: Runner) -> Non
     run(story)
 
 
+@pytest.mark.slow
 def test_many_at_once_with_slow_ones_among_them(tmp_path: Path, run: Runner) -> None:
     async def story() -> None:
         data = content(4 * TURN)
@@ -263,6 +264,7 @@ def test_one_who_takes_everything_leaves_turns_to_others(
     run(story)
 
 
+@pytest.mark.slow
 def test_clients_that_vanish_leave_nothing_open(
     tmp_path: Path, run: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,6 +291,7 @@ def test_clients_that_vanish_leave_nothing_open(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:

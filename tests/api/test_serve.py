@@ -24,6 +24,8 @@ from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess, command, runni
 
 from holdfast.api.server.server_files import LOCK_FILE
 
+pytestmark = pytest.mark.slow
+
 OWNER = {
     "HOLDFAST_ACCESS_KEY": "SCW0123456789ABCDEFG",
     "HOLDFAST_SECRET_KEY": "11111111-2222-4333-8444-555555555555",

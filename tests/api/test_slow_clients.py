@@ -55,6 +55,7 @@ SLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SLOW)
 def test_a_trickling_body_is_given_up(edge: Edge, name: str) -> None:
@@ -79,6 +80,7 @@ async def trickle_once(client: Client) -> None:
     await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_body_that_moves_takes_as_long_as_it_takes(edge: Edge) -> None:
     """Five times the grace, at a rate that is slow and enough."""
@@ -96,6 +98,7 @@ def test_a_body_that_moves_takes_as_long_as_it_takes(edge: Edge) -> None:
     edge.run(story())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_trickling_reader_is_given_up(edge: Edge) -> None:
     """Of an answer that goes through the transport's buffer."""

@@ -35,6 +35,8 @@ from support.wire import LAST, connected
 from holdfast.api.http import site
 from holdfast.api.http.connection_limits import ConnectionLimits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=EDGES[:2])
 def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:

@@ -106,6 +106,7 @@ def collecting() -> Iterator[Collector]:
         collector.server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "workers"), [("fast", 2), ("no-fast", 1)])
 def test_a_span_for_each_request(path: str, workers: int, tmp_path: Path) -> None:
     """Of all workers, on the fast lane or not, sent at the latest when the server stops."""
@@ -287,6 +288,7 @@ async def test_whatever_clients_write_is_taken() -> None:
     assert [span["parent"] for span in orphans] == [""] * 4
 
 
+@pytest.mark.slow
 async def test_a_collector_that_takes_nothing_stops_nobody() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         traces = Traces(f"http://127.0.0.1:{deaf.getsockname()[1]}", "1.0")

@@ -19,6 +19,8 @@ from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess
 from holdfast.api.server import worker
 from holdfast.engine import StorageFailed, Store, StoreConfig
 
+pytestmark = pytest.mark.slow
+
 SILENT = "--watchdog=6"
 """Longer than a worker takes to start on a busy machine."""
 

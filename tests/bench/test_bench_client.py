@@ -80,6 +80,7 @@ async def test_a_broken_answer_is_an_error(text: bytes) -> None:
         client.close()
 
 
+@pytest.mark.slow
 def test_a_volley_counts_and_checks() -> None:
     shot = RequestTemplate(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", 200, False)
     head = RequestTemplate(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n", 200, True)
@@ -120,6 +121,7 @@ async def test_in_an_open_loop_the_wait_for_a_slow_server_counts(
     assert quickest < slowest / 2
 
 
+@pytest.mark.slow
 def test_client_processes_report_a_wrong_answer() -> None:
     body = b"manifest"
     right = f"sha256:{hashlib.sha256(body).hexdigest()}"
@@ -140,6 +142,7 @@ def test_client_processes_report_a_wrong_answer() -> None:
             crew.restart()
 
 
+@pytest.mark.slow
 def test_targets_that_cannot_be_measured_say_why() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
@@ -162,6 +165,7 @@ def test_targets_that_cannot_be_measured_say_why() -> None:
             reach(url, "a/b", ANONYMOUS)
 
 
+@pytest.mark.slow
 def test_a_login_is_turned_into_a_header() -> None:
     login = Login("user", "secret")
 

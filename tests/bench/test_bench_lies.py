@@ -20,6 +20,8 @@ from holdfast.bench.load.trace import Operation, Replay
 from holdfast.bench.suites.measure import Bench, MeasureFailed
 from holdfast.bench.targets.targets import Target
 
+pytestmark = pytest.mark.slow
+
 
 def turning(at: int, before: int, after: int) -> Callable[[str, str], Reply]:
     """One status first, another from some request on."""

@@ -20,6 +20,8 @@ from holdfast.bench.suites import syncs
 from holdfast.bench.suites.measure import Bench, Meter
 from holdfast.bench.targets.servers import Server, start_docker_registry, start_holdfast
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

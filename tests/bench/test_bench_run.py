@@ -45,6 +45,8 @@ from holdfast.bench.targets.servers import (
 )
 from holdfast.bench.targets.targets import Target
 
+pytestmark = pytest.mark.slow
+
 WAIT_SECONDS = 100
 
 ALONE = replace(TINY, processes=1)

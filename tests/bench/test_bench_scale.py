@@ -13,6 +13,8 @@ from holdfast.bench.run import Plan, Run
 from holdfast.bench.suites import embedded, scale
 from holdfast.bench.suites.embedded import EmbeddedFailed, Measured, Task
 
+pytestmark = pytest.mark.slow
+
 SIZES = TINY.scale_sizes
 PAGES = (
     "manage/namespaces",

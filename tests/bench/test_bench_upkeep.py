@@ -14,6 +14,8 @@ from holdfast.bench.suites.background import Work
 from holdfast.bench.suites.measure import MeasureFailed
 from holdfast.bench.targets.servers import Starter, start_holdfast
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(180)
 @pytest.mark.usefixtures("_known_limits")

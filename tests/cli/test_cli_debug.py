@@ -12,6 +12,8 @@ from support.cli import InProcess, add_namespace, data_of, make_directory, push
 from holdfast.engine import ROW_KINDS
 from holdfast.engine.check.rows import SHAPES
 
+pytestmark = pytest.mark.slow
+
 
 def rows(quick: InProcess, *options: str) -> list[dict[str, object]]:
     out = quick.ok("debug", "rows", "--data", str(data_of(quick)), "--json", *options)

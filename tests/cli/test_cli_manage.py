@@ -192,6 +192,7 @@ def test_a_name_with_an_empty_part_is_nobodys(tmp_path: Path) -> None:
     assert quick.json("tag", "get", "left/web:v1")["name"] == "v1"
 
 
+@pytest.mark.slow
 def test_wrong_names_are_told(quick: InProcess) -> None:
     shell = Shell(quick.directory, quick.variables)
     assert shell.refused(3, "namespace", "get", ABSENT) == f"namespace {ABSENT} was not found"
@@ -201,6 +202,7 @@ def test_wrong_names_are_told(quick: InProcess) -> None:
     assert shell.json("namespace", "list", "--project-id", ABSENT) == []
 
 
+@pytest.mark.slow
 def test_all_pages_of_a_listing_come(tmp_path: Path) -> None:
     names = [f"v{number:03}" for number in range(201)]
     make_image(tmp_path / "data", "many/web", *names)

@@ -30,6 +30,7 @@ def arguments(data: Path) -> tuple[str, ...]:
     return "restore", str(data), "--data", str(data.with_name("restored"))
 
 
+@pytest.mark.slow
 def test_the_owner_key_comes_along(data: Path) -> None:
     InProcess(data.parent, {}).ok(*arguments(data))
     assert (data.with_name("restored") / OWNER_FILE).read_text() == "the owner"

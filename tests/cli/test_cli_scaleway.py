@@ -13,6 +13,8 @@ from support.cli import environment
 from support.common import require_tool
 from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess, running
 
+pytestmark = pytest.mark.slow
+
 SDK = """
 import json
 from scaleway import Client

@@ -17,6 +17,8 @@ from holdfast.api.cli.errors import Misused
 from holdfast.api.cli.session import Target, choose_target
 from holdfast.api.server.owner_key import load_owner
 
+pytestmark = pytest.mark.slow
+
 WRONG = "44444444-4444-4444-8444-444444444444"
 PROJECT = "55555555-5555-4555-8555-555555555555"
 

@@ -13,6 +13,8 @@ from support.layout import LAYERS, REF_NAME, Layout, contents, entries
 
 from holdfast.engine import OCI_INDEX
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_was_deleted_is_named_as_it_was(quick: InProcess) -> None:
     """In each region by itself, with all parts of its name."""

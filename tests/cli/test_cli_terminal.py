@@ -152,6 +152,7 @@ complete_words holdfast sweep --no
 """
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     wrapper = tmp_path / "bin" / "holdfast"
     wrapper.parent.mkdir()

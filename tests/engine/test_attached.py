@@ -378,6 +378,7 @@ async def test_a_purge_by_hand_takes_all(store: Store, space: Namespace) -> None
     assert await problems(store) == []
 
 
+@pytest.mark.slow
 async def test_many_signatures_go_in_bounded_steps(
     store: Store, clock: Clock, space: Namespace
 ) -> None:

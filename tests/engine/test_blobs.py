@@ -255,11 +255,11 @@ async def test_what_is_no_text_is_no_digest(store: Store, place: Place, digest: 
     for call in calls:
         with pytest.raises(InvalidDigest):
             await call
-    with pytest.raises(InvalidDigest, match="text is needed"):
+    with pytest.raises(InvalidDigest, match="must be text"):
         store.get(digest)
     session = await store.uploads.begin(where)
     await store.uploads.append(where, session.id, once(BIG))
-    with pytest.raises(InvalidDigest, match="text is needed"):
+    with pytest.raises(InvalidDigest, match="must be text"):
         await store.uploads.finish(where, session.id, digest)
     await store.uploads.abort(where, session.id)
     assert await store.stats() == before

@@ -71,6 +71,7 @@ async def test_a_block_stays_open_while_a_file_in_it_is_without_a_row(
     assert await seams.leaks() == ""
 
 
+@pytest.mark.slow
 async def test_used_blocks_are_forgotten(seams: Seams) -> None:
     """So a start lists a few directories, however many files there are."""
     store = seams.store()
@@ -215,13 +216,14 @@ async def test_recovery_leaves_what_a_snapshot_needs(seams: Seams) -> None:
     assert await seams.leaks() == ""
 
 
+@pytest.mark.slow
 def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
     tmp_path: Path,
 ) -> None:
     script = (
         "import os, pathlib, sys\n"
-        "from holdfast.engine.depot.instance import LockedIncarnations\n"
-        "print(LockedIncarnations(pathlib.Path(sys.argv[1])).name.hex(), flush=True)\n"
+        "from holdfast.engine.depot.instance import LockedInstances\n"
+        "print(LockedInstances(pathlib.Path(sys.argv[1])).name.hex(), flush=True)\n"
         "os._exit(0)\n"
     )
     living = LockedInstances(tmp_path)
@@ -257,6 +259,7 @@ async def test_an_upload_that_is_given_up_leaves_no_file(seams: Seams) -> None:
         assert await read(store, sha256(noise(50))) == noise(50)
 
 
+@pytest.mark.slow
 async def test_many_open_sessions_do_not_hold_up_a_new_block(seams: Seams) -> None:
     """Whoever needs the next block of ids waits for few looks, whatever is on its way."""
     calls = Countdown(0)

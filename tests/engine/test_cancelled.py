@@ -35,6 +35,8 @@ from support.engine import (
 
 from holdfast.engine import NotFound, Repository, RetentionRule, Store, export_layout, import_layout
 
+pytestmark = pytest.mark.slow
+
 LAYER: Final = noise(50_000, "layer")
 SMALL: Final = b"small"
 TEXT: Final = b"all work and no play makes a layer compress\n" * 3_000

@@ -28,6 +28,7 @@ async def test_nothing_is_wrong_with_a_store_full_of_everything(place: Place, de
         assert await found(store, deep=deep) == []
 
 
+@pytest.mark.slow
 async def test_nothing_is_wrong_at_any_step_of_a_purge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +46,7 @@ async def test_nothing_is_wrong_at_any_step_of_a_purge(
         assert steps > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_nothing_is_wrong_after_a_long_history(
     seed: int, place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,8 @@ from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.ledger.lmdb import LmdbLedger
 
+pytestmark = pytest.mark.slow
+
 QUIET = StoreConfig(background=False)
 
 

@@ -68,6 +68,7 @@ async def test_a_bad_row_is_told_once_and_nothing_is_blamed_on_it(
     await CASES.verify(name, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {layout.DEAD_LETTER}))
 async def test_a_flipped_bit_is_found_in_rows_of_every_kind(kind: bytes, tmp_path: Path) -> None:
     async with Place("memory", tmp_path, Clock()).store() as store:

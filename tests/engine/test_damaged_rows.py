@@ -76,6 +76,7 @@ async def accept(*asked: Awaitable[Any]) -> None:
             await question
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [FIRST, LAST], ids=["first", "last"])
 @pytest.mark.parametrize("kind", sorted(SHAPES))
 async def test_beside_a_damaged_row_of_any_kind_the_rest_goes_on(
@@ -226,6 +227,7 @@ async def test_an_entry_set_aside_is_told_and_taken_up_when_it_is_asked_for(
         assert await problems(store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("healed", ["before it starts", "while it runs"])
 async def test_the_background_takes_up_what_was_set_aside(place: Place, healed: str) -> None:
     data = noise(50_000, "aside")

@@ -125,6 +125,7 @@ except Busy:
 """
 
 
+@pytest.mark.slow
 def test_one_writer_among_processes(root: Path, depot: DiskDepot) -> None:
     writer = depot.create(1)
     assert python(CONTEND, str(root)) == "busy\n"
@@ -192,6 +193,7 @@ def test_a_file_replaced_before_the_lock_is_not_written(
     assert descriptors() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["create", "reopen", "open"])
 def test_what_is_forgotten_is_closed_and_told(depot: DiskDepot, how: str) -> None:
     write(depot, 1, b"x")

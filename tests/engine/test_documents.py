@@ -493,6 +493,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     base=st.sampled_from([manifest(), index()]), changes=st.dictionaries(FIELDS, JSON, max_size=3)
 )

@@ -37,6 +37,8 @@ from holdfast.engine import (
 from holdfast.engine.check import child_process
 from holdfast.engine.ledger.lmdb import LmdbLedger
 
+pytestmark = pytest.mark.slow
+
 CALLS: Final = (
     *((os, name) for name in ("open", "mkdir", "chmod", "link", "rename", "replace")),
     *((os, name) for name in ("unlink", "rmdir", "fsync", "copy_file_range", "scandir")),

@@ -23,6 +23,8 @@ from support.seams import Seams, Sight, check, last_in_line, recompress, see, sw
 
 from holdfast.engine import OCI_MANIFEST, Locked, NotFound, Repository, StorageFailed, Store, Upload
 
+pytestmark = pytest.mark.slow
+
 Known = dict[str, Any]
 """What the client knows: survives the fault, as a client does."""
 Step = Callable[[Store, Known], Awaitable[None]]

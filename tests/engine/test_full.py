@@ -35,6 +35,8 @@ from holdfast.engine import INLINE_BYTES_CAP, NotFound, StorageFull, Store, Stor
 from holdfast.engine.check import child_process
 from holdfast.engine.ledger.interface import Room, Transaction
 
+pytestmark = pytest.mark.slow
+
 MAP_BYTES: Final = 16 << 20
 ROW_BYTES: Final = 56_000
 CALLERS: Final = 32

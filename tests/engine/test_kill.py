@@ -26,6 +26,8 @@ from support.seams import Seams
 from holdfast.engine import NotAStore, NotFound, Store
 from holdfast.engine.depot.disk import DiskDepot
 
+pytestmark = pytest.mark.slow
+
 ROUNDS: Final = 3 * int(os.environ.get("HOLDFAST_SOAK", "1"))
 DAYS: Final = 10 * 24 * 3600.0
 Fact = tuple[Any, ...]

@@ -560,6 +560,7 @@ async def test_as_the_model(kind: str, transactions: list[tuple[list[Any], bool]
             await ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=60)
 @given(TRANSACTIONS)

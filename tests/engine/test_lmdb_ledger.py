@@ -214,6 +214,7 @@ async def test_rows_are_there_after_reopening(path: Path) -> None:
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_acknowledged_rows_survive_kill_9(path: Path) -> None:
     script = """
 async def main():
@@ -814,6 +815,7 @@ async def test_a_new_directory_at_the_path_of_an_open_one(path: Path) -> None:
     await asyncio.gather(old.close(), new.close())
 
 
+@pytest.mark.slow
 async def test_processes_write_side_by_side(path: Path) -> None:
     """They also race to create it, and each sees what the others committed."""
     script = """
@@ -837,6 +839,7 @@ asyncio.run(main())
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_opening_beside_a_busy_writer(path: Path) -> None:
     script = """
 async def main():
@@ -855,6 +858,7 @@ asyncio.run(main())
             await ledger.close()
 
 
+@pytest.mark.slow
 async def test_a_writer_killed_inside_its_transaction(path: Path, ledger: LmdbLedger) -> None:
     script = """
 async def stuck(txn):
@@ -875,6 +879,7 @@ asyncio.run(opened().transact(stuck))
 READER = "print(opened().read_now(reads_until_told), flush=True)"
 
 
+@pytest.mark.slow
 async def test_another_process_reads_its_snapshot(path: Path, ledger: LmdbLedger) -> None:
     await ledger.transact(put, b"a")
     with child(READER, path) as process:
@@ -887,6 +892,7 @@ async def test_another_process_reads_its_snapshot(path: Path, ledger: LmdbLedger
         assert said(process) == "[b'a']"
 
 
+@pytest.mark.slow
 async def test_killed_readers_do_not_keep_pages(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -903,6 +909,7 @@ async def test_killed_readers_do_not_keep_pages(
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_opening_forgets_killed_readers(path: Path) -> None:
     ledger = opened(path, create=True, map_bytes=8 << 20)
     await ledger.transact(put, b"a", b"x" * 60_000)
@@ -917,6 +924,7 @@ async def test_opening_forgets_killed_readers(path: Path) -> None:
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_slots_of_killed_readers_are_used_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ async def test_a_directory_of_another_version(tmp_path: Path, mark: bytes) -> No
     assert str(tmp_path / "data") in str(wrong.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["ledger/data.mdb", "ledger", "files"])
 async def test_a_part_that_is_missing_is_not_made_anew(tmp_path: Path, lost: str) -> None:
     """An empty store in its place would take the ids, and then the files, of what is there."""
@@ -252,6 +253,7 @@ async def test_a_directory_that_was_half_made_is_made(tmp_path: Path) -> None:
         assert await store.blobs() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "kind", "said"),
     [

@@ -36,6 +36,8 @@ from holdfast.engine.depot.memory import MemoryDepot
 from holdfast.engine.ledger.interface import Ledger, P, T, Work
 from holdfast.engine.ledger.lmdb import LmdbLedger
 
+pytestmark = pytest.mark.slow
+
 SEEDS: Final = range(4)
 DAYS: Final = 10 * 24 * 3600.0
 INLINE: Final = 2000

@@ -24,6 +24,8 @@ from holdfast.engine.depot.interface import Writer
 from holdfast.engine.ledger.lmdb import LmdbLedger
 from holdfast.engine.maintenance.sweep import Sweeper
 
+pytestmark = pytest.mark.slow
+
 
 class Child:
     """One process, and what it says."""

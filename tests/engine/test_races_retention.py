@@ -113,6 +113,7 @@ async def set_back(txn: Transaction) -> None:
             await save(txn, key, msgspec.structs.replace(old, created=1, renewed=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "back"), [(0, False), (1, False), (0, True)])
 async def test_a_tag_that_moves_stays(run: Run, keep: int, back: bool) -> None:
     """The one that was to go, and the one that was to stay."""
@@ -241,6 +242,7 @@ async def test_a_push_that_is_not_committed_is_seen(place: Place, clock: Clock) 
         assert await store.tags.names(await store.locate(REGION, "app/web")) == ["v1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "stopped"), [(0, False), (5, False), (0, True)])
 async def test_what_is_pulled_stays(run: Run, days: int, stopped: bool) -> None:
     """Whether or not the clock tells that it was later."""
@@ -325,6 +327,7 @@ async def test_a_newer_tag_that_goes_meanwhile_saves_the_next(run: Run) -> None:
     await run.in_every_gap(RetentionRule(keep_last=2), prepare, remove, verify)
 
 
+@pytest.mark.slow
 async def test_a_thousand_pushes_beside_runs_lose_nothing(run: Run) -> None:
     """Each push that was acknowledged is the newest of its image at that moment."""
     run.space = await make_namespace(run.other)

@@ -52,6 +52,8 @@ from holdfast.engine.check import child_process
 from holdfast.engine.check.check import check_copy
 from holdfast.engine.maintenance import restore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path, clock: Clock) -> Place:

@@ -54,6 +54,7 @@ async def test_a_good_store_is_read_whole(place: Place) -> None:
         assert await found(store, deep=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heal", ["put", "upload", "session", "sha512"])
 @pytest.mark.parametrize(("harm", "data"), HARMS)
 async def test_what_went_bad_is_quarantined_and_healed_by_a_push(

@@ -44,6 +44,8 @@ from holdfast.engine import (
     StoreConfig,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path, clock: Clock) -> Place:

@@ -37,6 +37,8 @@ from support.model import (
 
 from holdfast.engine import ALGORITHMS, NotFound, Order
 
+pytestmark = pytest.mark.slow
+
 RULES = (
     (Rule(keep_last=1, untagged_days=0),),
     (Rule(older_days=0), Rule(images="lib/*", untagged_days=1)),

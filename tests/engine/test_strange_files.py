@@ -111,6 +111,7 @@ async def refused(snapshot: Path, target: Path, name: Path, reason: str, *, copy
     assert names(target.parent) == ["copy", "data"]
 
 
+@pytest.mark.slow
 @STRANGE
 @pytest.mark.parametrize("copy", [True, False], ids=["copy", "link"])
 @pytest.mark.usefixtures("at_home")
@@ -150,6 +151,7 @@ async def test_a_link_on_the_way_to_a_blob(
     assert not target.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["FORMAT", "ledger", "ledger/data.mdb", "files", "run"])
 @pytest.mark.parametrize("make", [_link, _dangling, _pipe], ids=["link", "dangling", "pipe"])
 @pytest.mark.usefixtures("at_home")
@@ -202,6 +204,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 async def test_its_process_ends_with_who_restores(
     snapshot: Path, tmp_path: Path, how: signal.Signals
@@ -228,6 +231,7 @@ async def test_its_process_ends_with_who_restores(
     assert await verify(target) == []
 
 
+@pytest.mark.slow
 @STRANGE
 @pytest.mark.parametrize("finder", ["reader", "scrub", "snapshot"])
 async def test_in_a_store_that_is_in_use(
@@ -254,6 +258,7 @@ async def test_in_a_store_that_is_in_use(
         await filled.sweeper.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_pipe, _link, _dangling, _socket])
 @pytest.mark.parametrize("which", ["index.json", "oci-layout", "blob", "draft"])
 async def test_in_a_layout_that_is_exported_to(

@@ -19,6 +19,7 @@ async def test_nothing_is_due_in_a_new_store(store: Store) -> None:
     assert (done.entries, done.freed_bytes, done.files) == (0, 0, 0)
 
 
+@pytest.mark.slow
 async def test_a_step_is_bounded(store: Store) -> None:
     for number in range(450):
         await store.put(noise(10, number))
@@ -50,6 +51,7 @@ async def test_it_goes_on_where_another_stopped(place: Place) -> None:
         assert place.files() == []
 
 
+@pytest.mark.slow
 async def test_two_sweep_at_once(place: Place) -> None:
     async with place.store() as one, place.store() as other:
         for number in range(500):
@@ -88,6 +90,7 @@ async def until(store: Store, **expected: int) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_in_the_background(busy: Store, place: Place, clock: Clock) -> None:
     await busy.put(noise(100_000))
     await busy.delete(sha256(noise(100_000)))

@@ -31,6 +31,8 @@ from holdfast.engine.references import pruning, trash_rows
 from holdfast.engine.repositories import images
 from holdfast.engine.trash import trash as undelete
 
+pytestmark = pytest.mark.slow
+
 CONFIG = b"{}"
 DAY = 24 * 3600.0
 Put = Callable[[Store], Coroutine[Any, Any, list[bytes]]]

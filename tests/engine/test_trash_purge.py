@@ -157,6 +157,7 @@ async def test_images_and_namespaces(store: Store, kind: str) -> None:
     assert await problems(store) == []
 
 
+@pytest.mark.slow
 async def test_what_takes_long_is_left_to_the_sweep(store: Store) -> None:
     layers = [noise(100, seed) for seed in range(500)]
     await push(store, "app/web", "v1", layers)
@@ -341,6 +342,7 @@ async def test_each_of_two_tags_of_one_manifest_comes_back_alone(
     assert (await store.trash.list()).items == []
 
 
+@pytest.mark.slow
 async def test_a_purge_leaves_what_an_earlier_tag_needs_to_come_back(store: Store) -> None:
     layer = noise(50_000, "layer")
     children = [manifest(CONFIG, [layer], annotations={"n": str(n)}) for n in range(300)]
@@ -362,6 +364,7 @@ async def test_a_purge_leaves_what_an_earlier_tag_needs_to_come_back(store: Stor
     assert await problems(store) == []
 
 
+@pytest.mark.slow
 async def test_a_copy_that_was_cut_off_goes_on(store: Store) -> None:
     from holdfast.engine.trash import adoption
 

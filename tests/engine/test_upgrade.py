@@ -41,6 +41,8 @@ from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.upgrade import limits as upgrade_limits
 from holdfast.engine.upgrade import upgrade
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).with_name("format_2.tar.xz")
 """What ``make_format_2.py`` made."""
 

@@ -24,6 +24,8 @@ from support.operating import call, eventually
 from support.server import HOLDFAST, WAIT_SECONDS
 from support.systemd import booted
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 BACKUP = EXAMPLES / "backup"
 PUSH = EXAMPLES / "ci-push" / "push.sh"
