@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from support.depot import python, write
 from support.depot import read as contents
-from support.engine import REGION, Gate, Hooks, make_namespace, noise, once, read, sha256
+from support.engine import REGION, Function, Gate, Hooks, make_namespace, noise, once, read, sha256
 from support.faults import Countdown, FailingLedger
 from support.race import Held, hold_before
 from support.seams import Seams, check, orphan
 
 from holdfast.engine import Closed, StorageFailed, StorageFull, Store, StoreConfig
+from holdfast.engine.depot import files
 from holdfast.engine.depot.files import open_blocks
 from holdfast.engine.depot.instance import LockedInstances
 from holdfast.engine.depot.interface import BLOCK_FILES
@@ -94,7 +95,7 @@ async def test_the_next_block_is_opened_while_files_are_begun(seams: Seams) -> N
     store = seams.store(ledger=partial(Gate, hooks=hooks, owned=True))
     await store.start()
     await store.put(noise(20))
-    held = hold_before(hooks, "files.open_block")
+    held = hold_before(hooks, files.open_block)
     for number in range(1, BLOCK_FILES):
         await store.put(noise(20, number))
     last = asyncio.ensure_future(store.put(noise(21)))
@@ -116,9 +117,9 @@ async def test_a_block_that_could_not_be_opened_ahead(seams: Seams) -> None:
     hooks = Hooks()
     refusals = 1
 
-    async def refuse(name: str) -> None:
+    async def refuse(work: Function) -> None:
         nonlocal refusals
-        if name == "files.open_block" and refusals:
+        if work is files.open_block and refusals:
             refusals -= 1
             raise StorageFull("ledger")
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from support.engine import REGION, Clock, Hooks, Place, make_namespace, manifest, push
+from support.engine import REGION, Clock, Function, Hooks, Place, make_namespace, manifest, push
 
 from holdfast.engine import (
     ALWAYS,
@@ -31,6 +31,7 @@ from holdfast.engine.ledger.records import (
     decode,
     load,
 )
+from holdfast.engine.manifests import manifest_put
 from holdfast.engine.model.documents import OCI_MANIFEST
 from holdfast.engine.repositories import deferred_times
 
@@ -48,17 +49,17 @@ class Pushed:
         self.store = store
         self.hooks = hooks
         self.clock = clock
-        self.commits: list[str] = []
+        self.commits: list[Function] = []
 
-        async def before(name: str) -> None:
-            self.commits.append(name)
+        async def before(work: Function) -> None:
+            self.commits.append(work)
 
         hooks.before = before
 
     async def rows(self) -> Rows:
         return await self.store.core.ledger.read(everything)
 
-    async def put(self, *tags: str, body: bytes = BODY, **more: object) -> list[str]:
+    async def put(self, *tags: str, body: bytes = BODY, **more: object) -> list[Function]:
         """Push to the image; what that committed."""
         self.commits.clear()
         where = await self.store.locate(REGION, "app/web")
@@ -110,9 +111,7 @@ async def test_it_ends_like_a_push_that_commits(pushed: Pushed) -> None:
     every = {layout.TAG, layout.MANIFEST, layout.IMAGE, layout.NAMESPACE, layout.SETTING}
     pushed.clock.advance(10)
     before = await pushed.rows()
-    assert await pushed.put("v1", only_if=Condition(match=frozenset((ANY,)))) == [
-        "manifest_put.put"
-    ]
+    assert await pushed.put("v1", only_if=Condition(match=frozenset((ANY,)))) == [manifest_put.put]
     waited = await pushed.rows()
     assert moved(before, waited, pushed.clock.now) == every
     pushed.clock.advance(10)
@@ -130,7 +129,7 @@ async def test_pushes_to_many_tags_are_one_commit(pushed: Pushed) -> None:
         assert await pushed.put(*tags) == []
     before = await pushed.rows()
     await pushed.flush()
-    assert pushed.commits == ["deferred_times.write"]
+    assert pushed.commits == [deferred_times.write]
     after = await pushed.rows()
     names = {
         key.rpartition(b"v")[2] for key in after if after[key] != before[key] and key[:1] == b"g"
@@ -141,7 +140,7 @@ async def test_pushes_to_many_tags_are_one_commit(pushed: Pushed) -> None:
 
 
 async def test_what_changes_more_is_committed(pushed: Pushed) -> None:
-    put = ["manifest_put.put"]
+    put = [manifest_put.put]
     assert await pushed.put("v2") == put, "a new tag"
     assert await pushed.put("v1", "v3") == put, "one of several is new"
     assert await pushed.put("v1", body=OTHER) == put, "another manifest"
@@ -156,7 +155,7 @@ async def test_what_changes_more_is_committed(pushed: Pushed) -> None:
 async def test_where_retention_looks_at_times_they_are_committed(pushed: Pushed) -> None:
     space = (await pushed.store.locate(REGION, "app/web")).namespace_id
     await pushed.store.retention.set(space, [RetentionRule(keep_last=1)])
-    assert await pushed.put("v1") == ["manifest_put.put"]
+    assert await pushed.put("v1") == [manifest_put.put]
     await pushed.store.retention.set(space, [])
     assert await pushed.put("v1") == []
 
@@ -179,7 +178,7 @@ async def spoil(txn: Transaction, sha: bytes) -> None:
 
 async def test_a_damaged_body_is_healed(pushed: Pushed) -> None:
     await pushed.store.core.ledger.transact(spoil, Digest.of(BODY).raw)
-    assert await pushed.put("v1") == ["manifest_put.put"]
+    assert await pushed.put("v1") == [manifest_put.put]
     assert await pushed.put("v1") == []
 
 
@@ -189,7 +188,7 @@ async def test_a_tag_that_went_meanwhile_stays_away(pushed: Pushed) -> None:
     await pushed.store.tags.untag(where, "v1")
     await pushed.flush()
     assert await pushed.store.tags.names(where) == []
-    assert await pushed.put("v1") == ["manifest_put.put"], "not taken for what it was"
+    assert await pushed.put("v1") == [manifest_put.put], "not taken for what it was"
 
 
 async def test_a_new_tag_of_that_name_is_another_one(pushed: Pushed) -> None:
@@ -222,8 +221,8 @@ async def test_what_cannot_be_written_is_kept(pushed: Pushed) -> None:
     pushed.clock.advance(5)
     await pushed.put("v1")
 
-    async def refuse(name: str) -> None:
-        raise StorageFailed("ledger", name)
+    async def refuse(work: Function) -> None:
+        raise StorageFailed("ledger", work.__name__)
 
     before, pushed.hooks.before = pushed.hooks.before, refuse
     with pytest.raises(StorageFailed):
@@ -238,7 +237,7 @@ async def test_beyond_the_bound_each_commits(
     pushed: Pushed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deferred_times, "GATHERED_IMAGES_MAX", 0)
-    assert await pushed.put("v1") == ["manifest_put.put"]
+    assert await pushed.put("v1") == [manifest_put.put]
 
 
 async def test_it_is_written_soon_and_at_the_end(
@@ -248,8 +247,8 @@ async def test_it_is_written_soon_and_at_the_end(
     store, hooks = place.gated()
     written = asyncio.Event()
 
-    async def after(name: str) -> None:
-        if name == "deferred_times.write":
+    async def after(work: Function) -> None:
+        if work is deferred_times.write:
             written.set()
 
     hooks.after = after

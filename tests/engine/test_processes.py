@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from support.common import ROOT
-from support.engine import REGION, Gate, Hooks, make_namespace, once, read, sha256
+from support.engine import REGION, Function, Gate, Hooks, make_namespace, once, read, sha256
 from support.faults import FailingDepot, Interruption
 from support.seams import Seams, check, see
 from support.share_child import CONFIG, PARTS, PUSHES, shared
 
 from holdfast.engine import Busy, NotFound, OffsetMismatch, Store
+from holdfast.engine.blobs import roots
 from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.depot.interface import Writer
 from holdfast.engine.ledger.lmdb import LmdbLedger
@@ -304,8 +305,8 @@ async def test_a_copy_that_was_verified_may_be_swept_before_it_is_claimed(seams:
     def gated(rows: LmdbLedger) -> Gate:
         return Gate(rows, hooks, owned=True)
 
-    async def sweep(transaction: str) -> None:
-        if transaction == "roots.keep":
+    async def sweep(work: Function) -> None:
+        if work is roots.keep:
             hooks.before = None
             await store.delete(sha256(PARTS[0]), root="first")
             swept.append((await store.sweeper.run()).files)

@@ -6,6 +6,7 @@ import pytest
 from support.engine import (
     REGION,
     Clock,
+    Function,
     Place,
     make_namespace,
     manifest,
@@ -21,6 +22,10 @@ from support.engine import (
 from support.race import gaps, hold_after, hold_before, meanwhile
 
 from holdfast.engine import Corrupt, MissingContent, NotFound, Store
+from holdfast.engine.blobs import blob_rows, roots
+from holdfast.engine.manifests import manifest_put
+from holdfast.engine.repositories import reader
+from holdfast.engine.trash import purge
 
 SMALL, BIG = noise(1000), noise(200_000)
 BOTH = pytest.mark.parametrize("data", [SMALL, BIG], ids=["inline", "file"])
@@ -43,7 +48,7 @@ async def test_swept_between_the_row_and_the_file(place: Place, data: bytes) -> 
     async with sweeping, place.store() as store:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_after(hooks, "purge.take")
+        held = hold_after(hooks, purge.take)
         async with meanwhile(held, sweeping.sweeper.run()):
             with pytest.raises(NotFound):
                 await store.stat(sha256(data))
@@ -59,7 +64,7 @@ async def test_swept_after_the_push_found_the_copy_good(place: Place, data: byte
     async with store, place.store() as sweeping:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_before(hooks, "roots.keep")
+        held = hold_before(hooks, roots.keep)
         async with meanwhile(held, store.put(data)) as pushing:
             await sweeping.sweeper.run()
             assert await sweeping.blobs() == []
@@ -75,7 +80,7 @@ async def test_pushed_after_the_sweep_chose_it(place: Place, data: bytes) -> Non
     async with sweeping, place.store() as store:
         await store.put(data)
         await store.delete(sha256(data))
-        held = hold_before(hooks, "purge.take")
+        held = hold_before(hooks, purge.take)
         async with meanwhile(held, sweeping.sweeper.run()):
             await store.put(data)
         assert await read(store, sha256(data)) == data
@@ -173,7 +178,7 @@ async def test_healed_while_a_reader_finds_the_damage(place: Place) -> None:
     async with reading, place.store() as store:
         await store.put(BIG)
         place.damage(len(BIG))
-        held = hold_before(hooks, "blob_rows.quarantine")
+        held = hold_before(hooks, blob_rows.quarantine)
         async with meanwhile(held, read(reading, sha256(BIG), verify=True)) as late:
             await store.put(BIG)
             assert await read(store, sha256(BIG), verify=True) == BIG
@@ -189,7 +194,7 @@ async def test_two_heal_at_once(place: Place) -> None:
     async with one, place.store() as other:
         await one.put(BIG, root="a")
         place.damage(len(BIG))
-        held = hold_before(hooks, "roots.keep")
+        held = hold_before(hooks, roots.keep)
         async with meanwhile(held, one.put(BIG, root="b")):
             await other.put(BIG, root="c")
         assert await read(other, sha256(BIG), verify=True) == BIG
@@ -204,8 +209,8 @@ async def test_read_while_the_file_is_replaced(place: Place) -> None:
     async with reading, place.store() as store:
         await store.put(BIG)
 
-        async def heal(name: str) -> None:
-            if name == "reader.locate_living":
+        async def heal(work: Function) -> None:
+            if work is reader.locate_living:
                 hooks.after_read = None
                 place.damage(len(BIG))
                 await store.put(BIG)
@@ -225,7 +230,7 @@ async def test_a_manifest_after_the_end_of_a_hold(place: Place, clock: Clock, da
         await make_namespace(store)
         await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
         body = manifest(b"{}", [data])
-        held = hold_before(hooks, "manifest_put.put")
+        held = hold_before(hooks, manifest_put.put)
         async with meanwhile(held, put(store, "app/web", body, "v1")) as late:
             clock.advance(DAY + 1)
             await sweeping.sweeper.run()
@@ -247,7 +252,7 @@ async def test_a_manifest_just_before_the_end_of_a_hold(
         await make_namespace(store)
         await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
         clock.advance(DAY + 1)
-        held = hold_before(hooks, "purge.take")
+        held = hold_before(hooks, purge.take)
         async with meanwhile(held, sweeping.sweeper.run()):
             clock.advance(-2)
             await put(store, "app/web", manifest(b"{}", [data]), "v1")

@@ -23,6 +23,8 @@ from support.engine import (
 from support.race import gaps, hold_before, meanwhile
 
 from holdfast.engine import NotFound, Store
+from holdfast.engine.repositories import mounts
+from holdfast.engine.trash import trash
 
 SMALL, BIG = noise(1000), noise(200_000)
 BOTH = pytest.mark.parametrize("data", [SMALL, BIG], ids=["inline", "file"])
@@ -127,7 +129,7 @@ async def test_a_mount_from_a_namespace_that_goes(place: Place) -> None:
             await store.locate(REGION, "app/web"),
             await store.locate(REGION, "other/web"),
         )
-        held = hold_before(hooks, "mounts.mount")
+        held = hold_before(hooks, mounts.mount)
         async with meanwhile(held, store.mount(target, sha256(BIG), source)) as mounting:
             await other.namespaces.delete(space.id)
         assert mounting.result() is None
@@ -142,7 +144,7 @@ async def test_a_restore_under_a_purge(place: Place) -> None:
         done = await push(store, "app/web", "v1", [BIG])
         (tag,) = (await store.tags.list(done.image_id)).items
         await store.tags.delete(tag.id)
-        held = hold_before(hooks, "trash.restore_tag")
+        held = hold_before(hooks, trash.restore_tag)
         async with meanwhile(held, restoring.trash.restore(tag.id)) as late:
             await store.sweeper.run(early=True)
         assert isinstance(late.exception(), NotFound)

@@ -11,6 +11,7 @@ import pytest
 from support.engine import (
     REGION,
     Clock,
+    Function,
     Hooks,
     Place,
     index,
@@ -30,6 +31,7 @@ from holdfast.engine.depot.gate import Gate, LockedGate
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, after
 from holdfast.engine.ledger.records import Manifest, Tag, decode, save
+from holdfast.engine.manifests import manifest_put
 
 GAPS_MAX = 40
 PROPOSED = 2
@@ -228,8 +230,8 @@ async def test_a_push_that_is_not_committed_is_seen(place: Place, clock: Clock) 
         clock.advance(1)
         runs: list[asyncio.Task[Plan]] = []
 
-        async def begin(name: str) -> None:
-            if name == "manifest_put.unchanged":
+        async def begin(work: Function) -> None:
+            if work is manifest_put.unchanged:
                 hooks.after_read = None
                 clock.advance(1)
                 await store.retention.set(space.id, [RetentionRule(keep_last=0)])

@@ -15,6 +15,7 @@ import pytest
 import zstandard
 from support.engine import (
     REGION,
+    Function,
     Place,
     make_namespace,
     noise,
@@ -25,6 +26,7 @@ from support.engine import (
 )
 
 from holdfast.engine import Corrupt, StorageFull, Store
+from holdfast.engine.blobs import blob_rows
 from holdfast.engine.maintenance import recompress as module
 from holdfast.engine.maintenance.recompress import Recompressor
 
@@ -222,8 +224,8 @@ async def test_damage_is_told_where_it_cannot_be_noted(place: Place, where: str)
         (stored,) = place.files()
         place.damage(stored)
 
-        async def refuse(name: str) -> None:
-            if name == "blob_rows.quarantine":
+        async def refuse(work: Function) -> None:
+            if work is blob_rows.quarantine:
                 raise StorageFull("ledger")
 
         hooks.before = refuse

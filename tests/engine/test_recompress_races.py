@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from support.engine import (
+    Function,
     Place,
     read,
     sha256,
 )
 
 from holdfast.engine import StorageFailed, Store
+from holdfast.engine.blobs import blob_rows
 from holdfast.engine.depot.interface import Writer
 
 TAR = b"".join(b"%d green bottles\n" % number for number in range(100_000))
@@ -43,8 +45,8 @@ async def race(place: Place, meanwhile: Callable[[Store], Awaitable[None]]) -> S
     await other.start()
     await store.put(TAR)
 
-    async def before(name: str) -> None:
-        if name == "blob_rows.swap":
+    async def before(work: Function) -> None:
+        if work is blob_rows.swap:
             hooks.before = None
             await meanwhile(other)
 
@@ -153,8 +155,9 @@ async def test_killed_between_the_file_and_the_swap(place: Place, tmp_path: Path
     script = (
         "import asyncio, os, pathlib, sys\n"
         "from support.engine import Clock, Place\n"
-        "async def die(name):\n"
-        "    if name == 'blob_rows.swap':\n"
+        "from holdfast.engine.blobs import blob_rows\n"
+        "async def die(work):\n"
+        "    if work is blob_rows.swap:\n"
         "        os._exit(9)\n"
         "async def main():\n"
         "    store, hooks = Place('disk', pathlib.Path(sys.argv[1]), Clock()).gated()\n"
@@ -178,8 +181,8 @@ async def test_committed_although_the_answer_was_lost(place: Place) -> None:
     await store.start()
     await store.put(TAR)
 
-    async def after(name: str) -> None:
-        if name == "blob_rows.swap":
+    async def after(work: Function) -> None:
+        if work is blob_rows.swap:
             raise StorageFailed("ledger", "nobody knows")
 
     hooks.after = after

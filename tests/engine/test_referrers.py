@@ -7,6 +7,7 @@ import json
 import pytest
 from support.engine import (
     REGION,
+    Function,
     Place,
     index,
     make_namespace,
@@ -19,6 +20,7 @@ from support.engine import (
 )
 
 from holdfast.engine import OCI_MANIFEST, InvalidDigest, Store
+from holdfast.engine.manifests import manifests
 
 CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
 BODY = manifest(CONFIG, [LAYER, OTHER])
@@ -115,8 +117,8 @@ async def test_referrers_while_one_is_deleted(place: Place) -> None:
             await put(store, "app/web", body)
         where = await store.locate(REGION, "app/web")
 
-        async def delete(name: str) -> None:
-            if name == "manifests.list_referrers":
+        async def delete(work: Function) -> None:
+            if work is manifests.list_referrers:
                 hooks.after_read = None
                 await store.manifests.delete(where, sha256(bodies[0]))
 

@@ -7,9 +7,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.engine import REGION, Clock, Place, make_namespace, noise, push, sha256, upload
+from support.engine import (
+    REGION,
+    Clock,
+    Function,
+    Place,
+    make_namespace,
+    noise,
+    push,
+    sha256,
+    upload,
+)
 
 from holdfast.engine import Store
+from holdfast.engine.trash import purge
 
 DAY = 24 * 3600.0
 
@@ -108,11 +119,11 @@ async def test_paused_and_resumed(place: Place) -> None:
     store, hooks = place.gated(background=True)
     async with store:
         store.sweeper.pause()
-        seen: list[str] = []
+        seen: list[Function] = []
 
-        async def note(name: str) -> None:
-            if name.startswith("purge."):
-                seen.append(name)
+        async def note(work: Function) -> None:
+            if work.__module__ == purge.__name__:
+                seen.append(work)
 
         hooks.before = note
         await store.put(b"hello")

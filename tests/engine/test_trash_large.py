@@ -11,6 +11,7 @@ import pytest
 from support.engine import (
     REGION,
     Clock,
+    Function,
     Hooks,
     Place,
     index,
@@ -28,7 +29,7 @@ from holdfast.engine.ledger.interface import Transaction, after
 from holdfast.engine.ledger.records import Tag
 from holdfast.engine.namespaces import namespaces
 from holdfast.engine.references import pruning, trash_rows
-from holdfast.engine.repositories import images
+from holdfast.engine.repositories import images, tags
 from holdfast.engine.trash import trash as undelete
 
 pytestmark = pytest.mark.slow
@@ -132,10 +133,10 @@ async def test_all_of_it_goes_and_comes_back(store: Store, clock: Clock, shape: 
 async def test_every_transaction_is_bounded(place: Place) -> None:
     """One that takes all that came would stop all other writers meanwhile."""
     store, hooks = place.gated()
-    names: list[str] = []
+    calls: list[Function] = []
 
-    async def note(name: str) -> None:
-        names.append(name)
+    async def note(work: Function) -> None:
+        calls.append(work)
 
     async with store:
         await furnish(store)
@@ -143,11 +144,11 @@ async def test_every_transaction_is_bounded(place: Place) -> None:
         hooks.before = note
         tag = await top_of(store)
         await store.tags.delete(tag)
-        assert names.count("tags.prune") >= len(bodies) * 3 // 1000
-        names.clear()
+        assert calls.count(tags.prune) >= len(bodies) * 3 // 1000
+        calls.clear()
         await store.trash.restore(tag)
-        assert names.count("trash.restore_some") == len(bodies) // 200
-        assert names.count("trash.restore_tag") == 1
+        assert calls.count(undelete.restore_some) == len(bodies) // 200
+        assert calls.count(undelete.restore_tag) == 1
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -162,9 +163,9 @@ async def test_a_name_taken_on_the_way_leaves_all_in_the_trash(place: Place, ste
         await store.tags.delete(tag)
         seen = 0
 
-        async def before(name: str) -> None:
+        async def before(work: Function) -> None:
             nonlocal seen
-            if name == "trash.restore_some":
+            if work is undelete.restore_some:
                 seen += 1
                 if seen == step + 1:
                     hooks.before = None
@@ -192,8 +193,8 @@ async def test_what_is_pushed_while_a_restore_fails_stays(place: Place) -> None:
         await store.tags.delete(tag)
         seen: list[set[str]] = []
 
-        async def before(name: str) -> None:
-            if name == "trash.restore_tag":
+        async def before(work: Function) -> None:
+            if work is undelete.restore_tag:
                 hooks.before = None
                 seen.append(await present(store))
                 again = [body for body in bodies if sha256(body) in seen[0]]
@@ -218,8 +219,8 @@ async def test_what_is_pushed_while_a_restore_fails_stays(place: Place) -> None:
 async def unfinished(store: Store, hooks: Hooks, tag: UUID) -> None:
     """Let a restore die on its way."""
 
-    async def before(name: str) -> None:
-        if name == "trash.restore_tag":
+    async def before(work: Function) -> None:
+        if work is undelete.restore_tag:
             hooks.before = None
             raise asyncio.CancelledError
 
@@ -275,8 +276,8 @@ async def test_of_two_restores_of_a_large_tag_one_comes_to_its_end(place: Place)
         tag = await top_of(store)
         await store.tags.delete(tag)
 
-        async def before(name: str) -> None:
-            if name == "trash.restore_tag":
+        async def before(work: Function) -> None:
+            if work is undelete.restore_tag:
                 hooks.before = None
                 await store.trash.restore(tag)
 
@@ -287,8 +288,8 @@ async def test_of_two_restores_of_a_large_tag_one_comes_to_its_end(place: Place)
         assert await problems(store) == []
         await store.tags.delete(tag)
 
-        async def between(name: str) -> None:
-            if name == "trash.restore_tag":
+        async def between(work: Function) -> None:
+            if work is undelete.restore_tag:
                 hooks.before = None
                 batch = undelete.Batch((), 1, len(bodies))
                 ledger, now = store.core.ledger, store.core.now()
@@ -311,8 +312,8 @@ async def test_a_restore_while_the_delete_goes_on_loses_nothing(place: Place) ->
         bodies = await fan(store)
         tag = await top_of(store)
 
-        async def before(name: str) -> None:
-            if name == "tags.prune":
+        async def before(work: Function) -> None:
+            if work is tags.prune:
                 hooks.before = None
                 await store.trash.restore(tag)
 
@@ -330,8 +331,8 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
         tag = await top_of(store)
         more = False
 
-        async def stop(name: str) -> None:
-            if name == "tags.prune":
+        async def stop(work: Function) -> None:
+            if work is tags.prune:
                 hooks.before = None
                 raise asyncio.CancelledError
 
@@ -341,9 +342,9 @@ async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place)
         gone = digests(bodies) - await present(store)
         assert 0 < len(gone) < len(bodies)
 
-        async def before(name: str) -> None:
+        async def before(work: Function) -> None:
             nonlocal more
-            if name in ("trash.restore_some", "trash.restore_tag") and not more:
+            if work in (undelete.restore_some, undelete.restore_tag) and not more:
                 more = True
                 await store.core.ledger.transact(_one_more, tag.bytes)
 

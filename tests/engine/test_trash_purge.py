@@ -8,6 +8,7 @@ import pytest
 from support.engine import (
     REGION,
     Clock,
+    Function,
     Place,
     index,
     make_namespace,
@@ -23,6 +24,7 @@ from support.engine import (
 )
 
 from holdfast.engine import Busy, Invalid, Locked, MissingContent, NotFound, Store, Tag
+from holdfast.engine.trash import trash
 
 CONFIG = b"{}"
 DAY = 24 * 3600.0
@@ -205,9 +207,9 @@ async def test_a_restore_that_was_begun_fails(
         gone = await delete(store, "v1")
         begun = 0
 
-        async def purge(name: str) -> None:
+        async def purge(work: Function) -> None:
             nonlocal begun
-            begun += name == "trash.restore_some"
+            begun += work is trash.restore_some
             if begun == 2:
                 begun += 1
                 await store.trash.purge(gone)

@@ -12,6 +12,7 @@ from support.engine import (
     PROJECT,
     REGION,
     Clock,
+    Function,
     Place,
     make_namespace,
     noise,
@@ -345,16 +346,16 @@ async def test_appends_to_a_file_write_few_rows(
         await store.namespaces.update(space.id, quota=quota)
         where, upload = await begin(store)
         await store.uploads.append(where, upload.id, once(MIDDLE))
-        written: list[str] = []
+        written: list[Function] = []
 
-        async def count(name: str) -> None:
-            written.append(name)
+        async def count(work: Function) -> None:
+            written.append(work)
 
         hooks.before = count
         for _ in range(2):
             await store.uploads.append(where, upload.id, once(*[BIG] * 5))
         hooks.before = None
-        rows = ["session_rows.grant", "session_rows.grant", "session_rows.settle"]
+        rows = [session_rows.grant, session_rows.grant, session_rows.settle]
         assert written == ([] if quota is None else rows * 2)
         if quota:
             assert await used(store) == len(MIDDLE) + 10 * len(BIG)

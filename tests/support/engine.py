@@ -68,7 +68,8 @@ class Clock:
         self.now += seconds
 
 
-Hook = Callable[[str], Awaitable[None]]
+Function = Callable[..., object]
+Hook = Callable[[Function], Awaitable[None]]
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Hooks:
     """What a test has to say to the transactions of a store."""
 
     before: Hook | None = None
-    """Awaited before each transaction with the name of its function."""
+    """Awaited before each transaction with its function."""
     after: Hook | None = None
     """Awaited when the transaction is committed (or failed), before its caller goes on."""
     after_read: Hook | None = None
@@ -95,25 +96,25 @@ class Gate:
     async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
         if self._hooks.before is not None:
-            await self._hooks.before(_name(work, args))
+            await self._hooks.before(_function(work, args))
         try:
             return await self._inner.transact(work, *args, **kwargs)
         finally:
             if self._hooks.after is not None:
-                await self._hooks.after(_name(work, args))
+                await self._hooks.after(_function(work, args))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
         result = await self._inner.read(work, *args, **kwargs)
         if self._hooks.after_read is not None:
-            await self._hooks.after_read(_name(work))
+            await self._hooks.after_read(work)
         return result
 
     async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check()
         result = await self._inner.read_in_thread(work, *args, **kwargs)
         if self._hooks.after_read is not None:
-            await self._hooks.after_read(_name(work))
+            await self._hooks.after_read(work)
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -130,11 +131,12 @@ class Gate:
             raise Closed
 
 
-def _name(work: Callable[..., object], args: tuple[Any, ...] = ()) -> str:
-    if work is grow_if_room:
-        work = args[1]
-    module = work.__module__.rpartition(".")[2]
-    return f"{module}.{work.__name__}"
+def _function(work: Function, args: tuple[Any, ...]) -> Function:
+    """Return what a transaction does: that of ``Core.grow`` is an argument of it."""
+    if work is not grow_if_room:
+        return work
+    inner: Function = args[1]
+    return inner
 
 
 class _Instance:

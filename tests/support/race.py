@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from support.engine import Hooks
+from support.engine import Function, Hooks
 
 
 class Held:
@@ -33,12 +33,12 @@ class Held:
         self._go_on.set()
 
 
-def hold_before(hooks: Hooks, name: str) -> Held:
-    """Hold whoever is first to come to the transaction of that name, such as ``purge.take``."""
+def hold_before(hooks: Hooks, function: Function) -> Held:
+    """Hold the first task that comes to a transaction of this function."""
     held = Held()
 
-    async def before(this: str) -> None:
-        if this == name:
+    async def before(this: Function) -> None:
+        if this is function:
             hooks.before = None
             await held.hold()
 
@@ -46,12 +46,12 @@ def hold_before(hooks: Hooks, name: str) -> Held:
     return held
 
 
-def hold_after(hooks: Hooks, name: str) -> Held:
+def hold_after(hooks: Hooks, function: Function) -> Held:
     """As ``hold_before``, when it is committed and its caller does not know yet."""
     held = Held()
 
-    async def after(this: str) -> None:
-        if this == name:
+    async def after(this: Function) -> None:
+        if this is function:
             hooks.after = None
             await held.hold()
 
@@ -93,7 +93,7 @@ async def gaps(
     seen = 0
     intruded = False
 
-    async def before(_: str) -> None:
+    async def before(_: Function) -> None:
         nonlocal seen, intruded
         if seen == gap:
             intruded = True
