@@ -9,14 +9,14 @@ import random
 import re
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support.distribution import ORGANIZATION, PROJECT, digest_of
-from support.fast_path import Stage, World, staged
+from support.fast_path import Stage, World
 from support.wire import SECONDS, Client, connected, masked
 
 from holdfast.api.http import body_receiver, slow_clients
@@ -63,12 +63,6 @@ class Uploader:
         path = f"/v2/app/web/blobs/{digest_of(data)}"
         answer = await self.ask(self.head(f"GET {path} HTTP/1.1"))
         return answer.partition(b"\r\n\r\n")[2]
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    with staged(request.param, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

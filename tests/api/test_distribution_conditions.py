@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
 
 import pytest
+from support import api_fixtures
 from support.distribution import (
     OWNER_SECRET,
     Registry,
     basic,
     digest_of,
+    encoded,
     manifest,
-    registry,
+    simple,
 )
 
+server = api_fixtures.team_server
+
 NAME = "team/app"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
-
-
-def encoded(document: object) -> bytes:
-    """JSON that no serializer would write the same way, so that bytes must be kept verbatim."""
-    return json.dumps(document, indent=3, sort_keys=True).encode() + b"\n"
-
-
-async def simple(server: Registry) -> bytes:
-    config = await server.blob(NAME, b"{}")
-    layer = await server.blob(NAME, b"layer")
-    return encoded(manifest(config, [(layer, 5)]))
 
 
 async def test_if_none_match(server: Registry) -> None:

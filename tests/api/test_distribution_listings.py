@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.distribution import (
     CONFIG_TYPE,
     EMPTY_TYPE,
@@ -19,17 +19,11 @@ from support.distribution import (
     descriptor,
     digest_of,
     manifest,
-    registry,
 )
 
+server = api_fixtures.team_server
+
 NAME = "team/app"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
 
 
 def next_page(answer: Answer) -> str | None:

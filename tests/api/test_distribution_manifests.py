@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.distribution import (
     EMPTY_TYPE,
     INDEX_TYPE,
@@ -17,35 +18,21 @@ from support.distribution import (
     Registry,
     descriptor,
     digest_of,
+    encoded,
     manifest,
     registry,
+    simple,
 )
 
 from holdfast.engine import Store, StoreConfig
+
+server = api_fixtures.team_server
 
 NAME = "team/app"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
-
-
-def encoded(document: object) -> bytes:
-    """JSON that no serializer would write the same way, so that bytes must be kept verbatim."""
-    return json.dumps(document, indent=3, sort_keys=True).encode() + b"\n"
-
-
-async def simple(server: Registry) -> bytes:
-    config = await server.blob(NAME, b"{}")
-    layer = await server.blob(NAME, b"layer")
-    return encoded(manifest(config, [(layer, 5)]))
 
 
 async def test_bytes_and_type_come_back_as_pushed(server: Registry) -> None:

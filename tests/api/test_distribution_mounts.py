@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.distribution import Answer, Registry, digest_of, registry
+from support import api_fixtures
+from support.distribution import Answer, Registry, content, digest_of
+
+server = api_fixtures.team_server
 
 DATA = bytes(range(256)) * 1024
 
 
 NAME = "team/app"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
-
-
-async def content(server: Registry, digest: str, name: str = NAME) -> bytes:
-    answer = await server.call("GET", f"/v2/{name}/blobs/{digest}")
-    assert answer.status == 200
-    return answer.body
 
 
 async def mount(server: Registry, query: str, name: str = NAME, **more: Any) -> Answer:

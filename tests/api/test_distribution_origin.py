@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
+from support import api_fixtures
 from support.distribution import (
     OWNER_SECRET,
     Registry,
@@ -17,17 +17,12 @@ from support.distribution import (
 
 from holdfast.api import AppSettings
 
+server = api_fixtures.team_server
+
 NAME = "team/app"
 
 
 PULL_PUSH = f"repository:{NAME}:pull,push"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
 
 
 async def test_regions_are_told_apart_by_host() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +10,7 @@ from uuid import UUID
 
 import jwt
 import pytest
+from support import api_fixtures
 from support.distribution import (
     INDEX_TYPE,
     OTHER_PROJECT,
@@ -27,15 +27,10 @@ from holdfast.api import AppSettings
 from holdfast.api.oci.tokens import issue
 from holdfast.engine import NotFound
 
+server = api_fixtures.team_server
+
 NAME = "team/app"
 PULL_PUSH = f"repository:{NAME}:pull,push"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
 
 
 async def form(server: Registry, fields: Any) -> Answer:

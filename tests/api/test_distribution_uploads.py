@@ -7,20 +7,16 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from support.distribution import Answer, Registry, digest_of, registry
+from support import api_fixtures
+from support.distribution import Answer, Registry, content, digest_of
 
 from holdfast.api.http import slow_clients
+
+server = api_fixtures.team_server
 
 DATA = bytes(range(256)) * 1024
 """256 KiB: more than fits inline."""
 NAME = "team/app"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
 
 
 async def put(
@@ -30,12 +26,6 @@ async def put(
     return await server.call(
         "PUT", f"{location}{separator}digest={digest}", data=data or None, headers=more
     )
-
-
-async def content(server: Registry, digest: str, name: str = NAME) -> bytes:
-    answer = await server.call("GET", f"/v2/{name}/blobs/{digest}")
-    assert answer.status == 200
-    return answer.body
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

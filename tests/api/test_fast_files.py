@@ -8,7 +8,6 @@ import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 from support.depot import descriptors, descriptors_before
 from support.distribution import digest_of
-from support.fast_path import FILE, Stage, World, staged
+from support.fast_path import FILE, Stage, World
 from support.wire import SECONDS, Client, connected, masked
 
 from holdfast.api.fast.reads import WHOLE_BYTES_MAX
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.slow
 
 BIG = os.urandom(1 << 16) * 400
 """More than the kernel keeps for a socket."""
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    with staged(request.param, tmp_path) as made:
-        yield made
 
 
 async def big(world: World) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -27,13 +27,6 @@ from holdfast.api.fast.heads import ReadRequest
 from holdfast.api.fast.reads import FastReads
 from holdfast.api.oci import tokens
 from holdfast.engine import NotFound, RetentionRule, Store, StoreConfig
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    with staged(request.param, tmp_path) as made:
-        yield made
-
 
 HEADERS: Final = (
     "Docker-Distribution-API-Version: registry/2.0",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
 from pathlib import Path
@@ -29,12 +29,6 @@ from holdfast.api.telemetry.counters import Counters, Layout, Row, Slot, create
 
 NO_LIMITS = Rates()
 IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    with staged(request.param, tmp_path) as made:
-        yield made
 
 
 class Watched:

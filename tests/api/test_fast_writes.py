@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
-from support.fast_path import Stage, World, staged
+from support.fast_path import Stage, World
 from support.wire import LAST, Client, connected, masked
 
 from holdfast.api.fast import connection
@@ -27,12 +26,6 @@ CONFIG: Final = b"{}"
 LAYER: Final = b"a small layer"
 LARGE: Final = bytes(range(256)) * 200
 """More than lies in the ledger, and less than what is received past the parser."""
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    with staged(request.param, tmp_path) as made:
-        yield made
 
 
 def push(

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 from support.distribution import digest_of
-from support.edge import EDGES, OWNER, Edge, edge_of
+from support.edge import OWNER, Edge
 from support.wire import connected, request
 
 from holdfast.api.http.connection_limits import ConnectionLimits
 
 NAMESPACES = "/registry/v1/regions/fr-par/namespaces"
 LARGE = os.urandom(8_000_000)
-
-
-@pytest.fixture(params=EDGES)
-def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
-    return edge_of(request.param, tmp_path)
 
 
 def upload(content: bytes) -> bytes:

@@ -6,23 +6,17 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import pytest
 from support.distribution import digest_of
-from support.edge import EDGES, OWNER, Edge, edge_of, trickle
+from support.edge import OWNER, Edge, trickle
 from support.wire import LAST, connected, exchange, request
 
 from holdfast.api.http import connection
 from holdfast.api.http.connection_limits import ConnectionLimits
 from holdfast.api.server.settings import BadSetting, Settings
-
-
-@pytest.fixture(params=EDGES)
-def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
-    return edge_of(request.param, tmp_path)
 
 
 @pytest.fixture

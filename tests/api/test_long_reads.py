@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 from support.distribution import ORGANIZATION, OWNER_SECRET, PROJECT
-from support.edge import EDGES, Edge, edge_of
+from support.edge import Edge, edge_of
 from support.load import eventually
 from support.operating import Reply
 from support.rows import Row, said
@@ -26,11 +26,6 @@ from holdfast.engine.ledger.slow_reads import THREADS_PER_OWNER, Stopped
 
 TOKEN: Final = f"X-Auth-Token: {OWNER_SECRET}"
 BEYOND: Final = "/holdfast/v1/regions/fr-par/namespaces"
-
-
-@pytest.fixture(params=EDGES)
-def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
-    return edge_of(request.param, tmp_path)
 
 
 class Endless:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.management import (
     ABSENT,
     BEYOND,
@@ -15,15 +15,9 @@ from support.management import (
     PROJECT,
     REGISTRY,
     Server,
-    memory_store,
-    serving,
 )
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
+server = api_fixtures.management_server
 
 
 async def everything(server: Server, name: str, **fields: Any) -> dict[str, str]:

@@ -8,16 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.management import ABSENT, BEYOND, REGISTRY, Answer, Server, memory_store, serving
+from support import api_fixtures
+from support.management import ABSENT, BEYOND, REGISTRY, Answer, Server
+
+server = api_fixtures.management_server
 
 NAMESPACES = REGISTRY + "/namespaces"
 LISTS = ("/namespaces", "/images", "/images/{image}/tags")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 def assert_names(answer: Answer, argument: str, reason: str | None = None) -> None:

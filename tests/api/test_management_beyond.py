@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
+from support import api_fixtures
 from support.management import (
     ABSENT,
     BEYOND,
@@ -17,18 +16,12 @@ from support.management import (
     REGISTRY,
     TIMESTAMP,
     Server,
-    memory_store,
-    serving,
 )
+
+server = api_fixtures.management_server
 
 KEYS = "/holdfast/v1/keys"
 TRASH = "/holdfast/v1/trash"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 async def usage(server: Server, namespace: Any, secret: str = OWNER_SECRET) -> dict[str, int]:

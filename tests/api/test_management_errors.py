@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import msgspec
 import pytest
-from support.management import REGISTRY, Server, memory_store, serving
+from support import api_fixtures
+from support.management import REGISTRY, Server
 
 from holdfast import engine
 from holdfast.api.management.errors import STATUS, error_of, too_many
+
+server = api_fixtures.management_server
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,6 @@ def test_no_type_is_used_twice() -> None:
 
 class Unforeseen(Exception):
     """No error of the engine's."""
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 @pytest.mark.parametrize(

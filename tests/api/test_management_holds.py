@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.management import (
     BEYOND,
     OTHER_PROJECT,
     REGISTRY,
     Server,
     digest_of,
-    memory_store,
     once,
-    serving,
 )
 
 from holdfast.engine import QuotaExceeded
 
+server = api_fixtures.management_server
+
 TRASH = "/holdfast/v1/trash"
 LAYER = b"l" * 100_000
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 async def blobs(server: Server) -> int:

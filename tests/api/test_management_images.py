@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from support import api_fixtures
 from support.management import (
     ABSENT,
     OTHER_PROJECT,
@@ -15,20 +14,12 @@ from support.management import (
     REGISTRY,
     TIMESTAMP,
     Server,
-    disk_store,
-    memory_store,
-    serving,
 )
+
+server = api_fixtures.management_servers
 
 IMAGES = REGISTRY + "/images"
 TAGS = REGISTRY + "/tags"
-
-
-@pytest.fixture(params=["memory", "disk"])
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    opened = memory_store() if request.param == "memory" else disk_store(tmp_path)
-    async with serving(opened) as running:
-        yield running
 
 
 def id_of(answer: dict[str, Any]) -> UUID:

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.management import (
     BEYOND,
     MANIFEST_TYPE,
     OTHER_PROJECT,
     Server,
     digest_of,
-    memory_store,
     once,
-    serving,
 )
 
 from holdfast.engine import QuotaExceeded
 
+server = api_fixtures.management_server
+
 PARTS = ("content", "manifests", "held", "uploads", "trash")
 PROJECT_LIMITS = f"/holdfast/v1/projects/{OTHER_PROJECT}/limits"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 async def tenant(server: Server, name: str = "team", **limits: Any) -> tuple[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import UUID
 
 import pytest
+from support import api_fixtures
 from support.management import (
     ABSENT,
     OTHER_PROJECT,
@@ -14,21 +13,15 @@ from support.management import (
     REGISTRY,
     TIMESTAMP,
     Server,
-    disk_store,
     memory_store,
     serving,
 )
 
 from holdfast.api import AppSettings
 
+server = api_fixtures.management_servers
+
 ALL = REGISTRY + "/namespaces"
-
-
-@pytest.fixture(params=["memory", "disk"])
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    opened = memory_store() if request.param == "memory" else disk_store(tmp_path)
-    async with serving(opened) as running:
-        yield running
 
 
 async def test_a_new_namespace_is_ready_at_once_with_every_field(server: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,10 +18,13 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
+from support import api_fixtures
+from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server
 
 from holdfast.api import create_app
 from holdfast.api.management.operations import OPERATIONS
+
+server = api_fixtures.management_server
 
 CHECKS = (
     not_a_server_error,
@@ -30,12 +32,6 @@ CHECKS = (
     content_type_conformance,
     response_schema_conformance,
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 async def test_the_document_is_served_to_anyone(server: Server) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server, memory_store, serving
+from support import api_fixtures
+from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server
 from yarl import URL
+
+server = api_fixtures.management_server
 
 JAVASCRIPT = (
     "accept: application/json",
@@ -30,12 +32,6 @@ GO = (
     f"X-Auth-Token: {OWNER_SECRET}",
     "Accept-Encoding: gzip",
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.management import (
     BEYOND,
     OTHER_PROJECT,
     PROJECT,
     REGISTRY,
     Server,
-    memory_store,
-    serving,
 )
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
+server = api_fixtures.management_server
 
 
 def path(namespace: Any, *parts: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
@@ -20,27 +19,20 @@ from scaleway.registry.v1 import (
     TagStatus,
 )
 from scaleway_core.utils import WaitForOptions
+from support import api_fixtures
 from support.management import (
     ABSENT,
     OWNER_SECRET,
     PROJECT,
     Server,
-    disk_store,
-    memory_store,
-    serving,
 )
 
 pytestmark = pytest.mark.slow
 
+server = api_fixtures.management_servers
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@pytest.fixture(params=["memory", "disk"])
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    opened = memory_store() if request.param == "memory" else disk_store(tmp_path)
-    async with serving(opened) as running:
-        yield running
 
 
 def client(server: Server, **changes: object) -> RegistryV1API:

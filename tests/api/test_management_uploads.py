@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support import api_fixtures
 from support.management import (
     ABSENT,
     BEYOND,
     TIMESTAMP,
     Server,
     digest_of,
-    memory_store,
     once,
-    serving,
 )
 
 from holdfast.engine import NotFound, Upload
 
+server = api_fixtures.management_server
+
 SMALL, BIG = b"s" * 1000, b"b" * 700_000
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 async def begin(server: Server, name: str, data: bytes = b"", size: int | None = None) -> Upload:

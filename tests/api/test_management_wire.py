@@ -6,20 +6,16 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.management import ABSENT, OWNER_SECRET, REGISTRY, Server, memory_store, serving
+from support import api_fixtures
+from support.management import ABSENT, OWNER_SECRET, REGISTRY, Server
 from yarl import URL
 
+server = api_fixtures.management_server
+
 JSON_UTF8 = "application/json; charset=utf-8"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 async def exchange(server: Server, *lines: str, body: bytes = b"") -> tuple[int, list[str], bytes]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
+from support import api_fixtures
 from support.management import (
     ABSENT,
     OWNER_SECRET,
@@ -19,8 +20,6 @@ from support.management import (
     REGISTRY,
     Answer,
     Server,
-    memory_store,
-    serving,
 )
 from yarl import URL
 
@@ -29,15 +28,11 @@ from holdfast.api.management.openapi import document
 from holdfast.api.management.operation import Nothing, Operation
 from holdfast.api.management.operations import OPERATIONS
 
+server = api_fixtures.management_server
+
 TEN_MEGABYTES: Final = b'{"x": "' + b"x" * 10_000_000 + b'"}'
 NO_JSON: Final = (b"{", b"[]", b"null", b"5", b'"x"', b"x=1", b"\xff", b"[" * 60_000, b"{} {}")
 DOCUMENT: Final = document(OPERATIONS, REGIONS_DEFAULT)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 from support import tls as tls_support
-from support.edge import EDGES, OWNER, Edge, edge_of
+from support.edge import OWNER, Edge
 from support.wire import connected, request
 
 from holdfast.api.http import connection
@@ -58,11 +58,6 @@ BEHIND: Final = {
     "coding": (request(HEALTH, "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 501),
     "noise": (b"\x00\xff\x01 what is this\r\n\r\n", 400),
 }
-
-
-@pytest.fixture(params=EDGES)
-def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
-    return edge_of(request.param, tmp_path)
 
 
 @pytest.fixture(autouse=True)

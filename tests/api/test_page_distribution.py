@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from support import api_fixtures
 from support.distribution import (
     INDEX_TYPE,
     MANIFEST_TYPE,
@@ -26,15 +27,10 @@ from holdfast.api.oci.exchange import RESULTS_MAX
 from holdfast.engine import MANIFEST_BYTES_MAX, NEEDS_MAX, Store, StoreConfig
 from holdfast.engine.depot.disk import DiskDepot
 
+server = api_fixtures.team_server
+
 NAME: Final = "team/app"
 LARGE: Final = bytes(range(256)) * 400
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Registry]:
-    async with registry() as running:
-        await running.namespace("team")
-        yield running
 
 
 @pytest.mark.row("distribution-api.md", "blob DELETE while a manifest of the image needs it")

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from support import api_fixtures
 from support.full import GO_ON, filled, pulled_and_deleted
 from support.management import (
     ABSENT,
@@ -22,19 +22,14 @@ from support.management import (
     Answer,
     Server,
     disk_store,
-    memory_store,
     serving,
 )
 from support.operating import NAMESPACES, SECRET, call, operated
 from support.rows import Row, rows_of, said
 
+server = api_fixtures.management_server
+
 LISTED: Final = REGISTRY + "/namespaces"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 @pytest.mark.row("management-api.md", "no key, a wrong, an expired or a revoked one")

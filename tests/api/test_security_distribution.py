@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 from support.distribution import Answer, Registry, basic, registry
+from support.management import once
 from support.tenants import (
     CALLERS,
     MANIFEST_TYPE,
@@ -28,7 +29,6 @@ from support.tenants import (
     digest_of,
     is_valid,
     manifest,
-    once,
     read_table,
 )
 

@@ -6,14 +6,14 @@ A new operation is tested without a word here, as long as the objects in its pat
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from support.management import Answer, Server, memory_store, serving
+from support import api_fixtures
+from support.management import Answer, Server
 from support.tenants import (
     CALLERS,
     PLACES,
@@ -32,6 +32,8 @@ from support.tenants import (
 
 from holdfast.api.management.operation import Operation
 from holdfast.api.management.operations import OPERATIONS
+
+server = api_fixtures.management_server
 
 READ: Final = read_table("""
 caller                          private public strangers_private strangers_public region absent
@@ -109,12 +111,6 @@ def test_every_operation_is_of_a_kind_that_is_tested() -> None:
     assert {operation.id for operation in OPERATIONS} == tested
     for operation in (*ON_OBJECTS, *MAKERS, *LISTINGS, *UPKEEP):
         assert parameters(operation) <= OBJECTS, operation
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving(memory_store()) as running:
-        yield running
 
 
 @pytest.fixture

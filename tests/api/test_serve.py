@@ -10,15 +10,13 @@ import signal
 import socket
 import stat
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from support.operating import holds
+from support.operating import eventually, holds
 from support.rows import Row
 from support.server import HOLDFAST, WAIT_SECONDS, ServerProcess, command, running
 
@@ -49,14 +47,6 @@ def fetch(server: ServerProcess, path: str, secret: str | None = None) -> tuple[
 def namespaces(server: ServerProcess, secret: str) -> int:
     status, _ = fetch(server, "/registry/v1/regions/fr-par/namespaces", secret)
     return status
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does; fails when it never does it."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 def gone(pid: int) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 import pytest
 from support.distribution import digest_of
-from support.edge import EDGES, OWNER, Edge, edge_of
+from support.edge import OWNER, Edge
 from support.wire import LAST, Client, connected, request
 
 from holdfast.api.http import bodies, slow_clients
@@ -26,11 +25,6 @@ from holdfast.api.limits.worker_table import WorkerTable, create
 
 LARGE = os.urandom(8_000_000)
 UPLOAD = f"POST /v2/app/web/blobs/uploads/?digest={digest_of(b'x' * 100_000)} HTTP/1.1"
-
-
-@pytest.fixture(params=EDGES)
-def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
-    return edge_of(request.param, tmp_path)
 
 
 @pytest.fixture

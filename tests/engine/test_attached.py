@@ -10,7 +10,6 @@ from support.engine import (
     REGION,
     Clock,
     index,
-    make_namespace,
     manifest,
     noise,
     problems,
@@ -34,11 +33,6 @@ from holdfast.engine import (
 ENDS = ("", ".sig", ".att", ".sbom")
 DAY = 24 * 3600.0
 NAME = "app/web"
-
-
-@pytest.fixture
-async def space(store: Store) -> Namespace:
-    return await make_namespace(store)
 
 
 def about(body: bytes, end: str = ".sig", algorithm: str = "sha256") -> str:

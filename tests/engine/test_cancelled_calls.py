@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 from support.threads import Gate, begun, turns
@@ -13,13 +13,6 @@ from holdfast.engine.tasks.serial_queue import SerialQueue
 from holdfast.engine.tasks.threads import Threads
 
 Call = Callable[[Gate], Awaitable[object]]
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    threads = Threads(2, "calls")
-    yield threads
-    threads.close()
 
 
 @pytest.fixture(params=["run", "queue"])

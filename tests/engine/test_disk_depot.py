@@ -21,16 +21,6 @@ BIG_ID = (4096 * 5 + 0xABC) * 256 + 0x0F
 BIG_PATH = "0005/abc/0f"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "files"
-
-
-@pytest.fixture
-def depot(root: Path) -> DiskDepot:
-    return DiskDepot(root)
-
-
 def test_paths_and_modes(root: Path, depot: DiskDepot) -> None:
     write(depot, BIG_ID, b"x")
     write(depot, 0, b"y")

@@ -19,16 +19,6 @@ BIG_ID = (4096 * 5 + 0xABC) * 256 + 0x0F
 BIG_PATH = "0005/abc/0f"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "files"
-
-
-@pytest.fixture
-def depot(root: Path) -> DiskDepot:
-    return DiskDepot(root)
-
-
 @pytest.mark.parametrize("place", ["0005", "0005/abc"])
 def test_a_file_in_the_place_of_a_directory(root: Path, depot: DiskDepot, place: str) -> None:
     path = root / place

@@ -15,16 +15,6 @@ from holdfast.engine.depot.memory import MemoryDepot
 from holdfast.engine.model.errors import NotFound, StorageFull
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "files"
-
-
-@pytest.fixture
-def depot(root: Path) -> DiskDepot:
-    return DiskDepot(root)
-
-
 def test_a_link_on_one_file_system_shares_the_bytes(
     root: Path, depot: DiskDepot, tmp_path: Path
 ) -> None:

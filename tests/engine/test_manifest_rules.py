@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support import engine_fixtures
 from support.engine import (
     REGION,
-    make_namespace,
     manifest,
-    noise,
     put,
     sha256,
-    upload,
 )
+from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import (
     ANY,
@@ -26,7 +25,8 @@ from holdfast.engine import (
     Store,
 )
 
-CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
+store = engine_fixtures.content_store
+
 BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
 
@@ -37,14 +37,6 @@ ABSENT = Condition(none_match=frozenset((ANY,)))
 def at(digest: str) -> Condition:
     """That something is at that digest."""
     return Condition(match=frozenset((digest,)))
-
-
-@pytest.fixture
-async def store(store: Store) -> Store:
-    """A store where ``app/web`` holds what the manifests of these tests need."""
-    await make_namespace(store)
-    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
-    return store
 
 
 async def test_preconditions(store: Store) -> None:

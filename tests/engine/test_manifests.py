@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from support import engine_fixtures
 from support.engine import (
     LAYER_TYPE,
     REGION,
@@ -23,6 +24,7 @@ from support.engine import (
     sha512,
     upload,
 )
+from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import (
     DOCKER_LIST,
@@ -44,17 +46,10 @@ from holdfast.engine import (
 from holdfast.engine.depot import open_files
 from holdfast.engine.references import manifest_rows
 
-CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
+store = engine_fixtures.content_store
+
 BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
-
-
-@pytest.fixture
-async def store(store: Store) -> Store:
-    """A store where ``app/web`` holds what the manifests of these tests need."""
-    await make_namespace(store)
-    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
-    return store
 
 
 async def test_by_tag_and_by_digest(store: Store) -> None:

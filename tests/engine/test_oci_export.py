@@ -49,12 +49,6 @@ from holdfast.engine import (
 )
 
 
-@pytest.fixture
-async def web(store: Store) -> Repository:
-    await make_namespace(store)
-    return await store.locate(REGION, "app/web")
-
-
 async def test_export_writes_what_was_pushed(store: Store, web: Repository, tmp_path: Path) -> None:
     body = manifest(b"{}", LAYERS, annotations={"odd": "\u00e9\n"})
     await upload(store, web, b"{}", *LAYERS)

@@ -58,12 +58,6 @@ def layout(tmp_path: Path) -> Layout:
     return made
 
 
-@pytest.fixture
-async def web(store: Store) -> Repository:
-    await make_namespace(store)
-    return await store.locate(REGION, "app/web")
-
-
 async def test_import_lists_what_the_layout_lists(
     store: Store, web: Repository, layout: Layout
 ) -> None:

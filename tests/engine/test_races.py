@@ -12,14 +12,13 @@ from support.engine import (
     manifest,
     noise,
     once,
-    problems,
     push,
     put,
     read,
     sha256,
     upload,
 )
-from support.race import gaps, hold_after, hold_before, meanwhile
+from support.race import clean, gaps, hold_after, hold_before, meanwhile
 
 from holdfast.engine import Corrupt, MissingContent, NotFound, Store
 from holdfast.engine.blobs import blob_rows, roots
@@ -31,12 +30,6 @@ SMALL, BIG = noise(1000), noise(200_000)
 BOTH = pytest.mark.parametrize("data", [SMALL, BIG], ids=["inline", "file"])
 GAPS_MAX = 100
 DAY = 24 * 3600.0
-
-
-async def clean(store: Store) -> None:
-    """Nothing is wrong, and all that nobody needs goes."""
-    await store.sweeper.run(early=True)
-    assert await problems(store) == []
 
 
 # --- a push of a digest while it is swept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from support import engine_fixtures
 from support.engine import (
     REGION,
     Function,
@@ -12,27 +13,20 @@ from support.engine import (
     index,
     make_namespace,
     manifest,
-    noise,
     put,
     sha256,
     sha512,
     upload,
 )
+from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import OCI_MANIFEST, InvalidDigest, Store
 from holdfast.engine.manifests import manifests
 
-CONFIG, LAYER, OTHER = b"{}", noise(1000), noise(50_000)
+store = engine_fixtures.content_store
+
 BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
-
-
-@pytest.fixture
-async def store(store: Store) -> Store:
-    """A store where ``app/web`` holds what the manifests of these tests need."""
-    await make_namespace(store)
-    await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
-    return store
 
 
 async def test_referrers(store: Store) -> None:

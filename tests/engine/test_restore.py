@@ -9,15 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support import engine_fixtures
 from support.copies import (
     BIG,
     LAYER,
     QUIET,
     file_of,
-    fill,
     finish,
     flip,
-    here,
     inodes,
     names,
     verify,
@@ -48,35 +47,12 @@ from holdfast.engine import (
     StoreConfig,
     check_directory,
 )
-from holdfast.engine.check import child_process
 from holdfast.engine.check.check import check_copy
 from holdfast.engine.maintenance import restore
 
 pytestmark = pytest.mark.slow
 
-
-@pytest.fixture
-def place(tmp_path: Path, clock: Clock) -> Place:
-    return Place("disk", tmp_path, clock)
-
-
-@pytest.fixture
-async def filled(place: Place) -> AsyncIterator[Store]:
-    async with place.store() as store:
-        await fill(store)
-        yield store
-
-
-@pytest.fixture
-def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work of a restore's processes is done in this one: starting them takes most of a test."""
-    monkeypatch.setattr(child_process, "messages", here)
-
-
-@pytest.fixture
-async def snapshot(filled: Store, tmp_path: Path) -> Path:
-    await finish(filled.snapshot(tmp_path / "copy", copy=True))
-    return tmp_path / "copy"
+place = engine_fixtures.disk_place
 
 
 @pytest.mark.parametrize("copy", [True, False])

@@ -37,11 +37,6 @@ from holdfast.engine import (
 DAY = 24 * 3600.0
 
 
-@pytest.fixture
-async def space(store: Store) -> Namespace:
-    return await make_namespace(store)
-
-
 def names(plan: Plan) -> list[tuple[str, str | None]]:
     return [(item.image, item.tag) for item in plan.expired]
 

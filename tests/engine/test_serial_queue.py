@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from support.threads import Gate, Told, begun, turns
@@ -15,13 +15,6 @@ from holdfast.engine.model.errors import Closed, StorageFailed
 from holdfast.engine.tasks.serial_queue import CALLS_PER_TURN, SerialQueue
 from holdfast.engine.tasks.threads import Threads
 from holdfast.engine.tasks.timing import WAITS
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    threads = Threads(2, "queue")
-    yield threads
-    threads.close()
 
 
 @pytest.fixture

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support import engine_fixtures
 from support.copies import (
     BIG,
     LAYER,
     QUIET,
-    fill,
     finish,
     inodes,
     kill_after,
@@ -46,17 +45,7 @@ from holdfast.engine import (
 
 pytestmark = pytest.mark.slow
 
-
-@pytest.fixture
-def place(tmp_path: Path, clock: Clock) -> Place:
-    return Place("disk", tmp_path, clock)
-
-
-@pytest.fixture
-async def filled(place: Place) -> AsyncIterator[Store]:
-    async with place.store() as store:
-        await fill(store)
-        yield store
+place = engine_fixtures.disk_place
 
 
 @pytest.mark.parametrize("copy", [False, True])

@@ -9,15 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.copies import BIG, LAYER, QUIET, file_of, fill, finish, here, names, verify
-from support.engine import REGION, Clock, Place, read, sha256
+from support import engine_fixtures
+from support.copies import BIG, LAYER, QUIET, file_of, finish, names, verify
+from support.engine import REGION, read, sha256
 
 from holdfast.engine import Busy, Corrupt, EngineError, NotFound, Store, export_layout
-from holdfast.engine.check import child_process
+
+place = engine_fixtures.disk_place
 
 
 def _link(path: Path) -> None:
@@ -76,30 +78,6 @@ KINDS = {
     "a symbolic link ": _dangling,
 }
 STRANGE = pytest.mark.parametrize("kind", KINDS, ids=[make.__name__ for make in KINDS.values()])
-
-
-@pytest.fixture
-def place(tmp_path: Path, clock: Clock) -> Place:
-    return Place("disk", tmp_path, clock)
-
-
-@pytest.fixture
-async def filled(place: Place) -> AsyncIterator[Store]:
-    async with place.store() as store:
-        await fill(store)
-        yield store
-
-
-@pytest.fixture
-async def snapshot(filled: Store, tmp_path: Path) -> Path:
-    await finish(filled.snapshot(tmp_path / "copy", copy=True))
-    return tmp_path / "copy"
-
-
-@pytest.fixture
-def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work of a restore's processes is done in this one."""
-    monkeypatch.setattr(child_process, "messages", here)
 
 
 async def refused(snapshot: Path, target: Path, name: Path, reason: str, *, copy: bool) -> None:

@@ -6,20 +6,12 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 
 import pytest
 from support.threads import Gate, begun, turns
 
 from holdfast.engine.model.errors import Closed, StorageFailed
 from holdfast.engine.tasks.threads import Threads
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    threads = Threads(2, "leaf")
-    yield threads
-    threads.close()
 
 
 class Handle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 import pytest
+from support import engine_fixtures
 from support.engine import (
     REGION,
     Clock,
@@ -26,15 +27,10 @@ from support.engine import (
 from holdfast.engine import Busy, Invalid, Locked, MissingContent, NotFound, Store, Tag
 from holdfast.engine.trash import trash
 
+store = engine_fixtures.namespace_store
+
 CONFIG = b"{}"
 DAY = 24 * 3600.0
-
-
-@pytest.fixture
-async def store(store: Store) -> Store:
-    """A store with a namespace to push to."""
-    await make_namespace(store)
-    return store
 
 
 async def image_id(store: Store, name: str = "app/web") -> UUID:

@@ -8,12 +8,14 @@ from functools import partial
 from uuid import UUID
 
 import pytest
+from support import engine_fixtures
 from support.engine import (
     PROJECT,
     REGION,
     Clock,
     Function,
     Place,
+    begin_upload,
     make_namespace,
     noise,
     once,
@@ -35,7 +37,6 @@ from holdfast.engine import (
     StorageFull,
     Store,
     TooLarge,
-    Upload,
 )
 from holdfast.engine.core import SECOND
 from holdfast.engine.depot.disk import DiskDepot
@@ -45,23 +46,11 @@ from holdfast.engine.namespaces import namespaces, quota
 from holdfast.engine.namespaces.open_uploads import UploadTotals
 from holdfast.engine.uploads import session_rows
 
+store = engine_fixtures.namespace_store
+
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
 EVERY_SIZE = pytest.mark.parametrize("data", [SMALL, MIDDLE, BIG], ids=shown)
-
-
-async def begin(store: Store, **more: object) -> tuple[Repository, Upload]:
-    """A session, and the repository as it is located from then on."""
-    where = await store.locate(REGION, "app/web")
-    upload = await store.uploads.begin(where, **more)  # type: ignore[arg-type]  # passed on
-    return await store.locate(REGION, "app/web"), upload
-
-
-@pytest.fixture
-async def store(store: Store) -> Store:
-    """A store with a namespace to push to."""
-    await make_namespace(store)
-    return store
 
 
 async def gone(store: Store, where: Repository, upload_id: UUID) -> None:
@@ -78,7 +67,7 @@ async def gone(store: Store, where: Repository, upload_id: UUID) -> None:
 async def test_limits(place: Place) -> None:
     async with place.store(uploads_per_namespace_max=2, blob_bytes_max=1000) as store:
         space = await make_namespace(store)
-        where, upload = await begin(store)
+        where, upload = await begin_upload(store)
         with pytest.raises(TooLarge) as large:
             await store.uploads.begin(where, size=1001)
         assert large.value.limit == 1000
@@ -132,7 +121,7 @@ async def test_a_quota_counts_open_uploads(store: Store) -> None:
     """Those bytes of theirs that came: what they announce is compared with the room once."""
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=1000)
-    where, first = await begin(store, size=600)
+    where, first = await begin_upload(store, size=600)
     with pytest.raises(QuotaExceeded) as over:
         await store.uploads.begin(where, size=1001)
     numbers = (over.value.resource, over.value.quota, over.value.current, over.value.asked)
@@ -143,12 +132,12 @@ async def test_a_quota_counts_open_uploads(store: Store) -> None:
     with pytest.raises(QuotaExceeded) as over:
         await store.uploads.begin(where, size=401)
     assert (over.value.current, over.value.asked, over.value.missing) == (600, 401, 1)
-    _, second = await begin(store)
+    _, second = await begin_upload(store)
     with pytest.raises(QuotaExceeded):
         await store.uploads.append(where, second.id, once(noise(401)))
     await gone(store, where, second.id)
     await store.uploads.abort(where, first.id)
-    _, third = await begin(store)
+    _, third = await begin_upload(store)
     await store.uploads.append(where, third.id, once(noise(400)))
     for length in (601, None):
         with pytest.raises(QuotaExceeded):
@@ -192,18 +181,18 @@ async def test_bytes_of_unknown_number_count_as_they_arrive(
 ) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=len(data) + 50)
-    where, one = await begin(store)
+    where, one = await begin_upload(store)
     await store.uploads.append(where, one.id, once(data))
     assert await used(store) == len(data)
     for first in (b"", noise(30)):
-        _, other = await begin(store)
+        _, other = await begin_upload(store)
         await store.uploads.append(where, other.id, once(first))
         with pytest.raises(QuotaExceeded) as over:
             await store.uploads.append(where, other.id, once(noise(20), noise(31)))
         assert (over.value.resource, over.value.quota) == ("kept_size", len(data) + 50)
         await gone(store, where, other.id)
         assert await used(store) == len(data)
-    _, other = await begin(store)
+    _, other = await begin_upload(store)
     await store.uploads.append(where, other.id, once(noise(50)))
     assert await used(store) == len(data) + 50
     await store.uploads.abort(where, other.id)
@@ -220,7 +209,7 @@ async def test_much_more_than_the_quota_is_not_even_received(
 ) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=3_000_000)
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(SMALL))
     taken = 0
 
@@ -248,7 +237,7 @@ async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None
     async with place.store(uploads_per_namespace_max=2) as store:
         space = await make_namespace(store)
         await store.namespaces.update(space.id, quota=1_000_000)
-        where, session = await begin(store)
+        where, session = await begin_upload(store)
         begun, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow() -> AsyncIterator[bytes]:
@@ -273,13 +262,13 @@ async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None
         await running
         # It is held now, and counts as that.
         await store.namespaces.update(space.id, quota=1_600_000)
-        _, session = await begin(store)
+        _, session = await begin_upload(store)
         await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
         await store.uploads.put(where, sha256(SMALL), once(SMALL))
 
 
 async def test_a_declared_size_is_the_most_that_comes(store: Store) -> None:
-    where, upload = await begin(store, size=1000)
+    where, upload = await begin_upload(store, size=1000)
     for length in (None, 1001):
         with pytest.raises(SizeMismatch) as more:
             await store.uploads.append(where, upload.id, once(noise(1001)), length=length)
@@ -288,7 +277,7 @@ async def test_a_declared_size_is_the_most_that_comes(store: Store) -> None:
     with pytest.raises(SizeMismatch):
         await store.uploads.append(where, upload.id, once(noise(601)))
     await store.uploads.finish(where, upload.id, sha256(noise(400) + noise(600)), once(noise(600)))
-    _, nothing = await begin(store, size=0)
+    _, nothing = await begin_upload(store, size=0)
     with pytest.raises(SizeMismatch):
         await store.uploads.append(where, nothing.id, once(b"x"))
     await store.uploads.finish(where, nothing.id, sha256(b""))
@@ -309,7 +298,7 @@ async def test_sizes_below_nothing(store: Store) -> None:
 async def test_the_end_of_a_session_looks_at_the_quota_again(store: Store, data: bytes) -> None:
     """It was lowered since, or others have filled the namespace."""
     space = await store.namespaces.find(REGION, "app")
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(data))
     await store.namespaces.update(space.id, quota=len(data) - 1)
     with pytest.raises(QuotaExceeded):
@@ -325,7 +314,7 @@ async def test_a_locked_namespace_ends_what_would_become_a_blob(
     store: Store, place: Place, data: bytes, with_body: bool
 ) -> None:
     space = await store.namespaces.find(REGION, "app")
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(data))
     await store.namespaces.update(space.id, locked=True)
     rest = SMALL if with_body else b""
@@ -344,7 +333,7 @@ async def test_appends_to_a_file_write_few_rows(
     async with store:
         space = await make_namespace(store)
         await store.namespaces.update(space.id, quota=quota)
-        where, upload = await begin(store)
+        where, upload = await begin_upload(store)
         await store.uploads.append(where, upload.id, once(MIDDLE))
         written: list[Function] = []
 
@@ -362,7 +351,7 @@ async def test_appends_to_a_file_write_few_rows(
 
 
 async def test_a_session_does_not_expire_while_bytes_come(store: Store, clock: Clock) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
 
     async def slow() -> AsyncIterator[bytes]:
         for number in range(4):
@@ -394,8 +383,8 @@ async def test_a_repository_of_before_the_first_upload_will_do(store: Store) -> 
 
 
 async def test_sessions_expire_after_their_last_use(store: Store, clock: Clock) -> None:
-    where, upload = await begin(store)
-    _, other = await begin(store)
+    where, upload = await begin_upload(store)
+    _, other = await begin_upload(store)
     assert upload.expires_at.timestamp() == pytest.approx(clock.now + DAY)
     for data in (SMALL, BIG, SMALL, SMALL):
         clock.advance(DAY * 0.7)
@@ -412,7 +401,7 @@ async def test_sessions_expire_after_their_last_use(store: Store, clock: Clock) 
 
 
 async def test_files_of_expired_sessions_go(store: Store, place: Place, clock: Clock) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(BIG))
     assert place.files() == [len(BIG)]
     clock.advance(DAY + 1)
@@ -422,7 +411,7 @@ async def test_files_of_expired_sessions_go(store: Store, place: Place, clock: C
 
 async def test_sessions_go_with_their_namespace(store: Store) -> None:
     space = await store.namespaces.find(REGION, "app")
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(SMALL))
     await store.namespaces.delete(space.id)
     for call in (
@@ -444,18 +433,18 @@ async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) ->
     """An upload without any limit seldom asks the ledger, and is told of a new one at once."""
     space = await store.namespaces.find(REGION, "app")
     await push(store, "app/web", "v1", [])  # Uploads to a listed image bring content only.
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(noise(600)))
     await store.uploads.finish(where, upload.id, sha256(noise(600)))
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.limits.update_namespace(space.id, quota=1000)
     with pytest.raises(QuotaExceeded):
         await store.uploads.append(where, upload.id, once(noise(601)))
     # What is known already is let through, and says nothing of the next one.
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     known = sha256(noise(600))
     await store.uploads.finish(where, upload.id, known, once(noise(600)), length=600)
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     with pytest.raises(QuotaExceeded):
         await store.uploads.append(where, upload.id, once(noise(601)))
     await store.limits.update_project(PROJECT, quota=10)
@@ -463,7 +452,7 @@ async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) ->
     with pytest.raises(QuotaExceeded):
         await store.uploads.begin(where, size=1)
     await store.limits.update_project(PROJECT, quota=None)
-    await begin(store)
+    await begin_upload(store)
     await store.namespaces.update(space.id, locked=True)
     with pytest.raises(Locked):
         await store.uploads.begin(where)
@@ -515,9 +504,9 @@ async def test_sessions_of_a_namespace_that_came_back_stay(place: Place, clock: 
     async with place.store() as store:
         space = await make_namespace(store)
         seen = int(clock.now * SECOND)
-        _, old = await begin(store)
+        _, old = await begin_upload(store)
         clock.advance(1)
-        _, new = await begin(store)
+        _, new = await begin_upload(store)
         await store.core.scratch.transact(session_rows.drop_namespace, space.id.bytes, seen, 10)
         listed, _, total = await store.uploads.list(space.id)
         assert ([each.id for each in listed], total) == ([new.id], 1)
@@ -581,7 +570,7 @@ async def test_an_upload_that_another_one_ended_frees_nothing_twice(place: Place
 async def test_what_a_project_keeps_has_its_open_uploads(store: Store) -> None:
     """A refusal over the project's quota counts them: so does the number that explains it."""
     await store.limits.update_project(PROJECT, quota=1_000_000)
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(MIDDLE))
     assert (await store.limits.project(PROJECT)).kept_size == len(MIDDLE)
     told = await store.limits.update_project(PROJECT, quota=len(MIDDLE))

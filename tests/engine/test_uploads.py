@@ -13,11 +13,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from support import engine_fixtures
 from support.engine import (
     REGION,
     Clock,
     Place,
     Vanished,
+    begin_upload,
     make_namespace,
     noise,
     once,
@@ -36,38 +38,24 @@ from holdfast.engine import (
     Invalid,
     NotFound,
     OffsetMismatch,
-    Repository,
     SizeMismatch,
     StorageFailed,
     StorageFull,
     Store,
-    Upload,
 )
 from holdfast.engine.depot import disk_file
 from holdfast.engine.uploads import publish
+
+store = engine_fixtures.namespace_store
 
 SMALL, MIDDLE, BIG = noise(100), noise(200_000), noise(2_000_000)
 DAY = 24 * 3600.0
 
 
-async def begin(store: Store, **more: object) -> tuple[Repository, Upload]:
-    """A session, and the repository as it is located from then on."""
-    where = await store.locate(REGION, "app/web")
-    upload = await store.uploads.begin(where, **more)  # type: ignore[arg-type]  # passed on
-    return await store.locate(REGION, "app/web"), upload
-
-
-@pytest.fixture
-async def store(store: Store) -> Store:
-    """A store with a namespace to push to."""
-    await make_namespace(store)
-    return store
-
-
 @pytest.mark.parametrize("data", [b"", SMALL, MIDDLE, BIG], ids=shown)
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_in_pieces(store: Store, place: Place, data: bytes, algorithm: str) -> None:
-    where, upload = await begin(store, algorithm=algorithm)
+    where, upload = await begin_upload(store, algorithm=algorithm)
     assert upload.offset == 0
     third = len(data) // 3
     for start, stop in ((0, third), (third, 2 * third)):
@@ -94,7 +82,7 @@ async def test_in_one_request(store: Store, data: bytes) -> None:
 
 
 async def test_a_digest_of_another_algorithm_than_announced(store: Store) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(BIG))
     blob = await store.uploads.finish(where, upload.id, sha512(BIG))
     assert str(blob.digest) == sha512(BIG)
@@ -102,7 +90,7 @@ async def test_a_digest_of_another_algorithm_than_announced(store: Store) -> Non
 
 @pytest.mark.parametrize("data", [SMALL, BIG], ids=shown)
 async def test_a_wrong_digest_ends_the_session(store: Store, place: Place, data: bytes) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(data))
     with pytest.raises(DigestMismatch) as wrong:
         await store.uploads.finish(where, upload.id, sha256(b"other"))
@@ -119,7 +107,7 @@ async def test_a_wrong_digest_ends_the_session(store: Store, place: Place, data:
 
 @pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
 async def test_a_wrong_offset_keeps_the_session(store: Store, first: bytes) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(first))
     for offset in (0, len(first) - 1, len(first) + 1):
         with pytest.raises(OffsetMismatch) as wrong:
@@ -140,7 +128,7 @@ async def test_a_wrong_offset_keeps_the_session(store: Store, first: bytes) -> N
 async def test_a_body_of_another_length_is_undone(
     store: Store, first: bytes, sent: bytes, announced: int
 ) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(first))
     with pytest.raises(SizeMismatch) as wrong:
         await store.uploads.append(where, upload.id, once(sent), length=announced)
@@ -155,7 +143,7 @@ async def test_a_body_of_another_length_is_undone(
 
 @pytest.mark.parametrize("came", [SMALL, BIG], ids=shown)
 async def test_what_came_from_a_client_that_vanished_is_kept(store: Store, came: bytes) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     with pytest.raises(Vanished):
         await store.uploads.append(where, upload.id, vanishing(came, SMALL))
     view = await store.uploads.get(where, upload.id)
@@ -173,7 +161,7 @@ async def test_a_finish_that_broke_off_takes_back_what_it_brought(
     """It may be sent again, to whichever process, until it comes whole."""
     async with place.store() as one, place.store() as two:
         await make_namespace(one)
-        where, upload = await begin(one)
+        where, upload = await begin_upload(one)
         await one.uploads.append(where, upload.id, once(first))
         data = first + came + MIDDLE
         for store in (one, one, two, one):
@@ -189,7 +177,7 @@ async def test_a_finish_that_broke_off_takes_back_what_it_brought(
 
 @pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
 async def test_what_comes_after_a_finish_that_broke_off_counts(store: Store, first: bytes) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(first))
     for number in range(3):
         with pytest.raises(Vanished):
@@ -208,7 +196,7 @@ async def test_a_finish_that_could_not_commit_may_be_sent_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, first: bytes, more: bytes
 ) -> None:
     """All of it came, and no blob came of it."""
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(first))
 
     async def refuse(*_: object, **__: object) -> None:
@@ -226,7 +214,7 @@ async def test_a_finish_that_could_not_commit_may_be_sent_again(
 
 @pytest.mark.parametrize("first", [b"", SMALL, BIG], ids=shown)
 async def test_a_cancelled_finish_takes_back_what_it_brought(store: Store, first: bytes) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(first))
     taken = asyncio.Event()
 
@@ -253,7 +241,7 @@ async def test_a_finish_whose_answer_was_lost(place: Place, clock: Clock, data: 
     """It says again what came of it, for as long as the image is sure to have that."""
     async with place.store() as store, place.store() as other:
         await make_namespace(store)
-        where, upload = await begin(store)
+        where, upload = await begin_upload(store)
         await store.uploads.append(where, upload.id, once(data[:50]))
         await store.uploads.finish(where, upload.id, sha256(data), once(data[50:]))
         taken = 0
@@ -281,7 +269,7 @@ async def test_a_finish_whose_answer_was_lost(place: Place, clock: Clock, data: 
 
 async def test_pieces_that_are_no_bytes(store: Store, place: Place) -> None:
     """What came before them is kept in a session, as that of any source that fails."""
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     came = b""
     for pieces, reason in pieces_that_are_none():
         with pytest.raises(Invalid, match=reason) as wrong:
@@ -301,7 +289,7 @@ async def test_pieces_that_are_no_bytes(store: Store, place: Place) -> None:
 
 @pytest.mark.parametrize("source", [b"bytes", "text", 5, [b"bytes"], io.BytesIO(b"bytes")])
 async def test_what_is_no_stream(store: Store, place: Place, source: Any) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(SMALL))
     for call in (
         store.uploads.append(where, upload.id, source),
@@ -330,7 +318,7 @@ async def test_a_one_request_upload_that_breaks_off_leaves_nothing(
 
 @pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
 async def test_concurrent_appends_are_refused_not_mixed(store: Store, first: bytes) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(first))
     started, go_on = asyncio.Event(), asyncio.Event()
 
@@ -357,7 +345,7 @@ async def test_concurrent_appends_are_refused_not_mixed(store: Store, first: byt
 async def test_appends_of_two_openers_are_refused_not_mixed(place: Place, first: bytes) -> None:
     async with place.store() as one, place.store() as other:
         await make_namespace(one)
-        where, upload = await begin(one)
+        where, upload = await begin_upload(one)
         await one.uploads.append(where, upload.id, once(first))
         started, go_on = asyncio.Event(), asyncio.Event()
 
@@ -390,7 +378,7 @@ async def test_appends_of_two_openers_are_refused_not_mixed(place: Place, first:
 async def test_sessions_survive_a_restart(place: Place, first: bytes, second: bytes) -> None:
     async with place.store() as store:
         await make_namespace(store)
-        where, upload = await begin(store)
+        where, upload = await begin_upload(store)
         await store.uploads.append(where, upload.id, once(first))
     async with place.store() as store:
         assert (await store.uploads.get(where, upload.id)).offset == len(first)
@@ -405,9 +393,9 @@ async def test_sessions_do_not_survive_the_machine(place: Place) -> None:
     """Of their bytes nothing would be certain. What was finished is there."""
     async with place.store() as store:
         await make_namespace(store)
-        where, upload = await begin(store)
-        _, small = await begin(store)
-        _, done = await begin(store)
+        where, upload = await begin_upload(store)
+        _, small = await begin_upload(store)
+        _, done = await begin_upload(store)
         await store.uploads.append(where, upload.id, once(BIG))
         await store.uploads.append(where, small.id, once(SMALL))
         await store.uploads.finish(where, done.id, sha256(MIDDLE), once(MIDDLE))
@@ -428,21 +416,21 @@ async def test_damaged_sessions_are_forgotten(tmp_path: Path, content: bytes) ->
     place = Place("disk", tmp_path, Clock())
     async with place.store() as store:
         await make_namespace(store)
-        where, upload = await begin(store)
+        where, upload = await begin_upload(store)
         await store.uploads.append(where, upload.id, once(BIG))
     (ledger,) = (tmp_path / "data" / "scratch").glob("*/data.mdb")
     ledger.write_bytes(content)
     async with place.store() as store:
         with pytest.raises(NotFound):
             await store.uploads.get(where, upload.id)
-        where, again = await begin(store)
+        where, again = await begin_upload(store)
         await store.uploads.finish(where, again.id, sha256(SMALL), once(SMALL))
         await store.sweeper.run()
         assert (place.files(), await problems(store)) == ([], [])
 
 
 async def test_abort(store: Store, place: Place) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(BIG))
     await store.uploads.abort(where, upload.id)
     assert place.files() == []
@@ -458,8 +446,8 @@ async def test_abort(store: Store, place: Place) -> None:
 
 
 async def test_a_session_belongs_to_its_image(store: Store) -> None:
-    _, upload = await begin(store)
-    await begin(store)
+    _, upload = await begin_upload(store)
+    await begin_upload(store)
     other = await store.locate(REGION, "app/other")
     await store.uploads.begin(other)
     other = await store.locate(REGION, "app/other")
@@ -479,14 +467,14 @@ async def test_equal_uploads_share_one_file(store: Store, place: Place) -> None:
         await store.uploads.put(where, sha256(BIG), once(BIG))
         where = await store.locate(REGION, name)
         assert await read(store, sha256(BIG), repository=where) == BIG
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.append(where, upload.id, once(BIG))
     await store.uploads.finish(where, upload.id, sha256(BIG))
     assert place.files() == [len(BIG)]
 
 
 async def test_an_upload_heals_a_damaged_copy(store: Store, place: Place) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     await store.uploads.put(where, sha256(BIG), once(BIG))
     place.damage(len(BIG))
     await store.uploads.append(where, upload.id, once(BIG))
@@ -497,7 +485,7 @@ async def test_an_upload_heals_a_damaged_copy(store: Store, place: Place) -> Non
 
 
 async def test_a_cancelled_append_keeps_what_came(store: Store) -> None:
-    where, upload = await begin(store)
+    where, upload = await begin_upload(store)
     taken = asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
@@ -523,7 +511,7 @@ async def test_a_session_ends_when_its_file_cannot_be_synced(
     monkeypatch.setattr("holdfast.engine.blobs.writer.WRITE_BACK_BYTES", 600_000)
     async with place.store() as store, place.store() as other:
         await make_namespace(store)
-        where, upload = await begin(store)
+        where, upload = await begin_upload(store)
         await store.uploads.append(where, upload.id, once(MIDDLE))
 
         def refuse(_fd: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.images import noise
 from support.load import (
     TEAM,
     Wire,
@@ -20,7 +21,6 @@ from support.load import (
     kibibytes,
     loaded,
     make_namespace,
-    noise,
     problems,
     read_reply,
     wired,

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 from support.common import require_tool
+from support.images import noise
 from support.load import (
     OWNER,
     TEAM,
@@ -23,7 +24,6 @@ from support.load import (
     failing_disk,
     loaded,
     make_namespace,
-    noise,
     problems,
     push,
     push_blob,

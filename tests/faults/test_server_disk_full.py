@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 from support.depot import python
+from support.images import noise
 from support.load import (
     IMAGES,
     NAMESPACES,
@@ -24,7 +25,6 @@ from support.load import (
     loaded,
     make_namespace,
     manifest_of,
-    noise,
     problems,
     put_manifest,
     small_disk,

@@ -17,6 +17,7 @@ from typing import Final
 
 import pytest
 from support.crash import kill_all
+from support.images import noise
 from support.load import (
     TEAM,
     Load,
@@ -29,7 +30,6 @@ from support.load import (
     kill,
     loaded,
     make_namespace,
-    noise,
     owners,
     problems,
     push_blob,

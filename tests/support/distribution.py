@@ -280,3 +280,22 @@ async def registry(
                 yield Registry(f"http://{host}:{port}", port, store, http)
         finally:
             await runner.cleanup()
+
+
+async def content(server: Registry, digest: str, name: str = "team/app") -> bytes:
+    """Return the bytes of a blob that an image has."""
+    answer = await server.call("GET", f"/v2/{name}/blobs/{digest}")
+    assert answer.status == 200
+    return answer.body
+
+
+def encoded(document: object) -> bytes:
+    """JSON that no serializer would write the same way, so that bytes must be kept verbatim."""
+    return json.dumps(document, indent=3, sort_keys=True).encode() + b"\n"
+
+
+async def simple(server: Registry) -> bytes:
+    """Push the blobs of a small image into ``team/app``; return its manifest."""
+    config = await server.blob("team/app", b"{}")
+    layer = await server.blob("team/app", b"layer")
+    return encoded(manifest(config, [(layer, 5)]))

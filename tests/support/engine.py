@@ -27,6 +27,7 @@ from holdfast.engine import (
     Repository,
     Store,
     StoreConfig,
+    Upload,
 )
 from holdfast.engine import datadir as engine_datadir
 from holdfast.engine.core import Core, grow_if_room
@@ -139,7 +140,7 @@ def _function(work: Function, args: tuple[Any, ...]) -> Function:
     return inner
 
 
-class _Instance:
+class Instance:
     """One opening of a store in memory beside others."""
 
     def __init__(self, living: set[bytes]) -> None:
@@ -204,7 +205,7 @@ class Place:
         if self.kind == "disk":
             return engine_datadir.open_directory(self.path / "data", config, True, self.clock)
         threads = Threads(config.threads, "holdfast")
-        incarnation = _Instance(self._living)
+        incarnation = Instance(self._living)
         hooks = Hooks()
         ledger = Gate(self._ledger, hooks, owned=False)
         scratch = Gate(self._scratch, hooks, owned=False)
@@ -401,6 +402,13 @@ async def problems(store: Store) -> list[Any]:
     return [] if check is None else [problem async for problem in check()]
 
 
+async def begin_upload(store: Store, **more: object) -> tuple[Repository, Upload]:
+    """Begin a session; return it with the repository as it is located from then on."""
+    where = await store.locate(REGION, "app/web")
+    session = await store.uploads.begin(where, **more)  # type: ignore[arg-type]  # passed on
+    return await store.locate(REGION, "app/web"), session
+
+
 __all__ = [
     "CONFIG_TYPE",
     "DOCKER_LIST",
@@ -416,6 +424,7 @@ __all__ = [
     "Gate",
     "Place",
     "Vanished",
+    "begin_upload",
     "collect",
     "descriptor",
     "found",

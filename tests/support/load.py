@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from holdfast.engine import check_directory
 from support.common import require_tool, unavailable
+from support.images import noise
 from support.server import WAIT_SECONDS, ServerProcess, running
 
 SECRET: Final = "11111111-2222-4333-8444-555555555555"
@@ -281,11 +282,6 @@ async def wired(address: str) -> AsyncIterator[Wire]:
 
 
 # --- content ----------------------------------------------------------------------------------
-
-
-def noise(seed: str, size: int) -> bytes:
-    """Bytes that do not compress, the same for the same seed."""
-    return random.Random(seed).randbytes(size)
 
 
 def digest_of(content: bytes) -> str:

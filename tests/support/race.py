@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from support.engine import Function, Hooks
+from holdfast.engine import Store
+from support.engine import Function, Hooks, problems
 
 
 class Held:
@@ -110,3 +111,9 @@ async def gaps(
     finally:
         hooks.before = hooks.after_read = None
     return intruded, None
+
+
+async def clean(store: Store) -> None:
+    """Sweep all that nothing needs, the trash too; the check finds nothing wrong."""
+    await store.sweeper.run(early=True)
+    assert await problems(store) == []

@@ -27,7 +27,7 @@ from holdfast.engine.ledger.interface import Ledger, Transaction, after
 from holdfast.engine.ledger.lmdb import LmdbLedger
 from holdfast.engine.maintenance.recompress import Recompressed, Recompressor
 from holdfast.engine.model.problem import Problem
-from support.engine import REGION, Clock, read
+from support.engine import REGION, Clock, Instance, read
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - names in it are made by tempfile
 _ROOM: Final = 256 * 1024 * 1024
@@ -51,24 +51,6 @@ def swift(otherwise: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=_MEMORY) as path:
         yield Path(path)
-
-
-class _Instance:
-    """One opening among those of a ``Seams``."""
-
-    def __init__(self, living: set[bytes]) -> None:
-        self.name = os.urandom(NAME_BYTES)
-        self._living = living
-        living.add(self.name)
-
-    def dead(self, name: bytes) -> bool:
-        return name not in self._living
-
-    def forget(self, name: bytes) -> None:
-        """There are no traces."""
-
-    def close(self) -> None:
-        self._living.discard(self.name)
 
 
 @dataclass
@@ -104,7 +86,7 @@ class Seams:
                 rows if ledger is None else ledger(rows),
                 sessions if scratch is None else scratch(sessions),
                 self.depot if depot is None else depot(self.depot),
-                _Instance(self._living),
+                Instance(self._living),
                 self.config,
                 self.clock,
             )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from holdfast.engine import Key, Namespace, Permission, Store
+from support.management import once
 
 REGION: Final = "fr-par"
 OTHER_REGION: Final = "nl-ams"
@@ -228,11 +228,6 @@ def manifest(layer: bytes) -> bytes:
 def digest_of(data: bytes) -> str:
     """``sha256:<hex>``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-async def once(data: bytes) -> AsyncIterator[bytes]:
-    """Data as a stream of one piece."""
-    yield data
 
 
 def read_table(text: str) -> dict[tuple[Caller, Place], int]:
