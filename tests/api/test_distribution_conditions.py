@@ -6,15 +6,7 @@ import asyncio
 
 import pytest
 from support import api_fixtures
-from support.distribution import (
-    OWNER_SECRET,
-    Registry,
-    basic,
-    digest_of,
-    encoded,
-    manifest,
-    simple,
-)
+from support.distribution import OWNER_SECRET, Registry, basic, digest_of, encoded, manifest, simple
 
 server = api_fixtures.team_server
 

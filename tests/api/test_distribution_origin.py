@@ -7,13 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 from support import api_fixtures
-from support.distribution import (
-    OWNER_SECRET,
-    Registry,
-    basic,
-    digest_of,
-    registry,
-)
+from support.distribution import OWNER_SECRET, Registry, basic, digest_of, registry
 
 from holdfast.api import AppSettings
 

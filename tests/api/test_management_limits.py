@@ -8,14 +8,7 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import (
-    BEYOND,
-    MANIFEST_TYPE,
-    OTHER_PROJECT,
-    Server,
-    digest_of,
-    once,
-)
+from support.management import BEYOND, MANIFEST_TYPE, OTHER_PROJECT, Server, digest_of, once
 
 from holdfast.engine import QuotaExceeded
 

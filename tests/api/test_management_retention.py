@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import (
-    BEYOND,
-    OTHER_PROJECT,
-    PROJECT,
-    REGISTRY,
-    Server,
-)
+from support.management import BEYOND, OTHER_PROJECT, PROJECT, REGISTRY, Server
 
 server = api_fixtures.management_server
 

@@ -20,12 +20,7 @@ from scaleway.registry.v1 import (
 )
 from scaleway_core.utils import WaitForOptions
 from support import api_fixtures
-from support.management import (
-    ABSENT,
-    OWNER_SECRET,
-    PROJECT,
-    Server,
-)
+from support.management import ABSENT, OWNER_SECRET, PROJECT, Server
 
 pytestmark = pytest.mark.slow
 

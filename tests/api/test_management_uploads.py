@@ -6,14 +6,7 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import (
-    ABSENT,
-    BEYOND,
-    TIMESTAMP,
-    Server,
-    digest_of,
-    once,
-)
+from support.management import ABSENT, BEYOND, TIMESTAMP, Server, digest_of, once
 
 from holdfast.engine import NotFound, Upload
 

@@ -13,14 +13,7 @@ from typing import Any, Final
 
 import pytest
 from support import api_fixtures
-from support.management import (
-    ABSENT,
-    OWNER_SECRET,
-    PROJECT,
-    REGISTRY,
-    Answer,
-    Server,
-)
+from support.management import ABSENT, OWNER_SECRET, PROJECT, REGISTRY, Answer, Server
 from yarl import URL
 
 from holdfast.api.http.regions import REGIONS_DEFAULT

@@ -14,14 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from support.distribution import (
-    OTHER_PROJECT,
-    OWNER_SECRET,
-    PROJECT,
-    Registry,
-    digest_of,
-    registry,
-)
+from support.distribution import OTHER_PROJECT, OWNER_SECRET, PROJECT, Registry, digest_of, registry
 from support.engine import collect
 from support.full import GO_ON, filled, pulled_and_deleted
 from support.operating import (

@@ -11,16 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.check import BASE, HELD, SMALL, found, furnish, matches
-from support.damage import (
-    claim_of,
-    content_of,
-    cut,
-    file_of,
-    flip,
-    overrun,
-    rows,
-    vanish,
-)
+from support.damage import claim_of, content_of, cut, file_of, flip, overrun, rows, vanish
 from support.engine import Clock, noise
 from support.history import History
 

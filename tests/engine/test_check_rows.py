@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.check import found, furnish, furnish_more
-from support.damage import (
-    Cases,
-    change,
-    flip,
-    image_of,
-    of_kind,
-    put_back,
-    records,
-    rows,
-)
+from support.damage import Cases, change, flip, image_of, of_kind, put_back, records, rows
 from support.engine import Clock, Place
 
 from holdfast.engine.check import context

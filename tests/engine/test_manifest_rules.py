@@ -6,12 +6,7 @@ import asyncio
 
 import pytest
 from support import engine_fixtures
-from support.engine import (
-    REGION,
-    manifest,
-    put,
-    sha256,
-)
+from support.engine import REGION, manifest, put, sha256
 from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import (

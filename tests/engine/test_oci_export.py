@@ -25,14 +25,7 @@ from support.engine import (
     sha256,
     upload,
 )
-from support.layout import (
-    LAYERS,
-    REF_NAME,
-    bring,
-    contents,
-    entries,
-    export,
-)
+from support.layout import LAYERS, REF_NAME, bring, contents, entries, export
 
 from holdfast.engine import (
     OCI_INDEX,

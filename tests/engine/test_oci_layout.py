@@ -20,15 +20,7 @@ from support.engine import (
     sha256,
     sha512,
 )
-from support.layout import (
-    LAYERS,
-    REF_NAME,
-    Layout,
-    bring,
-    contents,
-    export,
-    is_listed,
-)
+from support.layout import LAYERS, REF_NAME, Layout, bring, contents, export, is_listed
 
 from holdfast.engine import (
     DOCKER_MANIFEST,

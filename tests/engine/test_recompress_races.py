@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.engine import (
-    Function,
-    Place,
-    read,
-    sha256,
-)
+from support.engine import Function, Place, read, sha256
 
 from holdfast.engine import StorageFailed, Store
 from holdfast.engine.blobs import blob_rows

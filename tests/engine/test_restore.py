@@ -10,31 +10,9 @@ from pathlib import Path
 
 import pytest
 from support import engine_fixtures
-from support.copies import (
-    BIG,
-    LAYER,
-    QUIET,
-    file_of,
-    finish,
-    flip,
-    inodes,
-    names,
-    verify,
-)
-from support.damage import (
-    content_of,
-    overrun,
-    rows,
-)
-from support.engine import (
-    Clock,
-    Place,
-    make_namespace,
-    noise,
-    push,
-    read,
-    sha256,
-)
+from support.copies import BIG, LAYER, QUIET, file_of, finish, flip, inodes, names, verify
+from support.damage import content_of, overrun, rows
+from support.engine import Clock, Place, make_namespace, noise, push, read, sha256
 
 from holdfast.engine import (
     AlreadyExists,

@@ -9,28 +9,8 @@ from pathlib import Path
 
 import pytest
 from support import engine_fixtures
-from support.copies import (
-    BIG,
-    LAYER,
-    QUIET,
-    finish,
-    inodes,
-    kill_after,
-    names,
-    run,
-    verify,
-)
-from support.engine import (
-    PROJECT,
-    REGION,
-    Clock,
-    Place,
-    make_namespace,
-    noise,
-    push,
-    read,
-    sha256,
-)
+from support.copies import BIG, LAYER, QUIET, finish, inodes, kill_after, names, run, verify
+from support.engine import PROJECT, REGION, Clock, Place, make_namespace, noise, push, read, sha256
 
 from holdfast.engine import (
     AlreadyExists,

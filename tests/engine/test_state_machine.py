@@ -13,27 +13,10 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import initialize, invariant, rule
-from support.engine import (
-    problems,
-    sha256,
-)
+from support.engine import problems, sha256
 from support.machine_copies import Copying, rules_of
-from support.machine_driver import (
-    BLOBS,
-    IMAGES,
-    INLINE,
-    NAMES,
-    PROJECTS,
-    REGIONS,
-    TAGS,
-    named,
-)
-from support.model import (
-    Image,
-    Namespace,
-    Rule,
-    sha,
-)
+from support.machine_driver import BLOBS, IMAGES, INLINE, NAMES, PROJECTS, REGIONS, TAGS, named
+from support.model import Image, Namespace, Rule, sha
 
 from holdfast.engine import ALGORITHMS, NotFound, Order
 
