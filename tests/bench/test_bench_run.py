@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bench import TINY, Keeper, Reply, Silent, serving, serving_bodies
@@ -27,7 +28,7 @@ from holdfast.bench.load.profile import PROFILES
 from holdfast.bench.load.trace import Operation
 from holdfast.bench.report import results
 from holdfast.bench.report.results import Sample
-from holdfast.bench.run import CannotRun, Plan, Run, workspace
+from holdfast.bench.run import CannotRun, Plan, Run
 from holdfast.bench.suites import mixes, pulls, syncs
 from holdfast.bench.suites.measure import Bench, Meter
 from holdfast.bench.suites.workload import Workload
@@ -82,6 +83,24 @@ def served(directory: Path) -> tuple[Starter, ...]:
         Starter(variant or "holdfast", partial(start, variant), variant)
         for variant in ("", *VARIANTS)
     )
+
+
+MISS = "small/blob/head/miss"
+"""A workload for which a server that has nothing gives the right answer."""
+
+
+def absent(method: str, target: str) -> Reply:
+    return 404, {}, b""
+
+
+def runner(directory: Path, port: int, *only: str, progress: Silent, **profile: Any) -> Run:
+    """Return a run against one server, with a profile of tiny sizes."""
+    target = Target(
+        name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=directory / "x"
+    )
+    shape = replace(ALONE, **{"small_seconds": 0.1, **profile})
+    plan = Plan(shape, "s", targets=(target,), only=only, scale=False)
+    return Run(plan, directory, progress)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -183,13 +202,8 @@ def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> 
         return 200, {}, b"lies"
 
     with serving(answer) as port:
-        liar = Target(name="liar", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        only = ("small/blob/head/miss", "pull/stream", "pull/storm", "pull/ranges")
-        run = Run(
-            Plan(ALONE, "seed", targets=(liar,), only=only, scale=False),
-            tmp_path,
-            Silent(),
-        )
+        only = (MISS, "pull/stream", "pull/storm", "pull/ranges")
+        run = runner(tmp_path, port, *only, progress=Silent())
         run.go()
     assert run.results.complete
     assert len(run.results.rows) == 4
@@ -235,22 +249,10 @@ def test_a_peer_is_started_from_its_command_and_config(tmp_path: Path) -> None:
         start_peer(tmp_path / "false", Peer("false", f"{sys.executable} -c 1/0"))
 
 
-def test_without_workloads_no_server_is_started(tmp_path: Path) -> None:
-    def start() -> object:
-        raise AssertionError("nobody needs it")
-
-    starter = Starter("x", start)  # type: ignore[arg-type]
-    plan = Plan(TINY, "s", (starter,), only=("none/such",))
-    with pytest.raises(CannotRun, match="nothing to measure"):
-        Run(plan, tmp_path, Silent()).go()
-
-
 @pytest.mark.usefixtures("_known_limits")
 def test_a_run_that_is_late_leaves_out_the_rest_and_says_so(tmp_path: Path) -> None:
     with serving(lambda method, target: (200, {}, b"{}")) as port:
-        target = Target(name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
-        late = replace(ALONE, budget=0.0)
-        run = Run(Plan(late, "s", targets=(target,), scale=False), tmp_path, Silent())
+        run = runner(tmp_path, port, progress=Silent(), budget=0.0)
         run.go()
     assert not run.results.complete
     assert run.results.rows == []
@@ -302,7 +304,7 @@ def test_targets_take_turns(tmp_path: Path) -> None:
             for name in names
         )
         profile = replace(ALONE, rounds=2, small_seconds=0.1)
-        only = ("small/blob/head/miss",)
+        only = (MISS,)
         run = Run(Plan(profile, "s", targets=targets, only=only, scale=False), tmp_path, Silent())
         run.go()
     assert run.results.complete, run.results.remarks
@@ -321,15 +323,9 @@ class Interrupting(Silent):
 
 @pytest.mark.usefixtures("_known_limits")
 def test_an_interrupt_within_a_row_keeps_its_rounds(tmp_path: Path) -> None:
-    with serving(lambda method, target: (404, {}, b"")) as port:
-        target = Target(
-            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
-        )
-        profile = replace(ALONE, rounds=5, small_seconds=0.1)
-        only = ("small/blob/head/miss", "small/manifest/miss")
-        run = Run(
-            Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Interrupting()
-        )
+    with serving(absent) as port:
+        only = (MISS, "small/manifest/miss")
+        run = runner(tmp_path, port, *only, progress=Interrupting(), rounds=5)
         with pytest.raises(KeyboardInterrupt):
             run.go()
     (row,) = run.results.rows
@@ -343,13 +339,8 @@ def test_how_much_others_disturbed_is_told_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Meter, "others", lambda meter, cpu: 0.7)
-    with serving(lambda method, target: (404, {}, b"")) as port:
-        target = Target(
-            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
-        )
-        profile = replace(ALONE, rounds=2, small_seconds=0.1)
-        only = ("small/blob/head/miss",)
-        run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Silent())
+    with serving(absent) as port:
+        run = runner(tmp_path, port, MISS, progress=Silent(), rounds=2)
         run.go()
     assert run.results.remarks[-1] == (
         "2 of 2 measurements were disturbed: other programs took up to 0.7 cores meanwhile"
@@ -376,13 +367,8 @@ class Delaying(Silent):
 def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     delaying = Delaying()
     monkeypatch.setattr("holdfast.bench.run.time", delaying)
-    with serving(lambda method, target: (404, {}, b"")) as port:
-        target = Target(
-            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
-        )
-        profile = replace(ALONE, rounds=5, small_seconds=0.1, budget=600)
-        only = ("small/blob/head/miss",)
-        run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, delaying)
+    with serving(absent) as port:
+        run = runner(tmp_path, port, MISS, progress=delaying, rounds=5, budget=600)
         run.go()
     (row,) = run.results.rows
     assert len(row.samples) == 2
@@ -401,13 +387,9 @@ def test_what_a_start_takes_is_not_the_first_rows_loss(
 
     monkeypatch.setattr("holdfast.bench.run.time", delaying)
     monkeypatch.setattr(machine_limits, "measure", measured)
-    with serving(lambda method, target: (404, {}, b"")) as port:
-        target = Target(
-            name="x", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"), files=tmp_path / "x"
-        )
-        profile = replace(ALONE, rounds=2, small_seconds=0.1, budget=600)
-        only = ("small/blob/head/miss", "small/manifest/miss")
-        run = Run(Plan(profile, "s", targets=(target,), only=only, scale=False), tmp_path, Silent())
+    with serving(absent) as port:
+        only = (MISS, "small/manifest/miss")
+        run = runner(tmp_path, port, *only, progress=Silent(), rounds=2, budget=600)
         run.go()
     assert [len(row.samples) for row in run.results.rows] == [2, 2]
 
@@ -630,13 +612,6 @@ def _command_line(entry: Path) -> bytes:
         return (entry / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
-
-
-def test_the_workspace_is_removed(tmp_path: Path) -> None:
-    with workspace(tmp_path / "new") as place:
-        (place / "file").write_text("x")
-        assert os.access(place, os.W_OK)
-    assert not any((tmp_path / "new").iterdir())
 
 
 def test_a_bench_that_is_not_whole_says_how_to_get_it(tmp_path: Path) -> None:
