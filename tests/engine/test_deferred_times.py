@@ -150,6 +150,8 @@ async def test_what_changes_more_is_committed(pushed: Pushed) -> None:
     assert await pushed.put("v1") == []
     pushed.clock.advance(2)
     assert await pushed.put("v1") == put, "the time of update would be a loss"
+    pushed.clock.advance(-DAY - 1)
+    assert await pushed.put("v1") == put, "a clock that was ahead left a time of the future"
 
 
 async def test_where_retention_looks_at_times_they_are_committed(pushed: Pushed) -> None:

@@ -221,6 +221,16 @@ async def test_one_that_stood_still_too_long_is_given_up(
     assert names(tmp_path) == ["data"]
 
 
+async def test_two_at_once_keep_a_lease_each(filled: Store, tmp_path: Path) -> None:
+    steps = filled.snapshot(tmp_path / "copy")
+    await anext(steps)
+    await finish(filled.snapshot(tmp_path / "other"))
+    await filled.delete(sha256(b"kept by a root"))
+    await filled.sweeper.run()
+    await finish(steps)
+    assert await verify(tmp_path / "copy") == await verify(tmp_path / "other") == []
+
+
 async def test_a_store_that_is_closed_under_it(filled: Store, tmp_path: Path) -> None:
     steps = filled.snapshot(tmp_path / "copy")
     await anext(steps)
