@@ -24,6 +24,7 @@ from support.engine import (
     read,
     sha256,
     shown,
+    vanishing,
 )
 
 from holdfast.engine import (
@@ -79,6 +80,10 @@ async def test_limits(place: Place) -> None:
         with pytest.raises(TooLarge):
             await store.uploads.append(where, upload.id, once(SMALL, SMALL))
         await gone(store, where, upload.id)
+        announced = await store.uploads.begin(where)
+        with pytest.raises(TooLarge):
+            await store.uploads.append(where, announced.id, vanishing(), length=1001)
+        await gone(store, where, announced.id)
         await store.uploads.begin(where)
         await store.namespaces.update(space.id, locked=True)
         for call in (store.uploads.begin(where), store.uploads.put(where, sha256(b""), once(b""))):
