@@ -1,4 +1,4 @@
-"""What runs beside requests, or on whole directories: sweep, scrub, retention, snapshots.
+"""Work beside requests and on whole directories: sweep, scrub, retention, snapshot, restore.
 
 May import check and what check may.
 """

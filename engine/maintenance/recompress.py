@@ -1,8 +1,8 @@
-"""Recompressing: files that compress well are kept as zstd frames, in the background.
+"""Recompression: store files that compress well as zstd frames, in the background.
 
-A probe of some samples decides, once for each file. The blob keeps its digest; only the file
-behind it is swapped, in one transaction, as when a push heals it. Files are found in the order
-of their ids, which grow: so after one walk over all, only new ones are looked at.
+A probe of some samples decides, once for each file. The blob keeps its digest; one transaction
+swaps the file behind it, as when a push heals it. Files are read in the order of their ids, which
+ascend: so after one walk over all files, only new ones are examined.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from holdfast.engine.tasks.background import Background
 
 _log: Final = logging.getLogger(__name__)
 
-_SCAN: Final = 200
-"""File rows looked at in one step."""
+_ROWS_PER_STEP: Final = 200
+"""File rows read in one step."""
 
-_PAUSE: Final = 0.02
-"""Seconds between two steps in the background: bounds a walk to 10,000 rows a second."""
+_STEP_INTERVAL_SECONDS: Final = 0.02
+"""Wait between two steps in the background: bounds a walk to 10,000 rows a second."""
 
-MIN_BYTES: Final = 64 * 1024
-"""Smaller files save less than a block or two of the disk."""
+FILE_BYTES_MIN: Final = 64 * 1024
+"""Size of the smallest file to recompress: smaller ones save less than a block or two of disk."""
 
 BYTES_PER_SECOND: Final = 32 * 1024 * 1024
-"""Read in the background: a tenth of what one core could compress."""
+"""Rate of reading in the background: a tenth of what one core can compress."""
 
 _PIECE_BYTES: Final = 4 * 1024 * 1024
-"""Compressed between two pauses, and at most after a stop: some 12 ms of one thread."""
+"""Bytes compressed between two waits, and at most after a stop: some 12 ms of one thread."""
 
-_IDLE: Final = 60.0
-"""Seconds between two walks."""
+_IDLE_SECONDS: Final = 60.0
+"""Interval between two walks."""
 
 
 @dataclass(slots=True)
 class Recompressed:
-    """What was done so far."""
+    """Counts of what was done so far."""
 
     looked_at: int = 0
     """Files that were probed."""
@@ -63,7 +63,7 @@ class Recompressed:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plain file that was not probed yet."""
+    """A blob in a plain file that was not probed yet."""
 
     sha: bytes
     blob: Blob
@@ -75,17 +75,17 @@ def _is_candidate(blob: Blob, file_id: int) -> bool:
         and blob.place == PLAIN
         and not blob.probed
         and not blob.damaged
-        and blob.size >= MIN_BYTES
+        and blob.size >= FILE_BYTES_MIN
     )
 
 
 async def candidates(txn: Transaction, last: int) -> tuple[list[Candidate], int | None]:
-    """Some of the files behind ``last`` that were not probed, and where to go on, or None.
+    """Return some of the files behind ``last`` that were not probed; where to continue, or None.
 
-    Damaged rows are passed over: the check tells of them, and nothing is lost.
+    Skips damaged rows: the check reports them.
     """
     start = layout.FILE + layout.number(last + 1)
-    rows = await txn.scan(start, after(layout.FILE), limit=_SCAN)
+    rows = await txn.scan(start, after(layout.FILE), limit=_ROWS_PER_STEP)
     found = []
     for key, value in rows:
         file_id = layout.at(key, 1)
@@ -96,11 +96,11 @@ async def candidates(txn: Transaction, last: int) -> tuple[list[Candidate], int 
             continue
         if blob is not None and _is_candidate(blob, file_id):
             found.append(Candidate(file.sha, blob))
-    return found, layout.at(rows[-1][0], 1) if len(rows) == _SCAN else None
+    return found, layout.at(rows[-1][0], 1) if len(rows) == _ROWS_PER_STEP else None
 
 
 async def settled_until(txn: Transaction) -> int:
-    """The last file id that no process will make a file of any more."""
+    """Return the last file id below all open blocks: no process creates files up to it any more."""
     opened = [block for _, block in await files.open_blocks(txn)]
     if opened:
         return min(opened) * BLOCK_FILES - 1
@@ -109,30 +109,30 @@ async def settled_until(txn: Transaction) -> int:
 
 
 async def is_candidate(txn: Transaction, candidate: Candidate) -> bool:
-    """Whether it still is one."""
+    """Return True if the blob is still a candidate."""
     blob = await load(txn, Blob, layout.BLOB + candidate.sha)
     return blob is not None and _is_candidate(blob, candidate.blob.file_id)
 
 
 async def mark_probed(txn: Transaction, sha: bytes, file_id: int, now: int) -> None:
-    """Remember that the file is not worth it."""
+    """Mark the file of a blob as probed: it gains too little."""
     blob = await load(txn, Blob, layout.BLOB + sha)
     if blob is not None and blob.file_id == file_id:
         await save(txn, layout.BLOB + sha, msgspec.structs.replace(blob, probed=now))
 
 
 class Recompressor:
-    """Walks over a store and recompresses what gains by it. Any number may do so at once."""
+    """Walks over a store and recompresses files that gain enough. Several may run at once."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._background = Background("recompress", self._turn)
-        self._begin = 0
-        """Where the next walk of the background begins: files before it were looked at."""
+        self._examined_until = 0
+        """File id behind which the next walk of the background begins."""
         self.total = Recompressed()
 
     async def run(self) -> Recompressed:
-        """Do one walk over the whole store, without rest.
+        """Do one walk over the whole store, at full speed.
 
         Raises StorageFull; a file that cannot be read or written is left as it is, and counted.
         """
@@ -145,37 +145,37 @@ class Recompressor:
     async def _step(self, last: int, done: Recompressed, rate: float) -> int | None:
         found, following = await self._core.ledger.read_in_thread(candidates, last)
         for candidate in found:
-            # Another process may walk here too.
+            # Another process may have probed or replaced it meanwhile.
             if await self._core.ledger.read(is_candidate, candidate):
-                await self._one(candidate, done, rate)
+                await self._recompress(candidate, done, rate)
         return following
 
-    async def _one(self, candidate: Candidate, done: Recompressed, rate: float) -> None:
+    async def _recompress(self, candidate: Candidate, done: Recompressed, rate: float) -> None:
         core, sha, blob = self._core, candidate.sha, candidate.blob
         done.looked_at += 1
         try:
             stored = await self._replace(candidate, done, rate)
         except (NotFound, Corrupt):
-            # Nothing happens where the file went because the blob did, or has moved.
+            # No-op if the file is gone because the blob was removed or has moved.
             await core.ledger.transact(blob_rows.quarantine, sha, blob.file_id, core.now())
         except StorageFailed as error:
             done.failed += 1
-            _log.error("file %x was not recompressed: %s", blob.file_id, error)
+            _log.error("cannot recompress file %x: %s; it stays as it is", blob.file_id, error)
         else:
             if stored is None:
                 await core.ledger.transact(mark_probed, sha, blob.file_id, core.now())
 
     async def _replace(self, candidate: Candidate, done: Recompressed, rate: float) -> int | None:
-        """Put frames in the place of a file; None where that gains too little.
+        """Replace a file by frames; return their bytes; 0 if skipped, None if too many.
 
         Raises NotFound, Corrupt, StorageFailed, StorageFull.
         """
         core, blob = self._core, candidate.blob
-        if not await core.threads.run(_worth_it, core.depot, blob):
+        if not await core.threads.run(_gains_enough, core.depot, blob):
             return None
         free = await core.threads.run(core.depot.free_bytes)
         if free - blob.size < core.reserve_bytes:
-            # For a while there would be two of it: a later walk comes back.
+            # Both files exist for a while. A later walk tries again.
             done.skipped += 1
             return 0
         file_id, writer = await core.files.create()
@@ -192,7 +192,7 @@ class Recompressor:
                 blob_rows.swap, candidate.sha, blob.file_id, file_id, FRAMES, stored, core.now()
             )
         except BaseException:
-            # It goes unless the swap was committed all the same.
+            # The files keep it if the swap was committed in spite of the error.
             await core.files.discard(file_id)
             raise
         core.files.settle(file_id)
@@ -203,38 +203,39 @@ class Recompressor:
         return stored
 
     async def _compress(self, blob: Blob, writer: Writer, rate: float) -> int | None:
-        """Write the frames, durably; says how many bytes they take, None for too many."""
+        """Write the frames durably; return their bytes, None if these are too many."""
         run = self._core.threads.run
-        work = await self._core.threads.acquire(_Compression, self._core.depot, blob, writer)
+        compression = await self._core.threads.acquire(_Compression, self._core.depot, blob, writer)
         try:
-            while await run(work.step):
+            while await run(compression.step):
                 if rate:
                     await asyncio.sleep(_PIECE_BYTES / rate)
-            return await run(work.finish)
+            return await run(compression.finish)
         finally:
-            await self._core.threads.finish(work.close)
+            await self._core.threads.finish(compression.close)
 
     def start(self) -> None:
         """Walk in the background until ``stop``."""
         self._background.start()
 
     async def _turn(self) -> float:
-        following = await self._core.ledger.read_in_thread(settled_until)
-        last: int | None = self._begin
+        settled = await self._core.ledger.read_in_thread(settled_until)
+        last: int | None = self._examined_until
         skipped = self.total.skipped
         while last is not None:
             last = await self._step(last, self.total, BYTES_PER_SECOND)
-            await self._background.rest(_PAUSE)
+            await self._background.rest(_STEP_INTERVAL_SECONDS)
+        # After a skip for lack of space the next walk begins at the same file again.
         if skipped == self.total.skipped:
-            self._begin = following
-        return _IDLE
+            self._examined_until = settled
+        return _IDLE_SECONDS
 
     async def stop(self) -> None:
         """End the background task."""
         await self._background.stop()
 
 
-def _worth_it(depot: Depot, blob: Blob) -> bool:
+def _gains_enough(depot: Depot, blob: Blob) -> bool:
     reader = depot.open(blob.file_id)
     try:
         return zstd_frames.worth_it(reader)
@@ -243,10 +244,10 @@ def _worth_it(depot: Depot, blob: Blob) -> bool:
 
 
 class _Compression:
-    """One file on its way into another, piece by piece. Synchronous."""
+    """Compresses one file into another, piece by piece. Synchronous."""
 
     def __init__(self, depot: Depot, blob: Blob, writer: Writer) -> None:
-        """Raises NotFound, Corrupt, StorageFailed."""
+        """Open the blob's file. Raises NotFound, Corrupt, StorageFailed."""
         self._blob = blob
         self._writer = writer
         self._limit = blob.size * (1 - zstd_frames.MIN_GAIN)
@@ -258,7 +259,7 @@ class _Compression:
         self._original = blob_file.open_original(depot, blob)
 
     def step(self) -> bool:
-        """Take the next bytes; False at the end, or where too little is gained."""
+        """Compress the next bytes; return False at the end, or if the gain is too small."""
         stop = self._offset + _PIECE_BYTES
         while self._offset < stop:
             piece = self._original.read(self._offset, blob_file.PIECE_BYTES)
@@ -270,12 +271,13 @@ class _Compression:
         return self._writer.size < self._limit
 
     def finish(self) -> int | None:
-        """Make the file durable; says how many bytes it takes, None for too many. Raises Corrupt.
+        """Make the frames durable; return their bytes, None if these are too many. Raises Corrupt.
 
-        What gains too little is not finished, and may not have been read to its end.
+        A file with too small a gain is not finished, and may not have been read to its end.
         """
         if self._writer.size >= self._limit:
             return None
+        # Frames of damaged bytes would hide the damage: the original stays for the quarantine.
         if self._hasher.digest() != self._blob.checksum:
             raise Corrupt("file", f"{self._blob.file_id:x}", "the checksum differs")
         self._framed.finish()
@@ -285,5 +287,5 @@ class _Compression:
         return self._writer.size
 
     def close(self) -> None:
-        """Let go of the original."""
+        """Close the original."""
         self._original.close()

@@ -1,11 +1,11 @@
-"""The process in which a restored copy of a ledger is first used.
+"""The child process in which the copied ledger of a restore is first opened.
 
 See ``restore`` and ``check.child_process``.
 
-``fill SNAPSHOT DIR MAP_BYTES copy|link whole|salvage`` turns the copied ledger in DIR into one that
-nobody uses, brings in the files that it names, and tells which blobs are in quarantine. What is
-no file is refused, or taken as missing by a salvage.
-``quarantine DIR MAP_BYTES`` puts the blobs that stdin names there.
+``fill SNAPSHOT DIR MAP_BYTES copy|link whole|salvage`` turns the copied ledger in DIR into
+that of a store not in use, brings in the files that it names, and sends which blobs are in
+quarantine. It fails at a file that is not regular; a salvage counts it as missing.
+``quarantine DIR MAP_BYTES`` puts the blobs that stdin names in quarantine.
 """
 
 from __future__ import annotations
@@ -30,36 +30,39 @@ from holdfast.engine.model.errors import Corrupt, NotFound
 from holdfast.engine.tasks.threads import Threads
 from holdfast.engine.upgrade import upgrade
 
-from .snapshot import Filling, detach
+from .snapshot import FileTransfer, detach
 
-_STEP: Final = 1000
+_ROWS_PER_READ: Final = 1000
 
 
 async def fill(snapshot: str, directory: str, map_bytes: str, how: str, what: str) -> None:
-    """Make the copied ledger's store whole. Raises Corrupt, StorageFull, StorageFailed."""
+    """Complete the store of the copied ledger: rows, format and files.
+
+    Raises NotAStore, Corrupt, StorageFull, StorageFailed.
+    """
     ledger = _open(directory, map_bytes)
     threads = Threads(1, "restore")
     try:
         await detach(ledger)
         await _upgrade(ledger, snapshot)
         depot = ForeignDepot(Path(snapshot) / "files")
-        bring = depot.copy if how == "copy" else depot.link
+        transfer = depot.copy if how == "copy" else depot.link
 
         def place(file_id: int, target: str) -> None:
             try:
-                bring(file_id, target)
+                transfer(file_id, target)
             except Irregular as error:
                 if what == "salvage":
                     raise
                 path = str(Path(snapshot) / "files" / error.what)
                 raise Corrupt("snapshot", path, error.reason) from error
 
-        async for done in Filling(ledger, Path(directory), place, threads):
+        async for done in FileTransfer(ledger, Path(directory), place, threads):
             send(Step(done.files, done.total, done.size))
         last: bytes | None = b""
         while last is not None:
-            known, last = await ledger.read(quarantined, last)
-            for name in known:
+            found, last = await ledger.read(quarantined, last)
+            for name in found:
                 send(Quarantined(name))
     finally:
         threads.close()
@@ -77,8 +80,10 @@ async def _upgrade(ledger: Ledger, snapshot: str) -> None:
 
 
 async def quarantined(txn: Transaction, last: bytes) -> tuple[list[str], bytes | None]:
-    """Some of the blobs in quarantine behind ``last``, and where to go on, or None."""
-    rows = await txn.scan(layout.DAMAGED + last + b"\0", after(layout.DAMAGED), limit=_STEP)
+    """Return digests of blobs in quarantine behind ``last``, and where to continue, or None."""
+    rows = await txn.scan(
+        layout.DAMAGED + last + b"\0", after(layout.DAMAGED), limit=_ROWS_PER_READ
+    )
     return [str(Digest.sha256(key[1:])) for key, _ in rows], rows[-1][0][1:] if rows else None
 
 
@@ -88,7 +93,7 @@ async def quarantine(directory: str, map_bytes: str) -> None:
     try:
         now = int(time.time() * SECOND)
         found = await asyncio.to_thread(names)
-        send(Step(changed=sum([await _give_up(ledger, name, now) for name in found])))
+        send(Step(changed=sum([await _quarantine(ledger, name, now) for name in found])))
     finally:
         await ledger.close()
 
@@ -98,16 +103,16 @@ def _open(directory: str, map_bytes: str) -> LmdbLedger:
     return LmdbLedger.open(path, map_bytes=int(map_bytes), create=False)
 
 
-async def _give_up(ledger: Ledger, name: str, now: int) -> bool:
+async def _quarantine(ledger: Ledger, name: str, now: int) -> bool:
     try:
         return await ledger.transact(quarantine_blob, Digest.parse(name).raw, now)
     except (Corrupt, NotFound):
-        # Its row is not there, or cannot be read: then it is served to nobody.
+        # Its row is missing or cannot be read: then no request gets its bytes either.
         return False
 
 
 async def quarantine_blob(txn: Transaction, sha: bytes, now: int) -> bool:
-    """Put a blob in quarantine, wherever it lies; says whether it was not. Raises NotFound."""
+    """Put a blob of ledger or file in quarantine; False if it was there. Raises NotFound."""
     blob = await load(txn, Blob, layout.BLOB + sha)
     if blob is None:
         raise NotFound("blob", str(Digest.sha256(sha)))

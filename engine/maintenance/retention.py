@@ -1,14 +1,14 @@
-"""Retention: rules of a namespace that say which tags and untagged manifests go by themselves.
+"""Retention: rules of a namespace that remove tags and untagged manifests.
 
-A tag goes when some rule covers it (image and tag patterns), when it is not among the newest
-that the rule keeps, and when every age that the rule names is reached. Immutable tags stay. Tags
-that belong to a manifest (``attached``) are neither counted nor aged: they go with it. An orphan
-is not counted, and ages as any tag.
+A rule removes a tag that it covers (image and tag patterns), that is not among the newest tags that
+it keeps, and that has reached every age that the rule names. Immutable tags stay. Tags that belong
+to a manifest (``attached``) are neither counted nor aged: they are removed with it. An orphan (its
+manifest is absent) is not counted, and ages like any tag.
 
-A plan is a proposal. A run makes one too, and that is its beginning; then each transaction that
-removes something decides again, by the same functions, from what it reads itself. What anybody
-pushed, moved or (for rules by pull) pulled after the beginning is not as it was proposed, and
-stays. So that this is seen of all processes, a run goes on behind the ``gate``.
+A plan is a proposal. A run starts with one too; then each transaction that removes something
+decides again, by the same functions, from the rows that it reads. What was pushed, moved or (for
+rules by pull) pulled after the start differs from the proposal, and stays. The run passes the
+``gate``, so that it sees such changes by all processes.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ RULES_MAX: Final = 32
 DAYS_MAX: Final = 36_500
 KEEP_MAX: Final = 1_000_000
 PLANNED_MAX: Final = 10_000
-"""Tags and manifests in one plan, of one image or of many; the next run goes on."""
+"""Tags and manifests in one plan, of one image or of many; the next run continues."""
 
-REST: Final = 3600.0
-"""Seconds between two runs over all namespaces."""
+RUN_INTERVAL_SECONDS: Final = 3600.0
+"""Wait between two runs over all namespaces."""
 
-STEP: Final = 50
+ITEMS_PER_TXN: Final = 50
 """Tags, or untagged manifests, that one transaction of a run decides about."""
 
-_STEP: Final = 1000
+_ROWS_PER_SCAN: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """One thing that a plan removes: a tag, or (``tag`` is None) an untagged manifest."""
+    """An item that a plan removes: a tag, or (``tag`` is None) an untagged manifest."""
 
     image_id: UUID
     image: str
@@ -69,28 +69,28 @@ class Expired:
     tag: str | None
     digest: Digest
     belongs_to: Digest | None = None
-    """Of a signature, an SBOM, an attestation: the manifest that it goes with, by name of its tag
-    or by the subject that it names."""
+    """Manifest with which a signature, an SBOM or an attestation is removed: by the name of its tag
+    or by its subject."""
     artifact_type: str | None = None
-    """Of a manifest that goes with its subject."""
+    """Artifact type of a manifest that is removed with its subject."""
     orphan: bool = False
-    """Whether its name says that it belongs to a manifest, which is not here."""
+    """True for a tag whose name refers to a manifest that the image does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do now, exactly, and the bytes at rest that it frees, holds being over."""
+    """Exactly what a run would remove now, and the bytes at rest that it frees once holds end."""
 
     expired: tuple[Expired, ...]
     freed_bytes: int
     project_freed_bytes: int
-    """As if there were no other project: what may be told to whoever has a key of this one."""
+    """Bytes freed if there were no other project: a figure for keys of this project."""
     complete: bool = True
-    """Whether that is all; else there is more than ``PLANNED_MAX``, for the next run."""
+    """True if that is all; False if more than ``PLANNED_MAX`` items are left for the next run."""
 
 
 def row_of(namespace_id: bytes) -> bytes:
-    """Key of the rules of a namespace."""
+    """Return the key of the rules of a namespace."""
     return layout.RETENTION + namespace_id
 
 
@@ -104,57 +104,58 @@ async def put(txn: Transaction, namespace_id: bytes, rules: tuple[RuleRow, ...])
 
 
 async def get(txn: Transaction, namespace_id: bytes) -> tuple[RuleRow, ...]:
-    """The rules. Raises NotFound."""
+    """Return the rules. Raises NotFound."""
     await namespaces.require(txn, namespace_id)
     row = await load(txn, Retention, row_of(namespace_id))
     return () if row is None else row.rules
 
 
-async def ruled(txn: Transaction) -> list[bytes]:
-    """Namespaces that have rules."""
+async def namespaces_with_rules(txn: Transaction) -> list[bytes]:
+    """Return ids of the namespaces that have rules."""
     rows = await txn.scan(layout.RETENTION, after(layout.RETENTION), limit=1_000_000)
     return [key[1:] for key, _ in rows]
 
 
 @dataclass(slots=True)
 class Loss:
-    """A blob that images lose."""
+    """A blob to which images lose their right."""
 
     size: reclaimable.Size
     owners: set[bytes] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
-class Proposed:
-    """What would go from one image, as its rows were."""
+class ImageProposal:
+    """Items to remove from one image, as their rows were read."""
 
     image: ImageRow
     tags: tuple[TagRow, ...]
-    """In the order in which they go: the oldest first, so that what decides about one, namely
-    the newer ones, is never gone by the same run."""
+    """Tags in the order of their removal, the oldest first: so the newer tags, by which the rules
+    decide about a tag, are not removed before it by the same run."""
     newest: tuple[str, ...]
-    """Names of the tags that ``keep_last`` of the rules keeps."""
+    """Names of the tags that the rules keep by ``keep_last``."""
     untagged: tuple[tuple[bytes, Manifest], ...]
+    """Untagged manifests with their sha256s."""
     orphans: frozenset[str]
-    """Names of those tags that are orphans."""
+    """Names of the tags that are orphans."""
     along: tuple[Expired, ...]
-    """Signatures and the like that go with all this."""
+    """Signatures and the like that are removed with these items."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What the rules remove now, and what may be freed by it."""
+class Proposal:
+    """Items that the rules remove now, and the blobs that this may free."""
 
     project: bytes
-    proposed: tuple[Proposed, ...]
+    proposed: tuple[ImageProposal, ...]
     losses: dict[bytes, Loss]
     complete: bool
-    """Whether that is all; else it is what one plan holds."""
+    """True if that is all; False if one plan cannot hold more."""
 
     @property
     def expired(self) -> tuple[Expired, ...]:
-        """All that is proposed: of each image tags in order of their names, then manifests, then
-        what goes with these."""
+        """All items, image by image: tags in order of their names, then manifests, then what is
+        removed with these."""
         every: list[Expired] = []
         for one in self.proposed:
             for tag in sorted(one.tags, key=lambda tag: tag.name):
@@ -165,29 +166,31 @@ class Work:
         return tuple(every)
 
 
-async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | None) -> Work:
-    """What the rules remove now of what was there at ``begun`` (None: of all). Raises NotFound.
+async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | None) -> Proposal:
+    """Return what the rules remove now of what existed at ``begun`` (None: of all).
 
-    An image with a damaged row is left alone: nobody can tell what should go.
+    Skips an image with a damaged row: what its rules keep is unknown. Raises NotFound.
     """
     namespace = await namespaces.require(txn, namespace_id)
     rules = await get(txn, namespace_id)
     if begun is None:
         begun = await identity.last(txn, now)
-    proposed: list[Proposed] = []
+    proposed: list[ImageProposal] = []
     losses: dict[bytes, Loss] = {}
     room = PLANNED_MAX
     complete = True
     prefix = layout.IMAGE_NAME + namespace_id
     start = prefix
-    while complete and rules and (rows := await txn.scan(start, after(prefix), limit=_STEP)):
+    while (
+        complete and rules and (rows := await txn.scan(start, after(prefix), limit=_ROWS_PER_SCAN))
+    ):
         for _, image_key in payloads(rows):
             try:
-                found, lost, complete = await _of_image(
+                found, lost, complete = await _plan_image(
                     txn, image_key, namespace, rules, now, begun, room
                 )
             except Corrupt as error:
-                _log.error("retention leaves an image alone: %s", error)
+                _log.error("retention skips an image: %s", error)
                 continue
             if found is not None:
                 proposed.append(found)
@@ -197,40 +200,41 @@ async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | Non
             if not complete:
                 break
         start = rows[-1][0] + b"\0"
-    return Work(namespace.project, tuple(proposed), losses, complete)
+    return Proposal(namespace.project, tuple(proposed), losses, complete)
 
 
 async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
-    """What the rules remove now, and free. Raises NotFound, Corrupt."""
-    work = await find(txn, namespace_id, now, None)
+    """Return what the rules remove now, and free. Raises NotFound, Corrupt."""
+    proposal = await find(txn, namespace_id, now, None)
     freed = inside = 0
-    for sha, loss in work.losses.items():
-        whole, part = await reclaimable.alone(txn, sha, work.project, loss.owners)
+    for sha, loss in proposal.losses.items():
+        whole, part = await reclaimable.alone(txn, sha, proposal.project, loss.owners)
         freed += loss.size.at_rest if whole else 0
         inside += loss.size.whole if part else 0
-    return Plan(work.expired, freed, inside, work.complete)
+    return Plan(proposal.expired, freed, inside, proposal.complete)
 
 
-async def outcome(txn: Transaction, work: Work, removed: tuple[Expired, ...]) -> Plan:
-    """What a run did: as its plan, but for what came between."""
+async def outcome(txn: Transaction, proposal: Proposal, removed: tuple[Expired, ...]) -> Plan:
+    """Return what a run removed, and what that frees, as a plan."""
     freed = inside = 0
-    for sha, loss in work.losses.items():
+    for sha, loss in proposal.losses.items():
         claimed = [await claims.get(txn, owner, sha) for owner in loss.owners]
+        # The run kept or a push added a manifest that needs the blob.
         if any(claim is not None and claim.needed for claim in claimed):
             continue
-        whole, part = await reclaimable.alone(txn, sha, work.project, loss.owners)
+        whole, part = await reclaimable.alone(txn, sha, proposal.project, loss.owners)
         freed += loss.size.at_rest if whole else 0
         inside += loss.size.whole if part else 0
-    return Plan(removed, freed, inside, work.complete)
+    return Plan(removed, freed, inside, proposal.complete)
 
 
 async def begin(txn: Transaction, namespace_id: bytes, now: int) -> int:
-    """The beginning of a run, as a time of the ledger. Raises NotFound, Locked."""
+    """Return the start of a run, as a time of the ledger. Raises NotFound, Locked."""
     namespaces.check_unlocked(await namespaces.require(txn, namespace_id))
     return await identity.last(txn, now)
 
 
-async def _of_image(
+async def _plan_image(
     txn: Transaction,
     image_key: bytes,
     namespace: NamespaceRow,
@@ -238,9 +242,9 @@ async def _of_image(
     now: int,
     begun: int,
     room: int,
-) -> tuple[Proposed | None, list[tuple[bytes, reclaimable.Size]], bool]:
-    """What goes from an image, and the blobs that it has no right to any more then; of ``room``
-    things at most, and whether that is all."""
+) -> tuple[ImageProposal | None, list[tuple[bytes, reclaimable.Size]], bool]:
+    """Return the items to remove from an image, the blobs to which it then loses its right, and
+    whether that is all. The items are at most ``room``."""
     image = await images.by_key(txn, image_key)
     if image is None or not image.listed:
         return None, [], True
@@ -249,33 +253,33 @@ async def _of_image(
     if any(rule.removes_tags for rule in rules):
         rows = await _rows(txn, layout.TAG + image.key)
         every = [decode(TagRow, key, value) for key, value in rows]
-    every, orphans = await _free_tags(txn, image_key, every)
+    every, orphans = await _unattached_tags(txn, image_key, every)
     old, newest = _old_tags(every, orphans, rules, limit_rows.immutable(namespace), now, begun)
-    bare = []
+    untagged = []
     if any(rule.untagged_days >= 0 for rule in rules):
         for key, value in await _rows(txn, layout.MANIFEST + image.key):
             sha, row = key[-layout.SHA_BYTES :], decode(Manifest, key, value)
             if await _is_old_untagged(txn, image.key, sha, row, rules, now, begun):
-                bare.append((sha, row))
-    complete = len(old) + len(bare) <= room
+                untagged.append((sha, row))
+    complete = len(old) + len(untagged) <= room
     old = old[:room]
-    bare = bare[: room - len(old)]
-    if not old and not bare:
+    untagged = untagged[: room - len(old)]
+    if not old and not untagged:
         return None, [], complete
     gone = {tag.name: tag.sha for tag in old}
-    shas = [sha for sha, _ in bare]
+    shas = [sha for sha, _ in untagged]
     lost = await reclaimable.losses(txn, image_key, gone, shas, limit_rows.immutable(namespace))
     along = await _along(txn, image, lost)
-    room -= len(old) + len(bare)
-    found = Proposed(
-        image, tuple(old), tuple(newest), tuple(bare), frozenset(orphans), tuple(along[:room])
+    room -= len(old) + len(untagged)
+    found = ImageProposal(
+        image, tuple(old), tuple(newest), tuple(untagged), frozenset(orphans), tuple(along[:room])
     )
     sizes = [(sha, await reclaimable.size_of(txn, sha)) for sha in lost.blobs]
     return found, sizes, complete and len(along) <= room
 
 
 async def _along(txn: Transaction, image: ImageRow, lost: reclaimable.Losses) -> list[Expired]:
-    """What goes with manifests that it belongs to: tags by name, then referrers by digest."""
+    """Return what is removed with its manifest: tags by name, then referrers by digest."""
     found = []
     for tag, sha in sorted(lost.attached, key=lambda pair: pair[0].name):
         belongs = Digest.sha256(sha)
@@ -288,10 +292,10 @@ async def _along(txn: Transaction, image: ImageRow, lost: reclaimable.Losses) ->
     return found
 
 
-async def _free_tags(
+async def _unattached_tags(
     txn: Transaction, image_key: bytes, tags: Sequence[TagRow]
 ) -> tuple[list[TagRow], set[str]]:
-    """The tags that belong to no manifest of the image; and names of orphans among them."""
+    """Return the tags that belong to no manifest of the image, and the names of the orphans."""
     free = []
     orphans = set()
     for tag in tags:
@@ -331,12 +335,12 @@ def _old_tags(
     begun: int,
     pulled: Collection[str] = (),
 ) -> tuple[list[TagRow], list[str]]:
-    """Tags that some rule removes, the oldest first; and names of those that are kept as the
-    newest of some rule.
+    """Return the tags that some rule removes, the oldest first; and the names of those that some
+    rule keeps as the newest.
 
-    ``tags`` may be some of an image only: one that goes then has enough newer ones among them,
-    and so in the image. Those that were pushed after ``begun`` stay, and those in ``pulled`` are in
-    use at this moment.
+    ``tags`` may be a part of an image's tags: a tag that is removed then has enough newer ones in
+    that part, and so in the image. Tags pushed after ``begun`` stay, and so do those in ``pulled``
+    for rules by pull: they are in use now.
     """
     old: dict[str, TagRow] = {}
     newest: dict[str, None] = {}
@@ -372,8 +376,9 @@ async def _is_old_untagged(
     now: int,
     begun: int,
 ) -> bool:
-    """Whether no tag, no index and no subject keeps a manifest, and some rule does not either."""
+    """Return True if no tag, index or subject keeps a manifest, and some rule removes it."""
     days = [rule.untagged_days for rule in rules if rule.untagged_days >= 0]
+    # The rule with the shortest time decides.
     if not days or row.fresh > min(begun, now - min(days) * DAY * SECOND):
         return False
     if await pruning.is_needed(txn, image_key, sha):
@@ -387,38 +392,39 @@ async def _rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Of a run: all are handed to its transactions."""
+    """Times of a run in microseconds, arguments of all its transactions."""
 
     now: int
     begun: int
-    """What was pushed after that, by the time of the ledger, stays."""
+    """Start of the run by the time of the ledger: what was pushed later stays."""
     hold_until: int
-    """For what goes with a tag, and may come back with it."""
+    """End of holds on what is removed with a tag, and can be restored with it."""
     trash_until: int
-    bare_until: int
-    """For untagged manifests and what they needed: no deleted tag brings these back."""
+    """End of the time in the trash."""
+    untagged_until: int
+    """End of holds on untagged manifests and what they needed: no deleted tag restores these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What one transaction of a run did."""
+    """Result of one transaction of a run."""
 
     gone: tuple[bytes, ...] = ()
-    """Ids of tags, and sha256s of manifests."""
+    """Ids of removed tags, and sha256s of removed manifests."""
     undecided: int = 0
-    """So many at the end were not looked at: what went before took enough along."""
+    """Number of items at the end that were not examined: those before filled the transaction."""
     left: tuple[bytes, tuple[bytes, ...]] | None = None
-    """A tag that is gone (empty: none), and what is left for ``tags.prune`` of its manifests."""
+    """Id of the removed tag (empty: none), and manifests left for ``tags.prune``; None for none."""
 
 
 def _all_of(done: Pruned) -> list[bytes]:
     return [*(sha for sha, _ in done.manifests), *(tag.id for tag in done.tags)]
 
 
-async def _open_place(
+async def _require_unlocked(
     txn: Transaction, image_key: bytes
 ) -> tuple[ImageRow, NamespaceRow, list[RuleRow]]:
-    """An image, its namespace, and the rules for it as they are now. Raises NotFound, Locked."""
+    """Return an image, its namespace and its rules as of now. Raises NotFound, Locked."""
     image = await images.by_key(txn, image_key)
     if image is None or image.deleted:
         raise NotFound("image", image_key.hex())
@@ -429,17 +435,17 @@ async def _open_place(
 
 async def remove_tags(
     txn: Transaction,
-    some: tuple[TagRow, ...],
+    batch: tuple[TagRow, ...],
     image_key: bytes,
     newest: tuple[str, ...],
     times: Times,
 ) -> Removed:
-    """Remove those proposed tags (the oldest first) that are as proposed, and that a rule still
-    removes. Linear in ``some`` and ``newest``. Raises NotFound, Locked, Corrupt."""
-    image, namespace, rules = await _open_place(txn, image_key)
+    """Remove the proposed tags (the oldest first) that are unchanged, and that a rule still
+    removes. Linear in ``batch`` and ``newest``. Raises NotFound, Locked, Corrupt."""
+    image, namespace, rules = await _require_unlocked(txn, image_key)
     current: dict[str, TagRow] = {}
     pulled = set()
-    proposed = {tag.name: tag for tag in some}
+    proposed = {tag.name: tag for tag in batch}
     for name in dict.fromkeys((*proposed, *newest)):
         row = await tags.by_name(txn, image_key, name)
         if row is None:
@@ -447,12 +453,12 @@ async def remove_tags(
         current[name] = row
         seen = proposed.get(name)
         if seen is None or (seen.id, seen.sha, seen.updated) != (row.id, row.sha, row.updated):
-            # Times tell of that too, but where the clock was set right in this very moment. It is
-            # there still, for those that go only where there are newer ones.
+            # The times differ too, unless the clock was set back just now. The tag still counts as
+            # a newer one for others.
             proposed.pop(name, None)
         elif seen.pulls != row.pulls:
             pulled.add(name)
-    every, orphans = await _free_tags(txn, image_key, tuple(current.values()))
+    every, orphans = await _unattached_tags(txn, image_key, tuple(current.values()))
     old, _ = _old_tags(
         every, orphans, rules, limit_rows.immutable(namespace), times.now, times.begun, pulled
     )
@@ -461,11 +467,11 @@ async def remove_tags(
     room = tags.LINKS_PER_TXN
     left = None
     undecided = 0
-    for place, name in enumerate(tag.name for tag in some):
+    for index, name in enumerate(tag.name for tag in batch):
         if name not in names:
             continue
         if room <= 0 or left is not None:
-            undecided = len(some) - place
+            undecided = len(batch) - index
             break
         tag = current[name]
         done = await tags.take(
@@ -487,29 +493,29 @@ async def remove_tags(
 
 
 async def remove_untagged(
-    txn: Transaction, some: tuple[tuple[bytes, Manifest], ...], image_key: bytes, times: Times
+    txn: Transaction, batch: tuple[tuple[bytes, Manifest], ...], image_key: bytes, times: Times
 ) -> Removed:
-    """Remove those proposed manifests that are as proposed, and that a rule still removes.
+    """Remove the proposed manifests that are unchanged, and that a rule still removes.
 
     Raises NotFound, Locked, Corrupt.
     """
-    image, namespace, rules = await _open_place(txn, image_key)
+    image, namespace, rules = await _require_unlocked(txn, image_key)
     gone: list[bytes] = []
     room = tags.LINKS_PER_TXN
     left = None
     undecided = 0
-    for place, (sha, seen) in enumerate(some):
+    for index, (sha, seen) in enumerate(batch):
         row = await load(txn, Manifest, manifest_rows.manifest_row(image_key, sha))
         if row != seen or not await _is_old_untagged(
             txn, image_key, sha, seen, rules, times.now, times.begun
         ):
             continue
         if room <= 0 or left is not None:
-            undecided = len(some) - place
+            undecided = len(batch) - index
             break
-        # What goes with a tag that belonged to it can come back.
+        # What is removed with an attached tag can be restored with that tag.
         signed = await attached.tags_of(txn, image_key, sha)
-        until = times.hold_until if signed else times.bare_until
+        until = times.hold_until if signed else times.untagged_until
         done, tag_id = await tags.take_untagged(
             txn,
             (image, namespace),
@@ -529,14 +535,14 @@ async def remove_untagged(
 
 
 Gone = set[tuple[UUID, bytes]]
-"""What a run removed, as ``_name_of`` says it."""
+"""Items that a run removed, by their ``_key_of``."""
 
 
 class Retentions:
     """The retention rules of a store's namespaces."""
 
     def __init__(self, core: Core, flushes: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
-        """``flushes`` write what this process gathered of pulls and pushes."""
+        """Create it; ``flushes`` write the pulls and pushes that this process has gathered."""
         self._core = core
         self._flushes = flushes
         self.background = Background("retention", self._turn)
@@ -552,45 +558,46 @@ class Retentions:
         await self._core.ledger.transact(put, namespace_id.bytes, rows)
 
     async def get(self, namespace_id: UUID) -> list[RetentionRule]:
-        """The rules of a namespace. Raises NotFound."""
+        """Return the rules of a namespace. Raises NotFound."""
         rows = await self._core.ledger.read(get, namespace_id.bytes)
         return [_view(row) for row in rows]
 
     async def plan(self, namespace_id: UUID) -> Plan:
-        """What ``apply`` would remove now, and free: a dry run. Raises NotFound."""
+        """Return what ``apply`` would remove now, and free: a dry run. Raises NotFound."""
         now = self._core.now()
         return await self._core.ledger.read_in_thread(plan, namespace_id.bytes, now)
 
     async def apply(self, namespace_id: UUID) -> Plan:
-        """Remove what the rules say; what really went, and what that frees.
+        """Remove what the rules say; return what was removed, and what that frees.
 
-        What was pushed, moved or (for rules by pull) pulled since it began stays; a lock that
-        comes meanwhile ends it. Removed tags lie in the trash, as after ``Tags.delete``. Raises
-        NotFound, Locked, Corrupt; Busy where another process keeps its pulls to itself.
+        What was pushed, moved or (for rules by pull) pulled since the start stays; a lock set
+        meanwhile ends the run. Removed tags are in the trash, as after ``Tags.delete``. Raises
+        NotFound, Locked, Corrupt, and Busy if another process does not write its pulls.
         """
         core, key = self._core, namespace_id.bytes
-        # What was gathered before the beginning would get a time after it: its tag would go, and
-        # the manifest stay.
+        # A push gathered before the start and written after it would get a later time: its tag
+        # would be removed, and its manifest stay.
         for flush in self._flushes:
             await flush()
         now = core.now()
         begun = await core.ledger.read(begin, key, now)
-        work = await core.ledger.read_in_thread(find, key, now, begun)
-        if not work.proposed:
+        proposal = await core.ledger.read_in_thread(find, key, now, begun)
+        if not proposal.proposed:
             return Plan((), 0, 0)
         until = now + int(core.config.trash_seconds * SECOND)
-        bare_until = core.hold_until(now)
-        times = Times(now, begun, max(until, bare_until), until, bare_until)
+        untagged_until = core.hold_until(now)
+        times = Times(now, begun, max(until, untagged_until), until, untagged_until)
+        # Behind the gate all processes have written their pulls: only this proposal counts.
         async with core.gate.decision(self._flushes):
-            work = await core.ledger.read_in_thread(find, key, now, begun)
-            gone = await self._run(work, times)
-        removed = tuple(item for item in work.expired if _name_of(item) in gone)
-        return await core.ledger.read_in_thread(outcome, work, removed)
+            proposal = await core.ledger.read_in_thread(find, key, now, begun)
+            gone = await self._run(proposal, times)
+        removed = tuple(item for item in proposal.expired if _key_of(item) in gone)
+        return await core.ledger.read_in_thread(outcome, proposal, removed)
 
-    async def _run(self, work: Work, times: Times) -> Gone:
-        """Go through what is proposed; says what went."""
+    async def _run(self, proposal: Proposal, times: Times) -> Gone:
+        """Remove what is proposed; return what was removed."""
         gone: Gone = Gone()
-        for one in work.proposed:
+        for one in proposal.proposed:
             image_id = UUID(bytes=one.image.id)
             try:
                 async for name in self._remove(one, times):
@@ -601,23 +608,23 @@ class Retentions:
                 break
         return gone
 
-    async def _remove(self, one: Proposed, times: Times) -> AsyncIterator[bytes]:
-        """Remove what is proposed of an image, in bounded transactions; yields what went."""
+    async def _remove(self, one: ImageProposal, times: Times) -> AsyncIterator[bytes]:
+        """Remove what is proposed for an image in bounded transactions; yield what was removed."""
         ledger, key = self._core.ledger, one.image.key
 
-        async def some_tags(some: tuple[TagRow, ...]) -> tuple[Removed, Sequence[TagRow]]:
-            done = await ledger.transact(remove_tags, some, key, one.newest, times)
-            return done, some[len(some) - done.undecided :]
+        async def remove_tag_batch(batch: tuple[TagRow, ...]) -> tuple[Removed, Sequence[TagRow]]:
+            done = await ledger.transact(remove_tags, batch, key, one.newest, times)
+            return done, batch[len(batch) - done.undecided :]
 
-        async def some_bare(
-            some: tuple[tuple[bytes, Manifest], ...],
+        async def remove_untagged_batch(
+            batch: tuple[tuple[bytes, Manifest], ...],
         ) -> tuple[Removed, Sequence[tuple[bytes, Manifest]]]:
-            done = await ledger.transact(remove_untagged, some, key, times)
-            return done, some[len(some) - done.undecided :]
+            done = await ledger.transact(remove_untagged, batch, key, times)
+            return done, batch[len(batch) - done.undecided :]
 
-        async for name in self._in_steps(some_tags, one.tags, one.image.id, times):
+        async for name in self._in_steps(remove_tag_batch, one.tags, one.image.id, times):
             yield name
-        async for name in self._in_steps(some_bare, one.untagged, one.image.id, times):
+        async for name in self._in_steps(remove_untagged_batch, one.untagged, one.image.id, times):
             yield name
 
     async def _in_steps(
@@ -627,12 +634,12 @@ class Retentions:
         image_id: bytes,
         times: Times,
     ) -> AsyncIterator[bytes]:
-        """Go through what is proposed, some at a time; yields what went."""
+        """Remove what is proposed, batch by batch; yield what was removed."""
         waiting = proposed
         while waiting:
-            some, waiting = waiting[:STEP], waiting[STEP:]
+            batch, waiting = waiting[:ITEMS_PER_TXN], waiting[ITEMS_PER_TXN:]
             undecided: list[T] = []
-            for done, later in await batches.bisect(remove, some, _left_alone):
+            for done, later in await batches.bisect(remove, batch, _log_skipped):
                 undecided += later
                 for name in done.gone:
                     yield name
@@ -644,8 +651,8 @@ class Retentions:
     async def _prune(
         self, image_id: bytes, tag_id: bytes, rest: tuple[bytes, ...], times: Times
     ) -> AsyncIterator[bytes]:
-        """Remove what is left of what goes with a tag; yields what went."""
-        until = times.hold_until if tag_id else times.bare_until
+        """Remove what is left of the manifests of a tag; yield what was removed."""
+        until = times.hold_until if tag_id else times.untagged_until
         while rest:
             done = await self._core.ledger.transact(
                 tags.prune,
@@ -662,24 +669,26 @@ class Retentions:
             rest = done.rest
 
     async def _turn(self) -> float:
-        for namespace_id in await self._core.ledger.read(ruled):
+        for namespace_id in await self._core.ledger.read(namespaces_with_rules):
             try:
                 await self.apply(UUID(bytes=namespace_id))
             except (NotFound, Locked):
                 continue
             except Busy as error:
-                _log.warning("retention of a namespace waits for its next turn: %s", error)
+                _log.warning(
+                    "retention of a namespace postponed: %s; the next run tries again", error
+                )
             except Corrupt as error:
-                _log.error("retention leaves a namespace alone: %s", error)
-        return REST
+                _log.error("retention skips a namespace: %s", error)
+        return RUN_INTERVAL_SECONDS
 
 
-async def _left_alone(entry: object, error: Corrupt) -> None:
-    _log.error("retention leaves something alone: %s", error)
+async def _log_skipped(entry: object, error: Corrupt) -> None:
+    _log.error("retention skips an item: %s", error)
 
 
-def _name_of(item: Expired) -> tuple[UUID, bytes]:
-    """What is the same in a proposal and in the report of its run."""
+def _key_of(item: Expired) -> tuple[UUID, bytes]:
+    """Return the identity of an item, the same in a proposal and in the result of its run."""
     return item.image_id, item.digest.raw if item.tag_id is None else item.tag_id.bytes
 
 
@@ -703,7 +712,11 @@ def _checked(rule: RetentionRule) -> RuleRow:
         ),
     )
     if not row.removes_tags and row.untagged_days < 0:
-        raise Invalid("rules", "a rule has to say what goes")
+        raise Invalid(
+            "rules",
+            "a rule must have at least one of keep_last, older_than_days, not_pulled_for_days,"
+            " untagged_older_than_days",
+        )
     return row
 
 

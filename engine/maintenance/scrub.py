@@ -1,7 +1,8 @@
-"""Scrubbing: all bytes at rest are read again now and then, and what went bad is quarantined.
+"""Scrub: read all bytes at rest again at intervals, and quarantine damaged blobs.
 
-The walk goes in order of sha256, remembers in the ledger where it stopped, and begins anew at
-the end. A blob in quarantine is served to nobody; a push of the same digest replaces its bytes.
+A walk reads the blobs in order of sha256, stores its position in the ledger, and starts from the
+first blob again after the last. A blob in quarantine is not served; a push of the same digest
+replaces its bytes.
 """
 
 from __future__ import annotations
@@ -33,54 +34,59 @@ from holdfast.engine.trash.future_times import SLACK
 _log: Final = logging.getLogger(__name__)
 
 _CURSOR: Final = layout.SETTING + b"scrub"
-_HOLDER: Final = layout.SETTING + b"scrubber"
+_LEASE: Final = layout.SETTING + b"scrubber"
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
-_STEP: Final = 100
-"""Blobs looked at between two reads of the ledger: at most 6.4 MiB of inline content."""
+_BLOBS_PER_READ: Final = 100
+"""Blobs examined between two reads of the ledger: at most 6.4 MiB of inline content."""
 
-_MARK_BYTES: Final = 64 * 1024 * 1024
-"""Read between two marks of the place: what a restart reads again, and the blob it was at."""
+_BYTES_PER_MARK: Final = 64 * 1024 * 1024
+"""Bytes read before the position is stored: after a restart, they and the blob it was at are read
+again."""
 
 SPAN_BYTES: Final = 8 * 1024 * 1024
-"""Read between two rests, and before a stop or a pause is heeded."""
+"""Bytes read between two waits, and until a stop or a pause takes effect."""
 
 BYTES_PER_SECOND: Final = 16 * 1024 * 1024
-"""Read in the background: 1.4 TB a day, a small part of what any disk gives."""
+"""Rate of reading in the background: 1.4 TB a day, a small part of what a disk delivers."""
 
 WALK_SECONDS: Final = 7 * 24 * 3600
-"""The background begins a walk this long after the last one ended, or the store was made."""
+"""Interval between the end of a walk, or the creation of the store, and the next walk in the
+background."""
 
-_TURN_SECONDS: Final = 600
-"""How long a process that scrubs in the background may be silent before another one does."""
+_LEASE_SECONDS: Final = 600
+"""Duration of the lease that makes a process the one that scrubs in the background."""
 
-_IDLE: Final = 60.0
-"""Seconds between looks at whether the next walk is due."""
+_IDLE_SECONDS: Final = 60.0
+"""Interval between two checks whether the next walk is due."""
 
-DAMAGED_SHOWN: Final = 1000
-"""Digests remembered in a Scrubbed; ``damaged_count`` goes on."""
+DAMAGED_SHOWN_MAX: Final = 1000
+"""Digests listed in a Scrubbed; ``damaged_count`` counts all."""
 
 
 @dataclass(slots=True)
 class Scrubbed:
-    """What a scrub did so far."""
+    """Counts of what a scrub did so far."""
 
     blobs: int = 0
     bytes: int = 0
-    """As they lie at rest."""
+    """Bytes read, as they are at rest."""
     damaged: list[str] = field(default_factory=list)
-    """Digests of blobs that were found bad now, the first ``DAMAGED_SHOWN`` of them."""
+    """Digests of blobs found damaged by this scrub, the first ``DAMAGED_SHOWN_MAX``."""
     damaged_count: int = 0
     finished: bool = False
-    """Whether every blob was looked at, and not only what budget and time allowed."""
+    """True if every blob was examined; False if budget or time ended the scrub first."""
     paused: bool = False
-    """Whether it was the time that ended it."""
+    """True if the time ended it."""
     origin: str = ""
-    """Where it began: behind the blob of this sha256 (hexadecimal), or at the first one."""
+    """Start of the scrub: behind the blob of this sha256 (hexadecimal); empty: at the first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the walk stands: behind this sha256; and when the last one ended (microseconds)."""
+class Position:
+    """Position of the walk: behind the sha256 ``last``; and the end of the last walk.
+
+    ``finished`` is in microseconds since 1970.
+    """
 
     finished: int = 0
     last: bytes = b""
@@ -88,25 +94,25 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ScrubProgress:
-    """How far the walk over all blobs has come."""
+    """Progress of the walk over all blobs."""
 
     part: float
-    """From 0 to 1; 0 also between two walks. It goes by sha256, so it is a share of the number of
-    blobs, not of their bytes."""
+    """Share of the walk, from 0 to 1; 0 also between two walks. It is computed from the sha256, so
+    it is a share of the number of blobs, not of their bytes."""
 
     ended: datetime | None
-    """When the last walk ended; before the first one, when the background began to wait for it.
-    None where neither was yet."""
+    """End of the last walk; before the first walk, the time at which the background began to wait
+    for it. None before both."""
 
 
-async def place(txn: Transaction) -> Place | None:
-    """Where the walk stands; None where there was none yet."""
+async def position(txn: Transaction) -> Position | None:
+    """Return the position of the walk; None before the first one."""
     packed = await _setting(txn, _CURSOR)
-    return None if packed is None else Place(layout.at(packed, 0), packed[8:])
+    return None if packed is None else Position(layout.at(packed, 0), packed[8:])
 
 
 async def _setting(txn: Transaction, key: bytes) -> bytes | None:
-    """The setting; None also where it cannot be read, which ``check`` tells of."""
+    """Return a setting; None also if it cannot be read, which the check reports."""
     try:
         return await get_payload(txn, key)
     except Corrupt:
@@ -114,41 +120,44 @@ async def _setting(txn: Transaction, key: bytes) -> bytes | None:
 
 
 async def mark(txn: Transaction, last: bytes, now: int) -> None:
-    """Remember where the walk stands; at its end (``last`` is empty) also when that was."""
+    """Store the position of the walk; at its end (``last`` is empty) also the time."""
     finished = now
     if last:
-        finished = (await place(txn) or Place(now)).finished
+        finished = (await position(txn) or Position(now)).finished
     await put_payload(txn, _CURSOR, number(finished) + last)
 
 
-async def take(txn: Transaction, holder: bytes, now: int, until: int) -> bool:
-    """Be the one that scrubs in the background until then; False where another one is: not one
-    that says so from the future."""
-    packed = await _setting(txn, _HOLDER)
+async def take_lease(txn: Transaction, holder: bytes, now: int, until: int) -> bool:
+    """Take or renew the lease of the background scrub; return False if another process has it.
+
+    A lease that ends later than ``until`` plus the slack was taken while the clock was ahead, and
+    does not count.
+    """
+    packed = await _setting(txn, _LEASE)
     if packed is not None and packed[8:] != holder and now < layout.at(packed, 0) <= until + SLACK:
         return False
-    await put_payload(txn, _HOLDER, number(until) + holder)
+    await put_payload(txn, _LEASE, number(until) + holder)
     return True
 
 
-async def give_up(txn: Transaction, holder: bytes) -> None:
-    """Let another one scrub."""
-    packed = await _setting(txn, _HOLDER)
+async def release_lease(txn: Transaction, holder: bytes) -> None:
+    """Release the lease, if the holder still has it."""
+    packed = await _setting(txn, _LEASE)
     if packed is not None and packed[8:] == holder:
-        await txn.delete(_HOLDER)
+        await txn.delete(_LEASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A blob to look at; without a row where that cannot be read."""
+    """A blob to examine; ``blob`` is None if its row cannot be read."""
 
     sha: bytes
     blob: Blob | None
-    inline_is_good: bool = True
+    inline_is_intact: bool = True
 
 
 async def candidates(txn: Transaction, last: bytes, limit: int) -> list[Candidate]:
-    """The next blobs behind ``last``, the small ones already verified."""
+    """Return the next blobs behind ``last``, with inline content already verified."""
     found = []
     rows = await blob_rows.rows_after(txn, last, limit)
     for key, value in rows:
@@ -157,12 +166,12 @@ async def candidates(txn: Transaction, last: bytes, limit: int) -> list[Candidat
         except Corrupt:
             found.append(Candidate(key[1:], None))
             continue
-        good = blob.place != INLINE or await _inline_is_good(txn, key[1:], blob)
+        good = blob.place != INLINE or await _inline_is_intact(txn, key[1:], blob)
         found.append(Candidate(key[1:], blob, good))
     return found
 
 
-async def _inline_is_good(txn: Transaction, sha: bytes, blob: Blob) -> bool:
+async def _inline_is_intact(txn: Transaction, sha: bytes, blob: Blob) -> bool:
     try:
         data = await get_payload(txn, layout.content(blob.created, sha))
     except Corrupt:
@@ -171,17 +180,17 @@ async def _inline_is_good(txn: Transaction, sha: bytes, blob: Blob) -> bool:
 
 
 async def quarantine_inline(txn: Transaction, sha: bytes, now: int) -> bool:
-    """Quarantine a blob in the ledger if its content is bad still; says whether it was."""
+    """Quarantine a blob in the ledger if its content is still damaged; return True if it was."""
     blob = await load(txn, Blob, layout.BLOB + sha)
-    if blob is None or blob.place != INLINE or await _inline_is_good(txn, sha, blob):
+    if blob is None or blob.place != INLINE or await _inline_is_intact(txn, sha, blob):
         return False
     return await blob_rows.quarantine(txn, sha, 0, now)
 
 
-class _Pace:
-    """How much a walk may read: ``budget`` bytes within ``seconds``, at ``rate`` bytes a second.
+class _Allowance:
+    """Bounds of a walk: ``budget`` bytes, within ``seconds``, at ``rate`` bytes a second.
 
-    A rate of 0 is none. What was not ``resumed`` reads one blob whatever the budget.
+    Rate 0 is unlimited. A walk that is not ``resumed`` reads one blob whatever the budget.
     """
 
     def __init__(
@@ -198,7 +207,7 @@ class _Pace:
         self._resumed = resumed
 
     def ends(self, done: Scrubbed, size: int) -> bool:
-        """Whether to stop before a blob of that size."""
+        """Return True if the walk must stop before a blob of that size."""
         if (done.blobs or self._resumed) and done.bytes + size > self._budget:
             return True
         done.paused = done.blobs > 0 and time.monotonic() >= self._until
@@ -206,7 +215,7 @@ class _Pace:
 
 
 def _parse_origin(text: str) -> bytes:
-    """The sha256 that an ``origin`` names, or nothing. Raises Invalid."""
+    """Return the sha256 of an ``origin``; b"" for the first blob. Raises Invalid."""
     if text and not _SHA256_HEX.fullmatch(text):
         raise Invalid("origin", "must be empty, or 64 lower-case hexadecimal digits")
     return bytes.fromhex(text)
@@ -215,24 +224,24 @@ def _parse_origin(text: str) -> bytes:
 class Scrubber:
     """Reads the blobs of a store again.
 
-    Of the processes that have one store open, one at a time scrubs in the background. Any number
-    may ``run``; what they look at at the same time is read twice.
+    Of the processes that have a store open, one at a time scrubs in the background. Any number may
+    ``run``; they may read the same blobs.
     """
 
     def __init__(self, core: Core, *, bytes_per_second: float = BYTES_PER_SECOND) -> None:
         self._core = core
         self._rate = bytes_per_second
         self._name = entropy()
-        self._holds = False
+        self._has_lease = False
         self._background = Background("scrub", self._turn)
         self.total = Scrubbed()
-        """What the background did since the store was opened."""
+        """Counts of what the background did since the store was opened."""
 
     async def progress(self) -> ScrubProgress:
-        """How far the walk is, whichever process walks; as old as its last mark."""
-        stands = await self._core.ledger.read(place) or Place()
-        part = int.from_bytes(stands.last[:8].ljust(8, b"\0"), "big") / 2**64
-        return ScrubProgress(part, moment(stands.finished) if stands.finished else None)
+        """Return the progress of the walk, of any process, as of its last stored position."""
+        current = await self._core.ledger.read(position) or Position()
+        part = int.from_bytes(current.last[:8].ljust(8, b"\0"), "big") / 2**64
+        return ScrubProgress(part, moment(current.finished) if current.finished else None)
 
     async def run(
         self,
@@ -241,45 +250,46 @@ class Scrubber:
         seconds: float | None = None,
         origin: str | None = None,
     ) -> Scrubbed:
-        """Go on where the last scrub stopped, over every blob once, without rest.
+        """Continue where the last scrub stopped, over every blob once, at full speed.
 
-        ``budget_bytes`` ends it before it reads more; only a single blob larger than all of it
-        is read in spite of it, or the walk would never pass it. ``seconds`` pause it after the
-        blob that goes beyond them: the next run, with the ``origin`` of the first one and the
-        rest of the budget, goes on with the same walk. Raises Invalid (``origin``), StorageFailed
-        where a file cannot be opened for other reasons than damage.
+        ``budget_bytes`` ends it before it reads more; a first blob larger than the budget is read
+        all the same, or no walk would ever pass it. ``seconds`` pause it after the blob that
+        exceeds them: the next run, with the ``origin`` of the first one and the rest of the budget,
+        continues the same walk. Raises Invalid (``origin``), and StorageFailed if a file cannot be
+        opened for other reasons than damage.
         """
-        begun = None if origin is None else _parse_origin(origin)
-        start = (await self._core.ledger.read(place) or Place()).last
-        first = start if begun is None else begun
+        resumed_at = None if origin is None else _parse_origin(origin)
+        start = (await self._core.ledger.read(position) or Position()).last
+        first = start if resumed_at is None else resumed_at
         done = Scrubbed(origin=first.hex())
-        pace = _Pace(budget_bytes, seconds, resumed=begun is not None)
-        if begun is None or start > begun:
-            if not await self._walk(start, b"", done, pace):
+        allowance = _Allowance(budget_bytes, seconds, resumed=resumed_at is not None)
+        # A position before the origin means that the walk has passed the end of the store.
+        if resumed_at is None or start > resumed_at:
+            if not await self._walk(start, b"", done, allowance):
                 return done
             start = b""
-        done.finished = first == start or await self._walk(start, first, done, pace)
+        done.finished = first == start or await self._walk(start, first, done, allowance)
         return done
 
-    async def _walk(self, last: bytes, stop: bytes, done: Scrubbed, pace: _Pace) -> bool:
-        """Look at the blobs behind ``last``, up to ``stop`` or (empty) to the end of the store.
+    async def _walk(self, last: bytes, stop: bytes, done: Scrubbed, allowance: _Allowance) -> bool:
+        """Examine the blobs behind ``last``, up to ``stop`` or (empty) to the end of the store.
 
-        Says whether it came so far as the pace allowed, and (with a rate: in the background)
-        before another process took its turn.
+        Returns False if the allowance ended first, or (with a rate: in the background) if another
+        process took the lease.
         """
-        marked, rate = done.bytes, pace.rate
+        marked, rate = done.bytes, allowance.rate
         while True:
-            found = await self._core.ledger.read_in_thread(candidates, last, _STEP)
+            found = await self._core.ledger.read_in_thread(candidates, last, _BLOBS_PER_READ)
             for candidate in found:
                 if stop and candidate.sha > stop:
                     return await self._mark(last, rate)
                 size = candidate.blob.stored if candidate.blob else 0
-                if pace.ends(done, size):
+                if allowance.ends(done, size):
                     await self._mark(last, rate)
                     return False
-                await self._one(candidate, done, rate)
+                await self._examine(candidate, done, rate)
                 last = candidate.sha
-                if done.bytes - marked >= _MARK_BYTES:
+                if done.bytes - marked >= _BYTES_PER_MARK:
                     marked = done.bytes
                     if not await self._mark(last, rate):
                         return False
@@ -289,119 +299,122 @@ class Scrubber:
                 return True
 
     async def _mark(self, last: bytes, rate: float) -> bool:
-        """Remember the place; says whether to go on from there."""
-        if rate and not await self._take():
+        """Store the position; return False if another process has the lease now."""
+        if rate and not await self._renew_lease():
             return False
         await self._core.ledger.transact(mark, last, self._core.now())
         return True
 
-    async def _take(self) -> bool:
+    async def _renew_lease(self) -> bool:
         now = self._core.now()
-        until = now + _TURN_SECONDS * SECOND
-        self._holds = await self._core.ledger.transact(take, self._name, now, until)
-        return self._holds
+        until = now + _LEASE_SECONDS * SECOND
+        self._has_lease = await self._core.ledger.transact(take_lease, self._name, now, until)
+        return self._has_lease
 
-    async def _one(self, candidate: Candidate, done: Scrubbed, rate: float) -> None:
+    async def _examine(self, candidate: Candidate, done: Scrubbed, rate: float) -> None:
         done.blobs += 1
         sha, blob = candidate.sha, candidate.blob
         if blob is None:
-            # Nobody can serve it either: reading it raises Corrupt.
-            self._found(done, sha, "its row cannot be read")
+            # No request can be served from it either: reading the row raises Corrupt.
+            self._add_damaged(done, sha, "its row cannot be read")
             return
         if blob.damaged:
             return
         transact = self._core.ledger.transact
         if blob.place == INLINE:
             done.bytes += blob.stored
-            if not candidate.inline_is_good and await transact(
+            if not candidate.inline_is_intact and await transact(
                 quarantine_inline, sha, self._core.now()
             ):
-                self._found(done, sha, "its content in the ledger is bad")
-            await self._rest(blob.stored, rate)
+                self._add_damaged(done, sha, "its content in the ledger is damaged")
+            await self._throttle(blob.stored, rate)
             return
         reason = await self._damage(blob, done, rate)
-        # A blob that was removed, healed or recompressed meanwhile is not where it was read.
+        # No-op if the blob was removed, healed or recompressed meanwhile: it has another file now.
         if reason is not None and await transact(
             blob_rows.quarantine, sha, blob.file_id, self._core.now()
         ):
-            self._found(done, sha, reason)
+            self._add_damaged(done, sha, reason)
 
     @staticmethod
-    def _found(done: Scrubbed, sha: bytes, reason: str) -> None:
+    def _add_damaged(done: Scrubbed, sha: bytes, reason: str) -> None:
         digest = str(Digest.sha256(sha))
         _log.error("blob %s is damaged: %s; push it again", digest, reason)
         done.damaged_count += 1
-        if len(done.damaged) < DAMAGED_SHOWN:
+        if len(done.damaged) < DAMAGED_SHOWN_MAX:
             done.damaged.append(digest)
 
     async def _damage(self, blob: Blob, done: Scrubbed, rate: float) -> str | None:
-        """As ``blob_file.damage``, in spans; but a file that cannot be opened is not yet bad."""
+        """Return why a file is damaged, or None; as ``blob_file.damage``, but in spans.
+
+        Raises StorageFailed if the file cannot be opened: that is no proof of damage.
+        """
         threads = self._core.threads
         try:
-            original = await threads.acquire(blob_file.open_original, self._core.depot, blob)
+            content = await threads.acquire(blob_file.open_original, self._core.depot, blob)
         except (NotFound, Corrupt) as error:
             return str(error)
         try:
             hasher = blake3()
             offset = counted = 0
             while offset < blob.size:
-                read = await threads.run(_hash_span, original, hasher, offset)
+                read = await threads.run(_hash_span, content, hasher, offset)
                 if not read:
                     return "the file ends early"
                 offset += read
                 at_rest = blob.stored * offset // blob.size
                 done.bytes += at_rest - counted
-                await self._rest(at_rest - counted, rate)
+                await self._throttle(at_rest - counted, rate)
                 counted = at_rest
             return None if hasher.digest() == blob.checksum else "the checksum differs"
         except (Corrupt, StorageFailed) as error:
             return str(error)
         finally:
-            await threads.finish(original.close)
+            await threads.finish(content.close)
 
-    async def _rest(self, size: int, rate: float) -> None:
+    async def _throttle(self, size: int, rate: float) -> None:
         if rate:
             await self._background.rest(size / rate)
 
     def start(self) -> None:
-        """Scrub in the background until ``stop``, a walk every ``WALK_SECONDS`` at most."""
+        """Scrub in the background until ``stop``, at most one walk in ``WALK_SECONDS``."""
         self._background.start()
 
     def pause(self) -> None:
-        """Let the background rest after what it reads now."""
+        """Suspend the background task after the current span."""
         self._background.pause()
 
     def resume(self) -> None:
-        """Go on in the background."""
+        """Resume the background task."""
         self._background.resume()
 
     async def _turn(self) -> float:
-        """Go on with the walk, or begin one that is due; says how long to rest, in seconds."""
-        stands = await self._core.ledger.read(place)
-        if stands is None or stands.finished > self._core.now() + SLACK:
-            # There was no walk yet, or it ended while the clock was ahead.
+        """Continue the walk, or begin one that is due; return the seconds to wait after it."""
+        current = await self._core.ledger.read(position)
+        if current is None or current.finished > self._core.now() + SLACK:
+            # No walk has ended yet, or the clock was ahead when it did: the interval starts now.
             await self._core.ledger.transact(mark, b"", self._core.now())
-            return _IDLE
-        due = stands.finished + WALK_SECONDS * SECOND
-        if not stands.last and self._core.now() < due:
-            return _IDLE
-        if not await self._take():
-            return _IDLE
-        await self._walk(stands.last, b"", self.total, _Pace(rate=self._rate))
-        return _IDLE
+            return _IDLE_SECONDS
+        due = current.finished + WALK_SECONDS * SECOND
+        if not current.last and self._core.now() < due:
+            return _IDLE_SECONDS
+        if not await self._renew_lease():
+            return _IDLE_SECONDS
+        await self._walk(current.last, b"", self.total, _Allowance(rate=self._rate))
+        return _IDLE_SECONDS
 
     async def stop(self) -> None:
-        """End the background task; the place of the walk is kept."""
+        """End the background task and release the lease; the position of the walk is kept."""
         await self._background.stop()
-        if self._holds:
-            self._holds = False
-            await self._core.ledger.transact(give_up, self._name)
+        if self._has_lease:
+            self._has_lease = False
+            await self._core.ledger.transact(release_lease, self._name)
 
 
-def _hash_span(original: BlobFile, hasher: blake3, offset: int) -> int:
-    """Hash up to ``SPAN_BYTES`` from ``offset``; says how many there were."""
+def _hash_span(content: BlobFile, hasher: blake3, offset: int) -> int:
+    """Hash up to ``SPAN_BYTES`` from ``offset``; return how many there were."""
     read = 0
-    while read < SPAN_BYTES and (piece := original.read(offset + read, blob_file.PIECE_BYTES)):
+    while read < SPAN_BYTES and (piece := content.read(offset + read, blob_file.PIECE_BYTES)):
         hasher.update(piece)
         read += len(piece)
     return read

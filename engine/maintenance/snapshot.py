@@ -1,8 +1,8 @@
-"""Snapshots: a consistent copy of a store, made while it is in use.
+"""Snapshot: make a consistent copy of a store while it is in use.
 
 A snapshot is a data directory of its own: the ledger as of one moment, and the files that it
 names, linked (they never change) or copied. A lease keeps the sweep from unlinking them until
-that is done. Open uploads are left out. ``restore`` makes a store of one.
+the snapshot is complete. Open uploads are left out. ``restore`` makes a store from a snapshot.
 """
 
 from __future__ import annotations
@@ -32,30 +32,32 @@ from .staging import Staging
 
 _log: Final = logging.getLogger(__name__)
 
-_RENEWAL_SECONDS: Final = 20.0
+_RENEWAL_INTERVAL_SECONDS: Final = 20.0
+"""Interval at which a lease is renewed."""
 
-_STEP: Final = 200
-"""Rows in one transaction, and files between two reports."""
+_ROWS_PER_TXN: Final = 200
+"""Rows in one transaction, and files between two reports of progress."""
 
-Place = Callable[[int, str], None]
-"""Brings the file with that id to that path, durably: a depot's ``link`` or ``copy``."""
+Transfer = Callable[[int, str], None]
+"""Links or copies the file with an id to a path, durably: a depot's ``link`` or ``copy``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """How far a snapshot or a restore is."""
+    """Progress of a snapshot or a restore."""
 
     files: int
+    """Files linked or copied so far."""
     total: int
-    """Files that there are."""
+    """Files in all."""
     bytes: int
-    """Bytes of the files so far, as they lie."""
+    """Bytes of these files, as they are at rest."""
     damaged: int = 0
-    """Blobs that were found damaged on the way, and are in quarantine now."""
+    """Blobs found damaged, which are in quarantine now."""
 
 
 class Lease:
-    """Keeps the files of a store where they are, for as long as its context lasts."""
+    """Keeps the sweep from unlinking files of a store while its context is open."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -73,15 +75,15 @@ class Lease:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(_RENEWAL_SECONDS)
+            await asyncio.sleep(_RENEWAL_INTERVAL_SECONDS)
             await self.confirm()
 
     async def confirm(self) -> None:
-        """Make sure that it never ran out, and renew it. Raises StorageFailed if it did."""
+        """Check that the lease has never expired, and renew it. Raises StorageFailed if it has."""
         core = self._core
         held = await core.ledger.transact(files.renew_lease, self._name, core.now(), self._until())
         if not held:
-            raise StorageFailed("snapshot", "its lease ran out while it stood still: make it again")
+            raise StorageFailed("snapshot", "its lease expired in a suspension: make it again")
 
     async def __aexit__(
         self,
@@ -97,26 +99,28 @@ class Lease:
         except EngineError as lost:
             if error is None:
                 raise
-            # The store was closed meanwhile, or worse: the lease ends by itself.
-            _log.error("the lease of a snapshot was not given back: %s", lost)
+            # The store was closed meanwhile, or failed. The error of the context counts more.
+            _log.error(
+                "cannot release the snapshot lease: %s; deleted files stay until it expires", lost
+            )
+        # A failed renewal fails the snapshot.
         if error is None and not self._task.cancelled():
             self._task.result()
 
 
 async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerator[Copied, None]:
-    """Write a snapshot into a new directory, saying how far it is now and then.
+    """Write a snapshot into a new directory, and yield its progress now and then.
 
-    ``copy`` copies the files even where they could be linked: a linked file shares its blocks,
-    so damage to one is damage to both. The target appears when all is done. A file that is
-    found missing puts its blob in quarantine. Raises AlreadyExists where the target holds
-    something, Busy where another makes it, Invalid for a store in memory, StorageFull,
-    StorageFailed.
+    ``copy`` copies the files even where links are possible: a linked file shares its blocks, so
+    damage to one is damage to both. The target appears when all is done. If a file is missing, its
+    blob is put in quarantine. Raises AlreadyExists if the target is not empty, Busy if another
+    process makes it, Invalid for a store in memory, StorageFull, StorageFailed.
     """
-    # Part of no protocol: it is what makes a ledger one that can be backed up while in use.
+    # Not in the protocol of ledgers: only one on disk can be copied while it is in use.
     copy_ledger: Callable[..., None] | None = getattr(core.ledger, "copy", None)
     if copy_ledger is None:
-        raise Invalid("store", "a store in memory has no snapshots")
-    place: Place = getattr(core.depot, "copy", core.depot.link) if copy else core.depot.link
+        raise Invalid("store", "must be a data directory: a store in memory has no snapshots")
+    transfer: Transfer = getattr(core.depot, "copy", core.depot.link) if copy else core.depot.link
     threads = Threads(1, "snapshot")
     try:
         staging = await threads.acquire(Staging, target, "snapshot")
@@ -125,7 +129,7 @@ async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerato
                 directory = staging.path
                 await threads.run(datadir.mark_unfinished, directory)
                 await threads.run(copy_ledger, directory / "ledger", compact=True)
-                async for done in _fill(core, lease, directory, place, threads):
+                async for done in _fill(core, lease, directory, transfer, threads):
                     yield done
                 await lease.confirm()
             await threads.run(datadir.mark_made, directory)
@@ -140,16 +144,16 @@ async def make(core: Core, target: Path, *, copy: bool = False) -> AsyncGenerato
 
 
 async def _fill(
-    core: Core, lease: Lease, directory: Path, place: Place, threads: Threads
+    core: Core, lease: Lease, directory: Path, transfer: Transfer, threads: Threads
 ) -> AsyncGenerator[Copied, None]:
-    """Bring in all files that the copied ledger names."""
+    """Link or copy all files that the copied ledger names."""
     ledger = LmdbLedger.open(directory / "ledger", map_bytes=core.config.map_bytes, create=False)
     try:
         await detach(ledger)
         damaged = 0
-        async for done in Filling(ledger, directory, place, threads):
+        async for done in FileTransfer(ledger, directory, transfer, threads):
             for file_id, sha in done.missing:
-                # While the lease lasts, nobody but a fault of the disk takes a file away.
+                # While the lease is valid, a file can be missing only by a fault of the disk.
                 await lease.confirm()
                 now = core.now()
                 await core.ledger.transact(blob_rows.quarantine, sha, file_id, now)
@@ -160,14 +164,17 @@ async def _fill(
 
 
 async def detach(ledger: Ledger) -> None:
-    """Turn a copied ledger into one of a store that nobody uses: no open blocks."""
+    """Turn a copied ledger into that of a store not in use.
+
+    Removes its open blocks, pending unlinks and leases.
+    """
     for kind in (layout.PENDING_UNLINK, layout.BLOCK, files.LEASE):
-        while await ledger.transact(drop_rows, kind, _STEP):
+        while await ledger.transact(drop_rows, kind, _ROWS_PER_TXN):
             continue
 
 
 async def drop_rows(txn: Transaction, prefix: bytes, limit: int) -> int:
-    """Remove rows under a prefix; says how many."""
+    """Remove rows under a prefix; return how many."""
     rows = await txn.scan(prefix, after(prefix), limit=limit)
     for key, _ in rows:
         await txn.delete(key)
@@ -177,9 +184,9 @@ async def drop_rows(txn: Transaction, prefix: bytes, limit: int) -> int:
 async def file_rows(
     txn: Transaction, last: int, limit: int
 ) -> tuple[list[tuple[int, bytes]], int | None]:
-    """Files of blobs behind ``last``, each with its sha256, and where to go on, or None.
+    """Return files of blobs behind ``last`` with their sha256s, and where to continue, or None.
 
-    They are found by their own rows: one whose blob's row is damaged is still brought along.
+    File rows name them, so a file whose blob's row is damaged is included.
     """
     start = layout.FILE + layout.number(last + 1)
     rows = await txn.scan(start, after(layout.FILE), limit=limit)
@@ -194,7 +201,7 @@ async def file_rows(
 
 
 async def count_files(txn: Transaction) -> int:
-    """Files that some row names."""
+    """Count the files that have a row."""
     count, start = 0, layout.FILE
     while rows := await txn.scan(start, after(layout.FILE), limit=10_000):
         count += len(rows)
@@ -203,34 +210,36 @@ async def count_files(txn: Transaction) -> int:
 
 
 @dataclass(slots=True)
-class Filled:
-    """How far a filling is."""
+class TransferProgress:
+    """Progress of a ``FileTransfer``."""
 
     files: int = 0
     total: int = 0
     size: int = 0
     missing: list[tuple[int, bytes]] = field(default_factory=list)
-    """Files of this step that are not there, each with the sha256 that it was for."""
+    """Missing files of this step, each with the sha256 of its blob (b"" if unknown)."""
 
 
-class Filling:
-    """Brings the files that a ledger names into the directory that it lies in, step by step."""
+class FileTransfer:
+    """Links or copies the files that a ledger names into its data directory, step by step."""
 
-    def __init__(self, ledger: Ledger, directory: Path, place: Place, threads: Threads) -> None:
+    def __init__(
+        self, ledger: Ledger, directory: Path, transfer: Transfer, threads: Threads
+    ) -> None:
         self._ledger = ledger
         self._root = directory / "files"
         self._run = directory / "run"
-        self._place = place
+        self._transfer = transfer
         self._threads = threads
         self._made: set[int] = set()
 
-    async def __aiter__(self) -> AsyncIterator[Filled]:
-        done = Filled(total=await self._ledger.read_in_thread(count_files))
+    async def __aiter__(self) -> AsyncIterator[TransferProgress]:
+        done = TransferProgress(total=await self._ledger.read_in_thread(count_files))
         await self._threads.run(self._begin)
         yield done
         last: int | None = 0
         while last is not None:
-            found, last = await self._ledger.read(file_rows, last, _STEP)
+            found, last = await self._ledger.read(file_rows, last, _ROWS_PER_TXN)
             if found:
                 done.missing = []
                 await self._threads.run(self._step, found, done)
@@ -240,14 +249,14 @@ class Filling:
         for path in (self._root, self._run):
             path.mkdir(mode=0o700)
 
-    def _step(self, found: list[tuple[int, bytes]], done: Filled) -> None:
+    def _step(self, found: list[tuple[int, bytes]], done: TransferProgress) -> None:
         for file_id, sha in found:
             path = disk.path_of(self._root, file_id)
             if file_id // BLOCK_FILES not in self._made:
                 self._make_directories(Path(path).parent)
                 self._made.add(file_id // BLOCK_FILES)
             try:
-                self._place(file_id, path)
+                self._transfer(file_id, path)
             except (NotFound, disk_file.Irregular):
                 done.missing.append((file_id, sha))
                 continue

@@ -32,7 +32,7 @@ async def test_nothing_is_wrong_with_a_store_full_of_everything(place: Place, de
 async def test_nothing_is_wrong_at_any_step_of_a_purge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_module, "STEP", 1)
+    monkeypatch.setattr(sweep_module, "ENTRIES_PER_TXN", 1)
     clock = Clock()
     async with Place("memory", tmp_path, clock).store() as store:
         furnished = await furnish(store)
@@ -51,7 +51,7 @@ async def test_nothing_is_wrong_at_any_step_of_a_purge(
 async def test_nothing_is_wrong_after_a_long_history(
     seed: int, place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_module, "STEP", 5)
+    monkeypatch.setattr(sweep_module, "ENTRIES_PER_TXN", 5)
     async with place.store() as store:
         history = History(store, clock, seed)
         for step in range(150):

@@ -191,7 +191,7 @@ async def test_a_jump_in_the_middle_of_an_upload(place: Place, clock: Clock, ahe
 async def test_a_second_time_ahead_and_in_the_midst_of_a_walk(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.maintenance.sweep.WALK_STEP", 1)
+    monkeypatch.setattr("holdfast.engine.maintenance.sweep.TIMES_PER_TXN", 1)
     async with place.store() as store:
         await make_namespace(store)
         for ahead in (10 * DAY, 3 * DAY, 5 * DAY):
@@ -230,7 +230,7 @@ async def test_a_clock_that_is_behind_for_a_moment_changes_nothing(
 
 async def test_the_background_cuts_when_it_is_sure(place: Place, clock: Clock) -> None:
     async with place.store() as store:
-        sweeper = type(store.sweeper)(store.core, sure_seconds=0.0)
+        sweeper = type(store.sweeper)(store.core, clock_trust_seconds=0.0)
         await make_namespace(store)
         clock.advance(9 * DAY)
         done = await push(store, "app/web", "v1", [LAYER])
@@ -298,14 +298,14 @@ async def test_a_scrub_of_then_does_not_put_the_next_one_off(place: Place, clock
     async with place.store() as store:
         ledger, now = store.core.ledger, store.core.now()
         far = now + int(20 * DAY * SECOND)
-        await ledger.transact(scrub.take, b"dead", far, far + SECOND)
-        assert await ledger.transact(scrub.take, b"mine", now, now + SECOND)
-        assert not await ledger.transact(scrub.take, b"other", now, now + SECOND)
+        await ledger.transact(scrub.take_lease, b"dead", far, far + SECOND)
+        assert await ledger.transact(scrub.take_lease, b"mine", now, now + SECOND)
+        assert not await ledger.transact(scrub.take_lease, b"other", now, now + SECOND)
         await ledger.transact(scrub.mark, b"", far)
         store.scrubber.start()
         async with asyncio.timeout(20):
             while True:
-                stands = await ledger.read(scrub.place)
+                stands = await ledger.read(scrub.position)
                 assert stands is not None
                 if stands.finished <= now:
                     break

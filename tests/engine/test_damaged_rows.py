@@ -88,7 +88,7 @@ async def test_beside_a_damaged_row_of_any_kind_the_rest_goes_on(
         await furnish_more(store)
         if kind == layout.DEAD_LETTER:
             (garbage,) = await store.core.ledger.read(every, layout.GARBAGE)
-            await store.core.ledger.transact(dead_letters.put, garbage, "a test", 1)
+            await store.core.ledger.transact(dead_letters.park, garbage, "a test", 1)
         keys = await store.core.ledger.read(every, kind)
         await calm_down(store)
         await store.core.ledger.transact(flip, keys[which])
@@ -239,7 +239,7 @@ async def test_the_background_takes_up_what_was_set_aside(place: Place, healed: 
             await heal
         else:
             seconds = 0.02
-        sweeper = Sweeper(store.core, put_back_seconds=seconds)
+        sweeper = Sweeper(store.core, requeue_seconds=seconds)
         sweeper.start()
         stack.push_async_callback(sweeper.stop)
         if healed == "while it runs":

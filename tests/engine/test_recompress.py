@@ -89,7 +89,7 @@ async def test_each_file_is_probed_once(store: Store, recompressor: Recompressor
 
 
 async def test_small_blobs_stay_as_they_are(store: Store, recompressor: Recompressor) -> None:
-    await store.put(bytes(module.MIN_BYTES - 1))
+    await store.put(bytes(module.FILE_BYTES_MIN - 1))
     await store.put(b"inline" * 100)
     assert (await recompressor.run()).looked_at == 0
 
@@ -305,7 +305,7 @@ async def test_it_runs_beside_an_open_store(place: Place, compression: str) -> N
 async def test_the_background_finds_what_came_later(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_IDLE", 0.01)
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.01)
     async with place.store() as store:
         for content in (TAR, noise(200_000)):
             await store.put(content)

@@ -124,7 +124,7 @@ async def test_several_are_found_in_one_walk_and_a_row_that_cannot_be_read(place
 async def test_the_damaged_are_counted_when_there_are_too_many_to_show(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrub_module, "DAMAGED_SHOWN", 2)
+    monkeypatch.setattr(scrub_module, "DAMAGED_SHOWN_MAX", 2)
     async with place.store() as store:
         for number in range(4):
             await store.put(noise(100, number))

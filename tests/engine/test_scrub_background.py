@@ -76,7 +76,7 @@ async def test_the_background_walks_pauses_goes_on_and_stops(place: Place, clock
 async def test_the_background_rests_for_a_week_after_a_walk(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrub_module, "_IDLE", 0.001)
+    monkeypatch.setattr(scrub_module, "_IDLE_SECONDS", 0.001)
     async with place.store() as store:
         await store.put(BASE)
         await store.put(SMALL)
@@ -128,7 +128,7 @@ async def test_the_background_outlives_a_failure(
 async def test_a_stopped_walk_keeps_most_of_its_way(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrub_module, "_MARK_BYTES", 100_000)
+    monkeypatch.setattr(scrub_module, "_BYTES_PER_MARK", 100_000)
     contents = sorted((noise(60_000, number) for number in range(8)), key=sha256)
     async with place.store() as store:
         for content in contents:
@@ -148,7 +148,7 @@ async def test_a_stopped_walk_keeps_most_of_its_way(
 async def test_one_of_several_processes_scrubs_in_the_background(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrub_module, "_IDLE", 0.001)
+    monkeypatch.setattr(scrub_module, "_IDLE_SECONDS", 0.001)
     async with place.store() as store, place.store() as other:
         for number in range(20):
             await store.put(noise(100, number))
@@ -168,10 +168,10 @@ async def test_a_process_that_fell_silent_loses_its_turn(place: Place, clock: Cl
     async with place.store() as store:
         transact = store.core.ledger.transact
         now = store.core.now()
-        assert await transact(scrub_module.take, b"one", now, now + 10)
-        assert not await transact(scrub_module.take, b"two", now + 9, now + 20)
-        assert await transact(scrub_module.take, b"two", now + 10, now + 20)
-        await transact(scrub_module.give_up, b"one")
-        assert not await transact(scrub_module.take, b"one", now + 19, now + 30)
-        await transact(scrub_module.give_up, b"two")
-        assert await transact(scrub_module.take, b"one", now + 19, now + 30)
+        assert await transact(scrub_module.take_lease, b"one", now, now + 10)
+        assert not await transact(scrub_module.take_lease, b"two", now + 9, now + 20)
+        assert await transact(scrub_module.take_lease, b"two", now + 10, now + 20)
+        await transact(scrub_module.release_lease, b"one")
+        assert not await transact(scrub_module.take_lease, b"one", now + 19, now + 30)
+        await transact(scrub_module.release_lease, b"two")
+        assert await transact(scrub_module.take_lease, b"one", now + 19, now + 30)

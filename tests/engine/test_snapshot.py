@@ -216,7 +216,7 @@ async def test_one_that_stood_still_too_long_is_given_up(
     await anext(steps)
     clock.advance(301)
     await filled.sweeper.run()
-    with pytest.raises(StorageFailed, match="lease ran out"):
+    with pytest.raises(StorageFailed, match="lease expired"):
         await finish(steps)
     assert names(tmp_path) == ["data"]
 

@@ -435,11 +435,11 @@ async def test_an_entry_set_aside_is_in_no_list_until_it_is_put_back(store: Stor
     await store.core.ledger.transact(_set_aside)
     assert (await store.trash.list(project_id=PROJECT)).total == 0
     assert [problem.kind for problem in await problems(store)] == ["aside"]
-    await store.core.ledger.transact(dead_letters.put_back, b"", 10)
+    await store.core.ledger.transact(dead_letters.requeue, b"", 10)
     assert (await store.trash.list(project_id=PROJECT)).total == 1
     assert await problems(store) == []
 
 
 async def _set_aside(txn: Transaction) -> None:
     ((key, _),) = await txn.scan(layout.TRASH, after(layout.TRASH), limit=2)
-    await dead_letters.put(txn, key, "its image cannot be read", 1)
+    await dead_letters.park(txn, key, "its image cannot be read", 1)

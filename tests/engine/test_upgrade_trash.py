@@ -116,7 +116,7 @@ async def test_an_entry_that_was_set_aside(place: Place, broken: bool) -> None:
         await store.core.ledger.transact(_as_format_2)
         await store.core.ledger.transact(_set_aside, broken)
         await _upgrade(store)
-        await store.core.ledger.transact(dead_letters.put_back, b"", 100)
+        await store.core.ledger.transact(dead_letters.requeue, b"", 100)
         if broken:
             assert {problem.kind for problem in await problems(store)} == {"record"}
             return
@@ -129,4 +129,4 @@ async def _set_aside(txn: Transaction, broken: bool) -> None:
     ((key, value),) = await txn.scan(layout.TRASH, after(layout.TRASH), limit=2)
     if broken:
         await txn.put(key, value[:-1] + bytes((value[-1] ^ 1,)))
-    await dead_letters.put(txn, key, "its image cannot be read", 1)
+    await dead_letters.park(txn, key, "its image cannot be read", 1)
