@@ -289,7 +289,7 @@ class BlobWriter:
         await self.close()
         if outcome == "kept":
             # The transaction scheduled the new file's unlink; do it now instead of by the sweep.
-            await self._files.reap(self.file_id, self._core.now())
+            await self._files.unlink_now(self.file_id, self._core.now())
         return arrival
 
     async def _verify_existing(self, sha: bytes) -> tuple[int, int, Traces | None]:

@@ -1,5 +1,5 @@
 """Files of bytes by file id, which ids exist, and which process owns them.
 
-``interface`` is what a backend has to offer; a file never bears a digest. May import model, tasks
-and ledger.
+``interface`` defines what a backend offers; a file's name never contains a digest. May import
+model, tasks and ledger.
 """

@@ -1,9 +1,14 @@
-"""File ids: taking them in blocks, settling them, and cleaning up after a process that died.
+"""Allocates file ids in blocks, tracks unsettled files, and recovers those of dead processes.
 
-A file without a row may exist only in an open block: a block is closed when all its ids were
-used and every one of them got a row or was removed. So recovery lists a few directories, not the
-depot. The file of an upload session has its row in the scratch ledger, which may be forgotten:
-its block stays open until the file is a blob's, or gone.
+A file without a row in the ledger may exist only in an open block. A process closes a block when
+all its ids are used, and each file has a row or was removed. So recovery lists a few directories,
+not the depot.
+
+A file is *unsettled* from ``create`` on, and *settled* once a row names it or it is gone.
+``transfer_to_session`` hands it to an upload session, whose row is in the scratch ledger. That
+ledger may be lost, so the file stays unsettled until it belongs to a blob, or is gone. ``discard``
+removes an unsettled file that no row names. ``unlink_now`` removes one that had a row; a row of
+kind PENDING_UNLINK names it until the sweep or this process has removed it.
 """
 
 from __future__ import annotations
@@ -24,59 +29,60 @@ from .open_files import OpenFiles
 
 _log: Final = logging.getLogger(__name__)
 
-_NEXT_BLOCK = layout.counter(b"fb")
+_LAST_BLOCK = layout.counter(b"fb")
 LEASE = layout.SETTING + b"lease"
 _LEASES_MAX: Final = 10_000
 
+"""Leases read at once: far more than simultaneous snapshots."""
+
 LEASE_SECONDS: Final = 300
-"""How long a snapshot may stand still before it is given up."""
-"""Far more snapshots than are ever made at once."""
+"""Time without a renewal after which a snapshot loses its lease."""
 
-_AHEAD: Final = BLOCK_FILES // 2
-"""Ids of a block that are taken when the next one is opened, so that few ever wait for that."""
+_OPEN_NEXT_INDEX: Final = BLOCK_FILES // 2
+"""Index in a block at which the next block is opened in advance, so that few callers wait."""
 
-_LOOKS: Final = 2 * BLOCK_FILES
-"""Files of sessions, and such as could not be removed, that are looked after at one time: more
-than come between two times, and few enough that nobody waits for it."""
+_RECHECKED_FILES_MAX: Final = 2 * BLOCK_FILES
+"""Files rechecked at one time, of sessions and of failed removals: more than two blocks add, few
+enough that the caller waits only briefly."""
 
 
 async def last_block(txn: Transaction) -> int:
-    """The last block that was ever opened, or 0."""
-    return await txn.counter(_NEXT_BLOCK)
+    """Return the last block that was ever opened, or 0."""
+    return await txn.counter(_LAST_BLOCK)
 
 
 async def open_block(
-    txn: Transaction, incarnation: bytes, block: int, closed: tuple[int, ...]
+    txn: Transaction, instance: bytes, block: int, closed: tuple[int, ...]
 ) -> bool:
-    """Take a block of file ids, and let go of blocks that are done.
+    """Open a block of file ids, and close finished blocks.
 
-    False where another process took that block or a later one; nothing is changed then.
+    Returns False, without a change, if another process took that block or a later one.
     """
-    last = await txn.counter(_NEXT_BLOCK)
+    last = await txn.counter(_LAST_BLOCK)
     if block <= last:
         return False
-    await close_blocks(txn, incarnation, closed)
-    await txn.add(_NEXT_BLOCK, block - last)
-    await put_payload(txn, layout.BLOCK + incarnation + layout.number(block))
+    await close_blocks(txn, instance, closed)
+    await txn.add(_LAST_BLOCK, block - last)
+    await put_payload(txn, layout.BLOCK + instance + layout.number(block))
     return True
 
 
-async def close_blocks(txn: Transaction, incarnation: bytes, blocks: tuple[int, ...]) -> None:
-    """Forget blocks all of whose files are settled."""
+async def close_blocks(txn: Transaction, instance: bytes, blocks: tuple[int, ...]) -> None:
+    """Close blocks in which all files are settled."""
     for block in blocks:
-        await txn.delete(layout.BLOCK + incarnation + layout.number(block))
+        await txn.delete(layout.BLOCK + instance + layout.number(block))
 
 
 async def open_blocks(txn: Transaction) -> list[tuple[bytes, int]]:
-    """Every open block with its incarnation: a few for each process that uses the store."""
+    """Return all open blocks with their instances: a few for each process with the store open."""
     rows = await txn.scan(layout.BLOCK, after(layout.BLOCK), limit=1_000_000)
     return [(key[1 : 1 + NAME_BYTES], layout.at(key, 1 + NAME_BYTES)) for key, _ in rows]
 
 
 async def without_row(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
-    """Those of the files that no row names.
+    """Return those of the files that no row names.
 
-    A doomed file has a row: a snapshot may still need it, and the sweep knows of it.
+    A file with a pending unlink has a row: a snapshot may need it, and the sweep removes it.
     """
     found = []
     for file_id in file_ids:
@@ -88,7 +94,7 @@ async def without_row(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
 
 
 async def without_session(txn: Transaction, file_ids: tuple[int, ...]) -> list[int]:
-    """Those of the files that are no upload session's; of the scratch ledger."""
+    """Return those of the files that belong to no upload session. Reads the scratch ledger."""
     found = []
     for file_id in file_ids:
         try:
@@ -101,10 +107,10 @@ async def without_session(txn: Transaction, file_ids: tuple[int, ...]) -> list[i
 
 
 async def take_lease(txn: Transaction, name: bytes, now: int, until: int) -> None:
-    """Keep all files where they are until then; leases that ran out are forgotten.
+    """Prevent the unlinking of files until ``until``; remove expired leases.
 
-    A snapshot takes a lease before it copies the ledger. What was doomed before is not in the
-    copy; what is doomed later finds the lease.
+    A snapshot takes a lease before it copies the ledger. The copy does not name a file whose
+    unlink was pending before; a later unlink finds the lease and waits.
     """
     for key, value in await txn.scan(LEASE, after(LEASE), limit=_LEASES_MAX):
         if _lease_end(key, value) <= now:
@@ -113,7 +119,7 @@ async def take_lease(txn: Transaction, name: bytes, now: int, until: int) -> Non
 
 
 async def renew_lease(txn: Transaction, name: bytes, now: int, until: int) -> bool:
-    """Prolong a lease; says whether it held until now."""
+    """Renew a lease. Return False if it has expired or is damaged or gone."""
     payload = await get_payload(txn, LEASE + name)
     if payload is None or int.from_bytes(payload, "big") <= now:
         return False
@@ -122,7 +128,7 @@ async def renew_lease(txn: Transaction, name: bytes, now: int, until: int) -> bo
 
 
 async def far_leases(txn: Transaction, beyond: int) -> list[bytes]:
-    """Keys of leases that hold longer than until then."""
+    """Return the keys of leases that end after ``beyond``."""
     rows = await txn.scan(LEASE, after(LEASE), limit=_LEASES_MAX)
     return [key for key, value in rows if _lease_end(key, value) > beyond]
 
@@ -133,7 +139,7 @@ async def drop_lease(txn: Transaction, name: bytes) -> None:
 
 
 async def leased(txn: Transaction, now: int) -> bool:
-    """Whether a snapshot keeps files from being unlinked."""
+    """Return True if the lease of a snapshot prevents the unlinking of files."""
     rows = await txn.scan(LEASE, after(LEASE), limit=_LEASES_MAX)
     return any(_lease_end(key, value) > now for key, value in rows)
 
@@ -142,12 +148,12 @@ def _lease_end(key: bytes, value: bytes) -> int:
     try:
         return int.from_bytes(unseal(key, value), "big")
     except Corrupt:
-        # Its holder cannot renew it either, and gives up. Sweeping must not stop for good.
+        # Its holder cannot renew it and fails. As an endless lease it would block the sweep.
         return 0
 
 
-async def doomed(txn: Transaction, limit: int, now: int) -> list[int]:
-    """Files to be unlinked; none while a snapshot needs them."""
+async def pending_unlinks(txn: Transaction, limit: int, now: int) -> list[int]:
+    """Return files to unlink, at most ``limit``; none while a snapshot may need them."""
     if await leased(txn, now):
         return []
     rows = await txn.scan(layout.PENDING_UNLINK, after(layout.PENDING_UNLINK), limit=limit)
@@ -155,20 +161,20 @@ async def doomed(txn: Transaction, limit: int, now: int) -> list[int]:
 
 
 async def forget_unlinked(txn: Transaction, file_ids: tuple[int, ...]) -> None:
-    """These files are unlinked."""
+    """Remove the rows of files that are unlinked."""
     for file_id in file_ids:
         await txn.delete(layout.PENDING_UNLINK + layout.number(file_id))
 
 
-class _Ask(Protocol):
-    """``Ledger.read`` or ``Ledger.transact``."""
+class _Run(Protocol):
+    """A method to run a transaction function: ``Ledger.read`` or ``Ledger.transact``."""
 
     async def __call__(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``work`` returns."""
+        """Run ``work`` and return its result."""
 
 
 class Files:
-    """The files of one incarnation."""
+    """The files that one instance of a store creates and removes (see the module)."""
 
     def __init__(
         self,
@@ -176,35 +182,41 @@ class Files:
         scratch: Ledger,
         depot: Depot,
         threads: Threads,
-        incarnations: Instances,
+        instances: Instances,
     ) -> None:
         self.depot = depot
         self.threads = threads
         self.open = OpenFiles(depot, threads)
         self._ledger = ledger
         self._scratch = scratch
-        self._incarnations = incarnations
+        self._instances = instances
         self._ids = range(0)
-        """Of the block in use, those that nobody has."""
-        self._spare: int | None = None
+        """Unused ids of the current block."""
+        self._next_block: int | None = None
         """The next block, if it is open already."""
-        self._ahead: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        """Task that opens the next block in advance."""
         self._unsettled: dict[int, set[int]] = {}
-        self._given_up: set[int] = set()
-        self._lent: dict[int, None] = {}
-        """In the order in which they were looked at last."""
+        """Unsettled files by open block of this instance."""
+        self._pending_discards: set[int] = set()
+        """Files that ``discard`` has not removed yet."""
+        self._session_files: dict[int, None] = {}
+        """Unsettled files of sessions, in the order of their last check."""
         self._taking = asyncio.Lock()
         self._closed = False
 
     async def create(self) -> tuple[int, Writer]:
-        """A new file, ours until ``settle``. Raises StorageFull, StorageFailed, Closed."""
+        """Create a file, unsettled and open for writing.
+
+        Raises StorageFull, StorageFailed, Closed.
+        """
         while True:
             file_id = await self._take()
             try:
                 return file_id, await self.threads.acquire(self.depot.create, file_id)
             except AlreadyExists:
-                # Whoever's it is, it is not ours to remove. The check tells of it.
-                _log.error("file %x is there already, and no row names it", file_id)
+                # Its origin is unknown, so do not remove it; ``check`` reports it.
+                _log.error("file %x exists although no row names it; skipping its id", file_id)
                 self.settle(file_id)
             except BaseException:
                 await self.discard(file_id)
@@ -216,44 +228,47 @@ class Files:
         return file_id
 
     def _next(self) -> int | None:
-        """An id of the blocks that are open, or None. Raises Closed."""
+        """Take an id from the open blocks; None if all are used. Raises Closed."""
         if self._closed:
             raise Closed
-        if not self._ids and self._spare is not None:
-            start, self._spare = self._spare * BLOCK_FILES, None
+        if not self._ids and self._next_block is not None:
+            start, self._next_block = self._next_block * BLOCK_FILES, None
             self._ids = range(start, start + BLOCK_FILES)
         if not self._ids:
             return None
         file_id, self._ids = self._ids[0], self._ids[1:]
         self._unsettled[file_id // BLOCK_FILES].add(file_id)
-        if file_id % BLOCK_FILES == _AHEAD:
-            self._ahead = asyncio.create_task(self._open_ahead(), name="file ids")
+        if file_id % BLOCK_FILES == _OPEN_NEXT_INDEX:
+            self._opening = asyncio.create_task(self._open_ahead(), name="file ids")
         return file_id
 
     async def _open_ahead(self) -> None:
         try:
             await self._open_next()
         except EngineError as error:
-            _log.warning("whoever needs the next block of file ids opens it: %s", error)
+            _log.warning(
+                "opening the next block of file ids failed: %s; retrying when it is needed", error
+            )
 
     async def _open_next(self) -> None:
-        """Open the next block, unless that was done. Raises StorageFull, StorageFailed, Closed."""
+        """Open the next block unless it is open. Raises StorageFull, StorageFailed, Closed."""
         async with self._taking:
-            if self._spare is None and not self._closed:
-                self._spare = await self._open_block()
+            # Checked under the lock: another caller may have opened it meanwhile.
+            if self._next_block is None and not self._closed:
+                self._next_block = await self._open_block()
 
     async def _open_block(self) -> int:
-        """Take the next block that has no files.
+        """Open the next block that has no files.
 
-        Only a ledger that is older than the depot leads to one that has: recovery must not
-        take those files for ours.
+        A block has files already only if the ledger is older than the depot. Recovery must not
+        take those for files of this instance.
         """
         done = await self._finished_blocks()
         while True:
             block = await self._ledger.read(last_block) + 1
             while await self.threads.run(_any_file, self.depot, block):
                 block += 1
-            if await self._ledger.transact(open_block, self._incarnations.name, block, done):
+            if await self._ledger.transact(open_block, self._instances.name, block, done):
                 break
         for closed in done:
             del self._unsettled[closed]
@@ -261,58 +276,61 @@ class Files:
         return block
 
     async def _finished_blocks(self) -> tuple[int, ...]:
-        """Used blocks with nothing unsettled; what was deleted from them is gone for good."""
-        for file_id in (*await self._unlent(), *list(self._given_up)[:_LOOKS]):
+        """Return used blocks without unsettled files, after making their deletes durable."""
+        retries = list(self._pending_discards)[:_RECHECKED_FILES_MAX]
+        for file_id in (*await self._without_session(), *retries):
             await self.discard(file_id)
         used = self._ids[0] // BLOCK_FILES if self._ids else None
         done = tuple(
             block for block, files in self._unsettled.items() if not files and block != used
         )
+        # Recovery never lists a closed block, so a power loss must not bring its files back.
         for block in done:
             await self.threads.run(self.depot.sync_block, block)
         return done
 
-    async def _unlent(self) -> list[int]:
-        """Of the files that were lent, some that no session has any more, and no row names."""
-        lent = tuple(self._lent)[:_LOOKS]
-        nameless = await self._ledger.read(without_row, lent)
-        for file_id in set(lent).difference(nameless):
+    async def _without_session(self) -> list[int]:
+        """Recheck some files of sessions; return those that no session and no row names."""
+        checked = tuple(self._session_files)[:_RECHECKED_FILES_MAX]
+        nameless = await self._ledger.read(without_row, checked)
+        for file_id in set(checked).difference(nameless):
             self.settle(file_id)
         found = await self._scratch.read(without_session, tuple(nameless))
         for file_id in set(nameless).difference(found):
-            self.lend(file_id)
+            # Move it to the end of the order, so that the next recheck takes others.
+            self.transfer_to_session(file_id)
         return found
 
     def settle(self, file_id: int) -> None:
-        """The file has a row now, or is gone."""
+        """Record that the file has a row now, or is gone."""
         self._unsettled.get(file_id // BLOCK_FILES, set()).discard(file_id)
-        self._given_up.discard(file_id)
-        self._lent.pop(file_id, None)
+        self._pending_discards.discard(file_id)
+        self._session_files.pop(file_id, None)
 
-    def lend(self, file_id: int) -> None:
-        """The file is a session's now, which any process may go on with, and end."""
-        self._given_up.discard(file_id)
-        self._lent.pop(file_id, None)
+    def transfer_to_session(self, file_id: int) -> None:
+        """Record that the file belongs to a session, which any process may continue or end."""
+        self._pending_discards.discard(file_id)
+        self._session_files.pop(file_id, None)
         if file_id in self._unsettled.get(file_id // BLOCK_FILES, ()):
-            self._lent[file_id] = None
+            self._session_files[file_id] = None
 
     async def discard(self, file_id: int) -> None:
-        """Let go of a file; it is removed unless a row names it, or somebody writes it.
+        """Remove a file unless a row names it or a writer has it; no-op for 0.
 
-        Whoever lets go may not know: the transaction that was to name it may have committed
-        although its caller was cancelled, or heard of a failure. Where it cannot be removed now,
-        it is tried again later; after this process, recovery does it. 0 stands for none.
+        The caller may not know whether a row names it: its transaction may have committed
+        although the caller was cancelled or got an error. A removal that fails is retried
+        later, or done by recovery after the end of this process.
         """
         if not file_id:
             return
-        self._given_up.add(file_id)
+        self._pending_discards.add(file_id)
         try:
             await self._discard(file_id)
         except EngineError as error:
-            _log.error("file %x is left for the sweep: %s", file_id, error)
+            _log.error("removing file %x failed: %s; the sweep retries it", file_id, error)
 
     async def _discard(self, file_id: int) -> bool:
-        """Remove a file that nothing names and nobody writes; says whether there was one."""
+        """Remove a file that no row names and no writer has. Return True if it existed."""
         if await self._is_named(self._ledger.read, self._scratch.read, file_id):
             return False
         try:
@@ -322,9 +340,10 @@ class Files:
             return False
         except Busy:
             return False
-        # While we have it, nobody is on the way from the one row to the other.
+        # Publishing needs this lock too. So no file can move from its session's row to a blob's
+        # between the two checks below.
         try:
-            # In transactions, which run after all that were submitted before.
+            # By transactions: they run after all that were submitted before, and see their rows.
             if await self._is_named(self._ledger.transact, self._scratch.transact, file_id):
                 return False
             removed = await self.threads.run(self.depot.delete, file_id)
@@ -333,19 +352,19 @@ class Files:
         finally:
             await self.threads.finish(writer.close)
 
-    async def _is_named(self, ledger: _Ask, scratch: _Ask, file_id: int) -> bool:
+    async def _is_named(self, ledger: _Run, scratch: _Run, file_id: int) -> bool:
         if not await ledger(without_row, (file_id,)):
             self.settle(file_id)
             return True
         if not await scratch(without_session, (file_id,)):
-            self.lend(file_id)
+            self.transfer_to_session(file_id)
             return True
         return False
 
-    async def reap(self, file_id: int, now: int) -> None:
-        """Unlink a doomed file at once, unless a snapshot may need it; 0 stands for none.
+    async def unlink_now(self, file_id: int, now: int) -> None:
+        """Unlink a file with a pending unlink, unless a snapshot may need it; no-op for 0.
 
-        Where that fails, the sweep does it: the file's row is there until it has.
+        After an error the sweep does it: the PENDING_UNLINK row stays until then.
         """
         if not file_id:
             return
@@ -354,27 +373,28 @@ class Files:
             if not await self._ledger.read(leased, now):
                 await self.threads.run(self.depot.delete, file_id)
         except EngineError as error:
-            _log.error("file %x is left for the sweep: %s", file_id, error)
+            _log.error("unlinking file %x failed: %s; the sweep retries it", file_id, error)
 
-    async def discard_rest(self, limit: int) -> int:
-        """Try again to remove what ``discard`` could not; says how many files went."""
+    async def retry_discards(self, limit: int) -> int:
+        """Retry removals that failed in ``discard``. Return the number of removed files."""
         removed = 0
-        for file_id in sorted(self._given_up)[:limit]:
+        for file_id in sorted(self._pending_discards)[:limit]:
             removed += await self._discard(file_id)
         return removed
 
     async def recover(self) -> int:
-        """Remove what dead processes left without a row; says how many files that were.
+        """Remove files without a row that dead processes left. Return their number.
 
-        Blocks with files of sessions stay open, to be looked at again; so are some of our own,
-        which another process may have ended, or a caller who was cancelled.
+        Blocks with files of sessions stay open, and are checked again next time. It also checks
+        some sessions' files of this instance: another process may have ended the session, or its
+        caller was cancelled.
         """
         removed = 0
-        for file_id in await self._unlent():
+        for file_id in await self._without_session():
             removed += await self._discard(file_id)
         blocks = await self._ledger.read_in_thread(open_blocks)
         for name in {name for name, _ in blocks}:
-            if not await self.threads.run(self._incarnations.dead, name):
+            if not await self.threads.run(self._instances.is_dead, name):
                 continue
             owned = [block for owner, block in blocks if owner == name]
             done = []
@@ -382,18 +402,20 @@ class Files:
                 gone, stay = await self._clear(block)
                 removed += gone
                 if not stay:
+                    # Deletes must be durable before the block is closed.
                     await self.threads.run(self.depot.sync_block, block)
                     done.append(block)
             if done:
                 await self._ledger.transact(close_blocks, name, tuple(done))
             if len(done) == len(owned):
-                await self.threads.run(self._incarnations.forget, name)
+                await self.threads.run(self._instances.forget, name)
         return removed
 
     async def _clear(self, block: int) -> tuple[int, int]:
-        """Remove what nothing names from a dead process's block; how many went, how many not.
+        """Remove files without a row from a dead process's block.
 
-        Those not are of sessions, or being written at this moment.
+        Returns the numbers of files removed and left; the latter belong to sessions, or are being
+        written now.
         """
         found = tuple(await self.threads.run(list, self.depot.files(block)))
         nameless = await self._ledger.read_in_thread(without_row, found)
@@ -403,30 +425,31 @@ class Files:
         return gone, len(nameless) - gone
 
     async def unlink_pending(self, limit: int, now: int) -> int:
-        """Unlink some doomed files, unless a snapshot is made; says how many there were."""
-        file_ids = await self._ledger.read(doomed, limit, now)
+        """Unlink at most ``limit`` pending files unless a snapshot runs. Return their number."""
+        file_ids = await self._ledger.read(pending_unlinks, limit, now)
         for file_id in file_ids:
             await self.threads.run(self.depot.delete, file_id)
         for block in {file_id // BLOCK_FILES for file_id in file_ids}:
             await self.threads.run(self.depot.sync_block, block)
+        # The rows go last: a file without a row outside of an open block would stay for ever.
         if file_ids:
             await self._ledger.transact(forget_unlinked, tuple(file_ids))
         return len(file_ids)
 
     async def close(self) -> None:
-        """Give back the blocks. What is unsettled stays named, for the next recovery.
+        """Close finished blocks; those with unsettled files stay open for the next recovery.
 
-        No file is created any more: it would lie in a block that nobody looks into.
+        ``create`` raises Closed from now on: recovery would not list the block of its file.
         """
         self._closed = True
         await self.open.close()
-        if self._ahead is not None:
-            await asyncio.wait([self._ahead])
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         async with self._taking:
-            self._ids, self._spare = range(0), None
+            self._ids, self._next_block = range(0), None
             done = await self._finished_blocks()
             if done:
-                await self._ledger.transact(close_blocks, self._incarnations.name, done)
+                await self._ledger.transact(close_blocks, self._instances.name, done)
 
 
 def _any_file(depot: Depot, block: int) -> bool:

@@ -3,7 +3,7 @@
 A pull, and a push that changes nothing, is noted in memory and written with many others, so the
 ledger lags behind. Retention goes by these times, of all processes. So there are two sides:
 whoever has gathered something stands on one, whoever decides on the other, and a process that
-comes to its side looks at the other one *afterwards*. Then one of two always sees the other:
+comes to its side polling at the other one *afterwards*. Then one of two always sees the other:
 
 - a gatherer that sees somebody decide gathers nothing, and writes each note before it answers;
 - a decider that sees somebody gather waits until that one has written it all and stepped back.
@@ -27,10 +27,10 @@ from holdfast.engine.model.errors import Busy
 
 from .disk_file import refused
 
-LOOK: Final = 0.05
-"""Seconds between two looks across the gate, at most; whoever waits to decide begins with less."""
+POLL_SECONDS: Final = 0.05
+"""Seconds between two polling across the gate, at most; whoever waits to decide begins with less."""
 
-PATIENCE: Final = 30.0
+DECISION_TIMEOUT_SECONDS: Final = 30.0
 """Seconds that a decision waits for the processes to write what they gathered."""
 
 
@@ -81,17 +81,17 @@ class Gate:
         """Decide in here: what any process was told of before is in the ledger.
 
         ``flushes`` write what this process gathered. Raises Busy where another one keeps it to
-        itself for ``PATIENCE`` seconds, and what they raise.
+        itself for ``DECISION_TIMEOUT_SECONDS`` seconds, and what they raise.
         """
-        looks = _Looks()
+        polling = _Polling()
         while not self._deciders and not self._decide():
-            await looks.rest()
+            await polling.rest()
         self._deciders += 1
         try:
             for flush in flushes:
                 await flush()
-            while self._gatherers or not self._quiet():
-                await looks.rest()
+            while self._gatherers or not self._others_done():
+                await polling.rest()
             yield
         finally:
             self._deciders -= 1
@@ -115,24 +115,24 @@ class Gate:
     def _decided(self) -> None:
         """Take that back."""
 
-    def _quiet(self) -> bool:
+    def _others_done(self) -> bool:
         """Whether no other process gathers."""
         return True
 
 
-class _Looks:
-    """The rests between looks: longer and longer ones, as most waits are short."""
+class _Polling:
+    """The rests between polling: longer and longer ones, as most waits are short."""
 
     def __init__(self) -> None:
-        self._until = time.monotonic() + PATIENCE
-        self._next = LOOK / 64
+        self._until = time.monotonic() + DECISION_TIMEOUT_SECONDS
+        self._next = POLL_SECONDS / 64
 
     async def rest(self) -> None:
         """Rest. Raises Busy when patience is at its end."""
         if time.monotonic() >= self._until:
             raise Busy("setting", "retention")
         await asyncio.sleep(self._next)
-        self._next = min(2 * self._next, LOOK)
+        self._next = min(2 * self._next, POLL_SECONDS)
 
 
 class LockedGate(Gate):
@@ -178,7 +178,7 @@ class LockedGate(Gate):
         if self._decision >= 0:
             _unlock(self._decision)
 
-    def _quiet(self) -> bool:
+    def _others_done(self) -> bool:
         return _free(self._gathering)
 
 

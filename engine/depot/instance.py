@@ -21,7 +21,7 @@ class Instances(Protocol):
 
     name: bytes
 
-    def dead(self, name: bytes) -> bool:
+    def is_dead(self, name: bytes) -> bool:
         """Whether the opening with that name is gone for certain."""
 
     def forget(self, name: bytes) -> None:
@@ -38,12 +38,12 @@ class LockedInstances:
         """A new one; lock files of the dead are removed. Raises OSError."""
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
-        self._bury()
-        while not self._begin():
+        self._remove_stale()
+        while not self._create():
             # Another process took the new file for that of a dead one, before it was locked.
             os.close(self._lock)
 
-    def _begin(self) -> bool:
+    def _create(self) -> bool:
         self.name = os.urandom(NAME_BYTES)
         path = self._path(self.name)
         self._lock = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -53,7 +53,7 @@ class LockedInstances:
         except FileNotFoundError:
             return False
 
-    def _bury(self) -> None:
+    def _remove_stale(self) -> None:
         for path in self._directory.glob("*.lock"):
             try:
                 lock = os.open(path, os.O_RDWR)
@@ -70,7 +70,7 @@ class LockedInstances:
     def _path(self, name: bytes) -> Path:
         return self._directory / f"{name.hex()}.lock"
 
-    def dead(self, name: bytes) -> bool:
+    def is_dead(self, name: bytes) -> bool:
         """Whether that lock is free or gone. A name is made known only after it is locked.
 
         Raises StorageFailed.
@@ -134,7 +134,7 @@ class SoleInstance:
     def __init__(self) -> None:
         self.name = os.urandom(NAME_BYTES)
 
-    def dead(self, name: bytes) -> bool:
+    def is_dead(self, name: bytes) -> bool:
         """Every other name belongs to a store object that was dropped."""
         return name != self.name
 

@@ -1,10 +1,10 @@
-"""Quiet transactions: those after which who remembers what he read may go on remembering.
+"""Records which recent transactions changed only times or content, so that caches stay valid.
 
-Some change times and counts of use, for many objects and all the time; others bring content, but
-no name and no right. Who remembers other things that he read (``Store.version`` says how long)
-would forget them each time for nothing. So the ledger keeps one row that says which of its last
-transactions were quiet, in one run for each kind. Whoever commits something else leaves that row
-alone: it is behind then, and so speaks for nobody.
+Transactions that change times and counts of use are frequent, and others add content but change
+no name and no right. Without this log, each of them would invalidate all caches of names and
+rights (see ``Store.version``). One row has the latest run of such transactions for each kind of
+change. A transaction that may change anything does not write the row: its number is then outside
+of the runs, which invalidates all caches.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ from .records import seal, unseal
 KEY: Final = layout.SETTING + b"quiet"
 
 _RUNS: Final = struct.Struct(">QQQQ")
-"""For each of the first two kinds: the last transaction before its run, and the last one in it."""
+"""Format of the row: for TIMES and CONTENT, the transaction before the run and its last one."""
 
 
 def extended(row: bytes | None, number: int, change: Change) -> bytes:
-    """The row after transaction ``number``, which is not of ANY, from what it was before."""
+    """Return the row with transaction ``number`` added, whose change is not ANY."""
     runs = _read(row)
+    # A run of CONTENT may contain transactions that changed only times, but not vice versa.
     for kind in range(change, Change.ANY):
         before, last = runs[kind]
+        # A gap means that a transaction with a greater change came between: start a new run.
         runs[kind] = before if last == number - 1 else number - 1, number
     return seal(KEY, _RUNS.pack(*(end for run in runs for end in run)))
 
 
 def change_between(row: bytes | None, since: int, until: int) -> Change:
-    """What the transactions after ``since``, up to ``until``, changed at most, as far as known."""
+    """Return the most that transactions after ``since``, up to ``until``, changed.
+
+    ANY if the row does not cover all of them.
+    """
     for kind, (before, last) in zip(Change, _read(row), strict=False):
         if before <= since and until <= last:
             return kind
@@ -42,13 +47,18 @@ def change_between(row: bytes | None, since: int, until: int) -> Change:
 
 
 def is_ahead(row: bytes | None, number: int) -> bool:
-    """Whether the row tells of what comes after transaction ``number``, the newest there is: then
-    it came with a copy of the rows, whose transactions are counted anew."""
+    """Return True if the row covers transactions after ``number``, the newest one.
+
+    Such a row came with a copy of the rows into a ledger that counts its own transactions.
+    """
     return any(last > number for _, last in _read(row))
 
 
 def _read(row: bytes | None) -> list[tuple[int, int]]:
-    """A damaged row speaks for nobody, and the next quiet transaction writes it anew."""
+    """Return the runs of the row; empty ones if it is missing or damaged.
+
+    So a damaged row only invalidates caches, and the next transaction replaces it.
+    """
     try:
         ends = _RUNS.unpack(b"" if row is None else unseal(KEY, row))
     except (Corrupt, struct.error):

@@ -1,8 +1,8 @@
-"""Room on the disk that a file has before it needs it.
+"""Preallocates disk blocks behind the end of a file.
 
-Whoever deletes something writes first. Where other programs fill the disk to its last byte, that
-works only out of blocks that the file has already: behind its end, so that its size says no more
-than before (fallocate(2), FALLOC_FL_KEEP_SIZE).
+A delete writes before it frees anything. On a disk that other programs have filled, this works
+only with blocks that the file already has. They lie behind its end, so its size does not change
+(fallocate(2), FALLOC_FL_KEEP_SIZE).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _CANNOT: Final = frozenset((ENOSPC, ENOSYS, EOPNOTSUPP))
 
 
 def preallocate(path: Path, start: int, count: int) -> bool:
-    """Give the file blocks for ``count`` bytes from ``start`` on, where it has none yet. Blocks.
+    """Allocate missing blocks of the file for ``count`` bytes from ``start`` on.
 
-    False where the disk is too full, or its file system cannot do it. Raises OSError.
+    Returns False if the disk is too full or its file system does not support it. Blocking. Raises
+    OSError.
     """
     call = _fallocate()
     if call is None:
@@ -41,8 +42,11 @@ def preallocate(path: Path, start: int, count: int) -> bool:
 
 @cache
 def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    """The call; None where the system has none. (``os.posix_fallocate`` changes the size, and
-    writes to files that others write to where a file system cannot do it.)"""
+    """Return fallocate(2) of the C library; None if the system has none.
+
+    ``os.posix_fallocate`` does not fit: it changes the size, and on file systems without support
+    it writes to the file, which other processes write to as well.
+    """
     call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
     if call is None:
         return None

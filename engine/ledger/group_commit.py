@@ -1,7 +1,7 @@
-"""Group commit: callers of many event loops, one thread that commits for all who wait.
+"""Group commit: one thread commits the waiting transactions of many event loops together.
 
-A commit costs a disk sync however much is in it. So while one runs, the bodies that arrive wait
-in a queue, and the next commit takes all of them.
+A commit costs a disk sync, whatever its size. While one runs, new transactions wait in a queue,
+and the next commit takes all of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, Final
 from holdfast.engine.model.errors import Closed
 
 GROUP_MEMBERS_MAX: Final = 512
-"""Bodies in one commit: bounds the pages that one transaction holds in memory."""
+"""Members of one commit, at most: bounds the pages that one transaction holds in memory."""
 
 GROUP_BOUNDS: Final = tuple(1 << power for power in range(GROUP_MEMBERS_MAX.bit_length()))
-"""By which groups are counted: the powers of two up to the largest."""
+"""Bounds of the histogram of group sizes: the powers of two up to the largest group."""
 
 Member = tuple[
     asyncio.Future[Any],
@@ -26,20 +26,21 @@ Member = tuple[
     tuple[Any, ...],
     dict[str, Any],
 ]
-"""Who waits for it, a transaction function, its arguments. A plain tuple: made once a commit."""
+"""The caller's future, a transaction function, its arguments. A plain tuple, cheap to create."""
 
 Outcome = tuple[Any, BaseException | None]
-"""What a body returned, or else what it, or the commit, raised."""
+"""Result of a member, or the error that it or the commit raised."""
 
 Commit = Callable[[list[Member]], list[Outcome]]
-"""Run the members in order and commit; one outcome for each. It may raise: then all failed."""
+"""Function that runs the members in order, commits, and returns one outcome for each. If it
+raises, all members fail."""
 
 
 class GroupCommit:
-    """A queue and its thread, which is started by the first ``submit``.
+    """A queue of members, and the thread that commits them, started by the first ``submit``.
 
-    The thread knows the queue and ``commit`` only, so that an owner who forgets to call
-    ``stop`` can still be collected, and stop it then.
+    The thread refers only to the queue and to ``commit``. So an owner that never calls ``stop``
+    can be garbage collected, and its finalizer ends the thread (``abandon``).
     """
 
     def __init__(self, commit: Commit) -> None:
@@ -50,7 +51,7 @@ class GroupCommit:
         self._stopped = False
 
     def submit(self, member: Member) -> None:
-        """Queue a member; its future is resolved on its own loop. Raises Closed."""
+        """Queue a member. Its future is resolved on its own loop. Raises Closed after ``stop``."""
         with self._lock:
             if self._stopped:
                 raise Closed
@@ -62,7 +63,10 @@ class GroupCommit:
             self._queue.put(member)
 
     def stop(self, then: Callable[[], None]) -> None:
-        """Take no more members, and call ``then`` after the last; only the first call counts."""
+        """Refuse further members, and call ``then`` after the last one. Idempotent.
+
+        The thread calls ``then``, or this method if no thread was started.
+        """
         with self._lock:
             if self._stopped:
                 return
@@ -73,16 +77,16 @@ class GroupCommit:
         then()
 
     def abandon(self, then: Callable[[], None]) -> None:
-        """As ``stop``, for an owner that is being collected; nothing if no thread runs.
+        """End the thread of an owner that is being garbage collected; no-op without a thread.
 
-        It takes no lock, since the collector may run inside anything.
+        Takes no lock, since the collector may run in a thread that holds it.
         """
         if self._thread is not None and not self._stopped:
             self._stopped = True
             self._queue.put(then)
 
     def join(self) -> None:
-        """Wait, blocking, until everything submitted before ``stop`` is done."""
+        """Wait until all members submitted before ``stop`` are done. Blocking."""
         thread = self._thread
         if thread is not None:
             thread.join()
@@ -92,6 +96,7 @@ def _run(queue: SimpleQueue[Member | Callable[[], None]], commit: Commit) -> Non
     while True:
         group: list[Member] = []
         taken = queue.get()
+        # Take what is queued now; a later member gets the next commit, so none waits for more.
         while isinstance(taken, tuple):
             group.append(taken)
             if len(group) == GROUP_MEMBERS_MAX or queue.empty():
@@ -102,14 +107,14 @@ def _run(queue: SimpleQueue[Member | Callable[[], None]], commit: Commit) -> Non
         if not isinstance(taken, tuple):
             taken()
             return
-        # While it waits, the thread keeps nothing of the last group alive.
+        # Keep no reference to the last group while the thread waits for the next one.
         del group, taken
 
 
 def _finish(group: list[Member], commit: Commit) -> None:
     try:
         outcomes = commit(group)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the callers get it
+    except BaseException as error:  # noqa: BLE001 - the callers get it, and the thread goes on
         outcomes = [(None, error)] * len(group)
     settled: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Outcome]]] = {}
     for member, outcome in zip(group, outcomes, strict=True):
@@ -119,7 +124,7 @@ def _finish(group: list[Member], commit: Commit) -> None:
         try:
             loop.call_soon_threadsafe(_settle, pairs)
         except RuntimeError:
-            # A caller whose loop was closed under it cannot be told any more.
+            # The loop was closed while its caller waited: no future to resolve there.
             if not loop.is_closed():
                 raise
 

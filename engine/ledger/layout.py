@@ -1,12 +1,12 @@
-"""Where everything lies in the ledger: one table of key shapes, documented in ARCHITECTURE.md.
+"""The keys of all rows of the ledger, one constant for each kind of row.
 
-A key is one byte that says what the row is, then fixed-width parts, then at most one part of
-free length at the end (or closed by a zero byte, which no name contains). What changes together
-with a blob lies behind its row, under the blob's own key and a byte for the kind: so it shares a
-page, however many blobs there are. Numbers and times are big-endian, so keys order as the numbers
-do. Every value is sealed with version and checksum
-(``records``); below stands what is in it, '' where the key says all. These bytes are the data
-format: a change of one needs a new format version in ``settings``.
+A key is one byte for the kind of row, then parts of fixed width, then at most one part of free
+length, at the end or closed by a zero byte, which no name contains. Rows that change together with
+a blob lie behind its row, under the blob's own key and a byte for the kind, and so share a page
+with it. Numbers and times are big-endian, so that keys order as the numbers do. Each value is
+sealed with version and checksum (``records``); the comments below name its payload, '' if the key
+says everything. These bytes are the data format: a change of one needs a new format version in
+``settings``. ``make docs`` writes docs/data-format.md from the comments.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ BLOB: Final = b"b"  # sha256 -> records.Blob
 INLINE: Final = b"B"  # when its blob came(8) sha256 -> content of a small blob
 ALIAS: Final = b"a"  # digest key of another algorithm -> sha256
 FILE: Final = b"f"  # file id -> records.File
-PENDING_UNLINK: Final = b"d"  # file id -> '' : no row names it any more, to be unlinked
-BLOCK: Final = b"p"  # incarnation(8) block(8) -> '' : file ids in use by a living process
-GARBAGE: Final = b"q"  # when(8) sha256 -> '' : due for removal unless somebody needs it by then
+PENDING_UNLINK: Final = b"d"  # file id -> '' : a file to unlink, which no other row names
+BLOCK: Final = b"p"  # instance(8) block(8) -> '' : file ids in use by a living process
+GARBAGE: Final = b"q"  # when(8) sha256 -> '' : due for removal at that time, unless referenced
 DAMAGED: Final = b"z"  # sha256 -> '' : quarantined
 
-# Claims: who has a right to a blob
+# Claims: rights of owners to blobs
 CLAIM: Final = b"c"  # (behind b sha256) owner(16) -> records.Claim
 REFERENCE: Final = b"r"  # (behind b sha256) kind(1) project(16) namespace(16) owner(16) -> ''
 CLAIMED: Final = b"C"  # image key, sha256 -> '' : blobs that the image has a claim on
@@ -49,7 +49,7 @@ CATALOG: Final = b"l"  # namespace id, visibility(1), image name -> image key
 AUDIENCE: Final = b"v"  # scope, namespace name with a slash -> namespace id
 TAG: Final = b"g"  # image key, name -> records.Tag
 TAG_ID: Final = b"G"  # tag id -> image key, name
-TAGGED: Final = b"y"  # image key sha256 name -> '' : which tags point to a manifest
+TAGGED: Final = b"y"  # image key sha256 name -> '' : a tag that points to the manifest
 LISTING: Final = b"L"  # kind(1) scope order(1) sort-key id(16) -> namespace id, or ''
 
 # Manifests
@@ -69,14 +69,12 @@ SESSION_NAMESPACE: Final = b"U"  # namespace id, session id -> ''
 # Trash, keys, the rest
 TRASH: Final = b"t"  # when(8) id(16) -> records.Trash
 TRASH_ID: Final = b"T"  # id(16) -> when(8)
-TRASH_PROJECT: Final = b"j"  # project(16) when(8) id(16) -> '' : what a project may bring back
+TRASH_PROJECT: Final = b"j"  # project(16) when(8) id(16) -> '' : the trash of a project
 TRASH_MANIFEST: Final = b"J"  # id(16) list(8) position(8) -> sha256, media type : went with a tag
 TRASH_ATTACHED: Final = b"A"  # id(16) list(8) id(16) -> '' : a tag that went with a tag
-DEAD: Final = b"D"  # deleted namespace id -> its scope: its images are not listed any more
+DEAD: Final = b"D"  # deleted namespace id -> its scope: listings omit its images
 RETENTION: Final = b"w"  # namespace id -> records.Retention
-DEAD_LETTER: Final = (
-    b"o"  # key of a row -> records.DeadLetter: a queue's entry that nobody could deal with
-)
+DEAD_LETTER: Final = b"o"  # key of a row -> records.DeadLetter: a queue's entry that failed
 KEY: Final = b"K"  # access key -> records.Key
 KEY_SECRET: Final = b"k"  # sha256 of the secret -> access key
 LIMITS: Final = b"Y"  # project(16) region 00 name -> records.Limits
@@ -90,82 +88,82 @@ KEPT: Final = b"m"
 HELD: Final = b"h"
 
 BLOB_KEY_BYTES: Final = 1 + SHA_BYTES
-"""Of the key of a blob's row. Longer ones, in the blob's group, say there what they are."""
+"""Length of the key of a blob's row. Longer keys of the blob's group have their kind there."""
 PROJECT_AT: Final = BLOB_KEY_BYTES + 2
 NAMESPACE_AT: Final = PROJECT_AT + ID_BYTES
 OWNER_AT: Final = NAMESPACE_AT + ID_BYTES
-"""Where the parts of a reference's key begin."""
+"""Offsets of the parts of a reference's key."""
 
 
 def number(value: int) -> bytes:
-    """Eight bytes that order as the number (0 to 2^64 - 1)."""
+    """Return eight bytes that order as the number (0 to 2^64 - 1)."""
     return value.to_bytes(8, "big")
 
 
 def at(key: bytes, start: int) -> int:
-    """The number in the eight bytes of a key from ``start``."""
+    """Return the number in the eight bytes of a key from ``start``."""
     return int.from_bytes(key[start : start + 8], "big")
 
 
 def kind(key: bytes) -> bytes:
-    """What a row is: one of the bytes above, wherever it stands in the key."""
+    """Return the kind of a row: one of the bytes above, wherever it is in the key."""
     if key[:1] == BLOB and len(key) > BLOB_KEY_BYTES:
         return key[BLOB_KEY_BYTES : BLOB_KEY_BYTES + 1]
     return key[:1]
 
 
 def content(created: int, sha: bytes) -> bytes:
-    """Key of the content of a small blob: in order of arrival, since its size makes pages full."""
+    """Return the key of a small blob's content, in order of arrival so that pages fill up."""
     return INLINE + number(created) + sha
 
 
 def claim(owner: bytes, sha: bytes) -> bytes:
-    """Key of the owner's claim on a blob."""
+    """Return the key of the owner's claim on a blob."""
     return BLOB + sha + CLAIM + owner
 
 
 def claimed(owner: bytes, sha: bytes = b"") -> bytes:
-    """Key of the row by which an image's claim is found from the image; or prefix of all."""
+    """Return the key of the row from an image to its claim; the prefix of all without ``sha``."""
     return CLAIMED + owner + sha
 
 
 def references(sha: bytes, kind: bytes = b"") -> bytes:
-    """Prefix of the references to a blob, or of those of one kind."""
+    """Return the prefix of the references to a blob, or of those of one kind."""
     return BLOB + sha + REFERENCE + kind
 
 
 def reference(sha: bytes, kind: bytes, project: bytes, namespace: bytes, owner: bytes) -> bytes:
-    """Key of the row that says: this owner has that kind of interest in the blob."""
+    """Return the key of the row by which an owner references a blob in that way."""
     return references(sha, kind) + project + namespace + owner
 
 
 def expiry(until: int, owner: bytes, sha: bytes) -> bytes:
-    """Key of the row that ends a hold."""
+    """Return the key of the row for the end of a hold."""
     return EXPIRY + number(until) + owner + sha
 
 
 def name_key(region: str, name: str) -> bytes:
-    """The part of a key that is a name in a region."""
+    """Return the part of a key for a name in a region."""
     return region.encode() + b"\0" + name.encode()
 
 
 def place(project: bytes, region: str, name: str) -> bytes:
-    """The part of a key that stands for a namespace's name: it outlives namespaces of that name."""
+    """Return the part of a key for a namespace's name, which outlives the namespace."""
     return project + name_key(region, name)
 
 
 def referrers_of(image: bytes, subject_key: bytes) -> bytes:
-    """Prefix of the referrers of one subject in an image."""
+    """Return the prefix of the referrers of one subject in an image."""
     return REFERRER + image + bytes((len(subject_key),)) + subject_key
 
 
 def root_owner(name: str) -> bytes:
-    """The owner id of an embedder's root: derived from its name, so it needs no lookup."""
+    """Return the owner id of an embedder's root, derived from its name without a lookup."""
     return hashlib.sha256(b"root\0" + name.encode()).digest()[:ID_BYTES]
 
 
 def counter(name: bytes, scope: bytes = b"") -> bytes:
-    """Key of a counter; ``name`` is one of the two-letter names below."""
+    """Return the key of a counter; ``name`` is one of the two-letter names below."""
     return COUNTER + name + scope
 
 
@@ -199,7 +197,7 @@ PROJECT_UPLOAD_BYTES: Final = b"pb"  # project, in the scratch ledger
 
 
 def about(key: bytes) -> tuple[Kind, str]:
-    """What a row is about, as people know it: from its key alone, which may be any bytes."""
+    """Return kind and name of a row's object, for people. The key may be any bytes."""
     row, rest = kind(key), key[1:]
     if row in (BLOB, INLINE, DAMAGED, GARBAGE):
         return "blob", _blob(rest[-SHA_BYTES:])
@@ -258,7 +256,7 @@ _BY_NAME: Final[dict[bytes, tuple[Kind, int]]] = {
     COUNTER: ("counter", 0),
     SETTING: ("setting", 0),
 }
-"""What the text at the end of a key names, and where it starts behind the first byte."""
+"""Kind of the object that text at a key's end names, and the text's offset after the first byte."""
 
 
 def _blob(sha: bytes) -> str:

@@ -1,7 +1,7 @@
-"""The ledger in LMDB: one ordered map in a directory, shared by every process that opens it.
+"""The ledger in LMDB: one ordered map in a directory, shared by all processes that open it.
 
-Readers of all processes see their own snapshot without locks; writers take turns on a mutex in
-the lock file, which LMDB repairs when its holder dies.
+Readers see their own snapshot without locks. Writers of all processes take turns by a mutex in the
+lock file, which LMDB repairs when its holder dies.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ _LIBRARY: Final = 0
 """The 0.9 line of LMDB; ``lmdb_file`` knows its format."""
 
 _READERS_MAX: Final = 1022
-"""Read transactions at one time in all processes. A slot is 64 bytes of the lock file."""
+"""Simultaneous read transactions of all processes. A slot takes 64 bytes of the lock file."""
 
 _IDLE_READERS: Final = 16
-"""Ended read transactions that keep their slot for the next: a renewal takes no mutex."""
+"""Ended read transactions that keep their slot for reuse: a renewal takes no mutex."""
 
 _CHECK_COMMITS: Final = 1000
 _CHECK_SECONDS: Final = 60.0
-"""How often slots of killed readers are looked for: such a reader keeps freed pages from reuse."""
+"""Interval of the search for slots of killed readers, which prevent the reuse of freed pages."""
 
 _BLOCK_BYTES: Final = 512
-"""Of ``st_blocks`` (stat(2))."""
+"""Unit of ``st_blocks`` (stat(2))."""
 
-_SCRAP_BYTES: Final = 1024 * 1024
-"""A disk with less free space is full: where it cuts a write short, LMDB says EIO."""
+_FULL_BYTES: Final = 1024 * 1024
+"""Free space below which a disk counts as full: LMDB reports a short write as EIO."""
 
 _UNUSED_KEY: Final = b"\xff" * (KEY_BYTES_MAX + 1)
-"""A key that no row has: it is over the limit. LMDB allows 511 bytes."""
+"""A key that no row has, since it exceeds the limit of the ledger. LMDB allows 511 bytes."""
 
 
 class _Environment:
-    """An open LMDB environment: one a data file and process, whoever uses it there.
+    """An open LMDB environment, shared by all ledgers of this process on the same data file.
 
-    LMDB's locks belong to the process, so a second environment on the same file would let go
-    of those of the first when it is closed.
+    LMDB's file locks belong to the process: closing a second environment on the same file would
+    release the locks of the first.
     """
 
     _open: Final[dict[tuple[int, int, int], _Environment]] = {}
@@ -78,30 +78,30 @@ class _Environment:
         self._page_bytes = env.stat()["psize"]
         self._path = path
         self.groups = [0] * len(GROUP_BOUNDS)
-        """Commits by the least of GROUP_BOUNDS that their members do not exceed."""
+        """Commits by size: for each of GROUP_BOUNDS those with at most that many members."""
         self.members = 0
         self.name = name
-        """What waits for its commits are told as (``tasks.timing``)."""
+        """Label of waits for its commits (``tasks.timing``)."""
         self._key = key
         self._users = 1
         self._counting = threading.Lock()
         self._check_commits = 0
         self._check_time = time.monotonic() + _CHECK_SECONDS
         self._allocated_end = 0
-        """How far the file has blocks that were asked for before they are needed."""
+        """Offset in the file up to which blocks are preallocated."""
         with env.begin() as txn:
             row = txn.get(change_log.KEY)
             self._copied_row = row if change_log.is_ahead(row, txn.id()) else None
-            """The row of quiet transactions, where it is of other ones."""
+            """The change log's row, if it came with a copy and covers other transactions."""
 
     def change_row(self, txn: lmdb.Transaction[bytes]) -> bytes | None:
-        """What is known of quiet transactions."""
+        """Return the change log's row; None if it is missing or covers other transactions."""
         row = txn.get(change_log.KEY)
         return None if row == self._copied_row else row
 
     @classmethod
     def of(cls, path: Path, map_bytes: int, *, synced: bool) -> _Environment:
-        """The environment of this data file, for one more user."""
+        """Return the environment of this data file, opened if necessary, for one more user."""
         stat = (path / lmdb_file.NAME).stat()
         key = (os.getpid(), stat.st_dev, stat.st_ino)
         with cls._opening:
@@ -115,7 +115,7 @@ class _Environment:
             return environment
 
     def release(self) -> None:
-        """One user less; the last one closes it."""
+        """Remove one user; the last one closes the environment."""
         with self._opening:
             self._users -= 1
             if not self._users:
@@ -123,18 +123,21 @@ class _Environment:
                 self.env.close()
 
     def commit(self, group: list[Member], *, again: bool = False) -> list[Outcome]:
-        """Run and commit the members, together if possible."""
+        """Run and commit the members, together if possible.
+
+        ``again`` is a second attempt for one member after a full map.
+        """
         try:
             self._check_readers()
             if again:
                 self._commit_empty()
             outcomes = self._commit_group(group)
-        except _SplitGroup as apart:
+        except _SplitGroup as split:
             if len(group) > 1:
                 return [outcome for member in group for outcome in self.commit([member])]
-            if not again and isinstance(apart.error, lmdb.MapFullError):
+            if not again and isinstance(split.error, lmdb.MapFullError):
                 return self.commit(group, again=True)
-            return [(None, self._failure(apart.error))]
+            return [(None, self._failure(split.error))]
         except lmdb.Error as error:
             return [(None, self._failure(error)) for _ in group]
         with self._counting:
@@ -143,16 +146,19 @@ class _Environment:
         return outcomes
 
     def _commit_empty(self) -> None:
-        """Pages that the last commit freed can be used again only after another one. Nobody else
-        may ever make it, so it is made before the map counts as full."""
+        """Commit nothing, so that LMDB can reuse the pages that the last commit freed.
+
+        It reuses them only after one more commit, which may never come: so this one is made
+        before the map counts as full.
+        """
         with self.env.begin(write=True) as txn:
             txn.put(_UNUSED_KEY, b"")
             txn.delete(_UNUSED_KEY)
 
     def _commit_group(self, group: list[Member]) -> list[Outcome]:
-        """Run the members in one transaction, and commit it if any of them succeeded.
+        """Run the members in one transaction, and commit it if one of them succeeded.
 
-        Raises _SplitGroup, and what LMDB says of the commit.
+        Raises _SplitGroup, and lmdb.Error for the commit.
         """
         txn = self.env.begin(write=True)
         try:
@@ -163,8 +169,10 @@ class _Environment:
                 if tally.wrote:
                     self._note(txn, tally.change)
             except lmdb.Error as error:
+                # LMDB's transaction is unusable now, also for members that did nothing wrong.
                 raise _SplitGroup(error) from error
             if all(error for _, error in outcomes):
+                # All rows are as before: save the sync.
                 txn.abort()
                 return outcomes
             try:
@@ -177,27 +185,28 @@ class _Environment:
         return outcomes
 
     def _note(self, txn: lmdb.Transaction[bytes], change: Change) -> None:
-        """Keep what this transaction changes at most, before it is committed."""
+        """Write the most that this transaction changes to the change log, as part of it."""
         if change is not Change.ANY:
             row = change_log.extended(self.change_row(txn), txn.id(), change)
             txn.put(change_log.KEY, row)
         elif self._copied_row is not None and txn.get(change_log.KEY) == self._copied_row:
-            # Whoever opens the file once there are as many transactions would believe it.
+            # Once this file has as many transactions, the next opener would take it for valid.
             txn.delete(change_log.KEY)
 
     def disk_bytes(self) -> int:
-        """What the disk still takes, and the file has taken of it. Blocks. Raises OSError."""
-        # A file system that compresses tells less than the file has.
+        """Return free bytes of the disk plus those of the file. Blocking. Raises OSError."""
+        # A file system that compresses reports fewer blocks than the file has bytes.
         taken = (self._path / lmdb_file.NAME).stat().st_blocks * _BLOCK_BYTES
         return self._free_bytes() + max(taken, self._end())
 
     def _end(self) -> int:
-        """Where the file ends in use; behind it are pages that were never used."""
+        """Return the end of the used part of the file; pages behind it were never used."""
         return int(self.env.info()["last_pgno"] + 1) * self._page_bytes
 
     def keep_room(self, count: int) -> None:
-        """As ``LmdbLedger.keep_room``. Raises OSError."""
+        """Preallocate as ``LmdbLedger.keep_room`` does. Raises OSError."""
         end = self._end()
+        # Only when less than half is left, so that most calls cost no system call.
         if end + count // 2 > self._allocated_end and preallocate(
             self._path / lmdb_file.NAME, end, count
         ):
@@ -209,7 +218,7 @@ class _Environment:
 
     def _failure(self, error: lmdb.Error) -> EngineError:
         failure = _failure(error)
-        if error.code == EIO and self._free_bytes() < _SCRAP_BYTES:
+        if error.code == EIO and self._free_bytes() < _FULL_BYTES:
             failure = StorageFull("ledger")
             failure.__cause__ = error
         return failure
@@ -224,8 +233,10 @@ class _Environment:
 
 
 class _SplitGroup(Exception):
-    """A group's transaction came to nothing for what one member did, or for their number: each
-    shall have one of its own, so that only those fail who have to."""
+    """A group's transaction failed, by one of its members or by its size.
+
+    Each member gets a transaction of its own then, so that only the culprits fail.
+    """
 
     def __init__(self, error: lmdb.Error) -> None:
         super().__init__(str(error))
@@ -233,29 +244,29 @@ class _SplitGroup(Exception):
 
 
 def _run_member(writing: WriteTxn, member: Member) -> Outcome:
-    """Run one member; it leaves nothing if it fails.
+    """Run one member; if it fails, undo its writes.
 
-    Raises lmdb.Error, after which the transaction is good for nothing.
+    Raises lmdb.Error, after which the transaction is unusable.
     """
     _, work, args, kwargs = member
-    # An error keeps this frame alive, and the future will keep the error: no cycle, please.
+    # The future will refer to the error, and the error to this frame: avoid a reference cycle.
     del member
     try:
         result = drive(work(writing, *args, **kwargs))
         writing.succeeded()
     except lmdb.Error:
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+    except BaseException as error:  # noqa: BLE001 - the caller of the member gets it
         writing.undo()
         return None, error
     return result, None
 
 
 class LmdbLedger:
-    """A ``Ledger`` in a directory. Usable from several threads and event loops."""
+    """A ``Ledger`` in a directory. Threads and event loops may share it."""
 
     def __init__(self, environment: _Environment) -> None:
-        """Use ``LmdbLedger.open``."""
+        """Create a ledger on an environment; call ``LmdbLedger.open`` instead."""
         self._environment = environment
         self._env = environment.env
         self._commits = GroupCommit(environment.commit)
@@ -263,12 +274,12 @@ class LmdbLedger:
         self._slow_reads = SlowReads(environment.name)
         self._operations = 0
         self._operation_ended = threading.Condition()
-        # Forgetting ``close`` leaks no thread. (A ledger that never wrote stays open then.)
+        # A ledger that is never closed leaks no thread. (One that never wrote stays open.)
         weakref.finalize(self, self._commits.abandon, environment.release).atexit = False
 
     @staticmethod
     def create(path: Path) -> None:
-        """Make an empty ledger in directory ``path``, durably, unless one is there.
+        """Create an empty ledger in directory ``path``, durably, unless one exists.
 
         Raises StorageFull, StorageFailed.
         """
@@ -279,11 +290,11 @@ class LmdbLedger:
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int, create: bool, synced: bool = True) -> LmdbLedger:
-        """Open the ledger in directory ``path``; with ``create``, make it if there is none.
+        """Open the ledger in directory ``path``; with ``create``, create a missing one.
 
-        ``map_bytes`` of address space bound its size for good; it is the same in all processes.
-        Within a process, the first ledger on a path decides. What was committed without
-        ``synced`` survives all processes, but not the machine: then the file may be damaged.
+        ``map_bytes`` of address space limit its size permanently; use the same value in all
+        processes. Within a process, the first ledger on a path decides. Without ``synced``,
+        commits survive the processes but not a crash of the machine, which may damage the file.
 
         Raises NotAStore, Corrupt (damaged or cut off), StorageFull, StorageFailed.
         """
@@ -299,9 +310,9 @@ class LmdbLedger:
             raise _failure(error) from error
 
     async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``work`` in the writer's thread, and commit it with whoever else waits.
+        """Run ``work`` in the writer thread, and commit it with other waiting transactions.
 
-        Raises StorageFull, StorageFailed, Corrupt, Closed, and what ``work`` raises.
+        Raises StorageFull, StorageFailed, Corrupt, Closed, and the errors of ``work``.
         """
         if self._closed:
             raise Closed
@@ -312,12 +323,15 @@ class LmdbLedger:
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` over the newest committed state.
 
-        Raises StorageFailed, Corrupt, Closed, and what ``work`` raises.
+        Raises StorageFailed, Corrupt, Closed, and the errors of ``work``.
         """
         return self.read_now(work, *args, **kwargs)
 
     async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``read``, in a thread. Freed pages are not reused while it runs."""
+        """Run ``work`` as ``read`` does, but in a thread.
+
+        While it runs, LMDB cannot reuse pages that are freed.
+        """
 
         def read(stop: Stop) -> T:
             with self._kept_open():
@@ -327,7 +341,7 @@ class LmdbLedger:
 
     @contextlib.contextmanager
     def _kept_open(self) -> Iterator[None]:
-        """``close`` waits for the end of the block. Raises Closed."""
+        """Delay ``close`` until the end of the block. Raises Closed."""
         with self._operation_ended:
             if self._closed:
                 raise Closed
@@ -340,7 +354,7 @@ class LmdbLedger:
                 self._operation_ended.notify_all()
 
     def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``read``, without an event loop."""
+        """Run ``work`` as ``read`` does, without an event loop."""
         if self._closed:
             raise Closed
         return self._read(work, None, *args, **kwargs)
@@ -356,7 +370,7 @@ class LmdbLedger:
             finally:
                 txn.abort()
         except lmdb.Error as error:
-            if self._closed:  # by another thread, under our hands
+            if self._closed:  # another thread closed the ledger during the read
                 raise Closed from error
             raise _failure(error) from error
 
@@ -364,15 +378,15 @@ class LmdbLedger:
         try:
             return self._env.begin()
         except lmdb.ReadersFullError:
-            # LMDB frees the slots of killed processes only when asked to.
+            # LMDB frees the slots of killed processes only in reader_check.
             self._env.reader_check()
             return self._env.begin()
 
     def last_txn(self) -> int:
-        """The newest transaction that a read begun now sees; it grows with every commit.
+        """Return the newest transaction that a read started now sees; every commit raises it.
 
-        What is read after this call is at least as new. So a result stamped with the number
-        from before its read may be used for as long as the number stays the same.
+        Reads after this call are at least as new. So a result may be cached with the number from
+        before its read, and used while the number stays the same.
         Raises StorageFailed, Closed.
         """
         if self._closed:
@@ -386,11 +400,11 @@ class LmdbLedger:
         return number
 
     def keep_room(self, count: int) -> None:
-        """Have the disk set aside so many bytes behind the rows, or at least half of them.
+        """Preallocate ``count`` bytes of disk behind the rows, or keep at least half of them.
 
-        For deletes on a disk that other programs have filled. To be called now and then, while
-        rows are added; where the disk has no room left, or cannot do it, it changes nothing.
-        Blocks. Raises StorageFailed, Closed.
+        Deletes need them on a disk that other programs have filled. Call it from time to time
+        while rows are added. No-op if the disk is full or its file system cannot preallocate.
+        Blocking. Raises StorageFailed, Closed.
         """
         if self._closed:
             raise Closed
@@ -400,7 +414,7 @@ class LmdbLedger:
             raise _failure(error) from error
 
     def changed(self, since: int, until: int) -> Change:
-        """What the transactions after ``since``, up to ``until``, changed at most.
+        """Return the most that transactions after ``since``, up to ``until``, changed.
 
         Raises StorageFailed, Closed.
         """
@@ -415,9 +429,9 @@ class LmdbLedger:
         return change_log.change_between(row, since, until)
 
     def check_free_list(self) -> None:
-        """Read the list of free pages, which no read of a row needs, and every write.
+        """Verify the list of free pages, which every write needs and no read of a row.
 
-        Blocks. Raises Corrupt, StorageFailed, Closed.
+        Blocking. Raises Corrupt, StorageFailed, Closed.
         """
         try:
             with self._kept_open(), self._begin() as txn:
@@ -427,10 +441,10 @@ class LmdbLedger:
             raise _failure(error) from error
 
     def copy(self, target: Path, *, compact: bool) -> None:
-        """Write a consistent copy into directory ``target``, durably; blocks for as long.
+        """Write a consistent copy into directory ``target``, durably. Blocking.
 
-        ``compact`` leaves out free pages, and is slower. Raises AlreadyExists if there is a
-        ledger in ``target``, StorageFull, StorageFailed, Closed.
+        ``compact`` omits free pages, and is slower. Raises AlreadyExists if ``target`` has a
+        ledger, StorageFull, StorageFailed, Closed.
         """
         try:
             with self._kept_open():
@@ -441,12 +455,13 @@ class LmdbLedger:
             raise _failure(error) from error
 
     def info(self) -> dict[str, int]:
-        """Numbers for operators: sizes in bytes, and counts. Raises StorageFailed, Closed.
+        """Return numbers for operators: sizes in bytes, and counts.
 
-        ``used_bytes`` never shrinks; ``live_bytes`` is what rows take of it, with their tree.
-        ``commits`` and ``members`` (bodies run) are of this process and path since it opened.
-        ``commits_1``, ``commits_2``, ``commits_4`` … are those commits whose members are at most
-        that many, and more than half of it: one number for each of GROUP_BOUNDS.
+        ``used_bytes`` never shrinks; ``live_bytes`` is its part in use by rows and their tree.
+        ``commits`` and ``members`` (functions run) count since this process opened the path.
+        ``commits_1``, ``commits_2``, ``commits_4`` … count the commits with at most that many
+        members, and more than half as many: one number for each of GROUP_BOUNDS.
+        Raises StorageFailed, Closed.
         """
         if self._closed:
             raise Closed
@@ -471,13 +486,13 @@ class LmdbLedger:
         }
 
     async def close(self) -> None:
-        """Finish submitted transactions, copies and reads, and let go. May be called twice."""
+        """Finish submitted transactions, copies and reads, then close. Idempotent."""
         self._closed = True
-        # Whoever waits for it may be cancelled; it is done all the same.
+        # Shielded: a cancelled caller does not stop the closing.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.end))
 
     def end(self) -> None:
-        """As ``close``, blocking."""
+        """Close as ``close`` does. Blocking."""
         self._closed = True
         with self._operation_ended:
             self._operation_ended.wait_for(lambda: not self._operations)
@@ -486,16 +501,16 @@ class LmdbLedger:
 
 
 def _failure(error: lmdb.Error | OSError) -> EngineError:
-    """What an error of LMDB or of the system means to a user of the ledger."""
+    """Translate an error of LMDB or of the system to one of the store."""
     number = error.errno if isinstance(error, OSError) else error.code
     if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)) or number in (ENOSPC, EDQUOT):
         failure: EngineError = StorageFull("ledger")
     elif isinstance(error, _DAMAGE):
         failure = lmdb_file.damaged(str(error))
     elif isinstance(error, lmdb.PanicError):
-        failure = StorageFailed("ledger", "an earlier write failed: open the store anew")
+        failure = StorageFailed("ledger", "an earlier write failed: open the store again")
     elif isinstance(error, lmdb.VersionMismatchError):
-        failure = NotAStore("ledger", "another version of LMDB uses it at this moment")
+        failure = NotAStore("ledger", "another version of LMDB uses it now")
     elif isinstance(error, lmdb.MapResizedError):
         failure = StorageFailed("ledger", "another process opened it with a larger map_bytes")
     else:
@@ -508,7 +523,7 @@ _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError
 
 
 def _open(path: Path, map_bytes: int, *, synced: bool) -> lmdb.Environment:
-    """Open an existing ledger and make sure that its file is whole."""
+    """Open an existing ledger and verify that its file is complete."""
     env = lmdb.open(
         str(path),
         map_size=map_bytes,
@@ -523,6 +538,7 @@ def _open(path: Path, map_bytes: int, *, synced: bool) -> lmdb.Environment:
     )
     try:
         env.reader_check()
+        # Repeated while other processes commit too fast for the check to see one state.
         checked = False
         while not checked:
             with env.begin() as txn:
@@ -534,7 +550,7 @@ def _open(path: Path, map_bytes: int, *, synced: bool) -> lmdb.Environment:
 
 
 def _empty(path: Path) -> None:
-    """Make an empty environment in an empty directory."""
+    """Create an empty environment in an empty directory."""
     env = lmdb.open(str(path), mode=0o600, create=False, lock=False, lib_version=_LIBRARY)
     env.sync(True)
     env.close()

@@ -1,4 +1,8 @@
-"""The transaction object of the LMDB ledger, over a transaction of the binding."""
+"""The transactions of the LMDB ledger, on top of a transaction of the Python binding.
+
+All members of a group commit share one transaction of LMDB. Each has a ``WriteTxn`` of its own,
+which can undo its writes. Counters are written once a group (see ``Tally``).
+"""
 
 from __future__ import annotations
 
@@ -9,41 +13,41 @@ from typing import Final, Protocol, TypedDict
 from holdfast.engine.model.errors import Corrupt
 
 from .interface import Change, Room, Rows
-from .row_bounds import check_key, check_row, counted, counter_row, counter_sum
+from .row_bounds import check_key, check_row, counter_row, counter_sum, counter_value
 
 _ROW_BYTES: Final = 6 * 4096
-"""Pages that come to be for one row, beside its bytes: a split at each level of the tree."""
+"""Upper bound of the new pages for one row besides its own bytes: a split at each tree level."""
 
-_ROOM_SHARE: Final = 6
-"""The room is looked at again when a share of it, 2^-6, may have been spent."""
+_ROOM_SHIFT: Final = 6
+"""The room is measured again when 2^-6 of it may have been used."""
 
-_SKIP_STEP: Final = 1024
-"""Rows passed over between two looks at the key, so that a skip ends soon after its range."""
+_SKIP_ROWS: Final = 1024
+"""Rows skipped between two checks of the key, so that a skip stops soon after its range."""
 
 
 class Cursor(Protocol):
-    """What is used of a cursor of the binding; False means that there is no such row."""
+    """The methods used of the binding's cursor; False means that there is no such row."""
 
     def set_range(self, key: bytes, /) -> bool:
-        """Go to the first row that is not before ``key``."""
+        """Move to the first row at or after ``key``."""
 
     def last(self) -> bool:
-        """Go to the last row."""
+        """Move to the last row."""
 
     def next(self) -> bool:
-        """Go on by one row."""
+        """Move forward by one row."""
 
     def prev(self) -> bool:
-        """Go back by one row."""
+        """Move back by one row."""
 
     def key(self) -> bytes:
-        """The key of the row it is at."""
+        """Return the key of the current row."""
 
     def iternext(self) -> Iterator[tuple[bytes, bytes]]:
-        """This row and all after it."""
+        """Iterate over the current row and all after it."""
 
     def iterprev(self) -> Iterator[tuple[bytes, bytes]]:
-        """This row and all before it."""
+        """Iterate over the current row and all before it."""
 
 
 class Stat(TypedDict):
@@ -56,35 +60,35 @@ class Stat(TypedDict):
 
 
 class Txn(Protocol):
-    """What is used of a transaction of the binding."""
+    """The methods used of the binding's transaction."""
 
     def get(self, key: bytes, /) -> bytes | None:
-        """A value."""
+        """Return a value."""
 
     def replace(self, key: bytes, value: bytes, /) -> bytes | None:
-        """Set a value, and return the one before it."""
+        """Set a value and return the previous one."""
 
     def pop(self, key: bytes, /) -> bytes | None:
-        """Remove a row, and return its value."""
+        """Remove a row and return its value."""
 
     def cursor(self) -> Cursor:
-        """A cursor, which lives as long as the transaction."""
+        """Create a cursor, which is valid as long as the transaction."""
 
     def stat(self) -> Stat:
-        """How many pages the rows take, as the transaction sees them."""
+        """Return the numbers of pages that the rows use, as the transaction sees them."""
 
 
 class Space(Protocol):
-    """Where the rows lie."""
+    """The map and the disk that contain the rows."""
 
     map_bytes: int
 
     def disk_bytes(self) -> int:
-        """What the disk still takes, and the file has taken of it. Blocks for a look at it."""
+        """Return free bytes of the disk plus those of the file. Blocking."""
 
 
 class ReadTxn:
-    """A transaction that only reads. Not usable after its end."""
+    """A read transaction. Not usable after its end."""
 
     __slots__ = ("_cursor", "_space", "_txn")
 
@@ -94,14 +98,14 @@ class ReadTxn:
         self._cursor: Cursor | None = None
 
     async def get(self, key: bytes) -> bytes | None:
-        """The value under ``key``."""
+        """Return the value under ``key``."""
         check_key(key)
         return self._txn.get(key)
 
     async def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False, skip: int = 0
     ) -> Rows:
-        """Rows of a range."""
+        """Return rows of a range, as ``Transaction.scan`` specifies."""
         if start >= stop or limit <= 0:
             return []
         cursor = self._cursor
@@ -113,9 +117,9 @@ class ReadTxn:
             found = cursor.set_range(start)
         step = cursor.prev if reverse else cursor.next
         while found and skip > 0:
-            for _ in repeat(None, min(skip, _SKIP_STEP)):
+            for _ in repeat(None, min(skip, _SKIP_ROWS)):
                 found = step()
-            skip -= _SKIP_STEP
+            skip -= _SKIP_ROWS
             found = found and start <= cursor.key() < stop
         rows: Rows = []
         if not found:
@@ -129,24 +133,24 @@ class ReadTxn:
         return rows
 
     async def put(self, key: bytes, value: bytes) -> None:
-        """Refused."""
-        raise RuntimeError("a read transaction does not write")
+        """Raise RuntimeError."""
+        raise RuntimeError("a read transaction cannot write")
 
     async def delete(self, key: bytes) -> bool:
-        """Refused."""
-        raise RuntimeError("a read transaction does not write")
+        """Raise RuntimeError."""
+        raise RuntimeError("a read transaction cannot write")
 
     async def add(self, key: bytes, delta: int) -> None:
-        """Refused."""
-        raise RuntimeError("a read transaction does not write")
+        """Raise RuntimeError."""
+        raise RuntimeError("a read transaction cannot write")
 
     async def counter(self, key: bytes) -> int:
-        """The value of a counter."""
+        """Return the value of a counter. Raises Corrupt."""
         check_key(key)
-        return counted(key, self._txn.get(key))
+        return counter_value(key, self._txn.get(key))
 
     async def room(self) -> Room:
-        """What rows may still take."""
+        """Return the room for rows."""
         stat = self._txn.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         live = pages * stat["psize"]
@@ -156,41 +160,42 @@ class ReadTxn:
         return self._space.disk_bytes()
 
     def declare_change(self, change: Change) -> None:
-        """Refused."""
-        raise RuntimeError("a read transaction does not write")
+        """Raise RuntimeError."""
+        raise RuntimeError("a read transaction cannot write")
 
 
 class Tally:
-    """What the members of one group have in common: the counters that changed, and the room."""
+    """The state that the members of one group share: changed counters, and the room for rows."""
 
     __slots__ = ("change", "disk_bytes", "kinds", "room", "spent", "values", "wrote")
 
     def __init__(self) -> None:
         self.values: dict[bytes, int] = {}
+        """Values of the counters that successful members changed, by key."""
         self.kinds: set[bytes] = set()
-        """First bytes of their keys: tells most scans that no counter concerns them."""
+        """First bytes of counters' keys: with them, most scans can ignore the counters."""
         self.disk_bytes: int | None = None
-        """What the space said, once a member has asked."""
+        """Result of ``Space.disk_bytes``, after a member has called it."""
         self.room: Room | None = None
-        """What it was when it was last looked at."""
+        """Room when it was last measured."""
         self.spent = 0
-        """Bytes that rows which were written since then take at most."""
+        """Upper bound of the bytes written since then."""
         self.wrote = False
-        """Whether anybody did who succeeded."""
+        """True if a successful member wrote a row."""
         self.change = Change.TIMES
-        """The most that any of those changed."""
+        """The most that a successful member changed."""
 
 
 class WriteTxn(ReadTxn):
-    """A transaction that also writes: of one member of a group.
+    """The write transaction of one member of a group.
 
-    All members of a group write into one transaction of the binding. A member that fails takes
-    back what it wrote (``undo``), so that it leaves no trace; a child transaction for each would
-    copy every page that two members have in common.
+    All members of a group write into one transaction of the binding. A failed member takes back
+    its writes (``undo``) and so leaves no trace. (Child transactions would copy every page that
+    two members share.)
 
-    The same few counters change in every member of a group. So their values are kept aside:
-    ``tally`` holds those that earlier members left, which goes to the rows once, at the end of
-    the group (``write_counters``); ``changed`` those of this member, which count when it succeeds.
+    Every member of a group changes the same few counters. So their values stay in memory: the
+    ``tally`` has those of earlier members, and writes them to the rows once, at the end of the
+    group (``write_counters``). ``changed`` has those of this member until it succeeds.
     """
 
     __slots__ = ("_before", "_change", "_tally", "_undo", "changed")
@@ -200,47 +205,48 @@ class WriteTxn(ReadTxn):
         self._tally = tally
         self._before = tally.values
         self._undo: list[tuple[bytes, bytes | None]] = []
-        """Rows that were written, each with its value before."""
+        """Written rows, each with its previous value."""
         self._change = Change.ANY
         self.changed: dict[bytes, int] = {}
 
     def declare_change(self, change: Change) -> None:
-        """What this member changes at most."""
+        """Declare the most that this member changes."""
         self._change = change
 
     def succeeded(self) -> None:
-        """What this member changed counts from now on."""
+        """Add the changes of this member to those of the group."""
         self._tally.values.update(self.changed)
         if self._undo or self.changed:
             self._tally.wrote = True
             self._tally.change = max(self._tally.change, self._change)
 
     def undo(self) -> None:
-        """Bring all rows back to where this member found them. It may need room to do so."""
+        """Restore all rows that this member wrote; this may need room."""
         for key, value in reversed(self._undo):
             if value is None:
                 self._txn.pop(key)
             else:
                 self._txn.replace(key, value)
 
-    def _aside(self, key: bytes) -> int | None:
-        """The value of a counter that is kept aside, or None."""
+    def _pending_counter(self, key: bytes) -> int | None:
+        """Return the value of a counter that is not yet written to its row, or None."""
         value = self.changed.get(key)
         return self._before.get(key) if value is None else value
 
     async def get(self, key: bytes) -> bytes | None:
-        """The value under ``key``."""
+        """Return the value under ``key``."""
         if key[:1] not in self._tally.kinds:
             check_key(key)
             return self._txn.get(key)
-        value = self._aside(key)
+        value = self._pending_counter(key)
         return self._txn.get(key) if value is None else counter_row(key, value)
 
     async def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False, skip: int = 0
     ) -> Rows:
-        """Rows of a range."""
+        """Return rows of a range, as ``Transaction.scan`` specifies."""
         if any(start[:1] <= kind <= stop[:1] for kind in self._tally.kinds):
+            # The scan reads rows, so write the counters in its range first.
             for changes in (self._tally.values, self.changed):
                 for key, value in changes.items():
                     if start <= key < stop:
@@ -250,22 +256,22 @@ class WriteTxn(ReadTxn):
     async def put(self, key: bytes, value: bytes) -> None:
         """Set a row."""
         check_row(key, value)
-        if key[:1] in self._tally.kinds and self._aside(key) is not None:
-            self.changed[key] = counted(key, value)
+        if key[:1] in self._tally.kinds and self._pending_counter(key) is not None:
+            self.changed[key] = counter_value(key, value)
         else:
             self._set(key, value)
 
     async def delete(self, key: bytes) -> bool:
         """Remove a row."""
         check_key(key)
-        value = self._aside(key)
+        value = self._pending_counter(key)
         if value is not None:
             self.changed[key] = 0
             return value != 0
         return self._set(key, None) is not None
 
     def _set(self, key: bytes, value: bytes | None) -> bytes | None:
-        """Set a row, or remove it, and return its value before."""
+        """Set or remove a row and return its previous value."""
         if value is None:
             before = self._txn.pop(key)
         else:
@@ -275,8 +281,8 @@ class WriteTxn(ReadTxn):
         return before
 
     async def add(self, key: bytes, delta: int) -> None:
-        """Add to a counter; a damaged one stays as it is."""
-        value = self._aside(key)
+        """Add to a counter; a damaged one stays as it is. Raises OverflowError."""
+        value = self._pending_counter(key)
         if value is None:
             try:
                 value = await super().counter(key)
@@ -286,15 +292,15 @@ class WriteTxn(ReadTxn):
         self.changed[key] = counter_sum(value, delta)
 
     async def counter(self, key: bytes) -> int:
-        """The value of a counter."""
-        value = self._aside(key)
+        """Return the value of a counter. Raises Corrupt."""
+        value = self._pending_counter(key)
         return await super().counter(key) if value is None else value
 
     async def room(self) -> Room:
-        """What rows may still take, or a little less: it is looked at where that may matter."""
+        """Return the room for rows, or a little less: it is measured only if that may matter."""
         tally = self._tally
         room, spent = tally.room, tally.spent
-        if room is None or spent > min(room) >> _ROOM_SHARE:
+        if room is None or spent > min(room) >> _ROOM_SHIFT:
             tally.room = room = await super().room()
             tally.spent = spent = 0
         return Room(room.map - spent, room.disk - spent)
@@ -306,7 +312,7 @@ class WriteTxn(ReadTxn):
 
 
 def write_counters(txn: Txn, tally: Tally) -> None:
-    """Write the values of counters that were kept aside."""
+    """Write the group's counters to their rows."""
     for key, value in tally.values.items():
         row = counter_row(key, value)
         if row is None:

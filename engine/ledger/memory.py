@@ -1,4 +1,4 @@
-"""A ledger in memory: for tests, and for stores that need not outlive their process."""
+"""A ledger in memory, for tests and for stores that need not outlive their process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from holdfast.engine.model.errors import Closed, Corrupt
 from . import change_log
 from .group_commit import GROUP_BOUNDS
 from .interface import Change, P, Room, Rows, T, Work, drive
-from .row_bounds import added, check_key, check_row, counted
+from .row_bounds import check_key, check_row, counter_row_after, counter_value
 from .slow_reads import SlowReads, Stop, Stoppable
 
 
 class _Table:
-    """Rows, and their keys in order."""
+    """Rows, with their keys in order."""
 
     __slots__ = ("keys", "rows")
 
@@ -35,8 +35,8 @@ class _Table:
             del self.keys[bisect_left(self.keys, key)]
 
 
-class _Reading:
-    """A transaction that only reads."""
+class _ReadTxn:
+    """A read transaction."""
 
     __slots__ = ("_table",)
 
@@ -62,27 +62,27 @@ class _Reading:
         return [(key, rows[key]) for key in chosen]
 
     async def put(self, key: bytes, value: bytes) -> None:
-        raise RuntimeError("a read transaction does not write")
+        raise RuntimeError("a read transaction cannot write")
 
     async def delete(self, key: bytes) -> bool:
-        raise RuntimeError("a read transaction does not write")
+        raise RuntimeError("a read transaction cannot write")
 
     async def add(self, key: bytes, delta: int) -> None:
-        raise RuntimeError("a read transaction does not write")
+        raise RuntimeError("a read transaction cannot write")
 
     async def counter(self, key: bytes) -> int:
         check_key(key)
-        return counted(key, self._table.rows.get(key))
+        return counter_value(key, self._table.rows.get(key))
 
     async def room(self) -> Room:
         return Room(sys.maxsize, sys.maxsize)
 
     def declare_change(self, change: Change) -> None:
-        raise RuntimeError("a read transaction does not write")
+        raise RuntimeError("a read transaction cannot write")
 
 
-class _Writing(_Reading):
-    """A transaction that can be taken back."""
+class _WriteTxn(_ReadTxn):
+    """A write transaction that can be rolled back."""
 
     __slots__ = ("_undo", "change")
 
@@ -112,7 +112,7 @@ class _Writing(_Reading):
         check_key(key)
         before = self._table.rows.get(key)
         try:
-            row = added(key, before, delta)
+            row = counter_row_after(key, before, delta)
         except Corrupt:
             return
         self._undo.append((key, before))
@@ -137,11 +137,11 @@ class MemoryLedger:
     """A ``Ledger`` in a dict. Usable from several threads and event loops of one process."""
 
     def __init__(self, rows: Mapping[bytes, bytes] | None = None) -> None:
-        """``rows`` are there from the start. Raises ValueError for rows over the limits."""
+        """Create a ledger that contains ``rows``. Raises ValueError for rows over the limits."""
         for key, value in (rows or {}).items():
             check_row(key, value)
         self._table = _Table(rows or {})
-        # It tells of the transactions of another ledger; here they are counted anew.
+        # The row covers transactions of another ledger; this one counts its own from 0.
         self._table.remove(change_log.KEY)
         self._lock = threading.Lock()
         self._slow_reads = SlowReads("memory")
@@ -150,11 +150,11 @@ class MemoryLedger:
         self._members = 0
 
     async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``work`` and keep what it wrote. Raises Closed, and what ``work`` raises."""
+        """Run ``work`` and keep its writes. Raises Closed, and the errors of ``work``."""
         with self._lock:
             self._check_open()
             self._members += 1
-            txn = _Writing(self._table)
+            txn = _WriteTxn(self._table)
             try:
                 result = drive(work(txn, *args, **kwargs))
             except BaseException:
@@ -167,38 +167,41 @@ class MemoryLedger:
             return result
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``work`` over the rows as they are. Raises Closed, and what ``work`` raises."""
+        """Run ``work`` over the current rows. Raises Closed, and the errors of ``work``."""
         return self.read_now(work, *args, **kwargs)
 
     async def read_in_thread(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``read``, in a thread; transactions wait meanwhile."""
+        """Run ``work`` as ``read`` does, but in a thread; transactions wait meanwhile."""
 
         def read(stop: Stop) -> T:
             with self._lock:
                 self._check_open()
-                return drive(work(Stoppable(_Reading(self._table), stop), *args, **kwargs))
+                return drive(work(Stoppable(_ReadTxn(self._table), stop), *args, **kwargs))
 
         return await self._slow_reads.run(read)
 
     def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``read``, without an event loop."""
+        """Run ``work`` as ``read`` does, without an event loop."""
         with self._lock:
             self._check_open()
-            return drive(work(_Reading(self._table), *args, **kwargs))
+            return drive(work(_ReadTxn(self._table), *args, **kwargs))
 
     def last_txn(self) -> int:
-        """A number that grows with every transaction that wrote. Raises Closed."""
+        """Return the number of transactions that wrote. Raises Closed."""
         self._check_open()
         return self._commits
 
     def changed(self, since: int, until: int) -> Change:
-        """What the transactions after ``since``, up to ``until``, changed. Raises Closed."""
+        """Return the most that transactions after ``since``, up to ``until``, changed.
+
+        Raises Closed.
+        """
         self._check_open()
         with self._lock:
             return change_log.change_between(self._table.rows.get(change_log.KEY), since, until)
 
     def info(self) -> dict[str, int]:
-        """The numbers of ``LmdbLedger.info``; there is no map, and no readers. Raises Closed."""
+        """Return the numbers of ``LmdbLedger.info``, without a map or readers. Raises Closed."""
         with self._lock:
             self._check_open()
             rows = self._table.rows
@@ -213,16 +216,16 @@ class MemoryLedger:
                 "commits": self._commits,
                 "members": self._members,
                 **{f"commits_{bound}": 0 for bound in GROUP_BOUNDS},
-                "commits_1": self._commits,  # nobody shares one
+                "commits_1": self._commits,  # there is no group commit
             }
 
     def capture(self) -> dict[bytes, bytes]:
-        """A copy of all rows, also after ``close``."""
+        """Return a copy of all rows, also after ``close``."""
         with self._lock:
             return dict(self._table.rows)
 
     async def close(self) -> None:
-        """Refuse everything from now on; ``capture`` still works. May be called twice."""
+        """Refuse all further calls except ``capture``. Idempotent."""
         with self._lock:
             self._closed = True
 

@@ -1,10 +1,9 @@
 """The rows of the ledger as typed records, and their stored form.
 
-A value is: version (1 byte), the payload, crc32 over key and payload; of all rows, also those
-that say everything by their key. The payload is a record as msgpack, or bytes. So a row that
-was damaged, or that ended up under another key, is found the moment it is read. Fields are only
-ever added at the end, with a default. Times are microseconds since 1970, sizes bytes, ids the
-16 bytes of a UUID.
+A value is a version (1 byte), the payload, and a crc32 over key and payload, even if the payload
+is empty. So a read detects a row that was damaged or that is under another key. The payload is a
+record as msgpack, or bytes. New fields are only added at the end, with a default. Times are
+microseconds since 1970, sizes bytes, ids the 16 bytes of a UUID.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .interface import Rows, Transaction, after
 
 _VERSION: Final = b"\x01"
 _PART_BYTES: Final = 33 * 1900
-"""One part of a long value: under 64 KiB, and a whole number of needs (33 bytes each)."""
+"""Bytes of one part of a long value: under 64 KiB, and a whole number of needs of 33 bytes."""
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -30,7 +29,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Blob(Record, frozen=True):
-    """Where the bytes of a sha256 lie."""
+    """A blob: where its bytes are, and their size and checksum."""
 
     size: int
     checksum: bytes
@@ -39,66 +38,66 @@ class Blob(Record, frozen=True):
     stored: int
     created: int
     queued: int = 0
-    """Time of its row in the garbage queue, or 0."""
+    """Time in the key of its row in the garbage queue, or 0."""
     aliases: tuple[bytes, ...] = ()
     damaged: int = 0
-    """When it was quarantined, or 0."""
+    """Time when it was quarantined, or 0."""
     probed: int = 0
-    """When it was found not worth compressing, or 0."""
+    """Time when it was found not worth compressing, or 0."""
 
 
 INLINE, PLAIN, FRAMES = 0, 1, 2
-"""Places of a blob: in the ledger, in a file as it is, in a file of zstd frames."""
+"""Places of a blob's bytes: the ledger, a plain file, a file of zstd frames."""
 
 
 class File(Record, frozen=True):
-    """The blob that a file is of, and its bytes: in case that the blob's row cannot be read."""
+    """A file of a blob, for the case that the blob's row cannot be read."""
 
     sha: bytes
     stored: int
 
 
 class Claim(Record, frozen=True):
-    """An owner's right to a blob: how often its manifests need it, and until when it is held."""
+    """An owner's right to a blob: the number of its manifests that need it, and its hold."""
 
     size: int
     content: int = 0
-    """Manifests that list it as config or layer: counted in ``size``."""
+    """Number of manifests that list it as config or layer; these count in ``size``."""
     bodies: int = 0
-    """1 where it is the body of a manifest of this image (or is kept by a root)."""
+    """1 if it is the body of a manifest of this image (or a root keeps it), else 0."""
     children: int = 0
-    """Indexes that list it as a manifest."""
+    """Number of indexes that list it as a manifest."""
     hold: int = 0
-    """Held until then, or 0."""
+    """End of the hold, or 0."""
     aliases: tuple[bytes, ...] = ()
-    """Digest keys in other algorithms that the owner itself has named the blob by."""
+    """Digest keys in other algorithms by which this owner has named the blob."""
 
     @property
     def needed(self) -> bool:
-        """Whether anything of the owner needs the blob."""
+        """True if a manifest or root of the owner needs the blob."""
         return bool(self.content or self.bodies or self.children)
 
 
 class Limits(Record, frozen=True):
-    """What bounds a namespace beside its own settings; it is of the name, and outlives it."""
+    """The limits of a namespace's name, besides its own settings; they outlive the namespace."""
 
     quota: int = -1
-    """Bytes of its kept size; -1 for none."""
+    """Upper bound of its kept size in bytes; -1 for none."""
     immutable: tuple[str, ...] = ()
     locked: bool = False
 
 
 class ProjectLimits(Record, frozen=True):
-    """What bounds a project."""
+    """The limits of a project."""
 
     quota: int = -1
-    """Bytes of the kept sizes of its namespaces; -1 for none."""
+    """Upper bound of the sum of its namespaces' kept sizes in bytes; -1 for none."""
     defaults: Limits = Limits()
-    """What a namespace gets whose name has no limits yet."""
+    """Limits for a new namespace if its name has none."""
 
 
 class Namespace(Record, frozen=True):
-    """A namespace; its numbers are counters beside it."""
+    """A namespace; counters have its numbers."""
 
     id: bytes
     region: str
@@ -114,13 +113,13 @@ class Namespace(Record, frozen=True):
     quota: int = -1
     deleted: int = 0
     sparse: bool | None = None
-    """Whether its indexes may lack children; None is as the store has it."""
+    """True if its indexes may lack children; None for the store's setting."""
     limits: Limits = Limits()
-    """A copy of those of its name: each push reads this row anyhow, and no other."""
+    """Copy of its name's limits, so that a push reads only this row."""
 
 
 class Image(Record, frozen=True):
-    """An image. It is a draft, seen by nobody, until its first manifest gives it an id."""
+    """An image; a draft, in no listing, until its first manifest gives it an id."""
 
     key: bytes
     id: bytes
@@ -135,7 +134,7 @@ class Image(Record, frozen=True):
 
     @property
     def listed(self) -> bool:
-        """Whether it has an id, and is one of the namespace's images."""
+        """True if it has an id, and so is in the listings of its namespace."""
         return bool(self.id)
 
 
@@ -161,19 +160,20 @@ class Manifest(Record, frozen=True):
     artifact_type: str
     created: int
     unfinished: bytes = b""
-    """The list (``trash_rows.list_of``) that a restore which is not at its end yet brought it back
-    from; means nothing once that entry is gone. A push of the manifest clears it."""
+    """List (``trash_rows.list_of``) from which an unfinished restore brought it back.
+
+    Without meaning once that entry is gone. A push of the manifest clears it."""
     renewed: int = 0
-    """When whoever may push was last told that it is here, if that was after it came."""
+    """Time of the last answer to a pusher that it exists, if after ``created``; else 0."""
 
     @property
     def fresh(self) -> int:
-        """The time that its age counts from."""
+        """Time from which its age counts."""
         return max(self.created, self.renewed)
 
 
 class Referrer(Record, frozen=True):
-    """A manifest that names another as its subject."""
+    """A manifest that names another one as its subject."""
 
     media_type: str
     size: int
@@ -185,68 +185,70 @@ class Session(Record, frozen=True):
 
     namespace: bytes
     name: str
-    """Of its image, without the namespace."""
+    """Name of its image, without the namespace."""
     algorithm: str
     declared: int
-    """Bytes that it will have at most, or -1 where nobody said."""
+    """Upper bound of its size in bytes; -1 if the client announced none."""
     counted: int
-    """Bytes that it counts for in its namespace: those that came, or a step more while some do."""
+    """Bytes counted in its namespace: those received, and up to a step more while some arrive."""
     file_id: int
-    """The file that has its bytes, all of them; 0 while they are few."""
+    """File with all of its bytes; 0 while they are few and in the ledger."""
     created: int
     expires: int
     touched: int = 0
-    """When a byte came last, or it was begun; 0 where that is not known. While bytes come it is
-    up to a fifth of ``StoreConfig.upload_idle_seconds`` behind."""
+    """Time of the last byte, or of its start; 0 if unknown. Up to a fifth of
+    ``StoreConfig.upload_idle_seconds`` behind while bytes arrive."""
     base: int = -1
-    """What lies in the file behind so many bytes came with a request that had to come whole. Such
-    a one is under way or broke off: who goes on with the session cuts it off. -1: all is good."""
+    """Offset in the file to which the next request truncates it; -1 for none.
+
+    The bytes behind it belong to a request that takes effect completely or not at all, and that
+    is running or was interrupted."""
     project: bytes = b""
-    """Of its namespace: empty for one that an older version began."""
+    """Project of its namespace; empty for a session that an older version began."""
 
 
 class Trash(Record, frozen=True):
-    """Something deleted that can be brought back."""
+    """A deleted object that can be restored."""
 
     kind: str
     id: bytes
     name: str
     image: bytes = b""
-    """Key of the image, or of that which the tag was in."""
+    """Key of the image, or of the tag's image."""
     digest: bytes = b""
-    """Of a tag, in the algorithm it was pushed with."""
+    """Digest key of a tag, in the algorithm it was pushed with."""
     digests: tuple[tuple[bytes, str], ...] = ()
-    """In directories of format 2: manifests that went with a tag. Rows of their own now."""
+    """Manifests that went with a tag, in directories of format 2; now in rows of their own."""
     created: int = 0
     purging: bool = False
     sha: bytes = b""
-    """Of a tag: its manifest."""
+    """sha256 of a tag's manifest."""
     region: str = ""
     project: bytes = b""
     namespace: bytes = b""
-    """Id of the namespace, or of that which it was in."""
+    """Id of the namespace, or of the object's namespace."""
     namespace_name: str = ""
     image_name: str = ""
-    """Of an image or a tag."""
+    """Name of the image, or of the tag's image."""
     manifests: bytes = b""
-    """Of a tag: which list has the manifests that went with it, eight bytes."""
+    """Id, eight bytes, of the list of manifests that went with a tag."""
     restoring: bytes = b""
-    """Which restore is bringing it back in several transactions, or was when it died."""
+    """Token of the restore that brings it back in several transactions, or died doing so."""
     adopting: bytes = b""
-    """Of a tag: id of the entry whose list is being copied to its own (``adoption``)."""
+    """Id of the entry whose list is being copied to that of this tag (``adoption``)."""
 
 
 class DeadLetter(Record, frozen=True):
-    """A row that was taken out of a queue, since what it is about cannot be read."""
+    """A queue's entry that was set aside, since the object it names cannot be read."""
 
     value: bytes
-    """As it was stored."""
+    """Stored value of the entry's row."""
     reason: str
     when: int
 
 
 class Key(Record, frozen=True):
-    """A credential; the secret is kept only as a hash."""
+    """A credential, with the hash of its secret."""
 
     access_key: str
     secret: bytes
@@ -260,7 +262,7 @@ class Key(Record, frozen=True):
 
 
 class RetentionRule(Record, frozen=True):
-    """One rule; -1 where it does not look at something. Ages are in days."""
+    """A retention rule; -1 for no condition. Ages are in days."""
 
     images: tuple[str, ...]
     tags: tuple[str, ...]
@@ -271,7 +273,7 @@ class RetentionRule(Record, frozen=True):
 
     @property
     def removes_tags(self) -> bool:
-        """Whether it is about tags at all."""
+        """True if the rule removes tags."""
         return max(self.keep_last, self.older_days, self.unused_days) >= 0
 
 
@@ -294,12 +296,12 @@ _decoders: Final[dict[type[Record], msgspec.msgpack.Decoder[Record]]] = {
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
-    """A payload as stored under ``key``: with version and checksum."""
+    """Return a payload as stored under ``key``, with version and checksum."""
     return b"".join((_VERSION, payload, zlib.crc32(payload, zlib.crc32(key)).to_bytes(4, "little")))
 
 
 def unseal(key: bytes, value: bytes) -> bytes:
-    """The payload of a stored value. Raises Corrupt where version or checksum is wrong."""
+    """Return the payload of a stored value. Raises Corrupt if version or checksum is wrong."""
     payload = value[1:-4]
     if value[:1] != _VERSION or value[-4:] != zlib.crc32(payload, zlib.crc32(key)).to_bytes(
         4, "little"
@@ -309,30 +311,30 @@ def unseal(key: bytes, value: bytes) -> bytes:
 
 
 def decode(kind: type[R], key: bytes, value: bytes) -> R:
-    """The record of that kind stored under ``key``. Raises Corrupt."""
+    """Return the record of that kind stored under ``key``. Raises Corrupt."""
     try:
         record = _decoders[kind].decode(unseal(key, value))
     except msgspec.MsgspecError as error:
-        raise Corrupt(*layout.about(key), f"its row does not read: {error}") from None
+        raise Corrupt(*layout.about(key), f"its row cannot be decoded: {error}") from None
     assert isinstance(record, kind)
     return record
 
 
 def encode(key: bytes, record: Record) -> bytes:
-    """The stored form of a record."""
+    """Return the stored form of a record."""
     return seal(key, _encode(record))
 
 
 async def load(txn: Transaction, kind: type[R], key: bytes) -> R | None:
-    """The record under ``key``, or None. Raises Corrupt."""
+    """Return the record under ``key``, or None. Raises Corrupt."""
     value = await txn.get(key)
     return None if value is None else decode(kind, key, value)
 
 
 def readable(kind: type[R], rows: Rows) -> Iterator[tuple[bytes, R]]:
-    """The records of those rows that can be read: for listings, where the rest goes on.
+    """Yield the records of the rows that can be decoded, so that listings omit damaged rows.
 
-    The check tells of the others.
+    ``check`` reports those.
     """
     for key, value in rows:
         try:
@@ -342,7 +344,7 @@ def readable(kind: type[R], rows: Rows) -> Iterator[tuple[bytes, R]]:
 
 
 def payloads(rows: Rows) -> Iterator[tuple[bytes, bytes]]:
-    """As ``readable``, of rows of raw bytes."""
+    """Yield the payloads of the undamaged rows, as ``readable`` does for records."""
     for key, value in rows:
         try:
             yield key, unseal(key, value)
@@ -356,18 +358,18 @@ async def save(txn: Transaction, key: bytes, record: Record) -> None:
 
 
 async def put_payload(txn: Transaction, key: bytes, payload: bytes = b"") -> None:
-    """Store raw bytes with version and checksum; nothing but these where the key says all."""
+    """Store raw bytes with version and checksum; no bytes if the key says everything."""
     await txn.put(key, seal(key, payload))
 
 
 async def get_payload(txn: Transaction, key: bytes) -> bytes | None:
-    """The raw bytes under ``key``, or None. Raises Corrupt."""
+    """Return the raw bytes under ``key``, or None. Raises Corrupt."""
     value = await txn.get(key)
     return None if value is None else unseal(key, value)
 
 
 async def put_long(txn: Transaction, prefix: bytes, payload: bytes) -> None:
-    """Store bytes of any length in parts under ``prefix``; nothing must be there before."""
+    """Store bytes of any length in parts under ``prefix``, which must have no rows before."""
     for part, start in enumerate(range(0, len(payload), _PART_BYTES)):
         await put_payload(
             txn, prefix + part.to_bytes(2, "big"), payload[start : start + _PART_BYTES]
@@ -375,7 +377,7 @@ async def put_long(txn: Transaction, prefix: bytes, payload: bytes) -> None:
 
 
 async def get_long(txn: Transaction, prefix: bytes) -> bytes:
-    """The bytes stored by ``put_long``; empty where there are none. Raises Corrupt."""
+    """Return the bytes stored by ``put_long``; empty if there are none. Raises Corrupt."""
     rows = await txn.scan(prefix, after(prefix), limit=65536)
     return b"".join(unseal(key, value) for key, value in rows)
 

@@ -1,8 +1,8 @@
-"""Threads for long reads of the ledger, shared fairly by whom they are for, and ended with them.
+"""Threads for long reads of the ledger, shared fairly between owners.
 
-A read in a thread takes the interpreter from everything else that runs. So there are few of these
-threads, one party has half of them at most, and the parties that wait take turns. A read whose
-caller was cancelled ends at its next look at the ledger.
+A read in a thread takes the interpreter lock from everything else. So there are few of these
+threads, one owner uses at most half of them, and waiting owners take turns. A read whose caller is
+cancelled stops at its next access to the ledger.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from .interface import Change, Room, Rows, Transaction
 T = TypeVar("T")
 
 THREADS_MAX: Final = 4
-"""Long reads that run at one time, in one process."""
+"""Long reads that run at the same time in one process."""
 
 THREADS_PER_OWNER: Final = 2
-"""Of them, those of one party."""
+"""Long reads of one owner that run at the same time."""
 
 READ_OWNER: Final[ContextVar[str]] = ContextVar("holdfast.party", default="")
-"""Whom the long reads of this context are for; the store itself where nothing says so."""
+"""Owner of the long reads in this context, such as a project; empty for the store itself."""
 
 
 class Stopped(Exception):
-    """The read was given up: its caller does not wait any more."""
+    """The read was stopped, since its caller does not wait any more."""
 
 
 class Stop:
-    """Whether a read was given up."""
+    """A flag that stops a read. Set on the event loop, checked in the thread."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_requested",)
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
 
-    def ask(self) -> None:
-        """Give it up."""
-        self._asked = True
+    def request(self) -> None:
+        """Ask the read to stop."""
+        self._requested = True
 
     def check(self) -> None:
-        """Raises Stopped where it was given up."""
-        if self._asked:
+        """Raise Stopped if a stop was requested."""
+        if self._requested:
             raise Stopped
 
 
 class Stoppable:
-    """A transaction that only reads, and raises Stopped where it was given up."""
+    """A read transaction that raises Stopped once its Stop is set."""
 
     __slots__ = ("_stop", "_txn")
 
@@ -62,61 +62,61 @@ class Stoppable:
         self._stop = stop
 
     async def get(self, key: bytes) -> bytes | None:
-        """As ``Transaction``."""
+        """Read a row as ``Transaction.get`` does. Raises Stopped."""
         self._stop.check()
         return await self._txn.get(key)
 
     async def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False, skip: int = 0
     ) -> Rows:
-        """As ``Transaction``."""
+        """Read rows as ``Transaction.scan`` does. Raises Stopped."""
         self._stop.check()
         return await self._txn.scan(start, stop, limit=limit, reverse=reverse, skip=skip)
 
     async def counter(self, key: bytes) -> int:
-        """As ``Transaction``."""
+        """Read a counter as ``Transaction.counter`` does. Raises Stopped."""
         self._stop.check()
         return await self._txn.counter(key)
 
     async def room(self) -> Room:
-        """As ``Transaction``."""
+        """Return the room as ``Transaction.room`` does."""
         return await self._txn.room()
 
     async def put(self, key: bytes, value: bytes) -> None:
-        """As ``Transaction``, which refuses it."""
+        """Raise RuntimeError, as any read transaction does."""
         await self._txn.put(key, value)
 
     async def delete(self, key: bytes) -> bool:
-        """As ``Transaction``, which refuses it."""
+        """Raise RuntimeError, as any read transaction does."""
         return await self._txn.delete(key)
 
     async def add(self, key: bytes, delta: int) -> None:
-        """As ``Transaction``, which refuses it."""
+        """Raise RuntimeError, as any read transaction does."""
         await self._txn.add(key, delta)
 
     def declare_change(self, change: Change) -> None:
-        """As ``Transaction``, which refuses it."""
+        """Raise RuntimeError, as any read transaction does."""
         self._txn.declare_change(change)
 
 
 class SlowReads:
-    """The threads of one ledger. Usable from several event loops."""
+    """The threads for long reads of one ledger. Usable from several event loops."""
 
     def __init__(self, name: str) -> None:
-        """The threads are named after ``name``. They come and go with what there is to read."""
+        """Name the threads after ``name``. They start on demand, and end when no read waits."""
         self._name = f"{name}-reads"
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
-        """By party, in the order in which they get their turns."""
+        """Waiting reads by owner, in the order in which the owners get their turns."""
         self._running: dict[str, int] = {}
-        """How many reads of each party run, where any do."""
+        """Number of running reads of each owner that has any."""
         self._threads = 0
 
     async def run(self, read: Callable[[Stop], T]) -> T:
-        """Call ``read`` in a thread when it is its party's turn; what it returns or raises.
+        """Call ``read`` in a thread at its owner's turn; return its result or raise its error.
 
-        A caller that is cancelled does not wait for its end: ``read`` is told by its Stop, and is
-        not called where it had not begun.
+        A cancelled caller does not wait for the end of ``read``: its Stop is set, and a ``read``
+        that has not begun is not called.
         """
         future: Future[T] = Future()
         stop = Stop()
@@ -124,47 +124,47 @@ class SlowReads:
             self._submit(READ_OWNER.get(), partial(_call, future, read, stop))
             return await asyncio.wrap_future(future)
         finally:
-            stop.ask()
-            # The error in the future has a traceback that leads here: break the circle.
+            stop.request()
+            # The traceback of the future's error refers to this frame: break the cycle.
             del future
 
-    def _submit(self, party: str, call: Callable[[], None]) -> None:
+    def _submit(self, owner: str, call: Callable[[], None]) -> None:
         with self._lock:
-            self._waiting.setdefault(party, deque()).append(call)
+            self._waiting.setdefault(owner, deque()).append(call)
             if self._threads < THREADS_MAX:
                 threading.Thread(target=self._work, name=self._name).start()
                 self._threads += 1
 
     def _work(self) -> None:
-        """Read for whoever has the turn, until all who wait have their share."""
-        party = None
+        """Run reads in turn, until none waits or all waiting owners have their share running."""
+        owner = None
         while True:
             with self._lock:
-                if party is not None:
-                    self._end(party)
-                party, call = self._next()
-                if party is None:
+                if owner is not None:
+                    self._end(owner)
+                owner, call = self._next()
+                if owner is None:
                     self._threads -= 1
                     return
             call()
 
     def _next(self) -> tuple[str | None, Callable[[], None]]:
-        for party, calls in self._waiting.items():
-            running = self._running.get(party, 0)
+        for owner, calls in self._waiting.items():
+            running = self._running.get(owner, 0)
             if running < THREADS_PER_OWNER:
-                self._running[party] = running + 1
-                # The others come first next time.
-                del self._waiting[party]
+                self._running[owner] = running + 1
+                # Move this owner behind the others.
+                del self._waiting[owner]
                 call = calls.popleft()
                 if calls:
-                    self._waiting[party] = calls
-                return party, call
+                    self._waiting[owner] = calls
+                return owner, call
         return None, _nothing
 
-    def _end(self, party: str) -> None:
-        self._running[party] -= 1
-        if not self._running[party]:
-            del self._running[party]
+    def _end(self, owner: str) -> None:
+        self._running[owner] -= 1
+        if not self._running[owner]:
+            del self._running[owner]
 
 
 def _call(future: Future[T], read: Callable[[Stop], T], stop: Stop) -> None:
@@ -179,4 +179,4 @@ def _call(future: Future[T], read: Callable[[Stop], T], stop: Stop) -> None:
 
 
 def _nothing() -> None:
-    """Not called."""
+    """Do nothing: the placeholder for no call."""

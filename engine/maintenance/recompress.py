@@ -196,7 +196,7 @@ class Recompressor:
             await core.files.discard(file_id)
             raise
         core.files.settle(file_id)
-        await core.files.reap(blob.file_id if swapped else file_id, core.now())
+        await core.files.unlink_now(blob.file_id if swapped else file_id, core.now())
         if swapped:
             done.swapped += 1
             done.saved_bytes += blob.size - stored

@@ -108,7 +108,7 @@ class Sweeper:
             await self._sweep_queue(queue, now, done)
         await self._empty_trash(LATEST_TIME if early else now + 1, now, done)
         await self._end_sessions(now, done)
-        done.files = await self._core.files.discard_rest(ENTRIES_PER_TXN)
+        done.files = await self._core.files.retry_discards(ENTRIES_PER_TXN)
         done.files += await self._core.files.unlink_pending(ENTRIES_PER_TXN, now)
         self.total.add(done)
         return done

@@ -216,7 +216,7 @@ class Pulls:
         await self._noted.wait()
         until = time.monotonic() + FLUSH_INTERVAL_SECONDS
         while time.monotonic() < until and not (self._full or self.gathering.wanted()):
-            await self.background.rest(gate.LOOK)
+            await self.background.rest(gate.POLL_SECONDS)
         await self.flush()
         return 0.0
 

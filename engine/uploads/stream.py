@@ -251,7 +251,7 @@ class ActiveUpload:
                 quota=await self._quota(blob_writer.size),
             )
             # The session's row names the file from here on: this process must not remove it.
-            core.files.lend(blob_writer.file_id)
+            core.files.transfer_to_session(blob_writer.file_id)
         elif not session.file_id and blob_writer.size != self.seen.held:
             self.session = await transact(
                 session_rows.write_content,

@@ -229,17 +229,17 @@ def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
     )
     living = LockedInstances(tmp_path)
     dead = bytes.fromhex(python(script, str(tmp_path)).strip())
-    assert living.dead(dead)
+    assert living.is_dead(dead)
     assert len(list(tmp_path.iterdir())) == 2
     another = LockedInstances(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
         f"{each.name.hex()}.lock" for each in (living, another)
     )
-    assert another.dead(dead)
-    assert not another.dead(living.name)
-    assert not living.dead(another.name)
+    assert another.is_dead(dead)
+    assert not another.is_dead(living.name)
+    assert not living.is_dead(another.name)
     another.close()
-    assert living.dead(another.name)
+    assert living.is_dead(another.name)
     strange = tmp_path / f"{bytes(8).hex()}.lock"
     strange.mkdir()
     for call in (living.dead, living.forget):

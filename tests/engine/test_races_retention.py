@@ -236,7 +236,7 @@ async def test_a_push_that_is_not_committed_is_seen(place: Place, clock: Clock) 
                 clock.advance(1)
                 await store.retention.set(space.id, [RetentionRule(keep_last=0)])
                 runs.append(asyncio.create_task(store.retention.apply(space.id)))
-                await asyncio.sleep(2 * gate.LOOK)
+                await asyncio.sleep(2 * gate.POLL_SECONDS)
 
         hooks.after_read = begin
         await put(pushing, "app/web", manifest(b"{}", [b"0"]), "v1")
@@ -392,7 +392,7 @@ async def _both_sides(one: Gate, other: Gate) -> None:
         await asyncio.sleep(0)
     with other.passing() as inside:
         assert not inside
-    await asyncio.sleep(2 * gate.LOOK)
+    await asyncio.sleep(2 * gate.POLL_SECONDS)
     assert order == ["flushed"]
     order.append("left")
     other.leave()
@@ -407,7 +407,7 @@ async def _both_sides(one: Gate, other: Gate) -> None:
 async def test_a_process_that_keeps_its_pulls_puts_a_run_off(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "PATIENCE", 0.2)
+    monkeypatch.setattr(gate, "DECISION_TIMEOUT_SECONDS", 0.2)
     run.space = await make_namespace(run.other)
     await push(run.other, "app/web", "v1", [b"0"])
     await run.other.retention.set(run.space.id, [RetentionRule(keep_last=0)])

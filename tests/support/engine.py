@@ -148,7 +148,7 @@ class Instance:
         self._living = living
         living.add(self.name)
 
-    def dead(self, name: bytes) -> bool:
+    def is_dead(self, name: bytes) -> bool:
         return name not in self._living
 
     def forget(self, name: bytes) -> None:
@@ -205,14 +205,14 @@ class Place:
         if self.kind == "disk":
             return engine_datadir.open_directory(self.path / "data", config, True, self.clock)
         threads = Threads(config.threads, "holdfast")
-        incarnation = Instance(self._living)
+        instance = Instance(self._living)
         hooks = Hooks()
         ledger = Gate(self._ledger, hooks, owned=False)
         scratch = Gate(self._scratch, hooks, owned=False)
-        files = Files(ledger, scratch, self._depot, threads, incarnation)
+        files = Files(ledger, scratch, self._depot, threads, instance)
         seams = ledger, scratch, self._depot, files, threads
         core = Core(*seams, config, self.clock, gate=self._gate)
-        return Opened(core, incarnation)
+        return Opened(core, instance)
 
     def files(self) -> list[int]:
         """Sizes of the files at rest, in order."""
