@@ -54,7 +54,7 @@ class _WouldWait(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An answer without the values of Date and X-Request-Id, which each request gets anew."""
+    """An answer without the values of Date and X-Request-Id, which differ in each answer."""
 
     status: int
     head: bytes

@@ -70,7 +70,7 @@ class ClientPool:
             process.wait()
             assert process.stdin is not None
             assert process.stdout is not None
-            with suppress(BrokenPipeError):  # what was not sent yet has nobody to read it
+            with suppress(BrokenPipeError):  # the client is gone; what was not sent is lost
                 process.stdin.close()
             process.stdout.close()
         self._processes.clear()

@@ -1,7 +1,7 @@
 """When an interrupt may come: not between the start of a server and the promise to stop it.
 
 A signal's handler runs between any two bytecodes, also within ``Popen`` when the process is there
-already and nobody holds it yet. So the handler only takes a note while it is held off, and
+already and no variable holds it yet. So the handler only takes a note while it is held off, and
 KeyboardInterrupt is raised where that ends. For the main thread, as signals are.
 """
 

@@ -26,7 +26,7 @@ LOOKED_AT = 50
 
 
 class ImageSet(msgspec.Struct, frozen=True):
-    """``count`` images, numbered, the same for whoever asks."""
+    """``count`` images, numbered, the same for each caller."""
 
     name: str
     count: int

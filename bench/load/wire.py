@@ -293,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class Client:
-    """Requests to one server over one connection, opened anew when the server closed it."""
+    """Requests to one server over one connection, opened again when the server closed it."""
 
     def __init__(self, address: Address, authorization: str = "") -> None:
         self.address = address

@@ -144,7 +144,7 @@ def start(stack: ExitStack, starter: Callable[[], Server]) -> Target:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -153,7 +153,7 @@ def free_port() -> int:
 def start_holdfast(
     directory: Path, variant: str = "", *, namespaces: tuple[str, ...] = NAMESPACES
 ) -> Server:
-    """``holdfast serve`` with these namespaces, made anew. Raises CannotStart."""
+    """``holdfast serve`` with these namespaces, in a new directory. Raises CannotStart."""
     how = VARIANTS.get(variant, Variant("holdfast", ""))
     process, secret, project = spawn_holdfast(directory, how)
     with _ended_on_failure(process):

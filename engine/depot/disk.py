@@ -87,7 +87,7 @@ class DiskDepot:
             raise refused(error, what) from error
         try:
             if not _lock(fd, what):
-                # Only by reopening it can somebody have come between: then it is theirs.
+                # Another process can only have reopened it in between: then the file is its own.
                 raise AlreadyExists("file", f"{file_id:x}")
         except BaseException:
             os.close(fd)
@@ -223,7 +223,7 @@ class DiskDepot:
 
     def _sync_entries(self, what: str) -> None:
         # Directories that were there already are synced too when this process meets them
-        # first: whoever made them may have died before syncing their parents.
+        # first: the process that made them may have died before syncing their parents.
         block = os.path.dirname(what)
         _sync_path(self._path(block), block)
         if block in self._durable:
@@ -275,7 +275,7 @@ class DiskDepot:
 
 
 class ForeignDepot(DiskDepot):
-    """A depot that somebody else may have written: a snapshot to restore.
+    """A depot that may come from a stranger: a snapshot to restore.
 
     It is walked down directory by directory, none of which is a link, and what is no regular
     file is not even opened. Only read. Errors are as those of a DiskDepot, with Irregular.

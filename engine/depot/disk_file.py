@@ -43,8 +43,8 @@ class Writer:
     """A file being written, locked against every other writer (see ``depot.Writer``).
 
     One thread at a time may use it, but that ``sync`` may run beside ``append``. After a failed
-    ``sync`` the kernel may have dropped data that it could not write, and it tells of that once:
-    whoever opens the file next would sync what is left, and hear of no error. So the file is
+    ``sync`` the kernel may have dropped data that it could not write, and it reports that once:
+    the next opener of the file would sync what is left without an error. So the file is
     emptied, and takes no more from us.
     """
 
@@ -263,7 +263,7 @@ def refused(error: OSError, what: str) -> StorageFull | StorageFailed:
 def is_there(path: str | os.PathLike[str]) -> bool:
     """Whether there is something at a path, a link that leads nowhere included.
 
-    Raises OSError where that cannot be told: what nobody may look at is not absent.
+    Raises OSError where that cannot be told: a path that permissions hide is not absent.
     """
     try:
         os.lstat(path)

@@ -1,15 +1,16 @@
 """The gate between what processes gather in memory and those who decide by it.
 
 A pull, and a push that changes nothing, is noted in memory and written with many others, so the
-ledger lags behind. Retention goes by these times, of all processes. So there are two sides:
-whoever has gathered something stands on one, whoever decides on the other, and a process that
-comes to its side polling at the other one *afterwards*. Then one of two always sees the other:
+ledger lags behind. Retention decides by these times, of all processes. So the gate has two sides:
+a process with notes in memory holds the gatherers' side, a process that decides holds the
+deciders' side, and each looks at the other side *after* it has taken its own. Of two processes
+one always sees the other:
 
-- a gatherer that sees somebody decide gathers nothing, and writes each note before it answers;
-- a decider that sees somebody gather waits until that one has written it all and stepped back.
+- a gatherer that sees a decider gathers nothing, and writes each note before it answers;
+- a decider that sees gatherers waits until they have written their notes and left.
 
-So all that was answered before a decision is in the ledger when it is made. Both sides are
-locks that the kernel drops with a process: what a dead one had gathered is gone anyhow.
+So the ledger has all that was answered before a decision when the decision is made. Both sides
+are locks that the kernel drops with a process: the notes of a dead process are lost anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from holdfast.engine.model.errors import Busy
 from .disk_file import refused
 
 POLL_SECONDS: Final = 0.05
-"""Seconds between two polling across the gate, at most; whoever waits to decide begins with less."""
+"""Longest pause between two looks at the gate; a decision that waits begins with less."""
 
 DECISION_TIMEOUT_SECONDS: Final = 30.0
 """Seconds that a decision waits for the processes to write what they gathered."""
@@ -42,7 +43,7 @@ class Gate:
         self._deciders = 0
 
     def enter(self) -> bool:
-        """Step to the side of those who gather; False, and nothing done, while somebody decides.
+        """Take the gatherers' side; return False, with nothing done, during a decision.
 
         Each that says True is followed by ``leave``.
         """
@@ -62,7 +63,7 @@ class Gate:
 
     @contextmanager
     def passing(self) -> Iterator[bool]:
-        """Be on the side of those who gather for a moment; says whether that was possible."""
+        """Hold the gatherers' side for a moment; yield whether that was possible."""
         inside = self.enter()
         try:
             yield inside
@@ -71,7 +72,7 @@ class Gate:
                 self.leave()
 
     def deciding(self) -> bool:
-        """Whether somebody decides, or waits to. Now and then True for no reason."""
+        """Return whether a process decides or waits to decide. Sometimes True without a cause."""
         return bool(self._deciders)
 
     @asynccontextmanager
@@ -136,10 +137,10 @@ class _Polling:
 
 
 class LockedGate(Gate):
-    """The gate of a data directory: a file for each side, locked shared by those who stand there.
+    """The gate of a data directory: a file for each side, locked shared by the processes on it.
 
-    Whether somebody does is found by asking for an exclusive lock, for a moment. Two who ask at
-    once may each take the other for somebody: that costs one note a commit, or a decider a look.
+    A process finds the others by asking for an exclusive lock for a moment. Two that ask at once
+    may each take the other for a holder: that costs one note a commit, or a decider another look.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -213,7 +214,7 @@ class Gathering:
         """Whether notes may be gathered now: it stands at the gate for all of them."""
 
     def begin(self) -> bool:
-        """Step to the gate, if it is not there yet; False while somebody decides."""
+        """Take the gatherers' side unless it is held already; return False during a decision."""
         if not self.inside:
             self.inside = self._gate.enter()
         return self.inside
@@ -234,5 +235,5 @@ class Gathering:
                 self._gate.leave()
 
     def wanted(self) -> bool:
-        """Whether somebody waits for what was gathered."""
+        """Return whether a decision waits for what was gathered."""
         return self.inside and self._gate.deciding()

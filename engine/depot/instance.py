@@ -1,7 +1,7 @@
-"""Incarnations: one per open store of a process, known to be alive by a lock on a file.
+"""Instances: one per open store of a process, known to be alive by a lock on a file.
 
-The kernel drops the lock when the process ends, however it ends. So what a dead process may
-have left behind is found by its open blocks alone, and nobody has to trust a pid or a clock.
+The kernel drops the lock when the process ends, however it ends. So the open
+blocks of a dead process are enough to find what it left behind, without trust in a pid or a clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Instances(Protocol):
         """Remove the traces of one that is dead and cleaned up after."""
 
     def close(self) -> None:
-        """End this incarnation."""
+        """End this instance."""
 
 
 class LockedInstances:
@@ -101,7 +101,7 @@ class LockedInstances:
             raise refused(error, str(path)) from error
 
     def close(self) -> None:
-        """End this incarnation: the file goes first, so no dead lock stays behind."""
+        """End this instance: the file goes first, so no dead lock stays behind."""
         if self._lock >= 0:
             self.forget(self.name)
             os.close(self._lock)

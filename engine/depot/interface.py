@@ -1,7 +1,7 @@
 """The depot seam: bytes by file id, never by digest.
 
 The ledger maps a digest to a file id, so committing a row is what publishes a file: there is no
-rename, and deleting an id can never hit a file that somebody just published under the same
+rename, and deleting an id can never hit a file that another process just published under the same
 digest. All calls are synchronous and may block; the store runs them in threads (``tasks.threads``).
 
 A file id is ``block * BLOCK_FILES + index``. A process takes whole blocks of ids from the
@@ -20,7 +20,7 @@ Data = bytes | bytearray | memoryview
 
 
 class Writer(Protocol):
-    """A file that is being written, by nobody else at the time."""
+    """A file that is being written, by this writer alone."""
 
     @property
     def size(self) -> int:
@@ -38,8 +38,8 @@ class Writer(Protocol):
     def sync(self) -> None:
         """Make the data, the size and the directory entry durable.
 
-        Raises StorageFull, StorageFailed; then the file is empty, also for whoever opens it
-        next, and this writer takes no more: of what it had, nothing is certain.
+        Raises StorageFull, StorageFailed; then the file is empty, also for its next
+        opener, and this writer takes no more: of what it had, nothing is certain.
         """
 
     def close(self) -> None:

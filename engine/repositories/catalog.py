@@ -1,7 +1,7 @@
-"""The catalog: the images that somebody may pull, in order of their full names.
+"""Lists the images that a caller may pull, in order of their full names.
 
-It costs what is in it: namespaces are listed for whoever may see something in them, and their
-images are kept apart by visibility, so that nothing is looked at that is not shown.
+A page costs what it shows: the ledger lists namespaces by who may see an image in them, and their
+images by visibility, so the catalog reads no row that it does not show.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class DeferredTimes:
     def record(self, image: ImageRow, sha: bytes, pushed: tuple[TagRow, ...], when: int) -> bool:
         """Note a push of a manifest that changed nothing else.
 
-        False where there is no place left, or somebody decides by such times now.
+        Returns False where no room is left, or during a decision by such times.
         """
         if not self._gathering.begin():
             return False

@@ -210,7 +210,7 @@ async def hide(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
 
 
 async def _reveal(txn: Transaction, row: Row, namespace: NamespaceRow) -> None:
-    """Anybody's catalog follows an image that is public by itself."""
+    """Update the catalog of the public for an image that is public by itself."""
     if row.visibility == "public" and not namespace.deleted:
         await namespaces.reveal(txn, namespace)
 
@@ -443,6 +443,6 @@ class Images:
         """Bytes on disk that deleting it would free, once the trash is emptied.
 
         With ``project_only``, bytes of the blobs themselves, as if there were no other project:
-        what may be told to whoever has a key of this one. Raises NotFound.
+        the figure that a key of this project may see. Raises NotFound.
         """
         return await self._core.ledger.read_in_thread(would_free, image_id.bytes, project_only)

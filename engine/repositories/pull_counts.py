@@ -38,7 +38,7 @@ from . import images, tags
 _log: Final = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_SECONDS: Final = 10.0
-"""Seconds from the first pull to the write of all that were gathered; less where somebody waits."""
+"""Seconds from the first pull to the write of all gathered ones; less where a decision waits."""
 
 GATHERED_REFERENCES_MAX: Final = 10_000
 """Different references gathered; a pull of one more is written by itself."""
@@ -128,9 +128,9 @@ class Pulls:
 
     @contextmanager
     def passing(self) -> Iterator[bool]:
-        """Find in here what ``count`` is told of: then no decision comes in between.
+        """Look up inside this context what ``count`` gets: then no decision comes in between.
 
-        Says False while somebody decides: see ``write``.
+        Yields False during a decision: see ``write``.
         """
         with self._core.gate.passing() as inside:
             yield inside
@@ -166,9 +166,9 @@ class Pulls:
     async def write(
         self, repository: Repository, reference: str, *, pulled: bool = True, renews: bool = False
     ) -> None:
-        """As ``count``, written when this returns. Whoever answers looks again then.
+        """Count a pull as ``count`` does, and write it before returning; the caller looks again.
 
-        What cannot be written now is noted: nobody is refused for that.
+        A pull that cannot be written now is noted: no pull is refused for that.
         """
         if repository.key is None:
             return

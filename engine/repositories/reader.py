@@ -111,10 +111,10 @@ class BlobReader:
         return True
 
     def reopen(self) -> BlobReader | None:
-        """Another one of the same, entered, if it is a file that is still open; else None.
+        """Return another reader of the same open file, entered; None where the file is closed.
 
-        For whoever knows that the store has not changed since (``Store.version``), and that no
-        hold could have run out: nobody's right to the blob is looked at.
+        For a caller that knows that the store has not changed since (``Store.version``) and that
+        no hold can have run out: rights to the blob are not checked again.
         """
         if self._lies is None:
             return None
@@ -174,7 +174,7 @@ class BlobReader:
                     blob_rows.quarantine, *self._lies, self._core.now()
                 )
             except EngineError as error:
-                # Whoever reads is told of the damage; the next one meets it again.
+                # This reader gets the error; the next one meets the damage again.
                 told = "blob %s is damaged (%s), which was not noted: %s"
                 _log.error(told, self.digest, reason, error)
         return Corrupt("blob", str(self.digest), reason)

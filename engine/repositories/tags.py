@@ -389,6 +389,6 @@ class Tags:
         """Bytes on disk that deleting it would free, once holds and trash are over.
 
         With ``project_only``, bytes of the blobs themselves, as if there were no other project:
-        what may be told to whoever has a key of this one. Raises NotFound.
+        the figure that a key of this project may see. Raises NotFound.
         """
         return await self._core.ledger.read_in_thread(would_free, tag_id.bytes, project_only)

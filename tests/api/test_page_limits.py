@@ -163,7 +163,7 @@ def test_failed_logins(row: Row, strict: Client) -> None:
     row.says(beyond_it=f"{said(login(SECRET))}, also for the right secret")
 
 
-class ConnectionLimits:
+class OpenConnections:
     """Connections from addresses of this machine, each answered once and kept."""
 
     def __init__(self, address: str) -> None:
@@ -187,8 +187,8 @@ class ConnectionLimits:
 
 
 @pytest.fixture
-def house(strict: Client) -> Iterator[ConnectionLimits]:
-    house = ConnectionLimits(strict.server.address)
+def house(strict: Client) -> Iterator[OpenConnections]:
+    house = OpenConnections(strict.server.address)
     yield house
     house.leave()
 
@@ -202,7 +202,7 @@ def parsed(received: bytes) -> Reply:
 
 
 @pytest.mark.row("limits.md", "connections from one address")
-def test_connections_of_an_address(row: Row, strict: Client, house: ConnectionLimits) -> None:
+def test_connections_of_an_address(row: Row, strict: Client, house: OpenConnections) -> None:
     for _ in range(row.limit(strict.options)):
         assert house.enter("127.0.0.2").status == 200
     row.says(beyond_it=said(house.enter("127.0.0.2")) + CLOSED)
@@ -210,7 +210,7 @@ def test_connections_of_an_address(row: Row, strict: Client, house: ConnectionLi
 
 
 @pytest.mark.row("limits.md", "connections, of all workers")
-def test_connections(row: Row, strict: Client, house: ConnectionLimits) -> None:
+def test_connections(row: Row, strict: Client, house: OpenConnections) -> None:
     entered = 0
     while (reply := house.enter(f"127.0.1.{entered}")).status == 200:
         entered += 1

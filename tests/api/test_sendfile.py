@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest) -> Runner:
     return run
 
 
-class ConnectionLimits:
+class ServedStore:
     """A store with a public image, behind a server."""
 
     def __init__(self, store: Store, port: int) -> None:
@@ -65,7 +65,7 @@ async def _stream(data: bytes) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def house(path: Path, **options: Any) -> AsyncIterator[ConnectionLimits]:
+async def house(path: Path, **options: Any) -> AsyncIterator[ServedStore]:
     config = StoreConfig(background=False)
     async with Store.open(path / "store", config) as store:
         await store.namespaces.create(
@@ -87,7 +87,7 @@ async def house(path: Path, **options: Any) -> AsyncIterator[ConnectionLimits]:
             reference="v1",
         )
         async with serving(store, **options) as port:
-            yield ConnectionLimits(store, port)
+            yield ServedStore(store, port)
 
 
 def content(count: int) -> bytes:

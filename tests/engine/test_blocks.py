@@ -242,7 +242,7 @@ def test_locks_of_the_dead_are_removed_and_those_of_the_living_are_not(
     assert living.is_dead(another.name)
     strange = tmp_path / f"{bytes(8).hex()}.lock"
     strange.mkdir()
-    for call in (living.dead, living.forget):
+    for call in (living.is_dead, living.forget):
         with pytest.raises(StorageFailed, match=str(strange)):
             call(bytes(8))
     strange.rmdir()

@@ -211,11 +211,11 @@ async def test_keys_and_values_have_limits(ledger: AnyLedger) -> None:
     assert await ledger.read(get, longest) == b"v" * VALUE_BYTES_MAX
     for key in (b"", longest + b"k"):
         for work, arguments in ((put_row, (b"v",)), (get, ()), (delete, ()), (count, (1,))):
-            with pytest.raises(ValueError, match="a key of"):
+            with pytest.raises(ValueError, match="a key must have"):
                 await ledger.transact(work, key, *arguments)
-        with pytest.raises(ValueError, match="a key of"):
+        with pytest.raises(ValueError, match="a key must have"):
             await ledger.read(count, key)
-    with pytest.raises(ValueError, match="a value of"):
+    with pytest.raises(ValueError, match="a value must have at most"):
         await ledger.transact(put_row, b"k", b"v" * (VALUE_BYTES_MAX + 1))
     assert list(await ledger.read(everything)) == [longest]
 
@@ -467,7 +467,7 @@ def test_memory_takes_rows_and_gives_them_back() -> None:
     assert captured == {b"a": b"1", b"b": b"2"}
     asyncio.run(ledger.close())
     assert ledger.capture() == {b"a": b"9", b"b": b"2"}
-    with pytest.raises(ValueError, match="a key of"):
+    with pytest.raises(ValueError, match="a key must have"):
         MemoryLedger(rows={b"": b""})
 
 

@@ -192,8 +192,8 @@ async def test_a_damaged_meta_page(path: Path, page: int) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
     [
-        (76, b"\x04\0", "where its rows are"),
-        (112, (1 << 40).to_bytes(8, sys.byteorder), "where its rows are"),
+        (76, b"\x04\0", "its meta page does not lead to its rows"),
+        (112, (1 << 40).to_bytes(8, sys.byteorder), "its meta page does not lead to its rows"),
         (120, (1 << 60).to_bytes(8, sys.byteorder), "more pages than its map has"),
     ],
     ids=["flags of the rows", "root of the rows", "last page"],
@@ -249,7 +249,7 @@ async def test_another_data_format_is_refused(path: Path) -> None:
     with (path / "data.mdb").open("r+b") as file:
         file.seek(20)
         file.write((3).to_bytes(4, sys.byteorder))
-    with pytest.raises(NotAStore, match="data format 3"):
+    with pytest.raises(NotAStore, match="data format is 3, must be 1"):
         opened(path)
 
 
