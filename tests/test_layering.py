@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,48 @@ def test_the_engine_is_used_through_its_public_names(folder: str) -> None:
             if isinstance(node, ast.ImportFrom) and node.module == "holdfast.engine":
                 hidden = {alias.name for alias in node.names} - public
                 assert not hidden, f"{path}:{node.lineno}: {hidden} is not in the engine's __all__"
+
+
+MODULES_MAX = 26
+"""Modules of one folder, its ``__init__`` included: what a newcomer can take in at once."""
+
+
+@pytest.mark.parametrize("folder", ["engine", "api", "bench"])
+def test_no_folder_is_too_large(folder: str) -> None:
+    counts = Counter(path.parent for path, _ in modules(folder))
+    assert not {str(place): count for place, count in counts.items() if count > MODULES_MAX}
+
+
+def arrows(folder: str) -> dict[str, set[str]]:
+    """Which modules each module of a folder imports, for types and in functions too."""
+    trees = {
+        ".".join(("holdfast", *path.relative_to(ROOT).with_suffix("").parts)): tree
+        for path, tree in modules(folder)
+    }
+    found: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        package = name.split(".")[:-1]
+        found[name] = set()
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            target = ".".join((*base, *([node.module] if node.module else [])))
+            for alias in node.names:
+                within = f"{target}.{alias.name}"
+                found[name].add(within if within in trees else target)
+        found[name] &= trees.keys()
+    return found
+
+
+@pytest.mark.parametrize("folder", ["engine", "api", "bench"])
+def test_no_imports_run_in_a_circle(folder: str) -> None:
+    """import-linter's layers hold packages apart; this holds modules of one package."""
+    left = arrows(folder)
+    assert any(left.values())
+    while free := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in free}
+    assert not left, "each of these leads into a circle"
 
 
 def test_all_is_what_there_is() -> None:
