@@ -152,7 +152,7 @@ class Settings:
     watchdog_seconds: float = 60.0
     """Seconds without a heartbeat after which a worker is killed; 0 means never."""
 
-    compression: Literal["auto", "never"] = "auto"
+    compression: Literal["auto", "never"] = "never"
     """``auto`` compresses suitable blobs with zstd in the background."""
 
     unix: Path | None = None
@@ -194,7 +194,7 @@ class Settings:
         grace_seconds: float = 30.0,
         access_log: bool = False,
         fast_path: bool = True,
-        compression: str = "auto",
+        compression: str = "never",
         max_connections: int = CONNECTIONS_DEFAULT,
         max_connections_per_address: int | None = None,
         max_blob: int = NO_BOUNDS.blob_bytes,

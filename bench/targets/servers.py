@@ -93,7 +93,7 @@ class Variant:
 VARIANTS: Final = {
     "log": Variant("holdfast +log", "as holdfast, with an access log", ("--access-log",)),
     "two": Variant("holdfast x2", "as holdfast, with two workers", workers=2),
-    "plain": Variant("holdfast plain", "as holdfast, never compresses", ("--compression=never",)),
+    "zstd": Variant("holdfast zstd", "as holdfast, compresses at rest", ("--compression=auto",)),
 }
 
 

@@ -74,8 +74,8 @@ class StoreConfig:
     sparse_indexes: bool = False
     """Accept an index if its image lacks some of the manifests (for mirrors)."""
 
-    compression: Literal["auto", "never"] = "auto"
-    """``auto`` lets ``recompress`` store compressible blobs as framed zstd."""
+    compression: Literal["auto", "never"] = "never"
+    """``auto`` stores compressible blobs as zstd in the background: less disk, slower reads."""
 
     map_bytes: int = 1 << 40
     """Address space of the ledger's map. The map is sparse and never resized, so choose a large

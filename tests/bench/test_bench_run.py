@@ -186,7 +186,7 @@ def test_workloads_of_each_kind_run_against_holdfast(
     assert found.row("options/log", "holdfast +log") is not None
     assert found.row("options/workers/pull", "holdfast x2") is not None
     assert found.row("small/token", "holdfast +log") is None
-    plain, zstd = sample("pull/text", "holdfast plain"), sample("pull/text")
+    plain, zstd = sample("pull/text"), sample("pull/text", "holdfast zstd")
     assert plain.received % (2 << 20) == zstd.received % (2 << 20) == 0
     assert any("became" in text for text in found.remarks)
     assert zstd.server_cpu is not None
@@ -274,7 +274,7 @@ def test_a_variant_is_started_for_its_rows_only(tmp_path: Path) -> None:
 
     assert needed("small/") == ["holdfast"]
     assert needed("options/log") == ["holdfast", "log"]
-    assert needed("pull/text") == ["holdfast", "plain"]
+    assert needed("pull/text") == ["holdfast", "zstd"]
     assert needed("engine/") == []
     assert needed() == ["holdfast", *VARIANTS]
 

@@ -309,7 +309,7 @@ async def test_the_background_finds_what_came_later(
     async with place.store() as store:
         for content in (TAR, noise(200_000)):
             await store.put(content)
-    async with place.store(background=True) as store:
+    async with place.store(background=True, compression="auto") as store:
         total = store.recompressor.total
         await until(lambda: total.swapped == 1)
         await store.put(JSON)

@@ -142,10 +142,9 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         "--compression",
         envvar="HOLDFAST_COMPRESSION",
         type=click.Choice(("auto", "never")),
-        default="auto",
+        default="never",
         show_default=True,
-        help="auto compresses suitable blobs with zstd in the background; their pulls take more "
-        "CPU.",
+        help="auto compresses suitable blobs with zstd in the background: less disk, slower pulls.",
     ),
     click.option(
         "--max-connections",
