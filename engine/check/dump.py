@@ -19,11 +19,12 @@ from uuid import UUID
 import msgspec
 
 from holdfast.engine.ledger import layout
-from holdfast.engine.ledger.interface import Transaction, unpack_counter
+from holdfast.engine.ledger.interface import KEY_BYTES_MAX, Transaction, unpack_counter
 from holdfast.engine.ledger.records import Record, decode, unseal
 from holdfast.engine.model.config import StoreConfig
 from holdfast.engine.model.digest import Digest
 from holdfast.engine.model.errors import Invalid
+from holdfast.engine.trash.future_times import TIME_FIELDS
 
 from . import child_process
 from .rows import SHAPES, fault
@@ -98,9 +99,10 @@ _UNSHOWN: Final = (layout.SETTING, layout.KEY_SECRET, layout.INLINE)
 _IN_PARTS: Final = (layout.AUDIENCE, layout.CATALOG, layout.LIMITS, layout.ROOT)
 _TEXT: Final = re.compile(rb"([ -~]+)(?:\0|$)")
 _TIMES: Final = frozenset({
-    "created", "updated", "expires", "queued", "damaged", "probed", "hold", "deleted", "pulled",
-    "touched", "until", "since", "time",
+    *(name for _, names in TIME_FIELDS.values() for name in names),
+    *("damaged", "expires", "hold", "probed", "queued", "when"),
 })  # fmt: skip
+"""Fields that hold microseconds since 1970."""
 
 
 async def rows(
@@ -226,8 +228,8 @@ async def read_rows(
 
     ``kind`` is one of KINDS, empty for all; ``after`` is the ``key`` of the last row of an earlier
     call. Reads in a child process, since damage may kill the reader. Raises Invalid for an unknown
-    kind, a key that is not hexadecimal or a limit outside of 1 to ROWS_MAX; NotAStore, Corrupt,
-    StorageFailed.
+    kind, an ``after`` that is not the key of a row, or a limit outside of 1 to ROWS_MAX; NotAStore,
+    Corrupt, StorageFailed.
     """
     if kind and kind not in KINDS:
         raise Invalid("kind", f"{kind!r} is not a kind of row: {', '.join(KINDS)}")
@@ -237,6 +239,8 @@ async def read_rows(
         start = bytes.fromhex(after)
     except ValueError:
         raise Invalid("after", "must be the key of a row, in hexadecimal digits") from None
+    if len(start) > KEY_BYTES_MAX:
+        raise Invalid("after", f"must be the key of a row: at most {KEY_BYTES_MAX} bytes")
     mark = KINDS[kind].hex() if kind else ""
     size = (config or StoreConfig()).map_bytes
     arguments = (str(Path(path)), str(size), mark, start.hex(), str(limit))

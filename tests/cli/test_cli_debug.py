@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.cli import InProcess, add_namespace, data_of, make_directory, push
+from support.cli import InProcess, add_namespace, data_of, make_directory, open_store, push
+from support.common import ROOT
 
 from holdfast.engine import ROW_KINDS
 from holdfast.engine.check.rows import SHAPES
+from holdfast.engine.ledger.interface import Transaction
 
 pytestmark = pytest.mark.slow
 
 
-def rows(quick: InProcess, *options: str) -> list[dict[str, object]]:
+def rows(quick: InProcess, *options: str) -> list[dict[str, Any]]:
     out = quick.ok("debug", "rows", "--data", str(data_of(quick)), "--json", *options)
     return [json.loads(line) for line in out.splitlines()]
 
@@ -37,13 +41,20 @@ def test_every_kind_of_row_has_a_name() -> None:
     assert set(ROW_KINDS.values()) == set(SHAPES)
 
 
+def test_kinds_have_the_names_of_the_page() -> None:
+    """The page has the rows of the scratch ledger too."""
+    page = (ROOT / "docs" / "data-format.md").read_text("utf-8")
+    named = dict(re.findall(r"^\| `(.)` \| ([a-z ]+) \|", page, re.MULTILINE))
+    assert {mark.decode(): name for name, mark in ROW_KINDS.items()}.items() <= named.items()
+
+
 def test_rows_are_shown_with_the_fields_of_their_records(shell: InProcess) -> None:
     [namespace] = rows(shell, "--kind", "namespace")
-    assert namespace["value"]["name"] == "alpha"  # type: ignore[index]
-    assert str(namespace["value"]["created"]).endswith("Z")  # type: ignore[index]
+    assert namespace["value"]["name"] == "alpha"
+    assert str(namespace["value"]["created"]).endswith("Z")
     [tag] = rows(shell, "--kind", "tag")
-    assert tag["value"]["name"] == "v1"  # type: ignore[index]
-    assert str(tag["value"]["digest"]).startswith("sha256:")  # type: ignore[index]
+    assert tag["value"]["name"] == "v1"
+    assert str(tag["value"]["digest"]).startswith("sha256:")
     plain = shell.ok("debug", "rows", "--data", str(data_of(shell)), "--kind", "tag")
     assert "tag" in plain
     assert "name=v1" in plain
@@ -73,7 +84,7 @@ def test_no_secret_is_shown(shell: InProcess) -> None:
         )
         assert owner["secret_key"] not in out
     [key] = rows(shell, "--kind", "key")
-    assert key["value"]["secret"] == "(hidden)"  # type: ignore[index]
+    assert key["value"]["secret"] == "(hidden)"
     [secret] = rows(shell, "--kind", "key secret")
     assert (secret["key"], secret["about"]) == ("", "(hidden)")
     for row in rows(shell, "--kind", "setting"):
@@ -81,14 +92,12 @@ def test_no_secret_is_shown(shell: InProcess) -> None:
 
 
 def test_a_damaged_row_says_why(shell: InProcess) -> None:
-    from support.cli import open_store
-
     async def damage() -> None:
         async with open_store(data_of(shell)) as store:
 
-            async def spoil(txn: object) -> None:
-                [(key, _)] = await txn.scan(b"n", b"o", limit=1)  # type: ignore[attr-defined]
-                await txn.put(key, b"spoiled")  # type: ignore[attr-defined]
+            async def spoil(txn: Transaction) -> None:
+                [(key, _)] = await txn.scan(b"n", b"o", limit=1)
+                await txn.put(key, b"spoiled")
 
             await store.core.ledger.transact(spoil)
 
@@ -104,7 +113,9 @@ def test_a_damaged_row_says_why(shell: InProcess) -> None:
     [
         (("--kind", "nothing"), 2, "'nothing' is not one of"),
         (("--after", "xyz"), 2, "must be the key of a row, in hexadecimal digits"),
-        (("--limit", "0"), 2, "0 is not in the range"),
+        (("--after", "61" * 501), 2, "must be the key of a row: at most 500 bytes"),
+        (("--limit", "0"), 2, "must be 1 to 1000000"),
+        (("--limit", "1000001"), 2, "must be 1 to 1000000"),
         (("--data", "/nonexistent"), 1, "there is no such directory"),
     ],
 )

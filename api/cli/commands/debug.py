@@ -13,8 +13,6 @@ from holdfast.api.cli.options import data_option, example, json_option
 from holdfast.api.cli.output import print_json_line
 from holdfast.engine import ROW_KINDS, EngineError, StoredRow, read_rows
 
-LIMIT_DEFAULT = 100
-
 
 @click.group(epilog=example("debug rows --data data --kind tag"))
 def debug() -> None:
@@ -37,10 +35,10 @@ def debug() -> None:
 @click.option("--after", default="", metavar="KEY", help="Begin after this key, as printed.")
 @click.option(
     "--limit",
-    type=click.IntRange(1, 1_000_000),
-    default=LIMIT_DEFAULT,
+    type=int,
+    default=100,
     show_default=True,
-    help="Print at most this many rows.",
+    help="Print at most this many rows, up to 1000000.",
 )
 @json_option
 def rows(data: str, *, kind: str | None, after: str, limit: int, as_json: bool) -> None:
