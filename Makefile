@@ -69,8 +69,9 @@ test-long: soak image
 # TESTS=... measures other tests; then --cov-fail-under=0 in PYTEST_ARGS turns the gate off.
 ## make coverage  Run the tests of the packages and fail if too few branches are covered
 coverage: TESTS = tests/engine tests/api tests/cli
+# Without the empty value --cov takes the first folder of tests for what to measure.
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov= $(PYTEST_ARGS) $(TESTS)
 
 # Runs the checks in parallel, one per CPU, and keeps the output of each in one piece.
 ## make check     Check format, lint, types, security and layers

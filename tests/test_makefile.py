@@ -65,3 +65,12 @@ def test_each_tier_is_the_mark_expression_that_it_says() -> None:
         (recipe,) = re.findall(rf"^{mark}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
         assert re.findall(r"-m (?!pytest)(\S+)", recipe) == [mark]
     assert {"slow", *long} <= declared
+
+
+def test_coverage_runs_every_folder_that_it_names() -> None:
+    """A bare ``--cov`` takes the argument behind it for what to measure, and no test of it runs."""
+    (folders,) = re.findall(r"^coverage: TESTS = (.+)$", MAKEFILE, re.M)
+    (recipe,) = re.findall(r"^coverage: \$.*\n\t(.*)\n", MAKEFILE, re.M)
+    assert all((ROOT / folder).is_dir() for folder in folders.split())
+    assert "--cov=" in recipe.split()
+    assert recipe.endswith(" $(TESTS)")
