@@ -198,7 +198,7 @@ class RequestMiddleware:
                 name_upload(context, query_of(request))
             path = request.rel_url.raw_path
             if not self._audit.write(context, request.method, path, answered) and slot:
-                slot.add("audit_failed")
+                slot.add("audit_failures")
 
     def _ended_request(
         self,

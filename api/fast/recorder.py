@@ -174,7 +174,7 @@ class FastRecorder:
         if target.endpoint in UPLOADS:
             name_upload(context, parse_query(request.query))
         if not self._audit.write(context, line.method, line.path, line.status) and self._slot:
-            self._slot.add("audit_failed")
+            self._slot.add("audit_failures")
 
     def _log_and_trace(
         self,

@@ -44,10 +44,10 @@ _OTHER_OFFSET: Final = _METHOD_OFFSETS["OTHER"]
 TALLIES: Final = (
     *(f"commits_{bound}" for bound in GROUP_BOUNDS),
     "members",
-    "swept_entries",
-    "swept_files",
-    "scrubbed_blobs",
-    "scrubbed_bytes",
+    "sweep_entries",
+    "sweep_files",
+    "scrub_blobs",
+    "scrub_bytes",
     "scrub_damaged",
     "limited_address",
     "limited_key",
@@ -57,7 +57,7 @@ TALLIES: Final = (
     "malformed_requests",
     "refused_full",
     "refused_address",
-    "audit_failed",
+    "audit_failures",
 )
 """Counters that belong to no route."""
 

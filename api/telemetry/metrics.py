@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from itertools import accumulate
 from typing import Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
-from holdfast.engine import GROUP_BOUNDS, ScrubProgress, Stats, Store
+from holdfast.engine import GROUP_BOUNDS, Store
 
 from .counters import BOUNDS, Counters, Slot
 
@@ -26,6 +28,9 @@ USAGE_SECONDS: Final = 30.0
 """Longest age in seconds of the sum over all namespaces: it takes a read for every hundred."""
 
 _PAGE_SIZE: Final = 100
+_Samples = Mapping[str, float] | float
+"""Samples by what follows the name of the metric (its labels), or one sample without labels."""
+
 _GROUPS: Final = tuple(f"commits_{bound}" for bound in GROUP_BOUNDS)
 
 
@@ -56,12 +61,11 @@ class Reporter:
         swept, scrubbed = self._store.sweeper.total, self._store.scrubber.total
         info = ledger_info(self._store)
         totals = {
-            **{name: info.get(name, 0) for name in _GROUPS},
-            "members": info.get("members", 0),
-            "swept_entries": swept.entries,
-            "swept_files": swept.files,
-            "scrubbed_blobs": scrubbed.blobs,
-            "scrubbed_bytes": scrubbed.bytes,
+            **{name: info.get(name, 0) for name in (*_GROUPS, "members")},
+            "sweep_entries": swept.entries,
+            "sweep_files": swept.files,
+            "scrub_blobs": scrubbed.blobs,
+            "scrub_bytes": scrubbed.bytes,
             "scrub_damaged": scrubbed.damaged_count,
         }
         for name, total in totals.items():
@@ -100,14 +104,19 @@ class Metrics:
         if time.monotonic() - self._usage_time >= USAGE_SECONDS:
             self._namespace_bytes = await self._usage()
             self._usage_time = time.monotonic()
-        stats = await self._store.stats()
-        lines = (
-            *_store_lines(stats, self._namespace_bytes),
-            *_scrub_lines(await self._store.scrubber.progress()),
-            *_ledger_lines(ledger_info(self._store)),
-            *_counter_lines(self._counters),
-        )
-        body = "\n".join(lines) + "\n"
+        stats, progress = await self._store.stats(), await self._store.scrubber.progress()
+        namespace_bytes, blob_bytes = self._namespace_bytes, stats.blob_bytes
+        sources: dict[str, _Samples] = {
+            **asdict(stats),
+            **{f"ledger_{name}": size for name, size in ledger_info(self._store).items()},
+            **_counted(self._counters),
+            "namespace_bytes": namespace_bytes,
+            "dedupe_ratio": namespace_bytes / blob_bytes if blob_bytes else 1.0,
+            "garbage_oldest_seconds": _age(stats.oldest_garbage),
+            "scrub_walk_ratio": progress.part,
+            "scrub_walk_age_seconds": _age(progress.ended),
+        }
+        body = "".join(_lines(sources))
         return web.Response(body=body.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _usage(self) -> int:
@@ -125,14 +134,41 @@ class Metrics:
         return total
 
 
-def _head(name: str, kind: str, text: str) -> Iterator[str]:
-    yield f"# HELP holdfast_{name} {text}"
-    yield f"# TYPE holdfast_{name} {kind}"
+def _age(since: datetime | None) -> float:
+    return 0.0 if since is None else max(0.0, time.time() - since.timestamp())
+
+
+def _counted(counters: Counters) -> dict[str, _Samples]:
+    """Return the sums over all workers."""
+    sums = counters.sums()
+    tallies = counters.tallies(sums)
+    rows = {f'route="{route}"': row for route, row in counters.rows(sums).items()}
+    groups = [*(tallies[name] for name in _GROUPS), 0]
+    return {
+        **tallies,
+        "requests": {
+            f'{{{route},method="{method}",status="{status}"}}': count
+            for route, row in rows.items()
+            for (method, status), count in row.requests.items()
+        },
+        "received_bytes": {f"{{{route}}}": row.received for route, row in rows.items()},
+        "sent_bytes": {f"{{{route}}}": row.sent for route, row in rows.items()},
+        "request_seconds": {
+            end: value
+            for route, row in rows.items()
+            for end, value in _histogram(BOUNDS, row.buckets, row.seconds, route)
+        },
+        "ledger_commit_members": dict(_histogram(GROUP_BOUNDS, groups, tallies["members"])),
+        "limited_requests": {f'{{limit="{kind}"}}': tallies[f"limited_{kind}"] for kind in _LIMITS},
+        "refused_connections": {
+            f'{{reason="{why}"}}': tallies[f"refused_{why}"] for why in _REFUSALS
+        },
+    }
 
 
 def _histogram(
-    name: str, bounds: Sequence[float], counts: Sequence[int], total: float, label: str = ""
-) -> Iterator[str]:
+    bounds: Sequence[float], counts: Sequence[int], total: float, label: str = ""
+) -> Iterator[tuple[str, float]]:
     """Yield the samples of a histogram.
 
     ``counts`` has the values up to each bound and above the one before, and last those beyond all.
@@ -140,115 +176,81 @@ def _histogram(
     first, braced = (f"{label},", f"{{{label}}}") if label else ("", "")
     summed = list(accumulate(counts))
     for bound, count in zip((*map(str, bounds), "+Inf"), summed, strict=True):
-        yield f'holdfast_{name}_bucket{{{first}le="{bound}"}} {count}'
-    yield f"holdfast_{name}_sum{braced} {total}"
-    yield f"holdfast_{name}_count{braced} {summed[-1]}"
+        yield f'_bucket{{{first}le="{bound}"}}', count
+    yield f"_sum{braced}", total
+    yield f"_count{braced}", summed[-1]
 
 
-def _family(name: str, kind: str, text: str, samples: Mapping[str, float] | float) -> Iterator[str]:
-    """Yield one metric. ``samples`` are values by their labels, or one value without labels."""
-    yield from _head(name, kind, text)
-    if isinstance(samples, Mapping):
-        for labels, value in samples.items():
-            yield f"holdfast_{name}{{{labels}}} {value}"
-    else:
-        yield f"holdfast_{name} {samples}"
+def _lines(sources: Mapping[str, _Samples]) -> Iterator[str]:
+    """Yield a scrape, metric by metric."""
+    for name, text in METRICS.items():
+        source = _SOURCES.get(name, name.removesuffix("_total"))
+        # A ledger in memory has no sizes.
+        if source.startswith("ledger_") and source not in sources:
+            continue
+        kind = "counter" if name.endswith("_total") else _KINDS.get(name, "gauge")
+        yield f"# HELP holdfast_{name} {text}\n# TYPE holdfast_{name} {kind}\n"
+        samples = sources[source]
+        for end, value in (samples if isinstance(samples, Mapping) else {"": samples}).items():
+            yield f"holdfast_{name}{end} {value}\n"
 
 
-def _store_lines(stats: Stats, namespace_bytes: int) -> Iterator[str]:
-    oldest = stats.oldest_garbage
-    age = max(0.0, time.time() - oldest.timestamp()) if oldest is not None else 0.0
-    ratio = namespace_bytes / stats.blob_bytes if stats.blob_bytes else 1.0
-    gauges: tuple[tuple[str, str, float], ...] = (
-        ("namespaces", "Namespaces.", stats.namespaces),
-        ("images", "Images.", stats.images),
-        ("namespace_bytes", "Sum of the sizes of all namespaces.", namespace_bytes),
-        ("blobs", "Blobs, each once.", stats.blobs),
-        ("blob_bytes", "Sum of the sizes of all blobs, each once.", stats.blob_bytes),
-        ("stored_bytes", "Bytes of all blobs on disk.", stats.stored_bytes),
-        ("dedupe_ratio", "holdfast_namespace_bytes over holdfast_blob_bytes.", ratio),
-        ("open_uploads", "Open upload sessions.", stats.uploads),
-        ("holds", "Holds on blobs that no manifest references yet, or any more.", stats.holds),
-        ("trash_entries", "Deleted objects that can be restored.", stats.trash),
-        ("garbage_entries", "Length of the garbage queue.", stats.garbage),
-        ("aside_entries", "Queue entries parked after they met a damaged row.", stats.aside),
-        ("garbage_oldest_seconds", "Time since the head of the garbage queue became due.", age),
-    )
-    for name, text, value in gauges:
-        yield from _family(name, "gauge", text, value)
-    text = "Bytes freed by the sweep since the store was created."
-    yield from _family("freed_bytes_total", "counter", text, stats.freed_bytes)
-
-
-def _scrub_lines(progress: ScrubProgress) -> Iterator[str]:
-    age = max(0.0, time.time() - progress.ended.timestamp()) if progress.ended is not None else 0.0
-    text = "Part of all blobs read by the current scrub walk; 0 between walks."
-    yield from _family("scrub_walk_ratio", "gauge", text, progress.part)
-    text = "Time since the last scrub walk ended, or since the store was created."
-    yield from _family("scrub_walk_age_seconds", "gauge", text, age)
-
-
-def _ledger_lines(info: Mapping[str, int]) -> Iterator[str]:
-    texts = {
-        "map_bytes": "Address space of the ledger.",
-        "used_bytes": "Size of the ledger's file in use; it never shrinks.",
-        "live_bytes": "Bytes of the ledger's file that rows take.",
-        "entries": "Rows of the ledger.",
-        "readers": "Reader slots in use.",
-    }
-    for name, text in texts.items():
-        if name in info:
-            yield from _family(f"ledger_{name}", "gauge", text, info[name])
-    if "last_txn" in info:
-        text = "Transactions of all processes since the ledger was created."
-        yield from _family("ledger_transactions_total", "counter", text, info["last_txn"])
-
-
-_TALLIES: Final = {
-    "swept_entries": ("sweep_entries_total", "Queue entries processed by the sweep."),
-    "swept_files": ("sweep_files_total", "Files removed by the sweep."),
-    "scrubbed_blobs": ("scrub_blobs_total", "Blobs checked by the scrub."),
-    "scrubbed_bytes": ("scrub_bytes_total", "Bytes read by the scrub."),
-    "scrub_damaged": ("scrub_damaged_total", "Damaged blobs found by the scrub."),
-    "failed_handshakes": ("failed_handshakes_total", "Failed TLS handshakes."),
-    "malformed_requests": (
-        "malformed_requests_total",
-        "Malformed requests; each ends its connection.",
+METRICS: Final = {
+    "namespaces": "Namespaces.",
+    "images": "Images.",
+    "namespace_bytes": "Sum of the sizes of all namespaces.",
+    "blobs": "Blobs, each once.",
+    "blob_bytes": "Sum of the sizes of all blobs, each once.",
+    "stored_bytes": "Bytes of all blobs on disk.",
+    "dedupe_ratio": "holdfast_namespace_bytes over holdfast_blob_bytes.",
+    "open_uploads": "Open upload sessions.",
+    "holds": "Holds on blobs that no manifest references yet, or any more.",
+    "trash_entries": "Deleted objects that can be restored.",
+    "garbage_entries": "Length of the garbage queue.",
+    "aside_entries": "Queue entries parked after they met a damaged row.",
+    "garbage_oldest_seconds": "Time since the head of the garbage queue became due.",
+    "freed_bytes_total": "Bytes freed by the sweep since the store was created.",
+    "scrub_walk_ratio": "Part of all blobs read by the current scrub walk; 0 between walks.",
+    "scrub_walk_age_seconds": (
+        "Time since the last scrub walk ended, or since the store was created."
     ),
-    "failed_logins": ("failed_logins_total", "Requests with a secret that belongs to no key."),
-    "audit_failed": ("audit_failures_total", "Audit log lines that could not be written."),
+    "ledger_map_bytes": "Address space of the ledger.",
+    "ledger_used_bytes": "Size of the ledger's file in use; it never shrinks.",
+    "ledger_live_bytes": "Bytes of the ledger's file that rows take.",
+    "ledger_entries": "Rows of the ledger.",
+    "ledger_readers": "Reader slots in use.",
+    "ledger_transactions_total": "Transactions of all processes since the ledger was created.",
+    "requests_total": "Requests by route, method and class of status (gone: the client left).",
+    "received_bytes_total": "Bytes of request bodies.",
+    "sent_bytes_total": "Bytes of answers' bodies.",
+    "request_seconds": "Time until an answer is ready, or streamed.",
+    "ledger_commit_members": "Changes in a commit of the ledger.",
+    "sweep_entries_total": "Queue entries processed by the sweep.",
+    "sweep_files_total": "Files removed by the sweep.",
+    "scrub_blobs_total": "Blobs checked by the scrub.",
+    "scrub_bytes_total": "Bytes read by the scrub.",
+    "scrub_damaged_total": "Damaged blobs found by the scrub.",
+    "failed_handshakes_total": "Failed TLS handshakes.",
+    "malformed_requests_total": "Malformed requests; each ends its connection.",
+    "failed_logins_total": "Requests with a secret that belongs to no key.",
+    "audit_failures_total": "Audit log lines that could not be written.",
+    "limited_requests_total": "Requests answered 429.",
+    "refused_connections_total": "Refused connections: too many in all, or from one address.",
+    "connections": "Open connections.",
 }
+"""Metrics and their help. Counters, and no others, end in ``_total``."""
+
+_KINDS: Final = {"request_seconds": "histogram", "ledger_commit_members": "histogram"}
+"""Kinds of the metrics that are neither counter nor gauge."""
+
+_SOURCES: Final = {
+    "open_uploads": "uploads",
+    "trash_entries": "trash",
+    "garbage_entries": "garbage",
+    "aside_entries": "aside",
+    "ledger_transactions_total": "ledger_last_txn",
+}
+"""Sources of metrics that are not called as the metric without ``_total``."""
+
 _LIMITS: Final = ("address", "key", "login")
 _REFUSALS: Final = ("full", "address")
-
-
-def _counter_lines(counters: Counters) -> Iterator[str]:
-    sums = counters.sums()
-    tallies = counters.tallies(sums)
-    rows = counters.rows(sums)
-    requests = {
-        f'route="{route}",method="{method}",status="{status}"': count
-        for route, row in rows.items()
-        for (method, status), count in row.requests.items()
-    }
-    text = "Requests by route, method and class of status (gone: the client left)."
-    yield from _family("requests_total", "counter", text, requests)
-    received = {f'route="{route}"': row.received for route, row in rows.items()}
-    yield from _family("received_bytes_total", "counter", "Bytes of request bodies.", received)
-    sent = {f'route="{route}"': row.sent for route, row in rows.items()}
-    yield from _family("sent_bytes_total", "counter", "Bytes of answers' bodies.", sent)
-    yield from _head("request_seconds", "histogram", "Time until an answer is ready, or streamed.")
-    for route, row in rows.items():
-        label = f'route="{route}"'
-        yield from _histogram("request_seconds", BOUNDS, row.buckets, row.seconds, label)
-    yield from _head("ledger_commit_members", "histogram", "Changes in a commit of the ledger.")
-    groups = [*(tallies[name] for name in _GROUPS), 0]
-    yield from _histogram("ledger_commit_members", GROUP_BOUNDS, groups, tallies["members"])
-    for tally, (name, text) in _TALLIES.items():
-        yield from _family(name, "counter", text, tallies[tally])
-    limited = {f'limit="{kind}"': tallies[f"limited_{kind}"] for kind in _LIMITS}
-    yield from _family("limited_requests_total", "counter", "Requests answered 429.", limited)
-    refused = {f'reason="{why}"': tallies[f"refused_{why}"] for why in _REFUSALS}
-    text = "Refused connections: too many in all, or from one address."
-    yield from _family("refused_connections_total", "counter", text, refused)
-    yield from _family("connections", "gauge", "Open connections.", tallies["connections"])
