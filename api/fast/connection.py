@@ -11,23 +11,17 @@ States, with the attribute that marks each:
 - Pushing (``_push_task``): a task runs the handler of a whole push. Bytes that arrive are held.
 - Sending (``_sending``): ``sendfile`` sends a file behind its head. The connection reads nothing.
 - Parser (not ``_idle``, and no other mark): aiohttp has the bytes, and runs the handler.
-- Body held (``_held_content``): aiohttp parsed the head of a large upload, and its body is kept
-  from the parser until the request's handler decides how to read it.
-- Body receiver: the transport's protocol is a ``BodyReceiver`` until the end of the body.
 
 Events, and the state that follows:
 
 - Bytes while idle. A whole GET or HEAD head, alone in the packet: stays idle, or sending. A POST,
-  PATCH or PUT: gathering, pushing, body held or parser. Anything else: parser.
+  PATCH or PUT: gathering, pushing or parser. Anything else: parser.
 - Bytes while gathering. The push is whole: pushing. It is too large, not understood or refused:
   parser, with all bytes that came. After ``GATHER_SECONDS``, or when the client ends its side: the
   same.
 - The push is answered: idle; then the bytes held meanwhile are handled as if they came now. The
   connection closes if the client has ended its side, or the server stops.
 - The file is sent: idle. Sending it failed: the connection is aborted.
-- The handler takes the held body: body receiver. It does not want it, or reads it in another way:
-  parser, with the held bytes.
-- The body receiver is done: parser, a new one that waits for a head.
 - aiohttp has sent the answer: idle, if the connection stays and the request was read to its end.
 - The connection is lost: sending and gathering stop in any state. ``Connection`` does the rest.
 """
@@ -41,13 +35,9 @@ from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import web
-from aiohttp.http import HttpRequestParser, RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 from aiohttp.web_server import Server
 
 from holdfast.api.http import sendfile
-from holdfast.api.http.body_receiver import BodyReceiver, Buffers
 from holdfast.api.http.connection import Connection
 from holdfast.api.http.drain import Drain
 from holdfast.api.http.sendfile import Sending
@@ -64,15 +54,9 @@ HEAD_BYTES_MAX: Final = 8 * 1024
 _END: Final = b"\r\n\r\n"
 _READ_STARTS: Final = (b"GET /v2/", b"HEAD /v2/")
 _UPLOAD_STARTS: Final = (b"PATCH /v2/", b"PUT /v2/", b"POST /v2/")
-_UPLOADS_PATH: Final = "/blobs/uploads/"
-_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
-SMALL_BODY_BYTES: Final = 64 * 1024
-"""Longest body that always goes through the parser, in bytes: shorter ones gain nothing from the
-body receiver."""
-
-HELD_BODY_BYTES_MAX: Final = 256 * 1024
-"""Bytes that are held for a handler before the connection stops reading."""
+HELD_BYTES_MAX: Final = 256 * 1024
+"""Bytes that are held behind a push before the connection stops reading."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -81,8 +65,8 @@ class FastConnection(Connection):
     """A connection that answers small requests while it is idle."""
 
     __slots__ = (
-        "_at_boundary", "_buffers", "_drain", "_gather_timer", "_gathering", "_held", "_held_bytes",
-        "_held_content", "_idle", "_peer", "_push_task", "_reads", "_sending", "_writes",
+        "_at_boundary", "_drain", "_gather_timer", "_gathering", "_held", "_held_bytes", "_idle",
+        "_peer", "_push_task", "_reads", "_sending", "_writes",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +76,6 @@ class FastConnection(Connection):
         reads: FastReads,
         writes: Writes,
         drain: Drain,
-        buffers: Buffers,
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
@@ -105,9 +88,6 @@ class FastConnection(Connection):
         self._push_task: asyncio.Task[None] | None = None
         """Answers a push. Bytes that arrive meanwhile are held."""
         self._drain = drain
-        self._buffers = buffers
-        self._held_content: StreamReader | None = None
-        """The parser's stream for the body that is held; None if none is."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._peer: Peer | None = None
@@ -147,7 +127,6 @@ class FastConnection(Connection):
         """Hand all held bytes to the parser, then continue as ``Connection`` does."""
         # No more bytes come: the parser finds out whether those that came are a whole request.
         self._hand_to_parser()
-        self.release_body()
         return super().eof_received()
 
     def data_received(self, data: bytes) -> None:
@@ -162,7 +141,7 @@ class FastConnection(Connection):
             and self._answer_read(data)
         ):
             return
-        if self._held_content is not None or self._push_task is not None:
+        if self._push_task is not None:
             # Answers keep the order of requests, so what follows a push waits for its answer.
             self._hold(data)
             return
@@ -170,21 +149,19 @@ class FastConnection(Connection):
             self._gathering.feed(data)
             self._advance_push(self._gathering)
             return
-        end = data.endswith(_END)
-        if self._at_boundary and self._idle and data.startswith(_UPLOAD_STARTS):
-            if not self._begin_push(data):
-                self._parse_upload(data)
+        if (
+            self._idle
+            and self._at_boundary
+            and data.startswith(_UPLOAD_STARTS)
+            and self._begin_push(data)
+        ):
             return
+        self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        """Hand bytes to the parser."""
         if data:
             # ``finish_response`` makes the connection idle again.
-            self._at_boundary = end
-            self._idle = False
-        super().data_received(data)
-
-    def _parse_upload(self, data: bytes) -> None:
-        """Parse the beginning of an upload, and hold its body if that is large."""
-        data = self._parse_upload_head(data)
-        if data:
             self._at_boundary = data.endswith(_END)
             self._idle = False
         super().data_received(data)
@@ -238,18 +215,20 @@ class FastConnection(Connection):
         # An empty context: context variables of an earlier request must not leak into this one.
         self._push_task = self._loop.create_task(self._run_push(write), context=Context())
 
-    def _stop_gathering(self) -> bytes:
-        """Stop gathering, and return the bytes that came."""
+    def _stop_gathering(self) -> list[bytes]:
+        """Stop gathering, and return the packets that came."""
         gathering, timer = self._gathering, self._gather_timer
         self._gathering = self._gather_timer = None
         if timer is not None:
             timer.cancel()
-        return b"" if gathering is None else bytes(gathering.data)
+        return [] if gathering is None else gathering.packets
 
     def _hand_to_parser(self) -> None:
         """Hand the push that is being gathered, if any, to the parser."""
-        if (data := self._stop_gathering()) and self.transport is not None:
-            self._parse_upload(data)
+        packets = self._stop_gathering()
+        if self.transport is not None:
+            for packet in packets:
+                self._pass_on(packet)
 
     async def _run_push(self, write: Write) -> None:
         """Run the handler of a push, send its answer, and go on with the bytes held meanwhile."""
@@ -289,93 +268,22 @@ class FastConnection(Connection):
             await asyncio.wait([writing], timeout=timeout)
         await super().shutdown(timeout)
 
-    def _parse_upload_head(self, data: bytes) -> bytes:
-        """Parse the head of an upload. Return the bytes that are still to be parsed."""
-        at = data.find(_END, 0, HEAD_BYTES_MAX)
-        # A chunked body that is here to its end is small: the parser may have it at once.
-        if at < 0 or (len(data) < SMALL_BODY_BYTES and data.endswith(_LAST_CHUNK)):
-            return data
-        head, data = data[: at + len(_END)], data[at + len(_END) :]
-        self._idle = False
-        super().data_received(head)
-        # The parser alone decides what the head means; the body is held only by its word.
-        if not self._messages:
-            return data
-        message, content = self._messages[-1]
-        if not isinstance(message, RawRequestMessage) or _UPLOADS_PATH not in message.path:
-            return data
-        length = message.headers.get("Content-Length", "0")
-        if message.chunked or (
-            length.isdecimal() and int(length) > max(SMALL_BODY_BYTES, len(data))
-        ):
-            self._held_content = content
-            if data:
-                self._hold(data)
-            return b""
-        return data
-
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
-        # Back-pressure: a client cannot fill memory while its handler has not begun.
-        if self._held_bytes > HELD_BODY_BYTES_MAX and self.transport is not None:
+        # Back-pressure: a client cannot fill memory while its push runs.
+        if self._held_bytes > HELD_BYTES_MAX and self.transport is not None:
             self.transport.pause_reading()
 
     def _take_held(self) -> bytes:
         held = b"".join(self._held)
-        self._held, self._held_bytes, self._held_content = [], 0, None
+        self._held, self._held_bytes = [], 0
         return held
-
-    def take_body(self, request: web.BaseRequest) -> BodyReceiver | None:
-        """Return a receiver of the held body; None if the parser has it."""
-        transport, content = self.transport, request.content
-        if self._held_content is not content or transport is None or transport.is_closing():
-            return None
-
-        def complete(size: int, rest: bytes) -> None:
-            # aiohttp asks its stream whether the request was read to the end, and how long it was.
-            content.total_bytes = size
-            content.feed_eof()
-            self._replace_parser()
-            if rest:
-                self.data_received(rest)
-
-        length = request.content_length
-        body = BodyReceiver(transport, self, self._buffers, length=length, complete=complete)
-        body.start(self._take_held())
-        return body
-
-    def release_body(self) -> None:
-        """Hand the held body, if any, to the parser."""
-        if self._held_content is None:
-            return
-        held, transport = self._take_held(), self.transport
-        # Body bytes say nothing about the boundary, even those that end with an empty line.
-        self._at_boundary = False
-        super().data_received(held)
-        if transport is not None and not self._reading_paused and not self._buffer_paused:
-            transport.resume_reading()
-
-    def _replace_parser(self) -> None:
-        """Replace the parser: the old one waits for a body that went past it."""
-        self._parser = HttpRequestParser(
-            self,
-            self._loop,
-            self._read_bufsize,
-            max_line_size=self.max_line_size,
-            max_field_size=self.max_field_size,
-            max_headers=self.max_headers,
-            payload_exception=web.RequestPayloadError,
-            max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
-        )
-        self._at_boundary = True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer as ``Connection`` does, and become idle if the request is over."""
-        # The handler did not take the body: the parser must see it to find the next request.
-        self.release_body()
         resp, reset = await super().finish_response(request, resp, start_time)
         complete = bool(resp.keep_alive) and not reset and request.content.is_eof()
         self._idle = complete and not self._messages
@@ -470,14 +378,8 @@ class FastSite(Site):
         self._reads = reads
         self._drain = drain
         self._writes = Writes(reads)
-        self._buffers = Buffers()
 
     def _new_connection(self, server: Server, options: dict[str, Any]) -> Connection:
         return FastConnection(
-            server,
-            reads=self._reads,
-            writes=self._writes,
-            drain=self._drain,
-            buffers=self._buffers,
-            **options,
+            server, reads=self._reads, writes=self._writes, drain=self._drain, **options
         )

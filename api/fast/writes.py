@@ -8,13 +8,14 @@ bytes. This module reads the request and renders the answer; the handler does th
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from aiohttp import web
 
-from holdfast.api.http.chunked import BadChunk, Chunked
 from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.http.whole_request import WholeRequest
 from holdfast.api.oci.access import Caller, Gate
@@ -27,14 +28,20 @@ from .heads import Peer, WriteRequest
 from .reads import DECLINE_ERRORS, FastReads, WriteResult
 
 BODY_BYTES_MAX: Final = 64 * 1024
-"""Longest body that is gathered, in bytes; ``body_receiver`` takes longer ones."""
+"""Longest body that is gathered, in bytes. Longer ones go through the parser."""
 
 FRAMED_BODY_BYTES_MAX: Final = 2 * BODY_BYTES_MAX
-"""Longest request that is gathered, in bytes, with the framing of its chunks."""
+"""Longest chunked request that is gathered, in bytes, with its framing."""
 
 GATHER_SECONDS: Final = 1.0
 """Longest time for a body to arrive whole. The plain path, which has rules for slow clients, gets
 slower ones."""
+
+State = Literal["more", "whole", "declined"]
+
+_CRLF: Final = b"\r\n"
+_SIZE_CHARS_MAX: Final = 8
+_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,%d}" % _SIZE_CHARS_MAX)
 
 
 class Gathering:
@@ -44,46 +51,76 @@ class Gathering:
         """Begin with ``data``: the head, and from index ``start`` on the body."""
         self.request = request
         self.started = time.perf_counter()
-        self.data = bytearray()
-        """All bytes of the request so far, for the parser if the push is declined."""
-        self._body = bytearray()
-        self._chunked = Chunked() if request.headers.length is None else None
-        self._start = start
-        self.state: Literal["more", "whole", "declined"] = "more"
-        self.feed(data)
+        self._data = bytearray(data)
+        """All bytes of the request so far."""
+        self._ends = [len(data)]
+        """Index in ``_data`` of the end of each packet."""
+        self._at = start
+        """Index in ``_data`` of the body; of the next chunk if it is chunked."""
+        self._content = bytearray()
+        """Content of the chunks before that index."""
+        self.state = self._advance()
 
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived, and set ``state``."""
-        at = 0 if self.data else self._start
-        self.data += data
-        if self._chunked is None:
-            self._body += memoryview(data)[at:]
-            self._check_length(self.request.headers.length or 0)
-            return
-        part = bytearray(memoryview(data)[at:])
-        try:
-            for start, stop in self._chunked.feed(part, len(part)):
-                self._body += part[start:stop]
-        except BadChunk:
-            self.state = "declined"
-            return
-        # Bytes behind the last chunk are another request, as in ``_check_length``.
-        if self._chunked.done:
-            self.state = "whole" if self._chunked.used == len(part) else "declined"
-        if len(self._body) > BODY_BYTES_MAX or len(self.data) > FRAMED_BODY_BYTES_MAX:
-            self.state = "declined"
+        self._data += data
+        self._ends.append(len(self._data))
+        self.state = self._advance()
 
-    def _check_length(self, length: int) -> None:
-        if length > BODY_BYTES_MAX or len(self._body) > length:
-            # Bytes after the body are another request. The parser handles pipelining.
-            self.state = "declined"
-        elif len(self._body) == length:
-            self.state = "whole"
+    def _advance(self) -> State:
+        length = self.request.headers.length
+        if length is None:
+            return self._take_chunks()
+        # Bytes after the body are another request. The parser handles pipelining.
+        missing = self._at + length - len(self._data)
+        if length > BODY_BYTES_MAX or missing < 0:
+            return "declined"
+        return "more" if missing else "whole"
+
+    def _take_chunks(self) -> State:
+        """Take the chunks that are complete (RFC 9112 section 7.1).
+
+        The parser gets all that is unusual: extensions, trailers, long sizes and bytes behind the
+        last chunk.
+        """
+        data = self._data
+        while len(data) <= FRAMED_BODY_BYTES_MAX:
+            line_end = data.find(_CRLF, self._at)
+            if line_end < 0:
+                return "more" if len(data) - self._at <= _SIZE_CHARS_MAX + 1 else "declined"
+            if not _SIZE.fullmatch(data, self._at, line_end):
+                return "declined"
+            size = int(data[self._at : line_end], 16)
+            start = line_end + len(_CRLF)
+            end = start + size
+            if len(self._content) + size > BODY_BYTES_MAX:
+                return "declined"
+            line = data[end : end + len(_CRLF)]
+            if line != _CRLF:
+                return "more" if _CRLF.startswith(line) else "declined"
+            if not size:
+                return "whole" if len(data) == end + len(_CRLF) else "declined"
+            self._content += data[start:end]
+            self._at = end + len(_CRLF)
+        return "declined"
+
+    @property
+    def packets(self) -> list[bytes]:
+        """All bytes, cut as they arrived: the parser treats a fault in the packet of a head as one
+        of the head."""
+        return [bytes(self._data[a:b]) for a, b in pairwise((0, *self._ends))]
+
+    @property
+    def whole_body(self) -> bytes:
+        """Content of a whole push."""
+        data = self._content if self.request.headers.length is None else self._data[self._at :]
+        return bytes(data)
 
     @property
     def size(self) -> int:
-        """Body bytes so far."""
-        return len(self._body)
+        """Content of a whole push in bytes."""
+        length = self.request.headers.length
+        return len(self._content) if length is None else length
 
     @property
     def whole_request(self) -> WholeRequest:
@@ -95,7 +132,7 @@ class Gathering:
             request.path,
             request.query,
             headers.handler_headers,
-            bytes(self._body),
+            self.whole_body,
             headers.length,
         )
 

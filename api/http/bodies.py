@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from aiohttp import web
@@ -12,8 +12,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from holdfast.api.telemetry.request_context import flow
 
-from .body_receiver import BodyReceiver
-from .chunked import BadChunk
 from .connection import Connection
 from .oci_errors import OciError
 from .slow_clients import Pace
@@ -53,13 +51,17 @@ async def expect(request: web.Request) -> None:
         raise OciError("UNSUPPORTED", "Expect must be 100-continue", status=417)
 
 
-async def chunks(request: web.Request, pace: Pace | None = None) -> AsyncIterator[bytes]:
+async def chunks(request: IncomingRequest, pace: Pace | None = None) -> AsyncIterator[bytes]:
     """Yield the body as it arrives, in pieces of at most the read buffer.
 
     ``pace`` is the client's time budget (None: that of uploads, ``slow_clients``). A body that
     stalls fails with 408; the pieces before are yielded. Raises BrokenBody, and 415 for an encoded
     body: digests are of the bytes as sent.
     """
+    if isinstance(request, WholeRequest):
+        if request.body:
+            yield request.body
+        return
     await _begin(request)
     limiter, source = flow(), _content(request, pace or Pace())
     with _as_broken_body():
@@ -79,8 +81,6 @@ async def _begin(request: web.Request) -> None:
 
 async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
     """Yield the body from the parser."""
-    if isinstance(request.protocol, Connection):
-        request.protocol.release_body()
     content = request.content
     while not content.at_eof():
         try:
@@ -104,51 +104,8 @@ def _as_broken_body() -> Iterator[None]:
         raise BrokenBody(
             "BLOB_UPLOAD_INVALID", "the body stalled: too few bytes came in time", status=408
         ) from error
-    except (ConnectionError, BadChunk, HttpProcessingError, web.RequestPayloadError) as error:
+    except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
         raise BrokenBody("BLOB_UPLOAD_INVALID", "the body ended early") from error
-
-
-@asynccontextmanager
-async def stream(request: IncomingRequest) -> AsyncIterator[AsyncIterator[bytes | memoryview]]:
-    """Enter a context that yields the body of an upload as it arrives.
-
-    As ``chunks``, or in larger pieces where the body is received past the parser. A memoryview
-    stays valid until BUFFERS_IN_FLIGHT later ones were asked for, or the context is left. The first
-    read happens when the first piece is asked for.
-    """
-    if isinstance(request, WholeRequest):
-        yield _whole_body(request.body)
-        return
-    connection = request.protocol if isinstance(request.protocol, Connection) else None
-    receiver: BodyReceiver | None = None
-
-    async def pieces() -> AsyncIterator[bytes | memoryview]:
-        nonlocal receiver
-        await _begin(request)
-        # Not before the first read: a request refused by then leaves its body to ``settle``.
-        if connection is not None:
-            receiver = connection.take_body(request)
-        source: AsyncIterator[bytes | memoryview]
-        source = _content(request, Pace()) if receiver is None else receiver.views()
-        limiter = flow()
-        with _as_broken_body():
-            async for piece in source if limiter is None else limiter.through(source):
-                yield piece
-
-    try:
-        yield pieces()
-    finally:
-        if receiver is not None and connection is not None:
-            receiver.close()
-            # The transport is past the unread bytes only if the body is complete.
-            if not receiver.done:
-                connection.cut_body(request)
-
-
-async def _whole_body(body: bytes) -> AsyncIterator[bytes]:
-    """Yield a body that is complete already."""
-    if body:
-        yield body
 
 
 async def read_bounded(request: IncomingRequest, limit: int, code: str) -> bytes:
@@ -176,8 +133,6 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
     as the last answer, and the connection is closed after a bounded linger.
     """
     connection = request.protocol
-    if isinstance(connection, Connection):
-        connection.release_body()
     if request.content.is_eof() or not request.body_exists or response.prepared:
         return
     # Nothing can be drained from a broken connection; this answer is its last one.

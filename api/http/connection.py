@@ -34,7 +34,6 @@ from aiohttp.web_server import Server
 
 from . import slow_clients
 from .app_settings import SERVER
-from .body_receiver import BodyReceiver
 from .connection_limits import LINGERING_MAX, Admission, Refusal
 from .oci_errors import OciError
 from .origin import is_foreign
@@ -357,27 +356,10 @@ class Connection(RequestHandler):
                 self._next_keepalive_close_time, self._process_keepalive
             )
 
-    def take_body(self, request: web.BaseRequest) -> BodyReceiver | None:
-        """Return a receiver of the running request's body, past the parser.
-
-        None if the parser has the body: read ``request.content`` then.
-        """
-        return None
-
-    def release_body(self) -> None:
-        """Hand a body that no handler has taken to the parser."""
-
     @property
     def is_broken(self) -> bool:
         """True if no later byte has a meaning."""
         return self._broken
-
-    def cut_body(self, request: web.BaseRequest) -> None:
-        """Break the connection: a handler left a body unfinished, so the next request is lost."""
-        self._broken = True
-        request.content.set_exception(
-            web.RequestPayloadError("the handler left the body unfinished")
-        )
 
     def _break(self, error: BaseException) -> None:
         """Break the connection after the parser has failed, and wake the reader of the body.

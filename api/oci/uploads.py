@@ -10,7 +10,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from holdfast.api.http.bodies import stream
+from holdfast.api.http.bodies import chunks
 from holdfast.api.http.conditions import check_untagged
 from holdfast.api.http.oci_errors import OciError, oci_error
 from holdfast.api.http.ranges import Span, parse_content_range
@@ -83,8 +83,7 @@ async def begin(exchange: Exchange) -> web.StreamResponse:
     check_untagged(exchange.condition, exists=False)
     if digest is not None:
         length = request.content_length
-        async with stream(request) as chunks:
-            await exchange.store.uploads.put(repository, digest, chunks, length=length)
+        await exchange.store.uploads.put(repository, digest, chunks(request), length=length)
         return _created(exchange, digest)
     if mount is not None:
         blob = await _mount(exchange, repository, mount, query.first("from"))
@@ -149,10 +148,9 @@ async def _append(exchange: Exchange, repository: Repository, upload_id: UUID) -
     offset, length = _chunk(exchange.request)
     await _check(exchange, repository, upload_id, offset)
     try:
-        async with stream(exchange.request) as chunks:
-            return await exchange.store.uploads.append(
-                repository, upload_id, chunks, offset=offset, length=length
-            )
+        return await exchange.store.uploads.append(
+            repository, upload_id, chunks(exchange.request), offset=offset, length=length
+        )
     except OffsetMismatch as error:
         raise _out_of_order(exchange, upload_id, error) from error
 
@@ -167,15 +165,14 @@ async def finish(exchange: Exchange) -> web.StreamResponse:
     offset, length = _chunk(request) if has_body else (None, None)
     await _check(exchange, repository, upload_id, offset)
     try:
-        async with stream(request) as chunks:
-            await exchange.store.uploads.finish(
-                repository,
-                upload_id,
-                digest,
-                chunks if has_body else None,
-                offset=offset,
-                length=length,
-            )
+        await exchange.store.uploads.finish(
+            repository,
+            upload_id,
+            digest,
+            chunks(request) if has_body else None,
+            offset=offset,
+            length=length,
+        )
     except OffsetMismatch as error:
         raise _out_of_order(exchange, upload_id, error) from error
     return _created(exchange, digest)
