@@ -51,11 +51,13 @@ def test_small_requests_with_another_status_are_void(
             bench.small(target, reach, (Ask("GET", "/x", right), Ask("GET", "/y", right)))
 
 
-def test_right_answers_are_counted_by_wrk(
-    tmp_path: Path, require_tool: Callable[[str], str]
+@pytest.mark.parametrize("driver", ["wrk", "python"])
+def test_right_answers_are_counted(
+    tmp_path: Path, require_tool: Callable[[str], str], driver: str
 ) -> None:
+    program = require_tool("wrk") if driver == "wrk" else ""
     with serving(lambda method, target: (404, {}, b"")) as port, ClientPool(1) as crew:
-        bench = Bench(TINY, crew, "seed", tmp_path, wrk=require_tool("wrk"))
+        bench = Bench(TINY, crew, "seed", tmp_path, wrk=program)
         target = Target(name="right", url=f"http://127.0.0.1:{port}", prefixes=("a", "b"))
         reach = Endpoint("127.0.0.1", port, False, "a/b", "")
         sample = bench.small(target, reach, (Ask("GET", "/x", 404),))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -128,13 +127,3 @@ def test_a_pushed_image_waits_for_the_disk(
         server.stop()
     assert found is not None
     assert 7 <= found < 200
-
-
-def test_without_strace_nothing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    server = start_holdfast(tmp_path / "data")
-    try:
-        with ClientPool(1) as crew:
-            assert syncs.per_image(Bench(TINY, crew, "s", tmp_path), server.target) is None
-    finally:
-        server.stop()

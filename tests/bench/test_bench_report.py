@@ -138,23 +138,6 @@ def test_a_void_row_counts_for_nothing() -> None:
     assert table.ratio(found, "c", "peer") is None
 
 
-def test_the_terminal_shows_winning_losing_and_void_rows() -> None:
-    console = Console(width=160, record=True, file=io.StringIO())
-    table.show(made(), console)
-    console.file.close()
-    text = console.export_text()
-    for part in ("4 x", "0.25 x", "100…300", "client-bound", "void", "other bytes", "50%"):
-        assert part in text
-    for part in ("1 / 5 / 10", "0.40/GB", "waits for the disk 20 times", "CPU 0.40/GB"):
-        assert part in text
-
-
-def test_fewer_rounds_are_told() -> None:
-    found = made()
-    found.rows[0].rounds = 5
-    assert "3 of 5 rounds" in page.render(found)
-
-
 def test_rounds_that_others_disturbed_are_told() -> None:
     found = made()
     for sample, others in zip(found.rows[0].samples, (0.1, 0.9, 0.4), strict=True):
@@ -167,17 +150,6 @@ def test_rounds_that_others_disturbed_are_told() -> None:
     assert "50 !" not in text
     assert "! other programs had over 0.3 of a core in some rounds" in text
     assert "2 of 3 rounds disturbed by other programs" in page.render(found)
-
-
-@pytest.mark.parametrize(("width", "wide"), [(160, True), (80, False)])
-def test_a_narrow_terminal_gets_whole_ratios(width: int, wide: bool) -> None:
-    console = Console(width=width, record=True, file=io.StringIO())
-    table.show(made(), console)
-    console.file.close()
-    text = console.export_text()
-    assert ("p99.9" in text) == wide
-    assert "0.40/GB" in text
-    assert all(len(line) <= width for line in text.splitlines())
 
 
 class Checker(HTMLParser):

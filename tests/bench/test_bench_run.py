@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,17 +20,15 @@ from support.bench import TINY, Keeper, Reply, Silent, serving, serving_bodies
 
 from holdfast.api.cli import main as cli
 from holdfast.api.cli.commands.serve import serve
-from holdfast.bench.load.interrupts import terminable
 from holdfast.bench.load.process import can_drop
 from holdfast.bench.load.profile import PROFILES
 from holdfast.bench.load.trace import Operation
 from holdfast.bench.report import results
 from holdfast.bench.report.results import Sample
-from holdfast.bench.run import CannotRun, Plan, Run
+from holdfast.bench.run import Plan, Run
 from holdfast.bench.suites import mixes, pulls, syncs
 from holdfast.bench.suites.measure import Bench, Meter
 from holdfast.bench.suites.workload import Workload
-from holdfast.bench.targets import machine_limits, servers
 from holdfast.bench.targets.machine_limits import LIMITS
 from holdfast.bench.targets.servers import (
     VARIANTS,
@@ -40,7 +36,6 @@ from holdfast.bench.targets.servers import (
     Peer,
     Server,
     Starter,
-    installed,
     start_holdfast,
     start_peer,
 )
@@ -167,12 +162,9 @@ def test_workloads_of_each_kind_run_against_holdfast(
         assert row is not None
         return row.samples[0]
 
-    page = sample("small/tags/130")
-    assert page.received > page.requests * 100 * len('"tag-0000000"')
     pushed = sample("push/small")
     assert pushed.disk_bytes
     assert pushed.sent
-    assert not pushed.received
     memory = sample("push/memory")
     assert memory.idle is not None
     assert memory.worker_memory is not None
@@ -212,21 +204,6 @@ def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> 
         assert row.values == []
 
 
-def test_what_cannot_be_reached_or_started_is_left_out(tmp_path: Path) -> None:
-    dead = Target(name="dead", url="http://127.0.0.1:1", prefixes=("a", "b"))
-
-    def broken() -> object:
-        raise CannotStart("broken did not start: it said nothing")
-
-    progress = Silent()
-    starter = Starter("broken", broken)  # type: ignore[arg-type]
-    plan = Plan(TINY, "s", (starter,), (dead,), scale=False)
-    with pytest.raises(CannotRun, match="nothing to measure"):
-        Run(plan, tmp_path, progress).go()
-    assert any("broken did not start" in text for text in progress.said)
-    assert any("does not answer" in text for text in progress.said)
-
-
 def test_a_peer_is_started_from_its_command_and_config(tmp_path: Path) -> None:
     config = tmp_path / "port.txt"
     config.write_text("{port}\n")
@@ -257,26 +234,6 @@ def test_a_run_that_is_late_leaves_out_the_rest_and_says_so(tmp_path: Path) -> N
     assert not run.results.complete
     assert run.results.rows == []
     assert any("out of time" in text for text in run.results.remarks)
-
-
-def test_holdfast_comes_first_of_what_is_installed(tmp_path: Path) -> None:
-    found = installed(tmp_path, (Peer("mine", "x"),))
-    assert found[0].name == "holdfast"
-    assert "mine" in [one.name for one in found]
-    assert {one.variant for one in found} == {"", *VARIANTS}
-
-
-def test_a_variant_is_started_for_its_rows_only(tmp_path: Path) -> None:
-    starters = served(tmp_path)
-
-    def needed(*only: str) -> list[str]:
-        return [one.name for one in Plan(TINY, "s", starters, only=only).needed()]
-
-    assert needed("small/") == ["holdfast"]
-    assert needed("options/log") == ["holdfast", "log"]
-    assert needed("pull/text") == ["holdfast", "zstd"]
-    assert needed("engine/") == []
-    assert needed() == ["holdfast", *VARIANTS]
 
 
 @pytest.mark.usefixtures("_known_limits")
@@ -310,28 +267,6 @@ def test_targets_take_turns(tmp_path: Path) -> None:
     assert run.results.complete, run.results.remarks
     assert [len(row.samples) for row in run.results.rows] == [2, 2]
     assert seen == [*names, *names]
-
-
-class Interrupting(Silent):
-    """An interrupt in the middle of a row."""
-
-    def step(self, text: str) -> None:
-        super().step(text)
-        if "round 2" in text:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.usefixtures("_known_limits")
-def test_an_interrupt_within_a_row_keeps_its_rounds(tmp_path: Path) -> None:
-    with serving(absent) as port:
-        only = (MISS, "small/manifest/miss")
-        run = runner(tmp_path, port, *only, progress=Interrupting(), rounds=5)
-        with pytest.raises(KeyboardInterrupt):
-            run.go()
-    (row,) = run.results.rows
-    assert len(row.samples) == 1
-    assert row.median
-    assert not run.results.complete
 
 
 @pytest.mark.usefixtures("_known_limits")
@@ -374,24 +309,6 @@ def test_rows_with_fewer_rounds_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(row.samples) == 2
     assert run.results.complete
     assert run.results.remarks == ["short of time, fewer rounds of small/blob/head/miss (2 of 5)"]
-
-
-def test_what_a_start_takes_is_not_the_first_rows_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    delaying = Delaying()
-
-    def measured(directory: Path, seconds: float) -> dict[str, float]:
-        delaying.late = 400.0
-        return dict.fromkeys(LIMITS, 1.0)
-
-    monkeypatch.setattr("holdfast.bench.run.time", delaying)
-    monkeypatch.setattr(machine_limits, "measure", measured)
-    with serving(absent) as port:
-        only = (MISS, "small/manifest/miss")
-        run = runner(tmp_path, port, *only, progress=Silent(), rounds=2, budget=600)
-        run.go()
-    assert [len(row.samples) for row in run.results.rows] == [2, 2]
 
 
 Command = Callable[..., tuple[int, str, str]]
@@ -468,27 +385,6 @@ def test_mistakes_are_one_line(
     assert kept.read_text() == "the run before"
 
 
-@pytest.mark.parametrize("how", ["basic", "anonymous token"])
-def test_a_registry_that_asks_for_a_login_says_how_to_give_it(command: Command, how: str) -> None:
-    """Also one that gives a token to everybody, with which nothing can be done."""
-    ports: list[int] = []
-
-    def answer(method: str, target: str) -> Reply:
-        if target.startswith("/token"):
-            return 200, {}, b'{"token": "good for nothing"}'
-        challenge = f'Bearer realm="http://127.0.0.1:{ports[0]}/token",service="here"'
-        if how == "basic":
-            challenge = 'Basic realm="here"'
-        return 401, {"WWW-Authenticate": challenge}, b""
-
-    with serving(answer) as port:
-        ports.append(port)
-        code, out, err = command(f"--url=http://127.0.0.1:{port}", "--only=small/blob")
-    assert code != 0
-    assert "needs a login: give --user and a password" in out
-    assert err.strip().splitlines() == ["holdfast: nothing to measure"]
-
-
 def test_an_interrupt_stops_the_servers_and_keeps_what_there_is(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,84 +423,6 @@ def left(directory: Path) -> list[Path]:
         for entry in Path("/proc").iterdir()
         if entry.name.isdigit() and str(directory).encode() in _command_line(entry)
     ]
-
-
-def test_an_interrupt_while_a_server_is_awaited_ends_it(tmp_path: Path) -> None:
-    program = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(100)"
-    peer = Peer("deaf", f'{sys.executable} -c "{program}" {tmp_path}')
-    starter = partial(start_peer, tmp_path / "deaf", peer)
-    with pytest.raises(KeyboardInterrupt), terminable(), ExitStack() as stack:
-        servers.start(stack, starter)
-    assert left(tmp_path) == []
-
-
-def test_an_interrupt_before_a_started_server_is_held_stops_it(tmp_path: Path) -> None:
-    """Python runs a signal's handler between any two steps: also between start and promise."""
-    program = "import sys, http.server as h; h.test(port=int(sys.argv[1]), bind='127.0.0.1')"
-    peer = Peer("mine", f'{sys.executable} -c "{program}" {{port}} {tmp_path}')
-
-    def starter() -> Server:
-        server = start_peer(tmp_path / "mine", peer)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert left(tmp_path)
-        return server
-
-    with pytest.raises(KeyboardInterrupt), terminable(), ExitStack() as stack:
-        servers.start(stack, starter)
-    assert left(tmp_path) == []
-
-
-def test_a_trace_is_replayed_from_a_file(tmp_path: Path, command: Command) -> None:
-    """From the recorded lines to the report: each kind of request is made, when it is due."""
-    lines = [
-        {
-            "timestamp": f"2017-06-20T02:41:{index / 20:09.6f}Z",
-            "http.request.method": method,
-            "http.request.uri": f"v2/ca64/3ae9/{what}",
-            "http.response.status": 200,
-            "http.response.written": written,
-        }
-        for index, (method, what, written) in enumerate(
-            [
-                ("GET", "manifests/7e8b", 1469),
-                ("GET", "blobs/b40a", 50_000),
-                ("HEAD", "blobs/b40a", 0),
-                ("POST", "blobs/uploads/", 0),
-                ("PATCH", "blobs/uploads/0c4b", 70_000),
-                ("PUT", "blobs/uploads/0c4b", 70_000),
-                ("PUT", "manifests/7e8c", 1469),
-                ("HEAD", "manifests/7e8b", 0),
-            ]
-        )
-    ]
-    (tmp_path / "trace.json").write_text("\n".join(map(json.dumps, lines)))
-    counted: dict[str, int] = {}
-    keeper, lock = Keeper(), threading.Lock()
-
-    def answer(method: str, target: str, body: bytes) -> Reply:
-        with lock:
-            key = f"{method} {'manifests' if 'manifests' in target else 'blobs'}"
-            counted[key] = counted.get(key, 0) + 1
-        return keeper.answer(method, target, body)
-
-    with serving_bodies(answer) as port:
-        code, _, err = command(
-            *(f"--url=mine=http://127.0.0.1:{port}", "--only=mixed/replay"),
-            *("--trace=trace.json", "--trace-scale=1", "--out=report"),
-        )
-    assert code == 0, err
-    found = results.load(tmp_path / "report" / "report.json")
-    row = found.row("mixed/replay", "mine")
-    assert row is not None
-    assert row.void == ""
-    (sample,) = row.samples
-    assert sample.operations == 6
-    assert sample.received > 50_000
-    assert 70_000 < sample.sent < 72_000
-    assert sample.seconds >= 0.35
-    assert sample.offered == pytest.approx(6 / 0.35, rel=0.01)
-    assert counted["PATCH blobs"] == 1
-    assert counted["HEAD manifests"] == 1
 
 
 def _command_line(entry: Path) -> bytes:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from support.bench import TINY, Silent
 
-from holdfast.bench.report import results
 from holdfast.bench.run import Plan, Run
-from holdfast.bench.suites import embedded, scale
+from holdfast.bench.suites import embedded
 from holdfast.bench.suites.embedded import EmbeddedFailed, Measured, Task
 
 pytestmark = pytest.mark.slow
@@ -66,43 +65,3 @@ def test_starts_and_first_pages_are_measured_at_all_sizes(tmp_path: Path) -> Non
     assert page is not None
     assert all("order_by=" in note for note in page.notes)
     assert list(tmp_path.iterdir()) == [] or not (tmp_path / "scale").exists()
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.usefixtures("_known_limits")
-def test_what_is_interrupted_keeps_the_rows_of_the_engine(tmp_path: Path) -> None:
-    class Interrupting(Silent):
-        def show(self, text: str) -> None:
-            if "usage" in text:
-                raise KeyboardInterrupt
-
-    run = Run(Plan(TINY, "seed", only=("engine",)), tmp_path, Interrupting())
-    with pytest.raises(KeyboardInterrupt):
-        run.go()
-    names = {row.workload.rpartition("/")[0] for row in run.results.rows}
-    assert names == {"engine/put", "engine/get", "engine/stat"}
-    assert all(row.median for row in run.results.rows)
-    assert not run.results.complete
-
-
-@pytest.mark.parametrize(
-    ("wants", "parts"),
-    [
-        ((), {"engine", "start", "manage"}),
-        (("engine/put",), {"engine"}),
-        (("start",), {"start"}),
-        (("manage/tags", "small/"), {"manage"}),
-        (("push/",), set()),
-    ],
-)
-def test_only_what_was_asked_for_is_filled(wants: tuple[str, ...], parts: set[str]) -> None:
-    assert scale.parts(wants) == parts
-
-
-def test_a_row_that_grows_is_told_from_one_that_does_not() -> None:
-    assert (
-        results.Results().growth(
-            results.Row(workload="start/3", title="", group="", unit="", higher=False, target="x")
-        )
-        is None
-    )
