@@ -157,26 +157,6 @@ def opens(function: ast.expr) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("call", "expected"),
-    [
-        ("open(path)", True),
-        ("os.open(path, 0)", True),
-        ("aiofiles.open(path)", True),
-        ("self._os.open(path, 0)", True),
-        ("(place / name).open()", True),
-        ("self.path.open('rb')", True),
-        ("Path(place).read_bytes()", True),
-        ("Store.open(path)", False),
-        ("self._depot.open(7)", False),
-    ],
-)
-def test_what_opens(call: str, expected: bool) -> None:
-    node = ast.parse(call, mode="eval").body
-    assert isinstance(node, ast.Call)
-    assert opens(node.func) is expected
-
-
 def test_the_engine_loads_no_http() -> None:
     """In a fresh interpreter, for this one has loaded everything."""
     program = (

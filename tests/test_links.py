@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.common import ROOT
-from support.links import anchors, broken, links, pages, target_of
+from support.links import broken, links, pages, target_of
 
 README = ROOT / "README.md"
 INDEX = ROOT / "docs" / "index.md"
@@ -45,29 +45,6 @@ def test_files_named_in_text_exist(page: Path) -> None:
     if page.name != "CHANGELOG.md":  # it speaks of the past
         named = re.findall(r"`((?:engine|api|bench|tests)/[\w/]+\.py)`", page.read_text("utf-8"))
         assert [name for name in named if not (ROOT / name).exists()] == []
-
-
-def test_links_skip_code_and_other_hosts() -> None:
-    text = (
-        '[a](a.md) ![b](b.png) [c](c.md#d) [e](<e.md>) [f](f.md "title")\n'
-        "[g](https://example.org/g.md) [h](mailto:h@example.org) `[i](i.md)`\n"
-        "```\n[j](j.md)\n```\n[k]: k.md\n"
-    )
-    assert links(text) == ["a.md", "b.png", "c.md#d", "e.md", "f.md", "k.md"]
-
-
-def test_anchors_are_those_of_github() -> None:
-    text = (
-        "# One, two & `three`\n## TLS, and behind a proxy\n## Same\n### Same\n"
-        "## A [link](x.md)\n```sh\n# no heading\n```\n"
-    )
-    assert anchors(text) == {
-        "one-two--three",
-        "tls-and-behind-a-proxy",
-        "same",
-        "same-1",
-        "a-link",
-    }
 
 
 @pytest.mark.parametrize(

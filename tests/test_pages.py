@@ -122,12 +122,6 @@ def all_tests() -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
     return tuple(found)
 
 
-@cache
-def run_in_ci() -> frozenset[str]:
-    """Return the names of all tests that CI runs."""
-    return frozenset(test.name for test in all_tests())
-
-
 FACTS = {
     "README.md": {"work", "folder"},
     "ARCHITECTURE.md": {"package", "rows"},
@@ -226,55 +220,6 @@ def test_every_part_of_the_threat_model_is_tested() -> None:
         assert marked == (title not in UNTESTED), title
         # What it claims is in tables: no list beside them.
         assert not re.search(r"^[-*] ", section, re.MULTILINE), title
-
-
-SHOWN_ONLY = {
-    "README.md": {
-        "make run": "test_the_quick_start starts the same command, with data of its own",
-    },
-    "measurements.md": {"make bench": "hours"},
-    "operating.md": {
-        "cp": "to a machine with systemd, as the next ones",
-        "systemctl": "",
-        "eval": "test_env_is_what_a_shell_can_evaluate",
-        "ln": "only a link to the installed command",
-        "python3 -m venv": "test_the_installed_wheel_serves does the same",
-        "/opt/holdfast/bin/pip": "test_it_builds_runs_and_serves does the same, with the extra",
-    },
-}
-"""Beginnings of commands in ``console`` blocks that no test runs as they stand, with the reason."""
-RUN = {
-    "docker build": "test_it_builds_runs_and_serves",
-    "docker run": "test_it_builds_runs_and_serves",
-    "docker exec": "test_it_builds_runs_and_serves",
-    "skopeo sync": "test_another_registry_moves_in",
-}
-BLOCKS_RUN = {
-    ("README.md", "sh"): "test_the_quick_start",
-    ("README.md", "python"): "test_the_store",
-    ("configuration.md", "sh"): "test_what_the_page_shows",
-    ("configuration.md", "toml"): "test_what_the_page_shows",
-    ("embedding.md", "python"): "test_the_store",
-    ("operating.md", "sh"): "test_the_commands_run",
-    ("operating.md", "nginx"): "test_images_go_through_it",
-}
-"""Tests that run all blocks of a language on a page. ``json`` blocks are answers."""
-
-
-SHOWING = [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]
-
-
-@pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.name)
-def test_each_command_is_run(page: Path) -> None:
-    fenced = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    known = {*RUN, *SHOWN_ONLY.get(page.name, {})}
-    for language, text in fenced.findall(page.read_text("utf-8")):
-        if language == "console":
-            for line in re.findall(r"^[$#] (.*)$", text, re.MULTILINE):
-                assert any(line.startswith(start) for start in known), line
-        elif language != "json":
-            assert BLOCKS_RUN[page.name, language] in run_in_ci()
-    assert {*RUN.values()} <= run_in_ci()
 
 
 LIMITS = rows_of("limits.md")

@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import yaml
 from support.common import ROOT
 
@@ -37,21 +36,6 @@ def is_ours(command: str) -> bool:
         return not arguments and os.access(ROOT / program, os.X_OK)
     targets = {word for word in arguments if "=" not in word}
     return program == "make" and bool(targets) and targets <= TARGETS
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        (".ci/run", True),
-        ("make check", True),
-        ("make test TESTS=tests/engine", True),
-        ("make", False),
-        ("make deploy", False),
-        ("pytest", False),
-    ],
-)
-def test_commands_are_told_apart(command: str, expected: bool) -> None:
-    assert is_ours(command) is expected
 
 
 def test_workflow_runs_make_targets_that_exist() -> None:
