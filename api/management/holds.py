@@ -13,7 +13,7 @@ from msgspec import Meta
 from .auth import namespace_of
 from .errors import LockedBody
 from .operation import HOLDFAST_REGION, Call, Nothing, Operation
-from .views import ReleasedAnswer, released_answer
+from .views import ReleasedAnswer, convert
 
 
 class ReleaseHolds(msgspec.Struct, kw_only=True):
@@ -30,7 +30,8 @@ async def release_holds(call: Call[ReleaseHolds, Nothing]) -> ReleasedAnswer:
     second; repeat it with ``after`` until that is null.
     """
     namespace = await namespace_of(call, "write")
-    return released_answer(await call.store.holds.release(namespace.id, after=call.query.after))
+    done = await call.store.holds.release(namespace.id, after=call.query.after)
+    return convert(done, ReleasedAnswer, released_size=done.size)
 
 
 OPERATIONS: Final = (

@@ -14,7 +14,7 @@ from .auth import image_of
 from .errors import LockedBody, PreconditionFailedBody
 from .operation import SCALEWAY, Call, Nothing, Operation
 from .paging import Order, PageNumber, PageSize
-from .views import ImageAnswer, ImagesAnswer, ImageVisibility, image_answer, images_answer
+from .views import ImageAnswer, ImagesAnswer, ImageVisibility, image_answer
 
 
 class ListImages(msgspec.Struct, kw_only=True):
@@ -54,7 +54,7 @@ async def list_images(call: Call[ListImages, Nothing]) -> ImagesAnswer:
         namespace_id=query.namespace_id,
         name=query.name,
     )
-    return images_answer(page)
+    return ImagesAnswer([image_answer(item) for item in page.items], page.total)
 
 
 async def _find(call: Call[ListImages, Nothing], namespace_id: UUID) -> Namespace | None:

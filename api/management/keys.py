@@ -20,7 +20,7 @@ from holdfast.engine import Key, Permission
 from .errors import PreconditionFailedBody, denied, invalid, not_found, precondition_failed
 from .operation import HOLDFAST, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
-from .views import KeyAnswer, KeysAnswer, NewKeyAnswer, key_answer, new_key_answer
+from .views import KeyAnswer, KeysAnswer, NewKeyAnswer, convert
 
 
 class ListKeys(msgspec.Struct, kw_only=True):
@@ -96,7 +96,7 @@ async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
         description=body.description,
         expires_at=_expiry(calling_key, body.expires_at),
     )
-    return new_key_answer(key, secret)
+    return convert(key, NewKeyAnswer, secret_key=secret)
 
 
 async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
@@ -109,12 +109,12 @@ async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
         page=call.query.page,
         page_size=call.query.page_size,
     )
-    return KeysAnswer([key_answer(key) for key in page.items], page.total)
+    return KeysAnswer([convert(key, KeyAnswer) for key in page.items], page.total)
 
 
 async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
     """Return a key without its secret."""
-    return key_answer(await _key_of(call))
+    return convert(await _key_of(call), KeyAnswer)
 
 
 async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
@@ -133,7 +133,7 @@ async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
     changed = await call.store.keys.update(
         key.access_key, description=body.description, expires_at=expires_at
     )
-    return key_answer(changed)
+    return convert(changed, KeyAnswer)
 
 
 async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
@@ -141,7 +141,7 @@ async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
     key = await _key_of(call)
     _refuse_own(call, key, "is revoked")
     await call.store.keys.revoke(key.access_key)
-    return key_answer(key)
+    return convert(key, KeyAnswer)
 
 
 def _refuse_own(call: Call[Any, Any], key: Key, change: str) -> None:

@@ -16,7 +16,7 @@ from .settings import Pattern
 from .views import (
     NamespaceLimitsAnswer,
     ProjectLimitsAnswer,
-    namespace_limits_answer,
+    limits_answer,
     project_limits_answer,
 )
 
@@ -59,7 +59,7 @@ def _patterns(given: list[str] | None) -> tuple[str, ...] | None:
 async def get_limits(call: Call[Nothing, Nothing]) -> NamespaceLimitsAnswer:
     """Return the limits of a namespace's name, and the limits in force with its settings."""
     namespace = await namespace_of(call, "read")
-    return namespace_limits_answer(namespace.id, await call.store.limits.namespace(namespace.id))
+    return limits_answer(namespace.id, await call.store.limits.namespace(namespace.id))
 
 
 async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAnswer:
@@ -71,7 +71,7 @@ async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAns
         immutable_tags=_patterns(call.body.immutable_tags),
         locked=call.body.locked,
     )
-    return namespace_limits_answer(namespace.id, changed)
+    return limits_answer(namespace.id, changed)
 
 
 async def get_project_limits(call: Call[Nothing, Nothing]) -> ProjectLimitsAnswer:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from .auth import image_of
 from .operation import HOLDFAST_REGION, Call, Nothing, Operation
 from .paging import PageSize
-from .views import ManifestsAnswer, manifest_answer
+from .views import ManifestAnswer, ManifestsAnswer, convert
 
 
 class ListManifests(msgspec.Struct, kw_only=True):
@@ -45,7 +45,7 @@ async def list_manifests(call: Call[ListManifests, Nothing]) -> ManifestsAnswer:
         image.id, tagged=query.tagged, after=query.after, limit=query.page_size
     )
     after = None if rest is None else str(rest)
-    return ManifestsAnswer([manifest_answer(item) for item in found], after)
+    return ManifestsAnswer([convert(item, ManifestAnswer) for item in found], after)
 
 
 OPERATIONS: Final = (

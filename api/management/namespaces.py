@@ -14,7 +14,7 @@ from .auth import namespace_of
 from .errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, denied
 from .operation import SCALEWAY, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
-from .views import NamespaceAnswer, NamespacesAnswer, namespace_answer
+from .views import NamespaceAnswer, NamespacesAnswer, convert
 
 NamespaceOrder = Literal[
     "created_at_asc",
@@ -63,7 +63,8 @@ class UpdateNamespace(msgspec.Struct, kw_only=True):
 
 
 def _answer(call: Call[Any, Any], namespace: Namespace) -> NamespaceAnswer:
-    return namespace_answer(namespace, call.endpoint(namespace.region))
+    endpoint = f"{call.endpoint(namespace.region)}/{namespace.name}"
+    return convert(namespace, NamespaceAnswer, status_message="", endpoint=endpoint)
 
 
 async def list_namespaces(call: Call[ListNamespaces, Nothing]) -> NamespacesAnswer:

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from .auth import image_of, tag_of
 from .operation import HOLDFAST_REGION, Call, Nothing, Operation
-from .views import Timestamp, timestamp
+from .views import Timestamp, convert
 
 
 class PullsAnswer(msgspec.Struct, kw_only=True):
@@ -25,16 +25,12 @@ class PullsAnswer(msgspec.Struct, kw_only=True):
 
 async def image_pulls(call: Call[Nothing, Nothing]) -> PullsAnswer:
     """Count GETs of the image's manifests by digest."""
-    image = await image_of(call, "read")
-    last = None if image.pulled_at is None else timestamp(image.pulled_at)
-    return PullsAnswer(id=image.id, pull_count=image.pull_count, pulled_at=last)
+    return convert(await image_of(call, "read"), PullsAnswer)
 
 
 async def tag_pulls(call: Call[Nothing, Nothing]) -> PullsAnswer:
     """Count reads by the tag's name, and GETs of its manifest by digest."""
-    tag = await tag_of(call, "read")
-    last = None if tag.pulled_at is None else timestamp(tag.pulled_at)
-    return PullsAnswer(id=tag.id, pull_count=tag.pull_count, pulled_at=last)
+    return convert(await tag_of(call, "read"), PullsAnswer)
 
 
 OPERATIONS: Final = (

@@ -13,7 +13,7 @@ from holdfast.engine import Plan, RetentionRule
 from .auth import namespace_of
 from .errors import LockedBody
 from .operation import HOLDFAST_REGION, Call, Nothing, Operation
-from .views import ExpiredAnswer, PlanAnswer, Rule, RulesAnswer
+from .views import ExpiredAnswer, PlanAnswer, Rule, RulesAnswer, convert
 
 
 class Rules(msgspec.Struct, kw_only=True):
@@ -23,42 +23,19 @@ class Rules(msgspec.Struct, kw_only=True):
 
 
 def _plan_answer(call: Call[Nothing, Nothing], namespace_id: UUID, plan: Plan) -> PlanAnswer:
-    return PlanAnswer(
+    return convert(
+        plan,
+        PlanAnswer,
         namespace_id=namespace_id,
-        expired=[
-            ExpiredAnswer(
-                image_id=item.image_id,
-                image=item.image,
-                tag_id=item.tag_id,
-                tag=item.tag,
-                digest=str(item.digest),
-                belongs_to=None if item.belongs_to is None else str(item.belongs_to),
-                artifact_type=item.artifact_type,
-                orphan=item.orphan,
-            )
-            for item in plan.expired
-        ],
+        expired=[convert(item, ExpiredAnswer) for item in plan.expired],
         # A key of one project must not learn what other projects store.
         freed_bytes=plan.freed_bytes if call.project_id is None else plan.project_freed_bytes,
-        complete=plan.complete,
     )
 
 
 async def _rules_answer(call: Call[Any, Any], namespace_id: UUID) -> RulesAnswer:
-    return RulesAnswer(
-        namespace_id=namespace_id,
-        rules=[
-            Rule(
-                images=list(rule.images),
-                tags=list(rule.tags),
-                keep_last=rule.keep_last,
-                older_than_days=rule.older_than_days,
-                not_pulled_for_days=rule.not_pulled_for_days,
-                untagged_older_than_days=rule.untagged_older_than_days,
-            )
-            for rule in await call.store.retention.get(namespace_id)
-        ],
-    )
+    rules = await call.store.retention.get(namespace_id)
+    return RulesAnswer(namespace_id=namespace_id, rules=[convert(rule, Rule) for rule in rules])
 
 
 async def get_retention(call: Call[Nothing, Nothing]) -> RulesAnswer:
@@ -69,17 +46,7 @@ async def get_retention(call: Call[Nothing, Nothing]) -> RulesAnswer:
 async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
     """Replace the rules of a namespace."""
     namespace = await namespace_of(call, "write")
-    rules = [
-        RetentionRule(
-            images=tuple(rule.images),
-            tags=tuple(rule.tags),
-            keep_last=rule.keep_last,
-            older_than_days=rule.older_than_days,
-            not_pulled_for_days=rule.not_pulled_for_days,
-            untagged_older_than_days=rule.untagged_older_than_days,
-        )
-        for rule in call.body.rules
-    ]
+    rules = msgspec.convert(call.body.rules, list[RetentionRule], from_attributes=True)
     await call.store.retention.set(namespace.id, rules)
     return await _rules_answer(call, namespace.id)
 

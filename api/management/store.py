@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from .operation import HOLDFAST, Call, Nothing, Operation
-from .views import StatsAnswer, stats_answer
+from .views import StatsAnswer, convert
 
 
 async def get_stats(call: Call[Nothing, Nothing]) -> StatsAnswer:
     """Return the current statistics of the store."""
-    return stats_answer(await call.store.stats())
+    return convert(await call.store.stats(), StatsAnswer)
 
 
 OPERATIONS: Final = (

@@ -11,7 +11,7 @@ from .auth import image_of, tag_of
 from .errors import LockedBody, PreconditionFailedBody
 from .operation import SCALEWAY, Call, Nothing, Operation
 from .paging import Order, PageNumber, PageSize
-from .views import TagAnswer, TagsAnswer, tag_answer, tags_answer
+from .views import TagAnswer, TagsAnswer, convert
 
 
 class ListTags(msgspec.Struct, kw_only=True):
@@ -43,18 +43,18 @@ async def list_tags(call: Call[ListTags, Nothing]) -> TagsAnswer:
         page_size=query.page_size,
         name=query.name,
     )
-    return tags_answer(page)
+    return TagsAnswer([convert(item, TagAnswer) for item in page.items], page.total)
 
 
 async def get_tag(call: Call[Nothing, Nothing]) -> TagAnswer:
     """Return a tag with the digest it points to."""
-    return tag_answer(await tag_of(call, "read"))
+    return convert(await tag_of(call, "read"), TagAnswer)
 
 
 async def delete_tag(call: Call[DeleteTag, Nothing]) -> TagAnswer:
     """Delete a tag, and its manifest if nothing else refers to that."""
     tag = await tag_of(call, "delete")
-    return tag_answer(await call.store.tags.delete(tag.id))
+    return convert(await call.store.tags.delete(tag.id), TagAnswer)
 
 
 _ONE: Final = SCALEWAY + "/tags/{tag_id}"

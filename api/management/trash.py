@@ -17,14 +17,7 @@ from holdfast.engine import Trashed, TrashItem
 from .errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, TransientState, not_found
 from .operation import HOLDFAST, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
-from .views import (
-    PurgedAnswer,
-    TrashAnswer,
-    TrashItemAnswer,
-    purged_answer,
-    trash_answer,
-    trash_item_answer,
-)
+from .views import PurgedAnswer, TrashAnswer, TrashItemAnswer, convert
 
 
 class ListTrash(msgspec.Struct, kw_only=True):
@@ -62,14 +55,14 @@ async def list_trash(call: Call[ListTrash, Nothing]) -> TrashAnswer:
         page=query.page,
         page_size=query.page_size,
     )
-    return trash_answer(page)
+    return TrashAnswer([convert(item, TrashItemAnswer) for item in page.items], page.total)
 
 
 async def restore(call: Call[Nothing, Nothing]) -> TrashItemAnswer:
     """Restore a deleted object under its name and id, with its content."""
     item = await _item_of(call)
     await call.store.trash.restore(item.id)
-    return trash_item_answer(item)
+    return convert(item, TrashItemAnswer)
 
 
 async def delete(call: Call[Nothing, Nothing]) -> PurgedAnswer:
@@ -79,7 +72,7 @@ async def delete(call: Call[Nothing, Nothing]) -> PurgedAnswer:
     """
     item = await _item_of(call)
     finished = await call.store.trash.purge(item.id)
-    return purged_answer(item, finished=finished)
+    return convert(item, PurgedAnswer, finished=finished)
 
 
 async def _item_of(call: Call[Any, Any]) -> TrashItem:

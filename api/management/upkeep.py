@@ -18,7 +18,7 @@ from holdfast.engine import Store
 
 from .errors import ApiError, TransientState
 from .operation import HOLDFAST, Call, Nothing, Operation
-from .views import CheckAnswer, ScrubAnswer, SweepAnswer, problem_answer, scrub_answer, sweep_answer
+from .views import CheckAnswer, ProblemAnswer, ScrubAnswer, SweepAnswer, convert
 
 WORK_SECONDS: Final = 1.0
 """Time a request works before it responds; it always reads a started blob to its end."""
@@ -57,7 +57,8 @@ async def sweep_store(call: Call[Nothing, SweepStore]) -> SweepAnswer:
     Repeat the request until it is ``finished``.
     """
     sweeper = call.store.sweeper
-    return sweep_answer(await sweeper.run(early=call.body.early, seconds=WORK_SECONDS))
+    done = await sweeper.run(early=call.body.early, seconds=WORK_SECONDS)
+    return convert(done, SweepAnswer)
 
 
 async def scrub_store(call: Call[Nothing, ScrubStore]) -> ScrubAnswer:
@@ -68,7 +69,7 @@ async def scrub_store(call: Call[Nothing, ScrubStore]) -> ScrubAnswer:
     """
     body = call.body
     done = await call.store.scrubber.run(body.budget, seconds=WORK_SECONDS, origin=body.origin)
-    return scrub_answer(done)
+    return convert(done, ScrubAnswer)
 
 
 async def check_store(call: Call[Nothing, Nothing]) -> CheckAnswer:
@@ -89,7 +90,7 @@ async def check_store(call: Call[Nothing, Nothing]) -> CheckAnswer:
             async for problem in problems:
                 answer.problem_count += 1
                 if len(answer.problems) < PROBLEMS_MAX:
-                    answer.problems.append(problem_answer(problem))
+                    answer.problems.append(convert(problem, ProblemAnswer))
     finally:
         _checked.discard(store)
     return answer

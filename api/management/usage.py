@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from .auth import image_of, namespace_of, tag_of
 from .operation import HOLDFAST_REGION, Call, Nothing, Operation
-from .views import ImageUsageAnswer, NamespaceUsageAnswer, TagUsageAnswer, namespace_usage_answer
+from .views import ImageUsageAnswer, NamespaceUsageAnswer, TagUsageAnswer, convert
 
 
 class NamespaceUsage(msgspec.Struct, kw_only=True):
@@ -32,22 +32,23 @@ async def namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsage
         would_free = usage.project_exclusive_size
         if whole_store:
             would_free = await call.store.namespaces.would_free(namespace.id)
-    return namespace_usage_answer(
-        namespace.id, usage, whole_store=whole_store, would_free=would_free
+    return convert(
+        usage,
+        NamespaceUsageAnswer,
+        namespace_id=namespace.id,
+        # As above: its namespaces alone, for a key of one project.
+        exclusive_size=usage.exclusive_size if whole_store else usage.project_exclusive_size,
+        would_free=would_free,
     )
 
 
 async def image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
     """Return the size of an image, and the bytes that deleting it would free."""
     image = await image_of(call, "read")
-    return ImageUsageAnswer(
-        image_id=image.id,
-        size=image.size,
-        tag_count=image.tag_count,
-        would_free=await call.store.images.would_free(
-            image.id, project_only=call.project_id is not None
-        ),
+    would_free = await call.store.images.would_free(
+        image.id, project_only=call.project_id is not None
     )
+    return convert(image, ImageUsageAnswer, image_id=image.id, would_free=would_free)
 
 
 async def tag_usage(call: Call[Nothing, Nothing]) -> TagUsageAnswer:

@@ -8,32 +8,21 @@ no other form).
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from holdfast.engine import (
+    Digest,
     Image,
-    Key,
-    Limits,
-    ListedManifest,
     Namespace,
     NamespaceLimits,
     OpenUpload,
-    Page,
     Permission,
-    Problem,
-    Progress,
     ProjectLimits,
-    ReleasedHolds,
-    Scrubbed,
-    Stats,
-    Tag,
     Trashed,
-    TrashItem,
-    Usage,
 )
 
 Timestamp = Annotated[
@@ -50,6 +39,8 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-
 Days = Annotated[int, Meta(ge=0, le=36_500)]
 ObjectStatus = Literal["unknown", "ready", "deleting", "error", "locked"]
 ImageVisibility = Literal["visibility_unknown", "inherit", "public", "private"]
+
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 def timestamp(value: datetime) -> str:
@@ -529,250 +520,55 @@ class PlanAnswer(msgspec.Struct, kw_only=True):
     ] = True
 
 
-def namespace_answer(value: Namespace, endpoint: str) -> NamespaceAnswer:
-    """Convert a namespace; ``endpoint`` is its region's host and port, without a scheme."""
-    return NamespaceAnswer(
-        id_=value.id,
-        name=value.name,
-        description=value.description,
-        organization_id=value.organization_id,
-        project_id=value.project_id,
-        status=value.status,
-        status_message="",
-        endpoint=f"{endpoint}/{value.name}",
-        is_public=value.is_public,
-        size=value.size,
-        image_count=value.image_count,
-        region=value.region,
-        created_at=timestamp(value.created_at),
-        updated_at=timestamp(value.updated_at),
-    )
+def convert(value: object, answer: type[A], **given: object) -> A:
+    """Make an answer from the attributes of a value that have the names of its fields.
+
+    ``given`` has the fields that differ. Bounds are not checked: the engine keeps them.
+    """
+    names = zip(answer.__struct_fields__, answer.__struct_encode_fields__, strict=True)
+    found = {field: getattr(value, name) for field, name in names if field not in given}
+    return answer(**{field: _plain(item) for field, item in {**found, **given}.items()})
+
+
+def _plain(value: object) -> object:
+    """Return a time or digest as text, a tuple as list, and any other value unchanged."""
+    if isinstance(value, datetime):
+        return timestamp(value)
+    if isinstance(value, Digest):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def image_answer(value: Image) -> ImageAnswer:
     """Convert an image; the visibility ``inherit`` is not resolved."""
-    return ImageAnswer(
-        id_=value.id,
-        name=value.name,
-        namespace_id=value.namespace_id,
-        status=value.status,
-        status_message="",
-        visibility=value.visibility,
-        size=value.size,
-        tags=list(value.tags),
-        created_at=timestamp(value.created_at),
-        updated_at=timestamp(value.updated_at),
-    )
+    return convert(value, ImageAnswer, status_message="")
 
 
-def tag_answer(value: Tag) -> TagAnswer:
-    """Convert a tag."""
-    return TagAnswer(
-        id_=value.id,
-        name=value.name,
-        image_id=value.image_id,
-        status=value.status,
-        digest=str(value.digest),
-        created_at=timestamp(value.created_at),
-        updated_at=timestamp(value.updated_at),
-    )
+def settings_answer(value: Namespace) -> SettingsAnswer:
+    """Convert the settings of a namespace."""
+    return convert(value, SettingsAnswer, namespace_id=value.id, locked=value.status == "locked")
 
 
-def images_answer(page: Page[Image]) -> ImagesAnswer:
-    """Convert a page of images, with the total number."""
-    return ImagesAnswer([image_answer(item) for item in page.items], page.total)
-
-
-def tags_answer(page: Page[Tag]) -> TagsAnswer:
-    """Convert a page of tags, with the total number."""
-    return TagsAnswer([tag_answer(item) for item in page.items], page.total)
-
-
-def namespace_usage_answer(
-    namespace_id: UUID, value: Usage, *, whole_store: bool, would_free: int | None
-) -> NamespaceUsageAnswer:
-    """Convert a usage; ``whole_store`` reveals other projects: for keys of all projects only."""
-    return NamespaceUsageAnswer(
-        namespace_id=namespace_id,
-        size=value.size,
-        image_count=value.image_count,
-        unique_size=value.unique_size,
-        exclusive_size=value.exclusive_size if whole_store else value.project_exclusive_size,
-        project_exclusive_size=value.project_exclusive_size,
-        kept_size=value.kept_size,
-        content=value.content,
-        manifests=value.manifests,
-        held=value.held,
-        uploads=value.uploads,
-        trash=value.trash,
-        would_free=would_free,
-    )
-
-
-def limits_answer(value: Limits) -> LimitsAnswer:
-    """Convert limits, of one level or in force."""
-    return LimitsAnswer(
-        quota=value.quota, immutable_tags=list(value.immutable_tags), locked=value.locked
-    )
-
-
-def namespace_limits_answer(namespace_id: UUID, value: NamespaceLimits) -> NamespaceLimitsAnswer:
+def limits_answer(namespace_id: UUID, value: NamespaceLimits) -> NamespaceLimitsAnswer:
     """Convert the limits of a namespace."""
-    return NamespaceLimitsAnswer(
-        namespace_id=namespace_id,
-        quota=value.limits.quota,
-        immutable_tags=list(value.limits.immutable_tags),
-        locked=value.limits.locked,
-        in_force=limits_answer(value.in_force),
+    in_force = convert(value.in_force, LimitsAnswer)
+    return convert(
+        value.limits, NamespaceLimitsAnswer, namespace_id=namespace_id, in_force=in_force
     )
 
 
 def project_limits_answer(project_id: UUID, value: ProjectLimits) -> ProjectLimitsAnswer:
     """Convert the limits of a project."""
-    return ProjectLimitsAnswer(
-        project_id=project_id,
-        quota=value.quota,
-        defaults=limits_answer(value.defaults),
-        kept_size=value.kept_size,
-    )
-
-
-def settings_answer(value: Namespace) -> SettingsAnswer:
-    """Convert the settings of a namespace."""
-    return SettingsAnswer(
-        namespace_id=value.id,
-        immutable_tags=list(value.immutable_tags),
-        quota=value.quota,
-        locked=value.status == "locked",
-        sparse_indexes=value.sparse_indexes,
-    )
-
-
-def key_answer(value: Key) -> KeyAnswer:
-    """Convert a key, without its secret."""
-    return KeyAnswer(
-        access_key=value.access_key,
-        project_id=value.project_id,
-        default_project_id=value.default_project_id,
-        organization_id=value.organization_id,
-        permission=value.permission,
-        description=value.description,
-        created_at=timestamp(value.created_at),
-        expires_at=None if value.expires_at is None else timestamp(value.expires_at),
-    )
-
-
-def new_key_answer(value: Key, secret: str) -> NewKeyAnswer:
-    """Convert a new key, with its secret."""
-    return NewKeyAnswer(secret_key=secret, **msgspec.structs.asdict(key_answer(value)))
-
-
-def stats_answer(value: Stats) -> StatsAnswer:
-    """Convert the statistics of the store."""
-    oldest = value.oldest_garbage
-    return StatsAnswer(
-        blobs=value.blobs,
-        blob_bytes=value.blob_bytes,
-        stored_bytes=value.stored_bytes,
-        namespaces=value.namespaces,
-        images=value.images,
-        uploads=value.uploads,
-        garbage=value.garbage,
-        oldest_garbage=None if oldest is None else timestamp(oldest),
-        freed_bytes=value.freed_bytes,
-        trash=value.trash,
-        aside=value.aside,
-    )
-
-
-def sweep_answer(value: Progress) -> SweepAnswer:
-    """Convert the result of a sweep."""
-    return SweepAnswer(
-        entries=value.entries,
-        files=value.files,
-        freed_bytes=value.freed_bytes,
-        finished=value.finished,
-    )
-
-
-def scrub_answer(value: Scrubbed) -> ScrubAnswer:
-    """Convert the result of a scrub."""
-    return ScrubAnswer(
-        blobs=value.blobs,
-        bytes=value.bytes,
-        damaged=value.damaged,
-        damaged_count=value.damaged_count,
-        finished=value.finished,
-        paused=value.paused,
-        origin=value.origin,
-    )
-
-
-def problem_answer(value: Problem) -> ProblemAnswer:
-    """Convert a problem."""
-    return ProblemAnswer(kind=value.kind, name=value.name, reason=value.reason)
-
-
-def manifest_answer(value: ListedManifest) -> ManifestAnswer:
-    """Convert a manifest."""
-    return ManifestAnswer(
-        digest=str(value.digest),
-        media_type=value.media_type,
-        artifact_type=value.artifact_type,
-        size=value.size,
-        created_at=timestamp(value.created_at),
-        tags=list(value.tags),
-        more_tags=value.more_tags,
-        subject=None if value.subject is None else str(value.subject),
-    )
+    defaults = convert(value.defaults, LimitsAnswer)
+    return convert(value, ProjectLimitsAnswer, project_id=project_id, defaults=defaults)
 
 
 def upload_answer(value: OpenUpload) -> UploadAnswer:
     """Convert an open upload."""
-    return UploadAnswer(
-        id_=value.id,
-        namespace_id=value.namespace_id,
-        image=value.image,
-        size=value.size,
+    return convert(
+        value,
+        UploadAnswer,
         counted_size=value.counted,
         declared_size=value.declared,
-        created_at=timestamp(value.created_at),
-        last_byte_at=None if value.touched_at is None else timestamp(value.touched_at),
-        expires_at=timestamp(value.expires_at),
+        last_byte_at=value.touched_at,
     )
-
-
-def trash_item_answer(value: TrashItem) -> TrashItemAnswer:
-    """Convert an item of the trash."""
-    return TrashItemAnswer(
-        id_=value.id,
-        kind=value.kind,
-        name=value.name,
-        region=value.region,
-        project_id=value.project_id,
-        namespace_id=value.namespace_id,
-        namespace=value.namespace,
-        image=value.image,
-        purge_at=timestamp(value.purge_at),
-    )
-
-
-def purged_answer(value: TrashItem, *, finished: bool) -> PurgedAnswer:
-    """Convert an item that was deleted from the trash."""
-    item = trash_item_answer(value)
-    return PurgedAnswer(finished=finished, **msgspec.structs.asdict(item))
-
-
-def released_answer(value: ReleasedHolds) -> ReleasedAnswer:
-    """Convert the result of a release of holds."""
-    return ReleasedAnswer(
-        released=value.released,
-        released_size=value.size,
-        kept=value.kept,
-        after=value.after,
-    )
-
-
-def trash_answer(page: Page[TrashItem]) -> TrashAnswer:
-    """Convert a page of the trash."""
-    return TrashAnswer([trash_item_answer(item) for item in page.items], page.total)
