@@ -14,12 +14,19 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from holdfast import engine
 from holdfast.engine import Key, Permission
 
-from .errors import PreconditionFailedBody, denied, invalid, not_found, precondition_failed
+from .errors import (
+    ApiError,
+    PreconditionFailedBody,
+    denied,
+    invalid,
+    not_found,
+    precondition_failed,
+)
 from .operation import HOLDFAST, Call, Nothing, Operation
 from .paging import PageNumber, PageSize
+from .parameters import change_of
 from .views import KeyAnswer, KeysAnswer, NewKeyAnswer, convert
 
 
@@ -77,8 +84,12 @@ def _expiry(calling_key: Key, requested: datetime | None) -> datetime | None:
         return requested
     # Without an expiry of its own, the new key expires with the calling key.
     if requested is not None and requested > calling_key.expires_at:
-        raise invalid("expires_at", "constraint", "must not be after the expiry of the calling key")
+        raise _after_calling_key()
     return requested or calling_key.expires_at
+
+
+def _after_calling_key() -> ApiError:
+    return invalid("expires_at", "constraint", "must not be after the expiry of the calling key")
 
 
 async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
@@ -120,18 +131,13 @@ async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
 async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
     """Change a key. Its expiry must not be after that of the calling key."""
     key, calling_key, body = await _key_of(call), call.key, call.body
-    expires_at: datetime | engine.Unset | None = engine.UNSET
     if not isinstance(body.expires_at, UnsetType):
-        expires_at = body.expires_at
         _refuse_own(call, key, "gets another expiry")
-        if calling_key.expires_at is not None and (
-            expires_at is None or expires_at > calling_key.expires_at
-        ):
-            raise invalid(
-                "expires_at", "constraint", "must not be after the expiry of the calling key"
-            )
+        last = calling_key.expires_at
+        if last is not None and (body.expires_at is None or body.expires_at > last):
+            raise _after_calling_key()
     changed = await call.store.keys.update(
-        key.access_key, description=body.description, expires_at=expires_at
+        key.access_key, description=body.description, expires_at=change_of(body.expires_at)
     )
     return convert(changed, KeyAnswer)
 

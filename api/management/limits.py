@@ -5,29 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
-
-from holdfast import engine
+from msgspec import UNSET, Meta
 
 from .auth import namespace_of
 from .errors import denied
 from .operation import HOLDFAST, HOLDFAST_REGION, Call, Nothing, Operation
-from .settings import Pattern
+from .parameters import change_of
+from .settings import Patterns, Quota, patterns_of
 from .views import (
     NamespaceLimitsAnswer,
     ProjectLimitsAnswer,
     limits_answer,
     project_limits_answer,
-)
-
-Quota = (
-    Annotated[int, Meta(ge=0, le=2**62 - 1, description="Quota in bytes; null removes it")]
-    | UnsetType
-    | None
-)
-Patterns = (
-    Annotated[list[Pattern], Meta(max_length=32, description="Replaces the current patterns")]
-    | None
 )
 
 
@@ -48,14 +37,6 @@ class UpdateProjectLimits(msgspec.Struct, kw_only=True):
     ] = msgspec.field(default_factory=UpdateLimits)
 
 
-def _quota(given: int | UnsetType | None) -> int | engine.Unset | None:
-    return engine.UNSET if isinstance(given, UnsetType) else given
-
-
-def _patterns(given: list[str] | None) -> tuple[str, ...] | None:
-    return None if given is None else tuple(given)
-
-
 async def get_limits(call: Call[Nothing, Nothing]) -> NamespaceLimitsAnswer:
     """Return the limits of a namespace's name, and the limits in force with its settings."""
     namespace = await namespace_of(call, "read")
@@ -67,8 +48,8 @@ async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAns
     namespace = await namespace_of(call, "write")
     changed = await call.store.limits.update_namespace(
         namespace.id,
-        quota=_quota(call.body.quota),
-        immutable_tags=_patterns(call.body.immutable_tags),
+        quota=change_of(call.body.quota),
+        immutable_tags=patterns_of(call.body.immutable_tags),
         locked=call.body.locked,
     )
     return limits_answer(namespace.id, changed)
@@ -87,9 +68,9 @@ async def update_project_limits(call: Call[Nothing, UpdateProjectLimits]) -> Pro
     project_id, defaults = call.ids["project_id"], call.body.defaults
     changed = await call.store.limits.update_project(
         project_id,
-        quota=_quota(call.body.quota),
-        default_quota=_quota(defaults.quota),
-        default_immutable_tags=_patterns(defaults.immutable_tags),
+        quota=change_of(call.body.quota),
+        default_quota=change_of(defaults.quota),
+        default_immutable_tags=patterns_of(defaults.immutable_tags),
         default_locked=defaults.locked,
     )
     return project_limits_answer(project_id, changed)

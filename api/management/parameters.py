@@ -22,6 +22,8 @@ from uuid import UUID
 
 import msgspec
 
+from holdfast import engine
+
 from .errors import ArgumentDetail, Reason, invalid, raise_invalid
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
@@ -29,6 +31,7 @@ _NOT_UTF8: Final = "\N{REPLACEMENT CHARACTER}"
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 T = TypeVar("T", bound=msgspec.Struct)
+V = TypeVar("V")
 
 
 def parse_uuid(name: str, text: str) -> UUID:
@@ -64,6 +67,11 @@ def parse_body(declared: type[T], body: bytes) -> T:
         lenient = bool in field.bases and isinstance(value, str | int)
         values[field.name] = field.typed(str(value)) if lenient else value
     return _convert(declared, values)
+
+
+def change_of(given: V | msgspec.UnsetType) -> V | engine.Unset:
+    """Return the value of a field as the engine takes it, where null is a value too."""
+    return engine.UNSET if isinstance(given, msgspec.UnsetType) else given
 
 
 def _decode(body: bytes) -> dict[str, object]:

@@ -10,28 +10,31 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from holdfast import engine
-
 from .auth import namespace_of
 from .errors import LockedBody, denied
 from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .parameters import change_of
 from .views import SettingsAnswer, settings_answer
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._*?-]+$")]
 
 
+Patterns = (
+    Annotated[list[Pattern], Meta(max_length=32, description="Replaces the current patterns")]
+    | None
+)
+Quota = (
+    Annotated[int, Meta(ge=0, le=2**62 - 1, description="Quota in bytes; null removes it")]
+    | UnsetType
+    | None
+)
+
+
 class UpdateSettings(msgspec.Struct, kw_only=True):
     """Absent fields keep their value."""
 
-    immutable_tags: (
-        Annotated[list[Pattern], Meta(max_length=32, description="Replaces the current patterns")]
-        | None
-    ) = None
-    quota: (
-        Annotated[int, Meta(ge=0, le=2**62 - 1, description="Quota in bytes; null removes it")]
-        | UnsetType
-        | None
-    ) = UNSET
+    immutable_tags: Patterns = None
+    quota: Quota = UNSET
     locked: Annotated[bool, Meta(description="Needs a key of all projects")] | None = None
     sparse_indexes: (
         Annotated[
@@ -40,6 +43,11 @@ class UpdateSettings(msgspec.Struct, kw_only=True):
         | UnsetType
         | None
     ) = UNSET
+
+
+def patterns_of(given: list[str] | None) -> tuple[str, ...] | None:
+    """Return patterns as the engine takes them; None keeps the current ones."""
+    return None if given is None else tuple(given)
 
 
 async def get_settings(call: Call[Nothing, Nothing]) -> SettingsAnswer:
@@ -55,12 +63,10 @@ async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer
         raise denied("namespace", "lock")
     changed = await call.store.namespaces.update(
         namespace.id,
-        immutable_tags=None if body.immutable_tags is None else tuple(body.immutable_tags),
-        quota=engine.UNSET if isinstance(body.quota, UnsetType) else body.quota,
+        immutable_tags=patterns_of(body.immutable_tags),
+        quota=change_of(body.quota),
         locked=body.locked,
-        sparse_indexes=(
-            engine.UNSET if isinstance(body.sparse_indexes, UnsetType) else body.sparse_indexes
-        ),
+        sparse_indexes=change_of(body.sparse_indexes),
     )
     return settings_answer(changed)
 

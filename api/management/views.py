@@ -191,21 +191,27 @@ class TagUsageAnswer(msgspec.Struct, kw_only=True):
     would_free: WouldFree
 
 
+Quota = Annotated[
+    Annotated[int, Meta(ge=0)] | None,
+    Meta(description="Maximum `kept_size` in bytes; null for none"),
+]
+ImmutableTags = Annotated[
+    list[str],
+    Meta(description="Shell-style patterns; a matching tag cannot be moved or deleted"),
+]
+Locked = Annotated[bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")]
+
+
 class SettingsAnswer(msgspec.Struct, kw_only=True):
     """Settings of a namespace that are not in Scaleway's API."""
 
     namespace_id: UUID
-    immutable_tags: Annotated[
-        list[str],
-        Meta(description="Shell-style patterns; a matching tag cannot be moved or deleted"),
-    ]
+    immutable_tags: ImmutableTags
     quota: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="Maximum `kept_size` of the namespace in bytes; null for none"),
     ]
-    locked: Annotated[
-        bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
-    ]
+    locked: Locked
     sparse_indexes: Annotated[
         bool | None,
         Meta(description="True if indexes may have missing manifests; null: server default"),
@@ -215,17 +221,9 @@ class SettingsAnswer(msgspec.Struct, kw_only=True):
 class LimitsAnswer(msgspec.Struct, kw_only=True):
     """Limits of a namespace."""
 
-    quota: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Maximum `kept_size` in bytes; null for none"),
-    ]
-    immutable_tags: Annotated[
-        list[str],
-        Meta(description="Shell-style patterns; a matching tag cannot be moved or deleted"),
-    ]
-    locked: Annotated[
-        bool, Meta(description="Locked namespaces refuse pushes, updates and deletes")
-    ]
+    quota: Quota
+    immutable_tags: ImmutableTags
+    locked: Locked
 
 
 class NamespaceLimitsAnswer(LimitsAnswer, kw_only=True):
@@ -242,10 +240,7 @@ class ProjectLimitsAnswer(msgspec.Struct, kw_only=True):
     """Limits of a project."""
 
     project_id: UUID
-    quota: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Maximum `kept_size` in bytes; null for none"),
-    ]
+    quota: Quota
     defaults: Annotated[
         LimitsAnswer, Meta(description="Limits of new namespaces whose name has none")
     ]
