@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from holdfast.api.limits.addresses import network_prefix
+from holdfast.api.limits.shared_memory import SharedMemory
 from holdfast.api.limits.worker_table import WorkerTable
 
 Refusal = Literal["full", "address"]
@@ -20,7 +21,7 @@ DESCRIPTOR_SHARE: Final = 2
 socket, a second one for ``sendfile``, and a file."""
 
 DESCRIPTORS_RESERVED_MIN: Final = 64
-"""Descriptors kept for the ledger, the listeners, shared memory, and a few files."""
+"""Descriptors kept for the ledger, the listeners, and a few files."""
 
 LINGERING_MAX: Final = 32
 """Refused connections of a process that may stay open until their clients have read the reason."""
@@ -68,7 +69,7 @@ class Admission:
         """``is_proxy`` returns True for an address that stands for many clients; ``on_event`` is
         called with the name of each counted event."""
         self._limits = limits
-        self._worker_table = WorkerTable.alone() if shared is None else shared
+        self._worker_table = WorkerTable(SharedMemory()) if shared is None else shared
         self._slot = slot
         self._is_proxy = is_proxy
         self.on_event = on_event

@@ -13,9 +13,6 @@ count in the same microsecond, one may go uncounted.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import mmap
-import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -23,8 +20,7 @@ from typing import Final, TypeVar
 
 from holdfast.engine import record_wait
 
-ENTRIES: Final = 1024
-"""Active namespaces that have a clock of their own; beyond that some share one."""
+from .shared_memory import CLOCK, CLOCKS, TAG, UNTIL, HashTable, SharedMemory
 
 EARLY_SECONDS: Final = 0.05
 """Time in seconds that a piece may move ahead of its clock.
@@ -48,37 +44,22 @@ ACTIVE_SECONDS: Final = 1.0
 COUNT_SECONDS: Final = 0.05
 """Longest age in seconds of the count of active namespaces."""
 
-_PROBES: Final = 8
-_ENTRY_CELLS: Final = 3
-_SHARED_CELLS: Final = 1
-_CELLS: Final = _SHARED_CELLS + ENTRIES * _ENTRY_CELLS
-_SALT_BYTES: Final = 16
 _SECOND_NS: Final = 1_000_000_000
-_TAG, _CLOCK, _ACTIVE_UNTIL = range(_ENTRY_CELLS)
-"""Cells of an entry: tag of the namespace, its clock, and the end of its activity."""
 
 Piece = TypeVar("Piece", bound=bytes | memoryview)
-
-
-def create() -> int:
-    """Create shared memory for the clocks, and return its file descriptor."""
-    descriptor = os.memfd_create("holdfast-bandwidth", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, _CELLS * 8 + _SALT_BYTES)
-    # A secret salt: clients cannot choose names that share a clock.
-    os.pwrite(descriptor, os.urandom(_SALT_BYTES), _CELLS * 8)
-    return descriptor
 
 
 class Bandwidth:
     """The clocks in the view of one process."""
 
     def __init__(
-        self, descriptor: int, rate: int, clock: Callable[[], int] = time.monotonic_ns
+        self, shared: SharedMemory, rate: int, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        """Use the clocks in ``descriptor``; ``rate`` is in bytes a second, ``clock`` in
+        """Use the clocks in ``shared``; ``rate`` is in bytes a second, ``clock`` in
         nanoseconds."""
-        self._cells = memoryview(mmap.mmap(descriptor, _CELLS * 8)).cast("q")
-        self._salt = os.pread(descriptor, _SALT_BYTES, _CELLS * 8)
+        self._table = HashTable(shared.clocks, CLOCKS, shared.salt)
+        self._cells = shared.clocks
+        self._shared_clock = shared.shared_clock
         self._ns_per_byte = _SECOND_NS / rate
         self._clock = clock
         self._active_count = 1
@@ -101,7 +82,7 @@ class Bandwidth:
         """Take a turn if it comes now. Return False, and take none, if it does not."""
         now = self._clock()
         at = self._find(key, now)
-        if self._cells[at + _CLOCK] - now > EARLY_SECONDS * _SECOND_NS:
+        if self._cells[at + CLOCK] - now > EARLY_SECONDS * _SECOND_NS:
             return False
         self._advance(at, now, count)
         return True
@@ -110,17 +91,17 @@ class Bandwidth:
         """Move both clocks on. Return the namespace's time before."""
         cells = self._cells
         cost = int(count * self._ns_per_byte)
-        shared = cells[0] = max(cells[0], now) + cost
-        own = max(cells[at + _CLOCK], now)
+        shared = self._shared_clock[0] = max(self._shared_clock[0], now) + cost
+        own = max(cells[at + CLOCK], now)
         # Never ahead of the shared clock: the namespace would wait while there is room.
-        cells[at + _CLOCK] = after = min(own + cost * self._count(now), shared)
-        cells[at + _ACTIVE_UNTIL] = max(after, now + int(ACTIVE_SECONDS * _SECOND_NS))
+        cells[at + CLOCK] = after = min(own + cost * self._count(now), shared)
+        cells[at + UNTIL] = max(after, now + int(ACTIVE_SECONDS * _SECOND_NS))
         return own
 
     def _count(self, now: int) -> int:
         """Return the number of active namespaces."""
         if now - self._counted_at >= COUNT_SECONDS * _SECOND_NS:
-            until = self._cells[_SHARED_CELLS + _ACTIVE_UNTIL :: _ENTRY_CELLS].tolist()
+            until = self._cells[UNTIL :: len(self._cells) // CLOCKS].tolist()
             self._active_count = max(1, sum(when > now for when in until))
             self._counted_at = now
         return self._active_count
@@ -128,22 +109,13 @@ class Bandwidth:
     def _find(self, key: str, now: int) -> int:
         """Return the namespace's entry, or take over the one of its group that ends its activity
         first."""
-        digest = hashlib.blake2b(key.encode(), digest_size=16, key=self._salt).digest()
-        tag = int.from_bytes(digest[:8], "little", signed=True) | 1
-        start = int.from_bytes(digest[8:], "little")
+        at, tag = self._table.find(key)
         cells = self._cells
-        candidates = [
-            _SHARED_CELLS + (start + probe) % ENTRIES * _ENTRY_CELLS for probe in range(_PROBES)
-        ]
-        for at in candidates:
-            if cells[at] == tag:
-                return at
-        first = min(candidates, key=lambda at: cells[at + _ACTIVE_UNTIL])
         # An entry that is still active keeps its clock: both namespaces share it then.
-        if cells[first + _ACTIVE_UNTIL] <= now:
-            cells[first + _TAG] = tag
-            cells[first + _CLOCK] = 0
-        return first
+        if cells[at + TAG] != tag and cells[at + UNTIL] <= now:
+            cells[at + TAG] = tag
+            cells[at + CLOCK] = 0
+        return at
 
 
 @dataclass(frozen=True, slots=True)

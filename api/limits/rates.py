@@ -8,28 +8,15 @@ take no lock: of two requests that two workers count in the same microsecond, on
 
 from __future__ import annotations
 
-import hashlib
 import math
-import mmap
-import os
 import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from .addresses import is_local
+from .shared_memory import BUCKETS, UNTIL, HashTable, SharedMemory
 
 Kind = Literal["address", "key", "login"]
-
-ENTRIES: Final = 1 << 16
-"""Buckets that are not full at one time. Beyond that, the fullest of a group is reset."""
-
-CELLS_FOUND_MAX: Final = 4096
-"""Cells of buckets that a process remembers, so that it need not probe for them."""
-
-_PROBES: Final = 8
-_ENTRY_CELLS: Final = 2
-_BYTES: Final = ENTRIES * _ENTRY_CELLS * 8
-_SALT_BYTES: Final = 16
 
 BURST_MIN: Final = 10
 RATE_MAX: Final = 1_000_000
@@ -56,29 +43,17 @@ class Rates:
     """True if ``key`` does not apply to requests from this machine itself."""
 
 
-def create() -> int:
-    """Create shared memory for the buckets, and return its file descriptor."""
-    descriptor = os.memfd_create("holdfast-limits", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, _BYTES + _SALT_BYTES)
-    # A secret salt: clients cannot choose addresses that share a bucket.
-    os.pwrite(descriptor, os.urandom(_SALT_BYTES), _BYTES)
-    return descriptor
-
-
 class Limits:
     """The buckets in the view of one process."""
 
-    def __init__(self, descriptor: int, rates: Rates) -> None:
-        memory = mmap.mmap(descriptor, _BYTES)
-        self._cells = memoryview(memory).cast("q")
-        self._salt = os.pread(descriptor, _SALT_BYTES, _BYTES)
+    def __init__(self, shared: SharedMemory, rates: Rates) -> None:
+        self._table = HashTable(shared.buckets, BUCKETS, shared.salt)
+        self._cells = shared.buckets
         self._rates = rates
         self._rates_ns: dict[Kind, tuple[int, int]] = {}
         self._set("address", rates.address, max(BURST_MIN, rates.address))
         self._set("key", rates.key, max(BURST_MIN, rates.key))
         self._set("login", rates.login / 60, max(1, rates.login))
-
-        self._cells_found: dict[tuple[Kind, str], tuple[int, int]] = {}
 
     def _set(self, kind: Kind, rate: float, burst: float) -> None:
         if rate > 0:
@@ -114,16 +89,16 @@ class Limits:
         if kind not in self._rates_ns:
             return 0
         step, depth = self._rates_ns[kind]
-        at, tag = self._find(kind, subject)
+        at, tag = self._table.find(kind, subject)
         now = time.monotonic_ns()
         # A cell with another tag is a bucket of another subject: this one is full.
-        full = self._cells[at + 1] if self._cells[at] == tag else 0
+        full = self._cells[at + UNTIL] if self._cells[at] == tag else 0
         # The bucket is full at ``full``; taking one moves that time by one step.
         full = max(full, now) + step
         if full - now > depth:
             return max(1, math.ceil((full - now - depth) / _SECOND_NS))
         self._cells[at] = tag
-        self._cells[at + 1] = full
+        self._cells[at + UNTIL] = full
         return 0
 
     def wait(self, kind: Kind, subject: str) -> int:
@@ -131,34 +106,8 @@ class Limits:
         if kind not in self._rates_ns:
             return 0
         step, depth = self._rates_ns[kind]
-        at, tag = self._find(kind, subject)
+        at, tag = self._table.find(kind, subject)
         if self._cells[at] != tag:
             return 0
-        over = self._cells[at + 1] + step - time.monotonic_ns() - depth
+        over = self._cells[at + UNTIL] + step - time.monotonic_ns() - depth
         return max(0, math.ceil(over / _SECOND_NS))
-
-    def _find(self, kind: Kind, subject: str) -> tuple[int, int]:
-        """Return the cell of the bucket, or where it may be made, and its tag."""
-        cached = self._cells_found.get((kind, subject))
-        if cached is not None and self._cells[cached[0]] == cached[1]:
-            return cached
-        if len(self._cells_found) >= CELLS_FOUND_MAX:
-            self._cells_found.clear()
-        found = self._cells_found[kind, subject] = self._probe(kind, subject)
-        return found
-
-    def _probe(self, kind: Kind, subject: str) -> tuple[int, int]:
-        name = f"{kind} {subject}".encode()
-        digest = hashlib.blake2b(name, digest_size=16, key=self._salt).digest()
-        tag = int.from_bytes(digest[:8], "little", signed=True) | 1
-        start = int.from_bytes(digest[8:], "little")
-        cells = self._cells
-        best, least = 0, None
-        for probe in range(_PROBES):
-            at = (start + probe) % ENTRIES * _ENTRY_CELLS
-            if cells[at] == tag:
-                return at, tag
-            # No bucket yet: take the cell that is full soonest, whose subject loses the least.
-            if least is None or cells[at + 1] < least:
-                best, least = at, cells[at + 1]
-        return best, tag

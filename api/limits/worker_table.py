@@ -10,53 +10,29 @@ then. The key is secret, so clients cannot choose addresses that collide.
 
 from __future__ import annotations
 
-import hashlib
-import mmap
-import os
 from typing import Final
 
-SLOT_BYTES: Final = 64 * 1024
-"""Bytes of a slot. Untouched pages take no memory."""
+from .shared_memory import WORKER_BYTES, SharedMemory, salted_hash
 
 _CELL_BYTES: Final = 4
-_CELLS: Final = SLOT_BYTES // _CELL_BYTES
+_CELLS: Final = WORKER_BYTES // _CELL_BYTES
 _PULSE: Final = 0
 _CONNECTIONS: Final = 1
 _ROWS_START: Final = 2
 _ROW_CELLS: Final = (_CELLS - _ROWS_START) // 2
-_SALT_BYTES: Final = 16
 _PULSE_MASK: Final = (1 << 30) - 1
-
-
-def create(slots: int) -> int:
-    """Create shared memory for ``slots`` slots, and return its file descriptor."""
-    descriptor = os.memfd_create("holdfast-worker-table", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, slots * SLOT_BYTES + _SALT_BYTES)
-    os.pwrite(descriptor, os.urandom(_SALT_BYTES), slots * SLOT_BYTES)
-    return descriptor
 
 
 class WorkerTable:
     """All slots in the view of one process."""
 
-    def __init__(self, descriptor: int) -> None:
-        size = os.fstat(descriptor).st_size - _SALT_BYTES
-        self._salt = os.pread(descriptor, _SALT_BYTES, size)
-        memory = memoryview(mmap.mmap(descriptor, size)).cast("i")
-        self._slots = [memory[at : at + _CELLS] for at in range(0, len(memory), _CELLS)]
-
-    @classmethod
-    def alone(cls) -> WorkerTable:
-        """Return a table with a single slot, shared with no other process."""
-        descriptor = create(1)
-        try:
-            return cls(descriptor)
-        finally:
-            os.close(descriptor)  # the memory stays
+    def __init__(self, shared: SharedMemory) -> None:
+        self._salt = shared.salt
+        self._slots = shared.workers
 
     def clear(self, slot: int) -> None:
         """Clear a slot whose process has ended or begins."""
-        self._slots[slot][:] = memoryview(bytes(SLOT_BYTES)).cast("i")
+        self._slots[slot][:] = memoryview(bytes(WORKER_BYTES)).cast("i")
 
     def beat(self, slot: int) -> None:
         """Record a heartbeat of the process of this slot."""
@@ -86,6 +62,5 @@ class WorkerTable:
             cells[at] += count
 
     def _cells_of(self, prefix: str) -> tuple[int, int]:
-        digest = hashlib.blake2b(prefix.encode(), digest_size=16, key=self._salt).digest()
-        first, second = (int.from_bytes(half, "little") for half in (digest[:8], digest[8:]))
+        first, second = salted_hash(self._salt, prefix)
         return _ROWS_START + first % _ROW_CELLS, _ROWS_START + _ROW_CELLS + second % _ROW_CELLS

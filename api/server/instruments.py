@@ -17,6 +17,7 @@ from holdfast.api.http.connection_limits import Admission, ConnectionLimits
 from holdfast.api.http.site import Site
 from holdfast.api.limits.bandwidth import Bandwidth
 from holdfast.api.limits.rates import Limits
+from holdfast.api.limits.shared_memory import SharedMemory
 from holdfast.api.management.openapi import version_of_package
 from holdfast.api.middleware import ROUTES, RequestMiddleware
 from holdfast.api.telemetry.audit import Audit
@@ -39,8 +40,7 @@ KEEPALIVE_SECONDS: Final = 75.0
 class Instruments:
     """Counters, limits, audit log, traces and metrics of one worker.
 
-    ``counters``, ``limits`` and ``bandwidth`` are descriptors of memory that all workers share;
-    ``counters`` is None without metrics.
+    ``shared`` is the memory that all workers share, ``slot`` this process's place in it.
     """
 
     def __init__(
@@ -49,22 +49,21 @@ class Instruments:
         app_settings: AppSettings,
         store: Store,
         *,
-        counters: int | None,
+        shared: SharedMemory,
         slot: int,
-        limits: int,
-        bandwidth: int,
     ) -> None:
         """Raises OSError if the audit log cannot be opened."""
         self._settings = settings
         self._app_settings = app_settings
         self._store = store
         layout = Layout(ROUTES)
-        self._counters = None if counters is None else Counters(counters, layout)
-        self._slot = None if counters is None else Slot(counters, slot, layout)
+        self._counters = Counters(shared.counters, layout)
+        # Without metrics no process counts: each request is spared the time.
+        self._slot = None if settings.metrics is None else Slot(shared.counters[slot], layout)
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
-        self._limits = Limits(limits, settings.rates)
+        self._limits = Limits(shared, settings.rates)
         rate = settings.bounds.bandwidth
-        self._bandwidth = Bandwidth(bandwidth, rate) if rate else None
+        self._bandwidth = Bandwidth(shared, rate) if rate else None
         self._audit = None if settings.audit_log is None else Audit(settings.audit_log)
         self._traces = (
             None if settings.traces is None else Traces(settings.traces, version_of_package())
@@ -117,7 +116,7 @@ class Instruments:
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
         """Start counting the connections of ``runner``, and serve scrapes on the sockets."""
-        if self._reporter is None or self._counters is None:
+        if self._reporter is None:
             return
         self._reporter.server = runner.server
         self._task = asyncio.create_task(self._reporter.forever(), name="metrics")

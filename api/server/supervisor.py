@@ -24,6 +24,8 @@ import click
 
 from holdfast.api.http.connection_limits import connections_of_process
 from holdfast.api.http.regions import endpoint_of
+from holdfast.api.limits.shared_memory import SharedMemory
+from holdfast.api.limits.worker_table import WorkerTable
 from holdfast.api.telemetry import logs
 from holdfast.engine import EngineError, Store
 
@@ -39,7 +41,6 @@ from .server_files import (
     write_note,
 )
 from .settings import Address, BadSetting, Settings
-from .shared_memory import SharedMemory
 from .worker_config import READY, WorkerConfig
 from .worker_process import WorkerProcess, prepare
 
@@ -225,7 +226,11 @@ class Supervisor:
         self._processes: set[WorkerProcess] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._shared = SharedMemory(settings)
+        # Each worker has two slots, 2n and 2n + 1: its replacement at a reload runs while the old
+        # one stops.
+        self._shared = SharedMemory(2 * settings.workers)
+        self._worker_table = WorkerTable(self._shared)
+        self._slots = [2 * index for index in range(settings.workers)]
         self._reload_events = [asyncio.Event() for _ in range(settings.workers)]
         self._replace_lock = asyncio.Lock()
         self._retiring: dict[int, asyncio.Task[None]] = {}
@@ -263,7 +268,6 @@ class Supervisor:
                 await all_serve
             self._stop.set()
             await self._end(runners)
-            self._shared.close()
         # Raise the error of a worker that could not start.
         await asyncio.gather(*runners)
 
@@ -299,7 +303,7 @@ class Supervisor:
         while True:
             ended = asyncio.create_task(process.wait())
             reload_wait = asyncio.create_task(reload_event.wait())
-            silent = asyncio.create_task(self._missed_heartbeat(self._shared.slots[index]))
+            silent = asyncio.create_task(self._missed_heartbeat(self._slots[index]))
             await asyncio.wait((ended, reload_wait, silent), return_when=asyncio.FIRST_COMPLETED)
             reload_wait.cancel()
             silent.cancel()
@@ -324,11 +328,11 @@ class Supervisor:
         The time is counted in polls of this loop, not by a clock: after the whole machine was
         suspended, the workers must not look dead.
         """
-        heard, silence = self._shared.workers.pulse(slot), 0.0
+        heard, silence = self._worker_table.pulse(slot), 0.0
         while not (limit := self._settings.watchdog_seconds) or silence < limit:
             await asyncio.sleep(WATCHDOG_POLL_SECONDS)
             silence += WATCHDOG_POLL_SECONDS
-            if (pulse := self._shared.workers.pulse(slot)) != heard:
+            if (pulse := self._worker_table.pulse(slot)) != heard:
                 heard, silence = pulse, 0.0
 
     async def _replace(self, index: int, old: WorkerProcess) -> WorkerProcess:
@@ -341,20 +345,20 @@ class Supervisor:
                 await self._retiring.pop(index)
             if self._stop.is_set() or old.returncode is not None:
                 return old
-            self._shared.switch_slot(index)
+            self._slots[index] ^= 1
             try:
                 new, serves = await self._start(index)
             except OSError as error:
                 cause = error.strerror or str(error)
             else:
                 if serves:
-                    slot = self._shared.idle_slot(index)
+                    slot = self._slots[index] ^ 1
                     self._retiring[index] = asyncio.create_task(self._retire(old, slot))
                     return new
                 cause = _cause(await new.wait())
                 # The connections in its slot would still count against the limits.
-                self._shared.workers.clear(self._shared.slots[index])
-            self._shared.switch_slot(index)
+                self._worker_table.clear(self._slots[index])
+            self._slots[index] ^= 1
             if not self._stop.is_set():
                 _log.warning(
                     "reload of worker %d failed: %s; the old worker keeps running", index, cause
@@ -369,7 +373,7 @@ class Supervisor:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        self._shared.workers.clear(slot)
+        self._worker_table.clear(slot)
 
     async def _run_worker(self, index: int, first: asyncio.Future[None]) -> None:
         """Run a worker and restart it until the stop. ``first`` is done once it serves."""
@@ -386,7 +390,7 @@ class Supervisor:
                 if serves and not first.done():
                     first.set_result(None)
                 cause = _cause(await self._wait_for_end(index, process))
-                self._shared.workers.clear(self._shared.slots[index])
+                self._worker_table.clear(self._slots[index])
             if self._stop.is_set():
                 return
             if not first.done():
@@ -407,7 +411,6 @@ class Supervisor:
         sockets = tuple(listener.fileno() for listener in self._listeners.of_worker(index))
         scrapes = [listener.fileno() for listener in self._listeners.of_metrics()]
         metrics = tuple(scrapes if index == 0 else ())
-        shared = self._shared
         ready, ready_of_worker = os.pipe()
         try:
             config = WorkerConfig(
@@ -418,11 +421,8 @@ class Supervisor:
                 settings=self._settings,
                 ports=self._ports,
                 connections=self._connections,
-                slot=shared.slots[index],
-                limits=shared.limits,
-                bandwidth=shared.bandwidth,
-                worker_table=shared.worker_table,
-                counters=shared.counters,
+                shared=self._shared,
+                slot=self._slots[index],
                 metrics=metrics,
             )
             try:
@@ -437,7 +437,7 @@ class Supervisor:
                 process.terminate()
             # Opening the store after a crash may take long: wait as long as heartbeats arrive.
             serves = asyncio.create_task(_first_byte(ready))
-            silent = asyncio.create_task(self._missed_heartbeat(shared.slots[index]))
+            silent = asyncio.create_task(self._missed_heartbeat(self._slots[index]))
             try:
                 await asyncio.wait((serves, silent), return_when=asyncio.FIRST_COMPLETED)
                 if serves.done():

@@ -69,7 +69,7 @@ async def serve(config: WorkerConfig) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(STDIN, _supervisor_gone, loop, stop)
-    worker_table = WorkerTable(config.worker_table)
+    worker_table = WorkerTable(config.shared)
     worker_table.clear(config.slot)
     heartbeat = loop.create_task(_send_heartbeats(worker_table, config.slot), name="heartbeat")
     try:
@@ -114,10 +114,8 @@ async def _serve(config: WorkerConfig, worker_table: WorkerTable, stop: asyncio.
             settings,
             app_settings,
             store,
-            counters=config.counters,
+            shared=config.shared,
             slot=config.slot,
-            limits=config.limits,
-            bandwidth=config.bandwidth,
         )
         instruments.install(app)
         drain = Drain()

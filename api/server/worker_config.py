@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.api.limits.shared_memory import SharedMemory
+
 from .settings import Settings
 
 READY: Final = b"R"
@@ -38,20 +40,11 @@ class WorkerConfig:
     connections: int
     """Maximum open connections of this process; overrides the settings."""
 
+    shared: SharedMemory
+    """Memory that the worker inherits and shares with all others."""
+
     slot: int
-    """Slot of this process in the counters and the worker table."""
-
-    limits: int
-    """Inherited descriptor of the rate limit buckets, shared by all workers."""
-
-    bandwidth: int
-    """Inherited descriptor of the bandwidth clocks, shared by all workers."""
-
-    worker_table: int
-    """Inherited descriptor of the worker table."""
-
-    counters: int | None = None
-    """Inherited descriptor of the counters; None without metrics."""
+    """Slot of this process in the shared memory."""
 
     metrics: tuple[int, ...] = ()
     """Inherited descriptors of the sockets that listen for scrapes; only worker 0 has any."""
@@ -59,6 +52,4 @@ class WorkerConfig:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All inherited descriptors except the standard streams."""
-        counters = () if self.counters is None else (self.counters,)
-        shared = (self.limits, self.bandwidth, self.worker_table, *counters)
-        return (*self.sockets, *self.metrics, *shared, self.ready)
+        return (*self.sockets, *self.metrics, self.ready)

@@ -7,19 +7,14 @@ runs. Nothing is kept on disk.
 
 from __future__ import annotations
 
-import mmap
-import os
-import zlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from holdfast.api.limits.shared_memory import COUNTERS_BYTES
 from holdfast.engine import GROUP_BOUNDS
-
-SLOT_BYTES: Final = 128 * 1024
-"""Bytes of a slot: more than twice what all counters need; untouched pages take no memory."""
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OTHER")
 CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
@@ -79,25 +74,16 @@ class Row:
 
 
 class Layout:
-    """The cell of each counter in a slot. Cell 0 has a mark of the layout itself."""
+    """The cell of each counter in a slot."""
 
     def __init__(self, routes: Sequence[str]) -> None:
         names = dict.fromkeys(routes)
-        self.routes = {route: 1 + index * _ROW_CELLS for index, route in enumerate(names)}
-        start = 1 + len(self.routes) * _ROW_CELLS
+        self.routes = {route: index * _ROW_CELLS for index, route in enumerate(names)}
+        start = len(self.routes) * _ROW_CELLS
         self.tallies = {name: start + at for at, name in enumerate((*TALLIES, *GAUGES))}
         self.cells = start + len(self.tallies)
-        if self.cells * 8 > SLOT_BYTES:
+        if self.cells * 8 > COUNTERS_BYTES:
             raise ValueError("too many routes for a slot")
-        parts = (*self.routes, "", *METHODS, *CLASSES, *map(str, BOUNDS), *self.tallies)
-        self.mark = 1 + zlib.crc32("\n".join(parts).encode())
-
-
-def create(slots: int) -> int:
-    """Create shared memory for ``slots`` slots, and return its file descriptor."""
-    descriptor = os.memfd_create("holdfast-counters", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, slots * SLOT_BYTES)
-    return descriptor
 
 
 class Slot:
@@ -105,16 +91,11 @@ class Slot:
 
     __slots__ = ("_cells", "_layout", "_routes")
 
-    def __init__(self, descriptor: int, slot: int, layout: Layout) -> None:
-        """Take a slot, and clear it if it was left by a process with another layout (an
-        upgrade)."""
-        memory = mmap.mmap(descriptor, SLOT_BYTES, offset=slot * SLOT_BYTES)
-        self._cells = memoryview(memory).cast("q")
+    def __init__(self, cells: memoryview[int], layout: Layout) -> None:
+        """Go on with the counters in ``cells``; the gauges of the process before are cleared."""
+        self._cells = cells
         self._layout = layout
         self._routes = layout.routes
-        if self._cells[0] != layout.mark:
-            memory[:] = bytes(SLOT_BYTES)
-            self._cells[0] = layout.mark
         for name in GAUGES:
             self.set(name, 0)
 
@@ -143,18 +124,13 @@ class Slot:
 class Counters:
     """The sums over all slots."""
 
-    def __init__(self, descriptor: int, layout: Layout) -> None:
+    def __init__(self, slots: Sequence[memoryview[int]], layout: Layout) -> None:
         self._layout = layout
-        size = os.fstat(descriptor).st_size
-        memory = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)).cast("q")
-        step = SLOT_BYTES // 8
-        self._slots = [memory[at : at + step] for at in range(0, size // 8, step)]
+        self._slots = [cells[: layout.cells] for cells in slots]
 
     def sums(self) -> list[int]:
-        """Return the sum of each cell. Slots of processes with another layout do not count."""
-        # A slot from before an upgrade has other cells: its numbers would land on wrong counters.
-        live = [slot[: self._layout.cells] for slot in self._slots if slot[0] == self._layout.mark]
-        return [sum(cells) for cells in zip(*live, strict=True)] or [0] * self._layout.cells
+        """Return the sum of each cell."""
+        return [sum(cells) for cells in zip(*self._slots, strict=True)]
 
     def rows(self, sums: Sequence[int]) -> dict[str, Row]:
         """Return the numbers by route, of routes with requests."""

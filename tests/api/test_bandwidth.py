@@ -29,8 +29,8 @@ from support.operating import (
 from support.rows import Row
 from support.server import ServerProcess, command
 
-from holdfast.api.limits import bandwidth
-from holdfast.api.limits.bandwidth import ENTRIES, Bandwidth, Flow
+from holdfast.api.limits.bandwidth import Bandwidth, Flow
+from holdfast.api.limits.shared_memory import CLOCKS, SharedMemory
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +42,9 @@ class Line:
     """Connections of several processes that move as much as they may, in a time of their own."""
 
     def __init__(self, processes: int = 2) -> None:
-        descriptor = bandwidth.create()
+        memory = SharedMemory()
         self.now = 1_000_000_000
-        self.processes = [
-            Bandwidth(descriptor, RATE, clock=lambda: self.now) for _ in range(processes)
-        ]
-        os.close(descriptor)
+        self.processes = [Bandwidth(memory, RATE, clock=lambda: self.now) for _ in range(processes)]
         self._due: list[tuple[int, int, str, float, int]] = []
         self._number = itertools.count()
 
@@ -127,7 +124,7 @@ def test_nobody_waits_while_there_is_room() -> None:
 def test_more_namespaces_than_clocks() -> None:
     """Some share one then; none stands still, and none goes unlimited."""
     line = Line(processes=1)
-    for number in range(2 * ENTRIES):
+    for number in range(2 * CLOCKS):
         line.connect(f"space-{number}", 1)
     line.run(45)
     moved = line.run(45)

@@ -21,11 +21,11 @@ from support.wire import Client, CountingLane, connected, request, serving
 from holdfast.api import AppSettings
 from holdfast.api.access_log import AccessLogger
 from holdfast.api.fast.recorder import FastRecorder
-from holdfast.api.limits import rates as limits
-from holdfast.api.limits.rates import Limits, Rates
+from holdfast.api.limits.rates import BURST_MIN, Limits, Rates
+from holdfast.api.limits.shared_memory import SharedMemory
 from holdfast.api.middleware import ROUTES, RequestMiddleware
 from holdfast.api.telemetry.audit import Audit
-from holdfast.api.telemetry.counters import Counters, Layout, Row, Slot, create
+from holdfast.api.telemetry.counters import Counters, Layout, Row, Slot
 
 NO_LIMITS = Rates()
 IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -40,11 +40,10 @@ class Watched:
         self.world = world
         self._audit_path = audit
         self.audit = None if audit is None else Audit(str(audit))
-        self._memory = create(1)
+        self._memory = SharedMemory()
         self._layout = Layout(ROUTES)
-        self.slot = Slot(self._memory, 0, self._layout)
-        self._buckets = limits.create()
-        self.limits = Limits(self._buckets, rates)
+        self.slot = Slot(self._memory.counters[0], self._layout)
+        self.limits = Limits(self._memory, rates)
         self.lane: CountingLane | None = None
 
     async def start(
@@ -73,7 +72,7 @@ class Watched:
         )
 
     def rows(self) -> Mapping[str, Row]:
-        board = Counters(self._memory, self._layout)
+        board = Counters(self._memory.counters, self._layout)
         return board.rows(board.sums())
 
     def audited(self) -> list[dict[str, Any]]:
@@ -90,8 +89,6 @@ class Watched:
     def close(self) -> None:
         if self.audit is not None:
             self.audit.close()
-        os.close(self._memory)
-        os.close(self._buckets)
 
 
 async def ask(world: World, port: int) -> list[int]:
@@ -219,16 +216,16 @@ def test_who_is_over_a_limit_is_told_so(stage: Stage, rates: Rates, kind: str, m
             port = await watched.start(stack, fast=True)
             async with connected(port) as client:
                 answers = []
-                for _ in range(limits.BURST_MIN + 2):
+                for _ in range(BURST_MIN + 2):
                     await client.send(sent)
                     answers.append(await client.answer())
         good = [answer for answer in answers if answer.startswith(right)]
-        assert len(good) == limits.BURST_MIN
+        assert len(good) == BURST_MIN
         for answer in answers[len(good) :]:
             assert answer.startswith(b"HTTP/1.1 429 ")
             assert b"\r\nRetry-After: " in answer
         assert watched.lane is not None
-        assert watched.lane.answered + watched.lane.written == limits.BURST_MIN
+        assert watched.lane.answered + watched.lane.written == BURST_MIN
         refused = [row.requests.get((method, "4xx"), 0) for row in watched.rows().values()]
         assert sum(refused) == 2
         watched.close()
@@ -340,10 +337,10 @@ def test_a_proxy_that_says_no_address_is_limited_by_itself(tmp_path: Path) -> No
                 client = await stack.enter_async_context(connected(port, source=source))
                 sent = world.get("/v2/app/web/manifests/v1")
                 statuses = []
-                for _ in range(limits.BURST_MIN + 1):
+                for _ in range(BURST_MIN + 1):
                     await client.send(sent)
                     statuses.append(int((await client.answer())[9:12]))
-                assert statuses == [200] * limits.BURST_MIN + [429], source
+                assert statuses == [200] * BURST_MIN + [429], source
         watched.close()
 
     with staged("uvloop", tmp_path, PROXIES) as stage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,10 @@ from support.operating import (
 )
 from support.server import ServerProcess
 
-from holdfast.api.limits import rates as limits
+from holdfast.api.limits import shared_memory
 from holdfast.api.limits.addresses import network_prefix
-from holdfast.api.limits.rates import Limits, Rates
+from holdfast.api.limits.rates import BURST_MIN, Limits, Rates
+from holdfast.api.limits.shared_memory import SharedMemory
 from holdfast.api.server.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -242,12 +242,9 @@ def test_the_default_is_for_others_than_this_machine() -> None:
     given = Settings.parse(rate_address=10, rate_key=0).rates
     assert (given.address, given.spare_local_address, given.key) == (10, False, 0)
 
-    descriptor = limits.create()
-    spared = Limits(
-        descriptor, Rates(address=1, key=1, spare_local_address=True, spare_local_key=True)
-    )
-    strict = Limits(descriptor, Rates(address=1, key=1))
-    os.close(descriptor)
+    memory = SharedMemory()
+    spared = Limits(memory, Rates(address=1, key=1, spare_local_address=True, spare_local_key=True))
+    strict = Limits(memory, Rates(address=1, key=1))
     near = [
         network_prefix(each) for each in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "")
     ]
@@ -264,12 +261,11 @@ def test_the_default_is_for_others_than_this_machine() -> None:
 
 def test_a_bucket_is_found_again_wherever_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever pushed it out of its place, and however many places are remembered."""
-    monkeypatch.setattr(limits, "CELLS_FOUND_MAX", 3)
-    descriptor = limits.create()
-    first, second = (Limits(descriptor, Rates(address=0.001)) for _ in range(2))
-    os.close(descriptor)
+    monkeypatch.setattr(shared_memory, "ENTRIES_FOUND_MAX", 3)
+    memory = SharedMemory()
+    first, second = (Limits(memory, Rates(address=0.001)) for _ in range(2))
     names = [f"10.0.0.{number}" for number in range(10)]
-    for turn in range(limits.BURST_MIN):
+    for turn in range(BURST_MIN):
         for who in names:
             assert (first, second)[turn % 2].arrive(who) == 0
     assert all(each.arrive(who) > 0 for who in names for each in (first, second))

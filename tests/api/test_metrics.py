@@ -27,7 +27,8 @@ from support.operating import (
 )
 from support.server import WAIT_SECONDS, ServerProcess, command
 
-from holdfast.api.telemetry.counters import BOUNDS, SLOT_BYTES, Counters, Layout, Slot, create
+from holdfast.api.limits.shared_memory import COUNTERS_BYTES, SharedMemory
+from holdfast.api.telemetry.counters import BOUNDS, Counters, Layout, Slot
 from holdfast.api.telemetry.metrics import Metrics, Reporter
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.ledger.layout import BLOB
@@ -153,23 +154,18 @@ def test_counters_survive_a_worker(tmp_path: Path) -> None:
 
 
 async def test_what_the_sweep_set_aside_is_counted(tmp_path: Path) -> None:
-    descriptor = create(1)
+    cells = SharedMemory().counters
     layout = Layout(())
-    slot = Slot(descriptor, 0, layout)
-    try:
-        async with Store.open(tmp_path / "data", StoreConfig(background=False)) as store:
-            data = b"a blob whose row is damaged"
-            await store.put(data)
-            await store.core.ledger.transact(flip, BLOB + sha(data))
-            await store.delete(digest_of(data))
-            assert (await store.sweeper.run()).aside == 1
-            metrics = Metrics(
-                store, ["fr-par"], Counters(descriptor, layout), Reporter(store, slot)
-            )
-            async with TestClient(TestServer(metrics.application())) as client:
-                text = await (await client.get("/metrics")).text()
-    finally:
-        os.close(descriptor)
+    slot = Slot(cells[0], layout)
+    async with Store.open(tmp_path / "data", StoreConfig(background=False)) as store:
+        data = b"a blob whose row is damaged"
+        await store.put(data)
+        await store.core.ledger.transact(flip, BLOB + sha(data))
+        await store.delete(digest_of(data))
+        assert (await store.sweeper.run()).aside == 1
+        metrics = Metrics(store, ["fr-par"], Counters(cells, layout), Reporter(store, slot))
+        async with TestClient(TestServer(metrics.application())) as client:
+            text = await (await client.get("/metrics")).text()
     assert "\nholdfast_aside_entries 1\n" in text
     assert "\nholdfast_garbage_entries 0\n" in text
 
@@ -210,45 +206,31 @@ def test_the_plain_path_and_the_lane_count_alike(tmp_path: Path) -> None:
 
 def test_the_board_sums_its_slots() -> None:
     layout = Layout(("a", "b", "a"))
-    descriptor = create(3)
-    try:
-        first, second = Slot(descriptor, 0, layout), Slot(descriptor, 2, layout)
-        first.count("a", "GET", 2, 1, 10, 0.0001)
-        second.count("a", "GET", 2, 2, 20, 0.3)
-        second.count("a", "BREW", 4, 0, 0, 1000.0)
-        second.add("commits_4", 7)
-        first.set("connections", 3)
-        board = Counters(descriptor, layout)
-        sums = board.sums()
-        row = board.rows(sums)["a"]
-        assert row.requests == {("GET", "2xx"): 2, ("OTHER", "4xx"): 1}
-        assert (row.received, row.sent) == (3, 30)
-        assert row.seconds == pytest.approx(1000.3001)
-        assert row.buckets[0] == 1
-        assert row.buckets[BOUNDS.index(0.5)] == 1
-        assert row.buckets[-1] == 1
-        assert board.rows(sums).keys() == {"a"}
-        assert board.tallies(sums)["commits_4"] == 7
-        # The one that follows goes on, but has no connections yet.
-        Slot(descriptor, 0, layout).count("a", "GET", 2, 0, 0, 0.0)
-        sums = board.sums()
-        assert board.rows(sums)["a"].requests["GET", "2xx"] == 3
-        assert board.tallies(sums)["connections"] == 0
-    finally:
-        os.close(descriptor)
+    cells = SharedMemory(3).counters
+    first, second = Slot(cells[0], layout), Slot(cells[2], layout)
+    first.count("a", "GET", 2, 1, 10, 0.0001)
+    second.count("a", "GET", 2, 2, 20, 0.3)
+    second.count("a", "BREW", 4, 0, 0, 1000.0)
+    second.add("commits_4", 7)
+    first.set("connections", 3)
+    board = Counters(cells, layout)
+    sums = board.sums()
+    row = board.rows(sums)["a"]
+    assert row.requests == {("GET", "2xx"): 2, ("OTHER", "4xx"): 1}
+    assert (row.received, row.sent) == (3, 30)
+    assert row.seconds == pytest.approx(1000.3001)
+    assert row.buckets[0] == 1
+    assert row.buckets[BOUNDS.index(0.5)] == 1
+    assert row.buckets[-1] == 1
+    assert board.rows(sums).keys() == {"a"}
+    assert board.tallies(sums)["commits_4"] == 7
+    # The one that follows goes on, but has no connections yet.
+    Slot(cells[0], layout).count("a", "GET", 2, 0, 0, 0.0)
+    sums = board.sums()
+    assert board.rows(sums)["a"].requests["GET", "2xx"] == 3
+    assert board.tallies(sums)["connections"] == 0
 
 
-def test_a_slot_of_another_version_is_no_number() -> None:
-    """An upgrade by reload may change what is counted; cells never change their meaning."""
-    descriptor = create(2)
-    try:
-        old, new = Layout(("a",)), Layout(("b", "a"))
-        Slot(descriptor, 0, old).count("a", "GET", 2, 0, 5, 0.1)
-        assert Counters(descriptor, new).rows(Counters(descriptor, new).sums()) == {}
-        Slot(descriptor, 0, new).count("b", "GET", 2, 0, 1, 0.1)
-        board = Counters(descriptor, new)
-        assert board.rows(board.sums()).keys() == {"b"}
-    finally:
-        os.close(descriptor)
+def test_a_slot_has_room_for_its_routes() -> None:
     with pytest.raises(ValueError, match="too many"):
-        Layout([str(number) for number in range(SLOT_BYTES // 8)])
+        Layout([str(number) for number in range(COUNTERS_BYTES // 8)])

@@ -21,7 +21,8 @@ from holdfast.api.http.connection_limits import (
     connections_of_process,
 )
 from holdfast.api.http.slow_clients import Pace
-from holdfast.api.limits.worker_table import WorkerTable, create
+from holdfast.api.limits.shared_memory import SharedMemory
+from holdfast.api.limits.worker_table import WorkerTable
 
 LARGE = os.urandom(8_000_000)
 UPLOAD = f"POST /v2/app/web/blobs/uploads/?digest={digest_of(b'x' * 100_000)} HTTP/1.1"
@@ -197,9 +198,8 @@ def test_what_a_process_takes() -> None:
 
 
 def test_the_roster_adds_up_over_processes() -> None:
-    descriptor = create(3)
-    first, second = WorkerTable(descriptor), WorkerTable(descriptor)
-    os.close(descriptor)
+    memory = SharedMemory(3)
+    first, second = WorkerTable(memory), WorkerTable(memory)
     told: list[str] = []
     house = ConnectionLimits(total=5, of_address=3, of_process=4)
     doors = [
