@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import uvloop
@@ -67,22 +68,27 @@ async def serving(
     house: ConnectionLimits = HOUSE,
     keepalive_timeout: float = 75,
     tls: ssl.SSLContext | None = None,
+    path: Path | None = None,
     prepare: Callable[[web.Application], None] | None = None,
     **options: Any,
 ) -> AsyncIterator[int]:
-    """Serve a store on a port of loopback, as a worker does."""
+    """Serve a store on a port of loopback, or a unix socket at ``path``, as a worker does."""
     options.setdefault("access_log", None)
     app = create_app(store, settings)
     if prepare is not None:
         prepare(app)
     runner = web.AppRunner(app, shutdown_timeout=1, keepalive_timeout=keepalive_timeout, **options)
     await runner.setup()
-    sock = socket.create_server(("127.0.0.1", 0))
+    if path is None:
+        sock = socket.create_server(("127.0.0.1", 0))
+    else:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
     limits: dict[str, Any] = {"backlog": 128, "admission": Admission(house), "tls": tls}
     site = FastSite(runner, sock, lane, Drain(), **limits) if lane else Site(runner, sock, **limits)
     await site.start()
     try:
-        yield sock.getsockname()[1]
+        yield sock.getsockname()[1] if path is None else 0
     finally:
         await runner.cleanup()
 
@@ -165,6 +171,52 @@ async def connected(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         async with asyncio.timeout(SECONDS):
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+            yield Client(sock)
+
+
+class TlsClient(Client):
+    """A connection under TLS, which has no end of one side only."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer.get_extra_info("socket"))
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send each piece in a record of its own."""
+        for piece in pieces:
+            self._writer.write(piece)
+            await self._writer.drain()
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def more(self) -> bool:
+        """Receive something. False when the server has ended the connection."""
+        data = await self._reader.read(self.step)
+        self._received += data
+        return bool(data)
+
+
+@asynccontextmanager
+async def connected_by_tls(port: int, context: ssl.SSLContext) -> AsyncIterator[Client]:
+    """A connection under TLS; what is done with it must not take longer than SECONDS."""
+    async with asyncio.timeout(SECONDS):
+        streams = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context, server_hostname="localhost"
+        )
+        try:
+            yield TlsClient(*streams)
+        finally:
+            streams[1].close()
+
+
+@asynccontextmanager
+async def connected_by_path(path: Path) -> AsyncIterator[Client]:
+    """A connection to a unix socket; what is done with it must not take longer than SECONDS."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        async with asyncio.timeout(SECONDS):
+            await asyncio.get_running_loop().sock_connect(sock, str(path))
             yield Client(sock)
 
 
