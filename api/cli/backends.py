@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from holdfast.api.http.app_settings import AppSettings
-from holdfast.api.management.operation import Call, Operation
+from holdfast.api.management.operation import AnyOperation, Call
 from holdfast.api.management.operations import OPERATIONS as TABLE
 from holdfast.api.management.parameters import parse_body, parse_query
 from holdfast.api.server.owner_key import Owner
@@ -22,7 +22,7 @@ from holdfast.engine import Key, Store
 
 from .errors import Failure
 
-OPERATIONS: Final[Mapping[str, Operation]] = {item.id: item for item in TABLE}
+OPERATIONS: Final[Mapping[str, AnyOperation]] = {item.id: item for item in TABLE}
 
 _NEED_OWNER: Final = frozenset({"CreateNamespace", "CreateKey"})
 """Operations that need the owner: its organization and its project, the default one."""

@@ -35,7 +35,7 @@ from .errors import (
     too_many,
 )
 from .openapi import document
-from .operation import Call, Nothing, Operation
+from .operation import AnyOperation, Call, Nothing
 from .operations import OPERATIONS
 from .parameters import parse_body, parse_query, parse_uuid
 
@@ -56,7 +56,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def setup(app: web.Application) -> None:
     """Add the routes. ``app`` must have STORE and SETTINGS before it serves."""
-    paths: dict[str, dict[str, Operation]] = {}
+    paths: dict[str, dict[str, AnyOperation]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = operation
     for path, methods in paths.items():
@@ -67,7 +67,7 @@ def setup(app: web.Application) -> None:
             app.router.add_route("*", path, _unknown_route, expect_handler=expect)
 
 
-def _path_handler(methods: Mapping[str, Operation]) -> _Handler:
+def _path_handler(methods: Mapping[str, AnyOperation]) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         # HEAD is GET without the body (RFC 9110, section 9.3.2); aiohttp leaves the body out.
         method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
@@ -97,7 +97,7 @@ async def _unknown_route(request: web.Request) -> web.StreamResponse:
     return _error_response(not_found("route", request.path))
 
 
-async def _answer(operation: Operation, request: web.Request) -> web.StreamResponse:
+async def _answer(operation: AnyOperation, request: web.Request) -> web.StreamResponse:
     """Handle a request; turn every failure into a typed body."""
     try:
         call = await _parse_call(operation, request)
@@ -126,7 +126,9 @@ async def _answer(operation: Operation, request: web.Request) -> web.StreamRespo
         return _error_response(ApiError(InternalError()))
 
 
-async def _run(operation: Operation, request: web.Request, call: Call[Any, Any]) -> msgspec.Struct:
+async def _run(
+    operation: AnyOperation, request: web.Request, call: Call[Any, Any]
+) -> msgspec.Struct:
     """Run the operation. Raises ConnectionError if it was cancelled with its client."""
     connection = request.protocol
     handling = operation.handler(call)
@@ -135,7 +137,7 @@ async def _run(operation: Operation, request: web.Request, call: Call[Any, Any])
     return await handling
 
 
-async def _parse_call(operation: Operation, request: web.Request) -> Call[Any, Any]:
+async def _parse_call(operation: AnyOperation, request: web.Request) -> Call[Any, Any]:
     store, settings = request.app[STORE], request.app[SETTINGS]
     path = request.match_info
     _note_request(operation, path)
@@ -178,7 +180,7 @@ def _path_parameters(path: Mapping[str, str]) -> tuple[dict[str, UUID], dict[str
     return ids, names
 
 
-def _check_permission(operation: Operation, key: Key) -> None:
+def _check_permission(operation: AnyOperation, key: Key) -> None:
     if operation.owner and key.project_id is not None:
         raise denied("registry", "administrate")
     if operation.writes and key.permission != "full":
@@ -196,7 +198,7 @@ def _error_response(refusal: ApiError) -> web.Response:
     return response
 
 
-def _note_request(operation: Operation, path: Mapping[str, str]) -> None:
+def _note_request(operation: AnyOperation, path: Mapping[str, str]) -> None:
     """Note the target of the request: the last object of its path, or the kind it lists."""
     names = [name for name in path if name != "region"]
     kind = operation.path.rpartition("/")[2].removesuffix("s")
@@ -213,7 +215,7 @@ def _note_answer(answer: msgspec.Struct) -> None:
     note_object(str(object_id), getattr(answer, "name", ""))
 
 
-def _not_allowed(methods: Mapping[str, Operation] | tuple[str, ...]) -> web.Response:
+def _not_allowed(methods: Mapping[str, AnyOperation] | tuple[str, ...]) -> web.Response:
     response = _error_response(ApiError(MethodNotAllowed()))
     allowed = set(methods) | ({hdrs.METH_HEAD} if hdrs.METH_GET in methods else set())
     response.headers[hdrs.ALLOW] = ", ".join(sorted(allowed))

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from .auth import namespace_of
 from .errors import LockedBody
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .views import ReleasedAnswer, convert
 
 
@@ -22,6 +22,13 @@ class ReleaseHolds(msgspec.Struct, kw_only=True):
     after: Annotated[str, Meta(description="`after` of the last response")] | None = None
 
 
+@operation(
+    "DELETE",
+    HOLDFAST_REGION + "/namespaces/{namespace_id}/holds",
+    "Release the content that no manifest of a namespace needs",
+    writes=True,
+    errors=(LockedBody,),
+)
 async def release_holds(call: Call[ReleaseHolds, Nothing]) -> ReleasedAnswer:
     """Release holds on content that no manifest needs, taken before the first request.
 
@@ -34,16 +41,4 @@ async def release_holds(call: Call[ReleaseHolds, Nothing]) -> ReleasedAnswer:
     return convert(done, ReleasedAnswer, released_size=done.size)
 
 
-OPERATIONS: Final = (
-    Operation(
-        id="ReleaseHolds",
-        method="DELETE",
-        path=HOLDFAST_REGION + "/namespaces/{namespace_id}/holds",
-        summary="Release the content that no manifest of a namespace needs",
-        handler=release_holds,
-        answer=ReleasedAnswer,
-        query=ReleaseHolds,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-)
+OPERATIONS: Final = (release_holds,)

@@ -12,9 +12,12 @@ from holdfast.engine import Namespace, NotFound
 
 from .auth import image_of
 from .errors import LockedBody, PreconditionFailedBody
-from .operation import SCALEWAY, Call, Nothing, Operation
+from .operation import SCALEWAY, Call, Nothing, operation
 from .paging import Order, PageNumber, PageSize
 from .views import ImageAnswer, ImagesAnswer, ImageVisibility, image_answer
+
+_ALL: Final = SCALEWAY + "/images"
+_ONE: Final = _ALL + "/{image_id}"
 
 
 class ListImages(msgspec.Struct, kw_only=True):
@@ -35,6 +38,7 @@ class UpdateImage(msgspec.Struct, kw_only=True):
     visibility: ImageVisibility | None = None
 
 
+@operation("GET", _ALL, "List images")
 async def list_images(call: Call[ListImages, Nothing]) -> ImagesAnswer:
     """Return a page of the images that the key covers, of one namespace or of all."""
     query = call.query
@@ -66,11 +70,13 @@ async def _find(call: Call[ListImages, Nothing], namespace_id: UUID) -> Namespac
     return namespace if namespace.region == call.region else None
 
 
+@operation("GET", _ONE, "Get an image")
 async def get_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
     """Return an image with its exact size and its tags."""
     return image_answer(await image_of(call, "read"))
 
 
+@operation("PATCH", _ONE, "Update an image", writes=True, errors=(LockedBody,))
 async def update_image(call: Call[Nothing, UpdateImage]) -> ImageAnswer:
     """Change an image. ``updated_at`` changes even if nothing else does."""
     image = await image_of(call, "write")
@@ -80,52 +86,17 @@ async def update_image(call: Call[Nothing, UpdateImage]) -> ImageAnswer:
     return image_answer(await call.store.images.update(image.id, visibility=visibility))
 
 
+@operation(
+    "DELETE",
+    _ONE,
+    "Delete an image and its tags",
+    writes=True,
+    errors=(LockedBody, PreconditionFailedBody),
+)
 async def delete_image(call: Call[Nothing, Nothing]) -> ImageAnswer:
     """Delete an image with its tags. Its name is free at once."""
     image = await image_of(call, "delete")
     return image_answer(await call.store.images.delete(image.id))
 
 
-_ALL: Final = SCALEWAY + "/images"
-_ONE: Final = _ALL + "/{image_id}"
-
-OPERATIONS: Final = (
-    Operation(
-        id="ListImages",
-        method="GET",
-        path=_ALL,
-        summary="List images",
-        handler=list_images,
-        answer=ImagesAnswer,
-        query=ListImages,
-    ),
-    Operation(
-        id="GetImage",
-        method="GET",
-        path=_ONE,
-        summary="Get an image",
-        handler=get_image,
-        answer=ImageAnswer,
-    ),
-    Operation(
-        id="UpdateImage",
-        method="PATCH",
-        path=_ONE,
-        summary="Update an image",
-        handler=update_image,
-        answer=ImageAnswer,
-        body=UpdateImage,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-    Operation(
-        id="DeleteImage",
-        method="DELETE",
-        path=_ONE,
-        summary="Delete an image and its tags",
-        handler=delete_image,
-        answer=ImageAnswer,
-        writes=True,
-        errors=(LockedBody, PreconditionFailedBody),
-    ),
-)
+OPERATIONS: Final = (list_images, get_image, update_image, delete_image)

@@ -24,10 +24,13 @@ from .errors import (
     not_found,
     precondition_failed,
 )
-from .operation import HOLDFAST, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, operation
 from .paging import PageNumber, PageSize
 from .parameters import change_of
 from .views import KeyAnswer, KeysAnswer, NewKeyAnswer, convert
+
+_ALL: Final = HOLDFAST + "/keys"
+_ONE: Final = _ALL + "/{access_key}"
 
 
 class ListKeys(msgspec.Struct, kw_only=True):
@@ -92,6 +95,7 @@ def _after_calling_key() -> ApiError:
     return invalid("expires_at", "constraint", "must not be after the expiry of the calling key")
 
 
+@operation("POST", _ALL, "Create a key", writes=True)
 async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
     """Create a key. Only this response has its secret."""
     body, calling_key = call.body, call.key
@@ -110,6 +114,7 @@ async def create_key(call: Call[Nothing, CreateKey]) -> NewKeyAnswer:
     return convert(key, NewKeyAnswer, secret_key=secret)
 
 
+@operation("GET", _ALL, "List keys", writes=True)
 async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
     """Return a page of the keys that the calling key manages, without their secrets."""
     requested = call.query.project_id
@@ -123,11 +128,13 @@ async def list_keys(call: Call[ListKeys, Nothing]) -> KeysAnswer:
     return KeysAnswer([convert(key, KeyAnswer) for key in page.items], page.total)
 
 
+@operation("GET", _ONE, "Get a key", writes=True)
 async def get_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
     """Return a key without its secret."""
     return convert(await _key_of(call), KeyAnswer)
 
 
+@operation("PATCH", _ONE, "Update a key", writes=True, errors=(PreconditionFailedBody,))
 async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
     """Change a key. Its expiry must not be after that of the calling key."""
     key, calling_key, body = await _key_of(call), call.key, call.body
@@ -142,6 +149,7 @@ async def update_key(call: Call[Nothing, UpdateKey]) -> KeyAnswer:
     return convert(changed, KeyAnswer)
 
 
+@operation("DELETE", _ONE, "Revoke a key", writes=True, errors=(PreconditionFailedBody,))
 async def revoke_key(call: Call[Nothing, Nothing]) -> KeyAnswer:
     """Revoke a key. Requests with it are refused from now on."""
     key = await _key_of(call)
@@ -171,58 +179,4 @@ async def _key_of(call: Call[Any, Any]) -> Key:
     return key
 
 
-_ALL: Final = HOLDFAST + "/keys"
-_ONE: Final = _ALL + "/{access_key}"
-
-OPERATIONS: Final = (
-    Operation(
-        id="ListKeys",
-        method="GET",
-        path=_ALL,
-        summary="List keys",
-        handler=list_keys,
-        answer=KeysAnswer,
-        query=ListKeys,
-        writes=True,
-    ),
-    Operation(
-        id="CreateKey",
-        method="POST",
-        path=_ALL,
-        summary="Create a key",
-        handler=create_key,
-        answer=NewKeyAnswer,
-        body=CreateKey,
-        writes=True,
-    ),
-    Operation(
-        id="GetKey",
-        method="GET",
-        path=_ONE,
-        summary="Get a key",
-        handler=get_key,
-        answer=KeyAnswer,
-        writes=True,
-    ),
-    Operation(
-        id="UpdateKey",
-        method="PATCH",
-        path=_ONE,
-        summary="Update a key",
-        handler=update_key,
-        answer=KeyAnswer,
-        body=UpdateKey,
-        writes=True,
-        errors=(PreconditionFailedBody,),
-    ),
-    Operation(
-        id="RevokeKey",
-        method="DELETE",
-        path=_ONE,
-        summary="Revoke a key",
-        handler=revoke_key,
-        answer=KeyAnswer,
-        writes=True,
-        errors=(PreconditionFailedBody,),
-    ),
-)
+OPERATIONS: Final = (list_keys, create_key, get_key, update_key, revoke_key)

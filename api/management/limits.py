@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta
 
 from .auth import namespace_of
 from .errors import denied
-from .operation import HOLDFAST, HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST, HOLDFAST_REGION, Call, Nothing, operation
 from .parameters import change_of
 from .settings import Patterns, Quota, patterns_of
 from .views import (
@@ -18,6 +18,9 @@ from .views import (
     limits_answer,
     project_limits_answer,
 )
+
+_NAMESPACE: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/limits"
+_PROJECT: Final = HOLDFAST + "/projects/{project_id}/limits"
 
 
 class UpdateLimits(msgspec.Struct, kw_only=True):
@@ -37,13 +40,15 @@ class UpdateProjectLimits(msgspec.Struct, kw_only=True):
     ] = msgspec.field(default_factory=UpdateLimits)
 
 
-async def get_limits(call: Call[Nothing, Nothing]) -> NamespaceLimitsAnswer:
+@operation("GET", _NAMESPACE, "Get the limits of a namespace")
+async def get_namespace_limits(call: Call[Nothing, Nothing]) -> NamespaceLimitsAnswer:
     """Return the limits of a namespace's name, and the limits in force with its settings."""
     namespace = await namespace_of(call, "read")
     return limits_answer(namespace.id, await call.store.limits.namespace(namespace.id))
 
 
-async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAnswer:
+@operation("PATCH", _NAMESPACE, "Update the limits of a namespace", writes=True, owner=True)
+async def update_namespace_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAnswer:
     """Change the given limits. They stay with the name when the namespace is created again."""
     namespace = await namespace_of(call, "write")
     changed = await call.store.limits.update_namespace(
@@ -55,6 +60,7 @@ async def update_limits(call: Call[Nothing, UpdateLimits]) -> NamespaceLimitsAns
     return limits_answer(namespace.id, changed)
 
 
+@operation("GET", _PROJECT, "Get the limits of a project")
 async def get_project_limits(call: Call[Nothing, Nothing]) -> ProjectLimitsAnswer:
     """Return the limits of a project, and the size that its namespaces keep."""
     project_id = call.ids["project_id"]
@@ -63,6 +69,7 @@ async def get_project_limits(call: Call[Nothing, Nothing]) -> ProjectLimitsAnswe
     return project_limits_answer(project_id, await call.store.limits.project(project_id))
 
 
+@operation("PATCH", _PROJECT, "Update the limits of a project", writes=True, owner=True)
 async def update_project_limits(call: Call[Nothing, UpdateProjectLimits]) -> ProjectLimitsAnswer:
     """Change the given limits. Defaults do not affect existing namespaces."""
     project_id, defaults = call.ids["project_id"], call.body.defaults
@@ -76,46 +83,9 @@ async def update_project_limits(call: Call[Nothing, UpdateProjectLimits]) -> Pro
     return project_limits_answer(project_id, changed)
 
 
-_NAMESPACE: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/limits"
-_PROJECT: Final = HOLDFAST + "/projects/{project_id}/limits"
-
 OPERATIONS: Final = (
-    Operation(
-        id="GetNamespaceLimits",
-        method="GET",
-        path=_NAMESPACE,
-        summary="Get the limits of a namespace",
-        handler=get_limits,
-        answer=NamespaceLimitsAnswer,
-    ),
-    Operation(
-        id="UpdateNamespaceLimits",
-        method="PATCH",
-        path=_NAMESPACE,
-        summary="Update the limits of a namespace",
-        handler=update_limits,
-        answer=NamespaceLimitsAnswer,
-        body=UpdateLimits,
-        writes=True,
-        owner=True,
-    ),
-    Operation(
-        id="GetProjectLimits",
-        method="GET",
-        path=_PROJECT,
-        summary="Get the limits of a project",
-        handler=get_project_limits,
-        answer=ProjectLimitsAnswer,
-    ),
-    Operation(
-        id="UpdateProjectLimits",
-        method="PATCH",
-        path=_PROJECT,
-        summary="Update the limits of a project",
-        handler=update_project_limits,
-        answer=ProjectLimitsAnswer,
-        body=UpdateProjectLimits,
-        writes=True,
-        owner=True,
-    ),
+    get_namespace_limits,
+    update_namespace_limits,
+    get_project_limits,
+    update_project_limits,
 )

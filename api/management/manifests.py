@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from .auth import image_of
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .paging import PageSize
 from .views import ManifestAnswer, ManifestsAnswer, convert
 
@@ -33,6 +33,11 @@ class ListManifests(msgspec.Struct, kw_only=True):
     page_size: PageSize = 20
 
 
+@operation(
+    "GET",
+    HOLDFAST_REGION + "/images/{image_id}/manifests",
+    "List the manifests of an image, with or without a tag",
+)
 async def list_manifests(call: Call[ListManifests, Nothing]) -> ManifestsAnswer:
     """Return manifests in order of their digests. Repeat with ``after`` until it is null.
 
@@ -48,14 +53,4 @@ async def list_manifests(call: Call[ListManifests, Nothing]) -> ManifestsAnswer:
     return ManifestsAnswer([convert(item, ManifestAnswer) for item in found], after)
 
 
-OPERATIONS: Final = (
-    Operation(
-        id="ListManifests",
-        method="GET",
-        path=HOLDFAST_REGION + "/images/{image_id}/manifests",
-        summary="List the manifests of an image, with or without a tag",
-        handler=list_manifests,
-        answer=ManifestsAnswer,
-        query=ListManifests,
-    ),
-)
+OPERATIONS: Final = (list_manifests,)

@@ -12,9 +12,12 @@ from holdfast.engine import Namespace
 
 from .auth import namespace_of
 from .errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, denied
-from .operation import SCALEWAY, Call, Nothing, Operation
+from .operation import SCALEWAY, Call, Nothing, operation
 from .paging import PageNumber, PageSize
 from .views import NamespaceAnswer, NamespacesAnswer, convert
+
+_ALL: Final = SCALEWAY + "/namespaces"
+_ONE: Final = _ALL + "/{namespace_id}"
 
 NamespaceOrder = Literal[
     "created_at_asc",
@@ -67,6 +70,7 @@ def _answer(call: Call[Any, Any], namespace: Namespace) -> NamespaceAnswer:
     return convert(namespace, NamespaceAnswer, status_message="", endpoint=endpoint)
 
 
+@operation("GET", _ALL, "List namespaces")
 async def list_namespaces(call: Call[ListNamespaces, Nothing]) -> NamespacesAnswer:
     """Return a page of the namespaces that the key covers."""
     query = call.query
@@ -83,6 +87,7 @@ async def list_namespaces(call: Call[ListNamespaces, Nothing]) -> NamespacesAnsw
     return NamespacesAnswer([_answer(call, item) for item in page.items], page.total)
 
 
+@operation("POST", _ALL, "Create a namespace", writes=True, errors=(AlreadyExistsBody,))
 async def create_namespace(call: Call[Nothing, CreateNamespace]) -> NamespaceAnswer:
     """Create a namespace, ready at once."""
     body = call.body
@@ -104,11 +109,13 @@ async def create_namespace(call: Call[Nothing, CreateNamespace]) -> NamespaceAns
     return _answer(call, namespace)
 
 
+@operation("GET", _ONE, "Get a namespace")
 async def get_namespace(call: Call[Nothing, Nothing]) -> NamespaceAnswer:
     """Return a namespace with its exact size."""
     return _answer(call, await namespace_of(call, "read"))
 
 
+@operation("PATCH", _ONE, "Update a namespace", writes=True, errors=(LockedBody,))
 async def update_namespace(call: Call[Nothing, UpdateNamespace]) -> NamespaceAnswer:
     """Change a namespace. ``updated_at`` changes even if nothing else does."""
     namespace = await namespace_of(call, "write")
@@ -118,63 +125,23 @@ async def update_namespace(call: Call[Nothing, UpdateNamespace]) -> NamespaceAns
     return _answer(call, changed)
 
 
+@operation(
+    "DELETE",
+    _ONE,
+    "Delete a namespace and its images",
+    writes=True,
+    errors=(LockedBody, PreconditionFailedBody),
+)
 async def delete_namespace(call: Call[Nothing, Nothing]) -> NamespaceAnswer:
     """Delete a namespace with its images. Its name is free at once."""
     namespace = await namespace_of(call, "delete")
     return _answer(call, await call.store.namespaces.delete(namespace.id))
 
 
-_ALL: Final = SCALEWAY + "/namespaces"
-_ONE: Final = _ALL + "/{namespace_id}"
-
 OPERATIONS: Final = (
-    Operation(
-        id="ListNamespaces",
-        method="GET",
-        path=_ALL,
-        summary="List namespaces",
-        handler=list_namespaces,
-        answer=NamespacesAnswer,
-        query=ListNamespaces,
-    ),
-    Operation(
-        id="CreateNamespace",
-        method="POST",
-        path=_ALL,
-        summary="Create a namespace",
-        handler=create_namespace,
-        answer=NamespaceAnswer,
-        body=CreateNamespace,
-        writes=True,
-        errors=(AlreadyExistsBody,),
-    ),
-    Operation(
-        id="GetNamespace",
-        method="GET",
-        path=_ONE,
-        summary="Get a namespace",
-        handler=get_namespace,
-        answer=NamespaceAnswer,
-    ),
-    Operation(
-        id="UpdateNamespace",
-        method="PATCH",
-        path=_ONE,
-        summary="Update a namespace",
-        handler=update_namespace,
-        answer=NamespaceAnswer,
-        body=UpdateNamespace,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-    Operation(
-        id="DeleteNamespace",
-        method="DELETE",
-        path=_ONE,
-        summary="Delete a namespace and its images",
-        handler=delete_namespace,
-        answer=NamespaceAnswer,
-        writes=True,
-        errors=(LockedBody, PreconditionFailedBody),
-    ),
+    list_namespaces,
+    create_namespace,
+    get_namespace,
+    update_namespace,
+    delete_namespace,
 )

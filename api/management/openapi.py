@@ -25,7 +25,7 @@ from .errors import (
     TooManyRequests,
     Unavailable,
 )
-from .operation import SCALEWAY, Nothing, Operation
+from .operation import SCALEWAY, AnyOperation, Nothing
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ REASONS: Final = {
 }
 
 
-def document(operations: Sequence[Operation], regions: Sequence[str], base: str = "/") -> Json:
+def document(operations: Sequence[AnyOperation], regions: Sequence[str], base: str = "/") -> Json:
     """Return the document for a server with these regions, mounted at ``base``."""
     paths: dict[str, Json] = {}
     for operation in operations:
@@ -104,7 +104,7 @@ def version_of_package() -> str:
         return "0"
 
 
-def _operation(operation: Operation, regions: Sequence[str]) -> Json:
+def _operation(operation: AnyOperation, regions: Sequence[str]) -> Json:
     item: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
@@ -115,7 +115,7 @@ def _operation(operation: Operation, regions: Sequence[str]) -> Json:
             **_errors(operation),
         },
     }
-    description = operation.description or (operation.handler.__doc__ or "").strip()
+    description = (operation.handler.__doc__ or "").strip()
     if description:
         item["description"] = _markdown(description)
     if operation.body is not Nothing:
@@ -131,7 +131,7 @@ def _markdown(docstring: str) -> str:
     return docstring.replace("``", "`")
 
 
-def _path(operation: Operation, regions: Sequence[str]) -> Iterable[Json]:
+def _path(operation: AnyOperation, regions: Sequence[str]) -> Iterable[Json]:
     if "{region}" in operation.path:
         yield _parameter("region", "path", {"type": "string", "enum": list(regions)}, True)
     for name, description in PATH_PARAMETERS.items():
@@ -142,7 +142,7 @@ def _path(operation: Operation, regions: Sequence[str]) -> Iterable[Json]:
             yield {**_parameter(name, "path", schema, True), "description": description}
 
 
-def _query(operation: Operation) -> Iterable[Json]:
+def _query(operation: AnyOperation) -> Iterable[Json]:
     if operation.query is Nothing:
         return
     properties = _component(operation.query)["properties"]
@@ -167,7 +167,7 @@ def _parameter(name: str, location: str, schema: Json, required: bool) -> Json:
     return item
 
 
-def _errors(operation: Operation) -> Json:
+def _errors(operation: AnyOperation) -> Json:
     """Return the declared errors, and those that follow from the operation's parameters."""
     bodies: dict[int, list[type[Body]]] = {}
 
@@ -211,7 +211,7 @@ def _component(declared: type[msgspec.Struct]) -> Json:
     return schema
 
 
-def _schemas(operations: Sequence[Operation]) -> Json:
+def _schemas(operations: Sequence[AnyOperation]) -> Json:
     """Return the schema of every struct by name. In errors, all fields are required."""
     structs: list[type[msgspec.Struct]] = list(STATUS)
     for operation in operations:

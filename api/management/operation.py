@@ -1,14 +1,14 @@
 """``Operation``, a row of the management API's table, and ``Call``, the input of its handler.
 
-Routes and OpenAPI document are generated from Operations: one added to the ``OPERATIONS`` of a
-module is in both.
+``operation`` declares a handler as one. Routes and OpenAPI document are generated from Operations:
+one added to the ``OPERATIONS`` of a module is in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -36,6 +36,7 @@ class Nothing(msgspec.Struct):
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 B = TypeVar("B", bound=msgspec.Struct)
+A_co = TypeVar("A_co", bound=msgspec.Struct, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Call(Generic[Q, B]):
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Generic[A_co]):
     """A method of a path, with its handler and its types.
 
     ``id`` is the OpenAPI operationId. An operation with ``writes`` needs a key with permission
@@ -87,18 +88,58 @@ class Operation:
     method: Method
     path: str
     summary: str
-    handler: Callable[[Call[Any, Any]], Awaitable[msgspec.Struct]]
-    answer: type[msgspec.Struct]
-    query: type[msgspec.Struct] = Nothing
-    body: type[msgspec.Struct] = Nothing
-    writes: bool = False
-    owner: bool = False
-    only_reads: bool = False
+    handler: Callable[[Call[Any, Any]], Awaitable[A_co]]
+    answer: type[A_co]
+    query: type[msgspec.Struct]
+    body: type[msgspec.Struct]
+    writes: bool
+    owner: bool
+    only_reads: bool
     """True if the operation changes nothing although it is not a GET."""
-    errors: tuple[type[Body], ...] = ()
-    description: str = ""
+    errors: tuple[type[Body], ...]
 
     @property
     def ends_with_client(self) -> bool:
         """True if the operation is cancelled when its client disconnects."""
         return self.method == "GET" or self.only_reads
+
+
+AnyOperation: TypeAlias = Operation[msgspec.Struct]
+"""Operation with any type of answer."""
+
+
+def operation(
+    method: Method,
+    path: str,
+    summary: str,
+    *,
+    writes: bool = False,
+    owner: bool = False,
+    only_reads: bool = False,
+    errors: tuple[type[Body], ...] = (),
+) -> Callable[[Callable[[Call[Q, B]], Awaitable[A_co]]], Operation[A_co]]:
+    """Declare the decorated handler as an operation; see ``Operation``.
+
+    The handler's name makes the id (``get_image``: GetImage), and its annotations are the types
+    of the query, the body and the answer.
+    """
+
+    def declare(handler: Callable[[Call[Q, B]], Awaitable[A_co]]) -> Operation[A_co]:
+        hints = get_type_hints(handler)
+        query, body = get_args(hints["call"])
+        return Operation(
+            id=handler.__name__.title().replace("_", ""),
+            method=method,
+            path=path,
+            summary=summary,
+            handler=handler,
+            answer=hints["return"],
+            query=query,
+            body=body,
+            writes=writes,
+            owner=owner,
+            only_reads=only_reads,
+            errors=errors,
+        )
+
+    return declare

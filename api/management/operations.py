@@ -24,9 +24,9 @@ from . import (
     uploads,
     usage,
 )
-from .operation import Operation
+from .operation import AnyOperation
 
-OPERATIONS: Final[tuple[Operation, ...]] = (
+OPERATIONS: Final[tuple[AnyOperation, ...]] = (
     *namespaces.OPERATIONS,
     *images.OPERATIONS,
     *tags.OPERATIONS,

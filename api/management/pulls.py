@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from .auth import image_of, tag_of
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .views import Timestamp, convert
 
 
@@ -23,31 +23,20 @@ class PullsAnswer(msgspec.Struct, kw_only=True):
     ]
 
 
-async def image_pulls(call: Call[Nothing, Nothing]) -> PullsAnswer:
+@operation(
+    "GET",
+    HOLDFAST_REGION + "/images/{image_id}/pulls",
+    "Get the number of pulls of an image by digest",
+)
+async def get_image_pulls(call: Call[Nothing, Nothing]) -> PullsAnswer:
     """Count GETs of the image's manifests by digest."""
     return convert(await image_of(call, "read"), PullsAnswer)
 
 
-async def tag_pulls(call: Call[Nothing, Nothing]) -> PullsAnswer:
+@operation("GET", HOLDFAST_REGION + "/tags/{tag_id}/pulls", "Get the number of pulls of a tag")
+async def get_tag_pulls(call: Call[Nothing, Nothing]) -> PullsAnswer:
     """Count reads by the tag's name, and GETs of its manifest by digest."""
     return convert(await tag_of(call, "read"), PullsAnswer)
 
 
-OPERATIONS: Final = (
-    Operation(
-        id="GetImagePulls",
-        method="GET",
-        path=HOLDFAST_REGION + "/images/{image_id}/pulls",
-        summary="Get the number of pulls of an image by digest",
-        handler=image_pulls,
-        answer=PullsAnswer,
-    ),
-    Operation(
-        id="GetTagPulls",
-        method="GET",
-        path=HOLDFAST_REGION + "/tags/{tag_id}/pulls",
-        summary="Get the number of pulls of a tag",
-        handler=tag_pulls,
-        answer=PullsAnswer,
-    ),
-)
+OPERATIONS: Final = (get_image_pulls, get_tag_pulls)

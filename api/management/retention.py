@@ -12,8 +12,10 @@ from holdfast.engine import Plan, RetentionRule
 
 from .auth import namespace_of
 from .errors import LockedBody
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .views import ExpiredAnswer, PlanAnswer, Rule, RulesAnswer, convert
+
+_PATH: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/retention"
 
 
 class Rules(msgspec.Struct, kw_only=True):
@@ -38,11 +40,15 @@ async def _rules_answer(call: Call[Any, Any], namespace_id: UUID) -> RulesAnswer
     return RulesAnswer(namespace_id=namespace_id, rules=[convert(rule, Rule) for rule in rules])
 
 
+@operation("GET", _PATH, "Get the retention rules of a namespace")
 async def get_retention(call: Call[Nothing, Nothing]) -> RulesAnswer:
     """Return the rules of a namespace."""
     return await _rules_answer(call, (await namespace_of(call, "read")).id)
 
 
+@operation(
+    "PATCH", _PATH, "Replace the retention rules of a namespace", writes=True, errors=(LockedBody,)
+)
 async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
     """Replace the rules of a namespace."""
     namespace = await namespace_of(call, "write")
@@ -51,56 +57,20 @@ async def update_retention(call: Call[Nothing, Rules]) -> RulesAnswer:
     return await _rules_answer(call, namespace.id)
 
 
+@operation("GET", _PATH + "/plan", "List what the retention rules would remove now: a dry run")
 async def plan_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
     """Return the tags and manifests that the rules would remove now."""
     namespace = await namespace_of(call, "read")
     return _plan_answer(call, namespace.id, await call.store.retention.plan(namespace.id))
 
 
+@operation(
+    "POST", _PATH + "/apply", "Apply the retention rules now", writes=True, errors=(LockedBody,)
+)
 async def apply_retention(call: Call[Nothing, Nothing]) -> PlanAnswer:
     """Apply the rules and return the tags and manifests that were removed."""
     namespace = await namespace_of(call, "write")
     return _plan_answer(call, namespace.id, await call.store.retention.apply(namespace.id))
 
 
-_PATH: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/retention"
-
-OPERATIONS: Final = (
-    Operation(
-        id="GetRetention",
-        method="GET",
-        path=_PATH,
-        summary="Get the retention rules of a namespace",
-        handler=get_retention,
-        answer=RulesAnswer,
-    ),
-    Operation(
-        id="UpdateRetention",
-        method="PATCH",
-        path=_PATH,
-        summary="Replace the retention rules of a namespace",
-        handler=update_retention,
-        answer=RulesAnswer,
-        body=Rules,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-    Operation(
-        id="PlanRetention",
-        method="GET",
-        path=_PATH + "/plan",
-        summary="List what the retention rules would remove now: a dry run",
-        handler=plan_retention,
-        answer=PlanAnswer,
-    ),
-    Operation(
-        id="ApplyRetention",
-        method="POST",
-        path=_PATH + "/apply",
-        summary="Apply the retention rules now",
-        handler=apply_retention,
-        answer=PlanAnswer,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-)
+OPERATIONS: Final = (get_retention, update_retention, plan_retention, apply_retention)

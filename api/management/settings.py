@@ -12,9 +12,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from .auth import namespace_of
 from .errors import LockedBody, denied
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .parameters import change_of
 from .views import SettingsAnswer, settings_answer
+
+_PATH: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/settings"
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._*?-]+$")]
 
@@ -50,12 +52,14 @@ def patterns_of(given: list[str] | None) -> tuple[str, ...] | None:
     return None if given is None else tuple(given)
 
 
-async def get_settings(call: Call[Nothing, Nothing]) -> SettingsAnswer:
+@operation("GET", _PATH, "Get the settings of a namespace")
+async def get_namespace_settings(call: Call[Nothing, Nothing]) -> SettingsAnswer:
     """Return the settings of a namespace."""
     return settings_answer(await namespace_of(call, "read"))
 
 
-async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer:
+@operation("PATCH", _PATH, "Update the settings of a namespace", writes=True, errors=(LockedBody,))
+async def update_namespace_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer:
     """Change the given settings. Only a key of all projects may lock or unlock."""
     namespace = await namespace_of(call, "write")
     body = call.body
@@ -71,26 +75,4 @@ async def update_settings(call: Call[Nothing, UpdateSettings]) -> SettingsAnswer
     return settings_answer(changed)
 
 
-_PATH: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/settings"
-
-OPERATIONS: Final = (
-    Operation(
-        id="GetNamespaceSettings",
-        method="GET",
-        path=_PATH,
-        summary="Get the settings of a namespace",
-        handler=get_settings,
-        answer=SettingsAnswer,
-    ),
-    Operation(
-        id="UpdateNamespaceSettings",
-        method="PATCH",
-        path=_PATH,
-        summary="Update the settings of a namespace",
-        handler=update_settings,
-        answer=SettingsAnswer,
-        body=UpdateSettings,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-)
+OPERATIONS: Final = (get_namespace_settings, update_namespace_settings)

@@ -9,9 +9,11 @@ from msgspec import Meta
 
 from .auth import image_of, tag_of
 from .errors import LockedBody, PreconditionFailedBody
-from .operation import SCALEWAY, Call, Nothing, Operation
+from .operation import SCALEWAY, Call, Nothing, operation
 from .paging import Order, PageNumber, PageSize
 from .views import TagAnswer, TagsAnswer, convert
+
+_ONE: Final = SCALEWAY + "/tags/{tag_id}"
 
 
 class ListTags(msgspec.Struct, kw_only=True):
@@ -32,6 +34,7 @@ class DeleteTag(msgspec.Struct, kw_only=True):
     ] = False
 
 
+@operation("GET", SCALEWAY + "/images/{image_id}/tags", "List the tags of an image")
 async def list_tags(call: Call[ListTags, Nothing]) -> TagsAnswer:
     """Return a page of the tags of an image."""
     image = await image_of(call, "read")
@@ -46,46 +49,17 @@ async def list_tags(call: Call[ListTags, Nothing]) -> TagsAnswer:
     return TagsAnswer([convert(item, TagAnswer) for item in page.items], page.total)
 
 
+@operation("GET", _ONE, "Get a tag")
 async def get_tag(call: Call[Nothing, Nothing]) -> TagAnswer:
     """Return a tag with the digest it points to."""
     return convert(await tag_of(call, "read"), TagAnswer)
 
 
+@operation("DELETE", _ONE, "Delete a tag", writes=True, errors=(LockedBody, PreconditionFailedBody))
 async def delete_tag(call: Call[DeleteTag, Nothing]) -> TagAnswer:
     """Delete a tag, and its manifest if nothing else refers to that."""
     tag = await tag_of(call, "delete")
     return convert(await call.store.tags.delete(tag.id), TagAnswer)
 
 
-_ONE: Final = SCALEWAY + "/tags/{tag_id}"
-
-OPERATIONS: Final = (
-    Operation(
-        id="ListTags",
-        method="GET",
-        path=SCALEWAY + "/images/{image_id}/tags",
-        summary="List the tags of an image",
-        handler=list_tags,
-        answer=TagsAnswer,
-        query=ListTags,
-    ),
-    Operation(
-        id="GetTag",
-        method="GET",
-        path=_ONE,
-        summary="Get a tag",
-        handler=get_tag,
-        answer=TagAnswer,
-    ),
-    Operation(
-        id="DeleteTag",
-        method="DELETE",
-        path=_ONE,
-        summary="Delete a tag",
-        handler=delete_tag,
-        answer=TagAnswer,
-        query=DeleteTag,
-        writes=True,
-        errors=(LockedBody, PreconditionFailedBody),
-    ),
-)
+OPERATIONS: Final = (list_tags, get_tag, delete_tag)

@@ -15,9 +15,11 @@ from msgspec import Meta
 from holdfast.engine import Trashed, TrashItem
 
 from .errors import AlreadyExistsBody, LockedBody, PreconditionFailedBody, TransientState, not_found
-from .operation import HOLDFAST, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, operation
 from .paging import PageNumber, PageSize
 from .views import PurgedAnswer, TrashAnswer, TrashItemAnswer, convert
+
+_ALL: Final = HOLDFAST + "/trash"
 
 
 class ListTrash(msgspec.Struct, kw_only=True):
@@ -40,6 +42,7 @@ class ListTrash(msgspec.Struct, kw_only=True):
     tag: Annotated[str, Meta(description="Name of the deleted tag")] | None = None
 
 
+@operation("GET", _ALL, "List deleted objects that can be restored")
 async def list_trash(call: Call[ListTrash, Nothing]) -> TrashAnswer:
     """Return a page of deleted objects; the next one to be purged comes first."""
     query = call.query
@@ -58,14 +61,33 @@ async def list_trash(call: Call[ListTrash, Nothing]) -> TrashAnswer:
     return TrashAnswer([convert(item, TrashItemAnswer) for item in page.items], page.total)
 
 
-async def restore(call: Call[Nothing, Nothing]) -> TrashItemAnswer:
+@operation(
+    "POST",
+    _ALL + "/{item_id}/restore",
+    "Restore a deleted namespace, image or tag",
+    writes=True,
+    errors=(
+        AlreadyExistsBody,
+        LockedBody,
+        PreconditionFailedBody,
+        TransientState,
+    ),
+)
+async def restore_from_trash(call: Call[Nothing, Nothing]) -> TrashItemAnswer:
     """Restore a deleted object under its name and id, with its content."""
     item = await _item_of(call)
     await call.store.trash.restore(item.id)
     return convert(item, TrashItemAnswer)
 
 
-async def delete(call: Call[Nothing, Nothing]) -> PurgedAnswer:
+@operation(
+    "DELETE",
+    _ALL + "/{item_id}",
+    "Delete an object from the trash, for good",
+    writes=True,
+    errors=(LockedBody,),
+)
+async def delete_from_trash(call: Call[Nothing, Nothing]) -> PurgedAnswer:
     """Delete an object from the trash, for good.
 
     Its space is freed now, except for content that other objects need.
@@ -84,41 +106,4 @@ async def _item_of(call: Call[Any, Any]) -> TrashItem:
     return item
 
 
-_ALL: Final = HOLDFAST + "/trash"
-
-OPERATIONS: Final = (
-    Operation(
-        id="ListTrash",
-        method="GET",
-        path=_ALL,
-        summary="List deleted objects that can be restored",
-        handler=list_trash,
-        answer=TrashAnswer,
-        query=ListTrash,
-    ),
-    Operation(
-        id="DeleteFromTrash",
-        method="DELETE",
-        path=_ALL + "/{item_id}",
-        summary="Delete an object from the trash, for good",
-        handler=delete,
-        answer=PurgedAnswer,
-        writes=True,
-        errors=(LockedBody,),
-    ),
-    Operation(
-        id="RestoreFromTrash",
-        method="POST",
-        path=_ALL + "/{item_id}/restore",
-        summary="Restore a deleted namespace, image or tag",
-        handler=restore,
-        answer=TrashItemAnswer,
-        writes=True,
-        errors=(
-            AlreadyExistsBody,
-            LockedBody,
-            PreconditionFailedBody,
-            TransientState,
-        ),
-    ),
-)
+OPERATIONS: Final = (list_trash, delete_from_trash, restore_from_trash)

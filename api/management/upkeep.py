@@ -17,7 +17,7 @@ from msgspec import Meta
 from holdfast.engine import Store
 
 from .errors import ApiError, TransientState
-from .operation import HOLDFAST, Call, Nothing, Operation
+from .operation import HOLDFAST, Call, Nothing, operation
 from .views import CheckAnswer, ProblemAnswer, ScrubAnswer, SweepAnswer, convert
 
 WORK_SECONDS: Final = 1.0
@@ -51,6 +51,7 @@ class ScrubStore(msgspec.Struct, kw_only=True):
     ] = None
 
 
+@operation("POST", HOLDFAST + "/sweep", "Delete unreferenced data", writes=True, owner=True)
 async def sweep_store(call: Call[Nothing, SweepStore]) -> SweepAnswer:
     """Delete unreferenced data, for about a second.
 
@@ -61,6 +62,7 @@ async def sweep_store(call: Call[Nothing, SweepStore]) -> SweepAnswer:
     return convert(done, SweepAnswer)
 
 
+@operation("POST", HOLDFAST + "/scrub", "Read and verify blobs", writes=True, owner=True)
 async def scrub_store(call: Call[Nothing, ScrubStore]) -> ScrubAnswer:
     """Read blobs for about a second, verify them, and quarantine damaged ones.
 
@@ -72,6 +74,15 @@ async def scrub_store(call: Call[Nothing, ScrubStore]) -> ScrubAnswer:
     return convert(done, ScrubAnswer)
 
 
+@operation(
+    "POST",
+    HOLDFAST + "/check",
+    "Verify the integrity of the store",
+    writes=True,
+    owner=True,
+    only_reads=True,
+    errors=(TransientState,),
+)
 async def check_store(call: Call[Nothing, Nothing]) -> CheckAnswer:
     """Verify the integrity of a consistent state of the store, without reading the blobs.
 
@@ -96,39 +107,4 @@ async def check_store(call: Call[Nothing, Nothing]) -> CheckAnswer:
     return answer
 
 
-OPERATIONS: Final = (
-    Operation(
-        id="SweepStore",
-        method="POST",
-        path=HOLDFAST + "/sweep",
-        summary="Delete unreferenced data",
-        handler=sweep_store,
-        answer=SweepAnswer,
-        body=SweepStore,
-        writes=True,
-        owner=True,
-    ),
-    Operation(
-        id="ScrubStore",
-        method="POST",
-        path=HOLDFAST + "/scrub",
-        summary="Read and verify blobs",
-        handler=scrub_store,
-        answer=ScrubAnswer,
-        body=ScrubStore,
-        writes=True,
-        owner=True,
-    ),
-    Operation(
-        id="CheckStore",
-        method="POST",
-        path=HOLDFAST + "/check",
-        summary="Verify the integrity of the store",
-        handler=check_store,
-        answer=CheckAnswer,
-        writes=True,
-        owner=True,
-        only_reads=True,
-        errors=(TransientState,),
-    ),
-)
+OPERATIONS: Final = (sweep_store, scrub_store, check_store)

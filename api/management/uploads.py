@@ -9,9 +9,11 @@ import msgspec
 from msgspec import Meta
 
 from .auth import namespace_of
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .paging import PageSize
 from .views import UploadAnswer, UploadsAnswer, upload_answer
+
+_ALL: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/uploads"
 
 
 class ListUploads(msgspec.Struct, kw_only=True):
@@ -24,6 +26,7 @@ class ListUploads(msgspec.Struct, kw_only=True):
     page_size: PageSize = 20
 
 
+@operation("GET", _ALL, "List the open uploads of a namespace")
 async def list_uploads(call: Call[ListUploads, Nothing]) -> UploadsAnswer:
     """Return open uploads in order of their ids. Repeat with ``after`` until it is null."""
     namespace = await namespace_of(call, "read")
@@ -34,6 +37,7 @@ async def list_uploads(call: Call[ListUploads, Nothing]) -> UploadsAnswer:
     return UploadsAnswer([upload_answer(item) for item in found], total, rest)
 
 
+@operation("DELETE", _ALL + "/{upload_id}", "End an open upload and delete its bytes", writes=True)
 async def end_upload(call: Call[Nothing, Nothing]) -> UploadAnswer:
     """End an upload. Its space is free at once; a client that continues it gets 404."""
     namespace = await namespace_of(call, "write")
@@ -41,25 +45,4 @@ async def end_upload(call: Call[Nothing, Nothing]) -> UploadAnswer:
     return upload_answer(ended)
 
 
-_ALL: Final = HOLDFAST_REGION + "/namespaces/{namespace_id}/uploads"
-
-OPERATIONS: Final = (
-    Operation(
-        id="ListUploads",
-        method="GET",
-        path=_ALL,
-        summary="List the open uploads of a namespace",
-        handler=list_uploads,
-        answer=UploadsAnswer,
-        query=ListUploads,
-    ),
-    Operation(
-        id="EndUpload",
-        method="DELETE",
-        path=_ALL + "/{upload_id}",
-        summary="End an open upload and delete its bytes",
-        handler=end_upload,
-        answer=UploadAnswer,
-        writes=True,
-    ),
-)
+OPERATIONS: Final = (list_uploads, end_upload)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from .auth import image_of, namespace_of, tag_of
-from .operation import HOLDFAST_REGION, Call, Nothing, Operation
+from .operation import HOLDFAST_REGION, Call, Nothing, operation
 from .views import ImageUsageAnswer, NamespaceUsageAnswer, TagUsageAnswer, convert
 
 
@@ -20,7 +20,10 @@ class NamespaceUsage(msgspec.Struct, kw_only=True):
     ] = False
 
 
-async def namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsageAnswer:
+@operation(
+    "GET", HOLDFAST_REGION + "/namespaces/{namespace_id}/usage", "Get the usage of a namespace"
+)
+async def get_namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsageAnswer:
     """Return the usage of a namespace, compared only with namespaces that the key covers."""
     namespace = await namespace_of(call, "read")
     usage = await call.store.namespaces.usage(namespace.id)
@@ -42,7 +45,8 @@ async def namespace_usage(call: Call[NamespaceUsage, Nothing]) -> NamespaceUsage
     )
 
 
-async def image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
+@operation("GET", HOLDFAST_REGION + "/images/{image_id}/usage", "Get the usage of an image")
+async def get_image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
     """Return the size of an image, and the bytes that deleting it would free."""
     image = await image_of(call, "read")
     would_free = await call.store.images.would_free(
@@ -51,37 +55,14 @@ async def image_usage(call: Call[Nothing, Nothing]) -> ImageUsageAnswer:
     return convert(image, ImageUsageAnswer, image_id=image.id, would_free=would_free)
 
 
-async def tag_usage(call: Call[Nothing, Nothing]) -> TagUsageAnswer:
+@operation(
+    "GET", HOLDFAST_REGION + "/tags/{tag_id}/usage", "Get the bytes that deleting a tag would free"
+)
+async def get_tag_usage(call: Call[Nothing, Nothing]) -> TagUsageAnswer:
     """Return the bytes that deleting a tag would free."""
     tag = await tag_of(call, "read")
     would_free = await call.store.tags.would_free(tag.id, project_only=call.project_id is not None)
     return TagUsageAnswer(tag_id=tag.id, would_free=would_free)
 
 
-OPERATIONS: Final = (
-    Operation(
-        id="GetNamespaceUsage",
-        method="GET",
-        path=HOLDFAST_REGION + "/namespaces/{namespace_id}/usage",
-        summary="Get the usage of a namespace",
-        handler=namespace_usage,
-        answer=NamespaceUsageAnswer,
-        query=NamespaceUsage,
-    ),
-    Operation(
-        id="GetImageUsage",
-        method="GET",
-        path=HOLDFAST_REGION + "/images/{image_id}/usage",
-        summary="Get the usage of an image",
-        handler=image_usage,
-        answer=ImageUsageAnswer,
-    ),
-    Operation(
-        id="GetTagUsage",
-        method="GET",
-        path=HOLDFAST_REGION + "/tags/{tag_id}/usage",
-        summary="Get the bytes that deleting a tag would free",
-        handler=tag_usage,
-        answer=TagUsageAnswer,
-    ),
-)
+OPERATIONS: Final = (get_namespace_usage, get_image_usage, get_tag_usage)

@@ -18,7 +18,7 @@ from yarl import URL
 
 from holdfast.api.http.regions import REGIONS_DEFAULT
 from holdfast.api.management.openapi import document
-from holdfast.api.management.operation import Nothing, Operation
+from holdfast.api.management.operation import AnyOperation, Nothing
 from holdfast.api.management.operations import OPERATIONS
 
 server = api_fixtures.management_server
@@ -52,7 +52,7 @@ async def known(server: Server) -> dict[str, str]:
     }
 
 
-def by_id(operation: Operation) -> str:
+def by_id(operation: AnyOperation) -> str:
     return operation.id
 
 
@@ -119,14 +119,14 @@ def assert_names(answer: Answer, argument: str, *told: object) -> None:
     assert argument in {item["argument_name"] for item in answer.json["details"]}, where
 
 
-def properties(operation: Operation) -> dict[str, Any]:
+def properties(operation: AnyOperation) -> dict[str, Any]:
     component: dict[str, Any] = DOCUMENT["components"]["schemas"][operation.body.__name__]
     return component
 
 
 @pytest.mark.parametrize("operation", WITH_BODY, ids=by_id)
 async def test_fields_of_bodies(
-    server: Server, known: dict[str, str], operation: Operation
+    server: Server, known: dict[str, str], operation: AnyOperation
 ) -> None:
     path = operation.path.format(**known)
     schema = properties(operation)
@@ -143,7 +143,7 @@ async def test_fields_of_bodies(
 
 @pytest.mark.parametrize("operation", WITH_BODY, ids=by_id)
 async def test_bodies_as_a_whole(
-    server: Server, known: dict[str, str], operation: Operation
+    server: Server, known: dict[str, str], operation: AnyOperation
 ) -> None:
     path = operation.path.format(**known)
     for body in NO_JSON:
@@ -156,7 +156,7 @@ async def test_bodies_as_a_whole(
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", WITH_QUERY, ids=by_id)
 async def test_parameters_of_queries(
-    server: Server, known: dict[str, str], operation: Operation
+    server: Server, known: dict[str, str], operation: AnyOperation
 ) -> None:
     path = operation.path.format(**known)
     declared = DOCUMENT["paths"][operation.path][operation.method.lower()]["parameters"]
@@ -185,7 +185,7 @@ async def test_parameters_of_queries(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", WITH_IDS, ids=by_id)
-async def test_ids_of_paths(server: Server, known: dict[str, str], operation: Operation) -> None:
+async def test_ids_of_paths(server: Server, known: dict[str, str], operation: AnyOperation) -> None:
     for name in re.findall(r"{(\w+_id)}", operation.path):
         for value in ("x", "%00", "%ff", "a" * 4000, ABSENT[:-1]):
             path = operation.path.format(**{**known, name: value})

@@ -30,7 +30,7 @@ from support.tenants import (
     read_table,
 )
 
-from holdfast.api.management.operation import Operation
+from holdfast.api.management.operation import AnyOperation
 from holdfast.api.management.operations import OPERATIONS
 
 server = api_fixtures.management_server
@@ -74,7 +74,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {"UpdateRetention": {"rules": []}}
 """Bodies of operations that need one."""
 
 
-def parameters(operation: Operation) -> set[str]:
+def parameters(operation: AnyOperation) -> set[str]:
     return set(re.findall(r"{(\w+)}", operation.path)) - {"region"}
 
 
@@ -101,7 +101,7 @@ UPKEEP: Final = [
 ]
 
 
-def by_id(operation: Operation) -> str:
+def by_id(operation: AnyOperation) -> str:
     return operation.id
 
 
@@ -121,7 +121,7 @@ async def world(server: Server) -> World:
     return made
 
 
-async def ask(server: Server, world: World, operation: Operation, caller: Caller, thing: Thing
+async def ask(server: Server, world: World, operation: AnyOperation, caller: Caller, thing: Thing
 ) -> Answer:  # fmt: skip
     """Send the operation for one thing, as one caller, in the default region."""
     path = operation.path.format(
@@ -137,7 +137,7 @@ async def ask(server: Server, world: World, operation: Operation, caller: Caller
     return await server.call(operation.method, path, secret=world.secrets[caller], payload=payload)
 
 
-def expected(operation: Operation, caller: Caller, place: Place) -> int:
+def expected(operation: AnyOperation, caller: Caller, place: Place) -> int:
     """What the tables say. Keys and trash are in no region, and neither is ever public."""
     seen: Place = place
     if "{region}" not in operation.path and place == "region":
@@ -168,7 +168,7 @@ def fingerprint(thing: Thing, answer: Answer) -> tuple[bytes, tuple[tuple[str, s
 @pytest.mark.promise("SECURITY.md", "ids of another region")
 @pytest.mark.parametrize("operation", ON_OBJECTS, ids=by_id)
 async def test_an_operation_on_an_object(
-    server: Server, world: World, operation: Operation
+    server: Server, world: World, operation: AnyOperation
 ) -> None:
     named = parameters(operation)
     for caller in CALLERS:
@@ -204,7 +204,7 @@ async def test_an_operation_on_an_object(
 
 @pytest.mark.parametrize("operation", OF_PROJECTS, ids=by_id)
 async def test_an_operation_on_a_project(
-    server: Server, world: World, operation: Operation
+    server: Server, world: World, operation: AnyOperation
 ) -> None:
     """A key reads of its own project, and keys of all projects may change it."""
     places: tuple[tuple[Place, UUID], ...] = (
@@ -227,7 +227,7 @@ async def test_an_operation_on_a_project(
 
 @pytest.mark.parametrize("operation", MAKERS, ids=by_id)
 async def test_an_operation_that_makes_something(
-    server: Server, world: World, operation: Operation
+    server: Server, world: World, operation: AnyOperation
 ) -> None:
     number = 0
     for caller in CALLERS:
@@ -250,7 +250,7 @@ async def test_an_operation_that_makes_something(
 
 @pytest.mark.parametrize("operation", UPKEEP, ids=by_id)
 async def test_an_operation_on_the_whole_store(
-    server: Server, world: World, operation: Operation
+    server: Server, world: World, operation: AnyOperation
 ) -> None:
     """Also without a body: nothing is asked of one who may not ask."""
     for caller in CALLERS:
@@ -260,7 +260,7 @@ async def test_an_operation_on_the_whole_store(
 
 @pytest.mark.promise("SECURITY.md", "listings and the catalog")
 @pytest.mark.parametrize("operation", LISTINGS, ids=by_id)
-async def test_a_listing(server: Server, world: World, operation: Operation) -> None:
+async def test_a_listing(server: Server, world: World, operation: AnyOperation) -> None:
     """It holds what the caller's project has, and a filter by what strangers have finds nothing."""
     things = [await world.add(place) for place in PLACES]
     filters = [name for name in operation.query.__struct_fields__ if name.endswith("_id")]

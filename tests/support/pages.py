@@ -14,7 +14,7 @@ import click
 
 from holdfast.api.cli.commands.serve import config
 from holdfast.api.cli.config_file import options_of
-from holdfast.api.management.operation import SCALEWAY, Operation
+from holdfast.api.management.operation import SCALEWAY, AnyOperation
 from holdfast.api.management.operations import OPERATIONS
 from holdfast.api.server.supervisor import FIXED
 from support.common import ROOT
@@ -101,11 +101,11 @@ def operations(*, scaleway: bool) -> str:
     return table(("request", "operation", "key", "what"), rows)
 
 
-def path_of(operation: Operation) -> str:
+def path_of(operation: AnyOperation) -> str:
     return operation.path.removeprefix(SCALEWAY)
 
 
-def need_of(operation: Operation) -> str:
+def need_of(operation: AnyOperation) -> str:
     """Return the least key that an operation takes."""
     if operation.owner:
         return "all projects, full" if operation.writes else "all projects"
