@@ -16,12 +16,9 @@ from support.operating import NAMESPACES, call, eventually, metrics_address, ope
 from support.server import WAIT_SECONDS
 from support.systemd import booted
 
-from holdfast.api.cli.commands.serve import config
-from holdfast.api.cli.config_file import options_of
-from holdfast.api.server.settings import Settings
+from holdfast.api.server.settings import OPTIONS, Settings
 
 DEPLOY = ROOT / "deploy"
-OPTIONS = options_of(config.params)
 
 
 @pytest.mark.slow
@@ -141,7 +138,7 @@ def test_compose_is_read_only_and_sets_what_exists() -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert (DEPLOY / service["build"]["context"] / "Dockerfile").exists()
-    assert set(service["environment"]) <= {option.envvar for option in OPTIONS.values()}
+    assert set(service["environment"]) <= {option.variable for option in OPTIONS.values()}
     (volume,) = service["volumes"]
     image = (ROOT / "Dockerfile").read_text("utf-8")
     assert f"VOLUME {volume.partition(':')[2]}\n" in image

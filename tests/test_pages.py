@@ -11,15 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-import click
 import pytest
 from support.common import ROOT
 from support.pages import BLOCKS, PAGES, block
 from support.rows import Row, rows_of
 
-from holdfast.api.cli.commands.serve import config
-from holdfast.api.cli.config_file import options_of, size
-from holdfast.api.server.settings import Settings
+from holdfast.api.server.option import ClientLimit
+from holdfast.api.server.settings import OPTIONS, Settings
 from holdfast.engine.check.rows import SHAPES, Shape
 from holdfast.engine.ledger import layout, records
 from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES
@@ -223,24 +221,7 @@ def test_every_part_of_the_threat_model_is_tested() -> None:
 
 
 LIMITS = rows_of("limits.md")
-OPTIONS = options_of(config.params)
 DEFAULTS = Settings.parse()
-OF_OPTIONS = {
-    "bandwidth": DEFAULTS.bounds.bandwidth,
-    "grace": DEFAULTS.grace_seconds,
-    "login-failures": DEFAULTS.rates.login,
-    "max-blob": DEFAULTS.bounds.blob_bytes,
-    "max-connections": DEFAULTS.bounds.connections,
-    "max-connections-per-address": DEFAULTS.bounds.address_connections,
-    "max-json": DEFAULTS.bounds.json_bytes,
-    "max-manifest": DEFAULTS.bounds.manifest_bytes,
-    "max-uploads": DEFAULTS.bounds.uploads,
-    "rate-address": DEFAULTS.rates.address,
-    "rate-key": DEFAULTS.rates.key,
-    "token-seconds": DEFAULTS.token_seconds,
-    "watchdog": DEFAULTS.watchdog_seconds,
-}
-"""Values in force when no option is set."""
 NO_LIMITS = {"workers"}
 """Options with numbers that bound nothing."""
 
@@ -250,11 +231,17 @@ def test_a_limit_is_what_the_page_says(limit: Row) -> None:
     source = limit.source
     if source.startswith("holdfast "):
         return
-    expected = OF_OPTIONS[source] if source in OPTIONS else of_code(source)
+    expected = of_option(source) if source in OPTIONS else of_code(source)
     if limit.cells["default"] == "none":
         assert not expected
         return
     assert limit.number == expected
+
+
+def of_option(key: str) -> Any:
+    """Return the value in force when an option is not set."""
+    value = getattr(DEFAULTS, OPTIONS[key].name)
+    return value.value if isinstance(value, ClientLimit) else value
 
 
 def of_code(path: str) -> Any:
@@ -277,10 +264,6 @@ def is_module(name: str) -> bool:
 
 
 def test_every_option_that_is_a_limit_is_on_the_page() -> None:
-    numbers = {
-        key
-        for key, option in OPTIONS.items()
-        if option.type in (click.INT, click.FLOAT)
-        or (isinstance(option.type, click.types.FuncParamType) and option.type.func is size)
-    }
+    kinds = {"whole", "number", "size"}
+    numbers = {key for key, option in OPTIONS.items() if option.kind in kinds}
     assert numbers - NO_LIMITS <= {limit.source for limit in LIMITS}

@@ -27,7 +27,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from holdfast.api.http.regions import REGIONS_DEFAULT
+from holdfast.api.http.defaults import REGIONS_DEFAULT
 from holdfast.api.management.errors import ApiError
 from holdfast.api.server.owner_key import Owner, OwnerError, load_owner
 from holdfast.api.server.server_files import OWNER_FILE, read_note

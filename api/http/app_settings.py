@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Final
 
-from holdfast.api.limits.sizes import JSON_BYTES_DEFAULT
+from .defaults import JSON_BYTES_DEFAULT, REGIONS_DEFAULT, TOKEN_SECONDS, TOKEN_SECONDS_DEFAULT
 
-from .regions import REGIONS_DEFAULT
-
-TOKEN_SECONDS_DEFAULT: Final = 300
-"""Life of a bearer token in seconds. Clients assume 60 without a value, and fetch another token
-when it ends."""
+if TYPE_CHECKING:
+    from uuid import UUID
 
 SERVER: Final = "holdfast"
 """Server header of all answers, without a version (RFC 9110 section 10.2.4)."""
@@ -77,8 +73,9 @@ class AppSettings:
             unknown = sorted(set(regions_named) - set(self.regions))
             if unknown:
                 raise ValueError(f"{name}: {', '.join(unknown)} is not one of the regions")
-        if not 60 <= self.token_seconds <= 86400:
-            raise ValueError("token_seconds: must be 60 to 86400")
+        least, most = TOKEN_SECONDS
+        if not least <= self.token_seconds <= most:
+            raise ValueError(f"token_seconds: must be {least} to {most}")
 
     @property
     def default_region(self) -> str:

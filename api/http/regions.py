@@ -10,10 +10,7 @@ Both directions are in this module and are inverse: a ``docker push`` to the hos
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
-
-REGIONS_DEFAULT: Final = ("fr-par", "nl-ams", "pl-waw")
-"""The regions of Scaleway's registry. The first is the default one."""
+from typing import Protocol
 
 
 class RegionSettings(Protocol):

@@ -1,4 +1,4 @@
-"""Limits all workers of a server together: rates, bandwidth, sizes, connections.
+"""Limits all workers of a server together: rates, bandwidth, connections.
 
 Imports nothing else of the API.
 """

@@ -19,7 +19,6 @@ from .shared_memory import BUCKETS, UNTIL, HashTable, SharedMemory
 Kind = Literal["address", "key", "login"]
 
 BURST_MIN: Final = 10
-RATE_MAX: Final = 1_000_000
 _SECOND_NS: Final = 1_000_000_000
 
 

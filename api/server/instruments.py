@@ -62,7 +62,7 @@ class Instruments:
         self._slot = None if settings.metrics is None else Slot(shared.counters[slot], layout)
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
         self._limits = Limits(shared, settings.rates)
-        rate = settings.bounds.bandwidth
+        rate = settings.bandwidth
         self._bandwidth = Bandwidth(shared, rate) if rate else None
         self._audit = None if settings.audit_log is None else Audit(settings.audit_log)
         self._traces = (

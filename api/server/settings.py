@@ -1,50 +1,45 @@
-"""Settings of ``holdfast serve``: parsed and checked once, then immutable."""
+"""Settings of ``holdfast serve``: one field an option, parsed and checked once, then immutable.
+
+The fields of ``Settings`` declare the options. The command line, the environment, the file and the
+reference in docs/configuration.md follow from them. ``holdfast serve --help`` imports this module,
+so it imports late what takes long: the engine, TLS, and what only workers use.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
-from uuid import UUID
 
-from holdfast.api.http.app_settings import TOKEN_SECONDS_DEFAULT, AppSettings
-from holdfast.api.http.regions import REGIONS_DEFAULT
-from holdfast.api.http.tls import server_context
-from holdfast.api.limits.rates import RATE_MAX, Rates
-from holdfast.api.limits.sizes import (
-    ADDRESS_CONNECTIONS_DEFAULT,
-    BANDWIDTH_MAX,
-    BANDWIDTH_MIN,
-    CONNECTIONS_DEFAULT,
-    CONNECTIONS_MAX,
-    JSON_BYTES_MAX,
-    JSON_BYTES_MIN,
-    UPLOADS_MAX,
-    Bounds,
+from holdfast.api.http.defaults import (
+    JSON_BYTES_DEFAULT,
+    REGIONS_DEFAULT,
+    TOKEN_SECONDS,
+    TOKEN_SECONDS_DEFAULT,
 )
-from holdfast.api.telemetry.logs import LEVELS, LogFormat
-from holdfast.api.telemetry.tracing import missing
-from holdfast.engine import MANIFEST_BYTES_MAX, StoreConfig
+
+from .option import ClientLimit, option, options_of
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from holdfast.api.http.app_settings import AppSettings
+    from holdfast.api.limits.rates import Rates
+    from holdfast.api.telemetry.logs import LogFormat
+    from holdfast.engine import StoreConfig
 
 PORT_DEFAULT: Final = 5000
-WORKERS_MAX: Final = 256
-"""More workers than cores are of no use; this only stops mistakes."""
 REGIONS_MAX: Final = 64
-GRACE_SECONDS_MAX: Final = 24 * 3600.0
-WATCHDOG_SECONDS_MAX: Final = 3600.0
+RATE_MAX: Final = 1_000_000
+CONNECTIONS_MAX: Final = 1_000_000
 
-RATE_DEFAULT: Final = 5000.0
-"""Requests per second of one address, and of one key. It stops a client in a loop, not a cluster
-that starts. This machine itself has no default limit."""
-
-LOGIN_FAILURES_DEFAULT: Final = 60.0
-"""Failed logins per minute from one address: more than a human or a broken job makes, and far too
-few to guess secrets of 122 random bits."""
+MANIFEST_BYTES_MAX: Final = 4 << 20
+"""That of the engine, which takes long to import; a test compares them."""
 
 SOCKET_PATH_BYTES_MAX: Final = 107
 """Limit of Linux, unix(7)."""
@@ -52,14 +47,8 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 UNIX: Final = "unix"
 """Trusted proxy that stands for all clients of the unix socket."""
 
-NO_LIMITS: Final = Rates()
-NO_BOUNDS: Final = Bounds()
-
-_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
-_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
-
-_T = TypeVar("_T")
-_Number = TypeVar("_Number", int, float)
+_REGION: Final = r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
+_HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 
 
 class BadSetting(ValueError):
@@ -71,8 +60,7 @@ class BadSetting(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Address:
+class Address(NamedTuple):
     """A host (name or IP address, without brackets) and a TCP port, or None for the default."""
 
     host: str
@@ -87,7 +75,7 @@ class Address:
         host, port = match[1].strip("[]"), match[2]
         if match[1].startswith("["):
             ipaddress.IPv6Address(host)
-        elif not _HOST.fullmatch(host):
+        elif not re.fullmatch(_HOST, host):
             raise ValueError(f"{host!r} is not a host name")
         if port is not None and int(port) > 65535:
             raise ValueError(f"{port} is not a port: must be at most 65535")
@@ -103,182 +91,375 @@ class Address:
         return Address(loopback.get(self.host, self.host), self.port)
 
 
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    return Path(text)
+
+
+def _socket_path(text: str) -> Path:
+    path = _path(text)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise ValueError(f"must not exceed {SOCKET_PATH_BYTES_MAX} bytes")
+    return path
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _listen_address(text: str) -> Address:
+    address = Address.parse(text)
+    return Address(address.host, PORT_DEFAULT if address.port is None else address.port)
+
+
+def _address_with_port(text: str) -> Address:
+    address = Address.parse(text)
+    if address.port is None:
+        raise ValueError("needs a port")
+    return address
+
+
+def _regions(texts: Iterable[str]) -> tuple[str, ...]:
+    regions = tuple(texts) or REGIONS_DEFAULT
+    for region in regions:
+        if not re.fullmatch(_REGION, region):
+            raise ValueError(f"{region!r} is not a region such as fr-par")
+    if len(set(regions)) != len(regions):
+        raise ValueError("a region is given twice")
+    if len(regions) > REGIONS_MAX:
+        raise ValueError(f"must be at most {REGIONS_MAX} regions")
+    return regions
+
+
+def _endpoints(texts: Iterable[str]) -> dict[str, Address]:
+    endpoints: dict[str, Address] = {}
+    for text in texts:
+        region, equals, host = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not REGION=HOST[:PORT]")
+        if region in endpoints:
+            raise ValueError(f"{region} is given twice")
+        endpoints[region] = Address.parse(host)
+        if endpoints[region].port == 0:
+            raise ValueError(f"{region} needs a fixed port")
+        # The address of a request decides its region.
+        if len(set(endpoints.values())) != len(endpoints):
+            raise ValueError(f"{host} is the endpoint of two regions")
+    return endpoints
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"{text!r} is not http(s)://HOST[:PORT][/PREFIX]")
+    Address.parse(parts.netloc)
+    return text.rstrip("/")
+
+
+def _collector(text: str) -> str:
+    from holdfast.api.telemetry.tracing import missing
+
+    if missing():
+        raise ValueError("needs the packages of holdfast[otel]")
+    if "@" in urlsplit(text).netloc:
+        raise ValueError("must not hold credentials: set OTEL_EXPORTER_OTLP_HEADERS")
+    return _url(text)
+
+
+def _networks(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(text if text == UNIX else str(ipaddress.ip_network(text)) for text in texts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of ``holdfast serve``, checked together. Create them with ``parse``."""
+    """All settings of ``holdfast serve``, checked together. Create them with ``parse``.
 
-    data: Path
-    """Data directory."""
+    Sizes are in bytes, times in seconds.
+    """
 
-    listen: Address
-    """Address to listen on; port 0 picks a free port."""
+    data: Path = option("text", "data", "Data directory.", metavar="DIR", parse=_path, fixed=True)
 
-    workers: int
-    """Number of worker processes."""
+    listen: Address = option(
+        "text",
+        f"127.0.0.1:{PORT_DEFAULT}",
+        "Address to listen on; port 0 picks a free port.",
+        metavar="HOST:PORT",
+        parse=_listen_address,
+        fixed=True,
+    )
 
-    regions: tuple[str, ...]
-    """Names of the regions; the first is the default."""
+    workers: int = option(
+        "whole",
+        None,
+        "Number of worker processes.",
+        shown="one per core",
+        unset=_cores,
+        # More workers than cores are of no use; the bound only stops mistakes.
+        within=(1, 256),
+        fixed=True,
+    )
 
-    endpoints: Mapping[str, Address]
-    """Region to the address of its registry for clients."""
+    regions: tuple[str, ...] = option(
+        "texts",
+        (),
+        "Region to serve, repeatable; the first is the default.",
+        key="region",
+        metavar="REGION",
+        shown=" ".join(REGIONS_DEFAULT),
+        parse=_regions,
+        fixed=True,
+    )
 
-    public_url: str | None
-    """External base URL when behind a proxy."""
+    endpoints: Mapping[str, Address] = option(
+        "texts",
+        (),
+        "Address of a region's registry for clients, repeatable; the server also listens on it if "
+        "it is a free port of this machine.",
+        key="endpoint",
+        metavar="REGION=HOST[:PORT]",
+        parse=_endpoints,
+        fixed=True,
+    )
+    """Address by region."""
 
-    create_namespaces: bool
-    """True if a push creates a missing namespace."""
+    public_url: str | None = option(
+        "text", None, "External URL when behind a proxy.", metavar="URL", parse=_url
+    )
+    """Without a slash at its end."""
 
-    trusted_proxies: tuple[str, ...]
-    """Networks in CIDR notation whose forwarding headers are trusted, or ``UNIX``."""
+    create_namespaces: bool = option("flag", False, "Create a missing namespace on push.")
 
-    token_seconds: int
-    """Lifetime of bearer tokens in seconds."""
+    trusted_proxies: tuple[str, ...] = option(
+        "texts",
+        (),
+        "Network (CIDR) of proxies whose X-Forwarded headers are trusted, repeatable; unix trusts "
+        "all clients of the unix socket.",
+        key="trusted-proxy",
+        metavar="NETWORK",
+        parse=_networks,
+    )
 
-    grace_seconds: float
-    """Time in seconds that a stop waits for running requests."""
+    token_seconds: int = option(
+        "whole",
+        TOKEN_SECONDS_DEFAULT,
+        "Lifetime of a bearer token.",
+        metavar="SECONDS",
+        within=TOKEN_SECONDS,
+    )
 
-    access_log: bool
-    """True if workers log requests to standard error."""
+    fast_path: bool = option(
+        "flag", True, "Serve small reads and pushes without the full HTTP stack."
+    )
 
-    fast_path: bool = True
-    """True if small reads and pushes may bypass aiohttp (``fast``)."""
+    compression: Literal["auto", "never"] = option(
+        "choice",
+        "never",
+        "auto compresses suitable blobs with zstd in the background: less disk, slower pulls.",
+        choices=("auto", "never"),
+    )
 
-    bounds: Bounds = NO_BOUNDS
-    """Limits of sizes, counts and bandwidth."""
+    max_connections: int = option(
+        "whole",
+        10_000,
+        "Maximum open connections, over all workers; further clients get 503.",
+        within=(1, CONNECTIONS_MAX),
+    )
 
-    sparse_indexes: bool = False
-    """True if an index may refer to manifests that the image does not have."""
+    max_connections_per_address: ClientLimit[int] = option(
+        "whole",
+        None,
+        "Maximum open connections from one address; 0 means no limit.",
+        within=(0, CONNECTIONS_MAX),
+        # A fifth of all: more than one client has, even an office behind a NAT.
+        unless_local=2000,
+    )
 
-    watchdog_seconds: float = 60.0
-    """Seconds without a heartbeat after which a worker is killed; 0 means never."""
+    max_blob: int = option("size", 1 << 40, "Largest blob accepted.", within=(1, 1 << 50))
 
-    compression: Literal["auto", "never"] = "never"
-    """``auto`` compresses suitable blobs with zstd in the background."""
+    max_manifest: int = option(
+        "size",
+        MANIFEST_BYTES_MAX,
+        "Largest manifest accepted; at most 4 MiB.",
+        within=(1, MANIFEST_BYTES_MAX),
+    )
 
-    unix: Path | None = None
-    """Path of an additional unix socket."""
+    max_json: int = option(
+        "size",
+        JSON_BYTES_DEFAULT,
+        "Largest request body accepted by the management API.",
+        within=(4096, 16 << 20),
+    )
 
-    metrics: Address | None = None
-    """Address that serves ``/metrics``, or None."""
+    max_uploads: int = option(
+        "whole", 1000, "Maximum open upload sessions per namespace.", within=(1, 1_000_000)
+    )
 
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    """Certificate chain and key of all TCP listeners except the metrics: both or none."""
+    bandwidth: int = option(
+        "size",
+        0,
+        "Maximum bytes of content per second, in and out, over all workers, shared fairly by "
+        "namespaces; at least 64KiB, 0 means no limit.",
+        # With less than the bound, one buffer of a body takes longer than clients wait.
+        within=(64 << 10, 1 << 40),
+        off=True,
+    )
 
-    log_format: LogFormat = "plain"
-    log_level: str = "info"
-    """One of ``logs.LEVELS``."""
+    sparse_indexes: bool = option(
+        "flag", False, "Accept an index with missing manifests, as mirrors need."
+    )
 
-    audit_log: str | None = None
-    """Path of the audit log, or ``-`` for standard output."""
+    watchdog_seconds: float = option(
+        "number",
+        60.0,
+        "Kill a worker without a heartbeat for this long; 0 means never.",
+        key="watchdog",
+        metavar="SECONDS",
+        within=(1, 3600),
+        off=True,
+    )
 
-    traces: str | None = None
-    """Base URL of an OTLP collector that gets a span per request."""
+    grace_seconds: float = option(
+        "number",
+        30.0,
+        "Time that a stop waits for running requests.",
+        key="grace",
+        metavar="SECONDS",
+        within=(0, 24 * 3600),
+    )
 
-    rates: Rates = NO_LIMITS
-    """Rate limits of requests and failed logins, over all workers."""
+    access_log: bool = option("flag", False, "Log each request to standard error.")
+
+    unix: Path | None = option(
+        "text",
+        None,
+        "Also listen on a unix socket (mode 0660, without TLS).",
+        metavar="PATH",
+        parse=_socket_path,
+        fixed=True,
+    )
+
+    tls_cert: Path | None = option(
+        "text",
+        None,
+        "Certificate chain in PEM; enables HTTPS.",
+        metavar="FILE",
+        parse=_path,
+    )
+    """Used by all TCP listeners except the metrics."""
+
+    tls_key: Path | None = option("text", None, "Private key in PEM.", metavar="FILE", parse=_path)
+    """Set if, and only if, ``tls_cert`` is."""
+
+    metrics: Address | None = option(
+        "text",
+        None,
+        "Address that serves /metrics for Prometheus, without TLS or a key.",
+        metavar="HOST:PORT",
+        parse=_address_with_port,
+        fixed=True,
+    )
+
+    log_format: LogFormat = option(
+        "choice", "plain", "Format of the log on standard error.", choices=("plain", "json")
+    )
+
+    log_level: str = option(
+        "choice", "info", "Minimum level to log.", choices=("debug", "info", "warning", "error")
+    )
+
+    audit_log: str | None = option(
+        "text",
+        None,
+        "File that gets a line of JSON per change; - is standard output.",
+        metavar="FILE",
+    )
+
+    traces: str | None = option(
+        "text",
+        None,
+        "OpenTelemetry collector that gets a span per request, by OTLP over HTTP, such as "
+        "http://127.0.0.1:4318.",
+        metavar="URL",
+        parse=_collector,
+    )
+    """Base URL of the collector."""
+
+    rate_address: ClientLimit[float] = option(
+        "number",
+        None,
+        "Maximum requests per second from one address, over all workers; 0 means no limit.",
+        within=(0, RATE_MAX),
+        # It stops a client in a loop, not a cluster that starts.
+        unless_local=5000,
+    )
+
+    rate_key: ClientLimit[float] = option(
+        "number",
+        None,
+        "Maximum requests per second with one key, over all workers; 0 means no limit.",
+        within=(0, RATE_MAX),
+        unless_local=5000,
+    )
+
+    login_failures: float = option(
+        "number",
+        60.0,
+        "Maximum failed logins per minute from one address; 0 means no limit.",
+        # The default is more than a human or a broken job makes, and far too few to guess secrets
+        # of 122 random bits.
+        within=(0, RATE_MAX),
+    )
 
     @classmethod
-    def parse(
-        cls,
-        *,
-        data: str = "data",
-        listen: str = f"127.0.0.1:{PORT_DEFAULT}",
-        workers: int | None = None,
-        regions: Iterable[str] = (),
-        endpoints: Iterable[str] = (),
-        public_url: str | None = None,
-        create_namespaces: bool = False,
-        trusted_proxies: Iterable[str] = (),
-        token_seconds: int = TOKEN_SECONDS_DEFAULT,
-        grace_seconds: float = 30.0,
-        access_log: bool = False,
-        fast_path: bool = True,
-        compression: str = "never",
-        max_connections: int = CONNECTIONS_DEFAULT,
-        max_connections_per_address: int | None = None,
-        max_blob: int = NO_BOUNDS.blob_bytes,
-        max_manifest: int = NO_BOUNDS.manifest_bytes,
-        max_json: int = NO_BOUNDS.json_bytes,
-        max_uploads: int = NO_BOUNDS.uploads,
-        bandwidth: int = NO_BOUNDS.bandwidth,
-        sparse_indexes: bool = False,
-        watchdog_seconds: float = 60.0,
-        unix: str | None = None,
-        metrics: str | None = None,
-        tls_cert: str | None = None,
-        tls_key: str | None = None,
-        log_format: str = "plain",
-        log_level: str = "info",
-        audit_log: str | None = None,
-        traces: str | None = None,
-        rate_address: float | None = None,
-        rate_key: float | None = None,
-        login_failures: float = LOGIN_FAILURES_DEFAULT,
-    ) -> Settings:
-        """Parse and check the values of the options. Raises BadSetting with the option."""
-        address = _checked("--listen", Address.parse, listen)
-        cores = len(os.sched_getaffinity(0))
-        names = _regions(regions)
-        certificate, key = _tls(tls_cert, tls_key)
-        return cls(
-            data=_checked("--data", _directory, data),
-            listen=Address(address.host, PORT_DEFAULT if address.port is None else address.port),
-            workers=_within("--workers", cores if workers is None else workers, 1, WORKERS_MAX),
-            regions=names,
-            endpoints=_endpoints(endpoints, names),
-            public_url=None if public_url is None else _checked("--public-url", _url, public_url),
-            create_namespaces=create_namespaces,
-            trusted_proxies=tuple(
-                _checked("--trusted-proxy", _network, text) for text in trusted_proxies
-            ),
-            token_seconds=_within("--token-seconds", token_seconds, 60, 86400),
-            grace_seconds=_within("--grace", grace_seconds, 0.0, GRACE_SECONDS_MAX),
-            access_log=access_log,
-            fast_path=fast_path,
-            bounds=Bounds(
-                blob_bytes=_within("--max-blob", max_blob, 1, 1 << 50),
-                manifest_bytes=_within("--max-manifest", max_manifest, 1, MANIFEST_BYTES_MAX),
-                json_bytes=_within("--max-json", max_json, JSON_BYTES_MIN, JSON_BYTES_MAX),
-                uploads=_within("--max-uploads", max_uploads, 1, UPLOADS_MAX),
-                bandwidth=_within("--bandwidth", bandwidth, BANDWIDTH_MIN, BANDWIDTH_MAX)
-                if bandwidth
-                else 0,
-                connections=_within("--max-connections", max_connections, 1, CONNECTIONS_MAX),
-                address_connections=_within(
-                    "--max-connections-per-address",
-                    _or_default(max_connections_per_address, ADDRESS_CONNECTIONS_DEFAULT),
-                    0,
-                    CONNECTIONS_MAX,
-                ),
-                spare_local=max_connections_per_address is None,
-            ),
-            sparse_indexes=sparse_indexes,
-            watchdog_seconds=_within("--watchdog", watchdog_seconds, 1.0, WATCHDOG_SECONDS_MAX)
-            if watchdog_seconds
-            else 0.0,
-            compression=_compression(compression),
-            unix=None if unix is None else _checked("--unix", _socket_path, unix),
-            metrics=None if metrics is None else _checked("--metrics", _address_with_port, metrics),
-            tls_cert=certificate,
-            tls_key=key,
-            log_format=_log_format(log_format),
-            log_level=_checked("--log-level", _log_level, log_level),
-            audit_log=audit_log,
-            traces=None if traces is None else _checked("--traces", _collector, traces),
-            rates=Rates(
-                address=_within(
-                    "--rate-address", _or_default(rate_address, RATE_DEFAULT), 0.0, RATE_MAX
-                ),
-                key=_within("--rate-key", _or_default(rate_key, RATE_DEFAULT), 0.0, RATE_MAX),
-                spare_local_address=rate_address is None,
-                spare_local_key=rate_key is None,
-                login=_within("--login-failures", login_failures, 0.0, RATE_MAX),
-            ),
+    def parse(cls, **given: Any) -> Settings:
+        """Parse and check the values of the options, by name of the setting.
+
+        A value that is not given is the default. Raises BadSetting with the option.
+        """
+        values = {}
+        for each in OPTIONS.values():
+            try:
+                values[each.name] = each.setting(given.pop(each.name, each.default))
+            except ValueError as error:
+                raise BadSetting(f"--{each.key}", str(error)) from None
+        settings = cls(**values, **given)
+        _check_endpoints(settings)
+        _check_tls(settings)
+        return settings
+
+    @property
+    def rates(self) -> Rates:
+        """Rate limits of requests and failed logins, over all workers."""
+        from holdfast.api.limits.rates import Rates
+
+        return Rates(
+            address=self.rate_address.value,
+            key=self.rate_key.value,
+            login=self.login_failures,
+            spare_local_address=self.rate_address.spare_local,
+            spare_local_key=self.rate_key.spare_local,
         )
+
+    def reloaded(self, new: Settings) -> tuple[Settings, list[str]]:
+        """Return the settings in force after a reload, and the keys of changes it ignores.
+
+        Settings that only a restart changes keep their value. So do the certificate and its key
+        if the reload would turn TLS on or off, because the listeners stay.
+        """
+        tls = (self.tls_cert is None) != (new.tls_cert is None)
+        kept = {
+            key: each.name
+            for key, each in OPTIONS.items()
+            if (each.fixed or (tls and key in {"tls-cert", "tls-key"}))
+            and getattr(self, each.name) != getattr(new, each.name)
+        }
+        return replace(new, **{name: getattr(self, name) for name in kept.values()}), list(kept)
 
     def for_app(self, organization_id: UUID | None, ports: Mapping[str, int]) -> AppSettings:
         """Return the settings of the HTTP application; ``ports`` maps a region to its own port."""
+        from holdfast.api.http.app_settings import AppSettings
+
         return AppSettings(
             regions=self.regions,
             endpoints={region: str(address) for region, address in self.endpoints.items()},
@@ -292,144 +473,48 @@ class Settings:
             trust_unix=UNIX in self.trusted_proxies,
             organization_id=organization_id,
             token_seconds=self.token_seconds,
-            json_bytes_max=self.bounds.json_bytes,
+            json_bytes_max=self.max_json,
         )
 
     def for_store(self, *, background: bool) -> StoreConfig:
         """Return the settings of a store; ``background`` is True in the one worker that sweeps."""
+        from holdfast.engine import StoreConfig
+
         return StoreConfig(
             compression=self.compression,
             background=background,
-            blob_bytes_max=self.bounds.blob_bytes,
-            manifest_bytes_max=self.bounds.manifest_bytes,
-            uploads_per_namespace_max=self.bounds.uploads,
+            blob_bytes_max=self.max_blob,
+            manifest_bytes_max=self.max_manifest,
+            uploads_per_namespace_max=self.max_uploads,
             sparse_indexes=self.sparse_indexes,
         )
 
 
-def _or_default(value: _Number | None, default: _Number) -> _Number:
-    return default if value is None else value
+OPTIONS: Final = options_of(Settings)
+"""All options, by key."""
 
 
-def _checked(option: str, parse: Callable[[str], _T], text: str) -> _T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise BadSetting(option, str(error)) from None
+def _check_endpoints(settings: Settings) -> None:
+    """Raise BadSetting if an endpoint is that of a region that is not served."""
+    for region in settings.endpoints:
+        if region not in settings.regions:
+            known = ", ".join(settings.regions)
+            raise BadSetting("--endpoint", f"{region!r} is not one of {known}")
 
 
-def _within(option: str, value: _Number, least: _Number, most: _Number) -> _Number:
-    if not least <= value <= most:
-        raise BadSetting(option, f"must be {least:g} to {most:g}")
-    return value
-
-
-def _directory(text: str) -> Path:
-    if not text or "\0" in text:
-        raise ValueError("must be a path")
-    return Path(text)
-
-
-def _regions(texts: Iterable[str]) -> tuple[str, ...]:
-    regions = tuple(texts) or REGIONS_DEFAULT
-    for region in regions:
-        if not _REGION.fullmatch(region):
-            raise BadSetting("--region", f"{region!r} is not a region such as fr-par")
-    if len(set(regions)) != len(regions):
-        raise BadSetting("--region", "a region is given twice")
-    if len(regions) > REGIONS_MAX:
-        raise BadSetting("--region", f"must be at most {REGIONS_MAX} regions")
-    return regions
-
-
-def _endpoints(texts: Iterable[str], regions: tuple[str, ...]) -> dict[str, Address]:
-    endpoints: dict[str, Address] = {}
-    for text in texts:
-        region, equals, host = text.partition("=")
-        if not equals:
-            raise BadSetting("--endpoint", f"{text!r} is not REGION=HOST[:PORT]")
-        if region not in regions:
-            raise BadSetting("--endpoint", f"{region!r} is not one of {', '.join(regions)}")
-        if region in endpoints:
-            raise BadSetting("--endpoint", f"{region} is given twice")
-        endpoints[region] = _checked("--endpoint", Address.parse, host)
-        if endpoints[region].port == 0:
-            raise BadSetting("--endpoint", f"{region} needs a fixed port")
-        # The address of a request decides its region.
-        if len(set(endpoints.values())) != len(endpoints):
-            raise BadSetting("--endpoint", f"{host} is the endpoint of two regions")
-    return endpoints
-
-
-def _address_with_port(text: str) -> Address:
-    address = Address.parse(text)
-    if address.port is None:
-        raise ValueError("needs a port")
-    return address
-
-
-def _socket_path(text: str) -> Path:
-    path = _directory(text)
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise ValueError(f"must not exceed {SOCKET_PATH_BYTES_MAX} bytes")
-    return path
-
-
-def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | tuple[None, None]:
+def _check_tls(settings: Settings) -> None:
+    """Raise BadSetting if only one of certificate and key is set, or if they are no pair."""
+    certificate, key = settings.tls_cert, settings.tls_key
     if certificate is None and key is None:
-        return None, None
+        return
     if certificate is None:
         raise BadSetting("--tls-cert", "is needed with --tls-key")
     if key is None:
         raise BadSetting("--tls-key", "is needed with --tls-cert")
-    paths = _checked("--tls-cert", _directory, certificate), _checked("--tls-key", _directory, key)
+    from holdfast.api.http.tls import server_context
+
     # Load the files now: a bad pair must fail the start or the reload, not each worker.
     try:
-        server_context(*paths)
+        server_context(certificate, key)
     except ValueError as error:
         raise BadSetting("--tls-cert", str(error)) from None
-    return paths
-
-
-def _log_format(text: str) -> LogFormat:
-    if text == "plain":
-        return "plain"
-    if text == "json":
-        return "json"
-    raise BadSetting("--log-format", "must be plain or json")
-
-
-def _compression(text: str) -> Literal["auto", "never"]:
-    if text == "auto":
-        return "auto"
-    if text == "never":
-        return "never"
-    raise BadSetting("--compression", "must be auto or never")
-
-
-def _log_level(text: str) -> str:
-    if text not in LEVELS:
-        raise ValueError(f"must be one of {', '.join(LEVELS)}")
-    return text
-
-
-def _network(text: str) -> str:
-    if text == UNIX:
-        return text
-    return str(ipaddress.ip_network(text))
-
-
-def _collector(text: str) -> str:
-    if missing():
-        raise ValueError("needs the packages of holdfast[otel]")
-    if "@" in urlsplit(text).netloc:
-        raise ValueError("must not hold credentials: set OTEL_EXPORTER_OTLP_HEADERS")
-    return _url(text)
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"{text!r} is not http(s)://HOST[:PORT][/PREFIX]")
-    Address.parse(parts.netloc)
-    return text.rstrip("/")

@@ -8,7 +8,6 @@ dies, the workers finish their running requests and stop.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import resource
@@ -54,17 +53,6 @@ WATCHDOG_POLL_SECONDS: Final = 0.5
 """Seconds between two looks at a worker's heartbeat."""
 
 PRIVATE_FILES: Final = ("FORMAT", LOCK_FILE, NOTE_FILE, OWNER_FILE)
-
-FIXED: Final = {
-    "data": "data",
-    "listen": "listen",
-    "workers": "workers",
-    "regions": "region",
-    "endpoints": "endpoint",
-    "unix": "unix",
-    "metrics": "metrics",
-}
-"""Setting to option name, for settings that only a restart changes: listeners depend on them."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -245,11 +233,11 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         loop.add_signal_handler(signal.SIGCHLD, self._on_end)
-        if self._connections < self._settings.bounds.connections:
+        if self._connections < self._settings.max_connections:
             _log.warning(
                 "each worker accepts %d connections, not %d: half of its open file limit",
                 self._connections,
-                self._settings.bounds.connections,
+                self._settings.max_connections,
             )
         first = [loop.create_future() for _ in range(self._settings.workers)]
         runners = [asyncio.create_task(self._run_worker(*each)) for each in enumerate(first)]
@@ -286,10 +274,13 @@ class Supervisor:
         if self._stop.is_set():
             return
         try:
-            self._settings = _reloaded(self._settings, self._reload())
+            self._settings, ignored = self._settings.reloaded(self._reload())
         except BadSetting as error:
             _log.warning("reload failed: %s; the old settings stay in force", error.reason)
             return
+        if ignored:
+            changed = ", ".join(ignored)
+            _log.warning("reload ignores changes of %s: they need a restart", changed)
         logs.set_up(self._settings.log_format, self._settings.log_level, bare=True)
         for reload_event in self._reload_events:
             reload_event.set()
@@ -474,20 +465,6 @@ class Supervisor:
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes:
             process.send_signal(number)
-
-
-def _reloaded(old: Settings, new: Settings) -> Settings:
-    """Return the new settings with the old values of those that only a restart changes.
-
-    Log the names of changes that are ignored. Turning TLS on or off also needs a restart.
-    """
-    kept = {name: getattr(old, name) for name in FIXED if getattr(old, name) != getattr(new, name)}
-    if (old.tls_cert is None) != (new.tls_cert is None):
-        kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
-    if kept:
-        names = ", ".join(FIXED.get(name, name.replace("_", "-")) for name in kept)
-        _log.warning("reload ignores changes of %s: they need a restart", names)
-    return dataclasses.replace(new, **kept)
 
 
 async def _first_byte(descriptor: int) -> bytes:

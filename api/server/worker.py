@@ -133,13 +133,13 @@ async def _serve(config: WorkerConfig, worker_table: WorkerTable, stop: asyncio.
         await runner.setup()
         fast_reads = instruments.fast_reads()
         tls = _tls(settings)
-        bounds = settings.bounds
+        per_address = settings.max_connections_per_address
         admission = Admission(
-            ConnectionLimits(bounds.connections, bounds.address_connections, config.connections),
+            ConnectionLimits(settings.max_connections, per_address.value, config.connections),
             worker_table,
             config.slot,
             is_proxy=lambda host: (
-                (bounds.spare_local and is_local(network_prefix(host)))
+                (per_address.spare_local and is_local(network_prefix(host)))
                 or is_proxy(host, app_settings)
             ),
             on_event=instruments.count_event,

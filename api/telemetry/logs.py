@@ -20,7 +20,6 @@ import msgspec
 from .request_context import CURRENT
 
 LogFormat = Literal["plain", "json"]
-LEVELS: Final = ("debug", "info", "warning", "error")
 ACCESS: Final = "holdfast.access"
 
 _QUOTABLE: Final = re.compile(r"[ !#-\[\]-~]*")

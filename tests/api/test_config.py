@@ -254,19 +254,6 @@ def test_a_worker_killed_after_a_reload_comes_back(tmp_path: Path) -> None:
         assert call(server, "GET", "/readyz").status == 200
 
 
-def test_options_are_what_the_settings_say() -> None:
-    """The defaults on the command line are those of Settings, and each option has a variable."""
-    from holdfast.api.cli.commands.serve import serve
-    from holdfast.api.server.settings import Settings
-
-    values = serve.make_context("serve", []).params
-    assert Settings.parse(**values) == Settings.parse()
-    for option in serve.params:
-        if option.opts[0] != "--help":
-            variable = option.opts[0].removeprefix("--").replace("-", "_").upper()
-            assert option.envvar == f"HOLDFAST_{variable}"
-
-
 def test_the_file_may_name_everything_else(tmp_path: Path) -> None:
     data = tmp_path / "data"
     file = written(

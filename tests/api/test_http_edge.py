@@ -361,7 +361,7 @@ def test_too_many_connections(edge: Edge) -> None:
 def test_the_option(value: int) -> None:
     with pytest.raises(BadSetting, match="--max-connections"):
         Settings.parse(max_connections=value)
-    assert Settings.parse(max_connections=7).bounds.connections == 7
+    assert Settings.parse(max_connections=7).max_connections == 7
 
 
 @pytest.mark.promise("SECURITY.md", "the server")

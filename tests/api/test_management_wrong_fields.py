@@ -16,7 +16,7 @@ from support import api_fixtures
 from support.management import ABSENT, OWNER_SECRET, PROJECT, REGISTRY, Answer, Server
 from yarl import URL
 
-from holdfast.api.http.regions import REGIONS_DEFAULT
+from holdfast.api.http.defaults import REGIONS_DEFAULT
 from holdfast.api.management.openapi import document
 from holdfast.api.management.operation import AnyOperation, Nothing
 from holdfast.api.management.operations import OPERATIONS

@@ -16,7 +16,8 @@ from support.cli import Shell
 from support.server import WAIT_SECONDS, ServerProcess, running
 
 from holdfast.api import AppSettings
-from holdfast.api.http.regions import REGIONS_DEFAULT, endpoint_of, region_at
+from holdfast.api.http.defaults import REGIONS_DEFAULT
+from holdfast.api.http.regions import endpoint_of, region_at
 
 pytestmark = pytest.mark.slow
 

@@ -10,13 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-import click
-
-from holdfast.api.cli.commands.serve import config
-from holdfast.api.cli.config_file import options_of
 from holdfast.api.management.operation import SCALEWAY, AnyOperation
 from holdfast.api.management.operations import OPERATIONS
-from holdfast.api.server.supervisor import FIXED
+from holdfast.api.server.option import Option
+from holdfast.api.server.settings import OPTIONS
 from support.common import ROOT
 
 PAGES: Final = ROOT / "docs"
@@ -49,41 +46,33 @@ def _around(text: str, name: str) -> tuple[str, str, str]:
 
 def options() -> str:
     """Return the table of all options of ``serve``: key, variable, default and meaning."""
-    rows = []
-    for key, option in options_of(config.params).items():
-        help_, _, default = (option.help or "").partition("[default: ")
-        env = option.envvar if isinstance(option.envvar, str) else ""
-        rows.append(
-            (
-                f"`{key}`",
-                f"`{env}`",
-                kind_of(option),
-                default.rstrip("]") or default_of(option),
-                "restart" if key in FIXED.values() else "reload",
-                help_.strip(),
-            )
+    rows = [
+        (
+            f"`{key}`",
+            f"`{option.variable}`",
+            form_of(option),
+            option.default_text or default_of(option),
+            "restart" if option.fixed else "reload",
+            option.help,
         )
+        for key, option in OPTIONS.items()
+    ]
     return table(("key", "variable", "value", "default", "takes", "meaning"), rows)
 
 
-def kind_of(option: click.Option) -> str:
+def form_of(option: Option) -> str:
     """Return the form of an option's value."""
-    if option.is_flag:
+    if option.kind == "flag":
         return "true, false"
-    if isinstance(option.type, click.Choice):
-        return ", ".join(map(str, option.type.choices))
-    text = option.metavar or "TEXT"
-    return f"list of {text}" if option.multiple else text
+    if option.choices:
+        return ", ".join(option.choices)
+    text = option.placeholder or "TEXT"
+    return f"list of {text}" if option.kind == "texts" else text
 
 
-def default_of(option: click.Option) -> str:
-    """Return the default as the file would have it."""
-    if option.multiple:
-        return "none"
-    default = option.to_info_dict()["default"]
-    if isinstance(default, bool):
-        return str(default).lower()
-    return "not set" if default is None else f"{default}"
+def default_of(option: Option) -> str:
+    """Return the text of a default that the help leaves out."""
+    return {"flag": "false", "texts": "none"}.get(option.kind, "not set")
 
 
 def operations(*, scaleway: bool) -> str:
