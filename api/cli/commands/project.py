@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from holdfast.api.cli.limit_options import fields_of, in_words, limit_options
+from holdfast.api.cli.limit_options import fields_of, in_words, limit_options, quota_field
 from holdfast.api.cli.options import example, parse_size
 from holdfast.api.cli.output import Table, exact_size
 from holdfast.api.cli.session import Session, session_command
@@ -42,11 +42,7 @@ async def limits(session: Session, *, project_id: UUID, **given: Any) -> None:
     Options that begin with --default set the limits of namespaces created from now on. Changes
     need a key of all projects.
     """
-    if given["no_quota"] and given["quota"] is not None:
-        raise click.UsageError("an option and its --no- form exclude each other")
-    fields: dict[str, object] = {}
-    if given["quota"] is not None or given["no_quota"]:
-        fields["quota"] = given["quota"]
+    fields = quota_field(given)
     if defaults := fields_of(given, "default-"):
         fields["defaults"] = defaults
     management = session.management
