@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
 from holdfast.api.server.option import Option
 from holdfast.api.server.settings import OPTIONS
 
@@ -28,28 +30,24 @@ def size(value: str | int) -> int:
     return value if isinstance(value, int) else parse_size(value)
 
 
-class BadFile(Exception):
-    """The configuration file is not valid. The text is one line."""
-
-
 def read(path: Path) -> dict[str, Any]:
-    """Return the file's values by name of the setting. Raises BadFile."""
+    """Return the file's values by name of the setting. Raises UsageError."""
     import tomllib  # late: most servers have no file
 
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
+        raise click.UsageError(f"{path}: {error.strerror}") from None
     if len(content) > FILE_BYTES_MAX:
-        raise BadFile(f"{path}: must not exceed {FILE_BYTES_MAX} bytes")
+        raise click.UsageError(f"{path}: must not exceed {FILE_BYTES_MAX} bytes")
     try:
         table = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path}: {str(error).splitlines()[0]}") from None
+        raise click.UsageError(f"{path}: {str(error).splitlines()[0]}") from None
     for key in table:
         if key not in OPTIONS:
-            raise BadFile(f"{path}: {key!r} is not an option of serve")
+            raise click.UsageError(f"{path}: {key!r} is not an option of serve")
     return {OPTIONS[key].name: _typed(path, OPTIONS[key], table[key]) for key in table}
 
 
@@ -59,9 +57,9 @@ def _typed(path: Path, declared: Option, value: Any) -> object:
         texts = [value] if isinstance(value, str) else value
         if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
             return texts
-        raise BadFile(f"{path}: {declared.key} must be a list of strings")
+        raise click.UsageError(f"{path}: {declared.key} must be a list of strings")
     types, wanted = _TYPES[declared.kind]
     # bool is a subclass of int: true is no number.
     if isinstance(value, types) and isinstance(value, bool) == (bool in types):
         return value
-    raise BadFile(f"{path}: {declared.key} must be {wanted}")
+    raise click.UsageError(f"{path}: {declared.key} must be {wanted}")

@@ -13,7 +13,7 @@ from support.pages import PAGES, block
 
 from holdfast.api import AppSettings
 from holdfast.api.cli.commands.serve import serve
-from holdfast.api.cli.config_file import BadFile, read
+from holdfast.api.cli.config_file import read
 from holdfast.api.cli.options import data_option
 from holdfast.api.server import settings
 from holdfast.api.server.option import Option
@@ -68,7 +68,7 @@ def test_the_command_has_no_other_option() -> None:
 def test_the_file_may_set_it_to_a_value_of_its_type(option: Option, tmp_path: Path) -> None:
     right, wrong = FILE_VALUES[option.kind]
     assert read(file_of(tmp_path, option.key, right)) == {option.name: right}
-    with pytest.raises(BadFile, match=rf": {option.key} must be "):
+    with pytest.raises(click.UsageError, match=rf": {option.key} must be "):
         read(file_of(tmp_path, option.key, wrong))
 
 

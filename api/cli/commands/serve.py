@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from holdfast.api.cli.config_file import BadFile, read, size
+from holdfast.api.cli.config_file import read, size
 from holdfast.api.cli.options import example
 from holdfast.api.server.option import Option
 from holdfast.api.server.settings import OPTIONS, BadSetting, Settings
@@ -46,10 +46,7 @@ class _Command(click.Command):
 def _read_file(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
     """Use the values of the file as the defaults of the options. Raises UsageError."""
     if value is not None:
-        try:
-            ctx.default_map = read(Path(value))
-        except BadFile as error:
-            raise click.UsageError(str(error)) from error
+        ctx.default_map = read(Path(value))
     return value
 
 
