@@ -124,10 +124,11 @@ def progress(text: str) -> Iterator[Bar]:
         yield Bar(bars, bars.add_task(text, total=None))
 
 
-async def last_of(steps: AsyncIterator[T], update: Callable[[T], None]) -> T:
-    """Run all steps, call ``update`` with each, and return the last one."""
+async def follow(text: str, steps: AsyncIterator[T], describe: Callable[[Bar, T], None]) -> T:
+    """Run all steps below a progress bar, call ``describe`` with each, and return the last one."""
     last: T | None = None
-    async for last in steps:
-        update(last)
+    with progress(text) as bar:
+        async for last in steps:
+            describe(bar, last)
     assert last is not None, "there was no step"
     return last

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 
 import click
 
-from holdfast.api.cli.error_messages import failure_of_engine
 from holdfast.api.cli.errors import printable
 from holdfast.api.cli.options import data_option, example, json_option
 from holdfast.api.cli.output import print_json_line
-from holdfast.engine import ROW_KINDS, EngineError, StoredRow, read_rows
+from holdfast.api.cli.session import run
+from holdfast.engine import ROW_KINDS, StoredRow, read_rows
 
 
 @click.group(epilog=example("debug rows --data data --kind tag"))
@@ -48,10 +47,7 @@ def rows(data: str, *, kind: str | None, after: str, limit: int, as_json: bool) 
     kinds. Secrets, settings and the content of small blobs are not shown. With --json each row is
     an object on a line; its form may change with any version.
     """
-    try:
-        asyncio.run(_rows(data, kind or "", after, limit, as_json=as_json))
-    except EngineError as error:
-        raise failure_of_engine(error) from error
+    run(_rows(data, kind or "", after, limit, as_json=as_json))
 
 
 async def _rows(data: str, kind: str, after: str, limit: int, *, as_json: bool) -> None:

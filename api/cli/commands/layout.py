@@ -12,7 +12,7 @@ import click
 
 from holdfast.api.cli.errors import Misused
 from holdfast.api.cli.options import example
-from holdfast.api.cli.output import Bar, last_of, print_json, progress, size
+from holdfast.api.cli.output import Bar, follow, print_json, size
 from holdfast.api.cli.session import Target, open_store, run, target_options
 from holdfast.engine import (
     Invalid,
@@ -153,9 +153,8 @@ async def _import(
     target: Target, path: Path, image: str, references: tuple[str, ...]
 ) -> Transferred:
     async with _images(target, image) as (registry, repository):
-        with progress("import") as bar:
-            steps = import_layout(registry, repository, path, references=references or None)
-            return await last_of(steps, _progress_of(bar))
+        steps = import_layout(registry, repository, path, references=references or None)
+        return await follow("import", steps, _show)
 
 
 @click.command(
@@ -180,15 +179,14 @@ def export(
 async def _export(target: Target, image: str, path: Path, *, referrers: bool) -> Transferred:
     name, reference = _split(image)
     async with _images(target, name) as (registry, repository):
-        with progress("export") as bar:
-            steps = export_layout(
-                registry,
-                repository,
-                path,
-                references=None if reference is None else [reference],
-                referrers=referrers,
-            )
-            return await last_of(steps, _progress_of(bar))
+        steps = export_layout(
+            registry,
+            repository,
+            path,
+            references=None if reference is None else [reference],
+            referrers=referrers,
+        )
+        return await follow("export", steps, _show)
 
 
 def _split(image: str) -> tuple[str, str | None]:
@@ -200,24 +198,13 @@ def _split(image: str) -> tuple[str, str | None]:
     return (name, tag) if colon else (image, None)
 
 
-def _progress_of(bar: Bar) -> Callable[[Transferred], None]:
-    def show(done: Transferred) -> None:
-        bar.show(f"{done.manifests} manifests, {done.blobs} blobs, {size(done.bytes)}")
-
-    return show
+def _show(bar: Bar, done: Transferred) -> None:
+    bar.show(f"{done.manifests} manifests, {done.blobs} blobs, {size(done.bytes)}")
 
 
 def _print_result(verb: str, done: Transferred, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "manifests": done.manifests,
-                "blobs": done.blobs,
-                "bytes": done.bytes,
-                "present": done.present,
-                "tags": done.tags,
-            }
-        )
+        print_json(done)
         return
     click.echo(
         f"{verb} {done.tags} tags, {done.manifests} manifests, {done.blobs} blobs"

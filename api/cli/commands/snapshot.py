@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import click
 
 from holdfast.api.cli.errors import Damaged
 from holdfast.api.cli.options import data_option, example, json_option
-from holdfast.api.cli.output import Bar, last_of, print_json, progress, size
+from holdfast.api.cli.output import Bar, follow, print_json, size
 from holdfast.api.cli.session import data_directory, open_store, run
 from holdfast.api.server.server_files import OWNER_FILE, replace_file
 from holdfast.engine import Copied, Corrupt, Store
@@ -40,8 +39,7 @@ def snapshot(target: Path, data: str, copy: bool, as_json: bool) -> None:
 
 async def _snapshot(target: Path, directory: Path, *, copy: bool) -> Copied:
     async with open_store(directory) as store:
-        with progress("snapshot") as bar:
-            done = await last_of(store.snapshot(target, copy=copy), _progress_of(bar))
+        done = await follow("snapshot", store.snapshot(target, copy=copy), _show)
     _copy_owner(directory, target)
     return done
 
@@ -73,19 +71,14 @@ def restore(snapshot: Path, data: str, link: bool, salvage: bool, as_json: bool)
 
 async def _restore(snapshot: Path, directory: Path, *, link: bool, salvage: bool) -> Copied:
     try:
-        with progress("restore") as bar:
-            steps = Store.restore(snapshot, directory, copy=not link, salvage=salvage)
-            done = await last_of(steps, _progress_of(bar))
+        steps = Store.restore(snapshot, directory, copy=not link, salvage=salvage)
+        return await follow("restore", steps, _show)
     except Corrupt as error:
         raise Damaged(f"{error}; --salvage restores the intact part") from error
-    return done
 
 
-def _progress_of(bar: Bar) -> Callable[[Copied], None]:
-    def show(done: Copied) -> None:
-        bar.show(f"{size(done.bytes)}", done=done.files, total=done.total)
-
-    return show
+def _show(bar: Bar, done: Copied) -> None:
+    bar.show(size(done.bytes), done=done.files, total=done.total)
 
 
 def _copy_owner(source: Path, target: Path) -> None:

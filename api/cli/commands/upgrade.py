@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
 
-from holdfast.api.cli.error_messages import failure_of_engine
 from holdfast.api.cli.options import data_option, example
+from holdfast.api.cli.session import open_store, run
 from holdfast.api.telemetry import logs
-from holdfast.engine import EngineError, Store, StoreConfig
 
 
 @click.command(epilog=example("upgrade --data data"))
@@ -23,14 +21,11 @@ def upgrade(data: str) -> None:
     the old version first.
     """
     logs.set_up("plain", "info", bare=True)
-    try:
-        asyncio.run(_upgrade(Path(data)))
-    except EngineError as error:
-        raise failure_of_engine(error) from error
+    run(_upgrade(Path(data)))
     click.echo(f"{data} is up to date")
 
 
 async def _upgrade(directory: Path) -> None:
     """Open the store, which upgrades it, and close it. Raises EngineError."""
-    async with Store.open(directory, StoreConfig(background=False), create=False):
+    async with open_store(directory):
         pass
