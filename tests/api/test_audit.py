@@ -5,17 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support.operating import (
-    NAMESPACES,
-    OWNER,
-    SECRET,
-    basic,
-    call,
-    digest_of,
-    make_namespace,
-    operated,
-    push,
-)
+from support.api import basic, digest_of
+from support.operating import NAMESPACES, OWNER, SECRET, call, make_namespace, operated, push
 
 UPLOADS = "/v2/team/app/blobs/uploads/"
 

@@ -15,17 +15,8 @@ from threading import Event
 from typing import Final
 
 import pytest
-from support.operating import (
-    SECRET,
-    ask,
-    basic,
-    call,
-    connect,
-    digest_of,
-    make_namespace,
-    operated,
-    push,
-)
+from support.api import basic, digest_of
+from support.operating import SECRET, ask, call, connect, make_namespace, operated, push
 from support.rows import Row
 from support.server import ServerProcess, command
 

@@ -12,19 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.api import basic, digest_of
 from support.cli import InProcess
 from support.common import ROOT
-from support.operating import (
-    NAMESPACES,
-    SECRET,
-    ask,
-    basic,
-    call,
-    connect,
-    digest_of,
-    eventually,
-    operated,
-)
+from support.operating import NAMESPACES, SECRET, ask, call, connect, eventually, operated
 from support.server import WAIT_SECONDS, ServerProcess, command, running
 
 pytestmark = pytest.mark.slow

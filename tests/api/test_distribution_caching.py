@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.distribution import OWNER_SECRET, Registry, digest_of, registry
+from support.api import OWNER_SECRET, digest_of
+from support.distribution import Registry, registry
 from support.fast_path import staged
 
 from holdfast.engine import Visibility

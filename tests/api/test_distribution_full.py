@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from support.distribution import Answer, Registry, digest_of, registry
+from support.api import digest_of
+from support.distribution import Answer, Registry, registry
 
 from holdfast.engine import INLINE_BYTES_CAP, Store, StoreConfig, check_directory
 

@@ -16,16 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
-from support.clients import Registry, basic, serving
-from support.distribution import (
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    Answer,
-    check,
-    descriptor,
-    digest_of,
-    manifest,
-)
+from support.api import INDEX_TYPE, MANIFEST_TYPE, basic, digest_of
+from support.clients import Registry, serving
+from support.distribution import Answer, check, descriptor, manifest
 from support.load import kibibytes
 from support.wire import connected
 

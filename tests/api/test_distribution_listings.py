@@ -8,18 +8,8 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.distribution import (
-    CONFIG_TYPE,
-    EMPTY_TYPE,
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    OTHER_PROJECT,
-    Answer,
-    Registry,
-    descriptor,
-    digest_of,
-    manifest,
-)
+from support.api import CONFIG_TYPE, EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, OTHER_PROJECT, digest_of
+from support.distribution import Answer, Registry, descriptor, manifest
 
 server = api_fixtures.team_server
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.distribution import Answer, Registry, content, digest_of
+from support.api import digest_of
+from support.distribution import Answer, Registry, content
 
 server = api_fixtures.team_server
 

@@ -7,7 +7,8 @@ from ipaddress import ip_network
 
 import pytest
 from support import api_fixtures
-from support.distribution import OWNER_SECRET, Registry, basic, digest_of, registry
+from support.api import OWNER_SECRET, basic, digest_of
+from support.distribution import Registry, registry
 
 from holdfast.api import AppSettings
 

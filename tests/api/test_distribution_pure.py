@@ -193,10 +193,6 @@ def test_as_many_ranges_as_podman_asks_for() -> None:
     assert parse_range("bytes=" + ",".join(["0-0"] * 5000), size) == []
 
 
-def test_a_range_of_empty_content_is_all_of_it() -> None:
-    assert parse_range("bytes=0-", 0) == []
-
-
 @pytest.mark.parametrize(
     ("header", "span"),
     [

@@ -6,18 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.distribution import (
-    OTHER_PROJECT,
-    Answer,
-    Registry,
-    digest_of,
-    registry,
-)
+from support.api import OTHER_PROJECT, digest_of
+from support.distribution import Answer, Registry, registry
 from support.rows import rows_of, said
 
 from holdfast.api.oci import rights
-from holdfast.api.oci.app import ENDPOINTS
-from holdfast.api.oci.paths import parse_path
 
 NAMES = {
     "absent": ["no-such-namespace/app"],
@@ -107,26 +100,6 @@ def test_the_table_is_complete() -> None:
         assert set(row) == set(rights.ACTIONS) == set(REQUESTS)
 
 
-def test_the_requests_below_are_all_routes_of_a_repository() -> None:
-    routes = {
-        (endpoint, method): route.action
-        for endpoint, methods in ENDPOINTS.items()
-        for method, route in methods.items()
-        if route.action is not None
-    }
-    asked = {}
-    for action, requests in REQUESTS.items():
-        for method, rest in requests:
-            target = parse_path(f"team/app/{rest.partition('?')[0]}")
-            assert target is not None
-            asked[target.endpoint, method] = action
-    assert asked == {where: action for where, action in routes.items() if where in asked}
-    # HEAD is GET, but for a blob.
-    assert {where for where in routes if where not in asked} == {
-        (endpoint, "HEAD") for endpoint in ("tags", "referrers", "repository_extensions", "upload")
-    }
-
-
 def message(name: str, answer: Answer) -> bytes:
     """The body with the namespace's and the image's names taken out."""
     namespace, _, image = name.partition("/")
@@ -164,51 +137,3 @@ async def test_every_cell(server: Registry, asker: rights.CallerKind, with_token
                 # The answer does not depend on what is there.
                 requests = [rest for method, rest in REQUESTS[action] if method != "HEAD"]
                 assert len(seen) == len(requests)
-
-
-@pytest.mark.promise("SECURITY.md", "absent objects")
-@pytest.mark.parametrize("asker", ["anonymous", "read", "full"])
-async def test_absent_and_private_of_strangers_are_the_same_bytes(
-    server: Registry, asker: rights.CallerKind
-) -> None:
-    """The same name, before and after strangers put a private image there."""
-    secret = None if asker == "anonymous" else (await server.key(permission=asker))[1]
-    scope = "repository:later/app:*"
-
-    async def ask() -> list[Any]:
-        token = await server.token(scope, secret=secret)
-        credentials: list[dict[str, Any]] = [{"secret": secret}, {"token": token}]
-        answers = [
-            await server.call(method, f"/v2/later/app/{rest}", **more)
-            for more in credentials
-            for requests in REQUESTS.values()
-            for method, rest in requests
-        ]
-        return [answer.fingerprint for answer in answers]
-
-    absent = await ask()
-    await server.namespace("later", OTHER_PROJECT)
-    assert await ask() == absent
-    await server.image("later/app", "v1", b"layer")
-    assert await ask() == absent
-    namespace = await server.store.namespaces.find("fr-par", "later")
-    repository = await server.store.locate("fr-par", "later/app")
-    assert repository.image_id is not None
-    await server.store.images.update(repository.image_id, visibility="private")
-    await server.store.namespaces.update(namespace.id, is_public=True)
-    assert await ask() == absent
-
-
-async def test_the_refused_push_says_how_to_go_on(server: Registry) -> None:
-    _, secret = await server.key()
-    answer = await server.call("POST", "/v2/fresh/app/blobs/uploads/", secret=secret)
-    assert (answer.status, answer.code) == (404, "NAME_UNKNOWN")
-    assert "POST /registry/v1/regions/fr-par/namespaces" in answer.json["errors"][0]["message"]
-    answer = await server.call("POST", "/v2/app/blobs/uploads/", secret=secret)
-    assert (answer.status, answer.code) == (400, "NAME_INVALID")
-    assert "namespace/image" in answer.json["errors"][0]["message"]
-    # A client that probes first sees no body.
-    answer = await server.call("HEAD", f"/v2/app/blobs/{digest_of(b'x')}", secret=secret)
-    assert answer.status == 400
-    assert answer.headers["Warning"].startswith('299 - "a name of one')
-    assert "namespace/image" in answer.headers["Warning"]

@@ -6,11 +6,8 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from support.distribution import (
-    Registry,
-    digest_of,
-    registry,
-)
+from support.api import digest_of
+from support.distribution import Registry, registry
 
 NAME = "team/app"
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support import api_fixtures
-from support.distribution import Answer, Registry, content, digest_of
+from support.api import digest_of
+from support.distribution import Answer, Registry, content
 
 from holdfast.api.http import slow_clients
 

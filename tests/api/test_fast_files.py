@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.api import digest_of
 from support.depot import descriptors, descriptors_before
-from support.distribution import digest_of
 from support.fast_path import FILE, Stage, World
 from support.wire import SECONDS, Client, connected, masked
 

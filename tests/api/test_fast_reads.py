@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from support.api import CONFIG_TYPE, MANIFEST_TYPE, basic, digest_of
+from support.distribution import descriptor
 from support.fast_path import APPLICATION, NAMES, SMALL, Stage, World, staged
 from support.server import running
 from support.wire import Client, CountingLane, connected, exchange, masked, request, serving
@@ -711,8 +712,6 @@ def test_the_option(tmp_path: Path, option: str) -> None:
 
 
 async def _names(port: int, secret: str) -> list[bytes]:
-    from support.distribution import basic
-
     async with connected(port) as client:
         authorization = f"Authorization: {basic(secret)}"
         path = f"/v2/demo/app/blobs/uploads/?digest={digest_of(SMALL)}"

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from support.distribution import MANIFEST_TYPE, digest_of
+from support.api import MANIFEST_TYPE, digest_of
 from support.fast_path import Stage, World, staged
 from support.wire import Client, CountingLane, connected, request, serving
 

@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 import pytest
 from support import tls
-from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from support.api import CONFIG_TYPE, MANIFEST_TYPE, digest_of
+from support.distribution import descriptor
 from support.fast_path import SMALL, Stage, World
 from support.wire import (
     LAST,

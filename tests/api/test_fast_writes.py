@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, descriptor, digest_of
+from support.api import CONFIG_TYPE, MANIFEST_TYPE, digest_of
+from support.distribution import descriptor
 from support.fast_path import Stage, World
 from support.wire import LAST, Client, connected, masked
 

@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.operating import SECRET, basic, call, make_namespace, operated, push
+from support.api import basic
+from support.operating import SECRET, call, make_namespace, operated, push
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from support.distribution import digest_of
+from support.api import digest_of
 from support.edge import OWNER, Edge
 from support.wire import connected, request
 

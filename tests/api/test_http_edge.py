@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 import pytest
-from support.distribution import digest_of
+from support.api import digest_of
 from support.edge import OWNER, Edge, trickle
 from support.wire import LAST, connected, exchange, request
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.api import Reply, basic
 from support.operating import (
     NAMESPACES,
     SECRET,
     WRONG,
-    Reply,
     ask,
-    basic,
     call,
     connect,
     metrics_address,

@@ -11,18 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.operating import (
-    NAMESPACES,
-    OWNER,
-    SECRET,
-    WRONG,
-    basic,
-    call,
-    digest_of,
-    make_namespace,
-    operated,
-    push,
-)
+from support.api import basic, digest_of
+from support.operating import NAMESPACES, OWNER, SECRET, WRONG, call, make_namespace, operated, push
 
 from holdfast.api.telemetry.audit import result_of
 from holdfast.api.telemetry.logs import (

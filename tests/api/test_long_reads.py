@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.distribution import ORGANIZATION, OWNER_SECRET, PROJECT
+from support.api import ORGANIZATION, OWNER_SECRET, PROJECT, Reply
 from support.edge import Edge, edge_of
 from support.load import eventually
-from support.operating import Reply
 from support.rows import Row, said
 from support.wire import Client, connected, request, serving
 

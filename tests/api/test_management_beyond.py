@@ -7,16 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from support import api_fixtures
-from support.management import (
-    ABSENT,
-    BEYOND,
-    OTHER_PROJECT,
-    OWNER_SECRET,
-    PROJECT,
-    REGISTRY,
-    TIMESTAMP,
-    Server,
-)
+from support.api import OTHER_PROJECT, OWNER_SECRET, PROJECT
+from support.management import ABSENT, BEYOND, REGISTRY, TIMESTAMP, Server
 
 server = api_fixtures.management_server
 
@@ -176,44 +168,6 @@ async def test_a_key_is_shown_once_works_and_is_revoked(server: Server) -> None:
     assert (await server.call("DELETE", one)).status == 404
 
 
-async def test_a_projects_key_manages_its_projects_keys_only(server: Server) -> None:
-    owner = (await server.ok("GET", KEYS))["keys"][0]
-    key, secret = await server.key(OTHER_PROJECT)
-    _, reader = await server.key(OTHER_PROJECT, "read")
-    for method, path in (("GET", KEYS), ("POST", KEYS), ("GET", f"{KEYS}/{key.access_key}")):
-        assert (await server.call(method, path, secret=reader)).status == 403
-    for project in (str(PROJECT), ABSENT):
-        answer = await server.call("POST", KEYS, payload={"project_id": project}, secret=secret)
-        assert answer.status == 403
-    mine = await server.ok("POST", KEYS, payload={}, secret=secret)
-    assert mine["project_id"] == mine["default_project_id"] == str(OTHER_PROJECT)
-    listed = await server.ok("GET", KEYS, secret=secret)
-    assert {item["project_id"] for item in listed["keys"]} == {str(OTHER_PROJECT)}
-    assert listed["total_count"] == 3
-    other = await server.ok("GET", KEYS, secret=secret, params={"project_id": str(PROJECT)})
-    assert other == {"keys": [], "total_count": 0}
-    for method in ("GET", "DELETE"):
-        hidden = await server.call(method, f"{KEYS}/{owner['access_key']}", secret=secret)
-        absent = await server.call(method, f"{KEYS}/SCW00000000000000000", secret=secret)
-        assert hidden.status == absent.status == 404
-        assert (
-            hidden.body.replace(owner["access_key"].encode(), b"SCW00000000000000000")
-            == absent.body
-        )
-
-
-async def test_no_key_makes_one_that_outlives_it(server: Server) -> None:
-    soon = datetime.now(UTC) + timedelta(hours=1)
-    key, secret = await server.key(OTHER_PROJECT, expires_at=soon)
-    assert key.expires_at is not None
-    made = await server.ok("POST", KEYS, payload={}, secret=secret)
-    assert made["expires_at"] == key.expires_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    late = (soon + timedelta(hours=1)).isoformat()
-    answer = await server.call("POST", KEYS, payload={"expires_at": late}, secret=secret)
-    assert answer.status == 400
-    assert answer.json["details"][0]["argument_name"] == "expires_at"
-
-
 async def test_a_key_of_all_projects_does_not_revoke_itself(server: Server) -> None:
     owner = (await server.ok("GET", KEYS))["keys"][0]
     answer = await server.call("DELETE", f"{KEYS}/{owner['access_key']}")
@@ -269,15 +223,6 @@ async def test_nobody_gives_a_key_more_than_he_has(server: Server) -> None:
     itself = f"{KEYS}/{owner[0]['access_key']}"
     assert (await server.call("PATCH", itself, payload={"expires_at": None})).status == 412
     await server.ok("PATCH", itself, payload={"description": "the operator's"})
-
-
-async def test_an_end_beyond_all_clocks_is_an_argument_that_is_wrong(server: Server) -> None:
-    made = await server.ok("POST", KEYS, payload={})
-    far = {"expires_at": "9999-12-31T23:59:59-12:00"}
-    for method, path in (("POST", KEYS), ("PATCH", f"{KEYS}/{made['access_key']}")):
-        answer = await server.call(method, path, payload=far)
-        assert answer.status == 400
-        assert answer.json["details"][0]["argument_name"] == "expires_at"
 
 
 async def test_statistics_are_for_keys_of_all_projects(server: Server) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import BEYOND, OTHER_PROJECT, REGISTRY, Server, digest_of, once
+from support.api import OTHER_PROJECT, digest_of
+from support.engine import once
+from support.management import BEYOND, REGISTRY, Server
 
 from holdfast.engine import QuotaExceeded
 

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 from support import api_fixtures
-from support.management import ABSENT, OTHER_PROJECT, PROJECT, REGISTRY, TIMESTAMP, Server
+from support.api import OTHER_PROJECT, PROJECT
+from support.management import ABSENT, REGISTRY, TIMESTAMP, Server
 
 server = api_fixtures.management_servers
 

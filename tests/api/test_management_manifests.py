@@ -7,17 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.management import (
-    ABSENT,
-    BEYOND,
-    MANIFEST_TYPE,
-    REGISTRY,
-    TIMESTAMP,
-    Server,
-    digest_of,
-    memory_store,
-    serving,
-)
+from support.api import MANIFEST_TYPE, digest_of
+from support.management import ABSENT, BEYOND, REGISTRY, TIMESTAMP, Server, memory_store, serving
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 

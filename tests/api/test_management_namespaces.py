@@ -6,16 +6,8 @@ from uuid import UUID
 
 import pytest
 from support import api_fixtures
-from support.management import (
-    ABSENT,
-    OTHER_PROJECT,
-    PROJECT,
-    REGISTRY,
-    TIMESTAMP,
-    Server,
-    memory_store,
-    serving,
-)
+from support.api import OTHER_PROJECT, PROJECT
+from support.management import ABSENT, REGISTRY, TIMESTAMP, Server, memory_store, serving
 
 from holdfast.api import AppSettings
 
@@ -87,14 +79,6 @@ async def test_a_taken_name_is_a_conflict_in_its_region_only(server: Server) -> 
     elsewhere = await server.create("n1", region="nl-ams")
     assert elsewhere["region"] == "nl-ams"
     assert (await server.ok("GET", ALL))["total_count"] == 1
-
-
-async def test_an_id_of_another_region_is_absent(server: Server) -> None:
-    made = await server.create("n1", region="nl-ams")
-    answer = await server.call("GET", f"{ALL}/{made['id']}")
-    absent = await server.call("GET", f"{ALL}/{ABSENT}")
-    assert answer.status == absent.status == 404
-    assert answer.body == absent.body.replace(ABSENT.encode(), made["id"].encode())
 
 
 @pytest.mark.parametrize("region", ["it-mil", "fr", "FR-PAR", "fr-par%20", "%C3%A9"])

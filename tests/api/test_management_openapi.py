@@ -19,7 +19,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from support import api_fixtures
-from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server
+from support.api import OWNER_SECRET, listening
+from support.management import REGISTRY, Server, known_ids
 
 from holdfast.api import create_app
 from holdfast.api.management.operations import OPERATIONS
@@ -44,11 +45,8 @@ async def test_the_document_is_served_to_anyone(server: Server) -> None:
 async def test_a_mounted_application_says_where_it_is(server: Server) -> None:
     parent = web.Application()
     parent.add_subapp("/reg", create_app(server.store))
-    runner = web.AppRunner(parent)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base = "http://{}:{}/reg".format(*runner.addresses[0])
-    try:
+    async with listening(parent) as port:
+        base = f"http://127.0.0.1:{port}/reg"
         async with server.http.get(base + "/openapi.json") as response:
             served = await response.json()
         assert served == {**server.contract.document, "servers": [{"url": "/reg"}]}
@@ -58,8 +56,6 @@ async def test_a_mounted_application_says_where_it_is(server: Server) -> None:
             assert await response.json() == {"namespaces": [], "total_count": 0}
         async with server.http.get(base + "/registry/nothing") as response:
             assert (response.status, (await response.json())["type"]) == (404, "not_found")
-    finally:
-        await runner.cleanup()
 
 
 async def test_all_twelve_endpoints_of_the_contract_are_there(server: Server) -> None:
@@ -100,30 +96,6 @@ async def test_the_document_is_whole(server: Server) -> None:
         for operation in methods.values():
             named = {item["name"] for item in operation["parameters"] if item["in"] == "path"}
             assert named == set(re.findall(r"{(\w+)}", path))
-
-
-async def known_ids(server: Server, name: str) -> dict[str, str]:
-    """Things that generated requests can meet: their ids, by path parameter."""
-    namespace = await server.create(name)
-    trashed = await server.create(name + "-trash")
-    await server.ok("DELETE", f"{REGISTRY}/namespaces/{trashed['id']}")
-    await server.push(f"{name}/app", "latest", b"1")
-    images = await server.ok("GET", f"{REGISTRY}/images?namespace_id={namespace['id']}")
-    image = images["images"][0]
-    tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
-    key, _ = await server.key()
-    here = await server.store.locate("fr-par", f"{name}/app")
-    upload = await server.store.uploads.begin(here)
-    return {
-        "region": "fr-par",
-        "namespace_id": namespace["id"],
-        "image_id": image["id"],
-        "tag_id": tag["id"],
-        "item_id": trashed["id"],
-        "upload_id": str(upload.id),
-        "project_id": str(PROJECT),
-        "access_key": key.access_key,
-    }
 
 
 def bombard(

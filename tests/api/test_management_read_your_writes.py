@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import encode_basic_auth
-from support.management import (
-    CONFIG_TYPE,
-    LAYER_TYPE,
-    MANIFEST_TYPE,
-    OWNER_SECRET,
-    REGISTRY,
-    Server,
-    digest_of,
-    disk_store,
-    serving,
-)
+from support.api import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, OWNER_SECRET, digest_of
+from support.management import REGISTRY, Server, disk_store, serving
 from yarl import URL
 
 from holdfast.api import AppSettings

@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from support import api_fixtures
-from support.management import OWNER_SECRET, PROJECT, REGISTRY, Server
+from support.api import OWNER_SECRET, PROJECT
+from support.management import REGISTRY, Server
 from yarl import URL
 
 server = api_fixtures.management_server

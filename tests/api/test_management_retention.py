@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import BEYOND, OTHER_PROJECT, PROJECT, REGISTRY, Server
+from support.api import OTHER_PROJECT, PROJECT
+from support.management import BEYOND, REGISTRY, Server
 
 server = api_fixtures.management_server
 

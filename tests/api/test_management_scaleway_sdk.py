@@ -20,7 +20,8 @@ from scaleway.registry.v1 import (
 )
 from scaleway_core.utils import WaitForOptions
 from support import api_fixtures
-from support.management import ABSENT, OWNER_SECRET, PROJECT, Server
+from support.api import OWNER_SECRET, PROJECT
+from support.management import ABSENT, Server
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import ABSENT, BEYOND, TIMESTAMP, Server, digest_of, once
+from support.api import digest_of
+from support.engine import once
+from support.management import ABSENT, BEYOND, TIMESTAMP, Server
 
 from holdfast.engine import NotFound, Upload
 

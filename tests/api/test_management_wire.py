@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.management import ABSENT, OWNER_SECRET, REGISTRY, Server
+from support.api import OWNER_SECRET
+from support.management import ABSENT, REGISTRY, Server
 from yarl import URL
 
 server = api_fixtures.management_server

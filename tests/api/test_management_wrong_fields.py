@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import pytest
 from support import api_fixtures
-from support.management import ABSENT, OWNER_SECRET, PROJECT, REGISTRY, Answer, Server
+from support.api import OWNER_SECRET, Reply
+from support.management import ABSENT, Server, known_ids
 from yarl import URL
 
 from holdfast.api.http.defaults import REGIONS_DEFAULT
@@ -24,32 +25,18 @@ from holdfast.api.management.operations import OPERATIONS
 server = api_fixtures.management_server
 
 TEN_MEGABYTES: Final = b'{"x": "' + b"x" * 10_000_000 + b'"}'
-NO_JSON: Final = (b"{", b"[]", b"null", b"5", b'"x"', b"x=1", b"\xff", b"[" * 60_000, b"{} {}")
+NO_JSON: Final = (
+    *(b"{", b"[]", b"null", b"5", b'"x"', b"x=1", b"\xff", b"[" * 60_000, b"{} {}"),
+    *(b'{"x": NaN}', b'{"x": "\\ud800"}', b'{"x": "a\x00b"}', b"{\x00}\x00", b'{"a":' * 12_000),
+    *(b'\xef\xbb\xbf{"x": 1}', b'{"x": 1e999}'),
+)
 DOCUMENT: Final = document(OPERATIONS, REGIONS_DEFAULT)
 
 
 @pytest.fixture
 async def known(server: Server) -> dict[str, str]:
-    """An object for each parameter of a path, so that wrong fields are looked at."""
-    namespace = await server.create("known")
-    trashed = await server.create("trashed")
-    await server.ok("DELETE", f"{REGISTRY}/namespaces/{trashed['id']}")
-    await server.push("known/app", "v1", b"1")
-    image = (await server.ok("GET", f"{REGISTRY}/images"))["images"][0]
-    tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
-    key, _ = await server.key()
-    here = await server.store.locate("fr-par", "known/app")
-    upload = await server.store.uploads.begin(here)
-    return {
-        "region": "fr-par",
-        "namespace_id": namespace["id"],
-        "image_id": image["id"],
-        "tag_id": tag["id"],
-        "item_id": trashed["id"],
-        "upload_id": str(upload.id),
-        "project_id": str(PROJECT),
-        "access_key": key.access_key,
-    }
+    """Make an object for each parameter of a path, so that wrong fields are looked at."""
+    return await known_ids(server, "known")
 
 
 def by_id(operation: AnyOperation) -> str:
@@ -112,7 +99,7 @@ def wrong(schema: dict[str, Any]) -> Iterator[object]:
             yield from BEYOND_BOUND[bound](item[bound])
 
 
-def assert_names(answer: Answer, argument: str, *told: object) -> None:
+def assert_names(answer: Reply, argument: str, *told: object) -> None:
     where = (argument, str(told)[:100], answer.status, answer.body[:300])
     assert answer.status == 400, where
     assert answer.json["type"] == "invalid_arguments", where
@@ -176,7 +163,7 @@ async def test_parameters_of_queries(
         async with server.http.request(
             operation.method, url, headers={"X-Auth-Token": OWNER_SECRET}
         ) as response:
-            answer = Answer(response.status, response.headers, await response.read())
+            answer = Reply(response.status, response.headers, await response.read())
         assert_names(answer, name, "%ff")
     if "page" in fields:
         far = await server.ok(operation.method, path, params={"page": "1000000000"})

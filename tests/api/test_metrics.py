@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from support.api import basic, digest_of
 from support.damage import flip, sha
 from support.operating import (
     SECRET,
     WRONG,
     ask,
-    basic,
     call,
     connect,
-    digest_of,
     eventually,
     make_namespace,
     metrics_address,

@@ -10,14 +10,12 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from support.api import Reply, basic, digest_of
 from support.operating import (
     SECRET,
-    Reply,
     ask,
-    basic,
     call,
     connect,
-    digest_of,
     eventually,
     make_namespace,
     metrics_address,

@@ -9,16 +9,8 @@ from typing import Any, Final
 
 import pytest
 from support import api_fixtures
-from support.distribution import (
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    OWNER_SECRET,
-    Registry,
-    descriptor,
-    digest_of,
-    manifest,
-    registry,
-)
+from support.api import INDEX_TYPE, MANIFEST_TYPE, OWNER_SECRET, digest_of
+from support.distribution import Registry, descriptor, manifest, registry
 from support.full import GO_ON, filled, pulled_and_deleted
 from support.rows import Row, said
 
@@ -194,6 +186,10 @@ async def test_another_size(row: Row, server: Registry) -> None:
         for detail in (answer.json["errors"][0]["detail"] for answer in refused)
     ]
     assert numbers == [(2, 3), (5, 6), (size, size + 1)]
+    assert (await server.call("HEAD", f"/v2/{NAME}/manifests/v2")).status == 404
+    # A subject need not be here, so whether its size is right does not depend on what is.
+    about = manifest(digest_of(b"{}"), subject=descriptor(image, size + 1, MANIFEST_TYPE))
+    assert (await server.put_manifest(NAME, "v2", about)).status == 201
     row.says(answer=f"{said(*refused)} with both sizes in `detail`")
 
 
@@ -302,6 +298,7 @@ async def test_a_damaged_blob(row: Row, tmp_path: Path) -> None:
         with file.open("r+b") as opened:
             opened.truncate(len(LARGE) - 1)
         refused = await server.call("GET", path)
+        assert str(tmp_path).encode() not in refused.body
         await server.blob(NAME, LARGE)
         assert (await server.call("GET", path)).body == LARGE
     row.says(answer=f"{said(refused)} until a client pushes the same digest again")
@@ -331,6 +328,10 @@ async def test_one_component(row: Row, server: Registry) -> None:
     ]
     for answer in answers:
         assert "namespace/image" in answer.json["errors"][0]["message"]
+    # A client that probes first sees no body.
+    probe = await server.call("HEAD", f"/v2/app/blobs/{digest_of(b'x')}")
+    assert probe.status == 400
+    assert "namespace/image" in probe.headers["Warning"]
     row.says(answer=f"{said(*answers)}: use `namespace/image`")
 
 

@@ -17,13 +17,13 @@ from urllib.parse import urlencode
 
 import pytest
 from click.testing import CliRunner, Result
-from support.distribution import CONFIG_TYPE, MANIFEST_TYPE, Registry, registry
-from support.distribution import digest_of as digest
+from support.api import CONFIG_TYPE, MANIFEST_TYPE, Reply, basic, digest_of
+from support.distribution import Registry, registry
 from support.edge import OWNER as BASIC
 from support.edge import Edge
 from support.engine import Clock
 from support.full import GO_ON, filled, pulled_and_deleted
-from support.operating import NAMESPACES, SECRET, WRONG, Reply, basic, call, operated, raw
+from support.operating import NAMESPACES, SECRET, WRONG, call, operated, raw
 from support.rows import Row, said
 from support.server import WAIT_SECONDS, ServerProcess
 from support.wire import connected, request
@@ -63,19 +63,19 @@ class Client:
         return f"/holdfast/v1/regions/fr-par/namespaces/{made.json['id']}"
 
     def blob(self, repository: str, content: bytes) -> Reply:
-        path = f"{repository}/blobs/uploads/?digest={digest(content)}"
+        path = f"{repository}/blobs/uploads/?digest={digest_of(content)}"
         return self.v2("POST", path, content)
 
     def manifest(self, repository: str, reference: str, **more: Any) -> Reply:
         """Put a manifest of the config ``{}``."""
         assert self.blob(repository, b"{}").status == 201
         body = json.dumps(manifest(**more)).encode()
-        path = f"{repository}/manifests/{reference.replace('DIGEST', digest(body))}"
+        path = f"{repository}/manifests/{reference.replace('DIGEST', digest_of(body))}"
         return self.v2("PUT", path, body, Content_Type=MANIFEST_TYPE)
 
 
 def manifest(**more: Any) -> Any:
-    config = {"mediaType": CONFIG_TYPE, "digest": digest(b"{}"), "size": 2}
+    config = {"mediaType": CONFIG_TYPE, "digest": digest_of(b"{}"), "size": 2}
     return {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": [], **more}
 
 
@@ -296,7 +296,7 @@ UPLOADS: Final = "POST /v2/app/web/blobs/uploads/?digest="
 @pytest.mark.row("limits.md", "silence in the middle of an upload")
 def test_a_slow_upload(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(row, monkeypatch)
-    upload = f"{UPLOADS}{digest(b'x' * 100_000)} HTTP/1.1"
+    upload = f"{UPLOADS}{digest_of(b'x' * 100_000)} HTTP/1.1"
     answer = given_up(
         edge,
         request(upload, BASIC, "Content-Length: 100000") + b"x",
@@ -331,8 +331,8 @@ def test_a_slow_management_body(row: Row, edge: Edge, monkeypatch: pytest.Monkey
 def test_a_slow_reader(row: Row, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(row, monkeypatch)
     large = os.urandom(8_000_000)
-    put = request(f"{UPLOADS}{digest(large)} HTTP/1.1", BASIC, f"Content-Length: {len(large)}")
-    get = request(f"GET /v2/app/web/blobs/{digest(large)} HTTP/1.1", BASIC)
+    put = request(f"{UPLOADS}{digest_of(large)} HTTP/1.1", BASIC, f"Content-Length: {len(large)}")
+    get = request(f"GET /v2/app/web/blobs/{digest_of(large)} HTTP/1.1", BASIC)
 
     async def story() -> None:
         async with edge.server() as port:
@@ -425,7 +425,7 @@ def test_scopes(row: Row, server: Client) -> None:
 @pytest.mark.row("limits.md", "digests of one `_holdfast/exists`")
 def test_digests_of_a_question(row: Row, server: Client) -> None:
     def ask(count: int) -> Reply:
-        asked = [digest(str(number).encode()) for number in range(count)]
+        asked = [digest_of(str(number).encode()) for number in range(count)]
         body = json.dumps({"digests": asked}).encode()
         return server.v2("POST", "team/exists/_holdfast/exists", body)
 
@@ -483,7 +483,7 @@ def test_ranges(row: Row, server: Client) -> None:
 
     def ask(count: int) -> Reply:
         ranges = ",".join(f"{2 * number}-{2 * number}" for number in range(count))
-        path = f"team/ranges/blobs/{digest(content)}"
+        path = f"team/ranges/blobs/{digest_of(content)}"
         return server.v2("GET", path, Range=f"bytes={ranges}")
 
     assert ask(row.limit()).status == 206
@@ -601,7 +601,7 @@ def test_a_quota(row: Row, server: Client) -> None:
     assert server.manage("GET", settings).json["quota"] is None
     assert server.manage("PATCH", settings, {"quota": 1000}).status == 200
     assert server.blob("bounded/app", bytes(1000)).status == 201
-    server.v2("DELETE", f"bounded/app/blobs/{digest(bytes(1000))}")
+    server.v2("DELETE", f"bounded/app/blobs/{digest_of(bytes(1000))}")
     row.says(beyond_it=said(server.blob("bounded/app", bytes(1001))))
 
 
@@ -667,7 +667,7 @@ async def test_an_idle_upload_gives_way(row: Row, aging: Registry, clock: Clock)
     place = await aging.session("team/app")
     assert (await aging.call("PATCH", place, data=bytes(600))).status == 202
     content = b"x" * 600
-    path = f"/v2/team/app/blobs/uploads/?digest={digest(content)}"
+    path = f"/v2/team/app/blobs/uploads/?digest={digest_of(content)}"
     clock.advance(row.number - 1)
     assert said(await aging.call("POST", path, data=content)) == "403 DENIED"
     assert (await aging.call("GET", place)).status == 204
@@ -821,10 +821,10 @@ async def test_the_reserve(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyP
         free = reserve + 200_000
         large = bytes(100_000)
         path = "/v2/team/app/blobs/uploads/?digest="
-        assert (await server.call("POST", path + digest(large), data=large)).status == 201
+        assert (await server.call("POST", path + digest_of(large), data=large)).status == 201
         free = reserve + 50_000
         large = bytes(100_001)
-        refused = await server.call("POST", path + digest(large), data=large)
+        refused = await server.call("POST", path + digest_of(large), data=large)
         assert (await server.call("GET", "/v2/team/app/manifests/v1")).status == 200
         deleted = await server.call("DELETE", "/v2/team/app/manifests/v1")
         assert deleted.status == 202

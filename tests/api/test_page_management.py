@@ -12,18 +12,9 @@ from typing import Any, Final
 
 import pytest
 from support import api_fixtures
+from support.api import OTHER_PROJECT, PROJECT, Reply
 from support.full import GO_ON, filled, pulled_and_deleted
-from support.management import (
-    ABSENT,
-    BEYOND,
-    OTHER_PROJECT,
-    PROJECT,
-    REGISTRY,
-    Answer,
-    Server,
-    disk_store,
-    serving,
-)
+from support.management import ABSENT, BEYOND, REGISTRY, Server, disk_store, serving
 from support.operating import NAMESPACES, SECRET, call, operated
 from support.rows import Row, rows_of, said
 
@@ -74,7 +65,7 @@ async def test_a_key_that_may_not(row: Row, server: Server) -> None:
     "a malformed id, an unknown `order_by`, `page` under 1, `page_size` over 100, a wrong body",
 )
 async def test_wrong_arguments(row: Row, server: Server) -> None:
-    asked: list[tuple[str, Answer]] = [
+    asked: list[tuple[str, Reply]] = [
         ("namespace_id", await server.call("GET", LISTED + "/no-uuid")),
         ("order_by", await server.call("GET", LISTED + "?order_by=size")),
         ("page", await server.call("GET", LISTED + "?page=0")),

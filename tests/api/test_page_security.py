@@ -14,20 +14,11 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from support.distribution import OTHER_PROJECT, OWNER_SECRET, PROJECT, Registry, digest_of, registry
+from support.api import OTHER_PROJECT, OWNER_SECRET, PROJECT, Reply, basic, digest_of
+from support.distribution import Registry, registry
 from support.engine import collect
 from support.full import GO_ON, filled, pulled_and_deleted
-from support.operating import (
-    SECRET,
-    WRONG,
-    Reply,
-    basic,
-    call,
-    holds,
-    make_namespace,
-    operated,
-    push,
-)
+from support.operating import SECRET, WRONG, call, holds, make_namespace, operated, push
 from support.rows import Row, said
 from support.server import WAIT_SECONDS, command
 

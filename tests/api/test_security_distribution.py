@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from support.distribution import Answer, Registry, basic, registry
-from support.management import once
+from support.api import MANIFEST_TYPE, basic, digest_of
+from support.distribution import Answer, Registry, registry
+from support.engine import manifest, once
 from support.tenants import (
     CALLERS,
-    MANIFEST_TYPE,
     OTHER_REGION,
     PLACES,
     READERS,
@@ -26,9 +26,7 @@ from support.tenants import (
     Place,
     Thing,
     World,
-    digest_of,
     is_valid,
-    manifest,
     read_table,
 )
 
@@ -166,7 +164,7 @@ async def ask(
     data: bytes | None = None
     headers = {}
     if (endpoint, method) == ("manifest", "PUT"):
-        data, headers = manifest(layer_of(thing)), {"Content-Type": MANIFEST_TYPE}
+        data, headers = manifest(b"{}", [layer_of(thing)]), {"Content-Type": MANIFEST_TYPE}
         path = path.removesuffix("v1") + "v2"
     elif (endpoint, method) == ("exists", "POST"):
         data = json.dumps({"digests": [thing.layer]}).encode()
@@ -379,7 +377,11 @@ async def test_strangers_content_cannot_be_had_through_ones_own_repository(
         answer = await tried("exists", "POST", "_holdfast/exists", data=data)
         assert answer.json == {"present": [own.layer], "missing": [thing.layer]}
         # An index of strangers' manifests, and an image of strangers' layers.
-        body = json.dumps(json.loads(manifest(b""))).replace(digest_of(b""), thing.layer).encode()
+        body = (
+            json.dumps(json.loads(manifest(b"{}", [b""])))
+            .replace(digest_of(b""), thing.layer)
+            .encode()
+        )
         answer = await tried(
             "PUT", "PUT", "manifests/stolen", data=body, headers={"Content-Type": MANIFEST_TYPE}
         )
@@ -442,24 +444,6 @@ async def test_a_token_gives_no_more_than_its_key(server: Registry, world: World
     assert (await server.call("POST", "/token", secret=None, data=form)).status == 401
 
 
-async def test_a_private_image_that_was_public_is_closed_at_once(
-    server: Registry, world: World
-) -> None:
-    thing = await world.add("strangers_public")
-    path = f"/v2/{thing.repository}/manifests/v1"
-    token = await widest(world, "nobody", thing.repository)
-    for more in ({"secret": None}, {"token": token}, {"secret": world.secrets["full"]}):
-        assert (await server.call("GET", path, **more)).status == 200
-    await server.store.namespaces.update(thing.namespace_id, is_public=False)
-    for more, status in (
-        ({"secret": None}, 401),
-        ({"token": token}, 401),
-        ({"secret": world.secrets["full"]}, 404),
-    ):
-        answer = await server.call("GET", path, **more)
-        assert answer.status == status
-
-
 @pytest.mark.promise("SECURITY.md", "numbers of a project")
 async def test_usage_numbers_tell_nothing_of_strangers(server: Registry, world: World) -> None:
     """The numbers of a key's project are the same whoever else stores the same layers."""
@@ -477,6 +461,6 @@ async def test_usage_numbers_tell_nothing_of_strangers(server: Registry, world: 
     layer = layer_of(own)
     await server.store.uploads.put(here, own.layer, once(layer), length=len(layer))
     await server.store.manifests.put(
-        here, manifest(layer), media_type=MANIFEST_TYPE, reference="same"
+        here, manifest(b"{}", [layer]), media_type=MANIFEST_TYPE, reference="same"
     )
     assert await usage() == before

@@ -13,11 +13,11 @@ from uuid import UUID
 
 import pytest
 from support import api_fixtures
-from support.management import Answer, Server
+from support.api import PROJECT, Reply, make_key
+from support.management import Server
 from support.tenants import (
     CALLERS,
     PLACES,
-    PROJECT,
     READERS,
     REGION,
     STRANGERS,
@@ -122,7 +122,7 @@ async def world(server: Server) -> World:
 
 
 async def ask(server: Server, world: World, operation: AnyOperation, caller: Caller, thing: Thing
-) -> Answer:  # fmt: skip
+) -> Reply:  # fmt: skip
     """Send the operation for one thing, as one caller, in the default region."""
     path = operation.path.format(
         region=REGION,
@@ -151,7 +151,7 @@ def expected(operation: AnyOperation, caller: Caller, place: Place) -> int:
     return table[caller, seen]
 
 
-def fingerprint(thing: Thing, answer: Answer) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+def fingerprint(thing: Thing, answer: Reply) -> tuple[bytes, tuple[tuple[str, str], ...]]:
     """All that a client sees, but for the time, the request's own id, and what it asked for."""
     kept = [
         (name.lower(), value)
@@ -172,7 +172,7 @@ async def test_an_operation_on_an_object(
 ) -> None:
     named = parameters(operation)
     for caller in CALLERS:
-        answers: dict[Place, tuple[Thing, Answer]] = {}
+        answers: dict[Place, tuple[Thing, Reply]] = {}
         for place in PLACES:
             thing = await world.add(place)
             if named == {"item_id"} and place != "absent":
@@ -327,10 +327,10 @@ async def test_an_unknown_region_tells_nothing_to_whoever_has_no_key(
 async def test_a_key_gives_no_more_than_it_is(server: Server, world: World) -> None:
     """A full key of one project makes keys of that project only, which end when it does."""
     soon = datetime.now(UTC) + timedelta(hours=1)
-    _, secret = await world.key(PROJECT, "full", expires_at=soon)
+    _, secret = await make_key(world.store, PROJECT, "full", expires_at=soon)
     later = (soon + timedelta(hours=1)).isoformat()
 
-    async def make(**fields: Any) -> Answer:
+    async def make(**fields: Any) -> Reply:
         return await server.call("POST", "/holdfast/v1/keys", secret=secret, payload=fields)
 
     made = (await make()).json

@@ -5,22 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from support.api import MANIFEST_TYPE, basic, digest_of
 from support.operating import (
-    MANIFEST,
     NAMESPACES,
     SECRET,
     WRONG,
-    basic,
     call,
-    digest_of,
-    eventually,
     holds,
     make_namespace,
     metrics_address,
@@ -164,14 +160,14 @@ def test_content_is_served_as_what_no_browser_runs(quiet: ServerProcess) -> None
     assert (reply.body, reply.headers["Content-Type"]) == (page, "application/octet-stream")
     path = "/v2/team/page/manifests/v1"
     manifest = call(quiet, "GET", path, Authorization=auth)
-    assert manifest.headers["Content-Type"] == MANIFEST
+    assert manifest.headers["Content-Type"] == MANIFEST_TYPE
     put = call(quiet, "PUT", path, manifest.body, Authorization=auth, Content_Type="text/html")
     assert put.status == 400
-    html = manifest.body.replace(MANIFEST.encode(), b"text/html")
-    for declared in (MANIFEST, "text/html"):
+    html = manifest.body.replace(MANIFEST_TYPE.encode(), b"text/html")
+    for declared in (MANIFEST_TYPE, "text/html"):
         put = call(quiet, "PUT", path, html, Authorization=auth, Content_Type=declared)
         assert put.status == 400
-    assert call(quiet, "GET", path, Authorization=auth).headers["Content-Type"] == MANIFEST
+    assert call(quiet, "GET", path, Authorization=auth).headers["Content-Type"] == MANIFEST_TYPE
 
 
 @pytest.mark.row("SECURITY.md", "a place on the machine as another user")
@@ -198,72 +194,66 @@ def test_only_the_servers_user_can_read_what_it_writes(row: Row, tmp_path: Path)
     )
 
 
+TOKENS = "/token?service=holdfast&offline_token=true&scope=repository:team/app:pull"
+
+
+def login(server: ServerProcess) -> dict[str, str]:
+    """Return a bearer token and a refresh token."""
+    answer: dict[str, str] = call(server, "GET", TOKENS, Authorization=basic(SECRET)).json
+    return answer
+
+
+def statuses(server: ServerProcess, tokens: dict[str, str]) -> set[int]:
+    """Use both tokens."""
+    form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    bearer = f"Bearer {tokens['token']}"
+    return {
+        call(server, "GET", "/v2/team/app/manifests/v1", Authorization=bearer).status,
+        call(server, "POST", "/token", urlencode(form).encode(), Content_Type=FORM).status,
+    }
+
+
+def run(server: ServerProcess, *arguments: str) -> None:
+    done = command("key", *arguments, "--data", str(server.data))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def signing(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server of two workers with an image to pull."""
+    with operated(tmp_path / "data", workers=2) as server:
+        make_namespace(server, "team")
+        push(server, "team/app", b"layer")
+        yield server
+
+
 @pytest.mark.promise("SECURITY.md", "the operator")
-def test_all_tokens_end_when_the_operator_says_so(tmp_path: Path) -> None:
+def test_all_tokens_end_when_the_operator_says_so(signing: ServerProcess) -> None:
     """Whoever read the ledger can sign tokens for any key until then: it holds at once, in every
     worker, also where one was replaced meanwhile, and what any of them signs later is good."""
-    scope = "/token?service=holdfast&offline_token=true&scope=repository:team/app:pull"
-    with operated(tmp_path / "data", workers=2) as server:
-        make_namespace(server, "team")
-        push(server, "team/app", b"layer")
-        tokens = call(server, "GET", scope, Authorization=basic(SECRET)).json
-        form = urlencode(
-            {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
-        ).encode()
-
-        def pull(token: str) -> int:
-            path = "/v2/team/app/manifests/v1"
-            return call(server, "GET", path, Authorization=f"Bearer {token}").status
-
-        def statuses() -> set[int]:
-            refreshed = call(server, "POST", "/token", form, Content_Type=FORM)
-            return {pull(tokens["token"]), refreshed.status}
-
-        assert statuses() == {200}
-        done = command("key", "end-tokens", "--yes", "--data", str(server.data))
-        assert done.returncode == 0, done.stderr
-        for _ in range(10):
-            assert statuses() == {401}
-        victim = min(server.workers())
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda: victim not in server.workers() and len(server.workers()) == 2)
-        for _ in range(10):
-            assert statuses() == {401}
-            again = call(server, "GET", scope, Authorization=basic(SECRET)).json
-            assert [pull(again["token"]) for _ in range(4)] == [200] * 4
+    tokens = login(signing)
+    assert statuses(signing, tokens) == {200}
+    run(signing, "end-tokens", "--yes")
+    for _ in range(10):
+        assert statuses(signing, tokens) == {401}
+    signing.kill_worker(min(signing.workers()))
+    for _ in range(10):
+        assert statuses(signing, tokens) == {401}
+        again = login(signing)
+        assert [statuses(signing, again) for _ in range(4)] == [{200}] * 4
 
 
-def test_the_signing_key_is_rotated_without_a_client_that_notices(tmp_path: Path) -> None:
-    with operated(tmp_path / "data", workers=2) as server:
-        make_namespace(server, "team")
-        push(server, "team/app", b"layer")
-        scope = "/token?service=holdfast&offline_token=true&scope=repository:team/app:pull"
-
-        def login() -> dict[str, str]:
-            answer: dict[str, str] = call(server, "GET", scope, Authorization=basic(SECRET)).json
-            return answer
-
-        def statuses(tokens: dict[str, str]) -> set[int]:
-            form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
-            body = urlencode(form).encode()
-            bearer = f"Bearer {tokens['token']}"
-            return {
-                call(server, "GET", "/v2/team/app/manifests/v1", Authorization=bearer).status,
-                call(server, "POST", "/token", body, Content_Type=FORM).status,
-            }
-
-        first = login()
-        done = command("key", "rotate-signing-key", "--data", str(server.data))
-        assert done.returncode == 0, done.stderr
-        second = login()
-        assert _kid(first["token"]) != _kid(second["token"])
-        for _ in range(6):
-            assert _kid(login()["token"]) == _kid(second["token"])
-            assert statuses(first) == statuses(second) == {200}
-        done = command("key", "end-tokens", "--yes", "--data", str(server.data))
-        assert done.returncode == 0, done.stderr
-        for _ in range(6):
-            assert statuses(first) == statuses(second) == {401}
+def test_the_signing_key_is_rotated_without_a_client_that_notices(signing: ServerProcess) -> None:
+    first = login(signing)
+    run(signing, "rotate-signing-key")
+    second = login(signing)
+    assert _kid(first["token"]) != _kid(second["token"])
+    for _ in range(6):
+        assert _kid(login(signing)["token"]) == _kid(second["token"])
+        assert statuses(signing, first) == statuses(signing, second) == {200}
+    run(signing, "end-tokens", "--yes")
+    for _ in range(6):
+        assert statuses(signing, first) == statuses(signing, second) == {401}
 
 
 def _kid(token: str) -> str:

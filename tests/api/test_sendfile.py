@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.distribution import ORGANIZATION, PROJECT, digest_of
+from support.api import ORGANIZATION, PROJECT, digest_of
 from support.wire import LOOPS, SECONDS, Client, connected, request, serving
 
 from holdfast.api.http import sendfile, slow_clients

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import msgspec
 import pytest
-from support.distribution import digest_of
+from support.api import digest_of
 from support.edge import OWNER, Edge
 from support.wire import LAST, Client, connected, request
 

@@ -13,15 +13,13 @@ from pathlib import Path
 
 import pytest
 from support import tls as tls_support
+from support.api import MANIFEST_TYPE, basic, digest_of
 from support.edge import EDGES, Edge, edge_of
 from support.operating import (
-    MANIFEST,
     SECRET,
     ask,
-    basic,
     call,
     connect,
-    digest_of,
     eventually,
     make_namespace,
     metrics_address,
@@ -59,7 +57,9 @@ def test_push_and_pull(tmp_path: Path) -> None:
         digest = push(server, "team/app", layer, tls=tls)
         connection = connect(server.address, tls)
         for _ in range(3):
-            manifest = ask(connection, "GET", f"/v2/team/app/manifests/{digest}", Accept=MANIFEST)
+            manifest = ask(
+                connection, "GET", f"/v2/team/app/manifests/{digest}", Accept=MANIFEST_TYPE
+            )
             assert digest_of(manifest.body) == digest
             assert ask(connection, "GET", f"/v2/team/app/blobs/{digest_of(layer)}").body == layer
         part = ask(

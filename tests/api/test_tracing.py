@@ -14,17 +14,8 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from support.operating import (
-    SECRET,
-    WRONG,
-    ask,
-    basic,
-    call,
-    connect,
-    make_namespace,
-    operated,
-    push,
-)
+from support.api import basic
+from support.operating import SECRET, WRONG, ask, call, connect, make_namespace, operated, push
 from support.server import WAIT_SECONDS, command
 
 from holdfast.api.http.slow_clients import Pace

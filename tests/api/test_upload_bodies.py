@@ -19,7 +19,7 @@ from typing import Final
 
 import pytest
 from aiohttp import web
-from support.distribution import ORGANIZATION, PROJECT, digest_of
+from support.api import ORGANIZATION, PROJECT, digest_of
 from support.fast_path import Stage, World
 from support.wire import SECONDS, Client, connected, masked, request
 

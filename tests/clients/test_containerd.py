@@ -6,16 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.api import INDEX_TYPE
 from support.clients import ABSENT_SECRET, Program, Registry, daemon, require_root
 from support.common import require_tool
-from support.images import (
-    DOCKER_MANIFEST_TYPE,
-    INDEX_TYPE,
-    Layout,
-    content_size,
-    docker_archive,
-    layers,
-)
+from support.images import DOCKER_MANIFEST_TYPE, Layout, content_size, docker_archive, layers
 
 SETTINGS = """version = 2
 root = "{home}/root"

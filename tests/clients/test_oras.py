@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from oras.oci import Subject
 from oras.provider import Registry as Provider
+from support.api import INDEX_TYPE, MANIFEST_TYPE
 from support.clients import Registry
-from support.images import INDEX_TYPE, MANIFEST_TYPE, content_size, noise
+from support.images import content_size, noise
 
 REPORT_TYPE = "application/vnd.example.report"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from support.clients import Answer, Registry
-from support.images import CONFIG_TYPE, MANIFEST_TYPE, digest_of
+from support.api import CONFIG_TYPE, MANIFEST_TYPE, Reply, digest_of
+from support.clients import Registry
 
 WRITERS = 8
 PATH = "team/web/manifests/v1"
@@ -18,7 +18,7 @@ def test_exactly_one_wins_whichever_workers_they_reach(registry: Registry) -> No
     begun = f"team/web/blobs/uploads/?digest={digest_of(config)}"
     assert registry.v2("POST", begun, config).status == 201
 
-    def put(note: str, condition: dict[str, str]) -> Answer:
+    def put(note: str, condition: dict[str, str]) -> Reply:
         body = {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,

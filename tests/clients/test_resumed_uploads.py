@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.clients import Answer, Registry, basic, problems, serving
+from support.api import Reply, basic, digest_of
+from support.clients import Registry, problems, serving
 from support.crash import kill_all
-from support.images import digest_of, noise
+from support.images import noise
 from support.server import WAIT_SECONDS
 
 BLOB = noise("resumed", 3_000_000)
@@ -33,12 +34,12 @@ def begin(registry: Registry) -> str:
     return answer.headers["Location"]
 
 
-def call(registry: Registry, method: str, location: str, body: bytes = b"", **more: str) -> Answer:
+def call(registry: Registry, method: str, location: str, body: bytes = b"", **more: str) -> Reply:
     """A request to a Location."""
     return registry.v2(method, location.partition("/v2/")[2], body, more)
 
 
-def patch(registry: Registry, location: str, start: int, end: int) -> Answer:
+def patch(registry: Registry, location: str, start: int, end: int) -> Reply:
     """Send a part of the blob."""
     span = {"Content-Range": f"{start}-{end - 1}", "Content-Type": "application/octet-stream"}
     return call(registry, "PATCH", location, BLOB[start:end], **span)

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from support.api import INDEX_TYPE
 from support.clients import ABSENT_SECRET, Program, Registry, skopeo_in
 from support.clients import PLAIN_COPY as COPY
 from support.common import ROOT
-from support.images import INDEX_TYPE, Layout, content_size, docker_archive, layers
+from support.images import Layout, content_size, docker_archive, layers
 
 OPERATING = (ROOT / "docs" / "operating.md").read_text("utf-8")
 PLAIN = ("--tls-verify=false",)

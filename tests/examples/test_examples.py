@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 from oras.provider import Registry as Oras
-from support.clients import PLAIN_COPY, Registry, basic, problems, serving, skopeo_in
+from support.api import basic, digest_of
+from support.clients import PLAIN_COPY, Registry, problems, serving, skopeo_in
 from support.common import ROOT, require_tool
-from support.images import Layout, digest_of, docker_archive, layers, noise
+from support.images import Layout, docker_archive, layers, noise
 from support.operating import call, eventually
 from support.server import HOLDFAST, WAIT_SECONDS
 from support.systemd import booted

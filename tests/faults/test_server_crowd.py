@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.api import digest_of
 from support.images import noise
 from support.load import (
     TEAM,
     Wire,
     descriptors,
-    digest_of,
     eventually,
     kibibytes,
     loaded,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.api import Reply, digest_of
 from support.common import require_tool
 from support.images import noise
 from support.load import (
@@ -18,9 +19,7 @@ from support.load import (
     TEAM,
     Memory,
     Picture,
-    Reply,
     Wire,
-    digest_of,
     failing_disk,
     loaded,
     make_namespace,

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.api import digest_of
 from support.depot import python
+from support.engine import manifest
 from support.images import noise
 from support.load import (
     IMAGES,
@@ -19,12 +21,10 @@ from support.load import (
     Picture,
     Wire,
     delete_image,
-    digest_of,
     eventually,
     fill_disk,
     loaded,
     make_namespace,
-    manifest_of,
     problems,
     put_manifest,
     small_disk,
@@ -106,9 +106,9 @@ async def test_a_disk_that_pushes_filled(server: ServerProcess) -> None:
         assert stands.headers["range"] == f"0-{max(offset - 1, 0)}"
         assert not await takes_uploads(wire)
         # What needs the ledger only goes on: manifests of what is there, pulls, and deletes.
-        document = manifest_of(b"{}", filling)
+        document = manifest(b"{}", filling)
         assert (await push_inline(wire, f"{TEAM}/filling")) == 507
-        document = manifest_of(filling[0], filling[1:])
+        document = manifest(filling[0], filling[1:])
         assert (await put_manifest(wire, f"{TEAM}/filling", "v1", document)).status == 201
         await memory.verify(server.address)
         await delete_image(wire, "filling")
@@ -144,7 +144,7 @@ async def test_a_disk_that_somebody_else_filled(server: ServerProcess) -> None:
         documents = {}
         for number in range(1000):
             tag = f"more{number}"
-            document = manifest_of(kept.config, kept.layers, note=f"{number} " * 5000)
+            document = manifest(kept.config, kept.layers, annotations={"note": f"{number} " * 5000})
             reply = await put_manifest(wire, image, tag, document)
             if reply.status != 201:
                 break

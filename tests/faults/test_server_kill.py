@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.api import digest_of
 from support.crash import kill_all
 from support.images import noise
 from support.load import (
@@ -24,7 +25,6 @@ from support.load import (
     Memory,
     Picture,
     Wire,
-    digest_of,
     eventually,
     gone,
     kill,

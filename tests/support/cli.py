@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from click.testing import CliRunner
 
 from holdfast.api.cli.main import main
 from holdfast.api.server.owner_key import Owner, ensure_owner
-from holdfast.engine import OCI_MANIFEST, Store, StoreConfig
+from holdfast.engine import Store, StoreConfig
+from support.engine import REGION, manifest, put, sha256, upload
 from support.server import HOLDFAST, WAIT_SECONDS
 
 CONFIG = b"{}"
@@ -130,28 +130,10 @@ async def add_namespace(data: Path, name: str, owner: Owner, region: str = "fr-p
 async def push(data: Path, name: str, *tags: str, layer: bytes = LAYER) -> str:
     """Push an image of one layer into a namespace of fr-par; the digest of its manifest."""
     async with open_store(data) as store:
-        repository = await store.locate("fr-par", name)
-        described = []
-        for blob in (CONFIG, layer):
-            digest = "sha256:" + hashlib.sha256(blob).hexdigest()
-            await store.uploads.put(repository, digest, _once(blob), length=len(blob))
-            described.append({"digest": digest, "size": len(blob)})
-        kind = "application/vnd.oci.image"
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": {"mediaType": f"{kind}.config.v1+json", **described[0]},
-                "layers": [{"mediaType": f"{kind}.layer.v1.tar", **described[1]}],
-            }
-        ).encode()
-        for tag in tags:
-            await store.manifests.put(repository, manifest, media_type=OCI_MANIFEST, reference=tag)
-        return "sha256:" + hashlib.sha256(manifest).hexdigest()
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
+        body = manifest(CONFIG, [layer])
+        await upload(store, await store.locate(REGION, name), CONFIG, layer)
+        await put(store, name, body, *tags)
+        return sha256(body)
 
 
 def blob_files(data: Path) -> list[Path]:

@@ -4,7 +4,6 @@ configuration, and a server to push to."""
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import re
@@ -13,14 +12,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.message import Message
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from multidict import CIMultiDict
 
 from holdfast.engine import Problem, check_directory
+from support.api import Reply, basic
 from support.common import require_tool, unavailable
 from support.images import MANIFEST_TYPES
 from support.server import WAIT_SECONDS, ServerProcess, running
@@ -173,19 +173,6 @@ def containers(home: Path) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a request got."""
-
-    status: int
-    headers: Message
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
 @dataclass
 class Registry:
     """A server in processes of its own, as its owner sees it."""
@@ -214,13 +201,13 @@ class Registry:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         host: str | None = None,
-    ) -> Answer:
+    ) -> Reply:
         """One request on a connection of its own."""
         connection = HTTPConnection(host or self.host, timeout=WAIT_SECONDS)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            return Reply(response.status, CIMultiDict(response.headers.items()), response.read())
         finally:
             connection.close()
 
@@ -263,7 +250,7 @@ class Registry:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         host: str | None = None,
-    ) -> Answer:
+    ) -> Reply:
         """A request to ``/v2/…`` with the owner's key."""
         sent = {"Authorization": basic(self.secret), **(headers or {})}
         return self.request(method, f"/v2/{path}", body, sent, host)
@@ -313,8 +300,3 @@ def problems(data: Path) -> list[Problem]:
         return [each async for each in check_directory(data, deep=True)]
 
     return asyncio.run(found())
-
-
-def basic(secret: str) -> str:
-    """An Authorization header."""
-    return "Basic " + base64.b64encode(f"nologin:{secret}".encode()).decode()

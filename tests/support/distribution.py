@@ -4,8 +4,6 @@ rules that all answers share."""
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -21,38 +19,29 @@ from holdfast.api import AppSettings, create_app
 from holdfast.api.http.oci_errors import CODES
 from holdfast.api.server.worker import FIELD_BYTES_MAX, LINE_BYTES_MAX
 from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
-
-ORGANIZATION = UUID("11111111-1111-4111-8111-111111111111")
-PROJECT = ORGANIZATION
-OTHER_PROJECT = UUID("22222222-2222-4222-8222-222222222222")
-OWNER_SECRET = "33333333-3333-4333-8333-333333333333"
+from support.api import (
+    CONFIG_TYPE,
+    LAYER_TYPE,
+    MANIFEST_TYPE,
+    ORGANIZATION,
+    OWNER_SECRET,
+    PROJECT,
+    Reply,
+    basic,
+    digest_of,
+    listening,
+    make_key,
+    make_owner,
+)
 
 CACHING = ("max-age=31536000, immutable", "no-cache")
 
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-
 
 @dataclass(frozen=True)
-class Answer:
-    """What a request got."""
+class Answer(Reply):
+    """An answer whose headers may come more than once."""
 
-    status: int
     headers: CIMultiDictProxy[str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def code(self) -> str:
-        """The first error's code."""
-        code: str = self.json["errors"][0]["code"]
-        return code
 
     @property
     def location(self) -> str:
@@ -66,11 +55,6 @@ class Answer:
             (name, value) for name, value in self.headers.items() if name.lower() not in passing
         ]
         return self.status, self.body, sorted(kept)
-
-
-def basic(secret: str, user: str = "nologin") -> str:
-    """An Authorization header."""
-    return "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
 
 
 @dataclass
@@ -132,13 +116,7 @@ class Registry:
         self, project: UUID | None = PROJECT, permission: Permission = "full", **more: Any
     ) -> tuple[Key, str]:
         """A new key and its secret."""
-        return await self.store.keys.create(
-            project_id=project,
-            default_project_id=project or PROJECT,
-            organization_id=ORGANIZATION,
-            permission=permission,
-            **more,
-        )
+        return await make_key(self.store, project, permission, **more)
 
     async def blob(self, name: str, data: bytes, **more: Any) -> str:
         """Upload a blob in one request; its digest."""
@@ -224,11 +202,6 @@ def check(method: str, path: str, answer: Answer) -> None:
         assert answer.headers["Allow"]
 
 
-def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    """``sha256:<hex>``."""
-    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
-
-
 def descriptor(digest: str, size: int, kind: str = LAYER_TYPE, **more: Any) -> dict[str, Any]:
     """An OCI descriptor."""
     return {"mediaType": kind, "digest": digest, "size": size, **more}
@@ -257,29 +230,18 @@ async def registry(
     if opened is None:
         opened = Store.memory(StoreConfig(background=False))
     async with opened as store:
-        await store.keys.create(
-            project_id=None,
-            default_project_id=PROJECT,
-            organization_id=ORGANIZATION,
-            access_key="SCWXXXXXXXXXXXXXXXXX",
-            secret=OWNER_SECRET,
-        )
+        await make_owner(store)
         app = create_app(store, settings)
         if prefix:
             parent = web.Application()
             parent.add_subapp(prefix, app)
             app = parent
-        runner = web.AppRunner(
-            app, shutdown_timeout=1, max_line_size=LINE_BYTES_MAX, max_field_size=FIELD_BYTES_MAX
-        )
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        try:
-            async with ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False) as http:
-                yield Registry(f"http://{host}:{port}", port, store, http)
-        finally:
-            await runner.cleanup()
+        sizes = {"max_line_size": LINE_BYTES_MAX, "max_field_size": FIELD_BYTES_MAX}
+        async with (
+            listening(app, **sizes) as port,
+            ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False) as http,
+        ):
+            yield Registry(f"http://127.0.0.1:{port}", port, store, http)
 
 
 async def content(server: Registry, digest: str, name: str = "team/app") -> bytes:

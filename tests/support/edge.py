@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from holdfast.api import AppSettings
 from holdfast.engine import Store, StoreConfig
-from support.distribution import ORGANIZATION, OWNER_SECRET, PROJECT, basic
+from support.api import ORGANIZATION, OWNER_SECRET, PROJECT, basic
 from support.wire import LOOPS, Client, CountingLane, serving
 
 EDGES: Final = ("asyncio", "uvloop", "uvloop-lane")

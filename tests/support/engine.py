@@ -17,8 +17,6 @@ from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from holdfast.engine import (
-    DOCKER_LIST,
-    DOCKER_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
     Closed,
@@ -225,17 +223,14 @@ class Place:
     def damage(self, size: int) -> None:
         """Flip a bit in the middle of the only file of that size."""
         if self.kind == "memory":
-            ids = [n for block in self._depot.blocks() for n in self._depot.files(block)]
-            (file_id,) = [n for n in ids if self._depot.open(n).size == size]
-            writer = self._depot.reopen(file_id)
+            writer = self._depot.reopen(self._id_of(size))
             content = bytearray(writer.read(0, size))
             content[size // 2] ^= 1
             writer.truncate(0)
             writer.append(content)
             writer.close()
             return
-        root = self.path / "data" / "files"
-        (path,) = [p for p in root.rglob("*") if p.is_file() and p.stat().st_size == size]
+        path = self._path_of(size)
         content = bytearray(path.read_bytes())
         content[size // 2] ^= 1
         path.chmod(0o600)
@@ -244,13 +239,19 @@ class Place:
     def remove(self, size: int) -> None:
         """Take the only file of that size away."""
         if self.kind == "memory":
-            ids = [n for block in self._depot.blocks() for n in self._depot.files(block)]
-            (file_id,) = [n for n in ids if self._depot.open(n).size == size]
-            self._depot.delete(file_id)
-            return
+            self._depot.delete(self._id_of(size))
+        else:
+            self._path_of(size).unlink()
+
+    def _id_of(self, size: int) -> int:
+        ids = [n for block in self._depot.blocks() for n in self._depot.files(block)]
+        (file_id,) = [n for n in ids if self._depot.open(n).size == size]
+        return file_id
+
+    def _path_of(self, size: int) -> Path:
         root = self.path / "data" / "files"
         (path,) = [p for p in root.rglob("*") if p.is_file() and p.stat().st_size == size]
-        path.unlink()
+        return path
 
 
 def sha256(data: bytes) -> str:
@@ -366,11 +367,17 @@ async def upload(store: Store, where: Repository, *contents: bytes) -> None:
 
 
 async def push(
-    store: Store, name: str, tag: str | None, layers: Iterable[bytes], *, config: bytes = b"{}"
+    store: Store,
+    name: str,
+    tag: str | None,
+    layers: Iterable[bytes],
+    *,
+    config: bytes = b"{}",
+    region: str = REGION,
 ) -> Pushed:
     """Push an image with its blobs under a full name such as ``app/web``."""
     layers = tuple(layers)
-    where = await store.locate(REGION, name)
+    where = await store.locate(region, name)
     await upload(store, where, config, *layers)
     body = manifest(config, layers)
     return await store.manifests.put(where, body, media_type=OCI_MANIFEST, reference=tag)
@@ -407,40 +414,3 @@ async def begin_upload(store: Store, **more: object) -> tuple[Repository, Upload
     where = await store.locate(REGION, "app/web")
     session = await store.uploads.begin(where, **more)  # type: ignore[arg-type]  # passed on
     return await store.locate(REGION, "app/web"), session
-
-
-__all__ = [
-    "CONFIG_TYPE",
-    "DOCKER_LIST",
-    "DOCKER_MANIFEST",
-    "KINDS",
-    "LAYER_TYPE",
-    "ORGANIZATION",
-    "OTHER_PROJECT",
-    "PROJECT",
-    "REGION",
-    "START",
-    "Clock",
-    "Gate",
-    "Place",
-    "Vanished",
-    "begin_upload",
-    "collect",
-    "descriptor",
-    "found",
-    "index",
-    "make_namespace",
-    "manifest",
-    "noise",
-    "once",
-    "pieces_that_are_none",
-    "problems",
-    "push",
-    "put",
-    "read",
-    "sha256",
-    "sha512",
-    "shown",
-    "upload",
-    "vanishing",
-]

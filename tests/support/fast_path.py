@@ -19,16 +19,16 @@ import msgspec
 from holdfast.api import AppSettings
 from holdfast.api.oci import tokens
 from holdfast.engine import Key, Namespace, Permission, Store, StoreConfig
-from support.distribution import (
+from support.api import (
     CONFIG_TYPE,
     INDEX_TYPE,
     MANIFEST_TYPE,
     ORGANIZATION,
     OTHER_PROJECT,
     PROJECT,
-    descriptor,
     digest_of,
 )
+from support.distribution import descriptor
 from support.wire import LOOPS, Client, CountingLane, connected, exchange, request, serving
 
 APPLICATION: Final = AppSettings(endpoints={"nl-ams": "nl.example:5000"})

@@ -9,7 +9,8 @@ from typing import Final
 
 from holdfast.engine import Store, StoreConfig
 from holdfast.engine.model.config import PREALLOCATED_BYTES
-from support.distribution import OWNER_SECRET, Registry, registry
+from support.api import OWNER_SECRET
+from support.distribution import Registry, registry
 from support.load import fill_disk, small_disk
 
 MEGABYTES: Final = 24

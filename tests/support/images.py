@@ -11,10 +11,8 @@ import tarfile
 from pathlib import Path
 from typing import Any, Final
 
-CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
-MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
-INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+from support.api import CONFIG_TYPE, INDEX_TYPE, LAYER_TYPE, MANIFEST_TYPE, digest_of
+
 DOCKER_MANIFEST_TYPE: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST_TYPE: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPES: Final = (MANIFEST_TYPE, INDEX_TYPE, DOCKER_MANIFEST_TYPE, DOCKER_LIST_TYPE)
@@ -131,11 +129,6 @@ class Layout:
         with tarfile.open(path, "w") as target:
             target.add(self.directory, arcname=".")
         return path
-
-
-def digest_of(content: bytes, algorithm: str = "sha256") -> str:
-    """``sha256:<hex>``."""
-    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
 def content_size(*manifests: Any) -> int:

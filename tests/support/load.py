@@ -8,9 +8,7 @@ lost is a possibility; the re-read at the end accepts nothing else.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -23,7 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from holdfast.engine import check_directory
+from support.api import MANIFEST_TYPE, Reply, basic, digest_of
 from support.common import require_tool, unavailable
+from support.engine import manifest
 from support.images import noise
 from support.server import WAIT_SECONDS, ServerProcess, running
 
@@ -34,14 +34,11 @@ OWNER: Final = {
     "HOLDFAST_PROJECT_ID": "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",
     "HOLDFAST_ORGANIZATION_ID": "99999999-8888-4777-8666-555555555555",
 }
-BASIC: Final = "Basic " + base64.b64encode(f"nologin:{SECRET}".encode()).decode()
+BASIC: Final = basic(SECRET)
 NAMESPACES: Final = "/registry/v1/regions/fr-par/namespaces"
 IMAGES: Final = "/registry/v1/regions/fr-par/images"
 TEAM: Final = "team"
 
-MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
-CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 
 Headers = Mapping[str, str]
 
@@ -170,26 +167,6 @@ def owners(server: ServerProcess, ports: set[int]) -> dict[int, int]:
 # --- a connection -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a request got. Names of headers are in lower case."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def code(self) -> str:
-        """The first OCI error's code."""
-        assert self.headers["content-type"] == "application/json", self
-        code: str = self.json["errors"][0]["code"]
-        return code
-
-
 class Wire:
     """A connection for one request after the other, opened by the first.
 
@@ -284,10 +261,6 @@ async def wired(address: str) -> AsyncIterator[Wire]:
 # --- content ----------------------------------------------------------------------------------
 
 
-def digest_of(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
 @dataclass(frozen=True)
 class Picture:
     """An image of which everything follows from its name and number."""
@@ -315,23 +288,7 @@ class Picture:
 
     @property
     def manifest(self) -> bytes:
-        return manifest_of(self.config, self.layers)
-
-
-def manifest_of(config: bytes, layers: Sequence[bytes], note: str = "") -> bytes:
-    """An image manifest, unlike others by its note."""
-
-    def described(content: bytes, media_type: str) -> dict[str, object]:
-        return {"mediaType": media_type, "digest": digest_of(content), "size": len(content)}
-
-    document = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": described(config, CONFIG_TYPE),
-        "layers": [described(each, LAYER_TYPE) for each in layers],
-        "annotations": {"note": note},
-    }
-    return json.dumps(document).encode()
+        return manifest(self.config, self.layers)
 
 
 async def make_namespace(address: str) -> None:

@@ -11,6 +11,8 @@ from hypothesis.stateful import rule
 
 from holdfast.engine import (
     ANY,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
     Condition,
@@ -20,14 +22,7 @@ from holdfast.engine import (
     NotFound,
     QuotaExceeded,
 )
-from support.engine import (
-    DOCKER_LIST,
-    DOCKER_MANIFEST,
-    index,
-    manifest,
-    once,
-    sha256,
-)
+from support.engine import index, manifest, once, sha256
 from support.machine_driver import (
     ALGORITHM,
     BLOB,

@@ -3,7 +3,6 @@ the OpenAPI document."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -13,41 +12,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 from jsonschema_rs import Draft202012Validator
 
 from holdfast.api import AppSettings, create_app
 from holdfast.api.management.openapi import document
 from holdfast.api.management.operations import OPERATIONS
 from holdfast.engine import Key, Permission, Store, StoreConfig
+from support.api import OTHER_PROJECT, OWNER_SECRET, PROJECT, Reply, listening, make_key, make_owner
+from support.engine import push
 
-ORGANIZATION = UUID("11111111-1111-4111-8111-111111111111")
-PROJECT = ORGANIZATION
-"""The organization's default project has the organization's id."""
-OTHER_PROJECT = UUID("22222222-2222-4222-8222-222222222222")
-OWNER_SECRET = "33333333-3333-4333-8333-333333333333"
 ABSENT = "99999999-9999-4999-8999-999999999999"
 
 REGISTRY = "/registry/v1/regions/fr-par"
 BEYOND = "/holdfast/v1/regions/fr-par"
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a request got."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass
@@ -69,7 +49,7 @@ class Server:
         payload: object = None,
         body: bytes | BinaryIO | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Reply:
         """Send a request; check the answer's form; return it whatever its status."""
         sent = dict(headers or {})
         if secret is not None:
@@ -80,7 +60,7 @@ class Server:
         async with self.http.request(
             method, self.url + path, params=params, data=body, headers=sent
         ) as response:
-            answer = Answer(response.status, response.headers, await response.read())
+            answer = Reply(response.status, response.headers, await response.read())
         self.contract.check(method, path, answer)
         return answer
 
@@ -102,35 +82,13 @@ class Server:
         **more: Any,
     ) -> tuple[Key, str]:
         """A new key and its secret."""
-        return await self.store.keys.create(
-            project_id=project,
-            default_project_id=project or PROJECT,
-            organization_id=ORGANIZATION,
-            permission=permission,
-            **more,
-        )
+        return await make_key(self.store, project, permission, **more)
 
     async def push(
         self, name: str, tag: str, *layers: bytes, region: str = "fr-par", config: bytes = b"{}"
     ) -> str:
         """Push an image straight into the store; the digest of its manifest."""
-        repository = await self.store.locate(region, name)
-        described = []
-        for blob in (config, *layers):
-            digest = digest_of(blob)
-            await self.store.uploads.put(repository, digest, once(blob), length=len(blob))
-            described.append({"digest": digest, "size": len(blob)})
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
-                "config": {"mediaType": CONFIG_TYPE, **described[0]},
-                "layers": [{"mediaType": LAYER_TYPE, **item} for item in described[1:]],
-            }
-        ).encode()
-        pushed = await self.store.manifests.put(
-            repository, manifest, media_type=MANIFEST_TYPE, reference=tag
-        )
+        pushed = await push(self.store, name, tag, layers, config=config, region=region)
         return str(pushed.digest)
 
 
@@ -142,7 +100,7 @@ class Contract:
     seen: set[tuple[str, int]] = field(default_factory=set)
     """Operations and statuses that were judged."""
 
-    def check(self, method: str, path: str, answer: Answer) -> None:
+    def check(self, method: str, path: str, answer: Reply) -> None:
         """Every answer is JSON without parameters; those of an operation fit its schema."""
         assert answer.headers["Content-Type"] == "application/json"
         assert "X-Total-Count" not in answer.headers
@@ -171,14 +129,28 @@ class Contract:
         return None
 
 
-def digest_of(data: bytes) -> str:
-    """``sha256:<hex>``."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-async def once(data: bytes) -> AsyncIterator[bytes]:
-    """Data as a stream of one piece."""
-    yield data
+async def known_ids(server: Server, name: str) -> dict[str, str]:
+    """Make an object for each parameter of a path; return the ids by parameter."""
+    namespace = await server.create(name)
+    trashed = await server.create(name + "-trash")
+    await server.ok("DELETE", f"{REGISTRY}/namespaces/{trashed['id']}")
+    await server.push(f"{name}/app", "latest", b"1")
+    images = await server.ok("GET", f"{REGISTRY}/images?namespace_id={namespace['id']}")
+    image = images["images"][0]
+    tag = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"][0]
+    key, _ = await server.key()
+    here = await server.store.locate("fr-par", f"{name}/app")
+    upload = await server.store.uploads.begin(here)
+    return {
+        "region": "fr-par",
+        "namespace_id": namespace["id"],
+        "image_id": image["id"],
+        "tag_id": tag["id"],
+        "item_id": trashed["id"],
+        "upload_id": str(upload.id),
+        "project_id": str(PROJECT),
+        "access_key": key.access_key,
+    }
 
 
 def memory_store(**config: Any) -> AbstractAsyncContextManager[Store]:
@@ -198,20 +170,7 @@ async def serving(
     """Serve a store on loopback with an owner key; stop it at the end."""
     settings = settings or AppSettings()
     async with opened as store:
-        await store.keys.create(
-            project_id=None,
-            default_project_id=PROJECT,
-            organization_id=ORGANIZATION,
-            access_key="SCWXXXXXXXXXXXXXXXXX",
-            secret=OWNER_SECRET,
-        )
-        runner = web.AppRunner(create_app(store, settings), shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
+        await make_owner(store)
         contract = Contract(document(OPERATIONS, settings.regions))
-        try:
-            async with ClientSession() as http:
-                yield Server(f"http://{host}:{port}", store, http, contract)
-        finally:
-            await runner.cleanup()
+        async with listening(create_app(store, settings)) as port, ClientSession() as http:
+            yield Server(f"http://127.0.0.1:{port}", store, http, contract)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import http.client
 import json
 import os
@@ -13,10 +11,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.api import MANIFEST_TYPE, Reply, basic, digest_of
+from support.engine import manifest
 from support.server import WAIT_SECONDS, ServerProcess, running
 
 OWNER = {
@@ -27,26 +26,6 @@ OWNER = {
 SECRET = OWNER["HOLDFAST_SECRET_KEY"]
 WRONG = "00000000-0000-4000-8000-000000000000"
 NAMESPACES = "/registry/v1/regions/fr-par/namespaces"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def basic(secret: str) -> str:
-    return "Basic " + base64.b64encode(f"nologin:{secret}".encode()).decode()
 
 
 class _Unix(http.client.HTTPConnection):
@@ -136,35 +115,18 @@ def push(
         path = f"/v2/{repository}/blobs/uploads/?digest={digest_of(content)}"
         done = call(server, "POST", path, content, tls, Authorization=basic(SECRET))
         assert done.status == 201, done.body
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": digest_of(config),
-                "size": len(config),
-            },
-            "layers": [
-                {
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                    "digest": digest_of(layer),
-                    "size": len(layer),
-                }
-            ],
-        }
-    ).encode()
+    body = manifest(config, [layer])
     done = call(
         server,
         "PUT",
         f"/v2/{repository}/manifests/{tag}",
-        manifest,
+        body,
         tls,
         Authorization=basic(SECRET),
-        Content_Type=MANIFEST,
+        Content_Type=MANIFEST_TYPE,
     )
     assert done.status == 201, done.body
-    return digest_of(manifest)
+    return digest_of(body)
 
 
 def holds(path: Path, text: str) -> bool:

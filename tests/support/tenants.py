@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
-from holdfast.engine import Key, Namespace, Permission, Store
-from support.management import once
+from holdfast.engine import Key, Namespace, Store
+from support.api import (
+    MANIFEST_TYPE,
+    ORGANIZATION,
+    OTHER_PROJECT,
+    OWNER_SECRET,
+    PROJECT,
+    digest_of,
+    make_key,
+)
+from support.engine import manifest, upload
 
 REGION: Final = "fr-par"
 OTHER_REGION: Final = "nl-ams"
 
-ORGANIZATION: Final = UUID("11111111-1111-4111-8111-111111111111")
-PROJECT: Final = ORGANIZATION
-STRANGERS: Final = UUID("22222222-2222-4222-8222-222222222222")
-OWNER_SECRET: Final = "33333333-3333-4333-8333-333333333333"
+STRANGERS: Final = OTHER_PROJECT
 
-MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
-CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 Place = Literal["private", "public", "strangers_private", "strangers_public", "region", "absent"]
 """Where a thing is, seen from the default project. ``region`` is a private thing of the default
@@ -137,8 +138,8 @@ class World:
         ):
             name: Any = caller
             kind: Any = permission
-            self.keys[name], self.secrets[name] = await self.key(
-                _PROJECTS.get(name, PROJECT), kind, **more
+            self.keys[name], self.secrets[name] = await make_key(
+                self.store, _PROJECTS.get(name, PROJECT), kind, **more
             )
         self.secrets["unknown"] = str(uuid4())
 
@@ -146,32 +147,20 @@ class World:
         """From now on the revoked key is one; before, tokens can be had for it."""
         await self.store.keys.revoke(self.keys["revoked"].access_key)
 
-    async def key(
-        self, project: UUID | None, permission: Permission = "full", **more: Any
-    ) -> tuple[Key, str]:
-        return await self.store.keys.create(
-            project_id=project,
-            default_project_id=project or PROJECT,
-            organization_id=ORGANIZATION,
-            permission=permission,
-            **more,
-        )
-
     async def add(self, place: Place, *, namespace: str = "") -> Thing:
         """Make a thing; one that is absent has ids and names that nothing has."""
         number = next(self._numbers)
         thing = Thing(place, namespace or f"space-{number:06}")
         layer = f"layer of {thing.namespace} {number}".encode()
         thing.layer = digest_of(layer)
-        body = manifest(layer)
+        body = manifest(b"{}", [layer])
         thing.digest = digest_of(body)
         if place == "absent":
             return thing
         made = await self.namespace(thing, public=place.endswith("public"))
         thing.namespace_id = made.id
         here = await self.store.locate(made.region, thing.repository)
-        for blob in (b"{}", layer):
-            await self.store.uploads.put(here, digest_of(blob), once(blob), length=len(blob))
+        await upload(self.store, here, b"{}", layer)
         pushed = await self.store.manifests.put(
             here, body, media_type=MANIFEST_TYPE, reference="v1"
         )
@@ -179,7 +168,7 @@ class World:
         thing.tag_id = (await self.store.tags.list(thing.image_id)).items[0].id
         here = await self.store.locate(made.region, thing.repository)
         thing.upload_id = (await self.store.uploads.begin(here)).id
-        key, _ = await self.key(project_of(place))
+        key, _ = await make_key(self.store, project_of(place))
         thing.access_key = key.access_key
         return thing
 
@@ -210,24 +199,6 @@ class World:
             await store.manifests.get(here, thing.digest),
             await store.uploads.get(here, thing.upload_id),
         )
-
-
-def manifest(layer: bytes) -> bytes:
-    """A manifest of the config ``{}`` and one layer."""
-    described = [{"digest": digest_of(blob), "size": len(blob)} for blob in (b"{}", layer)]
-    return json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": {"mediaType": CONFIG_TYPE, **described[0]},
-            "layers": [{"mediaType": LAYER_TYPE, **described[1]}],
-        }
-    ).encode()
-
-
-def digest_of(data: bytes) -> str:
-    """``sha256:<hex>``."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def read_table(text: str) -> dict[tuple[Caller, Place], int]:
