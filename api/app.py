@@ -17,7 +17,7 @@ from .http.oci_errors import OciError
 from .http.transfer import API_VERSION
 from .management import app as management
 from .oci import app as distribution
-from .telemetry.request_context import CURRENT
+from .telemetry.request_record import CURRENT
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 

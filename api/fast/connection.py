@@ -45,7 +45,8 @@ from holdfast.api.http.site import Site
 from holdfast.engine import BlobReader
 
 from .heads import Peer
-from .reads import Answer, FastReads
+from .reads import FastReads
+from .records import Answer
 from .writes import GATHER_SECONDS, Gathering, Write, Writes
 
 HEAD_BYTES_MAX: Final = 8 * 1024
@@ -236,7 +237,7 @@ class FastConnection(Connection):
             result = await self._writes.answer(write)
             transport = self.transport
             gone = transport is None or transport.is_closing()
-            self._writes.record_end(result, gone=gone)
+            self._reads.finish(result, gone=gone)
             if transport is not None and not gone:
                 transport.write(result.text)
         except BaseException:
@@ -353,7 +354,7 @@ class FastConnection(Connection):
     def _end_file(self, answer: Answer, reader: BlobReader, error: Exception | None) -> None:
         self._sending = None
         reader.release()
-        self._reads.file_ended(answer, gone=error is not None)
+        self._reads.finish(answer, gone=error is not None)
         self._drain.end()
         if error is None and self.transport is not None:
             self._idle = True

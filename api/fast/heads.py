@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from multidict import CIMultiDict, MultiMapping
 
@@ -76,6 +76,17 @@ class ReadRequest:
     """GET or HEAD."""
     target: Target
     headers: ParsedHeaders
+    query: ClassVar[str] = ""
+
+    @property
+    def path(self) -> str:
+        """Path as sent, not decoded."""
+        return self.line.split(b" ")[1].decode("ascii")
+
+    @property
+    def parsed(self) -> ParsedHeaders:
+        """The meaning of the header block."""
+        return self.headers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +111,11 @@ class WriteRequest:
     """Query as sent, not decoded."""
     target: Target
     headers: WriteHeaders
+
+    @property
+    def parsed(self) -> ParsedHeaders:
+        """The meaning of the header block but for its body."""
+        return self.headers.parsed
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,9 @@ import math
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-import msgspec
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
@@ -33,11 +32,12 @@ from holdfast.api.http.oci_errors import OciError, oci_error
 from holdfast.api.http.transfer import API_VERSION, NO_STORE
 from holdfast.api.oci import access, blobs, manifests
 from holdfast.api.oci.access import Caller, Unauthenticated
-from holdfast.api.telemetry.waits import Steps
+from holdfast.api.recorder import Recorder
 from holdfast.engine import BlobReader, Change, EngineError, NotFound, Repository, Store
 
 from .bounded_cache import ENTRIES_MAX, KEY_BYTES_MAX, BoundedCache
 from .heads import Heads, ParsedHeaders, Peer, ReadRequest, WriteRequest
+from .records import Answer, record_of
 
 T = TypeVar("T")
 
@@ -90,82 +90,6 @@ class CachedDecision:
     """A closed reader of that answer's file, from which the next one is opened."""
 
 
-class Answer(msgspec.Struct, eq=False):
-    """An answer to send. (A dataclass would cost each request half a microsecond.)"""
-
-    request: ReadRequest
-    peer: Peer
-    caller: Caller
-    rendered: Rendered
-    request_id: bytes
-    started: float
-    """Start, in seconds of ``time.perf_counter``."""
-    text: bytes
-    """The head, and the content unless that is a file to follow."""
-    reader: BlobReader | None
-    """The reader of that file, open; the sender closes it."""
-
-
-@dataclass(slots=True, eq=False)
-class WriteResult:
-    """The result of a push (``writes``)."""
-
-    request: WriteRequest
-    peer: Peer
-    caller: Caller
-    started: float
-    """Start, in seconds of ``time.perf_counter``."""
-    status: int
-    """HTTP status; 0 if the push was cancelled."""
-    received: int
-    """Body length of the request, in bytes."""
-    content: int
-    """Body length of the answer, in bytes."""
-    text: bytes
-    """The whole answer."""
-    request_id: str
-    steps: Steps | None
-    """The waits of the push; None unless they are traced."""
-
-
-class Recorder(Protocol):
-    """Limits, counts, logs and traces requests of the fast path, as ``middleware`` does others."""
-
-    @property
-    def logs(self) -> bool:
-        """True if it writes the access log."""
-
-    def limits(self, prefix: str) -> bool:
-        """Return True if requests of a network prefix, or bytes sent, are limited."""
-
-    def admits(self, prefix: str, access_key: str) -> bool:
-        """Charge one request. Return False if it exceeds a limit, and must be declined."""
-
-    @property
-    def sends_files(self) -> bool:
-        """True if files may be sent as fast as the client reads them."""
-
-    def passes(self, region: str, name: str, count: int) -> bool:
-        """Return True if ``count`` bytes of a repository's content may be sent now."""
-
-    @property
-    def counts_only(self) -> bool:
-        """True if it does nothing with answers but ``count`` them."""
-
-    def count(self, request: ReadRequest, rendered: Rendered, seconds: float) -> None:
-        """Count an answer that was sent whole, in one piece."""
-
-    def read_ended(self, answer: Answer, content: int, *, gone: bool) -> None:
-        """Record an answer that has ended, with the bytes of content that were sent."""
-
-    @property
-    def traces(self) -> bool:
-        """True if it traces what pushes wait for."""
-
-    def push_ended(self, result: WriteResult, *, gone: bool) -> None:
-        """Record a push before its answer is sent; if the client is ``gone``, none is sent."""
-
-
 class FastReads:
     """Answers the reads of one store that need no waiting."""
 
@@ -177,7 +101,7 @@ class FastReads:
     ) -> None:
         self.store = self._store = store
         self.settings = settings
-        self.recorder = self._recorder = recorder
+        self.recorder = Recorder() if recorder is None else recorder
         self._heads = Heads(settings)
         self._version = -1
         self._decisions: BoundedCache[ReadRequest, CachedDecision] = BoundedCache()
@@ -201,19 +125,18 @@ class FastReads:
         """Index of the next request id in the block."""
         self._stamp = b""
         """The head from the value of Date to the end of ``_block_prefix``."""
-        self._counts_only = recorder is None or recorder.counts_only
+        self._slot = self.recorder.slot
+        self._counts_only = not (self.recorder.logs or self.recorder.traces)
+        """True if nothing but the counters is to be written of a read."""
 
     @property
     def logs(self) -> bool:
         """True if its answers are written to the access log."""
-        return self._recorder is not None and self._recorder.logs
+        return self.recorder.logs
 
     def peer(self, scheme: str, address: str, *, plain: bool) -> Peer:
         """Return the peer of a new connection, to be passed with each of its requests."""
-        recorder = self._recorder
-        return self._heads.peer(
-            scheme, address, plain=plain, limits=recorder.limits if recorder is not None else None
-        )
+        return self._heads.peer(scheme, address, plain=plain, limits=self.recorder.limits)
 
     def close(self) -> None:
         """Decline from now on: the plain path's last answers say that the connection closes."""
@@ -260,13 +183,22 @@ class FastReads:
         parts = (rendered.head, self._stamp, end, rendered.rest)
         text = b"".join((*parts, data) if data else parts)
         if reader is None and self._counts_only:
-            if self._recorder is not None:
-                self._recorder.count(request, rendered, time.perf_counter() - started)
+            if self._slot is not None:
+                self._slot.count(
+                    request.target.endpoint,
+                    request.method,
+                    rendered.status,
+                    0,
+                    rendered.size,
+                    time.perf_counter() - started,
+                )
             return text
-        request_id = self._block_prefix + end
-        answer = Answer(request, peer, decision.caller, rendered, request_id, started, text, reader)
-        if self._recorder is not None and reader is None:
-            self._recorder.read_ended(answer, rendered.size, gone=False)
+        record = record_of(request, peer, decision.caller, started)
+        record.request_id = (self._block_prefix + end).decode("ascii")
+        record.status, record.content = rendered.status, rendered.size
+        answer = Answer(record, text, reader)
+        if reader is None:
+            self.finish(answer, gone=False)
         return answer
 
     def _count_pull(
@@ -286,10 +218,16 @@ class FastReads:
         """Return True if the store has not changed since this answer was begun."""
         return self._store.version() == self._version
 
-    def file_ended(self, answer: Answer, *, gone: bool) -> None:
-        """Record an answer whose file was sent, or whose client is gone."""
-        if self._recorder is not None:
-            self._recorder.read_ended(answer, 0 if gone else answer.rendered.size, gone=gone)
+    def finish(self, answer: Answer, *, gone: bool) -> None:
+        """Record an answer that is about to be sent, or whose file was sent.
+
+        ``gone`` is True if its client has left.
+        """
+        record = answer.record
+        record.gone, record.size = gone, len(answer.text)
+        if answer.reader is not None and not gone:
+            record.size += record.content
+        self.recorder.finish(record)
 
     def _invalidate(self, version: int | None) -> None:
         """Move to a version of the ledger, and drop the entries that it may have outdated.
@@ -415,9 +353,7 @@ class FastReads:
         self, peer: Peer, request: ReadRequest, decision: CachedDecision, rendered: Rendered
     ) -> bool:
         """Return True if the limits let a request pass, and its content be sent now."""
-        recorder, headers = self._recorder, request.headers
-        if recorder is None:
-            return True
+        recorder, headers = self.recorder, request.headers
         access_key = "" if decision.caller.key is None else decision.caller.key.access_key
         if not recorder.admits(headers.prefix or peer.prefix, access_key):
             return False

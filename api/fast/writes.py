@@ -21,11 +21,12 @@ from holdfast.api.http.whole_request import WholeRequest
 from holdfast.api.oci.access import Caller, Gate
 from holdfast.api.oci.app import ENDPOINTS, refusal
 from holdfast.api.oci.exchange import Exchange
-from holdfast.api.telemetry.waits import Steps
-from holdfast.engine import WAITS, Repository
+from holdfast.api.telemetry.request_record import RequestRecord
+from holdfast.engine import Repository
 
 from .heads import Peer, WriteRequest
-from .reads import DECLINE_ERRORS, FastReads, WriteResult
+from .reads import DECLINE_ERRORS, FastReads
+from .records import Answer, record_of
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """Longest body that is gathered, in bytes. Longer ones go through the parser."""
@@ -142,11 +143,9 @@ class Write:
     """A whole push that is permitted."""
 
     gathering: Gathering
-    peer: Peer
     caller: Caller
     repository: Repository
-    steps: Steps | None = None
-    """Waits of the push; None unless they are traced."""
+    record: RequestRecord
 
     @property
     def request(self) -> WriteRequest:
@@ -164,7 +163,7 @@ class Writes:
     def gather(self, data: bytes, end: int, peer: Peer) -> Gathering | None:
         """Begin a push whose head is ``data[:end]``. Return None to decline."""
         # Under a bandwidth limit bodies are read in turns, which only the plain path does.
-        if self._reads.closed or (self._recorder is not None and not self._recorder.sends_files):
+        if self._reads.closed or not self._recorder.sends_files:
             return None
         request = self._reads.read_push(data[:end], peer)
         if request is None or (request.headers.length or 0) > BODY_BYTES_MAX:
@@ -179,13 +178,15 @@ class Writes:
             caller, repository = self._reads.permit(headers, request.target.name)
         except DECLINE_ERRORS:
             return None
-        if self._recorder is not None and (peer.limited or headers.prefix):
+        if peer.limited or headers.prefix:
             access_key = "" if caller.key is None else caller.key.access_key
             if not self._recorder.admits(headers.prefix or peer.prefix, access_key):
                 return None
-        return Write(gathering, peer, caller, repository)
+        record = record_of(request, peer, caller, gathering.started)
+        record.received = gathering.size
+        return Write(gathering, caller, repository, record)
 
-    async def answer(self, write: Write) -> WriteResult:
+    async def answer(self, write: Write) -> Answer:
         """Run the handler of a push. The task must have a context of its own.
 
         Raises CancelledError, and any unexpected error; both are recorded as a push without an
@@ -194,17 +195,14 @@ class Writes:
         try:
             return await self._answer(write)
         except BaseException:
-            self.record_end(
-                self._result(write, 0, 0, b"", self._reads.next_request_id()), gone=True
-            )
+            write.record.request_id = self._reads.next_request_id().decode("ascii")
+            self._reads.finish(Answer(write.record, b""), gone=True)
             raise
 
-    async def _answer(self, write: Write) -> WriteResult:
-        if self._recorder is not None and self._recorder.traces:
-            write.steps = Steps()
-            WAITS.set(write.steps)
-        request, whole = write.request, write.gathering.whole_request
-        set_read_owner(write.caller.key, request.headers.parsed.address or write.peer.address)
+    async def _answer(self, write: Write) -> Answer:
+        request, whole, record = write.request, write.gathering.whole_request, write.record
+        record.steps = self._recorder.begin_steps()
+        set_read_owner(write.caller.key, record.address)
         reads, target = self._reads, request.target
         route = ENDPOINTS[target.endpoint][request.method]
         gate = Gate(reads.store, reads.settings, request.headers.parsed.origin, "")
@@ -216,27 +214,6 @@ class Writes:
             response = refusal(error, request.method, request.path)
         assert isinstance(response, web.Response)
         text, request_id = reads.render(response)
-        content = len(response.body) if isinstance(response.body, bytes) else 0
-        return self._result(write, response.status, content, text, request_id)
-
-    def record_end(self, result: WriteResult, *, gone: bool) -> None:
-        """Record a push before its answer is sent, or after its client has gone."""
-        if self._recorder is not None:
-            self._recorder.push_ended(result, gone=gone)
-
-    def _result(
-        self, write: Write, status: int, content: int, text: bytes, request_id: bytes
-    ) -> WriteResult:
-        gathering = write.gathering
-        return WriteResult(
-            request=write.request,
-            peer=write.peer,
-            caller=write.caller,
-            started=gathering.started,
-            status=status,
-            received=gathering.size,
-            content=content,
-            text=text,
-            request_id=request_id.decode("ascii"),
-            steps=write.steps,
-        )
+        record.request_id, record.status = request_id.decode("ascii"), response.status
+        record.content = len(response.body) if isinstance(response.body, bytes) else 0
+        return Answer(record, text)

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from holdfast.api.telemetry.request_context import RequestContext
+from holdfast.api.telemetry.request_record import RequestRecord
 from holdfast.engine import Store
 
 from .app_settings import AppSettings
@@ -18,7 +18,7 @@ from .app_settings import AppSettings
 STORE: Final = web.AppKey("holdfast.store", Store)
 """The store an application serves. The application neither opens nor closes it."""
 
-REQUEST_CONTEXT: Final = web.RequestKey("holdfast.request", RequestContext)
+REQUEST_RECORD: Final = web.RequestKey("holdfast.request", RequestRecord)
 """The request's context, for the access log."""
 
 SETTINGS: Final = web.AppKey("holdfast.settings", AppSettings)

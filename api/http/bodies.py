@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from holdfast.api.telemetry.request_context import flow
+from holdfast.api.telemetry.request_record import flow
 
 from .connection import Connection
 from .oci_errors import OciError

@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from holdfast.api.telemetry.request_context import flow
+from holdfast.api.telemetry.request_record import flow
 from holdfast.engine import BlobReader, EngineError
 
 from . import sendfile

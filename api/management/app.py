@@ -18,7 +18,7 @@ from holdfast.api.http.app_keys import SETTINGS, STORE
 from holdfast.api.http.connection import Connection
 from holdfast.api.http.origin import origin_of
 from holdfast.api.http.read_owner import set_read_owner
-from holdfast.api.telemetry.request_context import note_key, note_object, note_region, note_target
+from holdfast.api.telemetry.request_record import note_key, note_object, note_region, note_target
 from holdfast.engine import Corrupt, EngineError, Key, Unusable
 
 from .auth import AUTH_HEADER, authenticate

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from holdfast.api.telemetry.request_context import login_wait, note_failed_login
+from holdfast.api.telemetry.request_record import login_wait, note_failed_login
 from holdfast.engine import Image, Key, Namespace, NotFound, Store, Tag
 
 from .errors import ApiError, AuthReason, DeniedAuthentication, denied, not_found, too_many

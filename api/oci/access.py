@@ -23,7 +23,7 @@ from aiohttp import web
 from holdfast.api.http.app_settings import AppSettings
 from holdfast.api.http.oci_errors import OciError, too_many
 from holdfast.api.http.origin import Origin, token_url
-from holdfast.api.telemetry.request_context import login_wait, note_failed_login
+from holdfast.api.telemetry.request_record import login_wait, note_failed_login
 from holdfast.engine import AlreadyExists, Key, NotFound, Repository, Store
 
 from . import rights, tokens

@@ -21,7 +21,7 @@ from holdfast.api.http.oci_errors import OciError, oci_error, too_many
 from holdfast.api.http.origin import origin_of
 from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.http.transfer import API_VERSION, NO_STORE
-from holdfast.api.telemetry.request_context import (
+from holdfast.api.telemetry.request_record import (
     flow,
     note_key,
     note_namespace,

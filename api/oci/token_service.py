@@ -20,7 +20,7 @@ from holdfast.api.http.oci_errors import JSON, OciError, too_many
 from holdfast.api.http.origin import origin_of
 from holdfast.api.http.queries import Query, parse_query
 from holdfast.api.http.transfer import NO_STORE
-from holdfast.api.telemetry.request_context import note_key
+from holdfast.api.telemetry.request_record import note_key
 from holdfast.engine import Invalid, Key, Store
 
 from . import rights, tokens

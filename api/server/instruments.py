@@ -11,7 +11,6 @@ from typing import Final
 from aiohttp import web
 
 from holdfast.api.fast.reads import FastReads
-from holdfast.api.fast.recorder import FastRecorder
 from holdfast.api.http.app_settings import AppSettings
 from holdfast.api.http.connection_limits import Admission, ConnectionLimits
 from holdfast.api.http.site import Site
@@ -20,6 +19,7 @@ from holdfast.api.limits.rates import Limits
 from holdfast.api.limits.shared_memory import SharedMemory
 from holdfast.api.management.openapi import version_of_package
 from holdfast.api.middleware import ROUTES, RequestMiddleware
+from holdfast.api.recorder import Recorder
 from holdfast.api.telemetry.audit import Audit
 from holdfast.api.telemetry.counters import Counters, Layout, Slot
 from holdfast.api.telemetry.logs import ACCESS
@@ -61,27 +61,21 @@ class Instruments:
         # Without metrics no process counts: each request is spared the time.
         self._slot = None if settings.metrics is None else Slot(shared.counters[slot], layout)
         self._reporter = None if self._slot is None else Reporter(store, self._slot)
-        self._limits = Limits(shared, settings.rates)
-        rate = settings.bandwidth
-        self._bandwidth = Bandwidth(shared, rate) if rate else None
-        self._audit = None if settings.audit_log is None else Audit(settings.audit_log)
-        self._traces = (
-            None if settings.traces is None else Traces(settings.traces, version_of_package())
+        rate, collector = settings.bandwidth, settings.traces
+        self._recorder = Recorder(
+            slot=self._slot,
+            limits=Limits(shared, settings.rates),
+            bandwidth=Bandwidth(shared, rate) if rate else None,
+            audit=None if settings.audit_log is None else Audit(settings.audit_log),
+            log=logging.getLogger(ACCESS) if settings.access_log else None,
+            traces=None if collector is None else Traces(collector, version_of_package()),
         )
         self._task: asyncio.Task[None] | None = None
         self._scrapes: web.AppRunner | None = None
 
     def install(self, app: web.Application) -> None:
         """Add the middleware to an application. Call it before the application runs."""
-        middleware = RequestMiddleware(
-            self._app_settings,
-            slot=self._slot,
-            limits=self._limits,
-            bandwidth=self._bandwidth,
-            audit=self._audit,
-            traces=self._traces,
-        )
-        middleware.install(app)
+        RequestMiddleware(self._app_settings, self._recorder).install(app)
 
     def count_event(self, name: str) -> None:
         """Count an event that belongs to no route (``counters.TALLIES``)."""
@@ -89,30 +83,10 @@ class Instruments:
             self._slot.add(name)
 
     def fast_reads(self) -> FastReads | None:
-        """Return the fast path, or None if it is switched off.
-
-        It gets a recorder only if there is something to record: that costs each request time.
-        """
-        settings = self._settings
-        if not settings.fast_path:
+        """Return the fast path, or None if it is switched off."""
+        if not self._settings.fast_path:
             return None
-        recorder = FastRecorder(
-            slot=self._slot,
-            limits=self._limits if self._limits.are_active else None,
-            bandwidth=self._bandwidth,
-            log=logging.getLogger(ACCESS) if settings.access_log else None,
-            audit=self._audit,
-            traces=self._traces,
-        )
-        records = (
-            self._slot is not None
-            or self._limits.are_active
-            or self._bandwidth is not None
-            or settings.access_log
-            or self._audit is not None
-            or self._traces is not None
-        )
-        return FastReads(self._store, self._app_settings, recorder if records else None)
+        return FastReads(self._store, self._app_settings, self._recorder)
 
     async def start(self, runner: web.AppRunner, sockets: Sequence[socket.socket]) -> None:
         """Start counting the connections of ``runner``, and serve scrapes on the sockets."""
@@ -142,9 +116,4 @@ class Instruments:
             await asyncio.wait([task])
             self._reporter.sync()
             self._slot.set("connections", 0)
-        if self._audit is not None:
-            self._audit.close()
-            self._audit = None
-        traces, self._traces = self._traces, None
-        if traces is not None:
-            await traces.close()
+        await self._recorder.close()

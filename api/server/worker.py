@@ -20,7 +20,6 @@ from uuid import UUID
 
 from aiohttp import web
 
-from holdfast.api.access_log import AccessLogger
 from holdfast.api.app import create_app
 from holdfast.api.fast.connection import FastSite
 from holdfast.api.fast.reads import FastReads
@@ -31,6 +30,7 @@ from holdfast.api.http.site import Site
 from holdfast.api.http.tls import server_context
 from holdfast.api.limits.addresses import is_local, network_prefix
 from holdfast.api.limits.worker_table import WorkerTable
+from holdfast.api.middleware import AccessLogger
 from holdfast.api.telemetry.logs import ACCESS, set_up
 from holdfast.engine import EngineError, StorageFailed, Store
 

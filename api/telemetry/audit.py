@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 
 from .logs import encoded, timestamp
-from .request_context import RequestContext
+from .request_record import RequestRecord
 
 STANDARD_OUTPUT: Final = "-"
 
@@ -41,26 +41,22 @@ class Audit:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
 
-    def write(self, context: RequestContext, method: str, path: str, status: int) -> bool:
-        """Write the line of one change.
-
-        ``path`` is without its query; ``status`` 0 means that the client left. Return False if the
-        line cannot be written; that is logged.
-        """
+    def write(self, record: RequestRecord) -> bool:
+        """Write the line of one change. Return False if it cannot be written; that is logged."""
         line: dict[str, Any] = {
             "time": timestamp(time.time()),
-            "actor": context.actor or "anonymous",
-            "action": context.action or f"{method} {context.route}",
-            "kind": context.kind,
-            "id": context.id,
-            "name": context.name,
-            "region": context.region,
-            "method": method,
-            "path": path,
-            "address": context.address,
-            "status": status,
-            "result": result_of(status),
-            "request_id": context.request_id,
+            "actor": record.actor or "anonymous",
+            "action": record.action or f"{record.method} {record.route}",
+            "kind": record.kind,
+            "id": record.id,
+            "name": record.name,
+            "region": record.region,
+            "method": record.method,
+            "path": record.path,
+            "address": record.address,
+            "status": record.status,
+            "result": result_of(record.status),
+            "request_id": record.request_id,
         }
         text = encoded(line)
         try:

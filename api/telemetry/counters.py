@@ -17,10 +17,9 @@ from holdfast.api.limits.shared_memory import COUNTERS_BYTES
 from holdfast.engine import GROUP_BOUNDS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OTHER")
-CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
+CLASSES: Final = ("gone", "1xx", "2xx", "3xx", "4xx", "5xx")
 """Classes of statuses; ``gone`` is a client that left before its answer."""
 
-GONE: Final = 5
 BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 """Upper ends of the latency buckets, in seconds; one more bucket is for the rest."""
 
@@ -102,10 +101,10 @@ class Slot:
     def count(
         self, route: str, method: str, status: int, received: int, sent: int, seconds: float
     ) -> None:
-        """Count a request. ``status`` is the class, 1 to 5, or 6 for a client that left."""
+        """Count a request. ``status`` 0 is a client that left before its answer."""
         cells = self._cells
         base = self._routes[route]
-        cells[base + _METHOD_OFFSETS.get(method, _OTHER_OFFSET) + status - 1] += 1
+        cells[base + _METHOD_OFFSETS.get(method, _OTHER_OFFSET) + status // 100] += 1
         if received:
             cells[base + _RECEIVED] += received
         cells[base + _SENT] += sent

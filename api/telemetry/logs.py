@@ -12,12 +12,11 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
-from .request_context import CURRENT
+from .request_record import CURRENT, RequestRecord
 
 LogFormat = Literal["plain", "json"]
 ACCESS: Final = "holdfast.access"
@@ -80,9 +79,9 @@ def timestamp(seconds: float) -> str:
 
 
 def _request_id(record: logging.LogRecord) -> str:
-    context = CURRENT.get()
+    current = CURRENT.get()
     known: str = record.__dict__.get("request_id", "")
-    return known or (context.request_id if context else "")
+    return known or (current.request_id if current else "")
 
 
 class PlainFormatter(logging.Formatter):
@@ -146,52 +145,33 @@ def set_up(kind: LogFormat, level: str, *, bare: bool = False) -> None:
     logging.getLogger(ACCESS).setLevel(logging.INFO)
 
 
-@dataclass(frozen=True, slots=True)
-class AccessLine:
-    """One request of the access log, without its query."""
-
-    address: str
-    """Client address; empty without one."""
-    method: str
-    path: str
-    version: str
-    status: int
-    size: int
-    """Bytes sent, including the head."""
-    seconds: float
-    agent: str
-    """User-Agent header; empty without one."""
-    actor: str
-    """Access key; empty without one."""
-    request_id: str
-
-
-def log_access(logger: logging.Logger, line: AccessLine) -> None:
-    """Write a line of the access log."""
-    address, agent = line.address or "-", line.agent[:_HEADER_CHARS_MAX] or "-"
+def log_access(logger: logging.Logger, record: RequestRecord) -> None:
+    """Write the line of one request to the access log."""
+    address, size = record.address or "-", record.size or 0
+    agent = record.agent[:_HEADER_CHARS_MAX] or "-"
     logger.info(
         '%s "%s %s %s" %d %d %.6fs "%s" %s %s',
         quotable(address),
-        quotable(line.method),
-        quotable(line.path),
-        line.version,
-        line.status,
-        line.size,
-        line.seconds,
+        quotable(record.method),
+        quotable(record.path),
+        f"HTTP/{record.version}",
+        record.status,
+        size,
+        record.seconds,
         quotable(agent),
-        quotable(line.actor) or "-",
-        line.request_id,
+        quotable(record.actor) or "-",
+        record.request_id,
         extra={
             "fields": {
                 "address": address,
-                "method": line.method,
-                "path": line.path,
-                "status": line.status,
-                "bytes": line.size,
-                "seconds": round(line.seconds, 6),
+                "method": record.method,
+                "path": record.path,
+                "status": record.status,
+                "bytes": size,
+                "seconds": round(record.seconds, 6),
                 "agent": agent,
-                "actor": line.actor,
-                "request_id": line.request_id,
+                "actor": record.actor,
+                "request_id": record.request_id,
             }
         },
     )

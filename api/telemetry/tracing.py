@@ -15,19 +15,18 @@ import asyncio
 import os
 import threading
 import time
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from .logs import AccessLine
-from .request_context import OTHER
-from .waits import Step
+from .request_record import OTHER, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
+
+    from .waits import Step
 
 SERVICE: Final = "holdfast"
 PATH: Final = "/v1/traces"
@@ -77,27 +76,6 @@ def missing() -> bool:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class EndedRequest:
-    """A request that has ended: its access line, and the facts that are not in it."""
-
-    line: AccessLine
-    route: str
-    """Endpoint or path pattern."""
-    scheme: str
-    gone: bool
-    """True if the client left before its answer."""
-    name: str = ""
-    """Name of the repository or the object."""
-    region: str = ""
-    parent: str = ""
-    """Header ``traceparent``; empty without one, or with more than one."""
-    state: str = ""
-    """Header ``tracestate``."""
-    steps: Iterable[Step] = ()
-    """Waits of the request."""
-
-
 class Traces:
     """Makes spans of one worker's requests, and sends them from a thread of its own.
 
@@ -125,36 +103,36 @@ class Traces:
         self._tracer: Tracer = self._provider.get_tracer(SERVICE, version)
         self._propagator = TraceContextTextMapPropagator()
 
-    def ended(self, ended: EndedRequest) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """Make the span of a request that ends now."""
         from opentelemetry.trace import SpanKind, StatusCode
 
-        if ended.route in _UNTRACED_ROUTES:
+        if record.route in _UNTRACED_ROUTES:
             return
-        line = ended.line
         now, clock = time.time_ns(), time.perf_counter()
 
         def when(at: float) -> int:
             return now - int((clock - at) * 1e9)
 
-        # ``line.seconds`` was taken a moment ago, which may be long on a busy machine. Without the
-        # minimum, the request could seem to begin after its first wait.
-        steps = tuple(ended.steps)
-        begun = min((now - int(line.seconds * 1e9), *(when(step.begun) for step in steps)))
-        method = line.method if line.method in _METHODS else "_OTHER"
-        route = _V2_ROUTES.get(ended.route, ended.route)
+        # ``record.seconds`` was taken a moment ago, which may be long on a busy machine. Without
+        # the minimum, the request could seem to begin after its first wait.
+        steps = tuple(record.steps or ())
+        begun = min((now - int(record.seconds * 1e9), *(when(step.begun) for step in steps)))
+        method = record.method if record.method in _METHODS else "_OTHER"
+        route = _V2_ROUTES.get(record.route, record.route)
         # Semantic conventions 1.x, "HTTP server span".
         name = "HTTP" if method == "_OTHER" else method
         span = self._tracer.start_span(
             name if route == OTHER else f"{name} {route}",
-            context=self._parent_context(ended),
+            context=self._parent_context(record),
             kind=SpanKind.SERVER,
-            attributes=_attributes(ended, method, route),
+            attributes=_attributes(record, method, route),
             start_time=begun,
         )
-        if line.status >= 500 or ended.gone:
-            span.set_attribute("error.type", "gone" if ended.gone else str(line.status))
-        if line.status >= 500:
+        if record.gone:
+            span.set_attribute("error.type", "gone")
+        elif record.status >= 500:
+            span.set_attribute("error.type", str(record.status))
             span.set_status(StatusCode.ERROR)
         if span.is_recording():
             self._add_waits(span, steps, when)
@@ -173,11 +151,11 @@ class Traces:
             )
             wait_span.end(when(step.ended))
 
-    def _parent_context(self, ended: EndedRequest) -> Context:
+    def _parent_context(self, record: RequestRecord) -> Context:
         """Return the trace that the client names, or the context of a new one."""
         from opentelemetry.context import Context
 
-        carrier = {_PARENT: ended.parent, _STATE: ended.state[:STATE_CHARS_MAX]}
+        carrier = {_PARENT: record.parent, _STATE: record.state[:STATE_CHARS_MAX]}
         return self._propagator.extract(carrier, Context())
 
     async def close(self) -> None:
@@ -187,26 +165,25 @@ class Traces:
         await asyncio.to_thread(thread.join, CLOSE_SECONDS)
 
 
-def _attributes(ended: EndedRequest, method: str, route: str) -> Mapping[str, str | int]:
-    line = ended.line
+def _attributes(record: RequestRecord, method: str, route: str) -> Mapping[str, str | int]:
     named = {
         "http.request.method": method,
         "http.route": "" if route == OTHER else route,
-        "url.scheme": ended.scheme,
-        "url.path": line.path[:_CHARS_MAX],
-        "network.protocol.version": line.version.removeprefix("HTTP/"),
-        "client.address": line.address,
-        "user_agent.original": line.agent[:_CHARS_MAX],
-        "holdfast.request_id": line.request_id,
-        "holdfast.access_key": line.actor,
-        "holdfast.name": ended.name,
-        "holdfast.region": ended.region,
+        "url.scheme": record.scheme,
+        "url.path": record.path[:_CHARS_MAX],
+        "network.protocol.version": record.version,
+        "client.address": record.address,
+        "user_agent.original": record.agent[:_CHARS_MAX],
+        "holdfast.request_id": record.request_id,
+        "holdfast.access_key": record.actor,
+        "holdfast.name": record.name,
+        "holdfast.region": record.region,
     }
     # Undecodable bytes became lone surrogates. One of them would make the exporter lose a whole
     # batch.
     attributes: dict[str, str | int] = {
         key: value.encode("utf-8", "replace").decode() for key, value in named.items() if value
     }
-    if not ended.gone:
-        attributes["http.response.status_code"] = line.status
+    if not record.gone:
+        attributes["http.response.status_code"] = record.status
     return attributes

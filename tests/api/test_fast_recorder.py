@@ -19,11 +19,10 @@ from support.fast_path import Stage, World, staged
 from support.wire import Client, CountingLane, connected, request, serving
 
 from holdfast.api import AppSettings
-from holdfast.api.access_log import AccessLogger
-from holdfast.api.fast.recorder import FastRecorder
 from holdfast.api.limits.rates import BURST_MIN, Limits, Rates
 from holdfast.api.limits.shared_memory import SharedMemory
-from holdfast.api.middleware import ROUTES, RequestMiddleware
+from holdfast.api.middleware import ROUTES, AccessLogger, RequestMiddleware
+from holdfast.api.recorder import Recorder
 from holdfast.api.telemetry.audit import Audit
 from holdfast.api.telemetry.counters import Counters, Layout, Row, Slot
 
@@ -50,15 +49,12 @@ class Watched:
         self, stack: AsyncExitStack, *, fast: bool, log: logging.Logger | None = None
     ) -> int:
         world = self.world
+        recorder = Recorder(slot=self.slot, limits=self.limits, audit=self.audit, log=log)
         if fast:
-            watch = FastRecorder(slot=self.slot, limits=self.limits, audit=self.audit, log=log)
-            self.lane = CountingLane(world.store, world.settings, watch)
+            self.lane = CountingLane(world.store, world.settings, recorder)
 
         def around(app: web.Application) -> None:
-            watch = RequestMiddleware(
-                world.settings, slot=self.slot, limits=self.limits, audit=self.audit
-            )
-            watch.install(app)
+            RequestMiddleware(world.settings, recorder).install(app)
 
         return await stack.enter_async_context(
             serving(

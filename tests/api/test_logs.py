@@ -16,14 +16,13 @@ from support.operating import NAMESPACES, OWNER, SECRET, WRONG, call, make_names
 
 from holdfast.api.telemetry.audit import result_of
 from holdfast.api.telemetry.logs import (
-    AccessLine,
     BareFormatter,
     JsonFormatter,
     PlainFormatter,
     log_access,
     timestamp,
 )
-from holdfast.api.telemetry.request_context import CURRENT, RequestContext
+from holdfast.api.telemetry.request_record import CURRENT, RequestRecord
 
 pytestmark = pytest.mark.slow
 
@@ -64,11 +63,10 @@ def test_nothing_in_a_line_turns_around_or_hides_what_stands_there() -> None:
 def test_fields_of_the_access_log_end_where_they_say(caplog: pytest.LogCaptureFixture) -> None:
     """As Apache writes them; each of them, whoever brought it."""
     log = logging.getLogger("test.access")
-    line = AccessLine(
+    line = RequestRecord(
         address=HOSTILE,
         method=HOSTILE,
         path=HOSTILE,
-        version="HTTP/1.1",
         status=200,
         size=1,
         seconds=0.5,
@@ -119,7 +117,7 @@ def test_a_client_forges_no_column(tmp_path: Path, path: str, kind: str) -> None
 
 
 def test_lines_carry_the_request() -> None:
-    token = CURRENT.set(RequestContext(request_id="the-id"))
+    token = CURRENT.set(RequestRecord(request_id="the-id"))
     try:
         assert PlainFormatter().format(record("hello")).endswith("hello (the-id)")
         assert json.loads(JsonFormatter().format(record("hello")))["request_id"] == "the-id"

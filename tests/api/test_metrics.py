@@ -207,9 +207,9 @@ def test_the_board_sums_its_slots() -> None:
     layout = Layout(("a", "b", "a"))
     cells = SharedMemory(3).counters
     first, second = Slot(cells[0], layout), Slot(cells[2], layout)
-    first.count("a", "GET", 2, 1, 10, 0.0001)
-    second.count("a", "GET", 2, 2, 20, 0.3)
-    second.count("a", "BREW", 4, 0, 0, 1000.0)
+    first.count("a", "GET", 200, 1, 10, 0.0001)
+    second.count("a", "GET", 200, 2, 20, 0.3)
+    second.count("a", "BREW", 404, 0, 0, 1000.0)
     second.add("commits_4", 7)
     first.set("connections", 3)
     board = Counters(cells, layout)
@@ -224,7 +224,7 @@ def test_the_board_sums_its_slots() -> None:
     assert board.rows(sums).keys() == {"a"}
     assert board.tallies(sums)["commits_4"] == 7
     # The one that follows goes on, but has no connections yet.
-    Slot(cells[0], layout).count("a", "GET", 2, 0, 0, 0.0)
+    Slot(cells[0], layout).count("a", "GET", 200, 0, 0, 0.0)
     sums = board.sums()
     assert board.rows(sums)["a"].requests["GET", "2xx"] == 3
     assert board.tallies(sums)["connections"] == 0

@@ -19,9 +19,9 @@ from support.operating import SECRET, WRONG, ask, call, connect, make_namespace,
 from support.server import WAIT_SECONDS, command
 
 from holdfast.api.http.slow_clients import Pace
-from holdfast.api.telemetry.logs import AccessLine
-from holdfast.api.telemetry.tracing import EndedRequest, Traces
-from holdfast.api.telemetry.waits import Step, Steps
+from holdfast.api.telemetry.request_record import RequestRecord
+from holdfast.api.telemetry.tracing import Traces
+from holdfast.api.telemetry.waits import Steps
 from holdfast.engine import WAITS
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -220,16 +220,9 @@ def check_what_uploads_waited_for(collector: Collector) -> None:
             assert 0 <= step["holdfast.seconds"] < 60
 
 
-def ended(**more: Any) -> EndedRequest:
-    line = {
-        "address": "192.0.2.1", "method": "GET", "path": "/v2/a/b/manifests/v1",
-        "version": "HTTP/1.1", "status": 200, "size": 0, "seconds": 0.5, "agent": "x",
-        "actor": "", "request_id": "1",
-    }  # fmt: skip
-    rest = {key: more.pop(key) for key in ("gone", "parent", "state", "steps") if key in more}
-    return EndedRequest(
-        AccessLine(**{**line, **more}), "manifest", "https", **{"gone": False, **rest}
-    )
+def ended(**more: Any) -> RequestRecord:
+    facts = {"route": "manifest", "path": "/v2/a/b/manifests/v1", "method": "GET", "status": 200}
+    return RequestRecord(**{**facts, "seconds": 0.5, **more})
 
 
 async def test_a_wait_for_the_client_is_told() -> None:
@@ -248,7 +241,9 @@ async def test_a_request_begins_before_all_that_it_waits_for() -> None:
     with collecting() as collector:
         traces = Traces(f"{collector.url}/base", "1.0")
         now = time.perf_counter()
-        waits = [Step("late", now - 0.1, now - 0.05, 0.05), Step("early", now - 3, now - 2, 1.0)]
+        waits = Steps()
+        waits.waited("late", now - 0.1, now - 0.05)
+        waits.waited("early", now - 3, now - 2)
         traces.ended(ended(seconds=0.5, steps=waits))
         await traces.close()
     request = collector.of("GET /v2/{name}/manifests/{reference}")[0]

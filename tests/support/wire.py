@@ -18,7 +18,8 @@ from aiohttp import web
 from holdfast.api import AppSettings, create_app
 from holdfast.api.fast.connection import FastSite
 from holdfast.api.fast.heads import Peer
-from holdfast.api.fast.reads import Answer, FastReads
+from holdfast.api.fast.reads import FastReads
+from holdfast.api.fast.records import Answer
 from holdfast.api.http.connection_limits import Admission, ConnectionLimits
 from holdfast.api.http.drain import Drain
 from holdfast.api.http.site import Site
