@@ -16,7 +16,6 @@ from support.wire import LAST, connected, exchange, request
 
 from holdfast.api.http import connection
 from holdfast.api.http.connection_limits import ConnectionLimits
-from holdfast.api.server.settings import BadSetting, Settings
 
 
 @pytest.fixture
@@ -355,13 +354,6 @@ def test_too_many_connections(edge: Edge) -> None:
             assert statuses[-1] == b"401", "there is room again"
 
     edge.run(story())
-
-
-@pytest.mark.parametrize("value", [0, -1, 1_000_001])
-def test_the_option(value: int) -> None:
-    with pytest.raises(BadSetting, match="--max-connections"):
-        Settings.parse(max_connections=value)
-    assert Settings.parse(max_connections=7).max_connections == 7
 
 
 @pytest.mark.promise("SECURITY.md", "the server")

@@ -53,6 +53,8 @@ def test_a_wildcard_is_reached_through_loopback(host: str) -> None:
         ("--data", {"data": ""}),
         ("--workers", {"workers": 0}),
         ("--workers", {"workers": 257}),
+        ("--max-connections", {"max_connections": 0}),
+        ("--max-connections", {"max_connections": 1_000_001}),
         ("--region", {"regions": ["fr_par"]}),
         ("--region", {"regions": ["fr-par", "fr-par"]}),
         ("--region", {"regions": [""]}),
