@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
+from operator import add
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 import click
 
 from holdfast.api.cli.errors import Damaged, Failure, printable
-from holdfast.api.cli.output import print_json_line, progress, size
+from holdfast.api.cli.output import print_json_line, progress
 from holdfast.api.cli.session import Target, open_store
 from holdfast.engine import (
     EngineError,
     FoundRepository,
     Migrated,
     Renames,
+    Transferred,
     import_registry,
     list_registry,
 )
+
+from .layout import in_words
+
+NOTHING: Final = Transferred(manifests=0, blobs=0, bytes=0, present=0, tags=0)
 
 
 async def show_storage(path: Path, renames: Renames, *, as_json: bool) -> None:
@@ -60,7 +68,8 @@ async def import_storage(
     owner = target.owner
     if owner is None:
         raise Failure("the directory has no owner key yet: holdfast serve creates it")
-    total = _Total()
+    refused = known = 0
+    total = NOTHING
     async with open_store(target.directory) as store:
         steps = import_registry(
             store,
@@ -73,43 +82,19 @@ async def import_storage(
         )
         with progress("import") as bar:
             async for step in steps:
-                total.add(step)
-                bar.show(f"{total}, {step.repository}")
+                if step.done is None:
+                    refused += 1
+                else:
+                    known += step.done.manifests == 0
+                    total = Transferred(*map(add, astuple(total), astuple(step.done)))
+                bar.show(f"{in_words(total)}, {step.repository}")
                 if as_json:
                     print_json_line(_fields(step))
                 elif step.error is not None:
                     click.echo(printable(f"{_label(step)}: {step.error}"))
     if not as_json:
-        click.echo(f"imported {total}; {total.known} manifests were already present")
-    _raise_if_any(total.refused, "items were left out")
-
-
-class _Total:
-    """Sums over the steps of an import."""
-
-    def __init__(self) -> None:
-        self.refused = 0
-        """Number of skipped manifests, tags and repositories."""
-        self.known = 0
-        """Number of manifests that were already present."""
-        self._tags = self._manifests = self._blobs = self._bytes = 0
-
-    def add(self, step: Migrated) -> None:
-        """Add a step."""
-        if step.done is None:
-            self.refused += 1
-            return
-        self.known += step.done.manifests == 0
-        self._tags += step.done.tags
-        self._manifests += step.done.manifests
-        self._blobs += step.done.blobs
-        self._bytes += step.done.bytes
-
-    def __str__(self) -> str:
-        return (
-            f"{self._tags} tags, {self._manifests} manifests, {self._blobs} blobs"
-            f" ({size(self._bytes)})"
-        )
+        click.echo(f"imported {in_words(total)}; {known} manifests were already present")
+    _raise_if_any(refused, "items were left out")
 
 
 def _raise_if_any(refused: int, message: str) -> None:
@@ -134,15 +119,15 @@ def _label(step: Migrated) -> str:
 
 
 def _fields(step: Migrated) -> dict[str, object]:
-    done = step.done
+    done = step.done or NOTHING
     return {
         "repository": step.repository,
         "name": step.name,
         "digest": step.digest,
         "tags": step.tags,
-        "manifests": done.manifests if done else 0,
-        "blobs": done.blobs if done else 0,
-        "bytes": done.bytes if done else 0,
-        "present": done.present if done else 0,
+        "manifests": done.manifests,
+        "blobs": done.blobs,
+        "bytes": done.bytes,
+        "present": done.present,
         "error": _reason(step.error),
     }

@@ -206,7 +206,10 @@ def _print_result(verb: str, done: Transferred, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
         return
-    click.echo(
-        f"{verb} {done.tags} tags, {done.manifests} manifests, {done.blobs} blobs"
-        f" ({size(done.bytes)}); {done.present} blobs were already present"
-    )
+    click.echo(f"{verb} {in_words(done)}; {done.present} blobs were already present")
+
+
+def in_words(done: Transferred) -> str:
+    """Format what an import or export copied."""
+    content = f"{done.manifests} manifests, {done.blobs} blobs ({size(done.bytes)})"
+    return f"{done.tags} tags, {content}"
