@@ -272,19 +272,9 @@ def target_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @json_option
     @functools.wraps(command)
-    def outer(
-        *,
-        server: str | None,
-        data: str | None,
-        region: str | None,
-        profile: str | None,
-        as_json: bool,
-        **rest: Any,
-    ) -> None:
-        get_target = functools.partial(
-            choose_target, os.environ, server=server, data=data, region=region, profile=profile
-        )
-        command(get_target, as_json=as_json, **rest)
+    def outer(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in ("server", "data", "region", "profile")}
+        command(functools.partial(choose_target, os.environ, **chosen), **given)
 
     return outer
 
