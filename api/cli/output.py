@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+    from holdfast.engine import Transferred
+
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _PLAIN_WIDTH: Final = 10_000
 """Columns of output that goes to no terminal: wide enough that no line wraps."""
@@ -37,6 +39,12 @@ def size(count: int) -> str:
 def exact_size(count: int) -> str:
     """Format bytes exactly and rounded: ``1572864 (1.5 MiB)``."""
     return str(count) if count < 1024 else f"{count} ({size(count)})"
+
+
+def copied(done: Transferred) -> str:
+    """Format what an import or export copied."""
+    content = f"{done.manifests} manifests, {done.blobs} blobs ({size(done.bytes)})"
+    return f"{done.tags} tags, {content}"
 
 
 def moment(text: str | None) -> str:

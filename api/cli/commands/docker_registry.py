@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 
 from holdfast.api.cli.errors import Damaged, Failure, printable
-from holdfast.api.cli.output import print_json_line, progress
+from holdfast.api.cli.output import copied, print_json_line, progress
 from holdfast.api.cli.session import Target, open_store
 from holdfast.engine import (
     EngineError,
@@ -23,8 +23,6 @@ from holdfast.engine import (
     import_registry,
     list_registry,
 )
-
-from .layout import in_words
 
 NOTHING: Final = Transferred(manifests=0, blobs=0, bytes=0, present=0, tags=0)
 
@@ -87,13 +85,13 @@ async def import_storage(
                 else:
                     known += step.done.manifests == 0
                     total = Transferred(*map(add, astuple(total), astuple(step.done)))
-                bar.show(f"{in_words(total)}, {step.repository}")
+                bar.show(f"{copied(total)}, {step.repository}")
                 if as_json:
                     print_json_line(_fields(step))
                 elif step.error is not None:
                     click.echo(printable(f"{_label(step)}: {step.error}"))
     if not as_json:
-        click.echo(f"imported {in_words(total)}; {known} manifests were already present")
+        click.echo(f"imported {copied(total)}; {known} manifests were already present")
     _raise_if_any(refused, "items were left out")
 
 

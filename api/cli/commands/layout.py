@@ -12,7 +12,7 @@ import click
 
 from holdfast.api.cli.errors import Misused
 from holdfast.api.cli.options import example
-from holdfast.api.cli.output import Bar, follow, print_json, size
+from holdfast.api.cli.output import Bar, copied, follow, print_json, size
 from holdfast.api.cli.session import Target, open_store, run, target_options
 from holdfast.engine import (
     Invalid,
@@ -206,10 +206,4 @@ def _print_result(verb: str, done: Transferred, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
         return
-    click.echo(f"{verb} {in_words(done)}; {done.present} blobs were already present")
-
-
-def in_words(done: Transferred) -> str:
-    """Format what an import or export copied."""
-    content = f"{done.manifests} manifests, {done.blobs} blobs ({size(done.bytes)})"
-    return f"{done.tags} tags, {content}"
+    click.echo(f"{verb} {copied(done)}; {done.present} blobs were already present")
