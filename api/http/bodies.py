@@ -12,7 +12,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from holdfast.api.telemetry.request_record import flow
 
-from .connection import Connection
+from .aiohttp_handler import rest_of
+from .connection import connection_of
 from .oci_errors import OciError
 from .slow_clients import Pace
 from .whole_request import IncomingRequest, WholeRequest
@@ -87,7 +88,7 @@ async def _content(request: web.Request, pace: Pace) -> AsyncIterator[bytes]:
             data = await pace.within(content.readany())
         except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
             # The reader of a broken body refuses to return the bytes from before the break.
-            if rest := content._read_nowait(-1):
+            if rest := rest_of(content):
                 yield rest
             raise
         if data:
@@ -132,11 +133,11 @@ async def settle(request: web.Request, response: web.StreamResponse) -> None:
     A short rest is read, so that the connection can be used again. Otherwise this is sent at once
     as the last answer, and the connection is closed after a bounded linger.
     """
-    connection = request.protocol
+    connection = connection_of(request)
     if request.content.is_eof() or not request.body_exists or response.prepared:
         return
     # Nothing can be drained from a broken connection; this answer is its last one.
-    if isinstance(connection, Connection) and connection.is_broken:
+    if connection is not None and connection.is_broken:
         response.force_close()
         with suppress(ConnectionError):  # the client is gone, and needs no answer
             await response.prepare(request)

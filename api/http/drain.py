@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from .connection import Connection
+from .aiohttp_handler import AiohttpHandler
 
 FIRST_REQUEST_SECONDS: Final = 2.0
 """Time in seconds for a new connection to send its request: a round trip, and one that is lost. A
@@ -53,21 +53,19 @@ class Drain:
         if self._running == 0 and self._none_left is not None:
             self._none_left.set()
 
-    async def wait(
-        self, seconds: float, connections: Callable[[], Iterable[object]] = tuple
-    ) -> bool:
+    async def wait(self, seconds: float, handlers: Callable[[], Iterable[object]] = tuple) -> bool:
         """Wait until no request runs, at most ``seconds``. Return True if none runs.
 
-        Call it once, after the last accept; ``connections`` returns those that are open.
+        Call it once, after the last accept; ``handlers`` returns those of the open connections.
         """
         none_left = self._none_left = asyncio.Event()
         started = asyncio.get_running_loop().time()
         # Accepting a connection and its first callback take two turns of the loop.
         await asyncio.sleep(0)
         waiting = [
-            asyncio.create_task(connection.lost())
-            for connection in connections()
-            if isinstance(connection, Connection) and connection.may_have_request
+            asyncio.create_task(handler.owner.lost())
+            for handler in handlers()
+            if isinstance(handler, AiohttpHandler) and handler.may_have_request
         ]
         if waiting:
             _, silent = await asyncio.wait(waiting, timeout=min(seconds, FIRST_REQUEST_SECONDS))

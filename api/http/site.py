@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.web_server import Server
 
+from .aiohttp_handler import AiohttpSite
 from .connection import Connection
 from .connection_limits import Admission
 
@@ -41,7 +41,7 @@ _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM
 _log: Final = logging.getLogger(__name__)
 
 
-class Site(web.SockSite):
+class Site(AiohttpSite):
     """A listening socket whose connections need admission."""
 
     def __init__(
@@ -54,27 +54,32 @@ class Site(web.SockSite):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(runner, sock, backlog=backlog, ssl_context=tls)
+        self._listener = sock
+        self._tls = tls
+        self._pending_max = backlog
         self._admission = admission
         self._handshakes: set[asyncio.Task[None]] = set()
         self._acceptor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start to accept, as SockSite does, but make ``Connection`` objects."""
-        await web.BaseSite.start(self)
-        server = self._runner.server
-        assert isinstance(server, Server)
+        await self.register()
         loop = asyncio.get_running_loop()
-        options = {**server._kwargs, "admission": self._admission, "loop": loop}
-        if self._ssl_context is not None:
-            self._sock.setblocking(False)
-            self._sock.listen(self._backlog)
-            self._acceptor = loop.create_task(self._accept(server, options), name="accept")
+        options = {**self.handler_options, "admission": self._admission, "loop": loop}
+        if self._tls is not None:
+            self._listener.setblocking(False)
+            self._listener.listen(self._pending_max)
+            self._acceptor = loop.create_task(self._accept(options), name="accept")
             return
-        unix = self._sock.family == socket.AF_UNIX
+        unix = self._listener.family == socket.AF_UNIX
         make: Callable[..., Awaitable[asyncio.Server]]
         make = loop.create_unix_server if unix else loop.create_server
-        self._server = await make(
-            lambda: self._make_connection(server, options), sock=self._sock, backlog=self._backlog
+        self.close_with(
+            await make(
+                lambda: self._make_connection(options),
+                sock=self._listener,
+                backlog=self._pending_max,
+            )
         )
 
     async def stop(self) -> None:
@@ -84,26 +89,26 @@ class Site(web.SockSite):
             # The loop must not wait for a socket that is closed, so the acceptor ends first.
             acceptor.cancel()
             await asyncio.wait([acceptor])
-            self._sock.close()
+            self._listener.close()
         if self._handshakes:
             await asyncio.wait(self._handshakes, timeout=HANDSHAKE_STOP_SECONDS)
             for handshake in self._handshakes:
                 handshake.cancel()
         await super().stop()
 
-    def _make_connection(self, server: Server, options: dict[str, Any]) -> Connection:
-        if len(server._connections) > BUSY_CONNECTIONS:
+    def _make_connection(self, options: dict[str, Any]) -> Connection:
+        if self.connection_count > BUSY_CONNECTIONS:
             options = {**options, "read_bufsize": BUSY_BUFFER_BYTES}
-        return self._new_connection(server, options)
+        return self._new_connection(options)
 
-    def _new_connection(self, server: Server, options: dict[str, Any]) -> Connection:
-        return Connection(server, **options)
+    def _new_connection(self, options: dict[str, Any]) -> Connection:
+        return Connection(self.handlers, **options)
 
-    async def _accept(self, server: Server, options: dict[str, Any]) -> None:
+    async def _accept(self, options: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, peer = await loop.sock_accept(self._sock)
+                sock, peer = await loop.sock_accept(self._listener)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTOR:
                     _log.warning(
@@ -117,23 +122,21 @@ class Site(web.SockSite):
                 # No handshake yet, so there is no way to send a reason.
                 sock.close()
                 continue
-            handshake = loop.create_task(self._handshake(server, options, sock, peer))
+            handshake = loop.create_task(self._handshake(options, sock, peer))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
 
-    async def _handshake(
-        self, server: Server, options: dict[str, Any], sock: socket.socket, peer: Any
-    ) -> None:
+    async def _handshake(self, options: dict[str, Any], sock: socket.socket, peer: Any) -> None:
         loop = asyncio.get_running_loop()
         made: list[Connection] = []
 
         def make() -> Connection:
-            made.append(self._make_connection(server, {**options, "peer": peer}))
+            made.append(self._make_connection({**options, "peer": peer}))
             return made[0]
 
         try:
             await loop.connect_accepted_socket(
-                make, sock, ssl=self._ssl_context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                make, sock, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except (OSError, ssl.CertificateError) as error:
             self._admission.on_event("failed_handshakes")

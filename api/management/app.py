@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from holdfast.api.http.app_keys import SETTINGS, STORE
-from holdfast.api.http.connection import Connection
+from holdfast.api.http.connection import connection_of
 from holdfast.api.http.origin import origin_of
 from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.telemetry.request_record import note_key, note_object, note_region, note_target
@@ -130,9 +130,9 @@ async def _run(
     operation: AnyOperation, request: web.Request, call: Call[Any, Any]
 ) -> msgspec.Struct:
     """Run the operation. Raises ConnectionError if it was cancelled with its client."""
-    connection = request.protocol
+    connection = connection_of(request)
     handling = operation.handler(call)
-    if operation.ends_with_client and isinstance(connection, Connection):
+    if operation.ends_with_client and connection is not None:
         return await connection.while_connected(handling)
     return await handling
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from support.edge import EDGES, Edge, edge_of
 from support.fast_path import Stage, staged
+
+from holdfast.api.http.connection import Connection
+from holdfast.api.http.connection_states import Event
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -19,3 +23,18 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
 @pytest.fixture(params=EDGES)
 def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Edge:
     return edge_of(request.param, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def refused_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Event]]:
+    """Record the events that a connection's state did not allow: there are none."""
+    seen: list[Event] = []
+    refuse = Connection._refuse_event
+
+    def record(connection: Connection, event: Event) -> NoReturn:
+        seen.append(event)
+        refuse(connection, event)
+
+    monkeypatch.setattr(Connection, Connection._refuse_event.__name__, record)
+    yield seen
+    assert not seen

@@ -22,7 +22,7 @@ from support.distribution import Answer, check, descriptor, manifest
 from support.load import kibibytes
 from support.wire import connected
 
-from holdfast.api.http.connection import HEAD_BYTES_MAX
+from holdfast.api.http.aiohttp_handler import HEAD_BYTES_MAX
 from holdfast.api.server.worker import FIELD_BYTES_MAX
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from support.api import digest_of
 from support.edge import OWNER, Edge, trickle
 from support.wire import LAST, connected, exchange, request
 
-from holdfast.api.http import connection
+from holdfast.api.http import aiohttp_handler
 from holdfast.api.http.connection_limits import ConnectionLimits
 
 
@@ -310,7 +310,7 @@ def test_a_request_in_a_body_of_odd_chunks_is_not_answered(edge: Edge) -> None:
 @pytest.mark.promise("SECURITY.md", "clients, with a key or without")
 def test_a_slow_head_is_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time is that of the whole head, however often a byte of it comes; others are left."""
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(aiohttp_handler, "HEAD_SECONDS", 0.2)
 
     async def story() -> None:
         async with edge.server() as port, connected(port) as idle, connected(port) as upload:

@@ -65,14 +65,13 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Requests that were open on a connection after each answer."""
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.01)
     found: list[int] = []
-    finish = connection.Connection.finish_response
+    answered = connection.Connection.on_answered
 
-    async def spy(one: Any, *args: Any) -> Any:
-        finished = await finish(one, *args)
+    def spy(one: Any, *, idle: bool) -> None:
+        answered(one, idle=idle)
         found.append(one._open_requests)
-        return finished
 
-    monkeypatch.setattr(connection.Connection, "finish_response", spy)
+    monkeypatch.setattr(connection.Connection, "on_answered", spy)
     yield found
     assert not [count for count in found if count < 0]
 
