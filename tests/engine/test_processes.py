@@ -186,7 +186,8 @@ class Pausing(FailingDepot):
     def reopen(self, file_id: int) -> Writer:
         self.reached.set()
         assert self.go.wait(60)
-        return super().reopen(file_id)
+        writer: Writer = self._call("reopen", self._inner.reopen, file_id)
+        return writer
 
 
 class Slow:

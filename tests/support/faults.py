@@ -11,7 +11,8 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar
 
 from holdfast.engine.depot.interface import BLOCK_FILES, Data, Depot, Reader, Writer
 from holdfast.engine.depot.memory import MemoryDepot
@@ -234,11 +235,6 @@ class Countdown:
             self.fired = self.fired or due
             return due
 
-    def check(self, operation: str) -> None:
-        """Count one call. Raises StorageFailed when it is the one to fail."""
-        if self.step(operation):
-            raise StorageFailed("injected", operation)
-
 
 class Death(Countdown):
     """From the N-th call on all fail: the process that made them is dead, as far as can be seen.
@@ -263,7 +259,41 @@ class Interruption(Countdown):
         return False
 
 
-class FailingDepot:
+class _Failing:
+    """Count the calls of a depot, or of a writer or a reader of it.
+
+    A depot, a writer and a reader differ in names only, and each name is counted as it is called.
+    """
+
+    _UNCOUNTED: Final = frozenset(("size", "fileno", "is_whole"))
+
+    def __new__(cls, *_: object) -> Self:
+        # That of Any hands the arguments on to object.
+        return object.__new__(cls)
+
+    def __init__(self, inner: Any, calls: Countdown) -> None:
+        self._inner = inner
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return found if name in self._UNCOUNTED else partial(self._call, name, found)
+
+    def _call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        due = self._calls.step(name)
+        if name == "close":
+            function()
+        elif due and name == "sync" and not isinstance(self._calls, Death):
+            self._inner.truncate(0)
+        if due:
+            raise StorageFailed("injected", name)
+        if name == "close":
+            return None
+        result = function(*args)
+        return _Failing(result, self._calls) if name in ("create", "reopen", "open") else result
+
+
+class FailingDepot(_Failing, Any):  # type: ignore[misc]  # it has whatever the inner one has
     """A depot whose N-th call fails with StorageFailed before it does anything.
 
     Counted are the calls of the depot and of its writers and readers, ``size`` and ``fileno``
@@ -272,123 +302,9 @@ class FailingDepot:
     """
 
     def __init__(self, inner: Depot, fail_at: int | Countdown = 0) -> None:
-        self._inner = inner
-        self._calls = fail_at if isinstance(fail_at, Countdown) else Countdown(fail_at)
-
-    @property
-    def fired(self) -> bool:
-        return self._calls.fired
-
-    @property
-    def count(self) -> int:
-        return self._calls.count
-
-    @property
-    def log(self) -> list[str]:
-        return self._calls.log
-
-    def create(self, file_id: int) -> Writer:
-        self._calls.check("create")
-        return _FailingWriter(self._inner.create(file_id), self._calls)
-
-    def reopen(self, file_id: int) -> Writer:
-        self._calls.check("reopen")
-        return _FailingWriter(self._inner.reopen(file_id), self._calls)
-
-    def open(self, file_id: int) -> Reader:
-        self._calls.check("open")
-        return _FailingReader(self._inner.open(file_id), self._calls)
-
-    def delete(self, file_id: int) -> bool:
-        self._calls.check("delete")
-        return self._inner.delete(file_id)
-
-    def sync_block(self, block: int) -> None:
-        self._calls.check("sync_block")
-        self._inner.sync_block(block)
-
-    def files(self, block: int) -> Iterator[int]:
-        self._calls.check("files")
-        return self._inner.files(block)
-
-    def blocks(self) -> Iterator[int]:
-        self._calls.check("blocks")
-        return self._inner.blocks()
-
-    def free_bytes(self) -> int:
-        self._calls.check("free_bytes")
-        return self._inner.free_bytes()
-
-    def link(self, file_id: int, target: str) -> None:
-        self._calls.check("link")
-        self._inner.link(file_id, target)
-
-    def close(self) -> None:
-        due = self._calls.step("close")
-        self._inner.close()
-        if due:
-            raise StorageFailed("injected", "close")
-
-
-class _FailingWriter:
-    def __init__(self, inner: Writer, calls: Countdown) -> None:
-        self._inner = inner
-        self._calls = calls
-
-    @property
-    def size(self) -> int:
-        return self._inner.size
-
-    def append(self, data: Data) -> None:
-        self._calls.check("append")
-        self._inner.append(data)
-
-    def truncate(self, size: int) -> None:
-        self._calls.check("truncate")
-        self._inner.truncate(size)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._calls.check("read")
-        return self._inner.read(offset, length)
-
-    def sync(self) -> None:
-        if self._calls.step("sync"):
-            if not isinstance(self._calls, Death):
-                self._inner.truncate(0)
-            raise StorageFailed("injected", "sync")
-        self._inner.sync()
-
-    def close(self) -> None:
-        due = self._calls.step("close")
-        self._inner.close()
-        if due:
-            raise StorageFailed("injected", "close")
-
-
-class _FailingReader:
-    def __init__(self, inner: Reader, calls: Countdown) -> None:
-        self._inner = inner
-        self._calls = calls
-
-    @property
-    def size(self) -> int:
-        return self._inner.size
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._calls.check("read")
-        return self._inner.read(offset, length)
-
-    def is_whole(self) -> bool:
-        return self._inner.is_whole()
-
-    def fileno(self) -> int | None:
-        return self._inner.fileno()
-
-    def close(self) -> None:
-        due = self._calls.step("close")
-        self._inner.close()
-        if due:
-            raise StorageFailed("injected", "close")
+        calls = fail_at if isinstance(fail_at, Countdown) else Countdown(fail_at)
+        super().__init__(inner, calls)
+        self.calls = calls
 
 
 class FailingLedger:
@@ -405,20 +321,8 @@ class FailingLedger:
         when: Literal["before", "after"] = "before",
     ) -> None:
         self.inner = inner
-        self._calls = fail_at if isinstance(fail_at, Countdown) else Countdown(fail_at)
+        self.calls = fail_at if isinstance(fail_at, Countdown) else Countdown(fail_at)
         self._when = when
-
-    @property
-    def fired(self) -> bool:
-        return self._calls.fired
-
-    @property
-    def count(self) -> int:
-        return self._calls.count
-
-    @property
-    def log(self) -> list[str]:
-        return self._calls.log
 
     async def transact(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         due = self._step("transact")
@@ -439,7 +343,7 @@ class FailingLedger:
         await self.inner.close()
 
     def _step(self, operation: str) -> bool:
-        due = self._calls.step(operation)
+        due = self.calls.step(operation)
         if due and self._when == "before":
             raise StorageFailed("injected", operation)
         return due
