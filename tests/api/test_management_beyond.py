@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -298,31 +297,3 @@ async def test_a_projects_key_sees_and_brings_back_its_own(server: Server) -> No
     assert hidden.status == absent.status == 404
     assert hidden.body.replace(strangers["id"].encode(), ABSENT.encode()) == absent.body
     assert (await server.ok("POST", f"{TRASH}/{one}/restore", secret=secret))["id"] == one
-
-
-async def test_a_tags_700_referrers_come_back_with_it(server: Server) -> None:
-    made = await server.create("n1")
-    await server.push("n1/a", "latest", b"x" * 100)
-    image = (await server.ok("GET", f"{REGISTRY}/images?namespace_id={made['id']}"))["images"][0]
-    (tag,) = (await server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags"))["tags"]
-    where = await server.store.locate("fr-par", "n1/a")
-    top = await server.store.manifests.get(where, "latest")
-    config = json.loads(top.body)["config"]
-    subject = {"mediaType": top.media_type, "digest": tag["digest"], "size": len(top.body)}
-    for number in range(700):
-        body = {
-            "schemaVersion": 2,
-            "mediaType": top.media_type,
-            "config": config,
-            "layers": [],
-            "subject": subject,
-            "annotations": {"n": str(number)},
-        }
-        text = json.dumps(body).encode()
-        await server.store.manifests.put(where, text, media_type=top.media_type)
-    before = await server.store.manifests.referrers(where, tag["digest"], limit=1000)
-    assert len(before) == 700
-    await server.ok("DELETE", f"{REGISTRY}/tags/{tag['id']}")
-    assert await server.store.manifests.referrers(where, tag["digest"], limit=1000) == []
-    await server.ok("POST", f"{TRASH}/{tag['id']}/restore")
-    assert await server.store.manifests.referrers(where, tag["digest"], limit=1000) == before

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import zlib
-from typing import Any
 
 import pytest
 from support import api_fixtures
@@ -71,67 +70,6 @@ async def test_success_is_json_without_parameters_and_without_a_count_header(
     assert "X-Content-Type-Options: nosniff" in headers
     assert not [line for line in headers if line.lower().startswith("x-total-count")]
     assert body == b'{"namespaces":[],"total_count":0}'
-
-
-async def test_as_go_and_terraform_send_them(server: Server) -> None:
-    auth = ["User-Agent: scaleway-sdk-go/v1", f"X-Auth-Token: {OWNER_SECRET}"]
-
-    async def send(method: str, path: str, payload: object = None) -> Any:
-        body = b"" if payload is None else json.dumps(payload).encode()
-        sent = [f"Content-Length: {len(body)}", "Content-Type: application/json"] if body else []
-        line = f"{method} {path} HTTP/1.1"
-        status, headers, answer = await exchange(server, line, *auth, *sent, body=body)
-        assert status == 200, answer
-        assert "Content-Type: application/json" in headers
-        return json.loads(answer)
-
-    made = await send(
-        "POST",
-        REGISTRY + "/namespaces",
-        {"name": "tf", "description": "", "project_id": ABSENT, "is_public": False},
-    )
-    assert (made["description"], made["project_id"]) == ("", ABSENT)
-    listed = await send("GET", REGISTRY + "/namespaces?order_by=created_at_asc&page=1")
-    assert [item["id"] for item in listed["namespaces"]] == [made["id"]]
-    path = f"{REGISTRY}/namespaces/{made['id']}"
-    changed = await send("PATCH", path, {"description": "d", "is_public": True})
-    assert changed["is_public"] is True
-    await server.push("tf/app", "latest", b"1")
-    image = (await send("GET", f"{REGISTRY}/images?name=app&namespace_id={made['id']}"))["images"][
-        0
-    ]
-    kept = await send(
-        "PATCH", f"{REGISTRY}/images/{image['id']}", {"visibility": "visibility_unknown"}
-    )
-    assert kept["visibility"] == "inherit"
-    assert (await send("DELETE", path))["status"] == "deleting"
-    # Terraform reads once after the delete, and takes a typed not_found for success.
-    status, _, answer = await exchange(server, f"GET {path} HTTP/1.1", *auth)
-    assert (status, json.loads(answer)["type"]) == (404, "not_found")
-    again = await send("POST", REGISTRY + "/namespaces", {"name": "tf", "description": ""})
-    assert again["status"] == "ready"
-
-
-async def test_as_javascript_sends_them(server: Server) -> None:
-    headers = {"content-type": JSON_UTF8, "user-agent": "scaleway-sdk-js/1"}
-    made = await server.ok(
-        "POST", REGISTRY + "/namespaces", payload={"name": "js"}, headers=headers
-    )
-    assert made["description"] == ""
-    for tag in ("a", "b", "c"):
-        await server.push("js/sebp/lighttpd", tag, b"1")
-    listed = await server.ok("GET", REGISTRY + "/images?name=sebp%2Flighttpd")
-    image = listed["images"][0]
-    pages = await asyncio.gather(
-        *(
-            server.ok("GET", f"{REGISTRY}/images/{image['id']}/tags?page={page}&page_size=1")
-            for page in (1, 2, 3)
-        )
-    )
-    assert [page["tags"][0]["name"] for page in pages] == ["a", "b", "c"]
-    tag = pages[0]["tags"][0]
-    gone = await server.ok("DELETE", f"{REGISTRY}/tags/{tag['id']}?force=true")
-    assert gone["status"] == "deleting"
 
 
 async def test_the_published_quick_start_sends_a_string_for_is_public(server: Server) -> None:

@@ -153,21 +153,3 @@ def test_who_may_do_what(
     # It says why, or that it could not send all, whichever it notices first.
     anybody.refused("images", "push", "--plain-http", f"{opened}-again")
     assert registry.v2("HEAD", "open/app/manifests/v1-again").status == 404
-
-
-def test_a_push_into_no_namespace_fails(ctr: Program, registry: Registry) -> None:
-    name = f"{registry.host}/nowhere/app:v1"
-    load(ctr, name, layers("containerd"))
-    assert "404" in ctr.refused("images", "push", *owner(registry), name)
-    assert registry.files() == []
-
-
-def test_what_was_deleted_can_be_pushed_again(ctr: Program, registry: Registry) -> None:
-    name = f"{registry.namespace('team')}/web:v1"
-    load(ctr, name, layers("containerd"))
-    ctr("images", "push", *owner(registry), name)
-    size = registry.described("team")["size"]
-    registry.manage("DELETE", f"/images/{registry.image('team', 'web')['id']}")
-    assert "not found" in ctr.refused("images", "pull", *owner(registry), NATIVE, name)
-    ctr("images", "push", *owner(registry), name)
-    assert registry.described("team")["size"] == size

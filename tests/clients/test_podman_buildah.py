@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from support.clients import ABSENT_SECRET, Program, Registry, containers, require_root
+from support.clients import Program, Registry, containers, require_root
 from support.common import require_tool
 from support.images import content_size, docker_archive, layers
 
@@ -59,15 +59,6 @@ def load(engine: Program, name: str, contents: list[bytes]) -> str:
     return image_id.partition(":")[2]
 
 
-def test_login_is_decided_by_the_secret(
-    new_engine: Callable[[str], Program], registry: Registry
-) -> None:
-    login = ("login", PLAIN, "--username=whoever", "--password-stdin", registry.host)
-    engine = new_engine("engine")
-    assert "invalid username/password" in engine.refused(*login, stdin=ABSENT_SECRET)
-    assert "Login Succeeded" in engine(*login, stdin=registry.secret)
-
-
 @pytest.mark.parametrize("kind", ["oci", "v2s2"])
 def test_what_was_pushed_comes_back(engine: Program, registry: Registry, kind: str) -> None:
     name = f"{registry.namespace('team')}/web:v1"
@@ -83,18 +74,6 @@ def test_what_was_pushed_comes_back(engine: Program, registry: Registry, kind: s
     assert pulled == manifest["config"]["digest"].partition(":")[2]
     if kind == "v2s2":
         assert pulled == image_id
-
-
-def test_two_namespaces_share_their_layers(engine: Program, registry: Registry) -> None:
-    one, two = (f"{registry.namespace(name)}/app:v1" for name in ("first", "second"))
-    load(engine, one, layers("podman"))
-    engine("push", PLAIN, one)
-    files = registry.files()
-    engine("tag", one, two)
-    engine("push", PLAIN, two)
-    assert registry.files() == files
-    sizes = [registry.described(name)["size"] for name in ("first", "second")]
-    assert sizes == [content_size(registry.manifest("first/app", "v1"))] * 2
 
 
 def test_an_index_of_two_images(engine: Program, registry: Registry) -> None:
@@ -116,35 +95,6 @@ def test_an_index_of_two_images(engine: Program, registry: Registry) -> None:
     engine("rmi", "--all", "--force")
     pulled = engine("pull", "--quiet", PLAIN, "--arch=arm64", f"{name}:all")
     assert pulled == children[1]["config"]["digest"].partition(":")[2]
-
-
-def test_a_public_image_is_pulled_without_login(
-    engine: Program, new_engine: Callable[[str], Program], registry: Registry
-) -> None:
-    opened, shut = (
-        f"{registry.namespace(name, public=name == 'open')}/app:v1" for name in ("open", "shut")
-    )
-    load(engine, opened, layers("podman"))
-    engine("push", PLAIN, opened)
-    engine("tag", opened, shut)
-    engine("push", PLAIN, shut)
-
-    anybody = new_engine("anybody")
-    digest = registry.manifest("open/app", "v1")["config"]["digest"]
-    assert anybody("pull", "--quiet", PLAIN, opened) == digest.partition(":")[2]
-    assert "unauthorized" in anybody.refused("pull", PLAIN, shut)
-    assert "unauthorized" in anybody.refused("push", PLAIN, opened)
-
-
-def test_what_was_deleted_can_be_pushed_again(engine: Program, registry: Registry) -> None:
-    name = f"{registry.namespace('team')}/web:v1"
-    load(engine, name, layers("podman"))
-    engine("push", PLAIN, name)
-    size = registry.described("team")["size"]
-    registry.manage("DELETE", f"/images/{registry.image('team', 'web')['id']}")
-    assert "unknown" in engine.refused("pull", PLAIN, "--policy=always", name)
-    engine("push", PLAIN, name)
-    assert registry.described("team")["size"] == size
 
 
 @pytest.mark.parametrize("tool", ["podman"])

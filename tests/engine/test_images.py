@@ -21,7 +21,7 @@ from support.engine import (
     upload,
 )
 
-from holdfast.engine import Image, Invalid, Locked, NotFound, Order, Store
+from holdfast.engine import Image, Invalid, NotFound, Order, Store
 
 LAYER = noise(1000)
 DAY = 24 * 3600.0
@@ -58,56 +58,6 @@ async def test_names(store: Store) -> None:
         assert missing.value.kind == "namespace"
     await push(store, "app/deep/er__name/v-1", "v1", [LAYER])
     assert [r.full_name for r in (await store.repositories(REGION))[0]] == ["app/deep/er__name/v-1"]
-
-
-async def test_listings(store: Store, clock: Clock) -> None:
-    spaces = {
-        "one": await make_namespace(store, "one"),
-        "two": await make_namespace(store, "two", project=OTHER_PROJECT),
-    }
-    created = ["one/b", "two/a", "one/a", "two/c"]
-    for name in created:
-        clock.advance(1)
-        await push(store, name, "v1", [LAYER])
-
-    async def names(**asked: object) -> list[str]:
-        page = await store.images.list(REGION, **asked)  # type: ignore[arg-type]  # passed on
-        assert page.total >= len(page.items)
-        owners = {space.id: name for name, space in spaces.items()}
-        return [f"{owners[image.namespace_id]}/{image.name}" for image in page.items]
-
-    assert await names() == created
-    assert await names(order="created_at_desc") == created[::-1]
-    assert await names(order="name_asc") == ["two/a", "one/a", "one/b", "two/c"]
-    assert await names(order="name_desc") == ["two/c", "one/b", "one/a", "two/a"]
-    assert await names(page=2, page_size=3) == ["two/c"]
-    assert await names(page=3, page_size=3) == []
-    assert await names(project_id=PROJECT) == ["one/b", "one/a"]
-    assert await names(project_id=uuid4()) == []
-    assert await names(namespace_id=spaces["two"].id) == ["two/a", "two/c"]
-    assert await names(name="a") == ["two/a", "one/a"]
-    assert await names(name="a", namespace_id=spaces["one"].id) == ["one/a"]
-    assert (await store.images.list(REGION, name="a", page_size=1)).total == 2
-    assert (await store.images.list("nl-ams")).total == 0
-    catalog = [repository.full_name for repository in (await store.repositories(REGION))[0]]
-    assert catalog == sorted(created)
-    part, _ = await store.repositories(REGION, after="one/a", limit=2)
-    assert [repository.full_name for repository in part] == ["one/b", "two/a"]
-    for argument, value in (("order", "description_asc"), ("page", 0), ("page_size", 0)):
-        with pytest.raises(Invalid):
-            await store.images.list(REGION, **{argument: value})  # type: ignore[arg-type]  # wrong
-
-
-async def test_images_of_a_namespace_are_in_its_region_only(store: Store) -> None:
-    space = await make_namespace(store)
-    await push(store, "app/web", "v1", [LAYER])
-    for where in (("nl-ams", space.id), (REGION, uuid4())):
-        page = await store.images.list(where[0], namespace_id=where[1])
-        assert (page.items, page.total) == ([], 0)
-    await store.namespaces.delete(space.id)
-    for region in (REGION, "nl-ams"):
-        page = await store.images.list(region, namespace_id=space.id)
-        assert (page.items, page.total) == ([], 0)
 
 
 async def test_listings_pass_over_a_deleted_namespace(store: Store) -> None:
@@ -178,25 +128,6 @@ def _in_order(images: Sequence[Image], order: str) -> list[Image]:
     )
 
 
-async def test_visibility(store: Store) -> None:
-    space = await make_namespace(store, is_public=True)
-    done = await push(store, "app/web", "v1", [LAYER])
-    image = await store.images.get(done.image_id)
-    assert (await store.locate(REGION, "app/web")).public
-    updated = await store.images.update(image.id, visibility="private")
-    assert updated.visibility == "private"
-    assert updated.updated_at > image.updated_at
-    assert not (await store.locate(REGION, "app/web")).public
-    await store.namespaces.update(space.id, is_public=False)
-    await store.images.update(image.id, visibility="public")
-    assert (await store.locate(REGION, "app/web")).public
-    kept = await store.images.update(image.id, visibility=None)
-    assert kept.visibility == "public"
-    with pytest.raises(Invalid) as wrong:
-        await store.images.update(image.id, visibility="secret")  # type: ignore[arg-type]  # wrong
-    assert wrong.value.argument == "visibility"
-
-
 async def test_delete(store: Store) -> None:
     space = await make_namespace(store)
     done = await push(store, "app/web", "v1", [LAYER])
@@ -256,35 +187,6 @@ async def test_an_image_without_manifests_stays(store: Store, clock: Clock) -> N
     assert (image.size, image.tags) == (0, ())
     assert await store.tags.names(where) == []
     assert await store.blobs() == []
-
-
-async def test_would_free_is_what_is_freed(store: Store, clock: Clock) -> None:
-    await make_namespace(store)
-    shared, only, held = noise(100), noise(5000), noise(70)
-    await push(store, "app/other", "v1", [shared])
-    done = await push(store, "app/web", "v1", [shared, only])
-    await upload(store, await store.locate(REGION, "app/web"), held)
-    body = manifest(b"{}", [shared, only])
-    assert await store.images.would_free(done.image_id) == len(only) + len(body) + len(held)
-    clock.advance(2 * DAY)
-    await store.sweeper.run()
-    foretold = await store.images.would_free(done.image_id)
-    assert foretold == len(only) + len(body)
-    await store.images.delete(done.image_id)
-    assert (await store.sweeper.run(early=True)).freed_bytes == foretold
-
-
-async def test_a_locked_namespace(store: Store) -> None:
-    space = await make_namespace(store)
-    done = await push(store, "app/web", "v1", [LAYER])
-    await store.namespaces.update(space.id, locked=True)
-    assert (await store.images.get(done.image_id)).status == "locked"
-    for call in (
-        store.images.delete(done.image_id),
-        store.images.update(done.image_id, visibility="public"),
-    ):
-        with pytest.raises(Locked):
-            await call
 
 
 async def test_updated_at_moves_with_what_is_in_it(store: Store, clock: Clock) -> None:

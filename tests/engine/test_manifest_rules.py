@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from support import engine_fixtures
 from support.engine import REGION, manifest, put, sha256
 from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import (
-    ANY,
-    Condition,
     Immutable,
     Locked,
-    PreconditionFailed,
-    Pushed,
     QuotaExceeded,
     Store,
 )
@@ -24,50 +18,6 @@ store = engine_fixtures.content_store
 
 BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
-
-
-ABSENT = Condition(none_match=frozenset((ANY,)))
-
-
-def at(digest: str) -> Condition:
-    """That something is at that digest."""
-    return Condition(match=frozenset((digest,)))
-
-
-async def test_preconditions(store: Store) -> None:
-    other = manifest(CONFIG)
-    await put(store, "app/web", BODY, reference="v1", only_if=ABSENT)
-    with pytest.raises(PreconditionFailed) as failed:
-        await put(store, "app/web", other, reference="v1", only_if=ABSENT)
-    assert (failed.value.kind, failed.value.name) == ("tag", "v1")
-    assert failed.value.current == sha256(BODY)
-    for expected in (sha256(other), "nonsense"):
-        with pytest.raises(PreconditionFailed):
-            await put(store, "app/web", other, reference="v1", only_if=at(expected))
-    with pytest.raises(PreconditionFailed) as failed:
-        await put(store, "app/web", other, reference="v2", only_if=at(ANY))
-    assert failed.value.current is None
-    await put(store, "app/web", other, reference="v1", only_if=at(sha256(BODY)))
-    await put(store, "app/web", BODY, reference="v1", only_if=at(ANY))
-    with pytest.raises(PreconditionFailed) as failed:
-        await put(store, "app/web", BODY, reference=sha256(BODY), only_if=ABSENT)
-    assert failed.value.kind == "manifest"
-
-
-async def test_of_many_conditional_puts_exactly_one_wins(store: Store) -> None:
-    bodies = [manifest(CONFIG, annotations={"number": str(number)}) for number in range(8)]
-    guard = ABSENT
-    for _ in range(2):
-        puts = [put(store, "app/web", body, reference="v1", only_if=guard) for body in bodies]
-        done = await asyncio.gather(*puts, return_exceptions=True)
-        winners = [result for result in done if isinstance(result, Pushed)]
-        losers = [result for result in done if isinstance(result, PreconditionFailed)]
-        assert (len(winners), len(losers)) == (1, len(bodies) - 1)
-        where = await store.locate(REGION, "app/web")
-        current = await store.manifests.get(where, "v1")
-        assert current.digest == winners[0].digest
-        guard = at(str(current.digest))
-        bodies = [body for body in bodies if body != current.body]
 
 
 async def test_immutable_tags(store: Store) -> None:

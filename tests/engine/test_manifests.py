@@ -19,7 +19,6 @@ from support.engine import (
     noise,
     push,
     put,
-    read,
     sha256,
     sha512,
     upload,
@@ -27,13 +26,10 @@ from support.engine import (
 from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import (
-    DOCKER_LIST,
-    DOCKER_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
     Corrupt,
     DescriptorMismatch,
-    DigestMismatch,
     Immutable,
     Invalid,
     InvalidDigest,
@@ -41,7 +37,6 @@ from holdfast.engine import (
     MissingContent,
     NotFound,
     Store,
-    TooLarge,
 )
 from holdfast.engine.depot import open_files
 from holdfast.engine.references import manifest_rows
@@ -50,19 +45,6 @@ store = engine_fixtures.content_store
 
 BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
-
-
-async def test_by_tag_and_by_digest(store: Store) -> None:
-    where = await store.locate(REGION, "app/web")
-    assert where.image_id is None
-    done = await store.manifests.put(where, BODY, media_type=OCI_MANIFEST, reference="v1")
-    where = await store.locate(REGION, "app/web")
-    assert (str(done.digest), done.tags, done.subject) == (sha256(BODY), ("v1",), None)
-    assert done.image_id == where.image_id
-    for reference, tag in (("v1", "v1"), (sha256(BODY), None)):
-        found = await store.manifests.get(where, reference)
-        assert (found.body, found.media_type, found.tag) == (BODY, OCI_MANIFEST, tag)
-        assert str(found.digest) == sha256(BODY)
 
 
 async def test_what_is_not_there(store: Store) -> None:
@@ -80,40 +62,6 @@ async def test_what_is_not_there(store: Store) -> None:
         await store.manifests.get(where, "-")
     with pytest.raises(InvalidDigest):
         await store.manifests.get(where, "md5:00")
-
-
-@pytest.mark.parametrize(
-    ("media_type", "said"),
-    [
-        (OCI_MANIFEST, OCI_MANIFEST),
-        (OCI_MANIFEST, None),
-        (None, OCI_MANIFEST),
-        (None, None),
-        (DOCKER_MANIFEST, DOCKER_MANIFEST),
-    ],
-)
-async def test_media_types(store: Store, media_type: str | None, said: str | None) -> None:
-    body = json.loads(BODY)
-    del body["mediaType"]
-    if said:
-        body["mediaType"] = said
-    where = await store.locate(REGION, "app/web")
-    text = json.dumps(body).encode()
-    done = await store.manifests.put(where, text, media_type=media_type)
-    where = await store.locate(REGION, "app/web")
-    found = await store.manifests.get(where, str(done.digest))
-    assert (found.media_type, found.body) == (media_type or said or OCI_MANIFEST, text)
-
-
-async def test_what_is_missing_is_named_all_of_it(store: Store) -> None:
-    absent, elsewhere = noise(10), noise(20)
-    await upload(store, await store.locate(REGION, "app/other"), elsewhere)
-    body = manifest(CONFIG, [LAYER, absent, elsewhere])
-    with pytest.raises(MissingContent) as missing:
-        await put(store, "app/web", body, "v1")
-    assert missing.value.digests == (sha256(absent), sha256(elsewhere))
-    assert (await store.locate(REGION, "app/web")).image_id is None
-    assert (await store.stats()).images == 0
 
 
 async def test_a_size_that_is_wrong(store: Store) -> None:
@@ -194,26 +142,6 @@ async def test_an_index_of_plain_content(store: Store) -> None:
     assert (await store.images.get(done.image_id)).size == len(LAYER)
 
 
-async def test_docker_lists(store: Store) -> None:
-    body = manifest(CONFIG, [LAYER], media_type=DOCKER_MANIFEST)
-    await put(store, "app/web", body)
-    await put(store, "app/web", index({body: DOCKER_MANIFEST}, media_type=DOCKER_LIST), "v1")
-    where = await store.locate(REGION, "app/web")
-    assert (await store.manifests.get(where, "v1")).media_type == DOCKER_LIST
-
-
-async def test_sparse_indexes_are_an_option(place: Place) -> None:
-    async with place.store(sparse_indexes=True) as store:
-        await make_namespace(store)
-        absent = manifest(noise(1))
-        await put(store, "app/web", index([absent]), "v1")
-        where = await store.locate(REGION, "app/web")
-        with pytest.raises(NotFound):
-            await store.manifests.get(where, sha256(absent))
-        with pytest.raises(MissingContent):
-            await put(store, "app/web", manifest(noise(1)), "v2")
-
-
 @pytest.mark.parametrize("servers", [True, False])
 async def test_sparse_indexes_are_a_setting_of_a_namespace(place: Place, servers: bool) -> None:
     async with place.store(sparse_indexes=servers) as store:
@@ -262,18 +190,6 @@ async def test_a_child_that_came_after_its_sparse_index(place: Place) -> None:
         assert (await store.manifests.get(where, sha256(child))).body == child
 
 
-async def test_nobody_gets_bytes_by_knowing_their_digest(store: Store) -> None:
-    secret = noise(5000)
-    await push(store, "app/private", "v1", [secret])
-    await make_namespace(store, "thief")
-    with pytest.raises(MissingContent):
-        await put(store, "thief/web", manifest(secret, [secret]), "v1")
-    where = await store.locate(REGION, "thief/web")
-    with pytest.raises(NotFound):
-        await read(store, sha256(secret), repository=where)
-    assert await store.exists([sha256(secret)], repository=where) == set()
-
-
 async def test_under_sha512(store: Store) -> None:
     done = await put(store, "app/web", BODY, "v1", reference=sha512(BODY))
     assert str(done.digest) == sha512(BODY)
@@ -289,13 +205,6 @@ async def test_under_sha512(store: Store) -> None:
         await store.manifests.get(where, sha256(BODY))
 
 
-async def test_a_digest_that_the_body_has_not(store: Store) -> None:
-    for reference in (sha256(b"other"), sha512(b"other")):
-        with pytest.raises(DigestMismatch) as wrong:
-            await put(store, "app/web", BODY, reference=reference)
-        assert wrong.value.expected == reference
-
-
 async def test_many_tags_at_once_or_none(store: Store) -> None:
     done = await put(store, "app/web", BODY, "b", "a", "b", reference="c")
     assert set(done.tags) == {"a", "b", "c"}
@@ -306,30 +215,11 @@ async def test_many_tags_at_once_or_none(store: Store) -> None:
     assert (await store.images.get(done.image_id)).tags == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"schemaVersion": 1}'])
-async def test_what_is_no_manifest(store: Store, body: bytes) -> None:
-    where = await store.locate(REGION, "app/web")
-    with pytest.raises(InvalidManifest):
-        await store.manifests.put(where, body, media_type=OCI_MANIFEST)
-    with pytest.raises(InvalidManifest):
-        await store.manifests.put(where, BODY, media_type=DOCKER_MANIFEST)
-
-
 @pytest.mark.parametrize("body", [None, "{}", 5, {}])
 async def test_a_body_that_is_no_bytes(store: Store, body: Any) -> None:
     where = await store.locate(REGION, "app/web")
     with pytest.raises(InvalidManifest, match=f"must be bytes, not {type(body).__name__}"):
         await store.manifests.put(where, body, media_type=OCI_MANIFEST, reference="v1")
-
-
-async def test_the_largest_manifest(place: Place) -> None:
-    async with place.store(manifest_bytes_max=len(BODY)) as store:
-        await make_namespace(store)
-        await upload(store, await store.locate(REGION, "app/web"), CONFIG, LAYER, OTHER)
-        await put(store, "app/web", BODY)
-        with pytest.raises(TooLarge) as large:
-            await put(store, "app/web", BODY + b" ")
-        assert large.value.limit == len(BODY)
 
 
 async def test_a_manifest_too_large_for_the_ledger(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from support.engine import (
-    ORGANIZATION,
     OTHER_PROJECT,
-    PROJECT,
     REGION,
     Clock,
     make_namespace,
@@ -17,28 +14,9 @@ from support.engine import (
     push,
 )
 
-from holdfast.engine import UNSET, AlreadyExists, Invalid, Locked, NotFound, Store
+from holdfast.engine import AlreadyExists, Invalid, NotFound, Store
 
 DAY = 24 * 3600.0
-
-
-async def test_create(store: Store, clock: Clock) -> None:
-    made = await make_namespace(store, description="for all", is_public=True)
-    assert (made.name, made.region, made.project_id) == ("app", REGION, PROJECT)
-    assert (made.organization_id, made.description) == (ORGANIZATION, "for all")
-    assert (made.is_public, made.status) == (True, "ready")
-    assert (made.size, made.image_count, made.quota, made.immutable_tags) == (0, 0, None, ())
-    assert made.created_at == made.updated_at
-    assert made.created_at.timestamp() == pytest.approx(clock.now, abs=0.001)
-    assert await store.namespaces.get(made.id) == made
-    assert await store.namespaces.find(REGION, "app") == made
-
-
-@pytest.mark.parametrize("name", ["", "a", "-a", "a-", "A1", "a_b", "a.b", "a" * 64, "a/b", "é1"])
-async def test_names_that_are_none(store: Store, name: str) -> None:
-    with pytest.raises(Invalid) as wrong:
-        await make_namespace(store, name)
-    assert wrong.value.argument == "name"
 
 
 @pytest.mark.parametrize(
@@ -65,36 +43,6 @@ async def test_a_name_is_taken_in_its_region_by_any_project(store: Store) -> Non
     assert (await make_namespace(store, project=OTHER_PROJECT)).id != made.id
 
 
-async def test_listings(store: Store, clock: Clock) -> None:
-    made = [("b2", "x", PROJECT), ("a1", "z", OTHER_PROJECT), ("c3", "", PROJECT)]
-    for name, description, project in made:
-        clock.advance(1)
-        await make_namespace(store, name, description=description, project=project)
-
-    async def names(**asked: object) -> list[str]:
-        page = await store.namespaces.list(REGION, **asked)  # type: ignore[arg-type]  # passed on
-        return [namespace.name for namespace in page.items]
-
-    assert await names() == ["b2", "a1", "c3"]
-    assert await names(order="created_at_desc") == ["c3", "a1", "b2"]
-    assert await names(order="name_asc") == ["a1", "b2", "c3"]
-    assert await names(order="name_desc") == ["c3", "b2", "a1"]
-    assert await names(order="description_asc") == ["c3", "b2", "a1"]
-    assert await names(order="description_desc") == ["a1", "b2", "c3"]
-    assert await names(page=2, page_size=2) == ["c3"]
-    assert await names(project_id=PROJECT) == ["b2", "c3"]
-    assert await names(name="a1") == ["a1"]
-    assert await names(name="a1", project_id=PROJECT) == []
-    assert (await store.namespaces.list(REGION, page_size=1)).total == 3
-    assert (await store.namespaces.list("nl-ams")).total == 0
-    moved = (await store.namespaces.find(REGION, "b2")).id
-    await store.namespaces.update(moved, description="zz")
-    assert await names(order="description_asc") == ["c3", "a1", "b2"]
-    await store.namespaces.delete(moved)
-    assert await names(order="description_asc") == ["c3", "a1"]
-    assert (await store.namespaces.list(REGION)).total == 2
-
-
 @pytest.mark.parametrize(
     ("argument", "value"), [("page", 0), ("page_size", 0), ("page_size", 1001), ("order", "size")]
 )
@@ -114,24 +62,6 @@ async def test_long_descriptions_are_sorted_too(store: Store) -> None:
     assert (await store.namespaces.list(REGION)).total == 2
 
 
-async def test_update_changes_what_is_given(store: Store, clock: Clock) -> None:
-    made = await make_namespace(store, description="one")
-    clock.advance(1)
-    same = await store.namespaces.update(made.id)
-    assert same.updated_at > made.updated_at
-    changed = await store.namespaces.update(
-        made.id, description="two", is_public=True, immutable_tags=("v*", "?"), quota=10
-    )
-    assert (changed.description, changed.is_public) == ("two", True)
-    assert (changed.immutable_tags, changed.quota) == (("v*", "?"), 10)
-    kept = await store.namespaces.update(made.id, quota=UNSET)
-    assert kept.quota == 10
-    cleared = await store.namespaces.update(made.id, immutable_tags=(), quota=None)
-    assert (cleared.immutable_tags, cleared.quota) == ((), None)
-    assert cleared.created_at == made.created_at
-    assert await store.namespaces.get(made.id) == cleared
-
-
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
@@ -148,22 +78,6 @@ async def test_updates_that_are_wrong(store: Store, argument: str, value: object
         await store.namespaces.update(made.id, **{argument: value})  # type: ignore[arg-type]  # wrong
     assert wrong.value.argument == argument
     assert await store.namespaces.get(made.id) == made
-
-
-async def test_locked(store: Store) -> None:
-    made = await make_namespace(store)
-    locked = await store.namespaces.update(made.id, locked=True, description="closed")
-    assert (locked.status, locked.description) == ("locked", "closed")
-    for call in (
-        store.namespaces.update(made.id, description="open"),
-        store.namespaces.update(made.id, locked=True),
-        store.namespaces.delete(made.id),
-    ):
-        with pytest.raises(Locked) as refused:
-            await call
-        assert (refused.value.kind, refused.value.name) == ("namespace", "app")
-    opened = await store.namespaces.update(made.id, locked=False, description="open")
-    assert (opened.status, opened.description) == ("ready", "open")
 
 
 async def test_delete(store: Store, clock: Clock) -> None:
@@ -207,15 +121,3 @@ async def test_delete_of_much_is_cut_into_steps(store: Store) -> None:
     assert steps > 3
     assert await store.blobs() == []
     assert (await store.stats()).images == 0
-
-
-async def test_ids_that_are_none(store: Store) -> None:
-    for call in (
-        store.namespaces.get(uuid4()),
-        store.namespaces.delete(uuid4()),
-        store.namespaces.usage(uuid4()),
-        store.namespaces.find(REGION, "none"),
-    ):
-        with pytest.raises(NotFound) as missing:
-            await call
-        assert missing.value.kind == "namespace"

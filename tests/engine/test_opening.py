@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,44 +37,6 @@ from holdfast.engine import (
     check_directory,
 )
 from holdfast.engine.check import child_process
-
-EXAMPLE = """
-import asyncio
-import os
-from holdfast.engine import Store
-
-async def main() -> None:
-    async with Store.open("data") as store:
-        blob = await store.put(b"hello")                 # bytes, a path, a file, or an iterable
-        print(blob.digest, blob.size)
-        async with store.get(blob.digest) as reader:     # also: offset=, length=, verify=
-            async for chunk in reader:
-                print(chunk)
-        print(await store.stat(blob.digest))
-"""
-
-
-@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
-async def test_the_example_for_embedders(tmp_path: Path, runner: str) -> None:
-    run = "asyncio.run(main())" if runner == "asyncio" else "import uvloop; uvloop.run(main())"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        EXAMPLE + run,
-        cwd=tmp_path,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
-    )
-    out, errors = await process.communicate()
-    assert (process.returncode, errors.decode()) == (0, "")
-    lines = out.decode().splitlines()
-    assert lines[:2] == [f"{sha256(b'hello')} 5", repr(b"hello")]
-    assert "Blob(" in lines[2]
-    async with Store.open(tmp_path / "data", create=False) as store:
-        assert await read(store, sha256(b"hello")) == b"hello"
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])

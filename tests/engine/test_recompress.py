@@ -9,7 +9,6 @@ import json
 import random
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import zstandard
@@ -105,17 +104,6 @@ async def test_any_range_is_the_same(store: Store, recompressor: Recompressor) -
         assert got == TAR[offset : offset + length], (offset, length)
 
 
-@pytest.mark.parametrize("place", ["disk"], indirect=True)
-async def test_what_lies_there_is_a_zst_file(place: Place, tmp_path: Path) -> None:
-    async with place.store() as store:
-        await store.put(TAR)
-        await store.recompressor.run()
-    (path,) = [path for path in (tmp_path / "data/files").rglob("*") if path.is_file()]
-    with path.open("rb") as file:
-        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        assert reader.read() == TAR
-
-
 async def test_it_outlives_a_restart_and_a_push_of_the_same(place: Place) -> None:
     async with place.store() as store:
         await store.put(TAR)
@@ -163,21 +151,6 @@ async def test_a_damaged_source_is_quarantined_and_not_laundered(
     assert await read(store, sha256(TAR)) == TAR
     await store.sweeper.run()
     assert len(place.files()) == 1
-
-
-async def test_damaged_frames_are_not_served(
-    store: Store, recompressor: Recompressor, place: Place
-) -> None:
-    await store.put(TAR)
-    await recompressor.run()
-    (stored,) = place.files()
-    place.damage(stored)
-    with pytest.raises(Corrupt):
-        await read(store, sha256(TAR))
-    with pytest.raises(Corrupt):
-        await read(store, sha256(TAR), verify=True)
-    await store.put(TAR)
-    assert await read(store, sha256(TAR)) == TAR
 
 
 async def test_a_frame_found_damaged_on_the_way_puts_the_blob_in_quarantine(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from support import engine_fixtures
 from support.engine import (
     REGION,
@@ -20,7 +19,7 @@ from support.engine import (
 )
 from support.engine_fixtures import CONFIG, LAYER, OTHER
 
-from holdfast.engine import OCI_MANIFEST, InvalidDigest, Store
+from holdfast.engine import OCI_MANIFEST, Store
 from holdfast.engine.manifests import manifests
 
 store = engine_fixtures.content_store
@@ -65,16 +64,6 @@ async def test_referrers(store: Store) -> None:
     assert len(await store.manifests.referrers(where, sha256(subject))) == 4
 
 
-async def test_referrers_of_what_is_not_there(store: Store) -> None:
-    nowhere = await store.locate(REGION, "app/none")
-    assert await store.manifests.referrers(nowhere, sha256(BODY)) == []
-    await put(store, "app/web", BODY)
-    where = await store.locate(REGION, "app/web")
-    assert await store.manifests.referrers(where, sha256(BODY)) == []
-    with pytest.raises(InvalidDigest):
-        await store.manifests.referrers(where, "md5:00")
-
-
 async def test_referrers_by_either_digest_of_the_subject(store: Store) -> None:
     await put(store, "app/web", BODY, reference=sha512(BODY))
     for name in (sha256(BODY), sha512(BODY)):
@@ -83,14 +72,6 @@ async def test_referrers_by_either_digest_of_the_subject(store: Store) -> None:
     where = await store.locate(REGION, "app/web")
     for name in (sha256(BODY), sha512(BODY)):
         assert len(await store.manifests.referrers(where, name)) == 2
-
-
-async def test_the_config_gives_the_artifact_type(store: Store) -> None:
-    body = manifest(CONFIG, subject=BODY)
-    await put(store, "app/web", body)
-    where = await store.locate(REGION, "app/web")
-    (found,) = await store.manifests.referrers(where, sha256(BODY))
-    assert found.artifact_type == "application/vnd.oci.image.config.v1+json"
 
 
 async def test_a_subject_of_an_algorithm_that_is_not_kept(store: Store) -> None:

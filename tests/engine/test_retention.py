@@ -218,16 +218,6 @@ async def test_a_layer_that_another_image_has_is_not_freed(
     await freed_by(store, clock, plan)
 
 
-async def test_both_images_of_a_layer_go(store: Store, clock: Clock, space: Namespace) -> None:
-    shared = noise(70_000, "shared")
-    for image in ("web", "api"):
-        await push(store, f"app/{image}", "v1", [shared])
-    await store.retention.set(space.id, [RetentionRule(keep_last=0)])
-    plan = await store.retention.apply(space.id)
-    assert plan.freed_bytes > 70_000
-    await freed_by(store, clock, plan)
-
-
 async def test_strangers_do_not_show_in_the_projects_number(
     store: Store, clock: Clock, space: Namespace
 ) -> None:

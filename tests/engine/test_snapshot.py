@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import engine_fixtures
-from support.copies import BIG, LAYER, QUIET, finish, inodes, kill_after, names, run, verify
+from support.copies import BIG, LAYER, QUIET, finish, inodes, names, run, verify
 from support.engine import PROJECT, REGION, Clock, Place, make_namespace, noise, push, read, sha256
 
 from holdfast.engine import (
@@ -313,26 +313,3 @@ async def test_under_pushes_deletes_and_sweeps(tmp_path: Path) -> None:
             for layer in steady:
                 assert await read(opened, sha256(layer)) == layer
         await finish(Store.restore(copy, tmp_path / f"restored{number}", copy=False))
-
-
-async def test_killed_in_the_middle(filled: Store, tmp_path: Path) -> None:
-    for n in range(300):
-        await filled.put(noise(40_000, n))
-    script = (
-        "import asyncio, sys\n"
-        "from holdfast.engine import Store, StoreConfig\n"
-        "async def main():\n"
-        "    async with Store.open(sys.argv[1], StoreConfig(background=False)) as store:\n"
-        "        async for done in store.snapshot(sys.argv[2]):\n"
-        "            print(done, flush=True)\n"
-        "            if done.files > 250:\n"
-        "                sys.stdin.read()\n"
-        "asyncio.run(main())\n"
-    )
-    for lines in (1, 2, 3):
-        await asyncio.to_thread(kill_after, lines, script, tmp_path / "data", tmp_path / "copy")
-        assert not (tmp_path / "copy").exists()
-        assert [str(problem) async for problem in filled.check()] == []
-    await finish(filled.snapshot(tmp_path / "copy"))
-    assert await verify(tmp_path / "copy") == []
-    assert names(tmp_path) == ["copy", "data"]

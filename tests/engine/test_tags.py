@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from support.engine import (
     REGION,
-    Clock,
     index,
     make_namespace,
     manifest,
@@ -18,7 +17,7 @@ from support.engine import (
     upload,
 )
 
-from holdfast.engine import Invalid, Locked, NotFound, Store, Tag
+from holdfast.engine import Invalid, NotFound, Store, Tag
 
 CONFIG, LAYER = b"{}", noise(1000)
 BODY, OTHER = manifest(CONFIG, [LAYER]), manifest(CONFIG)
@@ -53,19 +52,6 @@ async def manifests(store: Store, *bodies: bytes) -> list[bool]:
     return there
 
 
-async def test_a_tag_that_moves_stays_the_same_tag(store: Store, clock: Clock) -> None:
-    await put(store, "app/web", BODY, "v1")
-    first = await tag(store, "v1")
-    assert (first.name, first.status, str(first.digest)) == ("v1", "ready", sha256(BODY))
-    clock.advance(10)
-    await put(store, "app/web", OTHER, "v1")
-    second = await store.tags.get(first.id)
-    assert (second.id, second.created_at) == (first.id, first.created_at)
-    assert second.updated_at.timestamp() == pytest.approx(first.updated_at.timestamp() + 10)
-    assert str(second.digest) == sha256(OTHER)
-    assert await store.tags.names(await store.locate(REGION, "app/web")) == ["v1"]
-
-
 async def test_readers_see_the_old_or_the_new(store: Store) -> None:
     await put(store, "app/web", BODY, "v1")
     where = await store.locate(REGION, "app/web")
@@ -83,31 +69,6 @@ async def test_readers_see_the_old_or_the_new(store: Store) -> None:
         await put(store, "app/web", body, "v1")
     stop.set()
     assert set.union(*await asyncio.gather(*readers)) <= {BODY, OTHER}
-
-
-async def test_orders_pages_and_totals(store: Store, clock: Clock) -> None:
-    created = ["m", "b", "z", "a", "Z", "0"]
-    for name in created:
-        clock.advance(1)
-        await put(store, "app/web", BODY, name)
-    image = (await store.locate(REGION, "app/web")).image_id
-    assert image is not None
-    for order, expected in (
-        ("created_at_asc", created),
-        ("created_at_desc", created[::-1]),
-        ("name_asc", sorted(created)),
-        ("name_desc", sorted(created, reverse=True)),
-    ):
-        seen = []
-        for page in range(1, 5):
-            part = await store.tags.list(image, order=order, page=page, page_size=2)  # type: ignore[arg-type]  # one of them
-            assert part.total == len(created)
-            seen += [found.name for found in part.items]
-        assert seen == expected
-    one = await store.tags.list(image, name="z")
-    assert ([found.name for found in one.items], one.total) == (["z"], 1)
-    none = await store.tags.list(image, name="zz")
-    assert (none.items, none.total) == ([], 0)
 
 
 async def test_a_walk_by_creation_skips_and_repeats_nothing_while_tags_come(store: Store) -> None:
@@ -235,67 +196,3 @@ async def test_a_child_stays_though_its_own_tag_goes(store: Store) -> None:
     assert await store.tags.would_free(child.id) == 0
     await store.tags.delete(child.id)
     assert await manifests(store, BODY) == [True]
-
-
-async def test_delete_of_an_index_with_very_many_children(store: Store, clock: Clock) -> None:
-    children = [manifest(CONFIG, annotations={"n": str(n)}) for n in range(300)]
-    for child in children:
-        await put(store, "app/web", child)
-    await put(store, "app/web", index(children), "all")
-    await store.tags.delete((await tag(store, "all")).id)
-    assert not any(await manifests(store, *children))
-    clock.advance(2 * DAY)
-    await store.sweeper.run()
-    assert await store.blobs() == []
-
-
-async def test_would_free_is_what_is_freed(store: Store, clock: Clock) -> None:
-    only = noise(3000)
-    await upload(store, await store.locate(REGION, "app/web"), only)
-    body = manifest(CONFIG, [LAYER, only])
-    await put(store, "app/web", body, "v1")
-    await put(store, "app/web", BODY, "v2")
-    found = await tag(store, "v1")
-    clock.advance(2 * DAY)
-    await store.sweeper.run()
-    foretold = await store.tags.would_free(found.id)
-    assert foretold == len(only) + len(body)
-    before = (await store.stats()).stored_bytes
-    await store.tags.delete(found.id)
-    clock.advance(2 * DAY)
-    await store.sweeper.run()
-    assert before - (await store.stats()).stored_bytes == foretold
-
-
-async def test_ids_that_are_none(store: Store) -> None:
-    done = await put(store, "app/web", BODY, "v1")
-    for wrong in (uuid4(), done.image_id):
-        for call in (store.tags.get(wrong), store.tags.delete(wrong), store.tags.would_free(wrong)):
-            with pytest.raises(NotFound) as missing:
-                await call
-            assert (missing.value.kind, missing.value.name) == ("tag", str(wrong))
-    with pytest.raises(NotFound) as missing:
-        await store.tags.list(uuid4())
-    assert missing.value.kind == "image"
-
-
-async def test_tags_go_and_come_with_what_they_are_in(store: Store) -> None:
-    done = await put(store, "app/web", BODY, "v1")
-    found = await tag(store, "v1")
-    space = await store.namespaces.find(REGION, "app")
-    await store.namespaces.update(space.id, locked=True)
-    where = await store.locate(REGION, "app/web")
-    for call in (store.tags.delete(found.id), store.tags.untag(where, "v1")):
-        with pytest.raises(Locked):
-            await call
-    await store.namespaces.update(space.id, locked=False)
-    await store.images.delete(done.image_id)
-    with pytest.raises(NotFound):
-        await store.tags.get(found.id)
-    await store.trash.restore(done.image_id)
-    assert await store.tags.get(found.id) == found
-    await store.namespaces.delete(space.id)
-    with pytest.raises(NotFound):
-        await store.tags.get(found.id)
-    with pytest.raises(NotFound):
-        await store.tags.list(done.image_id)

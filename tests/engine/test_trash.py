@@ -293,17 +293,6 @@ async def test_when_its_time_is_over_swept_or_not(store: Store, clock: Clock) ->
     assert await store.blobs() == []
 
 
-async def test_an_early_sweep_empties_it(store: Store) -> None:
-    space = await store.namespaces.find(REGION, "app")
-    await store.namespaces.delete(space.id)
-    await store.sweeper.run()
-    assert len((await store.trash.list()).items) == 1
-    await store.sweeper.run(early=True)
-    assert (await store.trash.list()).items == []
-    with pytest.raises(NotFound):
-        await store.trash.restore(space.id)
-
-
 async def test_a_purge_that_has_begun_is_not_undone(store: Store) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.delete(space.id)
@@ -374,13 +363,6 @@ async def test_without_a_grace_period_nothing_comes_back(place: Place) -> None:
             await store.trash.restore(space.id)
         await store.sweeper.run()
         assert await store.blobs() == []
-
-
-async def test_ids_that_are_none(store: Store) -> None:
-    for item in (uuid4(), (await image(store)).id):
-        with pytest.raises(NotFound) as missing:
-            await store.trash.restore(item)
-        assert missing.value.kind == "trash"
 
 
 class _Counting:

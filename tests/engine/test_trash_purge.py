@@ -24,7 +24,7 @@ from support.engine import (
     upload,
 )
 
-from holdfast.engine import Busy, Invalid, Locked, MissingContent, NotFound, Store, Tag
+from holdfast.engine import Busy, Invalid, MissingContent, NotFound, Store, Tag
 from holdfast.engine.trash import trash
 
 store = engine_fixtures.namespace_store
@@ -136,25 +136,6 @@ async def test_a_push_since_then_is_not_undone(store: Store, clock: Clock) -> No
     await put(store, "app/web", manifest(CONFIG, [layer]), "v2")
 
 
-@pytest.mark.parametrize("kind", ["image", "namespace"])
-async def test_images_and_namespaces(store: Store, kind: str) -> None:
-    layers = [noise(1000, seed) for seed in range(300)]
-    await push(store, "app/web", "v1", layers)
-    space = await store.namespaces.find(REGION, "app")
-    if kind == "image":
-        gone = await image_id(store)
-        await store.images.delete(gone)
-    else:
-        gone = space.id
-        await store.namespaces.delete(gone)
-    assert await store.trash.purge(gone)
-    assert not await has(store, layers[0])
-    assert (await store.trash.list()).total == 0
-    with pytest.raises(NotFound):
-        await store.trash.restore(gone)
-    assert await problems(store) == []
-
-
 @pytest.mark.slow
 async def test_what_takes_long_is_left_to_the_sweep(store: Store) -> None:
     layers = [noise(100, seed) for seed in range(500)]
@@ -170,20 +151,6 @@ async def test_what_takes_long_is_left_to_the_sweep(store: Store) -> None:
     await store.sweeper.run()
     assert (await store.stats()).blobs == 0
     assert await problems(store) == []
-
-
-async def test_a_locked_namespace_keeps_its_trash(store: Store) -> None:
-    layer = noise(1000)
-    await push(store, "app/web", "v1", [layer])
-    gone = await delete(store, "v1")
-    space = await store.namespaces.find(REGION, "app")
-    await store.namespaces.update(space.id, locked=True)
-    for call in (store.trash.purge(gone), store.holds.release(space.id)):
-        with pytest.raises(Locked):
-            await call
-    assert await has(store, layer)
-    await store.namespaces.update(space.id, locked=False)
-    await store.trash.restore(gone)
 
 
 async def test_a_restore_that_was_begun_fails(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -70,17 +68,6 @@ def run(*command: str | Path) -> None:
 async def verify(directory: Path) -> list[str]:
     async with Store.open(directory, QUIET, create=False) as store:
         return [str(problem) async for problem in store.check(deep=True)]
-
-
-def kill_after(lines: int, script: str, *arguments: Path) -> None:
-    """Run a script until it has written some lines, and then kill it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        for _ in range(lines):
-            assert process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
 
 
 def inodes(directory: Path) -> set[int]:
