@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import json
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from support import api_fixtures
@@ -16,18 +18,30 @@ from yarl import URL
 server = api_fixtures.management_server
 
 JSON_UTF8 = "application/json; charset=utf-8"
+CREATE = f"POST {REGISTRY}/namespaces HTTP/1.1"
+
+
+@asynccontextmanager
+async def sent(
+    server: Server, *lines: str, body: bytes = b""
+) -> AsyncIterator[asyncio.StreamReader]:
+    """Send exactly these bytes as the owner; the connection ends with the block."""
+    url = URL(server.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = [*lines, f"Host: {url.host}:{url.port}", f"X-Auth-Token: {OWNER_SECRET}", "", ""]
+    writer.write("\r\n".join(head).encode("latin-1") + body)
+    await writer.drain()
+    try:
+        yield reader
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def exchange(server: Server, *lines: str, body: bytes = b"") -> tuple[int, list[str], bytes]:
-    """Send exactly these bytes; status, header lines and body of the answer."""
-    url = URL(server.url)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    head = [*lines, f"Host: {url.host}:{url.port}", "Connection: close", "", ""]
-    writer.write("\r\n".join(head).encode("latin-1") + body)
-    received = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    top, _, rest = received.partition(b"\r\n\r\n")
+    """Return status, header lines and body of the answer to exactly these bytes."""
+    async with sent(server, *lines, "Connection: close", body=body) as reader:
+        top, _, rest = (await reader.read()).partition(b"\r\n\r\n")
     status, *headers = top.decode("latin-1").split("\r\n")
     return int(status.split()[1]), headers, rest
 
@@ -51,7 +65,6 @@ async def test_bodies_on_get_and_delete_are_ignored(
     status, _, answer = await exchange(
         server,
         f"{method} {REGISTRY}/namespaces/{made['id']} HTTP/1.1",
-        f"x-auth-token: {OWNER_SECRET}",
         *headers,
         body=body,
     )
@@ -62,9 +75,7 @@ async def test_bodies_on_get_and_delete_are_ignored(
 async def test_success_is_json_without_parameters_and_without_a_count_header(
     server: Server,
 ) -> None:
-    status, headers, body = await exchange(
-        server, f"GET {REGISTRY}/namespaces HTTP/1.1", f"X-Auth-Token: {OWNER_SECRET}"
-    )
+    status, headers, body = await exchange(server, f"GET {REGISTRY}/namespaces HTTP/1.1")
     assert status == 200
     assert "Content-Type: application/json" in headers
     assert "X-Content-Type-Options: nosniff" in headers
@@ -119,18 +130,10 @@ async def test_head_is_get_without_the_body(server: Server) -> None:
 
 
 async def test_a_body_over_the_limit_is_refused_and_not_asked_for(server: Server) -> None:
-    url = URL(server.url)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    head = (
-        f"POST {REGISTRY}/namespaces HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {OWNER_SECRET}\r\n"
-        "Content-Length: 10000000\r\nExpect: 100-continue\r\n\r\n"
-    )
-    writer.write(head.encode())
-    received = await reader.readuntil(b"\r\n\r\n")
-    assert received.startswith(b"HTTP/1.1 413 ")
-    assert b'"argument_name":"body"' in await reader.readuntil(b"]}")
-    writer.close()
-    await writer.wait_closed()
+    headers = ("Content-Length: 10000000", "Expect: 100-continue")
+    async with sent(server, CREATE, *headers) as reader:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
+        assert b'"argument_name":"body"' in await reader.readuntil(b"]}")
 
 
 async def test_a_client_that_waits_for_100_continue_gets_it(server: Server) -> None:
@@ -138,8 +141,7 @@ async def test_a_client_that_waits_for_100_continue_gets_it(server: Server) -> N
     for expectation, first in (("100-continue", 100), ("something", 409)):
         status, _, answer = await exchange(
             server,
-            f"POST {REGISTRY}/namespaces HTTP/1.1",
-            f"X-Auth-Token: {OWNER_SECRET}",
+            CREATE,
             f"Content-Length: {len(body)}",
             f"Expect: {expectation}",
             body=body,
@@ -162,8 +164,7 @@ async def test_encoded_bodies_are_bounded_and_checked(
 ) -> None:
     got, _, answer = await exchange(
         server,
-        f"POST {REGISTRY}/namespaces HTTP/1.1",
-        f"X-Auth-Token: {OWNER_SECRET}",
+        CREATE,
         f"Content-Length: {len(body)}",
         *headers,
         body=body,
@@ -177,32 +178,15 @@ async def test_a_body_that_never_comes_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("holdfast.api.management.body.BODY_SECONDS_MAX", 0.05)
-    url = URL(server.url)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    head = (
-        f"POST {REGISTRY}/namespaces HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {OWNER_SECRET}\r\n"
-        "Content-Length: 20\r\n\r\n{"
-    )
-    writer.write(head.encode())
-    received = await reader.readuntil(b"\r\n\r\n")
-    assert received.startswith(b"HTTP/1.1 408 ")
-    writer.close()
-    await writer.wait_closed()
+    async with sent(server, CREATE, "Content-Length: 20", body=b"{") as reader:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 408 ")
     assert (await server.ok("GET", REGISTRY + "/namespaces"))["total_count"] == 0
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = URL(server.url)
-    _, writer = await asyncio.open_connection(url.host, url.port)
-    head = (
-        f"POST {REGISTRY}/namespaces HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {OWNER_SECRET}\r\n"
-        'Content-Length: 20\r\n\r\n{"name": "n1"'
-    )
-    writer.write(head.encode())
-    await writer.drain()
-    writer.close()
-    await writer.wait_closed()
+    async with sent(server, CREATE, "Content-Length: 20", body=b'{"name": "n1"'):
+        pass
     assert (await server.ok("GET", REGISTRY + "/namespaces"))["total_count"] == 0
     assert "failed" not in caplog.text

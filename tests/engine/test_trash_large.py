@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -102,6 +102,20 @@ async def _rows(txn: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
     return await txn.scan(prefix, after(prefix), limit=100_000)
 
 
+Large = tuple[Store, Hooks, list[bytes], UUID]
+
+
+@pytest.fixture
+async def large(place: Place) -> AsyncIterator[Large]:
+    """Open a store with the fan under the tag ``top``; nothing may be wrong with it at the end."""
+    store, hooks = place.gated()
+    async with store:
+        await furnish(store)
+        bodies = await fan(store)
+        yield store, hooks, bodies, await top_of(store)
+        assert await problems(store) == []
+
+
 @SHAPES
 async def test_all_of_it_goes_and_comes_back(store: Store, clock: Clock, shape: Put) -> None:
     await furnish(store)
@@ -183,37 +197,32 @@ async def test_a_name_taken_on_the_way_leaves_all_in_the_trash(place: Place, ste
         assert await problems(store) == []
 
 
-async def test_what_is_pushed_while_a_restore_fails_stays(place: Place) -> None:
-    store, hooks = place.gated()
-    async with store:
-        await furnish(store)
-        bodies = await fan(store)
-        tag = await top_of(store)
-        where = await store.locate(REGION, "app/web")
-        await store.tags.delete(tag)
-        seen: list[set[str]] = []
+async def test_what_is_pushed_while_a_restore_fails_stays(large: Large) -> None:
+    store, hooks, bodies, tag = large
+    where = await store.locate(REGION, "app/web")
+    await store.tags.delete(tag)
+    seen: list[set[str]] = []
 
-        async def before(work: Function) -> None:
-            if work is undelete.restore_tag:
-                hooks.before = None
-                seen.append(await present(store))
-                again = [body for body in bodies if sha256(body) in seen[0]]
-                # One is pushed again, one gets a tag, one is a child: all were acknowledged.
-                await put(store, "app/web", again[0])
-                await put(store, "app/web", again[1], "own")
-                await put(store, "app/web", index([again[2]]), "parent")
-                seen.append(digests([*again[:3], index([again[2]])]))
-                await store.namespaces.update(where.namespace_id, locked=True)
+    async def before(work: Function) -> None:
+        if work is undelete.restore_tag:
+            hooks.before = None
+            seen.append(await present(store))
+            again = [body for body in bodies if sha256(body) in seen[0]]
+            # One is pushed again, one gets a tag, one is a child: all were acknowledged.
+            await put(store, "app/web", again[0])
+            await put(store, "app/web", again[1], "own")
+            await put(store, "app/web", index([again[2]]), "parent")
+            seen.append(digests([*again[:3], index([again[2]])]))
+            await store.namespaces.update(where.namespace_id, locked=True)
 
-        hooks.before = before
-        with pytest.raises(EngineError):
-            await store.trash.restore(tag)
-        assert len(seen[0]) >= 600
-        assert await present(store) == seen[1]
-        await store.namespaces.update(where.namespace_id, locked=False)
+    hooks.before = before
+    with pytest.raises(EngineError):
         await store.trash.restore(tag)
-        assert await present(store) == digests(bodies) | seen[1]
-        assert await problems(store) == []
+    assert len(seen[0]) >= 600
+    assert await present(store) == seen[1]
+    await store.namespaces.update(where.namespace_id, locked=False)
+    await store.trash.restore(tag)
+    assert await present(store) == digests(bodies) | seen[1]
 
 
 async def unfinished(store: Store, hooks: Hooks, tag: UUID) -> None:
@@ -230,151 +239,126 @@ async def unfinished(store: Store, hooks: Hooks, tag: UUID) -> None:
     assert len(await present(store)) >= 600
 
 
-async def test_a_restore_that_died_is_gone_on_with(place: Place) -> None:
-    store, hooks = place.gated()
-    async with store:
-        await furnish(store)
-        bodies = await fan(store)
-        tag = await top_of(store)
-        await store.tags.delete(tag)
-        await unfinished(store, hooks, tag)
-        assert await problems(store) == []
-        await store.trash.restore(tag)
-        assert await present(store) == digests(bodies)
-        await store.tags.delete(await top_of(store))
-        assert await present(store) == set()
-        assert await problems(store) == []
+async def test_a_restore_that_died_is_gone_on_with(large: Large) -> None:
+    store, hooks, bodies, tag = large
+    await store.tags.delete(tag)
+    await unfinished(store, hooks, tag)
+    assert await problems(store) == []
+    await store.trash.restore(tag)
+    assert await present(store) == digests(bodies)
+    await store.tags.delete(await top_of(store))
+    assert await present(store) == set()
 
 
 @pytest.mark.parametrize("early", [False, True])
 async def test_what_a_dead_restore_brought_back_goes_with_its_entry(
-    place: Place, clock: Clock, early: bool
+    large: Large, clock: Clock, early: bool
 ) -> None:
-    store, hooks = place.gated()
-    async with store:
-        await furnish(store)
-        await fan(store)
-        tag = await top_of(store)
-        await store.tags.delete(tag)
-        await unfinished(store, hooks, tag)
-        pushed = manifest(CONFIG, annotations={"n": "pushed"})
-        await put(store, "app/web", pushed)
-        clock.advance(0 if early else DAY)
-        await store.sweeper.run(early=early)
-        with pytest.raises(NotFound):
-            await store.trash.restore(tag)
-        assert await present(store) == digests([pushed])
-        assert await left_of_lists(store) == 0
-        assert await problems(store) == []
-
-
-async def test_of_two_restores_of_a_large_tag_one_comes_to_its_end(place: Place) -> None:
-    store, hooks = place.gated()
-    async with store:
-        await furnish(store)
-        bodies = await fan(store)
-        tag = await top_of(store)
-        await store.tags.delete(tag)
-
-        async def before(work: Function) -> None:
-            if work is undelete.restore_tag:
-                hooks.before = None
-                await store.trash.restore(tag)
-
-        hooks.before = before
-        with pytest.raises(NotFound):
-            await store.trash.restore(tag)
-        assert await present(store) == digests(bodies)
-        assert await problems(store) == []
-        await store.tags.delete(tag)
-
-        async def between(work: Function) -> None:
-            if work is undelete.restore_tag:
-                hooks.before = None
-                batch = undelete.Batch((), 1, len(bodies))
-                ledger, now = store.core.ledger, store.core.now()
-                await ledger.transact(
-                    undelete.restore_some, tag.bytes, now, b"other", True, batch, False
-                )
-
-        hooks.before = between
-        with pytest.raises(Busy):
-            await store.trash.restore(tag)
+    store, hooks, _, tag = large
+    await store.tags.delete(tag)
+    await unfinished(store, hooks, tag)
+    pushed = manifest(CONFIG, annotations={"n": "pushed"})
+    await put(store, "app/web", pushed)
+    clock.advance(0 if early else DAY)
+    await store.sweeper.run(early=early)
+    with pytest.raises(NotFound):
         await store.trash.restore(tag)
-        assert await present(store) == digests(bodies)
-        assert await problems(store) == []
+    assert await present(store) == digests([pushed])
+    assert await left_of_lists(store) == 0
 
 
-async def test_a_restore_while_the_delete_goes_on_loses_nothing(place: Place) -> None:
-    store, hooks = place.gated()
-    async with store:
-        await furnish(store)
-        bodies = await fan(store)
-        tag = await top_of(store)
+async def test_of_two_restores_of_a_large_tag_one_comes_to_its_end(large: Large) -> None:
+    store, hooks, bodies, tag = large
+    await store.tags.delete(tag)
 
-        async def before(work: Function) -> None:
-            if work is tags.prune:
-                hooks.before = None
-                await store.trash.restore(tag)
+    async def before(work: Function) -> None:
+        if work is undelete.restore_tag:
+            hooks.before = None
+            await store.trash.restore(tag)
 
-        hooks.before = before
-        await store.tags.delete(tag)
-        assert await present(store) == digests(bodies)
-        assert await problems(store) == []
+    hooks.before = before
+    with pytest.raises(NotFound):
+        await store.trash.restore(tag)
+    assert await present(store) == digests(bodies)
+    assert await problems(store) == []
+    await store.tags.delete(tag)
 
-
-async def test_more_that_goes_while_a_restore_reads_comes_back_too(place: Place) -> None:
-    store, hooks = place.gated()
-    async with store:
-        await furnish(store)
-        bodies = await fan(store)
-        tag = await top_of(store)
-        more = False
-
-        async def stop(work: Function) -> None:
-            if work is tags.prune:
-                hooks.before = None
-                raise asyncio.CancelledError
-
-        hooks.before = stop
-        with pytest.raises(asyncio.CancelledError):
-            await store.tags.delete(tag)
-        gone = digests(bodies) - await present(store)
-        assert 0 < len(gone) < len(bodies)
-
-        async def before(work: Function) -> None:
-            nonlocal more
-            if work in (undelete.restore_some, undelete.restore_tag) and not more:
-                more = True
-                await store.core.ledger.transact(_one_more, tag.bytes)
-
-        async def _one_more(txn: Transaction, tag_id: bytes) -> None:
-            found = await trash_rows.find(txn, tag_id)
-            assert found is not None
-            entry = found[1]
-            prefix = layout.MANIFEST + entry.image
-            key, _ = (await txn.scan(prefix, after(prefix), limit=1))[0]
-            image = await images.by_key(txn, entry.image)
-            assert image is not None
-            owner = images.owner_of(image, await namespaces.require(txn, image.namespace))
-            now = store.core.now()
-            went = await pruning.prune_unneeded(
-                txn,
-                owner,
-                (key[-32:],),
-                now,
-                store.core.hold_until(now),
-                1,
-                detach=_nothing,
-                untagged=key[-32:],
+    async def between(work: Function) -> None:
+        if work is undelete.restore_tag:
+            hooks.before = None
+            batch = undelete.Batch((), 1, len(bodies))
+            ledger, now = store.core.ledger, store.core.now()
+            await ledger.transact(
+                undelete.restore_some, tag.bytes, now, b"other", True, batch, False
             )
-            assert went.manifests
-            await trash_rows.add_manifests(txn, entry, went.manifests)
 
-        async def _nothing(_: bytes) -> list[Tag]:
-            return []
-
-        hooks.before = before
+    hooks.before = between
+    with pytest.raises(Busy):
         await store.trash.restore(tag)
-        assert await present(store) == digests(bodies)
-        assert await problems(store) == []
+    await store.trash.restore(tag)
+    assert await present(store) == digests(bodies)
+
+
+async def test_a_restore_while_the_delete_goes_on_loses_nothing(large: Large) -> None:
+    store, hooks, bodies, tag = large
+
+    async def before(work: Function) -> None:
+        if work is tags.prune:
+            hooks.before = None
+            await store.trash.restore(tag)
+
+    hooks.before = before
+    await store.tags.delete(tag)
+    assert await present(store) == digests(bodies)
+
+
+async def test_more_that_goes_while_a_restore_reads_comes_back_too(large: Large) -> None:
+    store, hooks, bodies, tag = large
+    more = False
+
+    async def stop(work: Function) -> None:
+        if work is tags.prune:
+            hooks.before = None
+            raise asyncio.CancelledError
+
+    hooks.before = stop
+    with pytest.raises(asyncio.CancelledError):
+        await store.tags.delete(tag)
+    gone = digests(bodies) - await present(store)
+    assert 0 < len(gone) < len(bodies)
+
+    async def before(work: Function) -> None:
+        nonlocal more
+        if work in (undelete.restore_some, undelete.restore_tag) and not more:
+            more = True
+            await store.core.ledger.transact(_one_more, tag.bytes)
+
+    async def _one_more(txn: Transaction, tag_id: bytes) -> None:
+        found = await trash_rows.find(txn, tag_id)
+        assert found is not None
+        entry = found[1]
+        prefix = layout.MANIFEST + entry.image
+        key, _ = (await txn.scan(prefix, after(prefix), limit=1))[0]
+        image = await images.by_key(txn, entry.image)
+        assert image is not None
+        owner = images.owner_of(image, await namespaces.require(txn, image.namespace))
+        now = store.core.now()
+        went = await pruning.prune_unneeded(
+            txn,
+            owner,
+            (key[-32:],),
+            now,
+            store.core.hold_until(now),
+            1,
+            detach=_nothing,
+            untagged=key[-32:],
+        )
+        assert went.manifests
+        await trash_rows.add_manifests(txn, entry, went.manifests)
+
+    async def _nothing(_: bytes) -> list[Tag]:
+        return []
+
+    hooks.before = before
+    await store.trash.restore(tag)
+    assert await present(store) == digests(bodies)
