@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.bench import serving
 
 from holdfast.bench.load import drive
 from holdfast.bench.load.drive import Outcome, open_loop
-from holdfast.bench.load.endpoint import ANONYMOUS, Unreachable, reach
 from holdfast.bench.load.latencies import Latencies
 from holdfast.bench.load.registry import Moved, Registry
 from holdfast.bench.load.wire import Address, Client, WireError
@@ -99,23 +97,3 @@ async def test_in_an_open_loop_the_wait_for_a_slow_server_counts(
     assert quickest is not None
     assert 0.2 * 0.98 <= slowest <= spent * 1.02
     assert quickest < slowest / 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("status", "headers", "says"),
-    [
-        (401, {"WWW-Authenticate": "Basic realm=x"}, "needs a login"),
-        (404, {}, "no registry"),
-        (401, {"WWW-Authenticate": "Bearer x"}, "names no token service"),
-    ],
-)
-def test_a_target_that_cannot_be_measured_says_why(
-    status: int, headers: dict[str, str], says: str
-) -> None:
-    with (
-        serving(lambda method, target: (status, headers, b"")) as port,
-        pytest.raises(Unreachable, match=says) as error,
-    ):
-        reach(f"http://127.0.0.1:{port}", "a/b", ANONYMOUS)
-    assert "\n" not in str(error.value)

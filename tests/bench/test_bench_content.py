@@ -113,8 +113,6 @@ class Recorder:
         """Tags that were asked for, and no more."""
 
         self.pulled: list[str] = []
-        self.early: list[str] = []
-        """Tags that were asked for before they were pushed."""
 
     async def push_image(self, image: Image, tag: str, style: Style, *, blind: bool) -> int:
         self.pushed.append((tag, style, blind))
@@ -122,8 +120,6 @@ class Recorder:
 
     async def has_manifest(self, tag: str) -> bool:
         self.stopped.append(tag)
-        if tag.startswith("new-") and tag not in {one for one, *_ in self.pushed}:
-            self.early.append(tag)
         return True
 
     async def pull_manifest(self, reference: str, digest: str) -> int:
@@ -162,15 +158,3 @@ def test_a_mix_has_the_shares_that_clients_have() -> None:
     assert not any(tag.startswith("new-") for tag in seen.stopped)
     others = pulls - fresh.total()
     assert len(seen.stopped) / others == pytest.approx(0.55, abs=0.04)
-
-
-def test_a_pull_of_what_is_pushed_waits_for_it() -> None:
-    seen = Recorder()
-
-    async def play() -> None:
-        plan = mix().plan(5)
-        await asyncio.gather(*(one(cast("Registry", seen)) for _, one in reversed(plan)))
-
-    asyncio.run(play())
-    assert any(tag.startswith("new-") for tag in seen.pulled)
-    assert seen.early == []

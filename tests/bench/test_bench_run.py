@@ -27,17 +27,14 @@ from holdfast.bench.report import results
 from holdfast.bench.report.results import Sample
 from holdfast.bench.run import Plan, Run
 from holdfast.bench.suites import mixes, pulls, syncs
-from holdfast.bench.suites.measure import Bench, Meter
+from holdfast.bench.suites.measure import Bench
 from holdfast.bench.suites.workload import Workload
 from holdfast.bench.targets.machine_limits import LIMITS
 from holdfast.bench.targets.servers import (
     VARIANTS,
-    CannotStart,
-    Peer,
     Server,
     Starter,
     start_holdfast,
-    start_peer,
 )
 from holdfast.bench.targets.targets import Target
 
@@ -204,28 +201,6 @@ def test_one_wrong_answer_voids_the_row_and_the_rest_goes_on(tmp_path: Path) -> 
         assert row.values == []
 
 
-def test_a_peer_is_started_from_its_command_and_config(tmp_path: Path) -> None:
-    config = tmp_path / "port.txt"
-    config.write_text("{port}\n")
-    program = (
-        "import sys, http.server as h;"
-        "port = int(open(sys.argv[1]).read());"
-        "h.HTTPServer(('127.0.0.1', port), h.SimpleHTTPRequestHandler).serve_forever()"
-    )
-    command = f'{sys.executable} -c "{program}" {{config}}'
-    server = start_peer(tmp_path / "peer", Peer("peer", command, config))
-    try:
-        assert server.process.poll() is None
-        assert server.target.pid == server.process.pid
-    finally:
-        server.stop()
-    assert server.process.returncode is not None
-    with pytest.raises(CannotStart, match="no such program"):
-        start_peer(tmp_path / "none", Peer("none", "/no/such/program"))
-    with pytest.raises(CannotStart, match="did not start"):
-        start_peer(tmp_path / "false", Peer("false", f"{sys.executable} -c 1/0"))
-
-
 @pytest.mark.usefixtures("_known_limits")
 def test_a_run_that_is_late_leaves_out_the_rest_and_says_so(tmp_path: Path) -> None:
     with serving(lambda method, target: (200, {}, b"{}")) as port:
@@ -267,19 +242,6 @@ def test_targets_take_turns(tmp_path: Path) -> None:
     assert run.results.complete, run.results.remarks
     assert [len(row.samples) for row in run.results.rows] == [2, 2]
     assert seen == [*names, *names]
-
-
-@pytest.mark.usefixtures("_known_limits")
-def test_how_much_others_disturbed_is_told_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Meter, "others", lambda meter, cpu: 0.7)
-    with serving(absent) as port:
-        run = runner(tmp_path, port, MISS, progress=Silent(), rounds=2)
-        run.go()
-    assert run.results.remarks[-1] == (
-        "2 of 2 measurements were disturbed: other programs took up to 0.7 cores meanwhile"
-    )
 
 
 class Delaying(Silent):

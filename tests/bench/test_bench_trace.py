@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from holdfast.bench.load.content import Blob, Content
-from holdfast.bench.load.registry import Registry, Style
-from holdfast.bench.load.trace import BadTrace, Operation, Player, Replay, read
+from holdfast.bench.load.trace import read
 
 
 def record(at: str, method: str, uri: str, written: int = 1000, status: int = 200) -> Any:
@@ -62,43 +59,3 @@ def test_both_shapes_of_a_trace(tmp_path: Path, lines: bool) -> None:
     assert [one.at for one in found] == pytest.approx([0.0, 0.1, 0.2, 0.25, 0.55])
     assert len({one.key for one in found}) == 5
     assert len(read(path, limit=2)) == 2
-
-
-def test_a_size_that_was_not_recorded_is_drawn() -> None:
-    """A registry's own log has the size of the answer to a push, which is nothing."""
-    operations = tuple(
-        Operation(0.0, "push_blob", f"a/blobs/uploads/{number}", 0) for number in range(40)
-    )
-    sent = []
-
-    class Taking:
-        async def push_blob(self, blob: Blob, style: Style) -> None:
-            sent.append(blob.size)
-
-    async def play() -> None:
-        for _, action in Player(Replay(operations, "r"), Content("seed"), 0, 1).plan():
-            await action(cast("Registry", Taking()))
-
-    asyncio.run(play())
-    assert len(set(sent)) > 10
-    assert all(64 <= size <= 2 << 20 for size in sent)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "no usable request"),
-        ("[]", "no usable request"),
-        ("[1]", "not an object"),
-        ("{]", "not JSON"),
-        ('{"timestamp": "2017-06-20T02:41:38Z"}', "lacks 'http.request.method'"),
-        (json.dumps(record("yesterday", "GET", "v2/a/b/blobs/c")), "malformed"),
-        (json.dumps({**RECORDS[1], "http.response.written": "much"}), "malformed"),
-    ],
-)
-def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
-    path = tmp_path / "trace.json"
-    path.write_text(text)
-    with pytest.raises(BadTrace, match=says) as error:
-        read(path, limit=10)
-    assert "\n" not in str(error.value)

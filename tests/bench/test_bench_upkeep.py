@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.bench import TINY, Silent, serving
+from support.bench import TINY, Silent
 
 from holdfast.bench.run import Plan, Run
-from holdfast.bench.suites import background, background_load
+from holdfast.bench.suites import background_load
 from holdfast.bench.suites.background import Work
 from holdfast.bench.suites.measure import MeasureFailed
 from holdfast.bench.targets.servers import Starter, start_holdfast
@@ -63,11 +63,3 @@ def test_a_half_without_work_is_void(after: Work, says: str) -> None:
     with pytest.raises(MeasureFailed, match=says):
         background_load.check(Work(10, 50, 5), after)
     background_load.check(Work(10, 50, 5), Work(11, 51, 1))
-
-
-def test_metrics_that_cannot_be_read_void_the_row() -> None:
-    with (
-        serving(lambda method, target: (200, {}, b"holdfast_sweep_entries_total 1\n")) as port,
-        pytest.raises(MeasureFailed, match="cannot be read"),
-    ):
-        background.progress(f"http://127.0.0.1:{port}/metrics")
