@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
 from support.engine import OTHER_PROJECT, PROJECT, REGION, make_namespace, push
 
-from holdfast.engine import Namespace, Store, Visibility
+from holdfast.engine import Store, Visibility
 from holdfast.engine.ledger.interface import Rows, Transaction
 from holdfast.engine.namespaces import namespaces
 from holdfast.engine.repositories import catalog
@@ -19,16 +17,8 @@ LAYER = b"layer"
 NAMES = ["a", "a-b", "a0", "ab", "b"]
 """Bare, they order otherwise than with the slash that follows them in full names."""
 
-VISIBILITIES: list[Visibility] = ["inherit", "public", "private"]
 
 Reader = dict[str, UUID | bool]
-READERS: dict[str, Reader] = {
-    "all": {},
-    "own": {"project_id": PROJECT},
-    "theirs": {"project_id": OTHER_PROJECT},
-    "nobody's": {"project_id": UUID(int=5)},
-    "anyone": {"public_only": True},
-}
 
 
 async def seen(store: Store, reader: Reader, *, limit: int = 100, after: str = "") -> list[str]:
@@ -40,7 +30,7 @@ async def seen(store: Store, reader: Reader, *, limit: int = 100, after: str = "
             REGION,
             after=following,
             limit=limit,
-            **reader,  # type: ignore[arg-type]  # one of the above
+            **reader,  # type: ignore[arg-type]  # passed on
         )
         assert len(found) <= limit
         names += [repository.full_name for repository in found]
@@ -64,101 +54,6 @@ async def test_names_are_in_byte_order_with_their_slashes(store: Store) -> None:
     for after in ("", "a", "ax", "ax/", "ax/a", "ax/a/", "ax/zz", "ax0", "é", "x" * 2000, "ax/é"):
         expected = [name for name in everything if name.encode() > after.encode()]
         assert await seen(store, {}, limit=2, after=after) == expected
-
-
-class Story:
-    """Random changes to a store, and what there is after them."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.chance = random.Random("catalog")
-        self.homes: dict[str, Namespace] = {}
-        self.images: dict[str, tuple[UUID, Visibility]] = {}
-        self.trash: list[tuple[Namespace, dict[str, tuple[UUID, Visibility]]]] = []
-
-    async def step(self) -> None:
-        steps: list[Callable[[], Awaitable[None]]] = [
-            self.make,
-            self.fill,
-            self.show,
-            self.open_or_shut,
-            self.drop_image,
-            self.drop_namespace,
-            self.bring_back,
-        ]
-        await self.chance.choice(steps)()
-
-    async def make(self) -> None:
-        name = self.chance.choice(NAMES) + "n"
-        if name not in self.homes:
-            project = self.chance.choice([PROJECT, OTHER_PROJECT])
-            public = self.chance.random() < 0.5
-            self.homes[name] = await make_namespace(
-                self.store, name, project=project, is_public=public
-            )
-
-    async def fill(self) -> None:
-        for name in self.homes:
-            full = f"{name}/{self.chance.choice('abc')}"
-            if full not in self.images:
-                visibility = self.chance.choice(VISIBILITIES)
-                self.images[full] = await put(self.store, full, visibility), visibility
-
-    async def show(self) -> None:
-        for full, (image_id, _) in self.images.items():
-            if self.chance.random() < 0.3:
-                visibility = self.chance.choice(VISIBILITIES)
-                await self.store.images.update(image_id, visibility=visibility)
-                self.images[full] = image_id, visibility
-
-    async def open_or_shut(self) -> None:
-        for name, home in self.homes.items():
-            public = self.chance.random() < 0.5
-            self.homes[name] = await self.store.namespaces.update(home.id, is_public=public)
-
-    async def drop_image(self) -> None:
-        if self.images:
-            full = self.chance.choice(sorted(self.images))
-            await self.store.images.delete(self.images.pop(full)[0])
-
-    async def drop_namespace(self) -> None:
-        if self.homes:
-            home = self.homes.pop(self.chance.choice(sorted(self.homes)))
-            names = [full for full in self.images if full.startswith(f"{home.name}/")]
-            inside = {full: self.images.pop(full) for full in names}
-            await self.store.namespaces.delete(home.id)
-            self.trash.append((home, inside))
-
-    async def bring_back(self) -> None:
-        free = [entry for entry in self.trash if entry[0].name not in self.homes]
-        for entry in free[:1]:
-            home, inside = entry
-            await self.store.trash.restore(home.id)
-            self.homes[home.name] = home
-            self.images.update(inside)
-            self.trash.remove(entry)
-
-
-async def test_who_sees_what_while_everything_changes(store: Store) -> None:
-    """Against a plain list, after each of many random steps."""
-    story = Story(store)
-    for _ in range(120):
-        await story.step()
-        for reader, wanted in READERS.items():
-            expected = [
-                full
-                for full, (_, visibility) in story.images.items()
-                if visible(reader, story.homes[full.partition("/")[0]], visibility)
-            ]
-            limit = story.chance.choice([1, 2, 100])
-            assert await seen(store, wanted, limit=limit) == sorted(expected), reader
-    assert [problem async for problem in store.check()] == []
-
-
-def visible(reader: str, home: Namespace, visibility: Visibility) -> bool:
-    if visibility == "public" or (visibility == "inherit" and home.is_public):
-        return True
-    return reader == "all" or home.project_id == READERS[reader].get("project_id")
 
 
 class Counted:

@@ -14,7 +14,7 @@ from holdfast.engine.depot.interface import BLOCK_FILES, Depot, Writer
 from holdfast.engine.depot.memory import MemoryDepot
 from holdfast.engine.ledger.interface import Ledger, Transaction
 from holdfast.engine.ledger.memory import MemoryLedger
-from holdfast.engine.model.errors import NotFound, StorageFailed, StorageFull
+from holdfast.engine.model.errors import NotFound, StorageFailed
 
 SEEDS = range(60)
 
@@ -126,21 +126,6 @@ def test_every_crash_keeps_what_is_durable(steps: list[tuple[str, int, int]], se
     for file_id, data in synced.items():
         if data:
             assert (content(left, file_id) or b"").startswith(data)
-
-
-def test_a_lossy_depot_is_a_depot(tmp_path: Path) -> None:
-    depot = LossyDepot(10)
-    writer = depot.create(300)
-    with pytest.raises(StorageFull):
-        writer.append(b"x" * 11)
-    writer.append(b"12345")
-    assert (writer.size, writer.read(1, 2)) == (5, b"23")
-    writer.close()
-    assert depot.free_bytes() == 5
-    assert list(depot.blocks()) == [1]
-    depot.link(300, str(tmp_path / "file"))
-    assert (tmp_path / "file").read_bytes() == b"12345"
-    depot.close()
 
 
 def story(depot: Depot, folder: Path) -> None:

@@ -18,32 +18,12 @@ from support.engine import (
     put,
     read,
     sha256,
-    upload,
 )
 
 from holdfast.engine import Image, Invalid, NotFound, Order, Store
 
 LAYER = noise(1000)
 DAY = 24 * 3600.0
-
-
-async def test_an_image_is_there_from_its_first_manifest_on(store: Store) -> None:
-    space = await make_namespace(store)
-    where = await store.locate(REGION, "app/web")
-    assert (where.full_name, where.key, where.image_id) == ("app/web", None, None)
-    await upload(store, where, LAYER)
-    assert (await store.images.list(REGION)).total == 0
-    assert await store.repositories(REGION) == ([], None)
-    assert (await store.locate(REGION, "app/web")).image_id is None
-    done = await push(store, "app/web", "v1", [LAYER])
-    image = await store.images.get(done.image_id)
-    assert (image.name, image.namespace_id, image.status) == ("web", space.id, "ready")
-    assert (image.visibility, image.size, image.tags) == ("inherit", 1002, ("v1",))
-    assert await store.images.namespace(image.id) == await store.namespaces.get(space.id)
-    assert (await store.images.list(REGION)).items == [image]
-    (listed,), _ = await store.repositories(REGION)
-    assert listed == await store.locate(REGION, "app/web")
-    assert listed.image_id == image.id
 
 
 async def test_names(store: Store) -> None:

@@ -20,7 +20,6 @@ from support.engine import (
     push,
     put,
     sha256,
-    sha512,
     upload,
 )
 from support.engine_fixtures import CONFIG, LAYER, OTHER
@@ -31,8 +30,6 @@ from holdfast.engine import (
     Corrupt,
     DescriptorMismatch,
     Immutable,
-    Invalid,
-    InvalidDigest,
     InvalidManifest,
     MissingContent,
     NotFound,
@@ -45,23 +42,6 @@ store = engine_fixtures.content_store
 
 BODY = manifest(CONFIG, [LAYER, OTHER])
 DAY = 24 * 3600.0
-
-
-async def test_what_is_not_there(store: Store) -> None:
-    where = await store.locate(REGION, "app/web")
-    with pytest.raises(NotFound) as missing:
-        await store.manifests.get(where, "v1")
-    assert missing.value.kind == "image"
-    await put(store, "app/web", BODY, "v1")
-    where = await store.locate(REGION, "app/web")
-    for reference in ("v2", sha256(b"other"), sha512(BODY)):
-        with pytest.raises(NotFound) as missing:
-            await store.manifests.get(where, reference)
-        assert (missing.value.kind, missing.value.name) == ("manifest", reference)
-    with pytest.raises(Invalid):
-        await store.manifests.get(where, "-")
-    with pytest.raises(InvalidDigest):
-        await store.manifests.get(where, "md5:00")
 
 
 async def test_a_size_that_is_wrong(store: Store) -> None:
@@ -188,31 +168,6 @@ async def test_a_child_that_came_after_its_sparse_index(place: Place) -> None:
         await store.tags.delete(tag.id)
         where = await store.locate(REGION, "app/web")
         assert (await store.manifests.get(where, sha256(child))).body == child
-
-
-async def test_under_sha512(store: Store) -> None:
-    done = await put(store, "app/web", BODY, "v1", reference=sha512(BODY))
-    assert str(done.digest) == sha512(BODY)
-    where = await store.locate(REGION, "app/web")
-    for reference in ("v1", sha512(BODY)):
-        assert str((await store.manifests.get(where, reference)).digest) == sha512(BODY)
-    assert str((await store.manifests.get(where, sha256(BODY))).digest) == sha256(BODY)
-    # The same manifest under its other name is the same manifest.
-    await put(store, "app/web", BODY, "v2")
-    await store.manifests.delete(where, sha512(BODY))
-    assert await store.tags.names(where) == []
-    with pytest.raises(NotFound):
-        await store.manifests.get(where, sha256(BODY))
-
-
-async def test_many_tags_at_once_or_none(store: Store) -> None:
-    done = await put(store, "app/web", BODY, "b", "a", "b", reference="c")
-    assert set(done.tags) == {"a", "b", "c"}
-    assert (await store.images.get(done.image_id)).tags == ("a", "b", "c")
-    with pytest.raises(Invalid) as wrong:
-        await put(store, "app/web", manifest(CONFIG), "d", ".wrong")
-    assert wrong.value.argument == "tag"
-    assert (await store.images.get(done.image_id)).tags == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("body", [None, "{}", 5, {}])

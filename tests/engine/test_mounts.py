@@ -18,7 +18,7 @@ from support.engine import (
     upload,
 )
 
-from holdfast.engine import Corrupt, InUse, InvalidDigest, Locked, NotFound, Store
+from holdfast.engine import Corrupt, InvalidDigest, Locked, NotFound, Store
 
 LAYER = noise(50_000)
 DAY = 24 * 3600.0
@@ -31,19 +31,6 @@ async def store(store: Store) -> Store:
     await make_namespace(store, "other")
     await push(store, "app/web", "v1", [LAYER])
     return store
-
-
-async def test_a_mounted_blob_needs_no_upload(store: Store, place: Place) -> None:
-    target = await store.locate(REGION, "other/web")
-    blob = await store.mount(target, sha256(LAYER), await store.locate(REGION, "app/web"))
-    assert blob is not None
-    assert (str(blob.digest), blob.size) == (sha256(LAYER), len(LAYER))
-    target = await store.locate(REGION, "other/web")
-    assert await read(store, sha256(LAYER), repository=target) == LAYER
-    await upload(store, target, b"{}")
-    done = await put(store, "other/web", manifest(b"{}", [LAYER]), "v1")
-    assert (await store.images.get(done.image_id)).size == len(LAYER) + 2
-    assert place.files() == [len(LAYER)]
 
 
 async def test_what_the_source_cannot_read_is_not_mounted(store: Store) -> None:
@@ -145,36 +132,3 @@ async def test_what_a_manifest_let_go_stays_held(store: Store, clock: Clock) -> 
     clock.advance(DAY + 1)
     await store.sweeper.run()
     assert await store.blobs() == []
-
-
-async def test_remove_blob(store: Store) -> None:
-    held = noise(100)
-    await upload(store, await store.locate(REGION, "app/web"), held)
-    where = await store.locate(REGION, "app/web")
-    await store.remove_blob(where, sha256(held))
-    for call in (
-        store.remove_blob(where, sha256(held)),
-        store.stat(sha256(held), repository=where),
-        store.remove_blob(await store.locate(REGION, "app/none"), sha256(LAYER)),
-    ):
-        with pytest.raises(NotFound):
-            await call
-    with pytest.raises(InUse) as used:
-        await store.remove_blob(where, sha256(LAYER))
-    assert (used.value.kind, used.value.name, used.value.users) == ("blob", sha256(LAYER), 1)
-    await store.namespaces.update(where.namespace_id, locked=True)
-    with pytest.raises(Locked):
-        await store.remove_blob(where, sha256(LAYER))
-    await store.sweeper.run()
-    with pytest.raises(NotFound):
-        await store.stat(sha256(held))
-
-
-async def test_a_removed_blob_of_one_image_stays_in_another(store: Store) -> None:
-    for name in ("app/one", "app/two"):
-        await upload(store, await store.locate(REGION, name), b"shared")
-    one, two = await store.locate(REGION, "app/one"), await store.locate(REGION, "app/two")
-    await store.remove_blob(one, sha256(b"shared"))
-    await store.sweeper.run()
-    assert await read(store, sha256(b"shared"), repository=two) == b"shared"
-    assert (await store.locate(REGION, "app/one")).key is None

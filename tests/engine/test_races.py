@@ -18,9 +18,9 @@ from support.engine import (
     sha256,
     upload,
 )
-from support.race import clean, gaps, hold_after, hold_before, meanwhile
+from support.race import clean, gaps, hold_before, meanwhile
 
-from holdfast.engine import Corrupt, MissingContent, NotFound, Store
+from holdfast.engine import Corrupt, MissingContent, Store
 from holdfast.engine.blobs import blob_rows, roots
 from holdfast.engine.manifests import manifest_put
 from holdfast.engine.repositories import reader
@@ -36,49 +36,35 @@ DAY = 24 * 3600.0
 
 
 @BOTH
-async def test_swept_between_the_row_and_the_file(place: Place, data: bytes) -> None:
-    sweeping, hooks = place.gated()
-    async with sweeping, place.store() as store:
-        await store.put(data)
-        await store.delete(sha256(data))
-        held = hold_after(hooks, purge.take)
-        async with meanwhile(held, sweeping.sweeper.run()):
-            with pytest.raises(NotFound):
-                await store.stat(sha256(data))
-            await store.put(data)
-        assert await read(store, sha256(data)) == data
-        await clean(store)
-        assert await read(store, sha256(data)) == data
-
-
-@BOTH
-async def test_swept_after_the_push_found_the_copy_good(place: Place, data: bytes) -> None:
+@pytest.mark.parametrize("gaps_of", ["put", "sweep"])
+async def test_a_put_and_a_sweep_in_each_others_gaps(
+    place: Place, data: bytes, gaps_of: str
+) -> None:
     store, hooks = place.gated()
-    async with store, place.store() as sweeping:
-        await store.put(data)
-        await store.delete(sha256(data))
-        held = hold_before(hooks, roots.keep)
-        async with meanwhile(held, store.put(data)) as pushing:
+    async with store, place.store() as other:
+        putting, sweeping = (store, other) if gaps_of == "put" else (other, store)
+
+        async def put() -> None:
+            await putting.put(data)
+
+        async def sweep() -> None:
             await sweeping.sweeper.run()
-            assert await sweeping.blobs() == []
-        assert pushing.exception() is None
-        assert await read(store, sha256(data), verify=True) == data
-        await clean(store)
-        assert await read(store, sha256(data), verify=True) == data
 
-
-@BOTH
-async def test_pushed_after_the_sweep_chose_it(place: Place, data: bytes) -> None:
-    sweeping, hooks = place.gated()
-    async with sweeping, place.store() as store:
-        await store.put(data)
-        await store.delete(sha256(data))
-        held = hold_before(hooks, purge.take)
-        async with meanwhile(held, sweeping.sweeper.run()):
-            await store.put(data)
-        assert await read(store, sha256(data)) == data
-        assert (await store.stats()).garbage == 0
-        await clean(store)
+        work, intruder = (put, sweep) if gaps_of == "put" else (sweep, put)
+        for gap in range(GAPS_MAX):
+            await other.put(data)
+            await other.delete(sha256(data))
+            intruded, error = await gaps(hooks, gap, work, intruder)
+            assert error is None
+            if not intruded:
+                break
+            assert await read(other, sha256(data), verify=True) == data
+            await clean(other)
+            assert await read(other, sha256(data), verify=True) == data
+            await other.delete(sha256(data))
+            await clean(other)
+            assert place.files() == []
+        assert 1 <= gap < GAPS_MAX - 1
 
 
 @BOTH

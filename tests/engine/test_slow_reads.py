@@ -81,27 +81,6 @@ async def test_parties_that_wait_take_turns() -> None:
     await asyncio.wait(held)
 
 
-async def test_a_read_ends_with_its_caller() -> None:
-    reads, gate = SlowReads("test"), Gate()
-    running = [start(reads, "a", gate.read("running")) for _ in range(THREADS_PER_OWNER)]
-    waiting = start(reads, "a", gate.read("waiting"))
-    await eventually(lambda: len(gate.begun) == THREADS_PER_OWNER)
-    for task in (waiting, *running):
-        task.cancel()
-    await asyncio.wait([waiting, *running])
-    await eventually(lambda: not reads._threads)
-    assert gate.begun == ["running"] * THREADS_PER_OWNER, "what waited is not begun"
-    assert all(task.cancelled() for task in (waiting, *running))
-
-
-async def test_what_a_read_raises_comes_out() -> None:
-    def fail(stop: Stop) -> str:
-        raise KeyError(threading.current_thread().name)
-
-    with pytest.raises(KeyError, match="test-reads"):
-        await SlowReads("test").run(fail)
-
-
 def test_several_loops_share_the_threads() -> None:
     reads = SlowReads("test")
 

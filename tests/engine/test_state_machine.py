@@ -110,6 +110,8 @@ class StoreMachine(Copying):
             )
         catalog, _ = await store.repositories(region)
         assert [r.full_name for r in catalog] == sorted(i.full_name for i in images)
+        catalog, _ = await store.repositories(region, public_only=True)
+        assert [r.full_name for r in catalog] == sorted(i.full_name for i in images if i.public)
 
     async def _compare_namespace(self, namespace: Namespace) -> None:
         model = self.model

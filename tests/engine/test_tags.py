@@ -85,36 +85,6 @@ async def test_a_walk_by_creation_skips_and_repeats_nothing_while_tags_come(stor
     assert len(seen) == len(set(seen)) == 8
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("page", 0),
-        ("page_size", 0),
-        ("page_size", 1001),
-        ("order", "size"),
-        ("order", "description_asc"),
-    ],
-)
-async def test_parameters_of_a_listing(store: Store, argument: str, value: object) -> None:
-    done = await put(store, "app/web", BODY, "v1")
-    with pytest.raises(Invalid) as wrong:
-        await store.tags.list(done.image_id, **{argument: value})  # type: ignore[arg-type]  # wrong
-    assert wrong.value.argument == ("order_by" if argument == "order" else argument)
-
-
-async def test_names_in_byte_order_with_a_start(store: Store) -> None:
-    names = ["a", "B", "_", "a.b", "a-b", "aa", "1"]
-    await put(store, "app/web", BODY, *names)
-    where = await store.locate(REGION, "app/web")
-    assert await store.tags.names(where) == sorted(names)
-    assert await store.tags.names(where, after="a", limit=2) == ["a-b", "a.b"]
-    assert await store.tags.names(where, after="a0") == ["aa"]
-    assert await store.tags.names(where, after="zz") == []
-    with pytest.raises(NotFound) as missing:
-        await store.tags.names(await store.locate(REGION, "app/none"))
-    assert missing.value.kind == "image"
-
-
 async def test_untag_leaves_the_manifest(store: Store) -> None:
     done = await put(store, "app/web", BODY, "v1", "v2")
     where = await store.locate(REGION, "app/web")

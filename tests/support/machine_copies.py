@@ -71,8 +71,6 @@ class Copying(Deleting):
     def retain(self, pick: int, rules: tuple[Rule, ...], age: bool) -> None:
         """What goes is what was planned, and frees what was foretold."""
         namespace = self.namespace(pick)
-        if namespace is None:
-            return
         outcome = "Locked" if namespace.locked else None
         asked = copy.copy(namespace)
         asked.rules = rules
@@ -167,7 +165,7 @@ class Copying(Deleting):
     def copy_image(self, pick: int, taking: int, name: str) -> None:
         """Export an image, and import it elsewhere."""
         source, target = self.listed(pick), self.namespace(taking)
-        if source is None or target is None or not source.tags:
+        if source is None or not source.tags:
             return
         layout = self._new("layout")
         whole = exported(source)

@@ -309,7 +309,7 @@ class Deleting(Pushing):
             refused = self.raised is not None
         else:
             namespace = self.namespace(pick)
-            if namespace is None:
+            if len(self.model.living()) == 1:
                 return
             foretold = self.run(self.store.namespaces.would_free(namespace.id))
             self.delete_namespace(pick)

@@ -247,9 +247,10 @@ class Driver(RuleBasedStateMachine):
             found.limits = self.model.limits.get(found.place, Limits())
             self.model.namespaces.append(found)
 
-    def namespace(self, pick: int) -> Namespace | None:
+    def namespace(self, pick: int) -> Namespace:
+        """One of the living; the last of them is never deleted."""
         living = self.model.living()
-        return living[pick % len(living)] if living else None
+        return living[pick % len(living)]
 
     @rule(
         pick=PICK,
@@ -272,8 +273,6 @@ class Driver(RuleBasedStateMachine):
     )
     def update_namespace(self, pick: int, change: dict[str, Any]) -> None:
         found = self.namespace(pick)
-        if found is None:
-            return
         refused = found.locked and change.get("locked") is not False
         self.expect(self.store.namespaces.update(found.id, **change), "Locked" if refused else None)
         if not refused:
@@ -290,8 +289,6 @@ class Driver(RuleBasedStateMachine):
     ) -> None:
         """What an operator sets for the name; also while the namespace is locked."""
         found = self.namespace(pick)
-        if found is None:
-            return
         old = found.limits
         new = Limits(
             old.quota if isinstance(quota, Unset) else quota,
@@ -307,7 +304,6 @@ class Driver(RuleBasedStateMachine):
     @rule(pick=PICK)
     def delete_namespace(self, pick: int) -> None:
         found = self.namespace(pick)
-        assert found is not None
         outcome = "Locked" if found.locked else None
         if outcome is None and self.model.protected(self.model.listed(found)):
             outcome = "Immutable"

@@ -54,8 +54,7 @@ class Uploading(Driver):
     @rule(pick=PICK, name=IMAGE, data=BLOB, algorithm=ALGORITHM)
     def upload_whole(self, pick: int, name: str, data: bytes, algorithm: str) -> None:
         namespace = self.namespace(pick)
-        if namespace is not None:
-            self._deliver(namespace, name, data, algorithm)
+        self._deliver(namespace, name, data, algorithm)
 
     def _deliver(self, namespace: Namespace, name: str, data: bytes, algorithm: str) -> None:
         where = self._locate(namespace, name)
@@ -72,16 +71,13 @@ class Uploading(Driver):
     @rule(pick=PICK, name=IMAGE, data=BLOB)
     def upload_of_other_content(self, pick: int, name: str, data: bytes) -> None:
         namespace = self.namespace(pick)
-        if namespace is not None:
-            where = self._locate(namespace, name)
-            put = self.store.uploads.put(where, sha256(data + b"?"), once(data))
-            self.expect(put, "DigestMismatch")
+        where = self._locate(namespace, name)
+        put = self.store.uploads.put(where, sha256(data + b"?"), once(data))
+        self.expect(put, "DigestMismatch")
 
     @rule(pick=PICK, name=IMAGE, declared=st.sampled_from([None, None, 6_000]), algorithm=ALGORITHM)
     def begin_upload(self, pick: int, name: str, declared: int | None, algorithm: str) -> None:
         namespace = self.namespace(pick)
-        if namespace is None:
-            return
         outcomes: tuple[str | None, ...] = self.model.room(namespace, declared or 0)
         if namespace.locked:
             outcomes = ("Locked",)
@@ -206,8 +202,6 @@ class Uploading(Driver):
         self, giving: int, given: str, taking: int, taken: str, data: bytes, algorithm: str
     ) -> None:
         origin, place = self.namespace(giving), self.namespace(taking)
-        if origin is None or place is None:
-            return
         where, source = self._locate(place, taken), self._locate(origin, given)
         room = self.model.growth(place, sha(data), len(data))
         readable = sha(data) in self.model.readable(self.model.image(origin, given), algorithm)
@@ -225,8 +219,6 @@ class Uploading(Driver):
     @rule(pick=PICK, name=IMAGE, which=PICK)
     def remove_blob(self, pick: int, name: str, which: int) -> None:
         namespace = self.namespace(pick)
-        if namespace is None:
-            return
         image = self.model.image(namespace, name)
         data = choose(which, [data for data in BLOBS if image and sha(data) in image.holds])
         outcome = None
@@ -289,8 +281,6 @@ class Pushing(Uploading):
         algorithm: str,
     ) -> None:
         namespace = self.namespace(pick)
-        if namespace is None:
-            return
         about = None if subject is None else self.document(subject)
         document = self._image_document(parts, about, docker)
         if upload:
@@ -357,8 +347,6 @@ class Pushing(Uploading):
         algorithm: str,
     ) -> None:
         namespace = self.namespace(pick)
-        if namespace is None:
-            return
         image = self.model.image(namespace, name)
         there = list(image.manifests.values()) if image else []
         chosen = {c.body: c for c in (there[n % len(there)] for n in children if there)}
@@ -387,7 +375,7 @@ class Pushing(Uploading):
     def put_again(self, pick: int, name: str, which: int, tag: str, guard: str) -> None:
         """Any known document, wherever its content may be: often refused."""
         namespace, document = self.namespace(pick), self.document(which)
-        if namespace is not None and document is not None:
+        if document is not None:
             self._put(namespace, name, document, tag, "sha256", guard)
 
     def _put(

@@ -47,19 +47,6 @@ def hold_before(hooks: Hooks, function: Function) -> Held:
     return held
 
 
-def hold_after(hooks: Hooks, function: Function) -> Held:
-    """As ``hold_before``, when it is committed and its caller does not know yet."""
-    held = Held()
-
-    async def after(this: Function) -> None:
-        if this is function:
-            hooks.after = None
-            await held.hold()
-
-    hooks.after = after
-    return held
-
-
 @asynccontextmanager
 async def meanwhile(held: Held, work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object]]:
     """Run the body while the work is held; then let the work come to its end."""
