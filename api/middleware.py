@@ -68,7 +68,10 @@ class RequestMiddleware:
                 response = await handler(request)
             else:
                 await settle(request, response)
-            record.gone = request.transport is None
+            transport = request.transport
+            # A handler that could not send on has cut the connection, which is closed later. Its
+            # response says 503, and is not sent.
+            record.gone = transport is None or (transport.is_closing() and not response.prepared)
             return response
         except web.HTTPException as error:
             response, record.gone = error, False

@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 from support.edge import EDGES, Edge, edge_of
 from support.fast_path import Stage, staged
+from support.recorded import FAST, PLAIN
 
 from holdfast.api.http.connection import Connection
 from holdfast.api.http.connection_states import Event
@@ -38,3 +39,10 @@ def refused_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Event]]:
     monkeypatch.setattr(Connection, Connection._refuse_event.__name__, record)
     yield seen
     assert not seen
+
+
+@pytest.fixture(params=[FAST, PLAIN])
+def path_option(request: pytest.FixtureRequest) -> str:
+    """The option of a server by which small requests take the fast path or the plain one."""
+    option: str = request.param
+    return option

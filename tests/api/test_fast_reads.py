@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,15 +11,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.api import CONFIG_TYPE, MANIFEST_TYPE, basic, digest_of
+from support.api import CONFIG_TYPE, MANIFEST_TYPE, digest_of
 from support.distribution import descriptor
-from support.fast_path import APPLICATION, NAMES, SMALL, Stage, World, staged
-from support.server import running
-from support.wire import Client, CountingLane, connected, exchange, masked, request, serving
+from support.fast_path import APPLICATION, NAMES, Stage, World, staged
+from support.wire import Client, CountingLane, exchange, masked, request, serving
 
 from holdfast.api import AppSettings
 from holdfast.api.fast import reads
@@ -696,42 +693,3 @@ async def test_with_an_access_log_every_request_is_in_it(
         await world.stop()
     assert lane.answered == lane.declined == 0
     assert [record.getMessage()[:4] for record in caplog.records] == ["200 ", "401 "]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("option", ["--fast-path", "--no-fast-path"])
-def test_the_option(tmp_path: Path, option: str) -> None:
-    """Of the names of requests: those of the lane share their beginning."""
-    with running(tmp_path / "data", option, "--create-namespaces") as server:
-        secret = server.variables()["SCW_SECRET_KEY"]
-        host, _, port = server.address.partition(":")
-        assert host == "127.0.0.1"
-        names = asyncio.run(_names(int(port), secret))
-    assert (len({name[:-12] for name in names}) == 1) is (option == "--fast-path")
-    assert len(set(names)) == 3
-
-
-async def _names(port: int, secret: str) -> list[bytes]:
-    async with connected(port) as client:
-        authorization = f"Authorization: {basic(secret)}"
-        path = f"/v2/demo/app/blobs/uploads/?digest={digest_of(SMALL)}"
-        body = f"Content-Length: {len(SMALL)}"
-        await client.send(request(f"POST {path} HTTP/1.1", authorization, body) + SMALL)
-        assert (await client.answer()).startswith(b"HTTP/1.1 201 ")
-        await client.send(
-            request(
-                "GET /token?service=holdfast&scope=repository:demo/app:pull HTTP/1.1", authorization
-            )
-        )
-        document = (await client.answer()).partition(b"\r\n\r\n")[2]
-        token = msgspec.json.decode(document)["token"]
-        sent = request(
-            f"GET /v2/demo/app/blobs/{digest_of(SMALL)} HTTP/1.1", f"Authorization: Bearer {token}"
-        )
-        names = []
-        for _ in range(3):
-            await client.send(sent)
-            answer = await client.answer()
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            names.append(answer.partition(b"X-Request-Id: ")[2][:36])
-        return names

@@ -18,10 +18,13 @@ from support.operating import (
     ask,
     call,
     connect,
+    make_namespace,
     metrics_address,
     operated,
+    push,
     raw,
 )
+from support.recorded import FAST, bearer, fast_answers
 from support.server import ServerProcess
 
 from holdfast.api.limits import shared_memory
@@ -120,6 +123,33 @@ def test_too_many_requests_with_a_key(tmp_path: Path) -> None:
             assert reply.json["errors"][0]["code"] == "TOOMANYREQUESTS"
         # Nobody in particular is not that key.
         assert call(server, "GET", "/v2/").status == 401
+
+
+@pytest.mark.parametrize("kind", ["address", "key"])
+def test_small_reads_and_pushes_are_limited(tmp_path: Path, kind: str, path_option: str) -> None:
+    """A trusted proxy that names no client is limited by itself, as any other address."""
+    data = tmp_path / "data"
+    with operated(data) as server:
+        make_namespace(server, "team", is_public=True)
+        push(server, "team/app", b"layer")
+        credentials = bearer(server, "team/app")
+    options = (f"--rate-{kind}=0.01", "--metrics=127.0.0.1:0", "--trusted-proxy=127.0.0.0/29")
+    sources = ("127.0.0.2", "127.0.0.3") if kind == "address" else ("127.0.0.2",)
+    asked = [("GET", "manifests/v1", 200), ("POST", "blobs/uploads/", 202)] * (BURST_MIN // 2 + 1)
+    with operated(data, *options, path_option) as server:
+        replies = []
+        for source in sources:
+            client = connect(server.address, source=source)
+            for number, (method, rest, status) in enumerate(asked):
+                reply = ask(client, method, f"/v2/team/app/{rest}", Authorization=credentials)
+                assert reply.status == (status if number < BURST_MIN else 429)
+                assert ("Retry-After" in reply.headers) == (number >= BURST_MIN)
+                replies.append(reply)
+            client.close()
+        refused = (len(asked) - BURST_MIN) * len(sources)
+        assert tally(server, f'limited_requests_total{{limit="{kind}"}}') == refused
+    fast = fast_answers(reply.headers["X-Request-Id"] for reply in replies)
+    assert fast == (BURST_MIN * len(sources) if path_option == FAST else 0)
 
 
 FORM = b"grant_type=password&password="

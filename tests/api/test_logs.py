@@ -12,7 +12,20 @@ from typing import Any
 
 import pytest
 from support.api import basic, digest_of
-from support.operating import NAMESPACES, OWNER, SECRET, WRONG, call, make_namespace, operated, push
+from support.operating import (
+    NAMESPACES,
+    OWNER,
+    SECRET,
+    WRONG,
+    ask,
+    call,
+    connect,
+    make_namespace,
+    operated,
+    push,
+)
+from support.recorded import FAST, bearer, check_path, fast_answers, prepare, reads_and_pushes
+from support.server import WAIT_SECONDS
 
 from holdfast.api.telemetry.audit import result_of
 from holdfast.api.telemetry.logs import (
@@ -26,6 +39,8 @@ from holdfast.api.telemetry.request_record import CURRENT, RequestRecord
 
 pytestmark = pytest.mark.slow
 
+MANIFEST = "/v2/team/app/manifests/v1"
+UPLOADS = "/v2/team/app/blobs/uploads/"
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -86,14 +101,13 @@ def test_fields_of_the_access_log_end_where_they_say(caplog: pytest.LogCaptureFi
     )
 
 
-@pytest.mark.parametrize("path", ["--fast-path", "--no-fast-path"])
 @pytest.mark.parametrize("kind", ["plain", "json"])
-def test_a_client_forges_no_column(tmp_path: Path, path: str, kind: str) -> None:
+def test_a_client_forges_no_column(tmp_path: Path, path_option: str, kind: str) -> None:
     """Through a real server, with and without the lane: headers, target, audit log."""
     audit = tmp_path / "audit"
     agent = b'a" 200 0 0.0s "\\\xe2\x80\xae\xff'
     target = b'/v2/app/web/manifests/"\\'
-    options = (path, "--access-log", f"--log-format={kind}", f"--audit-log={audit}")
+    options = (path_option, "--access-log", f"--log-format={kind}", f"--audit-log={audit}")
     with operated(tmp_path / "data", *options) as server:
         host, port = server.address.split(":")
         for method in (b"GET", b"DELETE"):
@@ -138,29 +152,92 @@ def test_a_traceback_stays_recognizable() -> None:
     assert timestamp(1.0005) == "1970-01-01T00:00:01.000Z"
 
 
-def test_the_access_log_as_json(tmp_path: Path) -> None:
-    with operated(tmp_path / "data", "--access-log", "--log-format=json") as server:
-        reply = call(server, "GET", "/v2/?secret=hunter2", Authorization=basic(SECRET))
-        call(server, "GET", "/healthz", User_Agent='quote" agent')
+def test_each_request_is_logged_as_its_client_saw_it(tmp_path: Path, path_option: str) -> None:
+    audit = tmp_path / "audit.log"
+    options = ("--access-log", "--log-format=json", f"--audit-log={audit}", path_option)
+    with operated(tmp_path / "data", *options) as server:
+        done = reads_and_pushes(server, prepare(server))
         server.stop()
-        first, second = map(json.loads, server.errors().splitlines())
-    assert re.fullmatch(_TIME, first.pop("time"))
-    assert first.pop("seconds") >= 0
-    assert first.pop("bytes") > 0
-    assert first.pop("pid") > 0
-    assert first.pop("agent") == "-"
-    assert "GET /v2/ HTTP/1.1" in first.pop("message")
-    assert first == {
-        "level": "info",
-        "logger": "holdfast.access",
-        "address": "127.0.0.1",
-        "method": "GET",
-        "path": "/v2/",
-        "status": 200,
-        "actor": OWNER["HOLDFAST_ACCESS_KEY"],
-        "request_id": reply.headers["X-Request-Id"],
+        said = [json.loads(line) for line in server.errors().splitlines()]
+    lines = [line for line in said if line["agent"] == "x/1"]
+    check_path(path_option, (line["request_id"] for line in lines))
+    for line in lines:
+        assert line.pop("message").startswith(f'127.0.0.1 "{line["method"]} {line["path"]} HTTP/1')
+        assert 0 <= line.pop("seconds") < WAIT_SECONDS
+        assert (line["level"], line["logger"]) == ("info", "holdfast.access")
+        assert (line["address"], line["actor"]) == ("127.0.0.1", OWNER["HOLDFAST_ACCESS_KEY"])
+    fields: tuple[str, ...] = ("request_id", "method", "path", "status", "bytes")
+    assert [tuple(line[field] for field in fields) for line in lines] == [
+        (*each.facts, each.size) for each in done
+    ]
+    assert {line["agent"] for line in said} == {"-", "x/1"}
+    changes = [each for each in done if each.method not in ("GET", "HEAD")]
+    audited = lines_of(audit)[-len(changes) :]
+    assert [tuple(line[field] for field in fields[:4]) for line in audited] == [
+        each.facts for each in changes
+    ]
+    good, bad = (each.path.rpartition("/")[2] for each in changes if each.method == "PATCH")
+    fields = ("action", "kind", "id", "result")
+    assert [tuple(line[field] for field in fields) for line in audited] == [
+        ("POST uploads", "upload", "", "done"),
+        ("PATCH upload", "upload", good, "done"),
+        ("PUT upload", "blob", digest_of(b"good"), "done"),
+        ("POST uploads", "upload", "", "done"),
+        ("PATCH upload", "upload", bad, "done"),
+        ("PUT upload", "blob", digest_of(b"good"), "refused"),
+        ("PUT manifest", "manifest", "v5", "refused"),
+    ]
+    fields = ("actor", "name", "region", "address")
+    assert {tuple(line[field] for field in fields) for line in audited} == {
+        (OWNER["HOLDFAST_ACCESS_KEY"], "team/app", "fr-par", "127.0.0.1")
     }
-    assert second["agent"] == 'quote" agent'
+
+
+FORWARDED = {
+    "": "",
+    "203.0.113.7": "203.0.113.7",
+    "203.0.113.7, 127.0.0.6": "203.0.113.7",
+    "127.0.0.6": "127.0.0.6",
+    "nonsense": "",
+    "203.0.113.7, unknown": "",
+    "unknown, 127.0.0.6": "127.0.0.6",
+    ",": "",
+}
+"""What a trusted proxy says, and the address that follows: empty for that of the connection."""
+
+
+def test_the_address_is_the_connections_where_a_proxy_says_none(
+    tmp_path: Path, path_option: str
+) -> None:
+    """Whatever was said before, on that connection or on another proxy's."""
+    audit = tmp_path / "audit.log"
+    options = ("--access-log", "--log-format=json", f"--audit-log={audit}", path_option)
+    proxies = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    with operated(tmp_path / "data", *options, "--trusted-proxy=127.0.0.0/29") as server:
+        make_namespace(server, "team", is_public=True)
+        push(server, "team/app", b"layer")
+        credentials = bearer(server, "team/app")
+        clients = [connect(server.address, source=proxy) for proxy in proxies]
+        expected = []
+        headers = [{"X_Forwarded_For": said} if said else {} for said in FORWARDED]
+        headers += [{"X_Real_IP": "203.0.113.7"}, {"Forwarded": "for=203.0.113.7"}]
+        for more in (*headers, *reversed(headers)):
+            address = FORWARDED.get(more.get("X_Forwarded_For", ""), "")
+            for client, proxy in zip(clients, proxies, strict=True):
+                asked = {"Authorization": credentials, "User_Agent": "x/1", **more}
+                assert ask(client, "GET", MANIFEST, None, **asked).status == 200
+                assert ask(client, "POST", UPLOADS, None, **asked).status == 202
+                expected += [address or proxy] * 2
+        for client in clients:
+            client.close()
+        server.stop()
+        said = [json.loads(line) for line in server.errors().splitlines()]
+    lines = [line for line in said if line["agent"] == "x/1"]
+    assert [line["address"] for line in lines] == expected
+    assert [line["address"] for line in lines_of(audit)[-len(expected) // 2 :]] == expected[1::2]
+    # The fast path does not know the headers Forwarded and X-Real-IP of a proxy.
+    fast = fast_answers(line["request_id"] for line in lines)
+    assert (fast >= len(expected) * 4 // 5) if path_option == FAST else (fast == 0)
 
 
 @pytest.mark.parametrize("kind", ["plain", "json"])
@@ -210,57 +287,36 @@ def test_every_change_is_audited(tmp_path: Path) -> None:
         key = call(
             server, "POST", "/holdfast/v1/keys", b'{"permission": "read"}', X_Auth_Token=SECRET
         ).json
-        refused = call(
-            server,
-            "DELETE",
-            f"{NAMESPACES}/{namespace['id']}",
-            X_Auth_Token=key["secret_key"],
-        )
-        assert refused.status == 403
+        place = f"{NAMESPACES}/{namespace['id']}"
+        assert call(server, "DELETE", place, X_Auth_Token=key["secret_key"]).status == 403
         assert call(server, "DELETE", "/v2/team/app/manifests/v1").status == 401
         assert call(server, "POST", NAMESPACES, b"{}", X_Auth_Token=WRONG).status == 401
-        deleted = call(server, "DELETE", f"{NAMESPACES}/{namespace['id']}", X_Auth_Token=SECRET)
+        deleted = call(server, "DELETE", place, X_Auth_Token=SECRET)
         assert deleted.status == 200
         # Reads, logins and questions are no changes.
         call(server, "GET", NAMESPACES, X_Auth_Token=SECRET)
         call(server, "GET", "/v2/team/app/manifests/v1", Authorization=basic(SECRET))
         call(server, "POST", "/token", b"grant_type=password&password=" + SECRET.encode())
     lines = lines_of(log)
-    owner = OWNER["HOLDFAST_ACCESS_KEY"]
-    told = [
-        (line["actor"], line["action"], line["kind"], line["id"], line["name"], line["result"])
-        for line in lines
+    owner, reader, of_it = OWNER["HOLDFAST_ACCESS_KEY"], key["access_key"], namespace["id"]
+    fields = ("actor", "action", "kind", "id", "name", "result")
+    assert [tuple(line[field] for field in fields) for line in lines] == [
+        (owner, "CreateNamespace", "namespace", of_it, "team", "done"),
+        (owner, "POST uploads", "blob", digest_of(b"{}"), "team/app", "done"),
+        (owner, "POST uploads", "blob", digest_of(b"the layer"), "team/app", "done"),
+        (owner, "PUT manifest", "manifest", "v1", "team/app", "done"),
+        (owner, "CreateKey", "key", reader, "", "done"),
+        (reader, "DeleteNamespace", "namespace", of_it, "", "refused"),
+        ("anonymous", "DELETE manifest", "manifest", "v1", "team/app", "refused"),
+        ("anonymous", "CreateNamespace", "namespace", "", "", "refused"),
+        (owner, "DeleteNamespace", "namespace", of_it, "team", "done"),
     ]
-    assert told[0] == (owner, "CreateNamespace", "namespace", namespace["id"], "team", "done")
-    assert told[1] == (
-        owner,
-        "POST uploads",
-        "blob",
-        digest_of(b"{}"),
-        "team/app",
-        "done",
-    )
-    assert told[3] == (owner, "PUT manifest", "manifest", "v1", "team/app", "done")
-    assert told[4] == (owner, "CreateKey", "key", key["access_key"], "", "done")
-    reader = key["access_key"]
-    assert told[5] == (reader, "DeleteNamespace", "namespace", namespace["id"], "", "refused")
-    assert told[6] == (
-        "anonymous",
-        "DELETE manifest",
-        "manifest",
-        "v1",
-        "team/app",
-        "refused",
-    )
-    assert told[7][:3] == ("anonymous", "CreateNamespace", "namespace")
-    assert told[8] == (owner, "DeleteNamespace", "namespace", namespace["id"], "team", "done")
-    assert len(told) == 9
     last = lines[-1]
     assert re.fullmatch(_TIME, last["time"])
     assert last["address"] == "127.0.0.1"
     assert last["region"] == "fr-par"
     assert last["status"] == 200
-    assert last["path"] == f"{NAMESPACES}/{namespace['id']}"
+    assert last["path"] == place
     assert last["request_id"] == deleted.headers["X-Request-Id"]
     text = log.read_text()
     for secret in (SECRET, WRONG, key["secret_key"], basic(SECRET)):

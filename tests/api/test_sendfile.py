@@ -482,28 +482,6 @@ def test_a_lost_network_is_a_lost_client(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_the_access_log_counts_what_the_kernel_sent(
-    tmp_path: Path, run: Runner, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = logging.getLogger("test.access")
-    heads: list[int] = []
-
-    async def story() -> None:
-        options = {"access_log": log, "access_log_format": "%s %b"}
-        async with house(tmp_path, **options) as there, connected(there.port) as client:
-            path = await there.blob(content(2 * TURN))
-            head, body = await get(client, path)
-            assert len(body) == 2 * TURN
-            heads.append(len(head) + 4)
-            # The first one is logged by the time the second is answered.
-            await get(client, "/healthz")
-
-    with caplog.at_level(logging.INFO, logger=log.name):
-        run(story)
-    first = next(record for record in caplog.records if record.name == log.name)
-    assert first.getMessage() == f"200 {2 * TURN + heads[0]}"
-
-
 def test_never_under_tls() -> None:
     class Transport:
         def __init__(self, **extra: object) -> None:

@@ -39,12 +39,16 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def connect(address: str | Path, tls: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
+def connect(
+    address: str | Path, tls: ssl.SSLContext | None = None, *, source: str = ""
+) -> http.client.HTTPConnection:
+    """A connection; over TCP without TLS from a ``source`` address, if that is given."""
     if isinstance(address, Path):
         return _Unix(address)
     if tls is not None:
         return http.client.HTTPSConnection(address, timeout=WAIT_SECONDS, context=tls)
-    return http.client.HTTPConnection(address, timeout=WAIT_SECONDS)
+    start = (source, 0) if source else None
+    return http.client.HTTPConnection(address, timeout=WAIT_SECONDS, source_address=start)
 
 
 def ask(
