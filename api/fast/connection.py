@@ -101,7 +101,7 @@ class FastConnection(Connection):
         """Record the client's address, then continue as ``Connection`` does."""
         super().connection_made(transport)
         # An access log that only aiohttp's handler writes must not miss a request.
-        if self.handler.logs_requests and not self._reads.logs:
+        if self.handler.logs_requests and not self._reads.recorder.logs:
             return
         socket_transport = cast(asyncio.Transport, transport)
         remote = transport.get_extra_info("peername")
@@ -166,9 +166,7 @@ class FastConnection(Connection):
         handler.count_request()
         if isinstance(answer, bytes):
             transport.write(answer)
-        elif answer.reader is None:
-            transport.write(answer.text)
-        else:
+        elif answer.reader is not None:
             self._send_file(transport, answer, answer.reader)
         return True
 

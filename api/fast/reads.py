@@ -129,11 +129,6 @@ class FastReads:
         self._counts_only = not (self.recorder.logs or self.recorder.traces)
         """True if nothing but the counters is to be written of a read."""
 
-    @property
-    def logs(self) -> bool:
-        """True if its answers are written to the access log."""
-        return self.recorder.logs
-
     def peer(self, scheme: str, address: str, *, plain: bool) -> Peer:
         """Return the peer of a new connection, to be passed with each of its requests."""
         return self._heads.peer(scheme, address, plain=plain, limits=self.recorder.limits)
@@ -145,8 +140,8 @@ class FastReads:
     def answer(self, head: bytes, peer: Peer) -> Answer | bytes | None:
         """Answer one request head (RFC 9112 section 2.1), or return None to decline.
 
-        Bytes are a whole answer that needs no record when it is sent. One long function, since a
-        function for each step would take twice as long.
+        Bytes are a whole answer, whose request is recorded; the record of a file waits for its end.
+        One long function, since a function for each step would take twice as long.
         """
         started = time.perf_counter()
         if self._closed:
@@ -197,9 +192,10 @@ class FastReads:
         record.request_id = (self._block_prefix + end).decode("ascii")
         record.status, record.content = rendered.status, rendered.size
         answer = Answer(record, text, reader)
-        if reader is None:
-            self.finish(answer, gone=False)
-        return answer
+        if reader is not None:
+            return answer
+        self.finish(answer, gone=False)
+        return text
 
     def _count_pull(
         self, decision: CachedDecision, request: ReadRequest, rendered: Rendered
