@@ -58,31 +58,6 @@ async def test_a_mounted_application_says_where_it_is(server: Server) -> None:
             assert (response.status, (await response.json())["type"]) == (404, "not_found")
 
 
-async def test_all_twelve_endpoints_of_the_contract_are_there(server: Server) -> None:
-    base = "/registry/v1/regions/{region}"
-    expected = {
-        ("GET", base + "/namespaces"),
-        ("POST", base + "/namespaces"),
-        ("GET", base + "/namespaces/{namespace_id}"),
-        ("PATCH", base + "/namespaces/{namespace_id}"),
-        ("DELETE", base + "/namespaces/{namespace_id}"),
-        ("GET", base + "/images"),
-        ("GET", base + "/images/{image_id}"),
-        ("PATCH", base + "/images/{image_id}"),
-        ("DELETE", base + "/images/{image_id}"),
-        ("GET", base + "/images/{image_id}/tags"),
-        ("GET", base + "/tags/{tag_id}"),
-        ("DELETE", base + "/tags/{tag_id}"),
-    }
-    documented = {
-        (method.upper(), path)
-        for path, methods in server.contract.document["paths"].items()
-        for method in methods
-        if path.startswith(base)
-    }
-    assert documented == expected
-
-
 @pytest.mark.slow
 async def test_the_document_is_whole(server: Server) -> None:
     document = server.contract.document

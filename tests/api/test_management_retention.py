@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from support import api_fixtures
-from support.api import OTHER_PROJECT, PROJECT
 from support.management import BEYOND, REGISTRY, Server
 
 server = api_fixtures.management_server
@@ -99,17 +98,6 @@ async def test_bad_rules_name_the_argument(server: Server, rules: object) -> Non
     assert answer.status == 400
     assert answer.json["type"] == "invalid_arguments"
     assert answer.json["details"][0]["argument_name"].startswith("rules")
-
-
-async def test_strangers_and_read_only_keys(server: Server) -> None:
-    space = await server.create("n1")
-    _, stranger = await server.key(OTHER_PROJECT)
-    for method, where in (("GET", path(space)), ("GET", path(space, "plan"))):
-        assert (await server.call(method, where, secret=stranger)).status == 404
-    _, reader = await server.key(PROJECT, permission="read")
-    assert (await server.call("GET", path(space), secret=reader)).status == 200
-    answer = await server.call("POST", path(space, "apply"), secret=reader, payload={})
-    assert answer.status == 403
 
 
 async def test_pull_counts(server: Server) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import random
 import struct
 import subprocess
@@ -97,15 +96,6 @@ def test_round_trip(shelf: Shelf, source: bytes, size: int) -> None:
     assert reader.read(size, 10) == reader.read(size + 10, 10) == reader.read(0, 0) == b""
 
 
-def test_real_sizes(shelf: Shelf) -> None:
-    content = TEXT + NOISE * 8
-    stored = shelf.write([content], frame_bytes=zstd_frames.FRAME_BYTES)
-    assert len(stored) < len(content) * 0.6
-    reader = FrameReader(shelf.open(stored))
-    for offset in (0, 1, zstd_frames.FRAME_BYTES - 1, zstd_frames.FRAME_BYTES, len(content) - 5):
-        assert reader.read(offset, 300_000) == content[offset : offset + 300_000]
-
-
 @given(
     pieces=st.lists(st.integers(0, 700).map(lambda size: TEXT[size : 2 * size]), max_size=12),
     frame_bytes=st.integers(1, 600),
@@ -175,15 +165,6 @@ def test_a_closed_reader_reads_no_more(shelf: Shelf) -> None:
 
 
 # A legal file
-
-
-@pytest.mark.parametrize("size", [0, 1, 1000, 123_456])
-def test_any_zstd_reader_understands_the_file(size: int) -> None:
-    stored = Shelf(MemoryDepot()).write([TEXT[:size]])
-    with zstandard.ZstdDecompressor().stream_reader(
-        io.BytesIO(stored), read_across_frames=True
-    ) as stream:
-        assert stream.read() == TEXT[:size]
 
 
 @pytest.mark.parametrize("size", [0, 123_456])
