@@ -8,27 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from holdfast.api.http.app_settings import AppSettings
-from holdfast.api.management.operation import AnyOperation, Call
-from holdfast.api.management.operations import OPERATIONS as TABLE
+from holdfast.api.management.keys import create_key
+from holdfast.api.management.namespaces import create_namespace
+from holdfast.api.management.operation import AnyOperation, Call, Operation
 from holdfast.api.management.parameters import parse_body, parse_query
 from holdfast.api.server.owner_key import Owner
 from holdfast.engine import Key, Store
 
 from .errors import Failure
 
-OPERATIONS: Final[Mapping[str, AnyOperation]] = {item.id: item for item in TABLE}
-
-_NEED_OWNER: Final = frozenset({"CreateNamespace", "CreateKey"})
+_NEED_OWNER: Final[tuple[AnyOperation, ...]] = (create_namespace, create_key)
 """Operations that need the owner: its organization and its project, the default one."""
 
 _NO_ID: Final = UUID(int=0)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 class Backend(Protocol):
@@ -36,13 +37,13 @@ class Backend(Protocol):
 
     async def call(
         self,
-        operation_id: str,
+        operation: Operation[A],
         *,
         path: Mapping[str, object],
         query: Mapping[str, str],
         body: Mapping[str, object],
-    ) -> msgspec.Struct:
-        """Run an operation and return a value of its ``answer`` type.
+    ) -> A:
+        """Run an operation and return its answer.
 
         Raises ApiError, EngineError (from a store) or Failure.
         """
@@ -62,15 +63,14 @@ class LocalBackend:
 
     async def call(
         self,
-        operation_id: str,
+        operation: Operation[A],
         *,
         path: Mapping[str, object],
         query: Mapping[str, str],
         body: Mapping[str, object],
-    ) -> msgspec.Struct:
+    ) -> A:
         """See ``Backend.call``."""
-        operation = OPERATIONS[operation_id]
-        key = await self._key(operation_id)
+        key = await self._key(operation)
         return await operation.handler(
             Call(
                 store=self._store,
@@ -87,12 +87,12 @@ class LocalBackend:
             )
         )
 
-    async def _key(self, operation_id: str) -> Key:
+    async def _key(self, operation: AnyOperation) -> Key:
         """Return a key with the owner's rights, which the ledger does not hold.
 
         Access to the directory grants them. Raises Failure.
         """
-        if self._owner is None and operation_id in _NEED_OWNER:
+        if self._owner is None and operation in _NEED_OWNER:
             raise Failure("the directory has no owner key yet: holdfast serve creates it")
         project = UUID(self._owner.project_id) if self._owner else _NO_ID
         organization = UUID(self._owner.organization_id) if self._owner else _NO_ID

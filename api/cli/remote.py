@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -13,8 +13,9 @@ from yarl import URL
 
 from holdfast.api.management.auth import AUTH_HEADER
 from holdfast.api.management.errors import STATUS, ApiError, Body, DeniedAuthentication
+from holdfast.api.management.operation import Operation
+from holdfast.api.management.upkeep import check_store
 
-from .backends import OPERATIONS
 from .errors import Failure
 
 CONNECT_SECONDS: Final = 10.0
@@ -30,8 +31,8 @@ _BODIES: Final[Mapping[object, type[Body]]] = {
     for field in msgspec.structs.fields(body)
     if field.name == "type"
 }
-_NO_TIMEOUT: Final = frozenset({"CheckStore"})
-"""Operations that respond only when all work is done, which has no time limit."""
+
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 class RemoteBackend:
@@ -49,24 +50,23 @@ class RemoteBackend:
 
     async def call(
         self,
-        operation_id: str,
+        operation: Operation[A],
         *,
         path: Mapping[str, object],
         query: Mapping[str, str],
         body: Mapping[str, object],
-    ) -> msgspec.Struct:
+    ) -> A:
         """See ``Backend.call``."""
-        operation = OPERATIONS[operation_id]
         parts = {name: _segment(str(item)) for name, item in path.items()}
         target = operation.path.format(region=_segment(self._region), **parts)
-        seconds = None if operation_id in _NO_TIMEOUT else READ_SECONDS
+        # A check responds only when all its work is done, which has no time limit.
+        seconds = None if operation is check_store else READ_SECONDS
         status, content = await self._send(operation.method, target, query, body, seconds)
         if status == 200:
             try:
-                answer: msgspec.Struct = msgspec.json.decode(content, type=operation.answer)
+                return msgspec.json.decode(content, type=operation.answer)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 raise self._bad_response("the response does not match the operation") from None
-            return answer
         error = self._api_error(status, content)
         if isinstance(error.body, DeniedAuthentication):
             raise Failure(f"{self._url} refuses the key of {self._source}: {_why(error.body)}")

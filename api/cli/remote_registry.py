@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from holdfast.api.management.settings import get_namespace_settings
 from holdfast.engine import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -47,8 +48,8 @@ _ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIS
 @asynccontextmanager
 async def remote_images(target: Target, name: str) -> AsyncIterator[tuple[Registry, Repository]]:
     """Open the registry of ``namespace/image`` on a server. Raises Failure or ApiError."""
-    async with management_of(target) as management:
-        url, repository = await _find(management, target, name)
+    async with management_of(target) as api:
+        url, repository = await _find(api, target, name)
     credentials = {"Authorization": aiohttp.encode_basic_auth("nologin", target.secret)}
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=remote.CONNECT_SECONDS, sock_read=remote.READ_SECONDS
@@ -57,13 +58,13 @@ async def remote_images(target: Target, name: str) -> AsyncIterator[tuple[Regist
         yield RemoteRegistry(http, url, repository), repository
 
 
-async def _find(management: Management, target: Target, name: str) -> tuple[str, Repository]:
+async def _find(api: Management, target: Target, name: str) -> tuple[str, Repository]:
     """Return the URL of the region's registry and the repository, which a push may yet create."""
     named = Named.parse(name)
     if named.image is None:
         raise NotFound("image", name)
-    namespace = await management.namespace_named(named)
-    settings = await management.settings(namespace.id_)
+    namespace = await api.namespace_named(named)
+    settings = await api.ask(get_namespace_settings, namespace_id=namespace.id_)
     assert target.url is not None, target
     host = namespace.endpoint.rpartition("/")[0]
     repository = Repository(

@@ -210,7 +210,7 @@ async def management_of(target: Target) -> AsyncIterator[Management]:
 class Session:
     """Context of a running command: its operations, its target and its output format."""
 
-    management: Management
+    api: Management
     target: Target
     as_json: bool
 

@@ -10,6 +10,7 @@ from holdfast.api.cli.errors import Damaged, Misused, printable
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import print_json_line, progress
 from holdfast.api.cli.session import Target, management_of, run, target_options
+from holdfast.api.management.upkeep import check_store
 from holdfast.engine import Problem, check_directory
 
 
@@ -39,8 +40,8 @@ async def _check(target: Target, *, deep: bool, as_json: bool) -> int:
     count = 0
     with progress("checking") as bar:
         if target.url is not None:
-            async with management_of(target) as management:
-                answer = await management.check()
+            async with management_of(target) as api:
+                answer = await api.ask(check_store)
             for item in answer.problems:
                 _print_problem(Problem(item.kind, item.name, item.reason), as_json=as_json)
             return answer.problem_count

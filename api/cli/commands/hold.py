@@ -9,6 +9,8 @@ import click
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, exact_size
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.holds import release_holds
+from holdfast.api.management.views import ReleasedAnswer
 
 _FIELDS: Final[Table] = {
     "released": lambda item: item.released,
@@ -36,6 +38,11 @@ async def release(session: Session, *, namespace: str, yes: bool) -> None:
     Pushes in progress may have to start again. Content that the trash needs for an undelete is
     kept: see holdfast trash delete.
     """
-    found = await session.management.namespace(namespace)
+    found = await session.api.namespace(namespace)
     confirm(f"Release all content that no manifest of {found.name} needs?", yes=yes)
-    session.show(await session.management.release_holds(found.id_), _FIELDS)
+    total = ReleasedAnswer(released=0, released_size=0, kept=0, after=None)
+    async for done in session.api.pages(release_holds, namespace_id=found.id_):
+        total.released += done.released
+        total.released_size += done.released_size
+        total.kept += done.kept
+    session.show(total, _FIELDS)

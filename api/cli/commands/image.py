@@ -9,6 +9,8 @@ import click
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, exact_size, moment, size
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.images import delete_image, list_images, update_image
+from holdfast.api.management.manifests import list_manifests
 
 TAGS_SHOWN: Final = 8
 """Tags of an image that a table shows; ``holdfast tag list`` shows all."""
@@ -63,8 +65,9 @@ def image() -> None:
 @session_command
 async def manifests(session: Session, *, image: str, tagged: bool | None) -> None:
     """List the manifests of an image, including untagged ones."""
-    found = await session.management.image(image)
-    session.show_all(await session.management.manifests(found.id_, tagged=tagged), _MANIFESTS)
+    found = await session.api.image(image)
+    pages = session.api.pages(list_manifests, image_id=found.id_, tagged=tagged)
+    session.show_all([item async for page in pages for item in page.manifests], _MANIFESTS)
 
 
 @image.command("list", epilog=example("image list team"))
@@ -74,8 +77,9 @@ async def list_(session: Session, *, namespace: str | None) -> None:
     """List the images of a namespace, or of all namespaces."""
     namespace_id = None
     if namespace is not None:
-        namespace_id = (await session.management.namespace(namespace)).id_
-    session.show_all(await session.management.images(namespace_id=namespace_id), _COLUMNS)
+        namespace_id = (await session.api.namespace(namespace)).id_
+    pages = session.api.pages(list_images, namespace_id=namespace_id)
+    session.show_all([item async for page in pages for item in page.images], _COLUMNS)
 
 
 @image.command(epilog=example("image get team/web"))
@@ -83,7 +87,7 @@ async def list_(session: Session, *, namespace: str | None) -> None:
 @session_command
 async def get(session: Session, *, image: str) -> None:
     """Show an image with its exact size."""
-    session.show(await session.management.image(image), _FIELDS)
+    session.show(await session.api.image(image), _FIELDS)
 
 
 @image.command(epilog=example("image update team/web --visibility public"))
@@ -97,9 +101,9 @@ async def get(session: Session, *, image: str) -> None:
 @session_command
 async def update(session: Session, *, image: str, visibility: str) -> None:
     """Change the visibility of an image."""
-    found = await session.management.image(image)
-    fields = {"visibility": visibility}
-    session.show(await session.management.update_image(found.id_, fields), _FIELDS)
+    found = await session.api.image(image)
+    changed = await session.api.ask(update_image, image_id=found.id_, visibility=visibility)
+    session.show(changed, _FIELDS)
 
 
 @image.command(epilog=example("image delete team/web --yes"))
@@ -111,6 +115,6 @@ async def delete(session: Session, *, image: str, yes: bool) -> None:
 
     You can restore it for a while: see holdfast undelete.
     """
-    found = await session.management.image(image)
+    found = await session.api.image(image)
     confirm(f"Delete image {found.name} ({size(found.size)})?", yes=yes)
-    session.show(await session.management.delete_image(found.id_), _FIELDS)
+    session.show(await session.api.ask(delete_image, image_id=found.id_), _FIELDS)

@@ -12,6 +12,7 @@ import click
 from holdfast.api.cli.options import confirm, data_option, example, yes_option
 from holdfast.api.cli.output import Table, moment
 from holdfast.api.cli.session import Session, data_directory, open_store, run, session_command
+from holdfast.api.management.keys import create_key, get_key, list_keys, revoke_key, update_key
 from holdfast.api.oci.tokens import LEEWAY_SECONDS, REFRESH_SECONDS
 from holdfast.api.server.owner_key import ACCESS_KEY
 
@@ -104,13 +105,14 @@ async def create(
         project_id = project_id or session.target.project_id
         if project_id is None:
             raise click.UsageError("no project: give --project-id or --all-projects")
-    fields = {
-        "project_id": project_id,
-        "permission": "read" if read_only else "full",
-        "expires_at": expires,
-        "description": description,
-    }
-    session.show(await session.management.create_key(fields), _NEW_FIELDS)
+    created = await session.api.ask(
+        create_key,
+        project_id=project_id,
+        permission="read" if read_only else "full",
+        expires_at=expires,
+        description=description,
+    )
+    session.show(created, _NEW_FIELDS)
 
 
 @key.command("list", epilog=example("key list"))
@@ -118,7 +120,8 @@ async def create(
 @session_command
 async def list_(session: Session, *, project_id: UUID | None) -> None:
     """List keys, without their secrets."""
-    session.show_all(await session.management.keys(project_id=project_id), _COLUMNS)
+    pages = session.api.pages(list_keys, project_id=project_id)
+    session.show_all([item async for page in pages for item in page.keys], _COLUMNS)
 
 
 @key.command(epilog=example("key get SCWXXXXXXXXXXXXXXXXX"))
@@ -126,7 +129,7 @@ async def list_(session: Session, *, project_id: UUID | None) -> None:
 @session_command
 async def get(session: Session, *, access_key: str) -> None:
     """Show a key, without its secret."""
-    session.show(await session.management.key(access_key), _FIELDS)
+    session.show(await session.api.ask(get_key, access_key=access_key), _FIELDS)
 
 
 @key.command(
@@ -145,8 +148,8 @@ async def get(session: Session, *, access_key: str) -> None:
 @session_command
 async def expire(session: Session, *, access_key: str, text: str) -> None:
     """Change the expiry of a key. An expired key is kept and can be extended."""
-    fields = {"expires_at": _parse_end(text)}
-    session.show(await session.management.update_key(access_key, fields), _FIELDS)
+    changed = await session.api.ask(update_key, access_key=access_key, expires_at=_parse_end(text))
+    session.show(changed, _FIELDS)
 
 
 @key.command(epilog=example("key revoke SCWXXXXXXXXXXXXXXXXX --yes"))
@@ -156,7 +159,7 @@ async def expire(session: Session, *, access_key: str, text: str) -> None:
 async def revoke(session: Session, *, access_key: str, yes: bool) -> None:
     """Revoke a key. The server refuses it from now on."""
     confirm(f"Revoke key {access_key}?", yes=yes)
-    session.show(await session.management.revoke_key(access_key), _FIELDS)
+    session.show(await session.api.ask(revoke_key, access_key=access_key), _FIELDS)
 
 
 @key.command("end-tokens", epilog=example("key end-tokens --data data --yes"))

@@ -11,7 +11,14 @@ from holdfast.api.cli.limit_options import FIELDS, fields_of, in_words, limit_op
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, exact_size, moment, size
 from holdfast.api.cli.session import Session, session_command
-from holdfast.api.management.views import NamespaceAnswer, SettingsAnswer
+from holdfast.api.management.limits import get_namespace_limits, update_namespace_limits
+from holdfast.api.management.namespaces import (
+    create_namespace,
+    delete_namespace,
+    list_namespaces,
+    update_namespace,
+)
+from holdfast.api.management.settings import get_namespace_settings, update_namespace_settings
 
 _COLUMNS: Final[Table] = {
     "name": lambda item: item.name,
@@ -76,13 +83,14 @@ async def create(
     project_id: UUID | None,
 ) -> None:
     """Create a namespace."""
-    fields = {
-        "name": name,
-        "description": description,
-        "is_public": is_public,
-        "project_id": project_id or session.target.project_id,
-    }
-    session.show(await session.management.create_namespace(fields), _FIELDS)
+    created = await session.api.ask(
+        create_namespace,
+        name=name,
+        description=description,
+        is_public=is_public,
+        project_id=project_id or session.target.project_id,
+    )
+    session.show(created, _FIELDS)
 
 
 @namespace.command("list", epilog=example("namespace list --json"))
@@ -90,7 +98,8 @@ async def create(
 @session_command
 async def list_(session: Session, *, project_id: UUID | None) -> None:
     """List the namespaces of a region."""
-    session.show_all(await session.management.namespaces(project_id=project_id), _COLUMNS)
+    pages = session.api.pages(list_namespaces, project_id=project_id)
+    session.show_all([item async for page in pages for item in page.namespaces], _COLUMNS)
 
 
 @namespace.command(epilog=example("namespace get team"))
@@ -98,7 +107,7 @@ async def list_(session: Session, *, project_id: UUID | None) -> None:
 @session_command
 async def get(session: Session, *, namespace: str) -> None:
     """Show a namespace with its exact size."""
-    session.show(await session.management.namespace(namespace), _FIELDS)
+    session.show(await session.api.namespace(namespace), _FIELDS)
 
 
 @namespace.command(epilog=example("namespace update team --public"))
@@ -112,9 +121,11 @@ async def update(
     """Change the description or the visibility of a namespace."""
     if description is None and is_public is None:
         raise click.UsageError("nothing to change: give --description, --public or --private")
-    found = await session.management.namespace(namespace)
-    fields = {"description": description, "is_public": is_public}
-    session.show(await session.management.update_namespace(found.id_, fields), _FIELDS)
+    found = await session.api.namespace(namespace)
+    changed = await session.api.ask(
+        update_namespace, namespace_id=found.id_, description=description, is_public=is_public
+    )
+    session.show(changed, _FIELDS)
 
 
 @namespace.command(
@@ -138,8 +149,9 @@ async def settings(
     fields = fields_of(given)
     if sparse_indexes is not None:
         fields["sparse_indexes"] = {"yes": True, "no": False}.get(sparse_indexes)
-    found = await session.management.namespace(namespace)
-    session.show(await _settings(session, found, fields), _SETTINGS)
+    found = await session.api.namespace(namespace)
+    operation = update_namespace_settings if fields else get_namespace_settings
+    session.show(await session.api.ask(operation, namespace_id=found.id_, **fields), _SETTINGS)
 
 
 @namespace.command(
@@ -155,20 +167,9 @@ async def limits(session: Session, *, namespace: str, **given: Any) -> None:
     Changes need a key of all projects.
     """
     fields = fields_of(given)
-    found = await session.management.namespace(namespace)
-    if fields:
-        answer = await session.management.update_limits(found.id_, fields)
-    else:
-        answer = await session.management.limits(found.id_)
-    session.show(answer, _LIMITS)
-
-
-async def _settings(
-    session: Session, found: NamespaceAnswer, fields: dict[str, object]
-) -> SettingsAnswer:
-    if fields:
-        return await session.management.update_settings(found.id_, fields)
-    return await session.management.settings(found.id_)
+    found = await session.api.namespace(namespace)
+    operation = update_namespace_limits if fields else get_namespace_limits
+    session.show(await session.api.ask(operation, namespace_id=found.id_, **fields), _LIMITS)
 
 
 @namespace.command(epilog=example("namespace delete team --yes"))
@@ -180,7 +181,7 @@ async def delete(session: Session, *, namespace: str, yes: bool) -> None:
 
     You can restore it for a while: see holdfast undelete.
     """
-    found = await session.management.namespace(namespace)
+    found = await session.api.namespace(namespace)
     summary = f"{found.image_count} images, {size(found.size)}"
     confirm(f"Delete namespace {found.name} ({summary})?", yes=yes)
-    session.show(await session.management.delete_namespace(found.id_), _FIELDS)
+    session.show(await session.api.ask(delete_namespace, namespace_id=found.id_), _FIELDS)

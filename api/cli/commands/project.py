@@ -11,6 +11,7 @@ from holdfast.api.cli.limit_options import fields_of, in_words, limit_options, q
 from holdfast.api.cli.options import example, parse_size
 from holdfast.api.cli.output import Table, exact_size
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.limits import get_project_limits, update_project_limits
 
 _FIELDS: Final[Table] = {
     "quota": lambda item: "none" if item.quota is None else exact_size(item.quota),
@@ -45,8 +46,5 @@ async def limits(session: Session, *, project_id: UUID, **given: Any) -> None:
     fields = quota_field(given)
     if defaults := fields_of(given, "default-"):
         fields["defaults"] = defaults
-    management = session.management
-    if fields:
-        session.show(await management.update_project_limits(project_id, fields), _FIELDS)
-    else:
-        session.show(await management.project_limits(project_id), _FIELDS)
+    operation = update_project_limits if fields else get_project_limits
+    session.show(await session.api.ask(operation, project_id=project_id, **fields), _FIELDS)

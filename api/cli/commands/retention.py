@@ -10,7 +10,13 @@ import msgspec
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, print_fields, print_json, print_rows, size
 from holdfast.api.cli.session import Session, session_command
-from holdfast.api.management.retention import Rules
+from holdfast.api.management.retention import (
+    Rules,
+    apply_retention,
+    get_retention,
+    plan_retention,
+    update_retention,
+)
 from holdfast.api.management.views import PlanAnswer, RulesAnswer
 
 FILE_BYTES_MAX: Final = 1 << 20
@@ -52,8 +58,8 @@ def retention() -> None:
 @session_command
 async def show(session: Session, *, namespace: str) -> None:
     """Show the rules of a namespace."""
-    found = await session.management.namespace(namespace)
-    _show_rules(session, await session.management.retention(found.id_))
+    found = await session.api.namespace(namespace)
+    _show_rules(session, await session.api.ask(get_retention, namespace_id=found.id_))
 
 
 @retention.command(
@@ -117,8 +123,8 @@ async def set_(
         raise click.UsageError("give one of these: options of a rule, --file, --none")
     rules = [rule] if rule else []
     body = {"rules": rules} if file is None else _read_rules(file)
-    found = await session.management.namespace(namespace)
-    _show_rules(session, await session.management.update_retention(found.id_, body))
+    found = await session.api.namespace(namespace)
+    _show_rules(session, await session.api.ask(update_retention, namespace_id=found.id_, **body))
 
 
 def _read_rules(file: BinaryIO) -> dict[str, object]:
@@ -138,8 +144,8 @@ def _read_rules(file: BinaryIO) -> dict[str, object]:
 @session_command
 async def plan(session: Session, *, namespace: str) -> None:
     """List the items that the rules would remove now and the bytes freed: a dry run."""
-    found = await session.management.namespace(namespace)
-    _show_plan(session, await session.management.retention_plan(found.id_), "would free")
+    found = await session.api.namespace(namespace)
+    _show_plan(session, await session.api.ask(plan_retention, namespace_id=found.id_), "would free")
 
 
 @retention.command(epilog=example("retention apply team --yes"))
@@ -151,12 +157,12 @@ async def apply(session: Session, *, namespace: str, yes: bool) -> None:
 
     You can restore removed tags for a while: see holdfast undelete.
     """
-    found = await session.management.namespace(namespace)
+    found = await session.api.namespace(namespace)
     if not yes:
-        planned = await session.management.retention_plan(found.id_)
+        planned = await session.api.ask(plan_retention, namespace_id=found.id_)
         summary = f"{len(planned.expired)} tags and manifests, {size(planned.freed_bytes)}"
         confirm(f"Apply the rules of namespace {found.name} ({summary})?", yes=yes)
-    _show_plan(session, await session.management.apply_retention(found.id_), "will free")
+    _show_plan(session, await session.api.ask(apply_retention, namespace_id=found.id_), "will free")
 
 
 def _show_rules(session: Session, answer: RulesAnswer) -> None:

@@ -8,6 +8,8 @@ from holdfast.api.cli.errors import Damaged
 from holdfast.api.cli.options import example, parse_size
 from holdfast.api.cli.output import print_json, progress, size
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.store import get_stats
+from holdfast.api.management.upkeep import scrub_store
 from holdfast.api.management.views import ScrubAnswer
 
 
@@ -42,10 +44,17 @@ async def scrub(session: Session, *, budget: int | None) -> None:
 
 async def _scrub(session: Session, budget: int | None) -> ScrubAnswer:
     """Run all steps of the scrub and return their sums."""
-    total = (await session.management.stats()).stored_bytes
+    total = (await session.api.ask(get_stats)).stored_bytes
+    left, origin = budget, None
     whole: ScrubAnswer | None = None
     with progress("scrubbing") as bar:
-        async for done in session.management.scrub(budget):
+        paused = True
+        while paused:
+            # The server keeps no state of a scrub: pass the rest of the budget and the origin.
+            done = await session.api.ask(scrub_store, budget=left, origin=origin)
+            paused, origin = done.paused, done.origin
+            if left is not None:
+                left = max(left - done.bytes, 0)
             if whole is None:
                 whole = done
             else:

@@ -7,6 +7,7 @@ import click
 from holdfast.api.cli.options import confirm, example, require_terminal
 from holdfast.api.cli.output import print_json, progress, size
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.upkeep import sweep_store
 
 
 @click.command(epilog=example("sweep --data data", "sweep --now --yes"))
@@ -26,7 +27,10 @@ async def sweep(session: Session, *, now: bool, yes: bool) -> None:
         confirm("Empty the trash? Nothing can be undeleted after that.", yes=yes)
     entries = files = freed = 0
     with progress("sweeping") as bar:
-        async for done in session.management.sweep(early=now):
+        finished = False
+        while not finished:
+            done = await session.api.ask(sweep_store, early=now)
+            finished = done.finished
             entries, files = entries + done.entries, files + done.files
             freed += done.freed_bytes
             bar.show(f"swept {entries}, freed {size(freed)}")

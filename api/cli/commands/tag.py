@@ -9,6 +9,7 @@ import click
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, moment
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.tags import delete_tag, list_tags
 
 _COLUMNS: Final[Table] = {
     "name": lambda item: item.name,
@@ -40,8 +41,9 @@ def tag() -> None:
 @session_command
 async def list_(session: Session, *, image: str) -> None:
     """List the tags of an image."""
-    found = await session.management.image(image)
-    session.show_all(await session.management.tags(found.id_), _COLUMNS)
+    found = await session.api.image(image)
+    pages = session.api.pages(list_tags, image_id=found.id_)
+    session.show_all([item async for page in pages for item in page.tags], _COLUMNS)
 
 
 @tag.command(epilog=example("tag get team/web:v1"))
@@ -49,7 +51,7 @@ async def list_(session: Session, *, image: str) -> None:
 @session_command
 async def get(session: Session, *, tag: str) -> None:
     """Show a tag and the digest it points to."""
-    session.show(await session.management.tag(tag), _FIELDS)
+    session.show(await session.api.tag(tag), _FIELDS)
 
 
 @tag.command(epilog=example("tag delete team/web:v1 --yes"))
@@ -61,6 +63,6 @@ async def delete(session: Session, *, tag: str, yes: bool) -> None:
 
     You can restore it for a while: see holdfast undelete.
     """
-    found = await session.management.tag(tag)
+    found = await session.api.tag(tag)
     confirm(f"Delete tag {found.name} ({found.digest})?", yes=yes)
-    session.show(await session.management.delete_tag(found.id_), _FIELDS)
+    session.show(await session.api.ask(delete_tag, tag_id=found.id_), _FIELDS)

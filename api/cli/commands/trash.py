@@ -12,6 +12,7 @@ from holdfast.api.cli.errors import not_found
 from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, moment
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.trash import delete_from_trash, list_trash, restore_from_trash
 from holdfast.api.management.views import PurgedAnswer, TrashItemAnswer
 
 
@@ -36,6 +37,12 @@ _GONE: Final[Table] = {
 }
 
 
+async def _items(session: Session, **filters: str | None) -> list[TrashItemAnswer]:
+    """List the trash of the region; the item that is purged next comes first."""
+    pages = session.api.pages(list_trash, region=session.target.region, **filters)
+    return [item async for page in pages for item in page.items]
+
+
 @click.group(epilog=example("trash list"))
 def trash() -> None:
     """Manage the trash: deleted resources that you can still restore, see holdfast undelete.
@@ -48,7 +55,7 @@ def trash() -> None:
 @session_command
 async def list_(session: Session) -> None:
     """List the trash of a region."""
-    session.show_all(await session.management.trash(session.target.region), _COLUMNS)
+    session.show_all(await _items(session), _COLUMNS)
 
 
 @trash.command(epilog=example("trash delete team/web:v1 --yes"))
@@ -66,7 +73,7 @@ async def delete(session: Session, *, names: tuple[str, ...], yes: bool) -> None
     # Print the items that are gone even if a later one fails.
     try:
         for item_id in ids:
-            gone += [await session.management.purge(item_id)]
+            gone += [await session.api.ask(delete_from_trash, item_id=item_id)]
     finally:
         if gone:
             session.show_all(gone, _GONE)
@@ -82,14 +89,14 @@ async def undelete(session: Session, *, names: tuple[str, ...]) -> None:
     earlier in the list of names. If several items have the same name, give the id of one.
     """
     if not names:
-        session.show_all(await session.management.trash(session.target.region), _COLUMNS)
+        session.show_all(await _items(session), _COLUMNS)
         return
     back: list[TrashItemAnswer] = []
     # One after the other: an image may need the namespace before it in the list.
     try:
         for name in names:
             item_id = id_of(name) or await _find(session, Named.parse(name))
-            back.append(await session.management.undelete(item_id))
+            back.append(await session.api.ask(restore_from_trash, item_id=item_id))
     finally:
         if back:
             session.show_all(back, _COLUMNS)
@@ -98,11 +105,13 @@ async def undelete(session: Session, *, names: tuple[str, ...]) -> None:
 async def _find(session: Session, name: Named) -> UUID:
     """Return the id of the item with this name. Raises Missing or UsageError."""
     kind = "namespace" if name.image is None else "image" if name.tag is None else "tag"
-    found = await session.management.trash(
-        session.target.region, kind=kind, namespace=name.namespace, image=name.image, tag=name.tag
-    )
+    filters = {"namespace": name.namespace, "image": name.image, "tag": name.tag}
     # Compare the whole name too: a purge must not depend on the filters of the API alone.
-    found = [item for item in found if _full_name(item) == str(name)]
+    found = [
+        item
+        for item in await _items(session, kind=kind, **filters)
+        if _full_name(item) == str(name)
+    ]
     if not found:
         raise not_found(f"deleted {kind}", str(name))
     if len(found) > 1:

@@ -12,6 +12,7 @@ from holdfast.api.cli.options import confirm, example, yes_option
 from holdfast.api.cli.output import Table, moment, size
 from holdfast.api.cli.session import Session, session_command
 from holdfast.api.management.errors import ApiError
+from holdfast.api.management.uploads import end_upload, list_uploads
 from holdfast.api.management.views import UploadAnswer
 from holdfast.engine import NotFound
 
@@ -23,6 +24,11 @@ _COLUMNS: Final[Table] = {
     "last byte": lambda item: None if item.last_byte_at is None else moment(item.last_byte_at),
     "expires": lambda item: moment(item.expires_at),
 }
+
+
+async def _uploads(session: Session, namespace_id: UUID) -> list[UploadAnswer]:
+    pages = session.api.pages(list_uploads, namespace_id=namespace_id)
+    return [item async for page in pages for item in page.uploads]
 
 
 @click.group(epilog=example("upload list team"))
@@ -38,8 +44,8 @@ def upload() -> None:
 @session_command
 async def list_(session: Session, *, namespace: str) -> None:
     """List the open uploads of a namespace."""
-    found = await session.management.namespace(namespace)
-    session.show_all(await session.management.uploads(found.id_), _COLUMNS)
+    found = await session.api.namespace(namespace)
+    session.show_all(await _uploads(session, found.id_), _COLUMNS)
 
 
 @upload.command(
@@ -58,11 +64,10 @@ async def delete(
     """End open uploads. Their space is free at once; their clients have to start again."""
     if bool(ids) == every:
         raise click.UsageError("give ids of uploads, or --all")
-    management = session.management
-    found = await management.namespace(namespace)
+    found = await session.api.namespace(namespace)
     ended: list[UploadAnswer] = []
     if every:
-        uploads = await management.uploads(found.id_)
+        uploads = await _uploads(session, found.id_)
         ids = tuple(item.id_ for item in uploads)
         summary = f"{len(uploads)} open uploads, {size(sum(item.size for item in uploads))}"
         confirm(f"End all uploads to {found.name} ({summary})?", yes=yes)
@@ -71,7 +76,8 @@ async def delete(
     try:
         for upload_id in ids:
             try:
-                ended += [await management.end_upload(found.id_, upload_id)]
+                path = {"namespace_id": found.id_, "upload_id": upload_id}
+                ended.append(await session.api.ask(end_upload, **path))
             except (ApiError, NotFound) as error:
                 # With --all, an upload may have ended since the listing; that is no failure.
                 if not every or not is_absent(error):

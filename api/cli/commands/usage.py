@@ -10,6 +10,8 @@ from holdfast.api.cli.client import Named
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import Table, exact_size, moment
 from holdfast.api.cli.session import Session, session_command
+from holdfast.api.management.store import get_stats
+from holdfast.api.management.usage import get_image_usage, get_namespace_usage, get_tag_usage
 
 _STORE: Final[Table] = {
     "namespaces": lambda item: item.namespaces,
@@ -66,18 +68,20 @@ async def usage(session: Session, *, name: str | None, would_free: bool) -> None
 
     A namespace can also be given by id. The usage of the store needs a key of all projects.
     """
-    management = session.management
+    api = session.api
     if name is None:
-        session.show(await management.stats(), _STORE)
+        session.show(await api.ask(get_stats), _STORE)
         return
     named = Named.parse(name)
     if named.tag is not None:
-        tag = await management.tag_named(named)
-        session.show(await management.tag_usage(tag.id_), _TAG)
+        tag = await api.tag_named(named)
+        session.show(await api.ask(get_tag_usage, tag_id=tag.id_), _TAG)
     elif named.image is not None:
-        image = await management.image_named(named)
-        session.show(await management.image_usage(image.id_), _IMAGE)
+        image = await api.image_named(named)
+        session.show(await api.ask(get_image_usage, image_id=image.id_), _IMAGE)
     else:
-        namespace = await management.namespace(name)
-        numbers = await management.namespace_usage(namespace.id_, would_free=would_free)
+        namespace = await api.namespace(name)
+        numbers = await api.ask(
+            get_namespace_usage, namespace_id=namespace.id_, would_free=would_free
+        )
         session.show(numbers, _NAMESPACE)
