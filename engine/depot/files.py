@@ -4,25 +4,27 @@ A file without a row in the ledger may exist only in an open block. A process cl
 all its ids are used, and each file has a row or was removed. So recovery lists a few directories,
 not the depot.
 
-A file is *unsettled* from ``create`` on, and *settled* once a row names it or it is gone.
-``transfer_to_session`` hands it to an upload session, whose row is in the scratch ledger. That
-ledger may be lost, so the file stays unsettled until it belongs to a blob, or is gone. ``discard``
-removes an unsettled file that no row names. ``unlink_now`` removes one that had a row; a row of
-kind PENDING_UNLINK names it until the sweep or this process has removed it.
+The states of a file, and what is read back about it after a crash, are a table in
+``file_states``. ``discard`` removes a file that no row names. ``unlink_now`` removes one that had
+a row; a row of kind PENDING_UNLINK names it until the sweep or this process has removed it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final, Protocol
 
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Ledger, P, T, Transaction, Work, after
 from holdfast.engine.ledger.records import get_payload, put_payload, unseal
 from holdfast.engine.model.errors import AlreadyExists, Busy, Closed, Corrupt, EngineError, NotFound
+from holdfast.engine.model.states import advance
 from holdfast.engine.tasks.threads import Threads
 
+from .file_states import TRANSITIONS, Event, State
 from .instance import NAME_BYTES, Instances
 from .interface import BLOCK_FILES, Depot, Writer
 from .open_files import OpenFiles
@@ -196,12 +198,10 @@ class Files:
         """The next block, if it is open already."""
         self._opening: asyncio.Task[None] | None = None
         """Task that opens the next block in advance."""
-        self._unsettled: dict[int, set[int]] = {}
-        """Unsettled files by open block of this instance."""
-        self._pending_discards: set[int] = set()
-        """Files that ``discard`` has not removed yet."""
-        self._session_files: dict[int, None] = {}
-        """Unsettled files of sessions, in the order of their last check."""
+        self._blocks: set[int] = set()
+        """Open blocks of this instance."""
+        self._states: dict[int, State] = {}
+        """States of the unsettled files, in the order of their last event."""
         self._taking = asyncio.Lock()
         self._closed = False
 
@@ -237,7 +237,7 @@ class Files:
         if not self._ids:
             return None
         file_id, self._ids = self._ids[0], self._ids[1:]
-        self._unsettled[file_id // BLOCK_FILES].add(file_id)
+        self._walk(file_id, Event.CREATE)
         if file_id % BLOCK_FILES == _OPEN_NEXT_INDEX:
             self._opening = asyncio.create_task(self._open_ahead(), name="file ids")
         return file_id
@@ -270,49 +270,61 @@ class Files:
                 block += 1
             if await self._ledger.transact(open_block, self._instances.name, block, done):
                 break
-        for closed in done:
-            del self._unsettled[closed]
-        self._unsettled[block] = set()
+        self._blocks.difference_update(done)
+        self._blocks.add(block)
         return block
 
     async def _finished_blocks(self) -> tuple[int, ...]:
         """Return used blocks without unsettled files, after making their deletes durable."""
-        retries = list(self._pending_discards)[:_RECHECKED_FILES_MAX]
-        for file_id in (*await self._without_session(), *retries):
+        await self._recheck_sessions()
+        for file_id in self._tracked(State.DISCARDED, State.FOREIGN, limit=_RECHECKED_FILES_MAX):
             await self.discard(file_id)
-        used = self._ids[0] // BLOCK_FILES if self._ids else None
-        done = tuple(
-            block for block, files in self._unsettled.items() if not files and block != used
-        )
+        unfinished = {file_id // BLOCK_FILES for file_id in (*self._states, *self._ids[:1])}
+        done = tuple(self._blocks - unfinished)
         # Recovery never lists a closed block, so a power loss must not bring its files back.
         for block in done:
             await self.threads.run(self.depot.sync_block, block)
         return done
 
-    async def _without_session(self) -> list[int]:
-        """Recheck some files of sessions; return those that no session and no row names."""
-        checked = tuple(self._session_files)[:_RECHECKED_FILES_MAX]
-        nameless = await self._ledger.read(without_row, checked)
-        for file_id in set(checked).difference(nameless):
-            self.settle(file_id)
-        found = await self._scratch.read(without_session, tuple(nameless))
-        for file_id in set(nameless).difference(found):
-            # Move it to the end of the order, so that the next recheck takes others.
-            self.transfer_to_session(file_id)
-        return found
+    async def _recheck_sessions(self) -> list[int]:
+        """Recheck some files of sessions; return those that no row names."""
+        checked = self._tracked(State.IN_SESSION, limit=_RECHECKED_FILES_MAX)
+        events = await self._read_back(self._ledger.read, self._scratch.read, checked)
+        return _nameless(events)
+
+    async def _read_back(
+        self, ledger: _Run, scratch: _Run, file_ids: tuple[int, ...]
+    ) -> dict[int, Event]:
+        """Read which rows name the files, and walk each by the event that this is for it."""
+        events = dict.fromkeys(file_ids, Event.SETTLE)
+        rowless = await ledger(without_row, file_ids)
+        events.update(dict.fromkeys(rowless, Event.TRANSFER))
+        if rowless:
+            sessionless = await scratch(without_session, tuple(rowless))
+            events.update(dict.fromkeys(sessionless, Event.DISCARD))
+        for file_id, event in events.items():
+            self._walk(file_id, event)
+        return events
+
+    def _walk(self, file_id: int, event: Event) -> None:
+        """Change the state of a file, here and nowhere else. Raises IllegalEvent."""
+        state = advance(TRANSITIONS, self._states.get(file_id, State.SETTLED), event)
+        # It moves to the end, so that the next recheck takes others.
+        self._states.pop(file_id, None)
+        if state is not State.SETTLED:
+            self._states[file_id] = state
+
+    def _tracked(self, *states: State, limit: int) -> tuple[int, ...]:
+        found = (file_id for file_id, state in self._states.items() if state in states)
+        return tuple(islice(found, limit))
 
     def settle(self, file_id: int) -> None:
         """Record that the file has a row now, or is gone."""
-        self._unsettled.get(file_id // BLOCK_FILES, set()).discard(file_id)
-        self._pending_discards.discard(file_id)
-        self._session_files.pop(file_id, None)
+        self._walk(file_id, Event.SETTLE)
 
     def transfer_to_session(self, file_id: int) -> None:
         """Record that the file belongs to a session, which any process may continue or end."""
-        self._pending_discards.discard(file_id)
-        self._session_files.pop(file_id, None)
-        if file_id in self._unsettled.get(file_id // BLOCK_FILES, ()):
-            self._session_files[file_id] = None
+        self._walk(file_id, Event.TRANSFER)
 
     async def discard(self, file_id: int) -> None:
         """Remove a file unless a row names it or a writer has it; no-op for 0.
@@ -323,15 +335,15 @@ class Files:
         """
         if not file_id:
             return
-        self._pending_discards.add(file_id)
+        self._walk(file_id, Event.DISCARD)
         try:
-            await self._discard(file_id)
+            await self._remove(file_id)
         except EngineError as error:
             _log.error("removing file %x failed: %s; the sweep retries it", file_id, error)
 
-    async def _discard(self, file_id: int) -> bool:
+    async def _remove(self, file_id: int) -> bool:
         """Remove a file that no row names and no writer has. Return True if it existed."""
-        if await self._is_named(self._ledger.read, self._scratch.read, file_id):
+        if not _nameless(await self._read_back(self._ledger.read, self._scratch.read, (file_id,))):
             return False
         try:
             writer = await self.threads.acquire(self.depot.reopen, file_id)
@@ -344,22 +356,14 @@ class Files:
         # between the two checks below.
         try:
             # By transactions: they run after all that were submitted before, and see their rows.
-            if await self._is_named(self._ledger.transact, self._scratch.transact, file_id):
+            transact = self._ledger.transact, self._scratch.transact
+            if not _nameless(await self._read_back(*transact, (file_id,))):
                 return False
             removed = await self.threads.run(self.depot.delete, file_id)
             self.settle(file_id)
             return removed
         finally:
             await self.threads.finish(writer.close)
-
-    async def _is_named(self, ledger: _Run, scratch: _Run, file_id: int) -> bool:
-        if not await ledger(without_row, (file_id,)):
-            self.settle(file_id)
-            return True
-        if not await scratch(without_session, (file_id,)):
-            self.transfer_to_session(file_id)
-            return True
-        return False
 
     async def unlink_now(self, file_id: int, now: int) -> None:
         """Unlink a file with a pending unlink, unless a snapshot may need it; no-op for 0.
@@ -377,9 +381,12 @@ class Files:
 
     async def retry_discards(self, limit: int) -> int:
         """Retry removals that failed in ``discard``. Return the number of removed files."""
+        return await self._remove_all(self._tracked(State.DISCARDED, State.FOREIGN, limit=limit))
+
+    async def _remove_all(self, file_ids: Iterable[int]) -> int:
         removed = 0
-        for file_id in sorted(self._pending_discards)[:limit]:
-            removed += await self._discard(file_id)
+        for file_id in file_ids:
+            removed += await self._remove(file_id)
         return removed
 
     async def recover(self) -> int:
@@ -389,9 +396,7 @@ class Files:
         some sessions' files of this instance: another process may have ended the session, or its
         caller was cancelled.
         """
-        removed = 0
-        for file_id in await self._without_session():
-            removed += await self._discard(file_id)
+        removed = await self._remove_all(await self._recheck_sessions())
         blocks = await self._ledger.read_in_thread(open_blocks)
         for name in {name for name, _ in blocks}:
             if not await self.threads.run(self._instances.is_dead, name):
@@ -418,11 +423,11 @@ class Files:
         written now.
         """
         found = tuple(await self.threads.run(list, self.depot.files(block)))
-        nameless = await self._ledger.read_in_thread(without_row, found)
-        gone = 0
-        for file_id in await self._scratch.read_in_thread(without_session, tuple(nameless)):
-            gone += await self._discard(file_id)
-        return gone, len(nameless) - gone
+        events = await self._read_back(
+            self._ledger.read_in_thread, self._scratch.read_in_thread, found
+        )
+        gone = await self._remove_all(_nameless(events))
+        return gone, sum(event is not Event.SETTLE for event in events.values()) - gone
 
     async def unlink_pending(self, limit: int, now: int) -> int:
         """Unlink at most ``limit`` pending files unless a snapshot runs. Return their number."""
@@ -450,6 +455,11 @@ class Files:
             done = await self._finished_blocks()
             if done:
                 await self._ledger.transact(close_blocks, self._instances.name, done)
+
+
+def _nameless(events: dict[int, Event]) -> list[int]:
+    """Return the files that no row names."""
+    return [file_id for file_id, event in events.items() if event is Event.DISCARD]
 
 
 def _any_file(depot: Depot, block: int) -> bool:
