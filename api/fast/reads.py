@@ -1,10 +1,9 @@
 """Answers small reads at once: manifests, blobs that are small or already open, HEAD of any blob.
 
 ``FastReads.answer`` turns a request head into bytes without waiting, or declines; then the plain
-path answers. Three steps are cached, each by its own key:
+path answers. Two steps are cached, beside the parts of heads (``heads``) and the repositories:
 
-- head -> ``ReadRequest``: what the bytes mean (``heads``);
-- request -> ``CachedDecision``: caller, repository, and whether the caller may read;
+- head -> ``CachedDecision``: what the bytes mean, the caller, and whether the caller may read;
 - region and request line -> ``Rendered``: the answer but for its date and request id.
 
 Every request first asks the ledger for its version. If that has moved, the kinds of change since
@@ -20,6 +19,7 @@ import math
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -35,21 +35,14 @@ from holdfast.api.oci.access import Caller, Unauthenticated
 from holdfast.api.recorder import Recorder
 from holdfast.engine import BlobReader, Change, EngineError, NotFound, Repository, Store
 
-from .bounded_cache import ENTRIES_MAX, KEY_BYTES_MAX, BoundedCache
-from .heads import Heads, ParsedHeaders, Peer, ReadRequest, WriteRequest
+from .caches import Caches
+from .heads import KINDS, Declined, Heads, ParsedHeaders, Peer, ReadRequest, WriteRequest
 from .records import Answer, record_of
 
 T = TypeVar("T")
 
-ANSWERS_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Bytes of all cached answers together, with the request lines that are their keys."""
-
 WHOLE_BYTES_MAX: Final = 64 * 1024
 """Longest file that is read and sent with the head, in bytes: ``sendfile`` costs more below it."""
-
-
-class _WouldWait(Exception):
-    """Raised by a read that cannot be answered without waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +66,7 @@ class Rendered:
 class CachedDecision:
     """Caller, repository and rights of a request, valid until a transaction may change them."""
 
+    request: ReadRequest
     caller: Caller
     repository: Repository
     permitted: bool
@@ -102,13 +96,16 @@ class FastReads:
         self.store = self._store = store
         self.settings = settings
         self.recorder = Recorder() if recorder is None else recorder
-        self._heads = Heads(settings)
-        self._version = -1
-        self._decisions: BoundedCache[ReadRequest, CachedDecision] = BoundedCache()
-        self._callers: BoundedCache[ParsedHeaders, Caller] = BoundedCache()
-        self._repositories: BoundedCache[tuple[str, str], Repository] = BoundedCache()
-        self._rendered_answers: dict[tuple[str, bytes], Rendered] = {}
-        self._answers_bytes = 0
+        self._caches = caches = Caches()
+        self._heads = Heads(settings, caches)
+        self._version = self._generation = -1
+        # Times alone outdate nothing. Content outdates answers, and any other change may outdate
+        # keys, rights and places of repositories too.
+        self._decisions = [
+            caches.add(partial(self._decide, kind), Change.CONTENT) for kind in range(len(KINDS))
+        ]
+        self._rendered_answers = caches.add(_not_rendered, Change.CONTENT)
+        self._repositories = caches.add(self._locate, Change.ANY)
         self._refusal_parts: dict[int, tuple[bytes, bytes]] = {}
         """The head of a refusal before and after its Content-Length line, by status."""
         self._closed = False
@@ -150,10 +147,8 @@ class FastReads:
         try:
             # The ledger's version first: what is read after it is at least as new.
             self._refresh()
-            request = peer.read_request_cache.get(head) or self._heads.read(head, peer)
-            if request is None:
-                return None
-            decision = self._decisions.get(request) or self._decide(request, len(head))
+            decision = self._decisions[peer.kind][head]
+            request = decision.request
             if not (decision.permitted and decision.since <= now < decision.until):
                 return None
             rendered = decision.rendered or self._render(decision, request)
@@ -228,36 +223,29 @@ class FastReads:
     def _invalidate(self, version: int | None) -> None:
         """Move to a version of the ledger, and drop the entries that it may have outdated.
 
-        Raises _WouldWait if the ledger cannot tell its version.
+        Raises Declined if the ledger cannot tell its version.
         """
         if version is None:
-            raise _WouldWait
+            raise Declined
         change = Change.ANY
         if self._version >= 0:
             change = self._store.changed(self._version, version)
-        if change is Change.ANY:
+        if change >= Change.ANY:
             self._heads.sign_with(_run_without_waiting(self._store.keys.signing_keys()))
-        # Times alone outdate nothing. Content outdates answers, and any other change may outdate
-        # keys, rights and places of repositories too.
+            self._generation = version
         self._version = version
-        if change >= Change.CONTENT:
-            self._decisions.clear()
-            self._rendered_answers.clear()
-            self._answers_bytes = 0
-        if change is Change.ANY:
-            self._callers.clear()
-            self._repositories.clear()
+        self._caches.invalidate(change)
 
     def read_push(self, head: bytes, peer: Peer) -> WriteRequest | None:
         """Read the head of a push with the current signing keys. Return None to decline."""
         try:
             self._refresh()
+            return self._heads.read_push(head, peer.kind)
         except DECLINE_ERRORS:
             return None
-        return self._heads.read_push(head, peer)
 
     def _refresh(self) -> None:
-        """Drop cached entries that may be outdated. Raises _WouldWait, StorageFailed, Closed."""
+        """Drop cached entries that may be outdated. Raises Declined, StorageFailed, Closed."""
         version = self._store.version()
         if version != self._version:
             self._invalidate(version)
@@ -268,12 +256,12 @@ class FastReads:
         Raises one of ``DECLINE_ERRORS`` if it is not, or cannot be decided without waiting.
         """
         if self._closed:
-            raise _WouldWait
+            raise Declined
         self._refresh()
-        caller, repository = self._caller(headers), self._repository(headers.origin.region, name)
+        caller, repository = self._caller(headers), self._repositories[headers.origin.region, name]
         since, until = _validity(headers, caller)
         if not since <= time.time() < until or not access.may(caller, repository, "push"):
-            raise _WouldWait
+            raise Declined
         return caller, repository
 
     def render(self, response: web.Response) -> tuple[bytes, bytes]:
@@ -312,28 +300,29 @@ class FastReads:
     def _caller(self, headers: ParsedHeaders) -> Caller:
         if not self._heads.verified(headers):
             # The keys changed after the head was read: a push may take several packets.
-            raise _WouldWait
-        caller = self._callers.get(headers)
-        if caller is None:
+            raise Declined
+        caller = headers.caller
+        if caller is None or headers.generation != self._generation:
             region = headers.origin.region
             caller = _run_without_waiting(access.caller_of(self._store, headers.claims, region))
-            self._callers.keep(headers, caller, headers.size)
+            headers.caller, headers.generation = caller, self._generation
         return caller
 
-    def _repository(self, region: str, name: str) -> Repository:
-        repository = self._repositories.get((region, name))
-        if repository is None:
-            repository = _run_without_waiting(self._store.locate(region, name))
-            self._repositories.keep((region, name), repository, len(name))
-        return repository
+    def _locate(self, place: tuple[str, str]) -> Repository:
+        return _run_without_waiting(self._store.locate(*place))
 
-    def _decide(self, request: ReadRequest, head_bytes: int) -> CachedDecision:
-        """Read caller, repository and rights from the ledger. Raises what reading it raises."""
+    def _decide(self, kind: int, head: bytes) -> CachedDecision:
+        """Read a head, and its caller, repository and rights from the ledger.
+
+        Raises Declined, and what reading the ledger raises.
+        """
+        request = self._heads.read(head, kind)
         headers = request.headers
         caller = self._caller(headers)
-        repository = self._repository(headers.origin.region, request.target.name)
+        repository = self._repositories[headers.origin.region, request.target.name]
         since, until = _validity(headers, caller)
-        decision = CachedDecision(
+        return CachedDecision(
+            request=request,
             caller=caller,
             repository=repository,
             permitted=access.may(caller, repository, "pull"),
@@ -342,8 +331,6 @@ class FastReads:
             until=until,
             rendered=self._rendered_answers.get((headers.origin.region, request.line)),
         )
-        self._decisions.keep(request, decision, head_bytes)
-        return decision
 
     def _admits(
         self, peer: Peer, request: ReadRequest, decision: CachedDecision, rendered: Rendered
@@ -379,7 +366,7 @@ class FastReads:
                     blobs.at_hand(store, repository, target.item)
                 )
             if response is None:
-                raise _WouldWait
+                raise Declined
         except OciError as error:
             rendered = self._refused(error, with_body=with_body)
         except NotFound as error:
@@ -387,7 +374,10 @@ class FastReads:
         else:
             rendered = _rendered(response, with_body=with_body, pull=pull)
         if lasting:
-            self._keep(decision, request, rendered)
+            key = request.headers.origin.region, request.line
+            size = len(rendered.head) + len(rendered.rest)
+            self._caches.keep(self._rendered_answers, key, rendered, size)
+            decision.rendered = rendered
         return rendered
 
     def _refused(self, error: OciError, *, with_body: bool) -> Rendered:
@@ -405,28 +395,10 @@ class FastReads:
         size, content = (len(body), body) if with_body else (0, b"")
         return Rendered(error.status, head, _END + content, size, pull=False)
 
-    def _keep(self, decision: CachedDecision, request: ReadRequest, rendered: Rendered) -> None:
-        if len(request.line) > KEY_BYTES_MAX:
-            return
-        size = len(request.line) + len(rendered.head) + len(rendered.rest)
-        if (
-            len(self._rendered_answers) >= ENTRIES_MAX
-            or self._answers_bytes + size > ANSWERS_BYTES_MAX
-        ):
-            # Without pushes no transaction ever drops the entries, so a full cache must. Both
-            # caches: each refers to the bytes that are counted.
-            self._rendered_answers.clear()
-            self._decisions.clear()
-            self._answers_bytes = 0
-        self._answers_bytes += size
-        self._rendered_answers[request.headers.origin.region, request.line] = decision.rendered = (
-            rendered
-        )
-
     def _open(
         self, decision: CachedDecision, request: ReadRequest, *, plain: bool
     ) -> tuple[memoryview, BlobReader | None]:
-        """Return the content of a file, or its open reader. Raises _WouldWait if it is not open.
+        """Return the content of a file, or its open reader. Raises Declined if it is not open.
 
         Short content that is in memory is read at once. The rest is for ``sendfile``, which needs
         a plain socket.
@@ -442,15 +414,20 @@ class FastReads:
             reader = decision.reader.reopen()
         file = None if reader is None else reader.file()
         if reader is None or file is None:
-            raise _WouldWait
+            raise Declined
         data = self._scratch[: reader.length]
         whole = reader.length <= WHOLE_BYTES_MAX and sendfile.read_cached(*file[:2], data)
         if plain and not whole:
             return _NOTHING, reader
         reader.release()
         if not whole:
-            raise _WouldWait
+            raise Declined
         return data, None
+
+
+def _not_rendered(place: tuple[str, bytes]) -> Rendered:
+    """Raise KeyError: answers are kept once they are rendered."""
+    raise KeyError(place)
 
 
 def _validity(headers: ParsedHeaders, caller: Caller) -> tuple[float, float]:
@@ -483,7 +460,7 @@ def _head(response: web.StreamResponse) -> bytes:
     return ("\r\n".join(lines) + "\r\nDate: ").encode()
 
 
-DECLINE_ERRORS: Final = (_WouldWait, Unauthenticated, OciError, EngineError)
+DECLINE_ERRORS: Final = (Declined, Unauthenticated, OciError, EngineError)
 """Errors after which a request is declined: the plain path answers with what is wrong."""
 
 _NOTHING: Final = memoryview(b"")
@@ -498,11 +475,11 @@ _BLOCK_NUMBER_MASK: Final = (1 << 4 * (_ID_DIGITS - 2)) - 1
 
 
 def _run_without_waiting(read: Coroutine[Any, Any, T]) -> T:
-    """Return the result of a coroutine that never waits. Raises _WouldWait if it does."""
+    """Return the result of a coroutine that never waits. Raises Declined if it does."""
     try:
         read.send(None)
     except StopIteration as done:
         result: T = done.value
         return result
     read.close()
-    raise _WouldWait
+    raise Declined

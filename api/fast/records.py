@@ -29,7 +29,7 @@ def record_of(
 
     ``started`` is a time of ``time.perf_counter``.
     """
-    headers, target, key = request.parsed, request.target, caller.key
+    headers, target, key = request.headers, request.target, caller.key
     return RequestRecord(
         request_id="",
         address=headers.address or peer.address,

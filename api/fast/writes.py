@@ -173,7 +173,7 @@ class Writes:
     def admit(self, gathering: Gathering, peer: Peer) -> Write | None:
         """Check rights and limits of a whole push. Return None to decline."""
         request = gathering.request
-        headers = request.headers.parsed
+        headers = request.headers
         try:
             caller, repository = self._reads.permit(headers, request.target.name)
         except DECLINE_ERRORS:
@@ -205,7 +205,7 @@ class Writes:
         set_read_owner(write.caller.key, record.address)
         reads, target = self._reads, request.target
         route = ENDPOINTS[target.endpoint][request.method]
-        gate = Gate(reads.store, reads.settings, request.headers.parsed.origin, "")
+        gate = Gate(reads.store, reads.settings, request.headers.origin, "")
         exchange = Exchange(whole, gate, write.caller, target, route, write.repository)
         response: Any
         try:
