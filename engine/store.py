@@ -45,8 +45,8 @@ from .namespaces.limits import Bounds
 from .namespaces.namespaces import Namespaces
 from .namespaces.quota import Quotas
 from .repositories import blob_queries, catalog, mounts
+from .repositories.deferred_writes import PULLS_INTERVAL_SECONDS, DeferredWrites
 from .repositories.images import Images
-from .repositories.pull_counts import Pulls
 from .repositories.reader import BlobReader
 from .repositories.tags import Tags
 from .trash import future_times
@@ -91,7 +91,8 @@ class Store:
     trash: Trash
     holds: Holds
     sweeper: Sweeper
-    pulls: Pulls
+    pulls: DeferredWrites
+    _deferred: tuple[DeferredWrites, ...]
     retention: Retentions
     recompressor: Recompressor
     scrubber: Scrubber
@@ -171,11 +172,11 @@ class Store:
         self.sweeper = Sweeper(core)
         self.recompressor = Recompressor(core)
         self.scrubber = Scrubber(core)
-        self.pulls = Pulls(core)
-        gathered = self.pulls.flush, self.manifests.deferred_times.flush
-        self.retention = Retentions(core, gathered)
-        self.pulls.background.start()
-        self.manifests.deferred_times.background.start()
+        self.pulls = DeferredWrites(core, "pulls", PULLS_INTERVAL_SECONDS)
+        self._deferred = self.pulls, self.manifests.deferred_times
+        self.retention = Retentions(core, [deferred.flush for deferred in self._deferred])
+        for deferred in self._deferred:
+            deferred.background.start()
         if self.config.background:
             self.sweeper.start()
             self.scrubber.start()
@@ -216,8 +217,8 @@ class Store:
         # and both end before the seams close.
         async with AsyncExitStack() as stack:
             stack.push_async_callback(opened.close)
-            stack.push_async_callback(self.pulls.close)
-            stack.push_async_callback(self.manifests.deferred_times.close)
+            for deferred in self._deferred:
+                stack.push_async_callback(deferred.close)
             stack.push_async_callback(self.retention.background.stop)
             stack.push_async_callback(self.recompressor.stop)
             stack.push_async_callback(self.scrubber.stop)

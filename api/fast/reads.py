@@ -77,7 +77,7 @@ class CachedDecision:
     """End of their validity, in seconds since 1970."""
     renews: bool
     """True if a caller who may push asks for a manifest by digest: the read then renews the
-    manifest (``engine.repositories.pull_counts``)."""
+    manifest (``engine.repositories.deferred_writes``)."""
     rendered: Rendered | None
     """The answer to a caller who may read; None if it must be rendered."""
     reader: BlobReader | None = None

@@ -64,7 +64,7 @@ async def _fetch_counted(
             return response
     # Write the pull at once. A retention run may have removed the manifest meanwhile, so look it
     # up again.
-    await store.pulls.write(repository, item, pulled=pulled, renews=renewed)
+    await store.pulls.write_pull(repository, item, pulled=pulled, renews=renewed)
     return await select()
 
 

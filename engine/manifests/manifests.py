@@ -39,7 +39,7 @@ from holdfast.engine.namespaces.quota import Quotas
 from holdfast.engine.references import manifest_rows, trash_rows
 from holdfast.engine.repositories import images, manifest_listing
 from holdfast.engine.repositories import tags as tag_rows
-from holdfast.engine.repositories.deferred_times import DeferredTimes
+from holdfast.engine.repositories.deferred_writes import TIMES_INTERVAL_SECONDS, DeferredWrites
 from holdfast.engine.repositories.reader import BlobReader
 from holdfast.engine.uploads.pressure import Pressure
 
@@ -187,7 +187,7 @@ class Manifests:
         self._core = core
         self._quotas = quotas
         self._pressure = pressure
-        self.deferred_times = DeferredTimes(core)
+        self.deferred_times = DeferredWrites(core, "times", TIMES_INTERVAL_SECONDS)
 
     async def put(
         self,
@@ -274,8 +274,8 @@ class Manifests:
             except EngineError:
                 # ``manifest_put.put`` repairs the damage, or raises the error with its reason.
                 return None
-            noted = found is not None and self.deferred_times.record(
-                found.image, push.digest.raw, found.tags, self._core.now()
+            noted = found is not None and self.deferred_times.record_push(
+                found.image, push.digest, found.tags, self._core.now()
             )
         return manifest_put.pushed(push, found.image) if found is not None and noted else None
 

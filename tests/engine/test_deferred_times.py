@@ -33,7 +33,7 @@ from holdfast.engine.ledger.records import (
 )
 from holdfast.engine.manifests import manifest_put
 from holdfast.engine.model.documents import OCI_MANIFEST
-from holdfast.engine.repositories import deferred_times
+from holdfast.engine.repositories import deferred_writes
 
 BODY = manifest(b"{}", (b"layer",))
 OTHER = manifest(b"{}")
@@ -129,7 +129,7 @@ async def test_pushes_to_many_tags_are_one_commit(pushed: Pushed) -> None:
         assert await pushed.put(*tags) == []
     before = await pushed.rows()
     await pushed.flush()
-    assert pushed.commits == [deferred_times.write]
+    assert pushed.commits == [deferred_writes.write]
     after = await pushed.rows()
     names = {
         key.rpartition(b"v")[2] for key in after if after[key] != before[key] and key[:1] == b"g"
@@ -238,19 +238,16 @@ async def test_what_cannot_be_written_is_kept(pushed: Pushed) -> None:
 async def test_beyond_the_bound_each_commits(
     pushed: Pushed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferred_times, "GATHERED_IMAGES_MAX", 0)
+    monkeypatch.setattr(deferred_writes, "GATHERED_NOTES_MAX", 2)
     assert await pushed.put("v1") == [manifest_put.put]
 
 
-async def test_it_is_written_soon_and_at_the_end(
-    place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deferred_times, "FLUSH_INTERVAL_SECONDS", 0.001)
+async def test_it_is_written_soon_and_at_the_end(place: Place, clock: Clock) -> None:
     store, hooks = place.gated()
     written = asyncio.Event()
 
     async def after(work: Function) -> None:
-        if work is deferred_times.write:
+        if work is deferred_writes.write:
             written.set()
 
     hooks.after = after
@@ -261,7 +258,7 @@ async def test_it_is_written_soon_and_at_the_end(
         await again.put("v1")
         async with asyncio.timeout(30):
             await written.wait()
-        monkeypatch.setattr(deferred_times, "FLUSH_INTERVAL_SECONDS", 600)
+        store.manifests.deferred_times.interval_seconds = 600
         await asyncio.sleep(0)
         written.clear()
         await again.put("v1")

@@ -286,7 +286,7 @@ async def found(store: Store, where: Repository, reference: str, *, renews: bool
             return False
         if gathers and store.pulls.count(where, reference, pulled=pulled, renews=renews):
             return True
-    await store.pulls.write(where, reference, pulled=pulled, renews=renews)
+    await store.pulls.write_pull(where, reference, pulled=pulled, renews=renews)
     return await read()
 
 
