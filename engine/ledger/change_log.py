@@ -5,6 +5,9 @@ no name and no right. Without this log, each of them would invalidate all caches
 rights (see ``Store.version``). One row has the latest run of such transactions for each kind of
 change. A transaction that may change anything does not write the row: its number is then outside
 of the runs, which invalidates all caches.
+
+A copied ledger may count its own transactions from the beginning, while its row has numbers of
+the original. So the first transaction of the copy, whose number the row has already, discards it.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ _RUNS: Final = struct.Struct(">QQQQ")
 
 
 def extended(row: bytes | None, number: int, change: Change) -> bytes:
-    """Return the row with transaction ``number`` added, whose change is not ANY."""
-    runs = _read(row)
+    """Return the row with transaction ``number`` added, whose change is less than ANY."""
+    runs = [run if run[1] < number else (0, 0) for run in _read(row)]
     # A run of CONTENT may contain transactions that changed only times, but not vice versa.
     for kind in range(change, Change.ANY):
         before, last = runs[kind]
@@ -47,11 +50,11 @@ def change_between(row: bytes | None, since: int, until: int) -> Change:
 
 
 def is_ahead(row: bytes | None, number: int) -> bool:
-    """Return True if the row covers transactions after ``number``, the newest one.
+    """Return True if the row covers transaction ``number``, which is not committed yet.
 
     Such a row came with a copy of the rows into a ledger that counts its own transactions.
     """
-    return any(last > number for _, last in _read(row))
+    return row is not None and any(last >= number for _, last in _read(row))
 
 
 def _read(row: bytes | None) -> list[tuple[int, int]]:

@@ -89,15 +89,6 @@ class _Environment:
         self._check_time = time.monotonic() + _CHECK_SECONDS
         self._allocated_end = 0
         """Offset in the file up to which blocks are preallocated."""
-        with env.begin() as txn:
-            row = txn.get(change_log.KEY)
-            self._copied_row = row if change_log.is_ahead(row, txn.id()) else None
-            """The change log's row, if it came with a copy and covers other transactions."""
-
-    def change_row(self, txn: lmdb.Transaction[bytes]) -> bytes | None:
-        """Return the change log's row; None if it is missing or covers other transactions."""
-        row = txn.get(change_log.KEY)
-        return None if row == self._copied_row else row
 
     @classmethod
     def of(cls, path: Path, map_bytes: int, *, synced: bool) -> _Environment:
@@ -186,11 +177,11 @@ class _Environment:
 
     def _note(self, txn: lmdb.Transaction[bytes], change: Change) -> None:
         """Write the most that this transaction changes to the change log, as part of it."""
-        if change is not Change.ANY:
-            row = change_log.extended(self.change_row(txn), txn.id(), change)
-            txn.put(change_log.KEY, row)
-        elif self._copied_row is not None and txn.get(change_log.KEY) == self._copied_row:
-            # Once this file has as many transactions, the next opener would take it for valid.
+        row = txn.get(change_log.KEY)
+        if change < Change.ANY:
+            txn.put(change_log.KEY, change_log.extended(row, txn.id(), change))
+        elif change_log.is_ahead(row, txn.id()):
+            # It came with a copy. Once this file has as many transactions, it would seem valid.
             txn.delete(change_log.KEY)
 
     def disk_bytes(self) -> int:
@@ -422,7 +413,7 @@ class LmdbLedger:
             raise Closed
         try:
             txn = self._begin()
-            row = self._environment.change_row(txn)
+            row = txn.get(change_log.KEY)
             txn.abort()
         except lmdb.Error as error:
             raise _failure(error) from error

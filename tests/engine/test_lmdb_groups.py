@@ -26,7 +26,7 @@ from support.lmdb_ledger import (
 
 from holdfast.engine import Change
 from holdfast.engine.ledger.group_commit import GROUP_BOUNDS
-from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.interface import Transaction, Work
 from holdfast.engine.ledger.lmdb import LmdbLedger
 from holdfast.engine.ledger.lmdb_txn import ReadTxn, WriteTxn
 from holdfast.engine.model.errors import Closed, Corrupt
@@ -150,6 +150,26 @@ async def test_a_copy_counts_its_transactions_anew(path: Path, tmp_path: Path) -
     await copied.transact(hush, b"a")
     assert copied.changed(last, last + 1) is Change.TIMES
     assert copied.changed(last - 1, last + 1) is Change.ANY
+    await copied.close()
+
+
+@pytest.mark.parametrize(("work", "change"), [(hush, Change.TIMES), (bring, Change.CONTENT)])
+async def test_the_first_transaction_of_a_copy_drops_what_the_row_said(
+    path: Path, tmp_path: Path, work: Work[[bytes], None], change: Change
+) -> None:
+    ledger = opened(path, create=True)
+    for number in range(10):
+        await ledger.transact(bring, b"%d" % number)
+    last = ledger.last_txn()
+    ledger.copy(tmp_path / "copy", compact=True)
+    await ledger.close()
+    copied = opened(tmp_path / "copy")
+    first = copied.last_txn()
+    await copied.transact(work, b"a")
+    assert copied.changed(first, first + 1) is change
+    while copied.last_txn() < last:
+        await copied.transact(put, b"b")
+        assert copied.changed(first, copied.last_txn()) is Change.ANY
     await copied.close()
 
 
