@@ -23,9 +23,12 @@ from holdfast.engine.ledger.interface import Transaction, after
 from holdfast.engine.ledger.layout import number
 from holdfast.engine.ledger.records import Session, get_payload, load, put_payload, save
 from holdfast.engine.model.errors import Busy, Corrupt, NotFound
+from holdfast.engine.model.states import IllegalEvent, advance
 from holdfast.engine.model.values import Repository
 from holdfast.engine.namespaces.open_uploads import UploadTotals, session_totals
 from holdfast.engine.namespaces.quota import Quota
+
+from .session_states import TRANSITIONS, Event, state_of
 
 _IDLE_SCAN_MAX: Final = 10_000
 """Sessions of a namespace that one search for idle ones reads, at about 3 us each."""
@@ -102,22 +105,58 @@ async def begin(txn: Transaction, session_id: bytes, session: Session, quota: Qu
     quota.check_uploads(others, 1)
     if session.declared > 0:
         quota.left(others, session.declared)
-    await save(txn, layout.SESSION + session_id, session)
-    await put_payload(txn, layout.SESSION_EXPIRY + number(session.expires) + session_id)
-    await put_payload(txn, layout.SESSION_NAMESPACE + session.namespace + session_id)
-    await _count(txn, session, 1)
+    await _walk(txn, session_id, None, Event.BEGIN, session)
 
 
-async def _count(txn: Transaction, session: Session, by: int) -> None:
-    await txn.add(layout.counter(layout.NAMESPACE_UPLOADS, session.namespace), by)
-    await txn.add(layout.counter(layout.UPLOADS), by)
-    await _count_bytes(txn, session, by * session.counted)
+async def _walk(
+    txn: Transaction, session_id: bytes, before: Session | None, event: Event, to: Session | None
+) -> None:
+    """Write all rows of a session and the counters that depend on it, here and nowhere else.
+
+    None stands for no session. Raises IllegalEvent.
+    """
+    if advance(TRANSITIONS, state_of(before), event) is not state_of(to):
+        raise IllegalEvent(f"{event} does not lead to {state_of(to)}")
+    old, new = _index(session_id, before), _index(session_id, to)
+    # The time of expiry is part of a key, so that row may have to move.
+    for key in old:
+        if key not in new:
+            await txn.delete(key)
+    for key, payload in new.items():
+        if key not in old:
+            await put_payload(txn, key, payload)
+    if to is None:
+        await txn.delete(layout.SESSION + session_id)
+    else:
+        await save(txn, layout.SESSION + session_id, to)
+    if event in (Event.MOVE, Event.END):
+        # The file has all of the content: bytes left in the row would be counted twice.
+        await txn.delete(layout.SESSION_DATA + session_id)
+    session = before or to
+    assert session is not None
+    if not before or not to:
+        opened = 1 if to else -1
+        await txn.add(layout.counter(layout.NAMESPACE_UPLOADS, session.namespace), opened)
+        await txn.add(layout.counter(layout.UPLOADS), opened)
+    delta = (to.counted if to else 0) - (before.counted if before else 0)
+    if delta:
+        await txn.add(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, session.namespace), delta)
+        if session.project:
+            await txn.add(layout.counter(layout.PROJECT_UPLOAD_BYTES, session.project), delta)
 
 
-async def _count_bytes(txn: Transaction, session: Session, delta: int) -> None:
-    await txn.add(layout.counter(layout.NAMESPACE_UPLOAD_BYTES, session.namespace), delta)
-    if session.project:
-        await txn.add(layout.counter(layout.PROJECT_UPLOAD_BYTES, session.project), delta)
+def _index(session_id: bytes, session: Session | None) -> dict[bytes, bytes]:
+    """Return the rows that lead to a session: keys and payloads."""
+    if session is None:
+        return {}
+    rows = {
+        layout.SESSION_EXPIRY + number(session.expires) + session_id: b"",
+        layout.SESSION_NAMESPACE + session.namespace + session_id: b"",
+    }
+    if session.file_id:
+        # By this row, recovery and ``discard`` find out that a session owns the file.
+        rows[layout.SESSION_FILE + number(session.file_id)] = session_id
+    return rows
 
 
 async def _find(txn: Transaction, repository: Repository, session_id: bytes) -> Session:
@@ -151,57 +190,34 @@ async def unchanged(
     return session
 
 
-async def _check_grown(txn: Transaction, session: Session, size: int, quota: Quota) -> None:
-    """Check that the quota lets a session have ``size`` bytes. Raises QuotaExceeded."""
-    if size > session.counted:
-        others = await session_totals(txn, session.namespace, session.project)
-        quota.left(others, size - session.counted)
-
-
-async def write_content(
+async def keep(
     txn: Transaction,
     repository: Repository,
     session_id: bytes,
     seen: Seen,
-    content: bytes,
     *,
-    now: int,
-    expires: int,
-    quota: Quota,
-) -> Session:
-    """Write the content of a small session to its row. Raises NotFound, Busy, QuotaExceeded."""
-    session = await unchanged(txn, repository, session_id, seen)
-    await put_payload(txn, layout.SESSION_DATA + session_id, content)
-    # Raising rolls back the row above.
-    await _check_grown(txn, session, len(content), quota)
-    changes = {"counted": len(content), "expires": expires, "touched": now}
-    return await _change(txn, session_id, session, **changes)
-
-
-async def move_to_file(
-    txn: Transaction,
-    repository: Repository,
-    session_id: bytes,
-    seen: Seen,
     size: int,
-    *,
     file_id: int,
+    held: bytes,
     now: int,
     expires: int,
     quota: Quota,
 ) -> Session:
-    """Record that the session's ``size`` bytes are now in a file.
+    """Write the content ``held`` of a small session to its row; or record that a file has it now.
 
-    Raises NotFound, Busy, QuotaExceeded.
+    ``size`` is that of the content in bytes; ``file_id`` is 0 if there is no file. Raises
+    NotFound, Busy, QuotaExceeded.
     """
     session = await unchanged(txn, repository, session_id, seen)
-    # The file has all of the content: bytes left in the row would be counted twice.
-    await txn.delete(layout.SESSION_DATA + session_id)
-    # By this row, recovery and ``discard`` find out that a session owns the file.
-    await put_payload(txn, layout.SESSION_FILE + number(file_id), session_id)
-    await _check_grown(txn, session, size, quota)
-    changes = {"counted": size, "expires": expires, "file_id": file_id, "touched": now}
-    return await _change(txn, session_id, session, **changes)
+    if not file_id:
+        await put_payload(txn, layout.SESSION_DATA + session_id, held)
+    if size > session.counted:
+        others = await session_totals(txn, session.namespace, session.project)
+        # Raising rolls back the row above.
+        quota.left(others, size - session.counted)
+    changes = {"counted": size, "expires": expires, "touched": now}
+    event = Event.MOVE if file_id else Event.WRITE
+    return await _change(txn, session_id, session, event, file_id=file_id, **changes)
 
 
 async def room_left(
@@ -232,7 +248,7 @@ async def grant(
     session = await _find(txn, repository, session_id)
     others = await session_totals(txn, session.namespace, session.project)
     more = quota.allowance(others, size - session.counted)
-    return await _change(txn, session_id, session, counted=size + more)
+    return await _change(txn, session_id, session, Event.COUNT, counted=size + more)
 
 
 async def mark_base(
@@ -243,7 +259,8 @@ async def mark_base(
     A process that resumes the session cuts its file back to that offset. Raises NotFound.
     """
     session = await _find(txn, repository, session_id)
-    return await _change(txn, session_id, session, base=base)
+    event = Event.UNMARK if base < 0 else Event.MARK
+    return await _change(txn, session_id, session, event, base=base)
 
 
 async def settle(
@@ -262,19 +279,14 @@ async def settle(
     session = await _find(txn, repository, session_id)
     counted = session.counted if size is None else size
     changes = {"counted": counted, "expires": expires, "touched": touched}
-    return await _change(txn, session_id, session, **changes)
+    return await _change(txn, session_id, session, Event.COUNT, **changes)
 
 
-async def _change(txn: Transaction, session_id: bytes, session: Session, **changes: Any) -> Session:
-    """Write a session's row, its expiry row and the counters that depend on it."""
+async def _change(
+    txn: Transaction, session_id: bytes, session: Session, event: Event, **changes: Any
+) -> Session:
     changed = msgspec.structs.replace(session, **changes)
-    if changed.expires != session.expires:
-        # The time is part of the key, so the row has to move.
-        await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
-        await put_payload(txn, layout.SESSION_EXPIRY + number(changed.expires) + session_id)
-    if changed.counted != session.counted:
-        await _count_bytes(txn, session, changed.counted - session.counted)
-    await save(txn, layout.SESSION + session_id, changed)
+    await _walk(txn, session_id, session, event, changed)
     return changed
 
 
@@ -283,7 +295,8 @@ async def end(txn: Transaction, repository: Repository, session_id: bytes, seen:
 
     Raises NotFound, Busy.
     """
-    await _remove(txn, session_id, await unchanged(txn, repository, session_id, seen))
+    session = await unchanged(txn, repository, session_id, seen)
+    await _walk(txn, session_id, session, Event.END, None)
 
 
 async def abort(txn: Transaction, repository: Repository, session_id: bytes) -> int:
@@ -292,18 +305,8 @@ async def abort(txn: Transaction, repository: Repository, session_id: bytes) -> 
     Returns the id of its file, which the caller discards; 0 if none.
     """
     session = await _find(txn, repository, session_id)
-    await _remove(txn, session_id, session)
+    await _walk(txn, session_id, session, Event.END, None)
     return session.file_id
-
-
-async def _remove(txn: Transaction, session_id: bytes, session: Session) -> None:
-    await txn.delete(layout.SESSION + session_id)
-    await txn.delete(layout.SESSION_DATA + session_id)
-    # For a session without a file (id 0) there is no such row, and the delete does nothing.
-    await txn.delete(layout.SESSION_FILE + number(session.file_id))
-    await txn.delete(layout.SESSION_EXPIRY + number(session.expires) + session_id)
-    await txn.delete(layout.SESSION_NAMESPACE + session.namespace + session_id)
-    await _count(txn, session, -1)
 
 
 async def any_expired(txn: Transaction, now: int) -> bool:
@@ -340,7 +343,7 @@ async def cut_times(
             damaged.append(key)
             continue
         times = {"created": min(session.created, now), "touched": min(session.touched, now)}
-        await _change(txn, session_id, session, expires=until, **times)
+        await _change(txn, session_id, session, Event.COUNT, expires=until, **times)
     _, files = await _drop(txn, damaged)
     return len(rows), files
 
@@ -434,7 +437,7 @@ async def give_way(
     session = await load(txn, Session, layout.SESSION + one.id)
     if session is None or session.touched > before or _idle(one.id, session) != one:
         return "in use"
-    await _remove(txn, one.id, session)
+    await _walk(txn, one.id, session, Event.END, None)
     return "ended"
 
 
@@ -454,7 +457,7 @@ async def _drop(txn: Transaction, keys: list[bytes]) -> tuple[int, list[int]]:
             await txn.delete(layout.SESSION_DATA + session_id)
             continue
         if session is not None:
-            await _remove(txn, session_id, session)
+            await _walk(txn, session_id, session, Event.END, None)
             if session.file_id:
                 found.append(session.file_id)
     return len(keys), found

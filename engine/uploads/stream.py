@@ -8,26 +8,32 @@ rest is returned at the end.
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from holdfast.engine.blobs.sources import Stream, check_stream, checked
 from holdfast.engine.blobs.writer import BATCH_BYTES, BlobWriter
 from holdfast.engine.core import SECOND, Core
 from holdfast.engine.ledger.records import Session
-from holdfast.engine.model.digest import Digest
+from holdfast.engine.model.digest import Digest, Hasher
 from holdfast.engine.model.errors import (
+    Busy,
     NotFound,
     OffsetMismatch,
     QuotaExceeded,
     SizeMismatch,
     TooLarge,
 )
+from holdfast.engine.model.states import advance
 from holdfast.engine.model.values import Repository
 from holdfast.engine.namespaces.quota import ALLOWANCE_BYTES_MAX, Quota, Quotas
 
 from . import session_rows
 from .pressure import Pressure
 from .session_rows import Seen
+from .session_states import STEPS, Ending, Step, ending_of
+
+T = TypeVar("T")
 
 _REFUSALS: Final = (SizeMismatch, TooLarge, QuotaExceeded)
 """Errors after which the stream is cut back to its size before the request."""
@@ -45,6 +51,8 @@ class ActiveUpload:
         session_id: bytes,
         session: Session,
         blob_writer: BlobWriter,
+        *,
+        step: Step,
     ) -> None:
         self._core = core
         self._quotas = quotas
@@ -53,6 +61,12 @@ class ActiveUpload:
         self._id = session_id
         self.session = session
         self.blob_writer = blob_writer
+        self._step = step
+        self.hasher: Hasher | None = None
+        """Hasher of the bytes that the session keeps after this request; None if not known."""
+        # ``receive`` advances the hasher; a file that is cut back needs the earlier state.
+        known = blob_writer.hasher if step is Step.FINISHING else None
+        self._hasher_before = None if known is None else known.copy()
         self.digest: Digest | None = None
         """Expected digest of the bytes; None until the client has named it."""
         self.seen = Seen(session.file_id, len(blob_writer.held))
@@ -63,15 +77,47 @@ class ActiveUpload:
         # The first batch stays in memory, and is checked when it is written to the row or a file.
         self._granted = session.counted if session.file_id else max(session.counted, BATCH_BYTES)
 
-    async def receive(
-        self, source: Stream, offset: int | None, length: int | None, *, whole: bool = False
-    ) -> None:
+    async def run(self, work: Awaitable[T]) -> T:
+        """Do the work of the current step; go on to the step that follows its ending."""
+        try:
+            result = await work
+        except BaseException as error:
+            await self._enter(ending_of(error))
+            raise
+        await self._enter(Ending.DONE)
+        return result
+
+    async def _enter(self, ending: Ending) -> None:
+        """Change the step, here and nowhere else, and do what it asks for. Raises IllegalEvent."""
+        self._step = advance(STEPS, self._step, ending)
+        match self._step:
+            case Step.KEEPING:
+                await self.run(self._keep())
+            case Step.KEPT:
+                self.hasher = self.blob_writer.hasher
+            case Step.DROPPED:
+                await self._clean_up()
+            case Step.CUT:
+                await self._roll_back(cut=True)
+                self.hasher = self._hasher_before
+            case Step.UNCERTAIN:
+                await self._roll_back(cut=False)
+            case Step.PUBLISHED:
+                # A concurrent append keeps its bytes in the session; an abort has no effect.
+                with contextlib.suppress(Busy, NotFound):
+                    await self._end()
+            case Step.ENDED:
+                try:
+                    await self._end()
+                finally:
+                    await self.blob_writer.abandon()
+
+    async def receive(self, source: Stream, offset: int | None, length: int | None) -> None:
         """Append all of ``source``; cut the stream back to where it was if a limit refuses it.
 
-        ``whole`` declares that a part of it is worthless, even if this process dies before it
-        can undo it; the caller calls ``roll_back`` on failure. Raises OffsetMismatch,
-        SizeMismatch, TooLarge, QuotaExceeded, NotFound, StorageFull, StorageFailed, Invalid
-        (``source``), and what the source raises.
+        The step FINISHING declares that a part of it is worthless, even if this process dies
+        before it can undo it. Raises OffsetMismatch, SizeMismatch, TooLarge, QuotaExceeded,
+        NotFound, StorageFull, StorageFailed, Invalid (``source``), and what the source raises.
         """
         check_stream(source)
         blob_writer, start = self.blob_writer, self.blob_writer.size
@@ -89,7 +135,7 @@ class ActiveUpload:
                 await self._ensure_granted(size)
                 await self.refresh()
                 # Before the first byte reaches the file: a crash must find the mark.
-                await self._mark(start if whole else -1)
+                await self._mark(start if self._step is Step.FINISHING else -1)
                 await blob_writer.write(piece)
             if stop is not None and blob_writer.size != stop:
                 raise SizeMismatch(stop - start, blob_writer.size - start)
@@ -107,7 +153,7 @@ class ActiveUpload:
                 session_rows.mark_base, self._repository, self._id, base
             )
 
-    async def roll_back(self, *, cut: bool) -> None:
+    async def _roll_back(self, *, cut: bool) -> None:
         """Restore the session to its state before an incomplete request.
 
         Without ``cut`` the file keeps the extra bytes until the next request cuts them off.
@@ -120,20 +166,15 @@ class ActiveUpload:
             if self._reserved:
                 await self._settle(self._start)
         finally:
-            await self.clean_up()
+            await self._clean_up()
 
-    async def end(self) -> None:
-        """End a session that is refused for good, unless another request changed it meanwhile.
+    async def _end(self) -> None:
+        """End the session unless another request changed it meanwhile. Raises NotFound, Busy.
 
         The row goes while the file is still locked, so no request can resume the session in
-        between. Raises NotFound, Busy.
+        between.
         """
-        try:
-            await self._core.scratch.transact(
-                session_rows.end, self._repository, self._id, self.seen
-            )
-        finally:
-            await self.blob_writer.abandon()
+        await self._core.scratch.transact(session_rows.end, self._repository, self._id, self.seen)
 
     async def _check_announced(self, size: int) -> None:
         """Refuse an announced size before the first byte if it would be refused later anyway.
@@ -218,51 +259,35 @@ class ActiveUpload:
         quarter = self._core.config.upload_seconds * SECOND / 4
         return self._expires - self.session.expires > quarter
 
-    async def keep(self) -> None:
+    async def _keep(self) -> None:
         """Store the received bytes so that they survive this process.
 
         Raises what ``receive`` does; the session then has what it had before, or a part of the
         new bytes as well.
         """
-        try:
-            await self._keep()
-        except BaseException:
-            await self.clean_up()
-            raise
-
-    async def _keep(self) -> None:
         # Bytes before the row: the row must not promise bytes that end with this process.
         await self.blob_writer.drain()
         await self._pressure.admit(self._repository, self._keep_row)
 
     async def _keep_row(self) -> None:
         core, blob_writer, session = self._core, self.blob_writer, self.session
-        transact, now = core.scratch.transact, core.now()
-        if not session.file_id and blob_writer.file_id:
-            self.session = await transact(
-                session_rows.move_to_file,
+        now = core.now()
+        if not session.file_id and (blob_writer.file_id or blob_writer.size != self.seen.held):
+            self.session = await core.scratch.transact(
+                session_rows.keep,
                 self._repository,
                 self._id,
                 self.seen,
-                blob_writer.size,
+                size=blob_writer.size,
                 file_id=blob_writer.file_id,
+                held=blob_writer.held,
                 now=now,
                 expires=self._expires,
                 quota=await self._quota(blob_writer.size),
             )
-            # The session's row names the file from here on: this process must not remove it.
-            core.files.transfer_to_session(blob_writer.file_id)
-        elif not session.file_id and blob_writer.size != self.seen.held:
-            self.session = await transact(
-                session_rows.write_content,
-                self._repository,
-                self._id,
-                self.seen,
-                blob_writer.held,
-                now=now,
-                expires=self._expires,
-                quota=await self._quota(blob_writer.size),
-            )
+            if blob_writer.file_id:
+                # The session's row names the file from here on: this process must not remove it.
+                core.files.transfer_to_session(blob_writer.file_id)
         elif self._reserved or self._expiry_is_due or self._touched_is_stale(now):
             await self._settle(blob_writer.size)
         else:
@@ -274,7 +299,7 @@ class ActiveUpload:
         # Eviction goes by idle seconds, so a smaller error in the row does not matter.
         return self.blob_writer.size > self._start and now - self.session.touched >= SECOND
 
-    async def clean_up(self) -> None:
+    async def _clean_up(self) -> None:
         """Clean up after a failure.
 
         Removes a file that the session does not own, and ends a session whose file was lost.

@@ -8,7 +8,6 @@ last step, which makes the bytes a blob, waits for the disk.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -25,13 +24,9 @@ from holdfast.engine.model.digest import ALGORITHMS, Digest, Hasher, check_text
 from holdfast.engine.model.errors import (
     Busy,
     Corrupt,
-    DigestMismatch,
-    EngineError,
     Invalid,
     InvalidDigest,
-    Locked,
     NotFound,
-    QuotaExceeded,
     SizeMismatch,
     TooLarge,
 )
@@ -43,6 +38,7 @@ from holdfast.engine.repositories import blob_queries
 
 from . import publish, session_rows
 from .pressure import Pressure
+from .session_states import Step
 from .stream import ActiveUpload
 
 HASHERS_MAX: Final = 4096
@@ -169,26 +165,9 @@ class Uploads:
         after these, unless the disk failed to sync its file: bytes may be lost, so the session
         ends. It also ends if it is refused for good: TooLarge, QuotaExceeded, Locked.
         """
-        async with self._activate(repository, upload_id) as active:
-            try:
-                try:
-                    await active.receive(source, offset, length)
-                except BaseException as error:
-                    # Also when cancelled: the client may resume from the bytes that arrived.
-                    if not _is_final(error):
-                        await self._keep(active, upload_id)
-                    raise
-                await self._keep(active, upload_id)
-            except EngineError as error:
-                # From either call: ``_keep`` checks the quota of bytes held in memory until then.
-                if _is_final(error):
-                    await active.end()
-                raise
+        async with self._activate(repository, upload_id, Step.APPENDING) as active:
+            await active.run(active.receive(source, offset, length))
             return self._view(upload_id.bytes, active.session, active.blob_writer.size)
-
-    async def _keep(self, active: ActiveUpload, upload_id: UUID) -> None:
-        await active.keep()
-        self._remember(upload_id.bytes, active.blob_writer.hasher)
 
     def _remember(self, session_id: bytes, hasher: Hasher | None) -> None:
         if hasher is None:
@@ -200,15 +179,26 @@ class Uploads:
 
     @asynccontextmanager
     async def _activate(
-        self, repository: Repository, upload_id: UUID
+        self, repository: Repository, upload_id: UUID, step: Step
     ) -> AsyncIterator[ActiveUpload]:
         """Open a session for this caller alone. Raises NotFound, Busy, StorageFailed."""
         with self._exclusive(upload_id):
-            active = await self._resume(repository, upload_id)
+            blob_writer, session = await self._resume(repository, upload_id)
+            active = ActiveUpload(
+                self._core,
+                self._quotas,
+                self._pressure,
+                repository,
+                upload_id.bytes,
+                session,
+                blob_writer,
+                step=step,
+            )
             try:
                 yield active
             finally:
-                await active.blob_writer.close()
+                self._remember(upload_id.bytes, active.hasher)
+                await blob_writer.close()
 
     @contextmanager
     def _exclusive(self, upload_id: UUID) -> Iterator[None]:
@@ -221,16 +211,13 @@ class Uploads:
         finally:
             self._busy.discard(upload_id.bytes)
 
-    async def _resume(self, repository: Repository, upload_id: UUID) -> ActiveUpload:
-        """Lock the session's file and return the session with its stream so far."""
+    async def _resume(self, repository: Repository, upload_id: UUID) -> tuple[BlobWriter, Session]:
+        """Lock the session's file; return the stream so far and the session."""
         core, session_id = self._core, upload_id.bytes
         session, held = await self._inspect(repository, session_id)
         algorithms = (session.algorithm,)
         if not session.file_id:
-            blob_writer = BlobWriter(core, hasher=None, algorithms=algorithms, held=held)
-            return ActiveUpload(
-                core, self._quotas, self._pressure, repository, session_id, session, blob_writer
-            )
+            return BlobWriter(core, hasher=None, algorithms=algorithms, held=held), session
         try:
             writer = await core.threads.acquire(core.depot.reopen, session.file_id)
         except Busy:
@@ -257,9 +244,7 @@ class Uploads:
             file_id=session.file_id,
             writer=writer,
         )
-        return ActiveUpload(
-            core, self._quotas, self._pressure, repository, session_id, session, blob_writer
-        )
+        return blob_writer, session
 
     async def _cut_to_base(self, session_id: bytes, session: Session, writer: Writer) -> None:
         """Cut off the bytes of an incomplete request. Raises NotFound, StorageFailed."""
@@ -290,21 +275,10 @@ class Uploads:
         digest = Digest.parse(digest)
         source = _no_bytes() if source is None else source
         try:
-            async with self._activate(repository, upload_id) as active:
+            async with self._activate(repository, upload_id, Step.FINISHING) as active:
                 active.digest = digest
-                known = active.blob_writer.hasher
-                # ``receive`` advances the hasher; a file that is cut back needs the earlier state.
-                before = None if known is None else known.copy()
-                try:
-                    await active.receive(source, offset, length, whole=True)
-                except BaseException as error:
-                    if _is_final(error):
-                        await active.end()
-                    else:
-                        await active.roll_back(cut=True)
-                        self._remember(upload_id.bytes, before)
-                    raise
-                arrival = await self._publish(repository, upload_id, active, digest)
+                await active.run(active.receive(source, offset, length))
+                arrival = await active.run(self._publish(repository, upload_id, active, digest))
         except NotFound as error:
             blob = None
             # Not for a missing namespace, which has no blobs to confirm.
@@ -341,33 +315,20 @@ class Uploads:
     async def _publish(
         self, repository: Repository, upload_id: UUID, active: ActiveUpload, digest: Digest
     ) -> Arrival:
-        """Publish the blob, then end the session."""
         core, random = self._core, entropy()
-        session = repository, upload_id.bytes, active.seen
 
         async def commit(arrival: Arrival) -> Outcome:
             # A session without a file has no lock: another process may have changed it.
-            await core.scratch.read(session_rows.unchanged, *session)
+            await core.scratch.read(
+                session_rows.unchanged, repository, upload_id.bytes, active.seen
+            )
             counted = active.session.counted
             return await self._pressure.admit(
                 repository, lambda: self._deliver(repository, arrival, random, counted)
             )
 
-        try:
-            await active.refresh()
-            arrival = await active.blob_writer.publish(digest, commit)
-        except BaseException as error:
-            if _is_final(error):
-                await active.end()
-            else:
-                # The submitted transaction may still publish the file, so it must not be cut
-                # here. The next request on the session runs after that commit, and cuts.
-                await active.roll_back(cut=False)
-            raise
-        # A concurrent append keeps its bytes in the session; a concurrent abort has no effect.
-        with contextlib.suppress(Busy, NotFound):
-            await core.scratch.transact(session_rows.end, *session)
-        return arrival
+        await active.refresh()
+        return await active.blob_writer.publish(digest, commit)
 
     async def _deliver(
         self, repository: Repository, arrival: Arrival, random: bytes, counted: int, own: int = 0
@@ -561,17 +522,6 @@ class Uploads:
 
     async def _sessions(self, repository: Repository) -> UploadTotals:
         return (await self._quotas.others(repository)).sessions
-
-
-def _is_final(error: BaseException) -> bool:
-    """Return True if an upload is refused for good, so that its session should end.
-
-    If the session stayed open, a client that asks for its status would resume it and report the
-    later failure instead of the refusal.
-    """
-    if isinstance(error, QuotaExceeded):
-        return error.resource != "uploads"
-    return isinstance(error, (DigestMismatch, TooLarge, Locked))
 
 
 async def _no_bytes() -> AsyncIterator[bytes]:
