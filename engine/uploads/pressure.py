@@ -16,13 +16,13 @@ from uuid import UUID
 
 from holdfast.engine.core import SECOND, Core
 from holdfast.engine.depot.interface import Writer
+from holdfast.engine.ledger.records import Session
 from holdfast.engine.model.errors import Busy, NotFound, QuotaExceeded
 from holdfast.engine.model.values import Repository, Usage
 from holdfast.engine.namespaces import namespaces
 from holdfast.engine.namespaces.open_uploads import session_totals
 
 from . import session_rows
-from .session_rows import Idle
 
 T = TypeVar("T")
 
@@ -66,36 +66,36 @@ class Pressure:
         core, namespace_id = self._core, repository.namespace_id.bytes
         before = core.now() - int(core.config.upload_idle_seconds * SECOND)
         seen, idle = await core.scratch.read_in_thread(session_rows.idle, namespace_id, before)
-        idle = [one for one in idle if one.id not in self.busy]
+        idle = [(key, session) for key, session in idle if key not in self.busy]
         by_number = refusal.resource == "uploads"
         # Ending sessions that do not make enough room would only lose their uploads.
-        if sum(1 if by_number else one.counted for one in idle) < refusal.missing:
+        if sum(1 if by_number else session.counted for _, session in idle) < refusal.missing:
             return False
-        for one in idle:
-            if not by_number and not one.counted:
+        for session_id, session in idle:
+            if not by_number and not session.counted:
                 # Ending a session without bytes would free none.
                 continue
             try:
-                writer = await self._lock(one)
+                writer = await self._lock(session)
             except Busy:
                 # Another process holds the file's lock: the session is not idle.
                 continue
             try:
                 outcome = await core.scratch.transact(
-                    session_rows.give_way, namespace_id, one, before, seen, by_number=by_number
+                    session_rows.give_way, session_id, session, seen, by_number=by_number
                 )
             finally:
                 if writer is not None:
                     await core.threads.finish(writer.close)
             if outcome == "ended":
-                self._log_ended(repository, one, refusal)
+                self._log_ended(repository, session_id, session, refusal)
                 # After the unlock: ``discard`` leaves a file that is open for writing.
-                await core.files.discard(one.file_id)
+                await core.files.discard(session.file_id)
             if outcome != "in use":
                 return True
         return False
 
-    async def _lock(self, session: Idle) -> Writer | None:
+    async def _lock(self, session: Session) -> Writer | None:
         """Lock the session's file against appends; None if it has no file. Raises Busy."""
         if not session.file_id:
             # ``give_way`` compares the row instead: an append to a small session writes it.
@@ -105,11 +105,13 @@ class Pressure:
         except NotFound:
             return None
 
-    def _log_ended(self, repository: Repository, session: Idle, refusal: QuotaExceeded) -> None:
+    def _log_ended(
+        self, repository: Repository, session_id: bytes, session: Session, refusal: QuotaExceeded
+    ) -> None:
         _log.warning(
             "upload %s to %s/%s ended: no byte received for %d s and another request reached the "
             "namespace's limit (%s); %d bytes are free again, the client must restart the upload",
-            UUID(bytes=session.id),
+            UUID(bytes=session_id),
             repository.namespace,
             session.name,
             (self._core.now() - session.touched) // SECOND,

@@ -66,14 +66,22 @@ async def of_id(
     txn: Transaction, namespace_id: bytes, session_id: bytes
 ) -> tuple[bytes, Session, int] | None:
     """Return one session as ``of_namespace`` does; None if it is not open or cannot be read."""
+    session = await _readable(txn, session_id)
+    if session is None or session.namespace != namespace_id:
+        return None
     try:
-        session = await load(txn, Session, layout.SESSION + session_id)
         content = await get_payload(txn, layout.SESSION_DATA + session_id)
     except Corrupt:
         return None
-    if session is None or session.namespace != namespace_id:
-        return None
     return session_id, session, len(content or b"")
+
+
+async def _readable(txn: Transaction, session_id: bytes) -> Session | None:
+    """Return a session; None if it is not open or its row cannot be read."""
+    try:
+        return await load(txn, Session, layout.SESSION + session_id)
+    except Corrupt:
+        return None
 
 
 async def dismiss(txn: Transaction, namespace_id: bytes, session_id: bytes) -> int:
@@ -334,10 +342,7 @@ async def cut_times(
     damaged = []
     for key, _ in rows:
         session_id = key[-layout.ID_BYTES :]
-        try:
-            session = await load(txn, Session, layout.SESSION + session_id)
-        except Corrupt:
-            session = None
+        session = await _readable(txn, session_id)
         if session is None or session.expires != layout.at(key, 1):
             # An expiry row that its session does not name can only come from damage.
             damaged.append(key)
@@ -365,62 +370,35 @@ async def drop_namespace(
     prefix = layout.SESSION_NAMESPACE + namespace_id
     old = []
     for key, _ in await txn.scan(prefix, after(prefix), limit=limit):
-        try:
-            session = await load(txn, Session, layout.SESSION + key[-layout.ID_BYTES :])
-        except Corrupt:
-            session = None
+        session = await _readable(txn, key[-layout.ID_BYTES :])
         if session is None or session.created <= seen:
             old.append(key)
     return await _drop(txn, old)
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """An idle session, as read by ``idle``."""
-
-    id: bytes
-    name: str
-    """Name of the image."""
-    file_id: int
-    """Id of the file; 0 if none."""
-    counted: int
-    """Bytes that count for the namespace."""
-    touched: int
-    """Time of the last byte (us)."""
-
-
 async def idle(
     txn: Transaction, namespace_id: bytes, before: int
-) -> tuple[UploadTotals, list[Idle]]:
+) -> tuple[UploadTotals, list[tuple[bytes, Session]]]:
     """Return the namespace's totals, and its sessions without a byte since ``before`` (us).
 
-    Longest idle first. The scan reads at most _IDLE_SCAN_MAX sessions.
+    The sessions come with their ids, longest idle first. Those whose row cannot be read are left
+    out: they end when they expire. The scan reads at most _IDLE_SCAN_MAX sessions.
     """
     prefix = layout.SESSION_NAMESPACE + namespace_id
     found = []
     for key, _ in await txn.scan(prefix, after(prefix), limit=_IDLE_SCAN_MAX):
         session_id = key[-layout.ID_BYTES :]
-        try:
-            session = await load(txn, Session, layout.SESSION + session_id)
-        except Corrupt:
-            # A session whose row cannot be read ends when it expires.
-            continue
+        session = await _readable(txn, session_id)
         if session is not None and 0 < session.touched <= before:
-            found.append(_idle(session_id, session))
-    return await session_totals(txn, namespace_id), sorted(
-        found, key=lambda one: (one.touched, one.id)
-    )
-
-
-def _idle(session_id: bytes, session: Session) -> Idle:
-    return Idle(session_id, session.name, session.file_id, session.counted, session.touched)
+            found.append((session_id, session))
+    found.sort(key=lambda one: (one[1].touched, one[0]))
+    return await session_totals(txn, namespace_id), found
 
 
 async def give_way(
     txn: Transaction,
-    namespace_id: bytes,
-    one: Idle,
-    before: int,
+    session_id: bytes,
+    session: Session,
     seen: UploadTotals,
     *,
     by_number: bool,
@@ -431,13 +409,12 @@ async def give_way(
     sessions are fewer (``by_number``) or smaller than in ``seen``: the request may fit by now.
     """
     # Two refused requests may pick the same victims; the second must not end one more.
-    now = await session_totals(txn, namespace_id)
+    now = await session_totals(txn, session.namespace)
     if now.uploads < seen.uploads if by_number else now.bytes < seen.bytes:
         return "relieved"
-    session = await load(txn, Session, layout.SESSION + one.id)
-    if session is None or session.touched > before or _idle(one.id, session) != one:
+    if await load(txn, Session, layout.SESSION + session_id) != session:
         return "in use"
-    await _walk(txn, one.id, session, Event.END, None)
+    await _walk(txn, session_id, session, Event.END, None)
     return "ended"
 
 
@@ -450,16 +427,14 @@ async def _drop(txn: Transaction, keys: list[bytes]) -> tuple[int, list[int]]:
     for key in keys:
         session_id = key[-layout.ID_BYTES :]
         await txn.delete(key)
-        try:
-            session = await load(txn, Session, layout.SESSION + session_id)
-        except Corrupt:
+        session = await _readable(txn, session_id)
+        if session is None:
             await txn.delete(layout.SESSION + session_id)
             await txn.delete(layout.SESSION_DATA + session_id)
             continue
-        if session is not None:
-            await _walk(txn, session_id, session, Event.END, None)
-            if session.file_id:
-                found.append(session.file_id)
+        await _walk(txn, session_id, session, Event.END, None)
+        if session.file_id:
+            found.append(session.file_id)
     return len(keys), found
 
 

@@ -32,7 +32,7 @@ from holdfast.engine.model.errors import (
 )
 from holdfast.engine.model.values import Blob, OpenUpload, Repository, Upload, moment
 from holdfast.engine.namespaces import namespaces
-from holdfast.engine.namespaces.open_uploads import UploadTotals, session_totals
+from holdfast.engine.namespaces.open_uploads import session_totals
 from holdfast.engine.namespaces.quota import Quotas, UploadCounter
 from holdfast.engine.repositories import blob_queries
 
@@ -514,14 +514,11 @@ class Uploads:
 
         async def ask() -> int:
             quota = await self._quotas.quota_for(repository, own, digest, more)
-            opened = await self._sessions(repository)
+            opened = (await self._quotas.others(repository)).sessions
             quota.check_uploads(opened, 0)
             return quota.allowance(opened, more)
 
         return await self._pressure.admit(repository, ask)
-
-    async def _sessions(self, repository: Repository) -> UploadTotals:
-        return (await self._quotas.others(repository)).sessions
 
 
 async def _no_bytes() -> AsyncIterator[bytes]:
