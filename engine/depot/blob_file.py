@@ -25,13 +25,11 @@ class BlobFile:
         self.reader = reader
         self.file_id = blob.file_id
         self._frames = FrameReader(reader, f"{blob.file_id:x}") if blob.place == FRAMES else None
-        self.size = self._frames.size if self._frames else reader.size
+        self.size = (self._frames or reader).size
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from ``offset``: fewer only at the end. Raises Corrupt, StorageFailed."""
-        if self._frames:
-            return self._frames.read(offset, length)
-        return self.reader.read(offset, length)
+        return (self._frames or self.reader).read(offset, length)
 
     @property
     def plain(self) -> bool:

@@ -12,7 +12,6 @@ has opened.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -27,8 +26,10 @@ from .disk_file import (
     Reader,
     Writer,
     is_there,
+    lock,
     open_regular,
     refused,
+    refusing,
     require_regular,
     write_all,
 )
@@ -66,11 +67,9 @@ class DiskDepot:
     def __init__(self, root: Path) -> None:
         self._root = os.fspath(root)
         self._durable: set[str] = set()
-        try:
+        with refusing(self._root):
             _make_directory(self._root)
             os.scandir(self._root).close()
-        except OSError as error:
-            raise refused(error, self._root) from error
 
     def create(self, file_id: int) -> Writer:
         """A new, empty file. Raises AlreadyExists, StorageFull, StorageFailed."""
@@ -86,7 +85,7 @@ class DiskDepot:
         except OSError as error:
             raise refused(error, what) from error
         try:
-            if not _lock(fd, what):
+            if not lock(fd, what):
                 # Another process can only have reopened it in between: then the file is its own.
                 raise AlreadyExists("file", f"{file_id:x}")
         except BaseException:
@@ -99,7 +98,7 @@ class DiskDepot:
         what = _name(file_id)
         fd, _ = self._open(file_id, what, os.O_RDWR)
         try:
-            if not _lock(fd, what):
+            if not lock(fd, what):
                 raise Busy("file", f"{file_id:x}")
             # The size counts from here on only: the last writer was still at it before.
             locked = os.fstat(fd)
@@ -119,13 +118,12 @@ class DiskDepot:
     def delete(self, file_id: int) -> bool:
         """Remove a file; says whether there was one. Raises StorageFailed."""
         what = _name(file_id)
-        try:
-            os.unlink(self._path(what))
-        except (FileNotFoundError, IsADirectoryError):
-            # A directory is no file of the depot's: it stays, and no other file waits for it.
-            return False
-        except OSError as error:
-            raise refused(error, what) from error
+        with refusing(what):
+            try:
+                os.unlink(self._path(what))
+            except (FileNotFoundError, IsADirectoryError):
+                # A directory is no file of the depot's: it stays, and no other file waits for it.
+                return False
         return True
 
     def sync_block(self, block: int) -> None:
@@ -134,10 +132,8 @@ class DiskDepot:
         Raises StorageFailed.
         """
         what = _block_name(block)
-        try:
+        with refusing(what):
             there = is_there(self._path(what))
-        except OSError as error:
-            raise refused(error, what) from error
         if there:
             _sync_path(self._path(what), what)
 
@@ -168,10 +164,8 @@ class DiskDepot:
 
     def free_bytes(self) -> int:
         """Bytes that an ordinary user can still write on the root's file system."""
-        try:
+        with refusing(self._root):
             status = os.statvfs(self._root)
-        except OSError as error:
-            raise refused(error, self._root) from error
         return status.f_bavail * status.f_frsize
 
     def link(self, file_id: int, target: str) -> None:
@@ -193,17 +187,11 @@ class DiskDepot:
                     raise refused(error, target) from error
                 _copy_file(reader, fd, target)
                 return
-            try:
+            with _unlinked_on_failure(target):
                 if not os.path.samestat(os.lstat(target), status):
                     raise StorageFailed(what, "another file took its place meanwhile")
                 os.fsync(fd)
                 _sync_path(os.path.dirname(target) or ".", target)
-            except OSError as error:
-                os.unlink(target)
-                raise refused(error, target) from error
-            except BaseException:
-                os.unlink(target)
-                raise
 
     def _link(self, what: str, target: str) -> None:
         os.link(self._path(what), target, follow_symlinks=False)
@@ -262,16 +250,13 @@ class DiskDepot:
             raise refused(error, what) from error
 
     def _directories(self, what: str, digits: int, limit: int | None) -> list[int]:
-        try:
-            with os.scandir(self._path(what)) as entries:
-                numbers = (
-                    _number(entry.name, digits, limit)
-                    for entry in entries
-                    if entry.is_dir(follow_symlinks=False)
-                )
-                return [number for number in numbers if number is not None]
-        except OSError as error:
-            raise refused(error, what or self._root) from error
+        with refusing(what or self._root), os.scandir(self._path(what)) as entries:
+            numbers = (
+                _number(entry.name, digits, limit)
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+            )
+            return [number for number in numbers if number is not None]
 
 
 class ForeignDepot(DiskDepot):
@@ -363,17 +348,23 @@ def _make_file(target: str, fill: Callable[[int], None]) -> None:
     except OSError as error:
         raise refused(error, target) from error
     try:
-        fill(fd)
-        os.fsync(fd)
-        _sync_path(os.path.dirname(target) or ".", target)
-    except OSError as error:
-        os.unlink(target)
-        raise refused(error, target) from error
-    except BaseException:
-        os.unlink(target)
-        raise
+        with _unlinked_on_failure(target):
+            fill(fd)
+            os.fsync(fd)
+            _sync_path(os.path.dirname(target) or ".", target)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _unlinked_on_failure(target: str) -> Iterator[None]:
+    """Remove the new file ``target`` if what follows in here fails: it is not durable."""
+    with refusing(target):
+        try:
+            yield
+        except BaseException:
+            os.unlink(target)
+            raise
 
 
 def path_of(root: str | os.PathLike[str], file_id: int) -> str:
@@ -412,22 +403,10 @@ def _make_directory(path: str) -> None:
         return
 
 
-def _lock(fd: int, what: str) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise refused(error, what) from error
-    return True
-
-
 def _sync_path(path: str, what: str) -> None:
-    try:
+    with refusing(what):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-    except OSError as error:
-        raise refused(error, what) from error

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from holdfast.engine.model.errors import EngineError, Invalid, StorageFailed, StorageFull
@@ -89,10 +90,8 @@ class Writer:
         self._check()
         if not 0 <= size <= self._size:
             raise Invalid("size", f"cannot cut {self._size} bytes to {size}")
-        try:
+        with refusing(self._what):
             os.ftruncate(self._fd, size)
-        except OSError as error:
-            raise refused(error, self._what) from error
         self._size = size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -260,6 +259,28 @@ def refused(error: OSError, what: str) -> StorageFull | StorageFailed:
     return StorageFailed(what, error.strerror or str(error))
 
 
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn errors of the operating system in here into those of the store (see ``refused``)."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(error, what) from error
+
+
+def lock(fd: int, what: str, how: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file; return False if a lock of another opener forbids it.
+
+    Never waits. Raises StorageFailed.
+    """
+    with refusing(what):
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def is_there(path: str | os.PathLike[str]) -> bool:
     """Whether there is something at a path, a link that leads nowhere included.
 
@@ -300,7 +321,5 @@ def _read(fd: int, offset: int, length: int, size: int, what: str) -> bytes:
 
 
 def _close(fd: int, what: str) -> None:
-    try:
+    with refusing(what):
         os.close(fd)
-    except OSError as error:
-        raise refused(error, what) from error

@@ -26,7 +26,7 @@ from typing import Final
 
 from holdfast.engine.model.errors import Busy
 
-from .disk_file import refused
+from .disk_file import lock
 
 POLL_SECONDS: Final = 0.05
 """Longest pause between two looks at the gate; a decision that waits begins with less."""
@@ -166,43 +166,29 @@ class LockedGate(Gate):
             self._gathering = self._decision = -1
 
     def _gather(self) -> bool:
-        return _lock(self._gathering, fcntl.LOCK_SH)
+        return lock(self._gathering, "run", fcntl.LOCK_SH)
 
     def _gathered(self) -> None:
         if self._gathering >= 0:
-            _unlock(self._gathering)
+            fcntl.flock(self._gathering, fcntl.LOCK_UN)
 
     def _decide(self) -> bool:
-        return _lock(self._decision, fcntl.LOCK_SH)
+        return lock(self._decision, "run", fcntl.LOCK_SH)
 
     def _decided(self) -> None:
         if self._decision >= 0:
-            _unlock(self._decision)
+            fcntl.flock(self._decision, fcntl.LOCK_UN)
 
     def _others_done(self) -> bool:
         return _free(self._gathering)
 
 
-def _lock(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise refused(error, "run") from error
-    return True
-
-
-def _unlock(descriptor: int) -> None:
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 def _free(descriptor: int) -> bool:
     """Whether no process has a lock on the file; this one must have none."""
-    if not _lock(descriptor, fcntl.LOCK_EX):
-        return False
-    _unlock(descriptor)
-    return True
+    free = lock(descriptor, "run")
+    if free:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return free
 
 
 class Gathering:

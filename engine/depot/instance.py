@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from .disk_file import Irregular, open_regular, refused
+from .disk_file import Irregular, lock, open_regular, refusing
 
 NAME_BYTES = 8
 
@@ -56,16 +56,14 @@ class LockedInstances:
     def _remove_stale(self) -> None:
         for path in self._directory.glob("*.lock"):
             try:
-                lock = os.open(path, os.O_RDWR)
+                fd = os.open(path, os.O_RDWR)
             except FileNotFoundError:
                 continue
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
-            except BlockingIOError:
-                continue
+                if lock(fd, str(path)):
+                    path.unlink(missing_ok=True)
             finally:
-                os.close(lock)
+                os.close(fd)
 
     def _path(self, name: bytes) -> Path:
         return self._directory / f"{name.hex()}.lock"
@@ -78,27 +76,21 @@ class LockedInstances:
         if name == self.name:
             return False
         path = self._path(name)
+        with refusing(str(path)):
+            try:
+                fd = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                return True
         try:
-            lock = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            raise refused(error, str(path)) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return lock(fd, str(path))
         finally:
-            os.close(lock)
-        return True
+            os.close(fd)
 
     def forget(self, name: bytes) -> None:
         """Remove the lock file of a dead one. Raises StorageFailed."""
         path = self._path(name)
-        try:
+        with refusing(str(path)):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise refused(error, str(path)) from error
 
     def close(self) -> None:
         """End this instance: the file goes first, so no dead lock stays behind."""
@@ -115,16 +107,15 @@ def any_alive(directory: Path) -> bool:
     """
     for path in directory.glob("*.lock"):
         try:
-            lock, _ = open_regular(path, os.O_RDONLY, str(path))
+            fd, _ = open_regular(path, os.O_RDONLY, str(path))
         except (FileNotFoundError, Irregular):
             # No process that lives holds what is no file.
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            if not lock(fd, str(path), fcntl.LOCK_SH):
+                return True
         finally:
-            os.close(lock)
+            os.close(fd)
     return False
 
 

@@ -159,7 +159,7 @@ class FrameWriter:
 
 
 class FrameReader:
-    """The original content of a file that a FrameWriter wrote; a ``depot.Reader`` itself.
+    """The original content of a file that a FrameWriter wrote.
 
     Reads and verifies the seek table when made. Keeps the last frame that was read, so reading
     on in small steps decompresses each frame once. ``name`` stands for the file in errors.
@@ -168,7 +168,7 @@ class FrameReader:
 
     __slots__ = (
         "_checksums", "_decompressor", "_frame", "_frame_bytes", "_index", "_name", "_offsets",
-        "_reader", "_size",
+        "_reader", "size",
     )  # fmt: skip
 
     def __init__(self, reader: Reader, name: str = "of zstd frames") -> None:
@@ -180,7 +180,8 @@ class FrameReader:
         entries, frames_end = self._read_table()
         stored, sizes, self._checksums = entries[0::3], entries[1::3], entries[2::3]
         self._offsets = array("Q", accumulate(stored, initial=0))
-        self._size = sum(sizes)
+        self.size = sum(sizes)
+        """Bytes of the original content."""
         self._frame_bytes = sizes[0] if sizes else 1
         same = sizes.count(self._frame_bytes)
         regular = same == len(sizes) or (
@@ -191,11 +192,6 @@ class FrameReader:
         if self._offsets[-1] != frames_end:
             raise self._corrupt("its frames do not end where the seek table begins")
 
-    @property
-    def size(self) -> int:
-        """Bytes of the original content."""
-        return self._size
-
     def read(self, offset: int, length: int) -> bytes:
         """Original bytes from ``offset``: fewer than ``length`` only at the end.
 
@@ -204,7 +200,7 @@ class FrameReader:
         """
         if offset < 0 or length < 0:
             raise Invalid("offset" if offset < 0 else "length", "must not be negative")
-        stop = min(offset + length, self._size)
+        stop = min(offset + length, self.size)
         parts = []
         while offset < stop:
             index, start = divmod(offset, self._frame_bytes)
@@ -212,18 +208,6 @@ class FrameReader:
             parts.append(part)
             offset += len(part)
         return b"".join(parts)
-
-    def is_whole(self) -> bool:
-        """Whether the file has its size still."""
-        return self._reader.is_whole()
-
-    def fileno(self) -> int | None:
-        """None: the bytes of the file are not those of the content."""
-        return None
-
-    def close(self) -> None:
-        """Let go of the file. May be called twice."""
-        self._reader.close()
 
     def _read_table(self) -> tuple[array[int], int]:
         """The entries of the frames with content, three numbers each, and where these end."""
@@ -258,7 +242,7 @@ class FrameReader:
             return self._frame
         start = self._offsets[index]
         frame = self._exactly(start, self._offsets[index + 1] - start)
-        size = min(self._frame_bytes, self._size - index * self._frame_bytes)
+        size = min(self._frame_bytes, self.size - index * self._frame_bytes)
         try:
             header = zstandard.get_frame_parameters(frame)
             # Looked at first: the decoder allocates what the header says.

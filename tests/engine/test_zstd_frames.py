@@ -156,10 +156,9 @@ def test_only_the_frames_that_are_needed_are_read(shelf: Shelf) -> None:
 
 
 def test_a_closed_reader_reads_no_more(shelf: Shelf) -> None:
-    reader = shelf.reader(TEXT)
-    assert reader.fileno() is None
-    reader.close()
-    reader.close()
+    file = shelf.open(shelf.write([TEXT]))
+    reader = FrameReader(file)
+    file.close()
     with pytest.raises(StorageFailed):
         reader.read(0, 1)
 
