@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Lock
 from typing import Final, ParamSpec
 
 from holdfast.engine.model.errors import Closed
 
-from .threads import Threads
+from .threads import Threads, wake
 from .timing import timed
 
 P = ParamSpec("P")
@@ -156,7 +155,7 @@ class SerialQueue:
                 else:
                     self._fail(error)
                 if self._waiter is not None and len(self._calls) <= self._remaining:
-                    _wake(self._waiter)
+                    wake(self._waiter)
                     self._waiter = None
             del error
 
@@ -174,14 +173,3 @@ class SerialQueue:
     def _fail(self, error: BaseException) -> None:
         self._error = error
         self._calls.clear()
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    # A closed loop raises this; then no task waits any more.
-    with suppress(RuntimeError):
-        waiter.get_loop().call_soon_threadsafe(_finish, waiter)
-
-
-def _finish(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -140,16 +140,16 @@ async def _settle(future: Future[T], *, begun: bool = False) -> None:
 
 async def _wait_once(future: Future[T]) -> None:
     # Each wait needs a new waiter, since cancelling a task cancels the waiter it awaits.
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-    future.add_done_callback(lambda _: _wake(loop, waiter))
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda _: wake(waiter))
     await waiter
 
 
-def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
-    # On a closed loop no task waits any more.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(_finish, waiter)
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Let the task that awaits ``waiter`` go on. Call it from any thread."""
+    # A closed loop raises this; then no task waits any more.
+    with suppress(RuntimeError):
+        waiter.get_loop().call_soon_threadsafe(_finish, waiter)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:
