@@ -41,6 +41,7 @@ from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction
 from holdfast.engine.ledger.records import Session, load
 from holdfast.engine.model.states import IllegalEvent, advance
+from holdfast.engine.namespaces.open_uploads import session_totals
 from holdfast.engine.uploads import publish
 from holdfast.engine.uploads.session_states import (
     STEPS,
@@ -288,6 +289,9 @@ class SessionMachine(RuleBasedStateMachine):
             if model.state is not State.CLOSED:
                 self.finish_unfinished(model)
         assert self.run(problems(self.stores[0])) == []
+        namespace_id = self.where(0).namespace_id.bytes
+        left = self.run(self.stores[0].core.scratch.read(session_totals, namespace_id))
+        assert (left.uploads, left.bytes) == (0, 0)
         for store in self.stores:
             self.run(store.close())
         self.runner.close()
