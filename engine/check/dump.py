@@ -47,53 +47,10 @@ class StoredRow(msgspec.Struct, frozen=True):
     """Why the row cannot be decoded; empty where it can."""
 
 
-KINDS: Final[dict[str, bytes]] = {
-    "blob": layout.BLOB,
-    "inline": layout.INLINE,
-    "alias": layout.ALIAS,
-    "file": layout.FILE,
-    "pending unlink": layout.PENDING_UNLINK,
-    "block": layout.BLOCK,
-    "garbage": layout.GARBAGE,
-    "damaged": layout.DAMAGED,
-    "claim": layout.CLAIM,
-    "reference": layout.REFERENCE,
-    "claimed": layout.CLAIMED,
-    "expiry": layout.EXPIRY,
-    "root": layout.ROOT,
-    "namespace": layout.NAMESPACE,
-    "namespace name": layout.NAMESPACE_NAME,
-    "image": layout.IMAGE,
-    "image name": layout.IMAGE_NAME,
-    "image id": layout.IMAGE_ID,
-    "catalog": layout.CATALOG,
-    "audience": layout.AUDIENCE,
-    "tag": layout.TAG,
-    "tag id": layout.TAG_ID,
-    "tagged": layout.TAGGED,
-    "listing": layout.LISTING,
-    "manifest": layout.MANIFEST,
-    "needs": layout.NEEDS,
-    "referrer": layout.REFERRER,
-    "trash": layout.TRASH,
-    "trash id": layout.TRASH_ID,
-    "trash project": layout.TRASH_PROJECT,
-    "trash manifest": layout.TRASH_MANIFEST,
-    "trash attached": layout.TRASH_ATTACHED,
-    "dead": layout.DEAD,
-    "retention": layout.RETENTION,
-    "project limits": layout.PROJECT_LIMITS,
-    "limits": layout.LIMITS,
-    "dead letter": layout.DEAD_LETTER,
-    "key": layout.KEY,
-    "key secret": layout.KEY_SECRET,
-    "counter": layout.COUNTER,
-    "setting": layout.SETTING,
-}
-"""Name of each kind of row, as docs/data-format.md has it, to the byte that marks it."""
+KINDS: Final = {shape.name: mark for mark, shape in SHAPES.items()}
+"""Name of each kind of row to the byte that marks it."""
 
 ROWS_MAX: Final = 1_000_000
-_NAMES: Final = {mark: name for name, mark in KINDS.items()}
 _HIDDEN: Final = "(hidden)"
 _UNSHOWN: Final = (layout.SETTING, layout.KEY_SECRET, layout.INLINE)
 _IN_PARTS: Final = (layout.AUDIENCE, layout.CATALOG, layout.LIMITS, layout.ROOT)
@@ -124,7 +81,7 @@ async def rows(
 def read(key: bytes, value: bytes) -> StoredRow:
     """Return a row as people read it; ``damage`` says why where it cannot be decoded."""
     mark = layout.kind(key)
-    kind = _NAMES.get(mark, "unknown")
+    kind = SHAPES[mark].name if mark in SHAPES else "unknown"
     about = _HIDDEN if mark == layout.KEY_SECRET else _about(mark, key)
     shown = "" if mark == layout.KEY_SECRET else key.hex()
     damage = fault(key, value)

@@ -46,13 +46,15 @@ class Shape:
     The value is a record, a counter, or bytes of a length between the two given.
     """
 
+    name: str
+    """Name of the kind, as docs/data-format.md has it."""
     shortest: int
     longest: int
     value: type[Record] | Literal["counter"] | tuple[int, int]
 
 
-def _fixed(length: int, value: type[Record] | tuple[int, int]) -> Shape:
-    return Shape(length, length, value)
+def _fixed(name: str, length: int, value: type[Record] | tuple[int, int]) -> Shape:
+    return Shape(name, length, length, value)
 
 
 _NOTHING: Final = (0, 0)
@@ -61,47 +63,49 @@ _SHA: Final = (SHA_BYTES, SHA_BYTES)
 _BYTES: Final = (0, VALUE_BYTES_MAX)
 
 SHAPES: Final[dict[bytes, Shape]] = {
-    layout.BLOB: _fixed(33, Blob),
-    layout.INLINE: _fixed(41, _BYTES),
-    layout.ALIAS: _fixed(66, _SHA),
-    layout.FILE: _fixed(9, File),
-    layout.PENDING_UNLINK: _fixed(9, _NOTHING),
-    layout.BLOCK: _fixed(17, _NOTHING),
-    layout.GARBAGE: _fixed(41, _NOTHING),
-    layout.DAMAGED: _fixed(33, _NOTHING),
-    layout.CLAIM: _fixed(50, Claim),
-    layout.REFERENCE: _fixed(83, _NOTHING),
-    layout.CLAIMED: _fixed(49, _NOTHING),
-    layout.EXPIRY: _fixed(57, (2 * ID_BYTES, 2 * ID_BYTES)),
-    layout.ROOT: _fixed(17, _BYTES),
-    layout.NAMESPACE: _fixed(17, Namespace),
-    layout.NAMESPACE_NAME: Shape(4, _ANY_LENGTH, _ID),
-    layout.IMAGE: _fixed(17, Image),
-    layout.IMAGE_NAME: Shape(18, _ANY_LENGTH, _ID),
-    layout.IMAGE_ID: _fixed(17, _ID),
-    layout.CATALOG: Shape(19, _ANY_LENGTH, _ID),
-    layout.AUDIENCE: Shape(6, _ANY_LENGTH, _ID),
-    layout.TAG: Shape(18, _ANY_LENGTH, Tag),
-    layout.TAG_ID: _fixed(17, (17, _ANY_LENGTH)),
-    layout.TAGGED: Shape(50, _ANY_LENGTH, _NOTHING),
-    layout.LISTING: Shape(20, _ANY_LENGTH, (0, ID_BYTES)),
-    layout.MANIFEST: _fixed(49, Manifest),
-    layout.NEEDS: _fixed(51, _BYTES),
-    layout.REFERRER: Shape(83, 115, Referrer),
-    layout.TRASH: _fixed(25, Trash),
-    layout.TRASH_ID: _fixed(17, (8, 8)),
-    layout.TRASH_PROJECT: _fixed(41, _NOTHING),
-    layout.TRASH_MANIFEST: _fixed(33, (SHA_BYTES, SHA_BYTES + MEDIA_TYPE_CHARS_MAX)),
-    layout.TRASH_ATTACHED: _fixed(41, _NOTHING),
-    layout.DEAD: _fixed(17, (1, _ANY_LENGTH)),
-    layout.RETENTION: _fixed(17, Retention),
-    layout.PROJECT_LIMITS: _fixed(17, ProjectLimits),
-    layout.LIMITS: Shape(21, _ANY_LENGTH, Limits),
-    layout.DEAD_LETTER: Shape(2, _ANY_LENGTH, DeadLetter),
-    layout.KEY: Shape(2, _ANY_LENGTH, Key),
-    layout.KEY_SECRET: _fixed(33, _BYTES),
-    layout.COUNTER: Shape(3, _ANY_LENGTH, "counter"),
-    layout.SETTING: Shape(2, _ANY_LENGTH, _BYTES),
+    layout.BLOB: _fixed("blob", 33, Blob),
+    layout.INLINE: _fixed("inline", 41, _BYTES),
+    layout.ALIAS: _fixed("alias", 66, _SHA),
+    layout.FILE: _fixed("file", 9, File),
+    layout.PENDING_UNLINK: _fixed("pending unlink", 9, _NOTHING),
+    layout.BLOCK: _fixed("block", 17, _NOTHING),
+    layout.GARBAGE: _fixed("garbage", 41, _NOTHING),
+    layout.DAMAGED: _fixed("damaged", 33, _NOTHING),
+    layout.CLAIM: _fixed("claim", 50, Claim),
+    layout.REFERENCE: _fixed("reference", 83, _NOTHING),
+    layout.CLAIMED: _fixed("claimed", 49, _NOTHING),
+    layout.EXPIRY: _fixed("expiry", 57, (2 * ID_BYTES, 2 * ID_BYTES)),
+    layout.ROOT: _fixed("root", 17, _BYTES),
+    layout.NAMESPACE: _fixed("namespace", 17, Namespace),
+    layout.NAMESPACE_NAME: Shape("namespace name", 4, _ANY_LENGTH, _ID),
+    layout.IMAGE: _fixed("image", 17, Image),
+    layout.IMAGE_NAME: Shape("image name", 18, _ANY_LENGTH, _ID),
+    layout.IMAGE_ID: _fixed("image id", 17, _ID),
+    layout.CATALOG: Shape("catalog", 19, _ANY_LENGTH, _ID),
+    layout.AUDIENCE: Shape("audience", 6, _ANY_LENGTH, _ID),
+    layout.TAG: Shape("tag", 18, _ANY_LENGTH, Tag),
+    layout.TAG_ID: _fixed("tag id", 17, (17, _ANY_LENGTH)),
+    layout.TAGGED: Shape("tagged", 50, _ANY_LENGTH, _NOTHING),
+    layout.LISTING: Shape("listing", 20, _ANY_LENGTH, (0, ID_BYTES)),
+    layout.MANIFEST: _fixed("manifest", 49, Manifest),
+    layout.NEEDS: _fixed("needs", 51, _BYTES),
+    layout.REFERRER: Shape("referrer", 83, 115, Referrer),
+    layout.TRASH: _fixed("trash", 25, Trash),
+    layout.TRASH_ID: _fixed("trash id", 17, (8, 8)),
+    layout.TRASH_PROJECT: _fixed("trash project", 41, _NOTHING),
+    layout.TRASH_MANIFEST: _fixed(
+        "trash manifest", 33, (SHA_BYTES, SHA_BYTES + MEDIA_TYPE_CHARS_MAX)
+    ),
+    layout.TRASH_ATTACHED: _fixed("trash attached", 41, _NOTHING),
+    layout.DEAD: _fixed("dead", 17, (1, _ANY_LENGTH)),
+    layout.RETENTION: _fixed("retention", 17, Retention),
+    layout.PROJECT_LIMITS: _fixed("project limits", 17, ProjectLimits),
+    layout.LIMITS: Shape("limits", 21, _ANY_LENGTH, Limits),
+    layout.DEAD_LETTER: Shape("dead letter", 2, _ANY_LENGTH, DeadLetter),
+    layout.KEY: Shape("key", 2, _ANY_LENGTH, Key),
+    layout.KEY_SECRET: _fixed("key secret", 33, _BYTES),
+    layout.COUNTER: Shape("counter", 3, _ANY_LENGTH, "counter"),
+    layout.SETTING: Shape("setting", 2, _ANY_LENGTH, _BYTES),
 }
 
 

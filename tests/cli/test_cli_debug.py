@@ -37,7 +37,7 @@ def shell(tmp_path: Path) -> InProcess:
     return InProcess(tmp_path, {})
 
 
-def test_every_kind_of_row_has_a_name() -> None:
+def test_every_kind_of_row_has_a_name_of_its_own() -> None:
     assert set(ROW_KINDS.values()) == set(SHAPES)
 
 
