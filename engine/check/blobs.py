@@ -7,7 +7,7 @@ from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.layout import SHA_BYTES, number
 from holdfast.engine.ledger.records import FRAMES, INLINE, Blob, File
 
-from .context import CheckContext, blob_name, digest_name
+from .context import CheckContext, Item, blob_name, digest_name, pointed
 
 _NEXT_BLOCK = layout.counter(b"fb")
 
@@ -17,83 +17,77 @@ async def blobs(context: CheckContext) -> None:
     totals = context.totals
     async for key, blob in context.records(Blob, layout.BLOB):
         sha = key[1:]
-        name = blob_name(sha)
+        item = context.item("blob", blob_name(sha))
         totals[layout.counter(layout.BLOBS)] += 1
         totals[layout.counter(layout.BLOB_BYTES)] += blob.size
         totals[layout.counter(layout.STORED_BYTES)] += blob.stored
-        await _check_content(context, sha, blob, name)
+        await _check_content(item, sha, blob)
         for alias in blob.aliases:
-            row = layout.ALIAS + alias
-            if await context.is_absent(row):
-                context.report("blob", name, f"its alias {digest_name(alias)} is missing")
+            reason = f"its alias {digest_name(alias)} is missing"
+            await item.expect_present(layout.ALIAS + alias, reason)
         needed = await context.has_rows(layout.references(sha))
         if needed and blob.damaged:
-            context.report("blob", name, "it is in quarantine; push it again")
+            item.report("it is in quarantine; push it again")
         if bool(blob.damaged) == await context.is_absent(layout.DAMAGED + sha):
-            context.report("blob", name, "its row and the quarantine list disagree")
+            item.report("its row and the quarantine list disagree")
         if not needed and not blob.queued:
-            context.report("blob", name, "it is unreferenced and not in the garbage queue")
+            item.report("it is unreferenced and not in the garbage queue")
         if blob.queued:
             row = layout.GARBAGE + number(blob.queued) + sha
-            await context.expect_row(row, b"", "blob", name, "its place in the garbage queue")
+            await item.expect_row(row, b"", "its place in the garbage queue")
 
 
-async def _check_content(context: CheckContext, sha: bytes, blob: Blob, name: str) -> None:
+async def _check_content(item: Item, sha: bytes, blob: Blob) -> None:
+    context = item.context
     row = layout.content(blob.created, sha)
     if blob.place == INLINE:
         value = await context.value(row)
         if value is None:
             if not blob.damaged and await context.is_absent(row):
-                context.report("blob", name, "its content is missing")
+                item.report("its content is missing")
         elif len(value) != blob.size and not blob.damaged:
-            context.report("blob", name, f"its content has {len(value)} bytes, not {blob.size}")
+            item.report(f"its content has {len(value)} bytes, not {blob.size}")
         if blob.file_id:
-            context.report("blob", name, "it is stored in the ledger, and its row names a file")
+            item.report("it is stored in the ledger, and its row names a file")
     else:
-        if not await context.is_absent(row):
-            context.report("blob", name, "it is stored in a file, and has content in the ledger")
+        await item.expect_absent(row, "it is stored in a file, and has content in the ledger")
         file = layout.FILE + number(blob.file_id)
         if not blob.file_id or await context.is_absent(file):
-            context.report("blob", name, f"its file {blob.file_id:x} has no row")
+            item.report(f"its file {blob.file_id:x} has no row")
     if blob.place != FRAMES and blob.stored != blob.size:
-        context.report("blob", name, f"{blob.stored} bytes at rest for a size of {blob.size}")
+        item.report(f"{blob.stored} bytes at rest for a size of {blob.size}")
 
 
 async def belonging_rows(context: CheckContext) -> None:
     """Check that a blob's row confirms each row of content, alias, quarantine and queue."""
-    async for key, _ in context.rows(layout.INLINE):
-        sha = key[-SHA_BYTES:]
-        if context.is_unreadable(layout.BLOB + sha):
-            continue
-        blob = await context.load(Blob, layout.BLOB + sha)
+    async for key, _, blob in context.targets(layout.INLINE, Blob, _at_end):
         # ``blobs`` reports content of a blob that is in a file.
         if blob is None or blob.created != layout.at(key, 1):
-            context.report("blob", blob_name(sha), "content without a blob")
-    async for key, sha in context.rows(layout.ALIAS):
-        if context.is_unreadable(layout.BLOB + sha):
-            continue
-        blob = await context.load(Blob, layout.BLOB + sha)
+            context.item("blob", blob_name(key[-SHA_BYTES:])).report("content without a blob")
+    async for key, sha, blob in context.targets(layout.ALIAS, Blob, pointed(layout.BLOB)):
         if blob is None or key[1:] not in blob.aliases:
-            context.report(
-                "blob", blob_name(sha), f"{digest_name(key[1:])} is not one of its aliases"
+            context.item("blob", blob_name(sha)).report(
+                f"{digest_name(key[1:])} is not one of its aliases"
             )
     async for key, _ in context.rows(layout.DAMAGED):
-        if await context.is_absent(layout.BLOB + key[1:]):
-            context.report("blob", blob_name(key[1:]), "it is in quarantine, and does not exist")
+        item = context.item("blob", blob_name(key[1:]))
+        row = layout.BLOB + key[1:]
+        await item.expect_present(row, "it is in quarantine, and does not exist")
     await _garbage(context)
 
 
 async def _garbage(context: CheckContext) -> None:
-    async for key, _ in context.rows(layout.GARBAGE):
+    async for key, _, blob in context.targets(layout.GARBAGE, Blob, _at_end):
+        # A row whose blob cannot be read is not counted; the counter is not compared then.
         context.totals[layout.counter(layout.GARBAGE_LENGTH)] += 1
-        sha = key[-SHA_BYTES:]
-        if context.is_unreadable(layout.BLOB + sha):
-            continue
-        blob = await context.load(Blob, layout.BLOB + sha)
         if blob is None or blob.queued != layout.at(key, 1):
-            context.report(
-                "blob", blob_name(sha), "the garbage queue has it at another time than its row"
-            )
+            item = context.item("blob", blob_name(key[-SHA_BYTES:]))
+            item.report("the garbage queue has it at another time than its row")
+
+
+def _at_end(key: bytes, _: bytes) -> bytes:
+    """Return the key of the blob whose sha256 ends a key."""
+    return layout.BLOB + key[-SHA_BYTES:]
 
 
 async def file_rows(context: CheckContext) -> None:
@@ -101,22 +95,21 @@ async def file_rows(context: CheckContext) -> None:
     last = 0
     async for key, file in context.records(File, layout.FILE):
         last = layout.at(key, 1)
+        item = context.item("file", f"{last:x}")
         row = layout.BLOB + file.sha
         if context.is_unreadable(row):
             continue
         blob = await context.load(Blob, row)
         if blob is None or blob.file_id != last:
-            context.report(
-                "file", f"{last:x}", f"its blob, {blob_name(file.sha)}, does not name it"
-            )
-        if not await context.is_absent(layout.PENDING_UNLINK + key[1:]):
-            context.report("file", f"{last:x}", "a blob uses it, and it is queued for removal")
+            item.report(f"its blob, {blob_name(file.sha)}, does not name it")
+        row = layout.PENDING_UNLINK + key[1:]
+        await item.expect_absent(row, "a blob uses it, and it is queued for removal")
     if not context.has_unreadable(_NEXT_BLOCK):
         # Ids are assigned by block: a file beyond the counter would get its id a second time.
         assigned = await context.txn.counter(_NEXT_BLOCK)
         async for key, _ in context.rows(layout.PENDING_UNLINK):
             last = max(last, layout.at(key, 1))
         if last // BLOCK_FILES > assigned:
-            context.report(
-                "counter", "blocks of file ids", f"it is {assigned}, but file {last:x} exists"
+            context.item("counter", "blocks of file ids").report(
+                f"it is {assigned}, but file {last:x} exists"
             )

@@ -11,7 +11,7 @@ from holdfast.engine.ledger.layout import ID_BYTES, SHA_BYTES
 from holdfast.engine.ledger.records import Blob, Claim, Image
 from holdfast.engine.references.manifest_rows import BODY, CHILD, CONTENT
 
-from .context import CheckContext, blob_name, digest_name, id_name, image_name
+from .context import CheckContext, Item, blob_name, digest_name, id_name, image_name
 from .rows import NEED_BYTES
 
 _KINDS: Final = ((CONTENT, "content"), (BODY, "bodies"), (CHILD, "children"))
@@ -20,9 +20,7 @@ _INTEREST: Final = {layout.CONTENT: "content", layout.KEPT: "kept", layout.HELD:
 
 async def recounts(context: CheckContext) -> None:
     """Compare claims and size of every image with a recount of what its manifests need."""
-    async for _, image in context.records(Image, layout.IMAGE):
-        if image.key in context.purging:
-            continue
+    async for image in context.images():
         readable = not context.has_unreadable(layout.NEEDS + image.key)
         needed = await _needed(context, image.key) if readable else None
         size = 0
@@ -39,10 +37,8 @@ async def recounts(context: CheckContext) -> None:
         ):
             continue
         for kind, sha in needed or ():
-            name = f"{blob_name(sha)} of image {image_name(image)}"
-            context.report(
-                "claim", name, f"a manifest needs it ({dict(_KINDS)[kind]}), no claim says so"
-            )
+            item = context.item("claim", f"{blob_name(sha)} of image {image_name(image)}")
+            item.report(f"a manifest needs it ({dict(_KINDS)[kind]}), no claim says so")
         counter = layout.counter(layout.IMAGE_SIZE, image.key)
         await context.expect_counter(counter, size, f"size of image {image_name(image)}")
         if not image.deleted:
@@ -70,64 +66,58 @@ def _compare(
         expected = needed.pop((kind, sha), 0)
         actual: int = getattr(claim, field)
         if actual != expected:
-            name = f"{blob_name(sha)} of image {image_name(image)}"
-            context.report("claim", name, f"{field} is {actual}, a recount gives {expected}")
+            item = context.item("claim", f"{blob_name(sha)} of image {image_name(image)}")
+            item.report(f"{field} is {actual}, a recount gives {expected}")
 
 
 async def claims(context: CheckContext) -> None:
     """Check that every claim has an owner, a blob and exactly the rows that follow from it."""
     async for owner_key, sha, claim in context.claims():
-        name = f"{blob_name(sha)} of {id_name(owner_key)}"
+        item = _claim(context, sha, owner_key)
         context.totals[layout.counter(layout.HOLDS)] += claim.hold > 0
         blob = await context.load(Blob, layout.BLOB + sha)
         if blob is not None and blob.size != claim.size:
-            context.report(
-                "claim", name, f"its claim says {claim.size} bytes, the blob has {blob.size}"
-            )
+            item.report(f"its claim says {claim.size} bytes, the blob has {blob.size}")
         elif blob is None and await context.is_absent(layout.BLOB + sha):
-            context.report("claim", name, "there is no such blob")
+            item.report("there is no such blob")
         if not (claim.content or claim.bodies or claim.children or claim.hold):
-            context.report("claim", name, "it claims nothing")
+            item.report("it claims nothing")
         for alias in claim.aliases:
             if blob is not None and alias not in blob.aliases:
-                context.report(
-                    "claim", name, f"it names {digest_name(alias)}, which is not an alias of it"
-                )
+                item.report(f"it names {digest_name(alias)}, which is not an alias of it")
         owner = await context.owner(owner_key)
         if owner is None:
             if not context.is_owner_unreadable(owner_key):
-                context.report("claim", name, "its owner does not exist")
+                item.report("its owner does not exist")
             continue
-        await _check_rows(context, owner, sha, claim, name)
+        await _check_rows(item, owner, sha, claim)
 
 
 async def listed(context: CheckContext) -> None:
     """Check that every claim that an image lists exists."""
     async for key, _ in context.rows(layout.CLAIMED):
         owner_key, sha = key[1 : 1 + ID_BYTES], key[1 + ID_BYTES :]
-        if await context.is_absent(layout.claim(owner_key, sha)):
-            name = f"{blob_name(sha)} of {id_name(owner_key)}"
-            context.report("claim", name, "it is listed, and does not exist")
+        row, item = layout.claim(owner_key, sha), _claim(context, sha, owner_key)
+        await item.expect_present(row, "it is listed, and does not exist")
 
 
-async def _check_rows(
-    context: CheckContext, owner: Owner, sha: bytes, claim: Claim, name: str
-) -> None:
+async def _check_rows(item: Item, owner: Owner, sha: bytes, claim: Claim) -> None:
     """Check the rows that follow from a claim, and count it."""
+    context = item.context
     if owner.is_root:
         context.totals[layout.counter(layout.ROOT_BLOBS, owner.key)] += 1
         if (claim.content, claim.children) != (0, 0):
-            context.report("claim", name, "a root has no manifests")
+            item.report("a root has no manifests")
     else:
         row = layout.claimed(owner.key, sha)
-        await context.expect_row(row, b"", "claim", name, "its row in the list of its image")
+        await item.expect_row(row, b"", "its row in the list of its image")
     for kind in kinds_of(claim):
         row = layout.reference(sha, kind, owner.project, owner.namespace, owner.key)
-        await context.expect_row(row, b"", "claim", name, f"its reference ({_INTEREST[kind]})")
+        await item.expect_row(row, b"", f"its reference ({_INTEREST[kind]})")
     if claim.hold:
         row = layout.expiry(claim.hold, owner.key, sha)
         place = owner.project + owner.namespace
-        await context.expect_row(row, place, "hold", name, "its expiry row")
+        await context.item("hold", item.name).expect_row(row, place, "its expiry row")
 
 
 async def references(context: CheckContext) -> None:
@@ -176,10 +166,9 @@ async def _check_reference(
     owner_key = key[layout.OWNER_AT :]
     row = layout.claim(owner_key, sha)
     claim = await context.load(Claim, row)
-    name = f"{blob_name(sha)} of {id_name(owner_key)}"
+    item = _claim(context, sha, owner_key)
     if claim is None:
-        if await context.is_absent(row):
-            context.report("claim", name, "a reference without a claim")
+        await item.expect_present(row, "a reference without a claim")
         return None
     owner = await context.owner(owner_key)
     mismatched = kind not in kinds_of(claim)
@@ -187,7 +176,7 @@ async def _check_reference(
         mismatched = mismatched or key != _reference(sha, kind, owner)
     if mismatched:
         what = _INTEREST.get(kind, kind.hex())
-        context.report("claim", name, f"a reference ({what}) that does not match it")
+        item.report(f"a reference ({what}) that does not match it")
         return None
     return claim
 
@@ -209,15 +198,19 @@ def _count_linked(context: CheckContext, size: int, places: set[tuple[bytes, byt
 
 async def holds(context: CheckContext) -> None:
     """Check that every expiry row belongs to a hold of that time."""
-    async for key, _ in context.rows(layout.EXPIRY):
-        owner_key, sha = key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :]
-        row = layout.claim(owner_key, sha)
-        if context.is_unreadable(row):
-            continue
-        claim = await context.load(Claim, row)
+
+    def locate(key: bytes, _: bytes) -> bytes:
+        return layout.claim(key[9 : 9 + ID_BYTES], key[9 + ID_BYTES :])
+
+    async for key, _, claim in context.targets(layout.EXPIRY, Claim, locate):
         if claim is None or claim.hold != layout.at(key, 1):
-            name = f"{blob_name(sha)} of {id_name(owner_key)}"
-            context.report("hold", name, "its expiry row has another time than its claim")
+            name = f"{blob_name(key[9 + ID_BYTES :])} of {id_name(key[9 : 9 + ID_BYTES])}"
+            context.item("hold", name).report("its expiry row has another time than its claim")
+
+
+def _claim(context: CheckContext, sha: bytes, owner_key: bytes) -> Item:
+    """Return a claim for reports: the digest of its blob and the id of its owner."""
+    return context.item("claim", f"{blob_name(sha)} of {id_name(owner_key)}")
 
 
 async def roots(context: CheckContext) -> None:
@@ -227,9 +220,10 @@ async def roots(context: CheckContext) -> None:
     """
     async for key, value in context.rows(layout.ROOT):
         name = value.decode("utf-8", "replace")
+        item = context.item("root", name)
         if layout.root_owner(name) != key[1:]:
-            context.report("root", name, "its key is not the one of its name")
+            item.report("its key is not the one of its name")
         counter = layout.counter(layout.ROOT_BLOBS, key[1:])
         unreadable = context.has_unreadable_kind(layout.CLAIM, key[1:])
         if not context.totals[counter] and not unreadable:
-            context.report("root", name, "it claims no blob")
+            item.report("it claims no blob")

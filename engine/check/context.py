@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -56,6 +57,10 @@ class CheckContext:
         self._report = report
         self._unreadable: set[bytes] = set()
         self._owners: dict[bytes, Owner | None] = {}
+
+    def item(self, kind: str, name: str) -> Item:
+        """Return the object that reports show with this kind and name."""
+        return Item(self, kind, name)
 
     def report(self, kind: str, name: str, reason: str) -> None:
         """Report a problem."""
@@ -119,6 +124,25 @@ class CheckContext:
                 sha, owner = key[1 : layout.BLOB_KEY_BYTES], key[-ID_BYTES:]
                 yield owner, sha, decode(Claim, key, value)
 
+    async def images(self) -> AsyncIterator[Image]:
+        """Yield all readable images, except those that a purge removes now."""
+        async for key, image in self.records(Image, layout.IMAGE):
+            if key[1:] not in self.purging:
+                yield image
+
+    async def targets(
+        self, prefix: bytes, kind: type[R], locate: Callable[[bytes, bytes], bytes]
+    ) -> AsyncIterator[tuple[bytes, bytes, R | None]]:
+        """Yield the readable rows under a prefix, each with the record that it points to, or None.
+
+        ``locate`` returns the key of that record for the key and payload of a row. A row that
+        points to an unreadable record is left out.
+        """
+        async for key, value in self.rows(prefix):
+            target = locate(key, value)
+            if target not in self._unreadable:
+                yield key, value, await self.load(kind, target)
+
     async def load(self, kind: type[R], key: bytes) -> R | None:
         """Return the record under a key; None if it is absent or cannot be read."""
         value = None if key in self._unreadable else await self.txn.get(key)
@@ -139,16 +163,6 @@ class CheckContext:
     async def has_rows(self, prefix: bytes) -> bool:
         """Return True if there is a row under a prefix, readable or not."""
         return bool(await self.txn.scan(prefix, after(prefix), limit=1))
-
-    async def expect_row(self, key: bytes, value: bytes, kind: str, name: str, what: str) -> None:
-        """Report a problem unless the row exists with exactly that payload, or cannot be read."""
-        if key in self._unreadable:
-            return
-        found = await get_payload(self.txn, key)
-        if found is None:
-            self.report(kind, name, f"{what} is missing")
-        elif found != value:
-            self.report(kind, name, f"{what} points elsewhere")
 
     async def expect_counter(self, key: bytes, expected: int, name: str) -> None:
         """Report a problem unless a counter has that value, or cannot be read."""
@@ -182,6 +196,44 @@ class CheckContext:
             self.has_unreadable(kind)
             for kind in (layout.ROOT, layout.NAMESPACE, layout.TRASH, layout.TRASH_ID)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An object that an area checks, with the kind and name that reports show."""
+
+    context: CheckContext
+    kind: str
+    name: str
+
+    def report(self, reason: str) -> None:
+        """Report a problem of the object."""
+        self.context.report(self.kind, self.name, reason)
+
+    async def expect_present(self, key: bytes, reason: str) -> None:
+        """Report a problem for that reason unless there is such a row, readable or not."""
+        if await self.context.is_absent(key):
+            self.report(reason)
+
+    async def expect_absent(self, key: bytes, reason: str) -> None:
+        """Report a problem for that reason if there is such a row, readable or not."""
+        if not await self.context.is_absent(key):
+            self.report(reason)
+
+    async def expect_row(self, key: bytes, value: bytes, what: str) -> None:
+        """Report a problem unless the row exists with exactly that payload, or cannot be read."""
+        if self.context.is_unreadable(key):
+            return
+        found = await get_payload(self.context.txn, key)
+        if found is None:
+            self.report(f"{what} is missing")
+        elif found != value:
+            self.report(f"{what} points elsewhere")
+
+
+def pointed(kind: bytes) -> Callable[[bytes, bytes], bytes]:
+    """Return a ``locate`` for ``CheckContext.targets``: the payload is the key behind its kind."""
+    return lambda _, payload: kind + payload
 
 
 async def find_purging(context: CheckContext) -> None:

@@ -9,7 +9,8 @@ from holdfast.engine.namespaces import listings, namespaces
 from holdfast.engine.namespaces.listings import CREATED, NAME, Entry
 from holdfast.engine.repositories import images, tags
 
-from .context import CheckContext, id_name, image_name
+from .context import CheckContext, Item, id_name, image_name
+from .manifests import tag_name
 from .names import namespace_name, scopes_of_image, scopes_of_namespace
 
 Listed = tuple[bytes, tuple[bytes, ...], Entry]
@@ -20,31 +21,27 @@ async def objects(context: CheckContext) -> None:
     """Check that every namespace, image and tag is in each listing that it belongs to."""
     async for _, namespace in context.records(Namespace, layout.NAMESPACE):
         listed = (namespaces.KIND, scopes_of_namespace(namespace), namespaces.entry(namespace))
-        await _present(context, listed, "namespace", namespace_name(namespace))
-    async for _, image in context.records(Image, layout.IMAGE):
+        await _present(context.item("namespace", namespace_name(namespace)), listed)
+    async for image in context.images():
         home = await context.load(Namespace, layout.NAMESPACE + image.namespace)
-        if home is not None and image.key not in context.purging:
+        if home is not None:
             listed = (images.KIND, scopes_of_image(image, home), images.entry(image))
-            await _present(context, listed, "image", image_name(image))
+            await _present(context.item("image", image_name(image)), listed)
     async for key, tag in context.records(Tag, layout.TAG):
         image_key = key[1 : 1 + ID_BYTES]
         if image_key not in context.purging:
-            await _present(
-                context, _of_tag(image_key, tag), "tag", f"{id_name(tag.id)} ({tag.name})"
-            )
+            await _present(context.item("tag", tag_name(tag)), _of_tag(image_key, tag))
 
 
 def _of_tag(image_key: bytes, tag: Tag) -> Listed:
     return tags.KIND, (image_key,), Entry(tag.id, tag.name)
 
 
-async def _present(context: CheckContext, listed: Listed, kind: str, name: str) -> None:
+async def _present(item: Item, listed: Listed) -> None:
     letter, scopes, entry = listed
     for scope in scopes:
         for key in listings.rows_of(letter, scope, entry):
-            await context.expect_row(
-                key, entry.value, kind, name, f"its place in the listing {key.hex()}"
-            )
+            await item.expect_row(key, entry.value, f"its place in the listing {key.hex()}")
 
 
 async def rows(context: CheckContext) -> None:
@@ -53,7 +50,7 @@ async def rows(context: CheckContext) -> None:
     async for key, value in context.rows(layout.LISTING):
         start = _scope_end(key)
         if start is None:
-            context.report("listing", key.hex(), "its key has no known kind")
+            context.item("listing", key.hex()).report("its key has no known kind")
             continue
         await _check_row(context, key, value)
         order = key[start : start + 1]
@@ -73,7 +70,9 @@ async def rows(context: CheckContext) -> None:
             context, rest
         ):
             number = await context.txn.counter(key)
-            context.report("counter", f"listing {rest.hex()}", f"it is {number}, a recount gives 0")
+            context.item("counter", f"listing {rest.hex()}").report(
+                f"it is {number}, a recount gives 0"
+            )
 
 
 async def _total(context: CheckContext, group: bytes, count: int) -> None:
@@ -110,11 +109,11 @@ async def _check_row(context: CheckContext, key: bytes, value: bytes) -> None:
     if listed is None:
         kinds = (layout.NAMESPACE, layout.IMAGE, layout.TAG, layout.TAG_ID, layout.IMAGE_ID)
         if not any(context.has_unreadable(kind) for kind in kinds):
-            context.report("listing", key.hex(), f"{id_name(key[-ID_BYTES:])} does not exist")
+            context.item("listing", key.hex()).report(f"{id_name(key[-ID_BYTES:])} does not exist")
         return
     letter, scopes, entry = listed
     if not any(key in listings.rows_of(letter, scope, entry) for scope in scopes):
-        context.report("listing", key.hex(), f"{id_name(entry.id)} does not belong there")
+        context.item("listing", key.hex()).report(f"{id_name(entry.id)} does not belong there")
     # ``objects`` reports a wrong value.
 
 

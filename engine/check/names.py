@@ -7,77 +7,64 @@ from holdfast.engine.ledger.records import Image, Limits, Namespace, Trash
 from holdfast.engine.namespaces import namespaces
 from holdfast.engine.repositories import images
 
-from .context import CheckContext, id_name, image_name
+from .context import CheckContext, Item, id_name, image_name, pointed
 
 
 async def namespace_rows(context: CheckContext) -> None:
     """Check that namespaces have their name row, and deleted ones their trash and deletion rows."""
     async for _, row in context.records(Namespace, layout.NAMESPACE):
-        name = namespace_name(row)
+        item = context.item("namespace", namespace_name(row))
         if not row.deleted:
             context.totals[layout.counter(layout.NAMESPACES)] += 1
             key = layout.NAMESPACE_NAME + layout.name_key(row.region, row.name)
-            await context.expect_row(key, row.id, "namespace", name, "the row of its name")
-            await _check_limits(context, row, name)
-            if not await context.is_absent(layout.DEAD + row.id):
-                context.report(
-                    "namespace", name, "it is not deleted, but is in the list of deleted namespaces"
-                )
+            await item.expect_row(key, row.id, "the row of its name")
+            await _check_limits(item, row)
+            reason = "it is not deleted, but is in the list of deleted namespaces"
+            await item.expect_absent(layout.DEAD + row.id, reason)
             continue
         dead = layout.DEAD + row.id
         scope = namespaces.in_project(row.region, row.project)
-        await context.expect_row(
-            dead, scope, "namespace", name, "its place in the list of deleted namespaces"
-        )
-        if await context.is_absent(layout.TRASH_ID + row.id):
-            context.report("namespace", name, "it is deleted, and not in the trash")
-    async for key, value in context.rows(layout.NAMESPACE_NAME):
-        found = await context.load(Namespace, layout.NAMESPACE + value)
-        if found is None and not await context.is_absent(layout.NAMESPACE + value):
-            continue
+        await item.expect_row(dead, scope, "its place in the list of deleted namespaces")
+        key = layout.TRASH_ID + row.id
+        await item.expect_present(key, "it is deleted, and not in the trash")
+    by_id = pointed(layout.NAMESPACE)
+    async for key, value, found in context.targets(layout.NAMESPACE_NAME, Namespace, by_id):
         right = found is not None and layout.name_key(found.region, found.name) == key[1:]
         if found is None or found.deleted or not right:
             text = key[1:].replace(b"\0", b" ").decode("utf-8", "replace")
-            context.report(
-                "namespace", text, f"the name points to {id_name(value)}, which has another name"
+            context.item("namespace", text).report(
+                f"the name points to {id_name(value)}, which has another name"
             )
     async for key, _ in context.rows(layout.DEAD):
-        found = await context.load(Namespace, layout.NAMESPACE + key[1:])
-        # The loop above reports one that exists and is not deleted.
-        if found is None and await context.is_absent(layout.NAMESPACE + key[1:]):
-            context.report(
-                "namespace",
-                id_name(key[1:]),
-                "it is in the list of deleted namespaces, and does not exist",
-            )
+        # The first loop reports one that exists and is not deleted.
+        item = context.item("namespace", id_name(key[1:]))
+        reason = "it is in the list of deleted namespaces, and does not exist"
+        await item.expect_present(layout.NAMESPACE + key[1:], reason)
     async for key, _ in context.rows(layout.RETENTION):
-        if await context.is_absent(layout.NAMESPACE + key[1:]):
-            context.report(
-                "namespace", id_name(key[1:]), "it has retention rules, and does not exist"
-            )
+        item = context.item("namespace", id_name(key[1:]))
+        row_key = layout.NAMESPACE + key[1:]
+        await item.expect_present(row_key, "it has retention rules, and does not exist")
 
 
-async def _check_limits(context: CheckContext, row: Namespace, name: str) -> None:
+async def _check_limits(item: Item, row: Namespace) -> None:
     """Check that the limits in a namespace's row are those of its name."""
     key = layout.LIMITS + namespaces.place(row)
-    limits = await context.load(Limits, key)
-    if row.limits != (limits or Limits()) and not context.is_unreadable(key):
-        context.report("namespace", name, "its limits are not those of its name")
+    limits = await item.context.load(Limits, key)
+    if row.limits != (limits or Limits()) and not item.context.is_unreadable(key):
+        item.report("its limits are not those of its name")
 
 
 async def catalog_rows(context: CheckContext) -> None:
     """Check that a namespace is in the catalogs that should show it, and in no others."""
     async for _, row in context.records(Namespace, layout.NAMESPACE):
+        item = context.item("namespace", namespace_name(row))
         for key in await _audiences(context, row):
-            name = namespace_name(row)
-            await context.expect_row(key, row.id, "namespace", name, "its place in a catalog")
-    async for key, value in context.rows(layout.AUDIENCE):
-        found = await context.load(Namespace, layout.NAMESPACE + value)
-        if found is None and not await context.is_absent(layout.NAMESPACE + value):
-            continue
+            await item.expect_row(key, row.id, "its place in a catalog")
+    by_id = pointed(layout.NAMESPACE)
+    async for key, value, found in context.targets(layout.AUDIENCE, Namespace, by_id):
         if found is None or key not in await _audiences(context, found):
-            context.report(
-                "namespace", id_name(value), "it is in a catalog that it should not be in"
+            context.item("namespace", id_name(value)).report(
+                "it is in a catalog that it should not be in"
             )
 
 
@@ -98,39 +85,37 @@ def namespace_name(row: Namespace) -> str:
 
 async def image_rows(context: CheckContext) -> None:
     """Check the index rows of images: name, id and catalog; drafts: name; deleted ones: id."""
-    async for _, row in context.records(Image, layout.IMAGE):
-        if row.key in context.purging:
-            continue
-        name = image_name(row)
+    async for row in context.images():
+        item = context.item("image", image_name(row))
         if row.listed:
             key = layout.IMAGE_ID + row.id
-            await context.expect_row(key, row.key, "image", name, "the row of its id")
+            await item.expect_row(key, row.key, "the row of its id")
         if row.deleted:
-            await _deleted(context, row, name)
+            await _deleted(item, row)
             continue
         key = images.name_row(row.namespace, row.name)
-        await context.expect_row(key, row.key, "image", name, "the row of its name")
-        namespace = await context.load(Namespace, layout.NAMESPACE + row.namespace)
-        if namespace is None and await context.is_absent(layout.NAMESPACE + row.namespace):
-            context.report("image", name, "its namespace does not exist")
+        await item.expect_row(key, row.key, "the row of its name")
+        key = layout.NAMESPACE + row.namespace
+        await item.expect_present(key, "its namespace does not exist")
         if row.listed:
             context.totals[layout.counter(layout.IMAGES)] += 1
             context.totals[layout.counter(layout.NAMESPACE_IMAGES, row.namespace)] += 1
             key = images.catalog_row(row)
-            await context.expect_row(key, row.key, "image", name, "its row in the catalog")
+            await item.expect_row(key, row.key, "its row in the catalog")
         elif not await context.has_rows(layout.claimed(row.key)):
-            context.report("image", name, "it is a draft without claims")
+            item.report("it is a draft without claims")
 
 
-async def _deleted(context: CheckContext, row: Image, name: str) -> None:
+async def _deleted(item: Item, row: Image) -> None:
+    context = item.context
     when = await context.value(layout.TRASH_ID + row.id)
     if when is None:
-        if await context.is_absent(layout.TRASH_ID + row.id):
-            context.report("image", name, "it is deleted, and not in the trash")
+        key = layout.TRASH_ID + row.id
+        await item.expect_present(key, "it is deleted, and not in the trash")
         return
     entry = await context.load(Trash, layout.TRASH + when + row.id)
     if entry is not None and (entry.image, entry.namespace) != (row.key, row.namespace):
-        context.report("image", name, "its entry in the trash names another object")
+        item.report("its entry in the trash names another object")
 
 
 async def image_index(context: CheckContext) -> None:
@@ -140,18 +125,18 @@ async def image_index(context: CheckContext) -> None:
         if row is None or value in context.purging:
             continue
         if row.deleted or key != images.name_row(row.namespace, row.name):
-            context.report("image", image_name(row), "a name points to it that is not its own")
+            context.item("image", image_name(row)).report("a name points to it that is not its own")
     async for key, value in context.rows(layout.IMAGE_ID):
         row = await _target(context, value, key, "id")
         if row is not None and row.id != key[1:]:
-            context.report("image", image_name(row), f"the id {id_name(key[1:])} points to it")
+            context.item("image", image_name(row)).report(f"the id {id_name(key[1:])} points to it")
     async for key, value in context.rows(layout.CATALOG):
         row = await _target(context, value, key, "row of the catalog")
         if row is None:
             continue
         if row.deleted or not row.listed or key != images.catalog_row(row):
-            context.report(
-                "image", image_name(row), "a row of the catalog points to it that should not"
+            context.item("image", image_name(row)).report(
+                "a row of the catalog points to it that should not"
             )
 
 
@@ -159,7 +144,7 @@ async def _target(context: CheckContext, image_key: bytes, key: bytes, what: str
     row = await context.load(Image, layout.IMAGE + image_key)
     if row is None and await context.is_absent(layout.IMAGE + image_key):
         text = key[1:].decode("utf-8", "backslashreplace").replace("\0", " ")
-        context.report("image", text, f"a {what} points to an image that does not exist")
+        context.item("image", text).report(f"a {what} points to an image that does not exist")
     return row
 
 

@@ -8,26 +8,24 @@ from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.layout import ID_BYTES
 from holdfast.engine.ledger.records import Key
 
-from .context import CheckContext, id_name
+from .context import CheckContext, id_name, pointed
 
 
 async def keys(context: CheckContext) -> None:
     """Check that every key has the index row of its secret, and no other."""
     async for _, row in context.records(Key, layout.KEY):
         secret = layout.KEY_SECRET + row.secret
+        item = context.item("key", row.access_key)
+        await item.expect_present(secret, "the row of its secret is missing")
         value = await context.value(secret)
-        if value is None and await context.is_absent(secret):
-            context.report("key", row.access_key, "the row of its secret is missing")
-        elif value is not None and value != row.access_key.encode():
-            context.report("key", row.access_key, "its secret points to another key")
-    async for key, access_key in context.rows(layout.KEY_SECRET):
-        found = await context.load(Key, layout.KEY + access_key)
-        if found is None and not await context.is_absent(layout.KEY + access_key):
-            continue
+        if value is not None and value != row.access_key.encode():
+            item.report("its secret points to another key")
+    by_access_key = pointed(layout.KEY)
+    async for key, access_key, found in context.targets(layout.KEY_SECRET, Key, by_access_key):
         # The loop above reports a secret that points to another key.
         if found is None or found.secret != key[1:]:
             text = access_key.decode("utf-8", "replace")
-            context.report("key", text, "a secret points to it that is not its own")
+            context.item("key", text).report("a secret points to it that is not its own")
 
 
 _OF_BLOBS: Final = (layout.BLOB, layout.GARBAGE)
@@ -68,12 +66,12 @@ async def counters(context: CheckContext) -> None:
     async for key, _ in context.stored_rows(layout.COUNTER):
         name, scope = key[_NAME_AT:_SCOPE_AT], key[_SCOPE_AT:]
         if name in (layout.IMAGE_SIZE, layout.IMAGE_TAGS):
-            if await context.is_absent(layout.IMAGE + scope):
-                context.report("counter", f"of image {id_name(scope)}", "the image does not exist")
+            item = context.item("counter", f"of image {id_name(scope)}")
+            await item.expect_present(layout.IMAGE + scope, "the image does not exist")
         elif name in _COUNTED:
             await _compare(context, key, context.totals.pop(key, 0))
         elif name not in _ELSEWHERE:
-            context.report("counter", key.hex(), "it has no known name")
+            context.item("counter", key.hex()).report("it has no known name")
     # Recounts whose counter has no row: it reads as 0.
     for key, expected in context.totals.items():
         await _compare(context, key, expected)

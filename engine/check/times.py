@@ -65,9 +65,7 @@ def _report(context: CheckContext, kind: bytes, count: int, latest: int) -> None
         shown = moment(latest).isoformat(timespec="seconds")
     except OverflowError:
         shown = "after the year 9999"
-    context.report(
-        "clock",
-        _NAMES[kind],
+    context.item("clock", _NAMES[kind]).report(
         f"{count} with times too far in the future, the latest {shown}: the clock is behind, or was"
-        " ahead (then the sweep corrects them)",
+        " ahead (then the sweep corrects them)"
     )

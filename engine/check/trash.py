@@ -7,7 +7,7 @@ from holdfast.engine.ledger.layout import ID_BYTES
 from holdfast.engine.ledger.records import Image, Namespace, Trash
 from holdfast.engine.references import trash_rows
 
-from .context import CheckContext, id_name
+from .context import CheckContext, Item, id_name
 
 
 async def entries(context: CheckContext) -> None:
@@ -16,23 +16,20 @@ async def entries(context: CheckContext) -> None:
         context.totals[layout.counter(layout.TRASH_LENGTH)] += 1
         if entry.purging and entry.kind == "tag":
             continue
-        name = f"{id_name(entry.id)} ({entry.kind} {entry.name})"
-        await context.expect_row(
-            layout.TRASH_ID + entry.id, key[1:9], "trash", name, "the row of its id"
-        )
+        item = context.item("trash", f"{id_name(entry.id)} ({entry.kind} {entry.name})")
+        await item.expect_row(layout.TRASH_ID + entry.id, key[1:9], "the row of its id")
         if not entry.purging:
             row = trash_rows.project_row(entry, layout.at(key, 1))
-            await context.expect_row(
-                row, b"", "trash", name, "its place in the list of its project"
-            )
+            await item.expect_row(row, b"", "its place in the list of its project")
         if entry.kind != "tag":
-            await _deleted(context, entry, name)
-        elif not await context.is_absent(layout.TAG_ID + entry.id):
-            context.report("trash", name, "its tag still exists")
+            await _deleted(item, entry)
+        else:
+            await item.expect_absent(layout.TAG_ID + entry.id, "its tag still exists")
 
 
-async def _deleted(context: CheckContext, entry: Trash, name: str) -> None:
+async def _deleted(item: Item, entry: Trash) -> None:
     """Report a problem unless the namespace or image of an entry exists and is deleted."""
+    context = item.context
     row = layout.NAMESPACE + entry.id
     found: Namespace | Image | None
     if entry.kind == "namespace":
@@ -44,22 +41,22 @@ async def _deleted(context: CheckContext, entry: Trash, name: str) -> None:
         return
     if found is None or not found.deleted:
         state = "does not exist" if found is None else "is not deleted"
-        context.report("trash", name, f"the object that it would restore {state}")
+        item.report(f"the object that it would restore {state}")
 
 
 async def index(context: CheckContext) -> None:
     """Check that every row of an id and of a project's list points to an entry."""
     async for key, when in context.rows(layout.TRASH_ID):
-        if await context.is_absent(layout.TRASH + when + key[1:]):
-            context.report("trash", id_name(key[1:]), "the id points to no entry")
-    async for key, _ in context.rows(layout.TRASH_PROJECT):
-        row = layout.TRASH + key[1 + ID_BYTES :]
-        found = await context.load(Trash, row)
-        if found is None and not await context.is_absent(row):
-            continue
+        item = context.item("trash", id_name(key[1:]))
+        await item.expect_present(layout.TRASH + when + key[1:], "the id points to no entry")
+
+    def locate(key: bytes, _: bytes) -> bytes:
+        return layout.TRASH + key[1 + ID_BYTES :]
+
+    async for key, _, found in context.targets(layout.TRASH_PROJECT, Trash, locate):
         if found is None or found.purging or found.project != key[1 : 1 + ID_BYTES]:
-            context.report(
-                "trash", id_name(key[-ID_BYTES:]), "the list of a project has it by mistake"
+            context.item("trash", id_name(key[-ID_BYTES:])).report(
+                "the list of a project has it by mistake"
             )
 
 
@@ -72,20 +69,15 @@ async def manifests(context: CheckContext) -> None:
     last, following = b"", 0
     async for key, _ in context.rows(layout.TRASH_MANIFEST):
         name, place = key[1:-8], layout.at(key, len(key) - 8)
+        item = context.item("trash", id_name(name[:ID_BYTES]))
         if name in purging or context.has_unreadable(layout.TRASH_MANIFEST + name):
             continue
         if name != last:
             last, following = name, 0
             if not await _has_list(context, name):
-                context.report(
-                    "trash",
-                    id_name(name[:ID_BYTES]),
-                    "a list of manifests belongs to no deleted tag",
-                )
+                item.report("a list of manifests belongs to no deleted tag")
         if place != following:
-            context.report(
-                "trash", id_name(name[:ID_BYTES]), f"manifest {following} of its list is missing"
-            )
+            item.report(f"manifest {following} of its list is missing")
         following = place + 1
 
 
@@ -95,10 +87,8 @@ async def attached(context: CheckContext) -> None:
     async for key, _ in context.rows(layout.TRASH_ATTACHED):
         name = key[1:-ID_BYTES]
         if name not in purging and not await _has_list(context, name):
-            context.report(
-                "trash",
-                id_name(name[:ID_BYTES]),
-                "a list of attached tags belongs to no deleted tag",
+            context.item("trash", id_name(name[:ID_BYTES])).report(
+                "a list of attached tags belongs to no deleted tag"
             )
 
 
