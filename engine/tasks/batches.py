@@ -52,13 +52,28 @@ async def flush_batched(
     ``work`` and ``refused`` are as for ``bisect``. Raises the errors of ``work`` except Corrupt.
     """
     waiting = gathered
+    done = 0
+
+    async def write(some: tuple[E, ...]) -> None:
+        nonlocal done
+        await work(some)
+        done += len(some)
+
+    async def refuse(entry: E, error: Corrupt) -> None:
+        nonlocal done
+        await refused(entry, error)
+        done += 1
+
     try:
         while waiting:
             some, waiting = waiting[:ENTRIES_PER_TXN], waiting[ENTRIES_PER_TXN:]
+            done = 0
             try:
-                await bisect(work, some, refused)
+                await bisect(write, some, refuse)
             except EngineError:
-                waiting += some
+                # Halves come in order, so the first ``done`` entries have had their turn: kept,
+                # they would count twice.
+                waiting = some[done:] + waiting
                 raise
     finally:
         # After a cancellation too; the batch under way is dropped, since it commits all the same.
