@@ -208,9 +208,10 @@ class ApiError(Exception):
         self.status = STATUS[type(body)] if status is None else status
 
 
-def invalid(argument: str, reason: Reason, help_message: str) -> ApiError:
-    """Return a 400 for one argument."""
-    return ApiError(InvalidArguments(details=[ArgumentDetail(argument, reason, help_message)]))
+def invalid(argument: str, reason: Reason, help_message: str, status: int = 400) -> ApiError:
+    """Return a 400, or another status, for one argument."""
+    detail = ArgumentDetail(argument, reason, help_message)
+    return ApiError(InvalidArguments(details=[detail]), status)
 
 
 def denied(resource: str, action: str) -> ApiError:
@@ -241,14 +242,12 @@ def _resource(kind: str) -> str:
 
 def too_large(limit: int) -> ApiError:
     """Return a 413 for a request body over ``limit`` bytes."""
-    detail = ArgumentDetail("body", "constraint", f"over the limit of {limit} bytes")
-    return ApiError(InvalidArguments(details=[detail]), 413)
+    return invalid("body", "constraint", f"over the limit of {limit} bytes", 413)
 
 
 def too_slow(limit: float) -> ApiError:
     """Return a 408 for a request body that took longer than ``limit`` seconds."""
-    detail = ArgumentDetail("body", "constraint", f"did not arrive within {limit:g} seconds")
-    return ApiError(InvalidArguments(details=[detail]), 408)
+    return invalid("body", "constraint", f"did not arrive within {limit:g} seconds", 408)
 
 
 def _quota(error: engine.QuotaExceeded) -> ApiError:
@@ -279,29 +278,9 @@ def _locked(error: engine.Locked) -> ApiError:
     )
 
 
-def _protected(error: engine.Immutable | engine.Unverified) -> ApiError:
-    return precondition_failed("protected_resource", str(error))
-
-
-def _in_use(error: engine.InUse) -> ApiError:
-    return precondition_failed("resource_still_in_use", str(error))
-
-
-def _conflict(error: engine.EngineError) -> ApiError:
-    return precondition_failed("unknown_precondition", str(error))
-
-
-def _unavailable(error: engine.EngineError) -> ApiError:
-    return ApiError(Unavailable(message=str(error)))
-
-
-def _full(error: engine.StorageFull) -> ApiError:
-    # Like the distribution API: clients would retry a 503 at once (RFC 4918 11.5).
-    return ApiError(Unavailable(message=str(error)), STORAGE_FULL)
-
-
-def _internal(_: engine.EngineError) -> ApiError:
-    return ApiError(InternalError())
+def _unmet(precondition: Precondition) -> Callable[[engine.EngineError], ApiError]:
+    """Return a row that sends the text of an error as a 412."""
+    return lambda error: precondition_failed(precondition, str(error))
 
 
 # One row per class; a class without a row uses the row of its nearest base.
@@ -309,29 +288,26 @@ _TABLE: Final[Mapping[type[engine.EngineError], Callable[[Any], ApiError]]] = {
     engine.NotFound: lambda error: not_found(error.kind, error.name),
     engine.AlreadyExists: _already_exists,
     engine.Invalid: lambda error: invalid(error.argument, "constraint", error.reason),
-    engine.MissingContent: _conflict,
-    engine.OffsetMismatch: _conflict,
-    engine.Conflict: _conflict,
+    engine.MissingContent: _unmet("unknown_precondition"),
+    engine.OffsetMismatch: _unmet("unknown_precondition"),
+    engine.Conflict: _unmet("unknown_precondition"),
     engine.Busy: _busy,
     engine.Locked: _locked,
-    engine.InUse: _in_use,
-    engine.Immutable: _protected,
-    engine.Unverified: _protected,
+    engine.InUse: _unmet("resource_still_in_use"),
+    engine.Immutable: _unmet("protected_resource"),
+    engine.Unverified: _unmet("protected_resource"),
     engine.QuotaExceeded: _quota,
-    engine.Unusable: _internal,
-    engine.StorageFull: _full,
-    engine.Closed: _unavailable,
-    engine.EngineError: _internal,
+    # Like the distribution API: clients would retry a 503 at once (RFC 4918 11.5).
+    engine.StorageFull: lambda error: ApiError(Unavailable(message=str(error)), STORAGE_FULL),
+    engine.Closed: lambda error: ApiError(Unavailable(message=str(error))),
+    engine.EngineError: lambda _: ApiError(InternalError()),
 }
 
 
 def error_of(error: engine.EngineError) -> ApiError:
     """Return the response to an engine error, by its class or the nearest base in the table."""
-    for cls in type(error).__mro__:
-        make = _TABLE.get(cls)
-        if make is not None:
-            return make(error)
-    return ApiError(InternalError())
+    make = next(_TABLE[cls] for cls in type(error).__mro__ if cls in _TABLE)
+    return make(error)
 
 
 def raise_invalid(details: Sequence[ArgumentDetail]) -> NoReturn:
