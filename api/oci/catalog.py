@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from . import rights, tokens
-from .exchange import RESULTS_MAX, Exchange, json_response, last_name, next_link, page_size
+from .exchange import Exchange, json_response, last_name, next_link, page_size
 
 NAME_CHARS_MAX: Final = 255
 
@@ -28,8 +28,7 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     if caller.scopes is not None and tokens.CATALOG not in caller.scopes:
         raise exchange.gate.unauthorized(scope="registry:catalog:*", error="insufficient_scope")
     query = exchange.query
-    requested = page_size(query)
-    count = RESULTS_MAX if requested is None else requested
+    count = page_size(query)
     names = await _visible(exchange, last_name(query, NAME_CHARS_MAX), count + 1) if count else []
     shown = names[:count]
     headers: dict[str, str] = {}

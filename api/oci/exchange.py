@@ -167,14 +167,14 @@ def read_digest(text: str, unknown: str) -> Digest:
         raise OciError(unknown) from None
 
 
-def page_size(query: Query) -> int | None:
-    """Return the parameter ``n``, at most RESULTS_MAX; None if it is not given.
+def page_size(query: Query) -> int:
+    """Return the parameter ``n``, at most RESULTS_MAX, which is also the default.
 
     Raises PAGINATION_NUMBER_INVALID unless it is a natural number.
     """
     text = query.first("n")
     if text is None:
-        return None
+        return RESULTS_MAX
     if not _NUMBER.fullmatch(text):
         raise OciError("PAGINATION_NUMBER_INVALID")
     # A number may be as long as the request line; int() refuses more than 4300 digits.

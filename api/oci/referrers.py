@@ -10,7 +10,7 @@ from aiohttp import web
 from holdfast.api.http.oci_errors import OciError
 from holdfast.engine import NotFound, Referrer, Repository
 
-from .exchange import RESULTS_MAX, Exchange, next_link, page_size, read_digest
+from .exchange import Exchange, next_link, page_size, read_digest
 
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 
@@ -27,8 +27,7 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     repository = await exchange.repository()
     query = exchange.query
     types = query.all("artifactType")
-    requested = page_size(query)
-    count = RESULTS_MAX if requested is None else requested
+    count = page_size(query)
     subject = exchange.target.item
     descriptors: list[msgspec.Raw] = []
     more: str | None = None
@@ -40,8 +39,9 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
         headers["OCI-Filters-Applied"] = "artifactType"
     if more is not None:
         path = exchange.location("referrers", subject)
-        values = {"last": more} if requested is None else {"n": str(count), "last": more}
-        headers |= next_link(path, query, **values)
+        # The default number of results is not written into the link.
+        number = {} if query.first("n") is None else {"n": str(count)}
+        headers |= next_link(path, query, **number, last=more)
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors}
     return web.Response(body=msgspec.json.encode(index), headers=headers)
 

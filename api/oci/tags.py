@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from .exchange import RESULTS_MAX, Exchange, json_response, last_name, next_link, page_size
+from .exchange import Exchange, json_response, last_name, next_link, page_size
 
 TAG_CHARS_MAX: Final = 128
 
@@ -15,8 +15,7 @@ async def listing(exchange: Exchange) -> web.StreamResponse:
     """Handle GET: return at most ``n`` tag names after ``last``, in byte order."""
     repository = await exchange.repository()
     query = exchange.query
-    requested = page_size(query)
-    count = RESULTS_MAX if requested is None else requested
+    count = page_size(query)
     last = last_name(query, TAG_CHARS_MAX)
     # Read one more than the page holds, to know if there is a next page.
     names = await exchange.store.tags.names(repository, after=last, limit=count + 1)
