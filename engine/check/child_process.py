@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import msgspec
 
@@ -25,7 +25,6 @@ from holdfast.engine.ledger import lmdb_file
 from holdfast.engine.model.errors import (
     Corrupt,
     EngineError,
-    Kind,
     NotAStore,
     StorageFailed,
     StorageFull,
@@ -180,24 +179,23 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         send(End())
 
 
+_ERRORS: Final[dict[str, tuple[type[EngineError], tuple[str, ...]]]] = {
+    "Corrupt": (Corrupt, ("kind", "name", "reason")),
+    "NotAStore": (NotAStore, ("path", "reason")),
+    "StorageFull": (StorageFull, ("what",)),
+    "StorageFailed": (StorageFailed, ("what", "reason")),
+}
+"""Errors that a worker sends, by name: the class, and the attributes that it takes in order."""
+
+
 def _fields(error: EngineError) -> tuple[str, ...]:
-    if isinstance(error, Corrupt):
-        return "Corrupt", error.kind, error.name, error.reason
-    if isinstance(error, NotAStore):
-        return "NotAStore", error.path, error.reason
-    if isinstance(error, StorageFull):
-        return "StorageFull", error.what
-    if isinstance(error, StorageFailed):
-        return "StorageFailed", error.what, error.reason
+    """Return the name of an error and its fields; an error without a name is StorageFailed."""
+    for name, (kind, attributes) in _ERRORS.items():
+        if isinstance(error, kind):
+            return name, *(getattr(error, attribute) for attribute in attributes)
     return "StorageFailed", "worker", str(error)
 
 
 def _error(name: str, *fields: str) -> EngineError:
-    if name == "Corrupt":
-        kind: Kind = next(known for known in get_args(Kind) if known == fields[0])
-        return Corrupt(kind, *fields[1:])
-    if name == "NotAStore":
-        return NotAStore(*fields)
-    if name == "StorageFull":
-        return StorageFull("depot" if fields[0] == "depot" else "ledger")
-    return StorageFailed(*fields)
+    kind, _ = _ERRORS[name]
+    return kind(*fields)
