@@ -13,8 +13,7 @@ for a while.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -68,8 +67,7 @@ TIME_FIELDS: Final[dict[bytes, tuple[type[Record], tuple[str, ...]]]] = {
 _ORDER: Final = sorted(TIME_FIELDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Periods:
+class Periods(NamedTuple):
     """Lifetimes in microseconds."""
 
     hold: int
@@ -78,11 +76,7 @@ class Periods:
 
     def longest(self, other: Periods) -> Periods:
         """Return the longer of each period."""
-        return Periods(
-            max(self.hold, other.hold),
-            max(self.trash, other.trash),
-            max(self.upload, other.upload),
-        )
+        return Periods(*map(max, self, other))
 
     def until(self, queue: bytes, now: int) -> int:
         """Return the latest end (us) of a queue's entries that are made now.
@@ -137,8 +131,7 @@ async def needs_periods(txn: Transaction, own: Periods) -> bool:
 async def store_periods(txn: Transaction, own: Periods) -> None:
     """Record that entries may be made with the periods ``own``, if they are longer."""
     longest = await longest_periods(txn, own)
-    values = longest.hold, longest.trash, longest.upload
-    await put_payload(txn, _PERIODS, b"".join(map(number, values)))
+    await put_payload(txn, _PERIODS, b"".join(map(number, longest)))
 
 
 async def overlong(txn: Transaction, now: int, own: Periods, limit: int) -> tuple[bytes, ...]:
