@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from holdfast.engine.blobs import claims
@@ -116,6 +116,10 @@ async def namespaces_with_rules(txn: Transaction) -> list[bytes]:
     return [key[1:] for key, _ in rows]
 
 
+Untagged = tuple[bytes, Manifest]
+"""The sha256 of an untagged manifest, and its row."""
+
+
 @dataclass(slots=True)
 class Loss:
     """A blob to which images lose their right."""
@@ -134,8 +138,7 @@ class ImageProposal:
     decide about a tag, are not removed before it by the same run."""
     newest: tuple[str, ...]
     """Names of the tags that the rules keep by ``keep_last``."""
-    untagged: tuple[tuple[bytes, Manifest], ...]
-    """Untagged manifests with their sha256s."""
+    untagged: tuple[Untagged, ...]
     orphans: frozenset[str]
     """Names of the tags that are orphans."""
     along: tuple[Expired, ...]
@@ -206,26 +209,30 @@ async def find(txn: Transaction, namespace_id: bytes, now: int, begun: int | Non
 async def plan(txn: Transaction, namespace_id: bytes, now: int) -> Plan:
     """Return what the rules remove now, and free. Raises NotFound, Corrupt."""
     proposal = await find(txn, namespace_id, now, None)
-    freed = inside = 0
-    for sha, loss in proposal.losses.items():
-        whole, part = await reclaimable.alone(txn, sha, proposal.project, loss.owners)
-        freed += loss.size.at_rest if whole else 0
-        inside += loss.size.whole if part else 0
-    return Plan(proposal.expired, freed, inside, proposal.complete)
+    return await _plan_of(txn, proposal, proposal.expired, proposal.losses)
 
 
 async def outcome(txn: Transaction, proposal: Proposal, removed: tuple[Expired, ...]) -> Plan:
     """Return what a run removed, and what that frees, as a plan."""
-    freed = inside = 0
+    losses = {}
     for sha, loss in proposal.losses.items():
         claimed = [await claims.get(txn, owner, sha) for owner in loss.owners]
-        # The run kept or a push added a manifest that needs the blob.
-        if any(claim is not None and claim.needed for claim in claimed):
-            continue
+        # Unless the run kept or a push added a manifest that needs the blob.
+        if not any(claim is not None and claim.needed for claim in claimed):
+            losses[sha] = loss
+    return await _plan_of(txn, proposal, removed, losses)
+
+
+async def _plan_of(
+    txn: Transaction, proposal: Proposal, expired: tuple[Expired, ...], losses: dict[bytes, Loss]
+) -> Plan:
+    """Return a plan of these items, and what the loss of these blobs frees."""
+    freed = inside = 0
+    for sha, loss in losses.items():
         whole, part = await reclaimable.alone(txn, sha, proposal.project, loss.owners)
         freed += loss.size.at_rest if whole else 0
         inside += loss.size.whole if part else 0
-    return Plan(removed, freed, inside, proposal.complete)
+    return Plan(expired, freed, inside, proposal.complete)
 
 
 async def begin(txn: Transaction, namespace_id: bytes, now: int) -> int:
@@ -406,13 +413,13 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
-    """Result of one transaction of a run."""
+class Removed(Generic[T]):
+    """Result of one transaction of a run, which decides about a batch of ``T``."""
 
     gone: tuple[bytes, ...] = ()
     """Ids of removed tags, and sha256s of removed manifests."""
-    undecided: int = 0
-    """Number of items at the end that were not examined: those before filled the transaction."""
+    undecided: tuple[T, ...] = ()
+    """Items at the end that were not examined: those before filled the transaction."""
     left: tuple[bytes, tuple[bytes, ...]] | None = None
     """Id of the removed tag (empty: none), and manifests left for ``tags.prune``; None for none."""
 
@@ -439,7 +446,7 @@ async def remove_tags(
     image_key: bytes,
     newest: tuple[str, ...],
     times: Times,
-) -> Removed:
+) -> Removed[TagRow]:
     """Remove the proposed tags (the oldest first) that are unchanged, and that a rule still
     removes. Linear in ``batch`` and ``newest``. Raises NotFound, Locked, Corrupt."""
     image, namespace, rules = await _require_unlocked(txn, image_key)
@@ -466,12 +473,12 @@ async def remove_tags(
     gone: list[bytes] = []
     room = tags.LINKS_PER_TXN
     left = None
-    undecided = 0
+    undecided: tuple[TagRow, ...] = ()
     for index, name in enumerate(tag.name for tag in batch):
         if name not in names:
             continue
         if room <= 0 or left is not None:
-            undecided = len(batch) - index
+            undecided = batch[index:]
             break
         tag = current[name]
         done = await tags.take(
@@ -493,8 +500,8 @@ async def remove_tags(
 
 
 async def remove_untagged(
-    txn: Transaction, batch: tuple[tuple[bytes, Manifest], ...], image_key: bytes, times: Times
-) -> Removed:
+    txn: Transaction, batch: tuple[Untagged, ...], image_key: bytes, times: Times
+) -> Removed[Untagged]:
     """Remove the proposed manifests that are unchanged, and that a rule still removes.
 
     Raises NotFound, Locked, Corrupt.
@@ -503,7 +510,7 @@ async def remove_untagged(
     gone: list[bytes] = []
     room = tags.LINKS_PER_TXN
     left = None
-    undecided = 0
+    undecided: tuple[Untagged, ...] = ()
     for index, (sha, seen) in enumerate(batch):
         row = await load(txn, Manifest, manifest_rows.manifest_row(image_key, sha))
         if row != seen or not await _is_old_untagged(
@@ -511,7 +518,7 @@ async def remove_untagged(
         ):
             continue
         if room <= 0 or left is not None:
-            undecided = len(batch) - index
+            undecided = batch[index:]
             break
         # What is removed with an attached tag can be restored with that tag.
         signed = await attached.tags_of(txn, image_key, sha)
@@ -612,24 +619,20 @@ class Retentions:
         """Remove what is proposed for an image in bounded transactions; yield what was removed."""
         ledger, key = self._core.ledger, one.image.key
 
-        async def remove_tag_batch(batch: tuple[TagRow, ...]) -> tuple[Removed, Sequence[TagRow]]:
-            done = await ledger.transact(remove_tags, batch, key, one.newest, times)
-            return done, batch[len(batch) - done.undecided :]
+        async def of_tags(batch: tuple[TagRow, ...]) -> Removed[TagRow]:
+            return await ledger.transact(remove_tags, batch, key, one.newest, times)
 
-        async def remove_untagged_batch(
-            batch: tuple[tuple[bytes, Manifest], ...],
-        ) -> tuple[Removed, Sequence[tuple[bytes, Manifest]]]:
-            done = await ledger.transact(remove_untagged, batch, key, times)
-            return done, batch[len(batch) - done.undecided :]
+        async def of_untagged(batch: tuple[Untagged, ...]) -> Removed[Untagged]:
+            return await ledger.transact(remove_untagged, batch, key, times)
 
-        async for name in self._in_steps(remove_tag_batch, one.tags, one.image.id, times):
+        async for name in self._in_steps(of_tags, one.tags, one.image.id, times):
             yield name
-        async for name in self._in_steps(remove_untagged_batch, one.untagged, one.image.id, times):
+        async for name in self._in_steps(of_untagged, one.untagged, one.image.id, times):
             yield name
 
     async def _in_steps(
         self,
-        remove: Callable[[tuple[T, ...]], Awaitable[tuple[Removed, Sequence[T]]]],
+        remove: Callable[[tuple[T, ...]], Awaitable[Removed[T]]],
         proposed: tuple[T, ...],
         image_id: bytes,
         times: Times,
@@ -639,8 +642,8 @@ class Retentions:
         while waiting:
             batch, waiting = waiting[:ITEMS_PER_TXN], waiting[ITEMS_PER_TXN:]
             undecided: list[T] = []
-            for done, later in await batches.bisect(remove, batch, _log_skipped):
-                undecided += later
+            for done in await batches.bisect(remove, batch, _log_skipped):
+                undecided += done.undecided
                 for name in done.gone:
                     yield name
                 if done.left is not None:
