@@ -178,11 +178,11 @@ class Store:
         for deferred in self._deferred:
             deferred.background.start()
         if self.config.background:
-            self.sweeper.start()
-            self.scrubber.start()
+            self.sweeper.background.start()
+            self.scrubber.background.start()
             self.retention.background.start()
             if self.config.compression == "auto":
-                self.recompressor.start()
+                self.recompressor.background.start()
 
     async def _upgrade(self, core: Core) -> None:
         """Upgrade rows of an older format. Raises NotAStore, Corrupt, StorageFull."""
@@ -220,9 +220,9 @@ class Store:
             for deferred in self._deferred:
                 stack.push_async_callback(deferred.close)
             stack.push_async_callback(self.retention.background.stop)
-            stack.push_async_callback(self.recompressor.stop)
+            stack.push_async_callback(self.recompressor.background.stop)
             stack.push_async_callback(self.scrubber.stop)
-            stack.push_async_callback(self.sweeper.stop)
+            stack.push_async_callback(self.sweeper.background.stop)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -126,7 +126,8 @@ class Recompressor:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._background = Background("recompress", self._turn)
+        self.background = Background("recompress", self._turn)
+        """Walks over the files that came since the last walk."""
         self._examined_until = 0
         """File id behind which the next walk of the background begins."""
         self.total = Recompressed()
@@ -214,25 +215,17 @@ class Recompressor:
         finally:
             await self._core.threads.finish(compression.close)
 
-    def start(self) -> None:
-        """Walk in the background until ``stop``."""
-        self._background.start()
-
     async def _turn(self) -> float:
         settled = await self._core.ledger.read_in_thread(settled_until)
         last: int | None = self._examined_until
         skipped = self.total.skipped
         while last is not None:
             last = await self._step(last, self.total, BYTES_PER_SECOND)
-            await self._background.rest(_STEP_INTERVAL_SECONDS)
+            await self.background.rest(_STEP_INTERVAL_SECONDS)
         # After a skip for lack of space the next walk begins at the same file again.
         if skipped == self.total.skipped:
             self._examined_until = settled
         return _IDLE_SECONDS
-
-    async def stop(self) -> None:
-        """End the background task."""
-        await self._background.stop()
 
 
 def _gains_enough(depot: Depot, blob: Blob) -> bool:

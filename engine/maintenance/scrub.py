@@ -233,7 +233,8 @@ class Scrubber:
         self._rate = bytes_per_second
         self._name = entropy()
         self._has_lease = False
-        self._background = Background("scrub", self._turn)
+        self.background = Background("scrub", self._turn)
+        """Starts at most one walk in ``WALK_SECONDS``. End it with ``stop`` of this class."""
         self.total = Scrubbed()
         """Counts of what the background did since the store was opened."""
 
@@ -374,19 +375,7 @@ class Scrubber:
 
     async def _throttle(self, size: int, rate: float) -> None:
         if rate:
-            await self._background.rest(size / rate)
-
-    def start(self) -> None:
-        """Scrub in the background until ``stop``, at most one walk in ``WALK_SECONDS``."""
-        self._background.start()
-
-    def pause(self) -> None:
-        """Suspend the background task after the current span."""
-        self._background.pause()
-
-    def resume(self) -> None:
-        """Resume the background task."""
-        self._background.resume()
+            await self.background.rest(size / rate)
 
     async def _turn(self) -> float:
         """Continue the walk, or begin one that is due; return the seconds to wait after it."""
@@ -405,7 +394,7 @@ class Scrubber:
 
     async def stop(self) -> None:
         """End the background task and release the lease; the position of the walk is kept."""
-        await self._background.stop()
+        await self.background.stop()
         if self._has_lease:
             self._has_lease = False
             await self._core.ledger.transact(release_lease, self._name)

@@ -81,7 +81,8 @@ class Sweeper:
         clock_trust_seconds: float = CLOCK_TRUST_SECONDS,
     ) -> None:
         self._core = core
-        self._background = Background("sweep", self._turn)
+        self.background = Background("sweep", self._turn)
+        """Does a step at a time, at the rate in the configuration."""
         self._recovery_seconds = recovery_seconds
         self._requeue_seconds = requeue_seconds
         self._clock_trust_seconds = clock_trust_seconds
@@ -242,22 +243,6 @@ class Sweeper:
     async def aside(self, *, limit: int = 1000) -> list[SetAside]:
         """Return entries that are set aside until their damaged row is healed."""
         return await self._core.ledger.read(dead_letters.listing, limit)
-
-    def start(self) -> None:
-        """Sweep in the background until ``stop``."""
-        self._background.start()
-
-    def pause(self) -> None:
-        """Suspend the background task after its current step."""
-        self._background.pause()
-
-    def resume(self) -> None:
-        """Resume the background task."""
-        self._background.resume()
-
-    async def stop(self) -> None:
-        """End the background task."""
-        await self._background.stop()
 
     async def _turn(self) -> float:
         """Do one step; return the seconds to wait after it, to keep the rate."""

@@ -265,7 +265,7 @@ class DeferredWrites:
                 self._full = False
                 self._reserved = len(gathered)
                 try:
-                    await self._write(list(gathered.items()), self._put_back)
+                    await self._write(list(gathered.items()), self._keep_unwritten)
                 finally:
                     self._reserved = 0
 
@@ -275,7 +275,7 @@ class DeferredWrites:
 
         await batches.flush_batched(transact, entries, self._drop, keep)
 
-    def _put_back(self, entry: Entry) -> None:
+    def _keep_unwritten(self, entry: Entry) -> None:
         """Keep a note that a flush did not write."""
         self._merge(*entry)
 

@@ -235,13 +235,13 @@ async def test_the_background_cuts_when_it_is_sure(place: Place, clock: Clock) -
         clock.advance(9 * DAY)
         done = await push(store, "app/web", "v1", [LAYER])
         clock.advance(-9 * DAY)
-        sweeper.start()
+        sweeper.background.start()
         try:
             async with asyncio.timeout(20):
                 while (await store.images.get(done.image_id)).created_at > at(clock):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         finally:
-            await sweeper.stop()
+            await sweeper.background.stop()
         await store.sweeper.run()
 
 
@@ -302,7 +302,7 @@ async def test_a_scrub_of_then_does_not_put_the_next_one_off(place: Place, clock
         assert await ledger.transact(scrub.take_lease, b"mine", now, now + SECOND)
         assert not await ledger.transact(scrub.take_lease, b"other", now, now + SECOND)
         await ledger.transact(scrub.mark, b"", far)
-        store.scrubber.start()
+        store.scrubber.background.start()
         async with asyncio.timeout(20):
             while True:
                 stands = await ledger.read(scrub.position)

@@ -240,8 +240,8 @@ async def test_the_background_takes_up_what_was_set_aside(place: Place, healed: 
         else:
             seconds = 0.02
         sweeper = Sweeper(store.core, requeue_seconds=seconds)
-        sweeper.start()
-        stack.push_async_callback(sweeper.stop)
+        sweeper.background.start()
+        stack.push_async_callback(sweeper.background.stop)
         if healed == "while it runs":
             while sweeper.total.aside < 2:  # noqa: ASYNC110 - the sweep tells nobody
                 await asyncio.sleep(0.01)

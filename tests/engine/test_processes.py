@@ -156,8 +156,8 @@ async def test_what_a_dead_process_left_goes_while_others_are_at_work(tmp_path: 
 
     async with Store.open(path, CONFIG) as store, contextlib.AsyncExitStack() as stack:
         sweeper = Sweeper(store.core, recovery_seconds=0.1)
-        sweeper.start()
-        stack.push_async_callback(sweeper.stop)
+        sweeper.background.start()
+        stack.push_async_callback(sweeper.background.stop)
         # Here it has looked for the first time: what follows is found later.
         await store.put(b"garbage")
         await store.delete(sha256(b"garbage"))

@@ -241,9 +241,9 @@ async def test_stopped_in_the_middle(place: Place, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "BYTES_PER_SECOND", 64 * 1024)
     async with place.store() as store:
         await store.put(TAR)
-        store.recompressor.start()
+        store.recompressor.background.start()
         await until(lambda: len(place.files()) == 2)
-        await store.recompressor.stop()
+        await store.recompressor.background.stop()
         assert place.files() == [len(TAR)]
         assert await read(store, sha256(TAR)) == TAR
 

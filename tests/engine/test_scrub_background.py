@@ -58,12 +58,12 @@ async def test_the_background_walks_pauses_goes_on_and_stops(place: Place, clock
         await make_due(store, clock)
         await flip_inline(store, contents[-1])
         scrubber = watched(store, 1e5)
-        scrubber.start()
+        scrubber.background.start()
         await until(scrubber, 3)
-        scrubber.pause()
+        scrubber.background.pause()
         await asyncio.sleep(0.05)
         assert scrubber.total.blobs <= 4, "what it is at it finishes"
-        scrubber.resume()
+        scrubber.background.resume()
         await until(scrubber, 20)
         await scrubber.stop()
         await scrubber.stop()
@@ -81,13 +81,13 @@ async def test_the_background_rests_for_a_week_after_a_walk(
         await store.put(BASE)
         await store.put(SMALL)
         first = watched(store)
-        first.start()
+        first.background.start()
         await asyncio.sleep(0.02)
         await first.stop()
         assert first.total.blobs == 0, "what has just come is not read again at once"
     async with place.store() as store:
         scrubber = watched(store)
-        scrubber.start()
+        scrubber.background.start()
         clock.advance(scrub_module.WALK_SECONDS - 1)
         await asyncio.sleep(0.02)
         assert scrubber.total.blobs == 0
@@ -118,7 +118,7 @@ async def test_the_background_outlives_a_failure(
 
         monkeypatch.setattr(store.core.depot, "open", refuse_once)
         scrubber = watched(store)
-        scrubber.start()
+        scrubber.background.start()
         await until(scrubber, 2)
         await scrubber.stop()
         assert "retrying in 0 s" in caplog.text
@@ -135,7 +135,7 @@ async def test_a_stopped_walk_keeps_most_of_its_way(
             await store.put(content)
         await make_due(store, clock)
         scrubber = watched(store, 1e6)
-        scrubber.start()
+        scrubber.background.start()
         await until(scrubber, 6)
         await scrubber.stop()
     async with place.store() as store:
@@ -154,9 +154,9 @@ async def test_one_of_several_processes_scrubs_in_the_background(
             await store.put(noise(100, number))
         await make_due(store, clock)
         one, two = watched(store, 1e5), watched(other)
-        one.start()
+        one.background.start()
         await until(one, 2)
-        two.start()
+        two.background.start()
         await asyncio.sleep(0.02)
         assert two.total.blobs == 0
         await one.stop()

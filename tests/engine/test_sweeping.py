@@ -118,7 +118,7 @@ async def test_in_the_background(busy: Store, place: Place, clock: Clock) -> Non
 async def test_paused_and_resumed(place: Place) -> None:
     store, hooks = place.gated(background=True)
     async with store:
-        store.sweeper.pause()
+        store.sweeper.background.pause()
         seen: list[Function] = []
 
         async def note(work: Function) -> None:
@@ -131,7 +131,7 @@ async def test_paused_and_resumed(place: Place) -> None:
         for _ in range(1000):
             await asyncio.sleep(0)
         assert seen == []
-        store.sweeper.resume()
+        store.sweeper.background.resume()
         await until(store, garbage=0)
         assert seen != []
 
