@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from support.api import INDEX_TYPE, MANIFEST_TYPE, basic, digest_of
 from support.clients import Registry, serving
-from support.distribution import Answer, check, descriptor, manifest
+from support.distribution import Answer, check, manifest
 from support.load import kibibytes
 from support.wire import connected
 
@@ -499,10 +499,3 @@ async def test_answers_that_nobody_reads_are_not_made(server: Registry) -> None:
         done, _ = await asyncio.wait([sending], timeout=1)
         assert not done
         sending.cancel()
-
-
-async def test_an_index_of_more_than_a_manifest_may_need_is_refused(server: Registry) -> None:
-    children = [descriptor(digest_of(b"%d" % n), 2, MANIFEST_TYPE) for n in range(5000)]
-    body = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": children}).encode()
-    answer = server.v2("PUT", f"{NAME}/manifests/v9", body, {"Content-Type": INDEX_TYPE})
-    assert answer.status == 400

@@ -11,8 +11,6 @@ from support import api_fixtures
 from support.api import digest_of
 from support.distribution import Answer, Registry, content
 
-from holdfast.api.http import slow_clients
-
 server = api_fixtures.team_server
 
 DATA = bytes(range(256)) * 1024
@@ -295,37 +293,6 @@ async def test_a_client_that_vanishes_leaves_what_arrived(server: Registry) -> N
     digest = digest_of(DATA)
     assert (await put(server, location, digest)).status == 201
     assert await content(server, digest) == DATA
-
-
-async def test_broken_framing_is_refused_and_the_session_kept(server: Registry) -> None:
-    location = await server.session(NAME)
-    token = await server.token(f"repository:{NAME}:pull,push")
-    head = f"PATCH {location} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n"
-    async with server.connection() as (_, writer):
-        writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n".encode())
-        # Once the request is being served, another one on the same session is refused.
-        while (await server.call("PATCH", location, data=b"")).status != 429:
-            pass
-        writer.write(b"zz\r\n")
-        await writer.drain()
-    async with asyncio.timeout(10):
-        while (answer := await server.call("PATCH", location, data=b"def")).status == 429:
-            pass
-    assert (answer.status, answer.headers["Range"]) == (202, "0-5")
-
-
-async def test_a_body_that_stalls_is_given_up_and_the_session_kept(
-    server: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slow_clients, "GRACE_SECONDS", 0.05)
-    location = await server.session(NAME)
-    token = await server.token(f"repository:{NAME}:pull,push")
-    answer = await server.raw(
-        f"PATCH {location} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n"
-        "Content-Length: 10\r\n\r\nabc".encode()
-    )
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert (await server.call("GET", location)).headers["Range"] == "0-2"
 
 
 async def test_a_body_that_is_encoded_is_refused(server: Registry) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from support.api import digest_of
 from support.edge import OWNER, Edge, trickle
-from support.wire import LAST, connected, exchange, request
+from support.wire import LAST, connected, request
 
 from holdfast.api.http import aiohttp_handler
 from holdfast.api.http.connection_limits import ConnectionLimits
@@ -330,28 +330,6 @@ def test_a_slow_head_is_given_up(edge: Edge, monkeypatch: pytest.MonkeyPatch) ->
             assert (await idle.rest()).startswith(b"HTTP/1.1 401 ")
             await upload.send(b"bc")
             assert (await upload.answer()).startswith(b"HTTP/1.1 201 ")
-
-    edge.run(story())
-
-
-def test_too_many_connections(edge: Edge) -> None:
-    async def story() -> None:
-        async with edge.server(
-            house=ConnectionLimits(total=2, of_address=0, of_process=1000)
-        ) as port:
-            async with connected(port) as first, connected(port) as second:
-                for client in (first, second):
-                    await client.send(request("GET /healthz HTTP/1.1"))
-                    assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
-                async with connected(port) as third:
-                    head, _, body = (await third.rest()).partition(b"\r\n\r\n")
-                assert head.startswith(b"HTTP/1.1 503 ")
-                assert b"\r\nRetry-After: 1" in head
-                assert msgspec.json.decode(body)["errors"][0]["code"] == "UNAVAILABLE"
-                await first.send(LAST)
-                assert (await first.rest()).startswith(b"HTTP/1.1 401 ")
-            statuses = [(await exchange(port, [], []))[0][9:12] for _ in range(4)]
-            assert statuses[-1] == b"401", "there is room again"
 
     edge.run(story())
 

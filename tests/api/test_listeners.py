@@ -42,15 +42,6 @@ def test_every_worker_gets_connections(listeners: Listeners) -> None:
             client.close()
 
 
-def test_a_second_server_is_refused(listeners: Listeners) -> None:
-    address = listeners.listen(Address("127.0.0.1", 0))
-    second = Listeners(workers=2)
-    with pytest.raises(CannotListen, match="in use") as caught:
-        second.listen(address)
-    assert str(address) in str(caught.value)
-    assert second.ports() == set()
-
-
 def test_a_port_of_another_program_is_refused(listeners: Listeners) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -174,15 +174,6 @@ async def test_encoded_bodies_are_bounded_and_checked(
         assert json.loads(answer)["details"][0]["argument_name"] == "body"
 
 
-async def test_a_body_that_never_comes_is_given_up(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("holdfast.api.management.body.BODY_SECONDS_MAX", 0.05)
-    async with sent(server, CREATE, "Content-Length: 20", body=b"{") as reader:
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 408 ")
-    assert (await server.ok("GET", REGISTRY + "/namespaces"))["total_count"] == 0
-
-
 async def test_a_client_that_goes_away_leaves_nothing_behind(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +77,12 @@ class Client:
 def manifest(**more: Any) -> Any:
     config = {"mediaType": CONFIG_TYPE, "digest": digest_of(b"{}"), "size": 2}
     return {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": [], **more}
+
+
+def bounds(row: Row, ask: Callable[[int], Reply], within: int) -> None:
+    """Ask for as much as the row's limit allows, then for one more."""
+    assert ask(row.limit()).status == within
+    row.says(beyond_it=said(ask(row.limit() + 1)))
 
 
 def serving(data: Path, options: Mapping[str, Any]) -> Iterator[Client]:
@@ -409,8 +415,7 @@ def test_a_form(row: Row, server: Client) -> None:
         kind = "application/x-www-form-urlencoded"
         return call(server.server, "POST", "/token", form.ljust(size, b"x"), Content_Type=kind)
 
-    assert ask(row.limit()).status == 200
-    row.says(beyond_it=said(ask(row.limit() + 1)))
+    bounds(row, ask, 200)
 
 
 @pytest.mark.row("limits.md", "scopes of a token request")
@@ -430,8 +435,7 @@ def test_digests_of_a_question(row: Row, server: Client) -> None:
         return server.v2("POST", "team/exists/_holdfast/exists", body)
 
     assert server.manifest("team/exists", "v1").status == 201
-    assert ask(row.limit()).status == 200
-    row.says(beyond_it=said(ask(row.limit() + 1)))
+    bounds(row, ask, 200)
 
 
 @pytest.mark.row("limits.md", "body of one `_holdfast/exists`")
@@ -440,8 +444,7 @@ def test_a_long_question(row: Row, server: Client) -> None:
         return server.v2("POST", "team/exists/_holdfast/exists", b'{"digests": []}'.ljust(size))
 
     assert server.manifest("team/exists", "v1").status == 201
-    assert ask(row.limit()).status == 200
-    row.says(beyond_it=said(ask(row.limit() + 1)))
+    bounds(row, ask, 200)
 
 
 @pytest.mark.row("limits.md", "tags in one PUT of a manifest")
@@ -450,8 +453,7 @@ def test_tags_of_a_put(row: Row, server: Client) -> None:
         tags = "&".join(f"tag=t{number}" for number in range(count))
         return server.manifest("team/tags", f"DIGEST?{tags}")
 
-    assert put(row.limit()).status == 201
-    row.says(beyond_it=said(put(row.limit() + 1)))
+    bounds(row, put, 201)
 
 
 @pytest.mark.row("limits.md", "`n` of listings")
@@ -472,8 +474,7 @@ def test_page_size(row: Row, server: Client) -> None:
     def ask(size: int) -> Reply:
         return server.manage("GET", f"{NAMESPACES}?page_size={size}")
 
-    assert ask(row.limit()).status == 200
-    row.says(beyond_it=said(ask(row.limit() + 1)))
+    bounds(row, ask, 200)
 
 
 @pytest.mark.row("limits.md", "ranges of one request")
@@ -553,8 +554,7 @@ def test_depth(row: Row, server: Client) -> None:
             nested = [nested]
         return server.manifest("team/depth", "v1", more=nested)
 
-    assert put(row.limit()).status == 201
-    row.says(beyond_it=said(put(row.limit() + 1)))
+    bounds(row, put, 201)
 
 
 @pytest.mark.row("limits.md", "name of a namespace")
@@ -613,8 +613,7 @@ def test_patterns(row: Row, server: Client) -> None:
         patterns = [f"v{number}" for number in range(count)]
         return server.manage("PATCH", settings, {"immutable_tags": patterns})
 
-    assert patch(row.limit()).status == 200
-    row.says(beyond_it=said(patch(row.limit() + 1)))
+    bounds(row, patch, 200)
 
 
 @pytest.mark.row("limits.md", "retention rules of a namespace")
@@ -624,8 +623,7 @@ def test_rules(row: Row, server: Client) -> None:
     def patch(count: int) -> Reply:
         return server.manage("PATCH", retention, {"rules": [{"keep_last": 1}] * count})
 
-    assert patch(row.limit()).status == 200
-    row.says(beyond_it=said(patch(row.limit() + 1)))
+    bounds(row, patch, 200)
 
 
 # --- times, and the disk ------------------------------------------------------------------------

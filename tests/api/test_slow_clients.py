@@ -141,13 +141,18 @@ async def _at_once() -> int:
     return 7
 
 
-def test_too_many_connections_of_one_address(edge: Edge) -> None:
+@pytest.mark.parametrize(
+    ("limits", "status", "code"),
+    [
+        (ConnectionLimits(total=100, of_address=2, of_process=100), 429, "TOOMANYREQUESTS"),
+        (ConnectionLimits(total=2, of_address=0, of_process=1000), 503, "UNAVAILABLE"),
+    ],
+)
+def test_too_many_connections(edge: Edge, limits: ConnectionLimits, status: int, code: str) -> None:
     """The others go on, and the answer reaches a client that is in the middle of a request."""
 
     async def story() -> None:
-        async with edge.server(
-            house=ConnectionLimits(total=100, of_address=2, of_process=100)
-        ) as port:
+        async with edge.server(house=limits) as port:
             async with connected(port) as first, connected(port) as second:
                 for client in (first, second):
                     await client.send(request("GET /healthz HTTP/1.1"))
@@ -155,13 +160,16 @@ def test_too_many_connections_of_one_address(edge: Edge) -> None:
                 async with connected(port) as third:
                     await third.send(request(UPLOAD, OWNER, "Content-Length: 100000"), b"x" * 1000)
                     head, _, body = (await third.rest()).partition(b"\r\n\r\n")
-                assert head.startswith(b"HTTP/1.1 429 ")
+                assert head.startswith(b"HTTP/1.1 %d " % status)
                 assert b"\r\nRetry-After: 1" in head
                 assert b"\r\nServer: holdfast\r\n" in head
-                assert msgspec.json.decode(body)["errors"][0]["code"] == "TOOMANYREQUESTS"
-                async with connected(port, source="127.0.0.2") as other:
-                    await other.send(LAST)
-                    assert (await other.rest()).startswith(b"HTTP/1.1 401 ")
+                assert msgspec.json.decode(body)["errors"][0]["code"] == code
+                if limits.of_address:
+                    async with connected(port, source="127.0.0.2") as other:
+                        await other.send(LAST)
+                        assert (await other.rest()).startswith(b"HTTP/1.1 401 ")
+                await first.send(LAST)
+                assert (await first.rest()).startswith(b"HTTP/1.1 401 ")
             while True:
                 async with connected(port) as again:
                     await again.send(LAST)
