@@ -23,7 +23,16 @@ from support.damage import (
 from holdfast.engine import Digest
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction
-from holdfast.engine.ledger.records import Claim, File, decode, load, put_payload, save, unseal
+from holdfast.engine.ledger.records import (
+    Claim,
+    File,
+    Image,
+    decode,
+    load,
+    put_payload,
+    save,
+    unseal,
+)
 
 CASES = Cases()
 
@@ -46,11 +55,10 @@ async def a_claim_counts_one_need_too_many(txn: Transaction) -> None:
     "counter: kept size of namespace",
     "counter: kept size of project",
 )
-async def a_claim_forgets_its_needs(txn: Transaction) -> None:
-    image = await image_of(txn, "multi")
+async def a_claim_forgets_its_needs(txn: Transaction, multi: Image) -> None:
     for key, value in await of_kind(txn, layout.CLAIM):
         claim = decode(Claim, key, value)
-        if key.endswith(image.key) and claim.children:
+        if key.endswith(multi.key) and claim.children:
             await change(txn, key, claim, children=0, bodies=0)
             return
 
@@ -72,19 +80,17 @@ async def a_claim_is_gone(txn: Transaction) -> None:
 
 
 @CASES("claim: its reference (content) is missing")
-async def a_reference_is_gone(txn: Transaction) -> None:
-    image = await image_of(txn, "web")
+async def a_reference_is_gone(txn: Transaction, web: Image) -> None:
     for key, _ in await rows(txn, layout.references(sha(BASE))):
         # Another image of the namespace links it too, so no number of the namespace changes.
-        if place_of(key) == (layout.CONTENT, image.key):
+        if place_of(key) == (layout.CONTENT, web.key):
             await cut(txn, key)
 
 
 @CASES("claim: a reference (kept) that does not match")
-async def a_reference_too_many(txn: Transaction) -> None:
-    image = await image_of(txn, "web")
+async def a_reference_too_many(txn: Transaction, web: Image) -> None:
     for key, _ in await rows(txn, layout.references(sha(BASE))):
-        if place_of(key) == (layout.CONTENT, image.key):
+        if place_of(key) == (layout.CONTENT, web.key):
             row = key[: layout.PROJECT_AT - 1] + layout.KEPT + key[layout.PROJECT_AT :]
             await put_payload(txn, row)
 
@@ -104,10 +110,9 @@ async def a_reference_of_nobody(txn: Transaction) -> None:
     "counter: kept size of namespace",
     "counter: kept size of project",
 )
-async def a_reference_of_another_namespace(txn: Transaction) -> None:
-    image = await image_of(txn, "web")
+async def a_reference_of_another_namespace(txn: Transaction, web: Image) -> None:
     for key, _ in await rows(txn, layout.references(sha(TEXT))):
-        if place_of(key) == (layout.CONTENT, image.key):
+        if place_of(key) == (layout.CONTENT, web.key):
             await cut(txn, key)
             await put_payload(txn, key[: layout.NAMESPACE_AT] + b"n" * 16 + key[layout.OWNER_AT :])
 
@@ -164,14 +169,10 @@ async def a_root_counts_too_many(txn: Transaction) -> None:
     await txn.add(layout.counter(layout.ROOT_BLOBS, layout.root_owner("signed")), 1)
 
 
-@CASES("root: it claims no blob")
-async def a_root_that_keeps_nothing(txn: Transaction) -> None:
-    await put_payload(txn, layout.ROOT + layout.root_owner("bare"), b"bare")
+CASES.beside(layout.ROOT + layout.root_owner("bare"), b"bare", "root: it claims no blob")
 
 
-@CASES("root: not the one of its name")
-async def a_root_under_a_wrong_name(txn: Transaction) -> None:
-    await put_payload(txn, layout.ROOT + layout.root_owner("signed"), b"other")
+CASES.beside(layout.ROOT + layout.root_owner("signed"), b"other", "root: not the one of its name")
 
 
 # Blobs and what belongs to them
@@ -188,9 +189,7 @@ async def inline_content_is_cut_off(txn: Transaction) -> None:
     await put_payload(txn, key, unseal(key, await txn.get(key) or b"")[:-1])
 
 
-@CASES("blob: content without a blob")
-async def inline_content_of_nothing(txn: Transaction) -> None:
-    await put_payload(txn, layout.content(1, bytes(32)), b"lost")
+CASES.beside(layout.content(1, bytes(32)), b"lost", "blob: content without a blob")
 
 
 @CASES("blob: content without a blob")
@@ -205,9 +204,7 @@ async def an_owner_names_a_blob_by_a_digest_of_another(txn: Transaction) -> None
     await change(txn, key, claim, aliases=(Digest.of(SMALL, "sha512").key,))
 
 
-@CASES("blob: its alias sha512:")
-async def an_alias_is_gone(txn: Transaction) -> None:
-    await cut(txn, layout.ALIAS + Digest.of(SIGNED, "sha512").key)
+CASES.without(layout.ALIAS + Digest.of(SIGNED, "sha512").key, "blob: its alias sha512:")
 
 
 @CASES("blob: is not one of its aliases")
@@ -242,9 +239,7 @@ async def a_file_in_use_is_doomed(txn: Transaction) -> None:
     await put_payload(txn, layout.PENDING_UNLINK + layout.number(blob.file_id))
 
 
-@CASES("counter: blocks of file ids")
-async def file_ids_would_be_given_out_again(txn: Transaction) -> None:
-    await cut(txn, layout.counter(b"fb"))
+CASES.without(layout.counter(b"fb"), "counter: blocks of file ids")
 
 
 @CASES("blob: it is in quarantine; push it again")
@@ -254,14 +249,10 @@ async def a_blob_is_in_quarantine(txn: Transaction) -> None:
     await put_payload(txn, layout.DAMAGED + sha(BASE))
 
 
-@CASES("blob: the quarantine list disagree")
-async def a_good_blob_among_the_damaged(txn: Transaction) -> None:
-    await put_payload(txn, layout.DAMAGED + sha(BASE))
+CASES.beside(layout.DAMAGED + sha(BASE), b"", "blob: the quarantine list disagree")
 
 
-@CASES("blob: in quarantine, and does not exist")
-async def nothing_in_quarantine(txn: Transaction) -> None:
-    await put_payload(txn, layout.DAMAGED + bytes(32))
+CASES.beside(layout.DAMAGED + bytes(32), b"", "blob: in quarantine, and does not exist")
 
 
 @CASES("blob: its place in the garbage queue is missing", "counter: a recount gives 0")

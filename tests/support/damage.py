@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -12,13 +13,24 @@ import msgspec
 from holdfast.engine import Digest, Store
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, after
-from holdfast.engine.ledger.records import Blob, Claim, Image, Namespace, Record, decode, load, save
+from holdfast.engine.ledger.records import (
+    Blob,
+    Claim,
+    Image,
+    Namespace,
+    Record,
+    decode,
+    load,
+    put_payload,
+    save,
+)
 from support.check import found, furnish, matches, told
 from support.engine import Clock, Place
 
 R = TypeVar("R", bound=Record)
 
-Damage = Callable[[Transaction], Coroutine[Any, Any, None]]
+Damage = Callable[..., Coroutine[Any, Any, None]]
+"""Takes a transaction, then images of namespace ``app`` by their names."""
 
 
 class Cases(dict[str, tuple[Damage, list[str]]]):
@@ -36,14 +48,36 @@ class Cases(dict[str, tuple[Damage, list[str]]]):
 
         return note
 
+    def without(self, prefix: bytes, *expected: str) -> None:
+        """Note the loss of the first row under a prefix, by what the check says about it."""
+
+        async def damage(txn: Transaction) -> None:
+            await cut(txn, (await rows(txn, prefix))[0][0])
+
+        self[expected[0]] = damage, list(expected)
+
+    def beside(self, key: bytes, value: bytes, *expected: str) -> None:
+        """Note a row that should not be there, or has a wrong value."""
+
+        async def damage(txn: Transaction) -> None:
+            await put_payload(txn, key, value)
+
+        self[expected[0]] = damage, list(expected)
+
     async def verify(self, name: str, path: Path) -> None:
         """Do that damage to a store in memory, and check it."""
         damage, expected = self[name]
         async with Place("memory", path, Clock()).store() as store:
             await furnish(store)
-            await store.core.ledger.transact(damage)
+            await store.core.ledger.transact(do, damage)
             problems = await found(store)
             assert matches(problems, expected), "\n".join(told(problems))
+
+
+async def do(txn: Transaction, damage: Damage) -> None:
+    """Do a damage, with the images that its parameters name."""
+    _, *names = inspect.signature(damage).parameters
+    await damage(txn, *[await image_of(txn, name) for name in names])
 
 
 def sha(data: bytes) -> bytes:
