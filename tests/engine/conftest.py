@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from support.check import furnish
 from support.copies import fill, finish, here
 from support.engine import KINDS, REGION, Clock, Place, make_namespace, problems
 
@@ -32,6 +33,14 @@ async def store(place: Place) -> AsyncIterator[Store]:
     async with place.store() as opened:
         yield opened
         assert await problems(opened) == []
+
+
+@pytest.fixture
+async def furnished(place: Place) -> AsyncIterator[Store]:
+    """Open a store full of everything that a store can hold, for a test to damage."""
+    async with place.store() as store:
+        await furnish(store)
+        yield store
 
 
 @pytest.fixture

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Final, cast
 
 import pytest
-from support.engine import REGION, Clock, Place, make_namespace, noise, once, read, sha256
+from support.engine import (
+    Clock,
+    Place,
+    begin_upload,
+    make_namespace,
+    noise,
+    once,
+    read,
+    sha256,
+)
 from support.threads import Told, turns
 
 from holdfast.engine import BUFFERS_IN_FLIGHT, WAITS, StorageFailed, StorageFull, Store
@@ -77,9 +86,7 @@ async def test_buffers_that_are_used_again_by_the_contract(
         await store.put(source, digest=sha256(content))
     else:
         await make_namespace(store)
-        where = await store.locate(REGION, "app/web")
-        upload = await store.uploads.begin(where)
-        where = await store.locate(REGION, "app/web")
+        where, upload = await begin_upload(store)
         await store.uploads.append(where, upload.id, source)
         await store.uploads.finish(where, upload.id, sha256(content))
     assert await read(store, sha256(content), verify=True) == content

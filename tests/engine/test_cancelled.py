@@ -25,7 +25,7 @@ from support.engine import (
     manifest,
     noise,
     once,
-    problems,
+    problems_after_sweep,
     push,
     put,
     read,
@@ -380,8 +380,7 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind(name: str, tmp_pat
         scene.number = 1
         while await cancelled((await CALLS[name](scene))(), scene.number):
             scene.number += 1 + scene.number // 8
-        await store.sweeper.run(early=True)
-        assert await problems(store) == []
+        assert await problems_after_sweep(store, early=True) == []
         assert await read(store, sha256(LAYER), verify=True) == LAYER
     assert descriptors() == before
     assert [name for name in names(tmp_path) if name.endswith(".partial")] == []

@@ -49,17 +49,16 @@ async def test_nothing_is_wrong_at_any_step_of_a_purge(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_nothing_is_wrong_after_a_long_history(
-    seed: int, place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    seed: int, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_module, "ENTRIES_PER_TXN", 5)
-    async with place.store() as store:
-        history = History(store, clock, seed)
-        for step in range(150):
-            await history.step()
-            if step % 10 == 0:
-                assert await found(store) == []
-        assert await found(store, deep=True) == []
-        assert history.done > history.refused / 2
+    history = History(store, clock, seed)
+    for step in range(150):
+        await history.step()
+        if step % 10 == 0:
+            assert await found(store) == []
+    assert await found(store, deep=True) == []
+    assert history.done > history.refused / 2
 
 
 async def test_a_closed_store_is_not_checked(tmp_path: Path) -> None:

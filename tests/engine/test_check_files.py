@@ -74,20 +74,18 @@ async def flip_first(store: Store, file_id: int) -> None:
     ],
 )
 async def test_a_damaged_file_is_told(
-    place: Place,
+    furnished: Store,
     harm: Callable[[Store, int], Coroutine[Any, Any, None]],
     quick: str | None,
     deep: str,
 ) -> None:
-    async with place.store() as store:
-        await furnish(store)
-        await harm(store, await file_of(store, BASE))
-        assert matches(await found(store), [f"blob: {quick}"] if quick else [])
-        (problem,) = await found(store, deep=True)
-        assert problem.name == sha256(BASE)
-        assert deep in problem.reason
-        await upload(store, await store.locate(REGION, "app/web"), BASE)
-        assert await found(store, deep=True) == []
+    await harm(furnished, await file_of(furnished, BASE))
+    assert matches(await found(furnished), [f"blob: {quick}"] if quick else [])
+    (problem,) = await found(furnished, deep=True)
+    assert problem.name == sha256(BASE)
+    assert deep in problem.reason
+    await upload(furnished, await furnished.locate(REGION, "app/web"), BASE)
+    assert await found(furnished, deep=True) == []
 
 
 @pytest.mark.parametrize(
@@ -98,21 +96,19 @@ async def test_a_damaged_file_is_told(
     ],
 )
 async def test_a_damaged_file_of_frames_is_told(
-    place: Place,
+    furnished: Store,
     harm: Callable[[Store, int], Coroutine[Any, Any, None]],
     quick: str | None,
     deep: str,
 ) -> None:
-    async with place.store() as store:
-        await furnish(store)
-        await Recompressor(store.core).run()
-        await harm(store, await file_of(store, TEXT))
-        assert matches(await found(store), [f"blob: {quick}"] if quick else [])
-        (problem,) = await found(store, deep=True)
-        assert problem.name == sha256(TEXT)
+    await Recompressor(furnished.core).run()
+    await harm(furnished, await file_of(furnished, TEXT))
+    assert matches(await found(furnished), [f"blob: {quick}"] if quick else [])
+    (problem,) = await found(furnished, deep=True)
+    assert problem.name == sha256(TEXT)
 
 
-async def test_a_deep_check_hashes_what_lies_in_the_ledger(place: Place) -> None:
+async def test_a_deep_check_hashes_what_lies_in_the_ledger(furnished: Store) -> None:
     """Content that was swapped with a right checksum of its own row."""
 
     async def swap(txn: Transaction) -> None:
@@ -130,14 +126,12 @@ async def test_a_deep_check_hashes_what_lies_in_the_ledger(place: Place) -> None
         key, blob = await blob_of(txn, BASE)
         await change(txn, key, blob, checksum=bytes(32))
 
-    async with place.store() as store:
-        await furnish(store)
-        for damage in (swap, misname, miscount):
-            await store.core.ledger.transact(damage)
-        assert await found(store) == []
-        expected = ["blob: its content has the digest", "blob: does not have the digest sha512:"]
-        problems = await found(store, deep=True)
-        assert matches(problems, [*expected, "blob: the checksum in its row is wrong"])
+    for damage in (swap, misname, miscount):
+        await furnished.core.ledger.transact(damage)
+    assert await found(furnished) == []
+    expected = ["blob: its content has the digest", "blob: does not have the digest sha512:"]
+    problems = await found(furnished, deep=True)
+    assert matches(problems, [*expected, "blob: the checksum in its row is wrong"])
 
 
 async def test_a_deep_check_reads_manifests(place: Place) -> None:
@@ -187,7 +181,7 @@ async def deep_only(store: Store, data: bytes) -> list[Problem]:
 
 
 @pytest.mark.parametrize("body", [b"no document", b'{"schemaVersion":2}'])
-async def test_a_deep_check_tells_of_a_manifest_that_is_none(place: Place, body: bytes) -> None:
+async def test_a_deep_check_tells_of_a_manifest_that_is_none(furnished: Store, body: bytes) -> None:
     async def turn(txn: Transaction) -> None:
         """Give a blob the rows of a manifest."""
         image = await image_of(txn, "db")
@@ -200,16 +194,14 @@ async def test_a_deep_check_tells_of_a_manifest_that_is_none(place: Place, body:
         needs = manifest_rows.BODY + sha(body)
         await put_payload(txn, layout.NEEDS + image.key + sha(body) + b"\0\0", needs)
 
-    async with place.store() as store:
-        await furnish(store)
-        await store.put(body)
-        await store.core.ledger.transact(turn)
-        assert await found(store) == []
-        (problem,) = await found(store, deep=True)
-        assert (problem.kind, problem.name[:71]) == ("manifest", sha256(body))
+    await furnished.put(body)
+    await furnished.core.ledger.transact(turn)
+    assert await found(furnished) == []
+    (problem,) = await found(furnished, deep=True)
+    assert (problem.kind, problem.name[:71]) == ("manifest", sha256(body))
 
 
-async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Place) -> None:
+async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(furnished: Store) -> None:
     async def close_all(txn: Transaction) -> None:
         for key, _ in await rows(txn, layout.BLOCK):
             await txn.delete(key)
@@ -217,49 +209,46 @@ async def test_a_file_without_a_row_is_told_unless_it_is_accounted_for(place: Pl
     async def schedule_unlink(txn: Transaction, file_id: int) -> None:
         await put_payload(txn, layout.PENDING_UNLINK + layout.number(file_id))
 
-    async with place.store() as store:
-        await furnish(store)
-        core = store.core
-        stray = max(n for block in core.depot.blocks() for n in core.depot.files(block)) + 100
-        writer = core.depot.create(stray)
-        writer.append(b"of a process that died")
-        writer.close()
-        assert await found(store) == [], "its block is open: recovery would find it"
-        await core.ledger.transact(close_all)
-        (told, *others) = sorted(await found(store), key=lambda each: each.name != f"{stray:x}")
-        assert (told.kind, told.name) == ("file", f"{stray:x}")
-        await core.ledger.transact(schedule_unlink, stray)
-        assert await found(store) == others, "the sweep will remove it"
+    core = furnished.core
+    stray = max(n for block in core.depot.blocks() for n in core.depot.files(block)) + 100
+    writer = core.depot.create(stray)
+    writer.append(b"of a process that died")
+    writer.close()
+    assert await found(furnished) == [], "its block is open: recovery would find it"
+    await core.ledger.transact(close_all)
+    (told, *others) = sorted(await found(furnished), key=lambda each: each.name != f"{stray:x}")
+    assert (told.kind, told.name) == ("file", f"{stray:x}")
+    await core.ledger.transact(schedule_unlink, stray)
+    assert await found(furnished) == others, "the sweep will remove it"
 
 
 @pytest.mark.parametrize("change_to", ["removed", "healed", "recompressed"])
-async def test_a_blob_that_moves_during_the_check_is_not_told(place: Place, change_to: str) -> None:
+async def test_a_blob_that_moves_during_the_check_is_not_told(store: Store, change_to: str) -> None:
     """Its row is read, then its file goes, and only then is the file looked for."""
-    async with place.store() as store:
-        await store.put(TEXT)
-        moves = 0
+    await store.put(TEXT)
+    moves = 0
 
-        async def run(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-            nonlocal moves
-            moves += 1
-            if moves == 1:
-                await move()
-            return await store.core.threads.run(fn, *args, **kwargs)
+    async def run(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        nonlocal moves
+        moves += 1
+        if moves == 1:
+            await move()
+        return await store.core.threads.run(fn, *args, **kwargs)
 
-        async def move() -> None:
-            if change_to == "removed":
-                await store.delete(sha256(TEXT))
-                await store.sweeper.run()
-            elif change_to == "healed":
-                await vanish(store, await file_of(store, TEXT))
-                await store.put(TEXT)
-            else:
-                assert (await Recompressor(store.core).run()).swapped == 1
-                await store.sweeper.run()
+    async def move() -> None:
+        if change_to == "removed":
+            await store.delete(sha256(TEXT))
+            await store.sweeper.run()
+        elif change_to == "healed":
+            await vanish(store, await file_of(store, TEXT))
+            await store.put(TEXT)
+        else:
+            assert (await Recompressor(store.core).run()).swapped == 1
+            await store.sweeper.run()
 
-        problems: list[Problem] = []
-        core = store.core
-        await files.blobs(core.ledger, core.depot, run, problems.append, deep=True)
-        assert moves >= 1
-        assert problems == []
-        assert await found(store, deep=True) == []
+    problems: list[Problem] = []
+    core = store.core
+    await files.blobs(core.ledger, core.depot, run, problems.append, deep=True)
+    assert moves >= 1
+    assert problems == []
+    assert await found(store, deep=True) == []

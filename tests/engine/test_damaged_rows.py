@@ -20,6 +20,7 @@ from support.engine import (
     make_namespace,
     noise,
     problems,
+    problems_after_sweep,
     push,
     read,
     sha256,
@@ -140,56 +141,50 @@ async def copied(store: Store, path: Path) -> None:
 
 @pytest.mark.parametrize("data", [noise(100, "few"), noise(50_000, "many")], ids=["few", "many"])
 async def test_a_push_heals_a_blob_whose_row_cannot_be_read(
-    place: Place, clock: Clock, data: bytes
+    store: Store, clock: Clock, data: bytes
 ) -> None:
-    async with place.store() as store:
-        await store.put(data, root="kept")
-        clock.advance(60)  # what lies in the ledger is found by when it came
-        await store.core.ledger.transact(flip, layout.BLOB + sha(data))
-        with pytest.raises(Corrupt):
-            await read(store, sha256(data))
-        await store.put(data)
-        assert await read(store, sha256(data)) == data
-        await store.sweeper.run()
-        assert await problems(store) == []
+    await store.put(data, root="kept")
+    clock.advance(60)  # what lies in the ledger is found by when it came
+    await store.core.ledger.transact(flip, layout.BLOB + sha(data))
+    with pytest.raises(Corrupt):
+        await read(store, sha256(data))
+    await store.put(data)
+    assert await read(store, sha256(data)) == data
+    assert await problems_after_sweep(store) == []
 
 
 async def test_an_image_whose_list_names_a_claim_too_many_goes_whole(
-    place: Place, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     async def name_one_more(txn: Transaction, image_key: bytes) -> None:
         await put_payload(txn, layout.claimed(image_key, b"s" * 32))
 
-    async with place.store() as store:
-        await make_namespace(store, "app")
-        await push(store, "app/web", "v1", [CALM])
-        where = await store.locate(REGION, "app/web")
-        assert where.key is not None
-        assert where.image_id is not None
-        await store.core.ledger.transact(name_one_more, where.key)
-        (problem,) = await problems(store)
-        assert problem.kind == "claim"
-        await store.images.delete(where.image_id)
-        clock.advance(40 * DAY)
-        await store.sweeper.run()
-        assert await problems(store) == []
+    await make_namespace(store, "app")
+    await push(store, "app/web", "v1", [CALM])
+    where = await store.locate(REGION, "app/web")
+    assert where.key is not None
+    assert where.image_id is not None
+    await store.core.ledger.transact(name_one_more, where.key)
+    (problem,) = await problems(store)
+    assert problem.kind == "claim"
+    await store.images.delete(where.image_id)
+    clock.advance(40 * DAY)
+    assert await problems_after_sweep(store) == []
 
 
 @pytest.mark.parametrize("project", [UUID(int=0), PROJECT], ids=["all zeros", "another"])
 async def test_images_of_any_project_are_none_of_the_roots(
-    place: Place, clock: Clock, project: UUID
+    store: Store, clock: Clock, project: UUID
 ) -> None:
-    async with place.store() as store:
-        space = await make_namespace(store, "app", project=project)
-        await push(store, "app/web", "v1", [CALM])
-        assert await problems(store) == []
-        await store.namespaces.delete(space.id)
-        clock.advance(40 * DAY)
-        await store.sweeper.run()
-        clock.advance(40 * DAY)
-        await store.sweeper.run()
-        assert await problems(store) == []
-        assert (await store.stats()).blobs == 0
+    space = await make_namespace(store, "app", project=project)
+    await push(store, "app/web", "v1", [CALM])
+    assert await problems(store) == []
+    await store.namespaces.delete(space.id)
+    clock.advance(40 * DAY)
+    await store.sweeper.run()
+    clock.advance(40 * DAY)
+    assert await problems_after_sweep(store) == []
+    assert (await store.stats()).blobs == 0
 
 
 async def set_aside(store: Store, data: bytes) -> bytes:

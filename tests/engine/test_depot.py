@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.depot import read, write
+from support.engine import raised
 
 from holdfast.engine.depot.disk import DiskDepot
 from holdfast.engine.depot.interface import BLOCK_FILES, Depot
@@ -64,18 +65,16 @@ def test_wide_items_count_in_bytes(depot: Depot) -> None:
 
 def test_an_id_is_created_once(depot: Depot) -> None:
     write(depot, 3, b"first")
-    with pytest.raises(AlreadyExists) as caught:
+    with raised(AlreadyExists, kind="file", name="3"):
         depot.create(3)
-    assert (caught.value.kind, caught.value.name) == ("file", "3")
     assert read(depot, 3) == b"first"
 
 
 def test_a_file_that_is_not_there(depot: Depot) -> None:
     write(depot, 255, b"neighbour")
     for file_id in (0xAB, 1 << 40):
-        with pytest.raises(NotFound) as caught:
+        with raised(NotFound, kind="file", name=f"{file_id:x}"):
             depot.open(file_id)
-        assert (caught.value.kind, caught.value.name) == ("file", f"{file_id:x}")
         with pytest.raises(NotFound):
             depot.reopen(file_id)
         with pytest.raises(NotFound):
@@ -86,9 +85,8 @@ def test_a_file_that_is_not_there(depot: Depot) -> None:
 def test_one_writer_at_a_time(depot: Depot) -> None:
     first = depot.create(9)
     first.append(b"one")
-    with pytest.raises(Busy) as caught:
+    with raised(Busy, kind="file", name="9"):
         depot.reopen(9)
-    assert (caught.value.kind, caught.value.name) == ("file", "9")
     first.close()
     second = depot.reopen(9)
     assert second.size == 3
@@ -296,13 +294,11 @@ def test_a_link_replaces_nothing(depot: Depot, tmp_path: Path) -> None:
     write(depot, 6, b"new")
     target = tmp_path / "taken"
     target.write_bytes(b"old")
-    with pytest.raises(AlreadyExists) as caught:
+    with raised(AlreadyExists, name=str(target)):
         depot.link(6, str(target))
-    assert caught.value.name == str(target)
     assert target.read_bytes() == b"old"
-    with pytest.raises(StorageFailed) as failed:
+    with raised(StorageFailed, what=str(tmp_path / "missing" / "copy")):
         depot.link(6, str(tmp_path / "missing" / "copy"))
-    assert failed.value.what == str(tmp_path / "missing" / "copy")
     assert list(tmp_path.glob("missing")) == []
 
 

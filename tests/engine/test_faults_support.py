@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.engine import raised
 from support.faults import FailingDepot, FailingLedger, LossyDepot
 
 from holdfast.engine.depot.disk import DiskDepot
@@ -166,9 +167,8 @@ def test_the_chosen_call_fails(kind: str, number: int, tmp_path: Path) -> None:
     """Call 0 is none: all go through."""
     depot = FailingDepot(DiskDepot(tmp_path / "files") if kind == "disk" else MemoryDepot(), number)
     if number:
-        with pytest.raises(StorageFailed) as caught:
+        with raised(StorageFailed, what="injected", reason=CALLS[number - 1]):
             story(depot, tmp_path)
-        assert (caught.value.what, caught.value.reason) == ("injected", CALLS[number - 1])
     else:
         story(depot, tmp_path)
         assert (tmp_path / "linked").read_bytes() == b"abc"
@@ -195,9 +195,8 @@ async def test_a_ledger_fails_before_or_after() -> None:
     assert counting.calls.log == ["transact", "read", "read_in_thread"]
 
     before = FailingLedger(ledger, 1, "before")
-    with pytest.raises(StorageFailed) as caught:
+    with raised(StorageFailed, what="injected", reason="transact"):
         await before.transact(bump, 10)
-    assert (caught.value.what, caught.value.reason) == ("injected", "transact")
     assert before.calls.fired
     assert await before.read(look) == 1
 

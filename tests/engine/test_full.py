@@ -23,6 +23,7 @@ from support.engine import (
     noise,
     once,
     problems,
+    problems_after_sweep,
     push,
     put,
     read,
@@ -215,8 +216,7 @@ async def test_a_disk_that_somebody_else_filled(disk: Path) -> None:
         with suppress(NotFound):
             await store.namespaces.delete((await store.namespaces.find(REGION, "app")).id)
         await furnish_again(store)
-        await store.sweeper.run(early=True)
-        assert await problems(store) == []
+        assert await problems_after_sweep(store, early=True) == []
 
 
 async def test_copies_and_new_stores_on_a_full_disk(

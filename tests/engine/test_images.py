@@ -16,6 +16,7 @@ from support.engine import (
     noise,
     push,
     put,
+    raised,
     read,
     sha256,
 )
@@ -29,13 +30,11 @@ DAY = 24 * 3600.0
 async def test_names(store: Store) -> None:
     await make_namespace(store)
     for name in ("app", "app/", "/web", "app/Web", "app/-", "app/a..b", "a" * 256, ""):
-        with pytest.raises(Invalid) as wrong:
+        with raised(Invalid, argument="name"):
             await store.locate(REGION, name)
-        assert wrong.value.argument == "name"
     for region, name in ((REGION, "none/web"), ("nl-ams", "app/web")):
-        with pytest.raises(NotFound) as missing:
+        with raised(NotFound, kind="namespace"):
             await store.locate(region, name)
-        assert missing.value.kind == "namespace"
     await push(store, "app/deep/er__name/v-1", "v1", [LAYER])
     assert [r.full_name for r in (await store.repositories(REGION))[0]] == ["app/deep/er__name/v-1"]
 
@@ -127,9 +126,8 @@ async def test_delete(store: Store) -> None:
         store.manifests.get(where, "v1"),
         store.tags.names(where),
     ):
-        with pytest.raises(NotFound) as missing:
+        with raised(NotFound, kind="image"):
             await call
-        assert missing.value.kind == "image"
     # The name is free at once, and leads to nothing of the old image.
     where = await store.locate(REGION, "app/web")
     assert where.key is None

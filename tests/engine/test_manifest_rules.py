@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support import engine_fixtures
-from support.engine import REGION, manifest, put, sha256
+from support.engine import REGION, manifest, put, raised, sha256
 from support.engine_fixtures import CONFIG, LAYER, OTHER
 
 from holdfast.engine import (
@@ -26,9 +26,8 @@ async def test_immutable_tags(store: Store) -> None:
     done = await put(store, "app/web", BODY, "v1", "latest")
     await put(store, "app/web", BODY, "v1")
     other = manifest(CONFIG)
-    with pytest.raises(Immutable) as immutable:
+    with raised(Immutable, name="v1", pattern="v*"):
         await put(store, "app/web", other, "latest", "v1")
-    assert (immutable.value.name, immutable.value.pattern) == ("v1", "v*")
     where = await store.locate(REGION, "app/web")
     assert (await store.manifests.get(where, "latest")).body == BODY
     await put(store, "app/web", other, "latest")
@@ -68,7 +67,6 @@ async def test_a_locked_namespace(store: Store) -> None:
     await store.namespaces.update(space.id, locked=True)
     where = await store.locate(REGION, "app/web")
     for call in (put(store, "app/web", BODY), store.manifests.delete(where, sha256(BODY))):
-        with pytest.raises(Locked) as locked:
+        with raised(Locked, kind="namespace", name="app"):
             await call
-        assert (locked.value.kind, locked.value.name) == ("namespace", "app")
     assert (await store.manifests.get(where, "v1")).body == BODY

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.engine import raised
 
 from holdfast.engine.model import names
 from holdfast.engine.model.errors import Invalid
@@ -105,9 +106,8 @@ def test_splits_a_full_name_at_its_first_slash(full: str, parts: tuple[str, str]
     "full", ["", "/", "ab/", "/app", "a/app", "Ab/app", "a.b/app", "ab//c", "abc/" + "c" * 252]
 )
 def test_refuses_a_bad_full_name(full: str) -> None:
-    with pytest.raises(Invalid) as caught:
+    with raised(Invalid, argument="name"):
         names.split_full_name(full)
-    assert caught.value.argument == "name"
 
 
 @pytest.mark.parametrize("given", [None, 5, b"default", ["default"]])
@@ -148,9 +148,8 @@ def test_accepts_patterns_in_their_order(patterns: tuple[str, ...]) -> None:
     "patterns", [("",), ("a" * 129,), ("[ab]",), ("a b",), ("a\n",), ("é",), ("x",) * 33, "v*"]
 )
 def test_refuses_patterns(patterns: tuple[str, ...] | str) -> None:
-    with pytest.raises(Invalid) as caught:
+    with raised(Invalid, argument="immutable_tags"):
         names.check_patterns(patterns)
-    assert caught.value.argument == "immutable_tags"
 
 
 @pytest.mark.parametrize(

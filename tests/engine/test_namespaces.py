@@ -12,6 +12,7 @@ from support.engine import (
     make_namespace,
     noise,
     push,
+    raised,
 )
 
 from holdfast.engine import AlreadyExists, Invalid, NotFound, Store
@@ -25,18 +26,16 @@ DAY = 24 * 3600.0
 )
 async def test_arguments_that_are_wrong(store: Store, argument: str, value: str) -> None:
     more: dict[str, Any] = {argument: value}
-    with pytest.raises(Invalid) as wrong:
+    with raised(Invalid, argument=argument):
         await make_namespace(store, **more)
-    assert wrong.value.argument == argument
     assert (await store.stats()).namespaces == 0
 
 
 @pytest.mark.promise("SECURITY.md", "names of namespaces")
 async def test_a_name_is_taken_in_its_region_by_any_project(store: Store) -> None:
     made = await make_namespace(store)
-    with pytest.raises(AlreadyExists) as taken:
+    with raised(AlreadyExists, kind="namespace", name="app"):
         await make_namespace(store, project=OTHER_PROJECT)
-    assert (taken.value.kind, taken.value.name) == ("namespace", "app")
     other = await make_namespace(store, region="nl-ams", project=OTHER_PROJECT)
     assert (await store.namespaces.find("nl-ams", "app")).id == other.id != made.id
     await store.namespaces.delete(made.id)
@@ -47,9 +46,8 @@ async def test_a_name_is_taken_in_its_region_by_any_project(store: Store) -> Non
     ("argument", "value"), [("page", 0), ("page_size", 0), ("page_size", 1001), ("order", "size")]
 )
 async def test_parameters_of_a_listing(store: Store, argument: str, value: object) -> None:
-    with pytest.raises(Invalid) as wrong:
+    with raised(Invalid, argument="order_by" if argument == "order" else argument):
         await store.namespaces.list(REGION, **{argument: value})  # type: ignore[arg-type]  # wrong
-    assert wrong.value.argument == ("order_by" if argument == "order" else argument)
 
 
 async def test_long_descriptions_are_sorted_too(store: Store) -> None:
@@ -74,9 +72,8 @@ async def test_long_descriptions_are_sorted_too(store: Store) -> None:
 )
 async def test_updates_that_are_wrong(store: Store, argument: str, value: object) -> None:
     made = await make_namespace(store)
-    with pytest.raises(Invalid) as wrong:
+    with raised(Invalid, argument=argument):
         await store.namespaces.update(made.id, **{argument: value})  # type: ignore[arg-type]  # wrong
-    assert wrong.value.argument == argument
     assert await store.namespaces.get(made.id) == made
 
 
@@ -95,9 +92,8 @@ async def test_delete(store: Store, clock: Clock) -> None:
         store.namespaces.would_free(made.id),
         store.locate(REGION, "app/web"),
     ):
-        with pytest.raises(NotFound) as missing:
+        with raised(NotFound, kind="namespace"):
             await call
-        assert missing.value.kind == "namespace"
     clock.advance(DAY - 1)
     assert (await store.sweeper.run()).freed_bytes == 0
     clock.advance(2)

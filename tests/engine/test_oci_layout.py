@@ -16,6 +16,7 @@ from support.engine import (
     make_namespace,
     manifest,
     push,
+    raised,
     read,
     sha256,
     sha512,
@@ -274,9 +275,8 @@ async def test_odd_layouts_are_refused(
     store: Store, web: Repository, layout: Layout, file: str, content: bytes
 ) -> None:
     (layout.path / file).write_bytes(content)
-    with pytest.raises(Invalid) as caught:
+    with raised(Invalid, argument="layout"):
         await bring(store, "app/web", layout.path)
-    assert caught.value.argument == "layout"
 
 
 async def test_no_layout_at_all(store: Store, web: Repository, tmp_path: Path) -> None:
@@ -307,9 +307,8 @@ async def test_names_that_are_no_tags(
 ) -> None:
     layout.manifests[0]["annotations"] = {REF_NAME: name}
     layout.list()
-    with pytest.raises(Invalid) as caught:
+    with raised(Invalid, argument="tag"):
         await bring(store, "app/web", layout.path)
-    assert caught.value.argument == "tag"
     assert not await is_listed(store)
 
 

@@ -20,6 +20,7 @@ from support.engine import (
     once,
     problems,
     push,
+    raised,
     read,
     sha256,
 )
@@ -110,9 +111,8 @@ def names(path: Path) -> list[str]:
 
 
 async def test_where_there_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(NotAStore) as absent:
+    with raised(NotAStore, path=str(tmp_path / "none")):
         await Store.open(tmp_path / "none", create=False).start()
-    assert absent.value.path == str(tmp_path / "none")
     with pytest.raises(NotAStore):
         await Store.open(tmp_path, create=False).start()
     (tmp_path / "file").write_bytes(b"")
@@ -283,9 +283,8 @@ def test_the_path_is_not_touched_before_it_is_entered(tmp_path: Path) -> None:
     ],
 )
 def test_limits_out_of_bounds(argument: str, value: float) -> None:
-    with pytest.raises(Invalid) as wrong:
+    with raised(Invalid, argument=argument):
         StoreConfig(**{argument: value})  # type: ignore[arg-type]  # wrong
-    assert wrong.value.argument == argument
 
 
 async def test_openers_may_have_other_inline_limits(place: Place) -> None:

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 from support.common import ROOT
-from support.engine import REGION, Function, Gate, Hooks, make_namespace, once, read, sha256
+from support.engine import (
+    REGION,
+    Function,
+    Gate,
+    Hooks,
+    begin_upload,
+    make_namespace,
+    once,
+    read,
+    sha256,
+)
 from support.faults import FailingDepot, Interruption
 from support.seams import Seams, check, see
 from support.share_child import CONFIG, PARTS, PUSHES, shared
@@ -109,9 +119,7 @@ async def test_an_upload_belongs_to_one_process_at_a_time(tmp_path: Path) -> Non
     path, whole = tmp_path / "data", b"".join(PARTS)
     async with Store.open(path, CONFIG) as store:
         await make_namespace(store)
-        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
-        where = await store.locate(REGION, "app/web")
-        await store.uploads.append(where, session.id, once(PARTS[0]))
+        where, session = await begin_upload(store, PARTS[0])
         async with child(path, "append", str(session.id)) as other:
             assert await other.heard() == "holding"
             with pytest.raises(Busy):
@@ -131,9 +139,7 @@ async def test_a_killed_process_lets_go_of_its_upload(tmp_path: Path) -> None:
     path = tmp_path / "data"
     async with Store.open(path, CONFIG) as store:
         await make_namespace(store)
-        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
-        where = await store.locate(REGION, "app/web")
-        await store.uploads.append(where, session.id, once(PARTS[0]))
+        where, session = await begin_upload(store, PARTS[0])
         async with child(path, "append", str(session.id)) as other:
             assert await other.heard() == "holding"
         whole = PARTS[0] + PARTS[1]
@@ -226,9 +232,7 @@ async def test_an_append_does_not_reach_what_was_finished_meanwhile(seams: Seams
     slow = Slow(seams)
     async with seams.store() as store, slow.store:
         await make_namespace(store)
-        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
-        where = await store.locate(REGION, "app/web")
-        await store.uploads.append(where, session.id, once(PARTS[0]))
+        where, session = await begin_upload(store, PARTS[0])
         task = await slow.during(
             lambda: slow.store.uploads.append(where, session.id, once(b"too late")),
             lambda: store.uploads.finish(where, session.id, sha256(PARTS[0])),
@@ -241,9 +245,7 @@ async def test_an_append_does_not_reach_what_was_finished_meanwhile(seams: Seams
 async def test_an_append_leaves_no_file_of_a_session_that_ended_meanwhile(seams: Seams) -> None:
     async with seams.store() as store:
         await make_namespace(store)
-        session = await store.uploads.begin(await store.locate(REGION, "app/web"))
-        where = await store.locate(REGION, "app/web")
-        await store.uploads.append(where, session.id, once(PARTS[0]))
+        where, session = await begin_upload(store, PARTS[0])
     slow = Slow(seams)
 
     async with seams.store() as store, slow.store:

@@ -243,17 +243,16 @@ async def test_a_manifest_just_before_the_end_of_a_hold(
 
 @BOTH
 async def test_a_pusher_who_was_told_has_half_a_hold_left(
-    place: Place, clock: Clock, data: bytes
+    store: Store, clock: Clock, data: bytes
 ) -> None:
-    async with place.store() as store:
-        await make_namespace(store)
-        await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
-        where = await store.locate(REGION, "app/web")
-        clock.advance(DAY / 2 - 1)
-        asked = {sha256(b"{}"), sha256(data)}
-        assert await store.exists(asked, repository=where) == asked
-        for _ in range(4):
-            clock.advance(DAY / 8)
-            await store.sweeper.run()
-        await put(store, "app/web", manifest(b"{}", [data]), "v1")
-        assert await read(store, sha256(data), repository=where) == data
+    await make_namespace(store)
+    await upload(store, await store.locate(REGION, "app/web"), b"{}", data)
+    where = await store.locate(REGION, "app/web")
+    clock.advance(DAY / 2 - 1)
+    asked = {sha256(b"{}"), sha256(data)}
+    assert await store.exists(asked, repository=where) == asked
+    for _ in range(4):
+        clock.advance(DAY / 8)
+        await store.sweeper.run()
+    await put(store, "app/web", manifest(b"{}", [data]), "v1")
+    assert await read(store, sha256(data), repository=where) == data

@@ -8,14 +8,14 @@ from uuid import UUID
 
 import pytest
 from support.engine import (
-    REGION,
     Hooks,
     Place,
+    begin_upload,
     found,
     make_namespace,
     noise,
     once,
-    problems,
+    problems_after_sweep,
     read,
     sha256,
     shown,
@@ -40,9 +40,7 @@ async def two(place: Place) -> AsyncIterator[tuple[Store, Hooks, Store]]:
 
 async def begun(store: Store, content: bytes) -> tuple[Repository, UUID]:
     """A session with some bytes in it."""
-    session = await store.uploads.begin(await store.locate(REGION, "app/web"))
-    where = await store.locate(REGION, "app/web")
-    await store.uploads.append(where, session.id, once(content))
+    where, session = await begin_upload(store, content)
     return where, session.id
 
 
@@ -68,8 +66,7 @@ async def take_away(store: Store, place: Place, where: Repository, content: byte
 
 
 async def clean(store: Store, place: Place) -> None:
-    await store.sweeper.run(early=True)
-    assert await problems(store) == []
+    assert await problems_after_sweep(store, early=True) == []
     assert ((await store.stats()).uploads, await store.blobs(), place.files()) == (0, [], [])
 
 

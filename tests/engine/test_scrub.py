@@ -42,83 +42,78 @@ HARMS = [
 ]
 
 
-async def test_a_good_store_is_read_whole(place: Place) -> None:
-    async with place.store() as store:
-        assert (await Scrubber(store.core).run()).finished
-        await furnish(store)
-        await Recompressor(store.core).run()
-        done = await Scrubber(store.core).run()
-        stats = await store.stats()
-        assert (done.blobs, done.bytes) == (stats.blobs, stats.stored_bytes)
-        assert (done.damaged, done.damaged_count, done.finished) == ([], 0, True)
-        assert await found(store, deep=True) == []
+async def test_a_good_store_is_read_whole(store: Store) -> None:
+    assert (await Scrubber(store.core).run()).finished
+    await furnish(store)
+    await Recompressor(store.core).run()
+    done = await Scrubber(store.core).run()
+    stats = await store.stats()
+    assert (done.blobs, done.bytes) == (stats.blobs, stats.stored_bytes)
+    assert (done.damaged, done.damaged_count, done.finished) == ([], 0, True)
+    assert await found(store, deep=True) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heal", ["put", "upload", "session", "sha512"])
 @pytest.mark.parametrize(("harm", "data"), HARMS)
 async def test_what_went_bad_is_quarantined_and_healed_by_a_push(
-    place: Place, harm: object, data: bytes, heal: str
+    furnished: Store, harm: object, data: bytes, heal: str
 ) -> None:
-    async with place.store() as store:
-        await furnish(store)
-        assert callable(harm)
-        await harm(store, data)
-        done = await Scrubber(store.core).run()
-        assert done.damaged == [sha256(data)]
-        assert done.damaged_count == 1
-        with pytest.raises(Corrupt):
-            await read(store, sha256(data))
-        with pytest.raises(Corrupt):
-            await store.stat(sha256(data))
-        assert await store.exists([sha256(data)]) == set()
-        where = await store.locate(REGION, "app/web")
-        assert await store.mount(where, sha256(data), where) is None
-        again = await Scrubber(store.core).run()
-        assert again.damaged == [], "it is told once"
+    assert callable(harm)
+    await harm(furnished, data)
+    done = await Scrubber(furnished.core).run()
+    assert done.damaged == [sha256(data)]
+    assert done.damaged_count == 1
+    with pytest.raises(Corrupt):
+        await read(furnished, sha256(data))
+    with pytest.raises(Corrupt):
+        await furnished.stat(sha256(data))
+    assert await furnished.exists([sha256(data)]) == set()
+    where = await furnished.locate(REGION, "app/web")
+    assert await furnished.mount(where, sha256(data), where) is None
+    again = await Scrubber(furnished.core).run()
+    assert again.damaged == [], "it is told once"
 
-        if heal == "put":
-            await store.put(data, root="healer")
-        elif heal == "upload":
-            await upload(store, where, data)
-        elif heal == "sha512":
-            await store.put(data, root="healer", digest=sha512(data))
-        else:
-            session = await store.uploads.begin(where)
-            await store.uploads.append(where, session.id, once(data))
-            await store.uploads.finish(where, session.id, sha256(data))
-        assert await read(store, sha256(data)) == data
-        assert (await Scrubber(store.core).run()).damaged == []
-        assert await found(store, deep=True) == []
+    if heal == "put":
+        await furnished.put(data, root="healer")
+    elif heal == "upload":
+        await upload(furnished, where, data)
+    elif heal == "sha512":
+        await furnished.put(data, root="healer", digest=sha512(data))
+    else:
+        session = await furnished.uploads.begin(where)
+        await furnished.uploads.append(where, session.id, once(data))
+        await furnished.uploads.finish(where, session.id, sha256(data))
+    assert await read(furnished, sha256(data)) == data
+    assert (await Scrubber(furnished.core).run()).damaged == []
+    assert await found(furnished, deep=True) == []
 
 
-async def test_a_damaged_manifest_is_not_served_until_it_is_pushed_again(place: Place) -> None:
-    async with place.store() as store:
-        await furnish(store)
-        where = await store.locate(REGION, "app/web")
-        body = (await store.manifests.get(where, "v1")).body
-        await flip_inline(store, body)
-        assert (await Scrubber(store.core).run()).damaged == [sha256(body)]
-        with pytest.raises(Corrupt):
-            await store.manifests.get(where, "v1")
-        await push(store, "app/web", "v1", [BASE, SMALL])
-        assert (await store.manifests.get(where, "v1")).body == body
-        assert await found(store, deep=True) == []
+async def test_a_damaged_manifest_is_not_served_until_it_is_pushed_again(furnished: Store) -> None:
+    where = await furnished.locate(REGION, "app/web")
+    body = (await furnished.manifests.get(where, "v1")).body
+    await flip_inline(furnished, body)
+    assert (await Scrubber(furnished.core).run()).damaged == [sha256(body)]
+    with pytest.raises(Corrupt):
+        await furnished.manifests.get(where, "v1")
+    await push(furnished, "app/web", "v1", [BASE, SMALL])
+    assert (await furnished.manifests.get(where, "v1")).body == body
+    assert await found(furnished, deep=True) == []
 
 
-async def test_several_are_found_in_one_walk_and_a_row_that_cannot_be_read(place: Place) -> None:
+async def test_several_are_found_in_one_walk_and_a_row_that_cannot_be_read(
+    furnished: Store,
+) -> None:
     async def flip_blob_row(txn: Transaction, data: bytes) -> None:
         key = layout.BLOB + Digest.of(data).raw
         await txn.put(key, (await txn.get(key) or b"")[:-1] + b"?")
 
-    async with place.store() as store:
-        await furnish(store)
-        await flip_file(store, BASE)
-        await flip_inline(store, SMALL)
-        await store.core.ledger.transact(flip_blob_row, SIGNED)
-        done = await Scrubber(store.core).run()
-        assert done.damaged == sorted(map(sha256, (BASE, SMALL, SIGNED)))
-        assert done.finished
+    await flip_file(furnished, BASE)
+    await flip_inline(furnished, SMALL)
+    await furnished.core.ledger.transact(flip_blob_row, SIGNED)
+    done = await Scrubber(furnished.core).run()
+    assert done.damaged == sorted(map(sha256, (BASE, SMALL, SIGNED)))
+    assert done.finished
 
 
 async def test_the_damaged_are_counted_when_there_are_too_many_to_show(
@@ -170,37 +165,32 @@ async def test_how_far_the_walk_is(place: Place) -> None:
         assert await store.scrubber.progress() == ScrubProgress(0.0, after)
 
 
-async def test_a_blob_larger_than_the_budget_is_read_all_the_same(place: Place) -> None:
-    async with place.store() as store:
-        await store.put(noise(100_000))
-        await store.put(noise(90_000))
-        seen = [await Scrubber(store.core).run(10) for _ in range(4)]
-        assert [done.blobs for done in seen] == [1, 1, 1, 1]
-        assert sorted({done.bytes for done in seen}) == [90_000, 100_000]
+async def test_a_blob_larger_than_the_budget_is_read_all_the_same(store: Store) -> None:
+    await store.put(noise(100_000))
+    await store.put(noise(90_000))
+    seen = [await Scrubber(store.core).run(10) for _ in range(4)]
+    assert [done.blobs for done in seen] == [1, 1, 1, 1]
+    assert sorted({done.bytes for done in seen}) == [90_000, 100_000]
 
 
-async def test_without_a_budget_every_blob_is_read_once_from_any_place(place: Place) -> None:
-    async with place.store() as store:
-        await furnish(store)
-        blobs = (await store.stats()).blobs
-        await Scrubber(store.core).run(50_000)
-        done = await Scrubber(store.core).run()
-        assert (done.blobs, done.finished) == (blobs, True)
+async def test_without_a_budget_every_blob_is_read_once_from_any_place(furnished: Store) -> None:
+    blobs = (await furnished.stats()).blobs
+    await Scrubber(furnished.core).run(50_000)
+    done = await Scrubber(furnished.core).run()
+    assert (done.blobs, done.finished) == (blobs, True)
 
 
-async def test_a_place_that_cannot_be_read_is_the_start(place: Place) -> None:
+async def test_a_place_that_cannot_be_read_is_the_start(furnished: Store) -> None:
     async def ruin(txn: Transaction) -> None:
         key = layout.SETTING + b"scrub"
         assert await get_payload(txn, key)
         await txn.put(key, b"ruined")
 
-    async with place.store() as store:
-        await furnish(store)
-        await Scrubber(store.core).run(50_000)
-        await store.core.ledger.transact(ruin)
-        assert [problem.kind for problem in await found(store)] == ["record"]
-        assert (await Scrubber(store.core).run()).blobs == (await store.stats()).blobs
-        assert await found(store) == []
+    await Scrubber(furnished.core).run(50_000)
+    await furnished.core.ledger.transact(ruin)
+    assert [problem.kind for problem in await found(furnished)] == ["record"]
+    assert (await Scrubber(furnished.core).run()).blobs == (await furnished.stats()).blobs
+    assert await found(furnished) == []
 
 
 async def test_a_file_that_cannot_be_opened_for_other_reasons_is_not_called_damaged(
@@ -222,44 +212,43 @@ async def test_a_file_that_cannot_be_opened_for_other_reasons_is_not_called_dama
 
 @pytest.mark.parametrize("change", ["removed", "healed", "recompressed"])
 async def test_a_blob_that_moves_while_it_is_read_is_not_quarantined(
-    place: Place, change: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bad file is hashed; before that is acted upon, the blob lies elsewhere."""
-    async with place.store() as store:
-        await store.put(TEXT)
-        if change != "recompressed":
-            await flip_file(store, TEXT)
-        hashed = scrub_module._hash_span
-        moved = False
+    await store.put(TEXT)
+    if change != "recompressed":
+        await flip_file(store, TEXT)
+    hashed = scrub_module._hash_span
+    moved = False
 
-        def hash_badly(original: object, hasher: object, offset: int) -> int:
-            nonlocal moved
-            if not moved:
-                moved = True
-                asyncio.run_coroutine_threadsafe(move(), loop).result(30)
-            read = hashed(original, hasher, offset)  # type: ignore[arg-type]  # passed on
-            if change == "recompressed":
-                hasher.update(b"bad memory")  # type: ignore[attr-defined]  # it is a hasher
-            return read
+    def hash_badly(original: object, hasher: object, offset: int) -> int:
+        nonlocal moved
+        if not moved:
+            moved = True
+            asyncio.run_coroutine_threadsafe(move(), loop).result(30)
+        read = hashed(original, hasher, offset)  # type: ignore[arg-type]  # passed on
+        if change == "recompressed":
+            hasher.update(b"bad memory")  # type: ignore[attr-defined]  # it is a hasher
+        return read
 
-        async def move() -> None:
-            if change == "removed":
-                await store.delete(sha256(TEXT))
-                await store.sweeper.run()
-            elif change == "healed":
-                await store.put(TEXT)
-            else:
-                assert (await Recompressor(store.core).run()).swapped
-
-        loop = asyncio.get_running_loop()
-        with monkeypatch.context() as patch:
-            patch.setattr(scrub_module, "_hash_span", hash_badly)
-            done = await Scrubber(store.core).run()
-        assert moved
-        assert done.damaged == []
+    async def move() -> None:
         if change == "removed":
-            with pytest.raises(NotFound):
-                await read(store, sha256(TEXT))
+            await store.delete(sha256(TEXT))
+            await store.sweeper.run()
+        elif change == "healed":
+            await store.put(TEXT)
         else:
-            assert await read(store, sha256(TEXT)) == TEXT
-        assert await found(store, deep=True) == []
+            assert (await Recompressor(store.core).run()).swapped
+
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patch:
+        patch.setattr(scrub_module, "_hash_span", hash_badly)
+        done = await Scrubber(store.core).run()
+    assert moved
+    assert done.damaged == []
+    if change == "removed":
+        with pytest.raises(NotFound):
+            await read(store, sha256(TEXT))
+    else:
+        assert await read(store, sha256(TEXT)) == TEXT
+    assert await found(store, deep=True) == []

@@ -20,6 +20,7 @@ from support.engine import (
     problems,
     push,
     put,
+    raised,
     read,
     sha256,
     sha512,
@@ -215,22 +216,19 @@ async def test_a_name_that_is_taken(store: Store) -> None:
     await store.tags.delete(v1.id)
     await upload(store, await store.locate(REGION, "app/web"), CONFIG)
     await put(store, "app/web", manifest(CONFIG), "v1")
-    with pytest.raises(AlreadyExists) as taken:
+    with raised(AlreadyExists, kind="tag", name="v1"):
         await store.trash.restore(v1.id)
-    assert (taken.value.kind, taken.value.name) == ("tag", "v1")
     # Nothing of it came back.
     with pytest.raises(NotFound):
         await store.manifests.get(await store.locate(REGION, "app/web"), sha256(BODY))
     await store.images.delete(web.id)
     await push(store, "app/web", "v1", [])
-    with pytest.raises(AlreadyExists) as taken:
+    with raised(AlreadyExists, kind="image", name="web"):
         await store.trash.restore(web.id)
-    assert (taken.value.kind, taken.value.name) == ("image", "web")
     await store.namespaces.delete(space.id)
     other = await make_namespace(store)
-    with pytest.raises(AlreadyExists) as taken:
+    with raised(AlreadyExists, kind="namespace", name="app"):
         await store.trash.restore(space.id)
-    assert (taken.value.kind, taken.value.name) == ("namespace", "app")
     await store.namespaces.delete(other.id)
     await store.trash.restore(space.id)
 
@@ -243,14 +241,12 @@ async def test_what_it_belonged_to_has_to_be_there(store: Store) -> None:
     )
     await store.tags.delete(v1.id)
     await store.images.delete(web.id)
-    with pytest.raises(NotFound) as missing:
+    with raised(NotFound, kind="image", name="app/web"):
         await store.trash.restore(v1.id)
-    assert (missing.value.kind, missing.value.name) == ("image", "app/web")
     await store.namespaces.delete(space.id)
     for item in (v1.id, web.id):
-        with pytest.raises(NotFound) as missing:
+        with raised(NotFound, kind="namespace", name="app"):
             await store.trash.restore(item)
-        assert (missing.value.kind, missing.value.name) == ("namespace", "app")
     await store.trash.restore(space.id)
     await store.trash.restore(web.id)
     await store.trash.restore(v1.id)
@@ -284,9 +280,8 @@ async def test_when_its_time_is_over_swept_or_not(store: Store, clock: Clock) ->
     assert (await store.trash.list()).items == []
     for swept in (False, True):
         for item in (space.id, web.id, v1.id):
-            with pytest.raises(NotFound) as missing:
+            with raised(NotFound, kind="trash", name=str(item)):
                 await store.trash.restore(item)
-            assert (missing.value.kind, missing.value.name) == ("trash", str(item))
         if not swept:
             await store.sweeper.run()
     assert (await store.stats()).trash == 0
@@ -297,9 +292,8 @@ async def test_a_purge_that_has_begun_is_not_undone(store: Store) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.delete(space.id)
     await store.sweeper.step(early=True)
-    with pytest.raises(NotFound) as missing:
+    with raised(NotFound, kind="trash"):
         await store.trash.restore(space.id)
-    assert missing.value.kind == "trash"
     assert (await store.trash.list()).items == []
 
 
@@ -309,13 +303,11 @@ async def test_content_that_went_since(store: Store) -> None:
     await store.tags.delete(second.id)
     where = await store.locate(REGION, "app/web")
     await store.remove_blob(where, sha256(LAYER))
-    with pytest.raises(MissingContent) as missing:
+    with raised(MissingContent, digests=(sha256(LAYER),)):
         await store.trash.restore(second.id)
-    assert missing.value.digests == (sha256(LAYER),)
     await store.remove_blob(where, sha256(BODY))
-    with pytest.raises(NotFound) as gone:
+    with raised(NotFound, kind="manifest", name=sha256(BODY)):
         await store.trash.restore(second.id)
-    assert (gone.value.kind, gone.value.name) == ("manifest", sha256(BODY))
     assert (await image(store)).tags == ()
 
 

@@ -18,6 +18,7 @@ from support.engine import (
     make_namespace,
     manifest,
     problems,
+    problems_after_sweep,
     put,
     sha256,
     upload,
@@ -127,8 +128,7 @@ async def test_all_of_it_goes_and_comes_back(store: Store, clock: Clock, shape: 
         await store.tags.delete(tag)
         assert await present(store) == set()
         clock.advance(DAY / 2)
-        await store.sweeper.run()
-        assert await problems(store) == []
+        assert await problems_after_sweep(store) == []
         await store.trash.restore(tag)
         assert await top_of(store) == tag
         assert await present(store) == before

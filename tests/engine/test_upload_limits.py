@@ -19,8 +19,9 @@ from support.engine import (
     make_namespace,
     noise,
     once,
-    problems,
+    problems_after_sweep,
     push,
+    raised,
     read,
     sha256,
     shown,
@@ -69,13 +70,11 @@ async def test_limits(place: Place) -> None:
     async with place.store(uploads_per_namespace_max=2, blob_bytes_max=1000) as store:
         space = await make_namespace(store)
         where, upload = await begin_upload(store)
-        with pytest.raises(TooLarge) as large:
+        with raised(TooLarge, limit=1000):
             await store.uploads.begin(where, size=1001)
-        assert large.value.limit == 1000
         await store.uploads.begin(where, size=1000)
-        with pytest.raises(QuotaExceeded) as many:
+        with raised(QuotaExceeded, resource="uploads", quota=2):
             await store.uploads.begin(where)
-        assert (many.value.resource, many.value.quota) == ("uploads", 2)
         await store.uploads.append(where, upload.id, once(noise(900)))
         with pytest.raises(TooLarge):
             await store.uploads.append(where, upload.id, once(SMALL, SMALL))
@@ -134,9 +133,8 @@ async def test_a_quota_counts_open_uploads(store: Store) -> None:
     told = "kept_size: 1001 more are asked for, and 0 of 1000 are used (0 in images)"
     assert str(over.value) == told
     await store.uploads.append(where, first.id, once(noise(600)))
-    with pytest.raises(QuotaExceeded) as over:
+    with raised(QuotaExceeded, current=600, asked=401, missing=1):
         await store.uploads.begin(where, size=401)
-    assert (over.value.current, over.value.asked, over.value.missing) == (600, 401, 1)
     _, second = await begin_upload(store)
     with pytest.raises(QuotaExceeded):
         await store.uploads.append(where, second.id, once(noise(401)))
@@ -186,15 +184,13 @@ async def test_bytes_of_unknown_number_count_as_they_arrive(
 ) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=len(data) + 50)
-    where, one = await begin_upload(store)
-    await store.uploads.append(where, one.id, once(data))
+    where, one = await begin_upload(store, data)
     assert await used(store) == len(data)
     for first in (b"", noise(30)):
         _, other = await begin_upload(store)
         await store.uploads.append(where, other.id, once(first))
-        with pytest.raises(QuotaExceeded) as over:
+        with raised(QuotaExceeded, resource="kept_size", quota=len(data) + 50):
             await store.uploads.append(where, other.id, once(noise(20), noise(31)))
-        assert (over.value.resource, over.value.quota) == ("kept_size", len(data) + 50)
         await gone(store, where, other.id)
         assert await used(store) == len(data)
     _, other = await begin_upload(store)
@@ -214,8 +210,7 @@ async def test_much_more_than_the_quota_is_not_even_received(
 ) -> None:
     space = await store.namespaces.find(REGION, "app")
     await store.namespaces.update(space.id, quota=3_000_000)
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(SMALL))
+    where, upload = await begin_upload(store, SMALL)
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -254,15 +249,12 @@ async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None
             store.uploads.put(where, sha256(noise(600_000)), slow(), length=600_000)
         )
         await begun.wait()
-        with pytest.raises(QuotaExceeded) as many:
+        with raised(QuotaExceeded, resource="uploads", current=2):
             await store.uploads.begin(where)
-        assert (many.value.resource, many.value.current) == ("uploads", 2)
-        with pytest.raises(QuotaExceeded) as many:
+        with raised(QuotaExceeded, resource="uploads"):
             await store.uploads.put(where, sha256(SMALL), once(SMALL), length=len(SMALL))
-        assert many.value.resource == "uploads"
-        with pytest.raises(QuotaExceeded) as over:
+        with raised(QuotaExceeded, resource="kept_size", current=600_000):
             await store.uploads.append(where, session.id, once(MIDDLE, MIDDLE, MIDDLE))
-        assert (over.value.resource, over.value.current) == ("kept_size", 600_000)
         go_on.set()
         await running
         # It is held now, and counts as that.
@@ -275,9 +267,8 @@ async def test_uploads_in_one_request_count_while_they_run(place: Place) -> None
 async def test_a_declared_size_is_the_most_that_comes(store: Store) -> None:
     where, upload = await begin_upload(store, size=1000)
     for length in (None, 1001):
-        with pytest.raises(SizeMismatch) as more:
+        with raised(SizeMismatch, expected=1000, actual=1001):
             await store.uploads.append(where, upload.id, once(noise(1001)), length=length)
-        assert (more.value.expected, more.value.actual) == (1000, 1001)
     await store.uploads.append(where, upload.id, once(noise(400)))
     with pytest.raises(SizeMismatch):
         await store.uploads.append(where, upload.id, once(noise(601)))
@@ -290,12 +281,10 @@ async def test_a_declared_size_is_the_most_that_comes(store: Store) -> None:
 
 async def test_sizes_below_nothing(store: Store) -> None:
     where = await store.locate(REGION, "app/web")
-    with pytest.raises(Invalid) as wrong:
+    with raised(Invalid, argument="size"):
         await store.uploads.begin(where, size=-(10**9))
-    assert wrong.value.argument == "size"
-    with pytest.raises(Invalid) as wrong:
+    with raised(Invalid, argument="length"):
         await store.uploads.put(where, sha256(b""), once(b""), length=-1)
-    assert wrong.value.argument == "length"
     assert (await store.stats()).uploads == 0
 
 
@@ -303,8 +292,7 @@ async def test_sizes_below_nothing(store: Store) -> None:
 async def test_the_end_of_a_session_looks_at_the_quota_again(store: Store, data: bytes) -> None:
     """It was lowered since, or others have filled the namespace."""
     space = await store.namespaces.find(REGION, "app")
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(data))
+    where, upload = await begin_upload(store, data)
     await store.namespaces.update(space.id, quota=len(data) - 1)
     with pytest.raises(QuotaExceeded):
         await store.uploads.finish(where, upload.id, sha256(data))
@@ -319,8 +307,7 @@ async def test_a_locked_namespace_ends_what_would_become_a_blob(
     store: Store, place: Place, data: bytes, with_body: bool
 ) -> None:
     space = await store.namespaces.find(REGION, "app")
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(data))
+    where, upload = await begin_upload(store, data)
     await store.namespaces.update(space.id, locked=True)
     rest = SMALL if with_body else b""
     with pytest.raises(Locked):
@@ -338,8 +325,7 @@ async def test_appends_to_a_file_write_few_rows(
     async with store:
         space = await make_namespace(store)
         await store.namespaces.update(space.id, quota=quota)
-        where, upload = await begin_upload(store)
-        await store.uploads.append(where, upload.id, once(MIDDLE))
+        where, upload = await begin_upload(store, MIDDLE)
         written: list[Function] = []
 
         async def count(work: Function) -> None:
@@ -406,8 +392,7 @@ async def test_sessions_expire_after_their_last_use(store: Store, clock: Clock) 
 
 
 async def test_files_of_expired_sessions_go(store: Store, place: Place, clock: Clock) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(BIG))
+    await begin_upload(store, BIG)
     assert place.files() == [len(BIG)]
     clock.advance(DAY + 1)
     await store.sweeper.run()
@@ -416,8 +401,7 @@ async def test_files_of_expired_sessions_go(store: Store, place: Place, clock: C
 
 async def test_sessions_go_with_their_namespace(store: Store) -> None:
     space = await store.namespaces.find(REGION, "app")
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(SMALL))
+    where, upload = await begin_upload(store, SMALL)
     await store.namespaces.delete(space.id)
     for call in (
         store.uploads.get(where, upload.id),
@@ -425,13 +409,11 @@ async def test_sessions_go_with_their_namespace(store: Store) -> None:
         store.uploads.begin(where),
         store.uploads.put(where, sha256(SMALL), once(SMALL)),
     ):
-        with pytest.raises(NotFound) as missing:
+        with raised(NotFound, kind="namespace"):
             await call
-        assert missing.value.kind == "namespace"
     await store.trash.restore(space.id)
-    with pytest.raises(NotFound) as missing:
+    with raised(NotFound, kind="upload"):
         await store.uploads.finish(where, upload.id, sha256(SMALL))
-    assert missing.value.kind == "upload"
 
 
 async def test_an_open_namespace_is_not_remembered_past_a_limit(store: Store) -> None:
@@ -501,8 +483,7 @@ async def test_bytes_that_come_while_a_namespace_goes_are_forgotten(place: Place
         assert (await store.stats()).uploads == 0
         await store.trash.restore(space.id)
         assert (await store.namespaces.usage(space.id)).uploads == 0
-        await store.sweeper.run()
-        assert await problems(store) == []
+        assert await problems_after_sweep(store) == []
 
 
 async def test_sessions_of_a_namespace_that_came_back_stay(place: Place, clock: Clock) -> None:
@@ -567,19 +548,16 @@ async def test_an_upload_that_another_one_ended_frees_nothing_twice(place: Place
                 await txn.add(bound.key, 400_000)
             await quotas.check_growth(txn, sessions, 400_000)
 
-        with pytest.raises(QuotaExceeded) as refused:
+        with raised(QuotaExceeded, current=200_000):
             await store.core.ledger.transact(grow, UploadTotals())
-        assert refused.value.current == 200_000
 
 
 async def test_what_a_project_keeps_has_its_open_uploads(store: Store) -> None:
     """A refusal over the project's quota counts them: so does the number that explains it."""
     await store.limits.update_project(PROJECT, quota=1_000_000)
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(MIDDLE))
+    where, _ = await begin_upload(store, MIDDLE)
     assert (await store.limits.project(PROJECT)).kept_size == len(MIDDLE)
     told = await store.limits.update_project(PROJECT, quota=len(MIDDLE))
     assert told.kept_size == len(MIDDLE)
-    with pytest.raises(QuotaExceeded) as refused:
+    with raised(QuotaExceeded, current=told.kept_size):
         await store.uploads.begin(where, size=1)
-    assert refused.value.current == told.kept_size

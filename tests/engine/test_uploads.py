@@ -25,6 +25,7 @@ from support.engine import (
     once,
     pieces_that_are_none,
     problems,
+    raised,
     read,
     sha256,
     sha512,
@@ -82,19 +83,16 @@ async def test_in_one_request(store: Store, data: bytes) -> None:
 
 
 async def test_a_digest_of_another_algorithm_than_announced(store: Store) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(BIG))
+    where, upload = await begin_upload(store, BIG)
     blob = await store.uploads.finish(where, upload.id, sha512(BIG))
     assert str(blob.digest) == sha512(BIG)
 
 
 @pytest.mark.parametrize("data", [SMALL, BIG], ids=shown)
 async def test_a_wrong_digest_ends_the_session(store: Store, place: Place, data: bytes) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(data))
-    with pytest.raises(DigestMismatch) as wrong:
+    where, upload = await begin_upload(store, data)
+    with raised(DigestMismatch, expected=sha256(b"other"), actual=sha256(data)):
         await store.uploads.finish(where, upload.id, sha256(b"other"))
-    assert (wrong.value.expected, wrong.value.actual) == (sha256(b"other"), sha256(data))
     with pytest.raises(NotFound):
         await store.uploads.get(where, upload.id)
     with pytest.raises(DigestMismatch):
@@ -107,12 +105,10 @@ async def test_a_wrong_digest_ends_the_session(store: Store, place: Place, data:
 
 @pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
 async def test_a_wrong_offset_keeps_the_session(store: Store, first: bytes) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(first))
+    where, upload = await begin_upload(store, first)
     for offset in (0, len(first) - 1, len(first) + 1):
-        with pytest.raises(OffsetMismatch) as wrong:
+        with raised(OffsetMismatch, offset=len(first), asked=offset):
             await store.uploads.append(where, upload.id, once(b"more"), offset=offset)
-        assert (wrong.value.offset, wrong.value.asked) == (len(first), offset)
         finish = store.uploads.finish(where, upload.id, sha256(first), once(b""), offset=offset)
         with pytest.raises(OffsetMismatch):
             await finish
@@ -128,11 +124,9 @@ async def test_a_wrong_offset_keeps_the_session(store: Store, first: bytes) -> N
 async def test_a_body_of_another_length_is_undone(
     store: Store, first: bytes, sent: bytes, announced: int
 ) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(first))
-    with pytest.raises(SizeMismatch) as wrong:
+    where, upload = await begin_upload(store, first)
+    with raised(SizeMismatch, expected=announced):
         await store.uploads.append(where, upload.id, once(sent), length=announced)
-    assert wrong.value.expected == announced
     assert (await store.uploads.get(where, upload.id)).offset == len(first)
     await store.uploads.append(where, upload.id, once(SMALL))
     blob = await store.uploads.finish(where, upload.id, sha256(first + SMALL))
@@ -161,8 +155,7 @@ async def test_a_finish_that_broke_off_takes_back_what_it_brought(
     """It may be sent again, to whichever process, until it comes whole."""
     async with place.store() as one, place.store() as two:
         await make_namespace(one)
-        where, upload = await begin_upload(one)
-        await one.uploads.append(where, upload.id, once(first))
+        where, upload = await begin_upload(one, first)
         data = first + came + MIDDLE
         for store in (one, one, two, one):
             with pytest.raises(Vanished):
@@ -177,8 +170,7 @@ async def test_a_finish_that_broke_off_takes_back_what_it_brought(
 
 @pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
 async def test_what_comes_after_a_finish_that_broke_off_counts(store: Store, first: bytes) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(first))
+    where, upload = await begin_upload(store, first)
     for number in range(3):
         with pytest.raises(Vanished):
             await store.uploads.finish(where, upload.id, sha256(BIG), vanishing(BIG))
@@ -196,8 +188,7 @@ async def test_a_finish_that_could_not_commit_may_be_sent_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, first: bytes, more: bytes
 ) -> None:
     """All of it came, and no blob came of it."""
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(first))
+    where, upload = await begin_upload(store, first)
 
     async def refuse(*_: object, **__: object) -> None:
         raise StorageFull("ledger")
@@ -214,8 +205,7 @@ async def test_a_finish_that_could_not_commit_may_be_sent_again(
 
 @pytest.mark.parametrize("first", [b"", SMALL, BIG], ids=shown)
 async def test_a_cancelled_finish_takes_back_what_it_brought(store: Store, first: bytes) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(first))
+    where, upload = await begin_upload(store, first)
     taken = asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
@@ -241,8 +231,7 @@ async def test_a_finish_whose_answer_was_lost(place: Place, clock: Clock, data: 
     """It says again what came of it, for as long as the image is sure to have that."""
     async with place.store() as store, place.store() as other:
         await make_namespace(store)
-        where, upload = await begin_upload(store)
-        await store.uploads.append(where, upload.id, once(data[:50]))
+        where, upload = await begin_upload(store, data[:50])
         await store.uploads.finish(where, upload.id, sha256(data), once(data[50:]))
         taken = 0
 
@@ -259,9 +248,8 @@ async def test_a_finish_whose_answer_was_lost(place: Place, clock: Clock, data: 
         assert taken == 2 * len(range(50, len(data), 100_000)), "the client comes to its answer"
         elsewhere = await store.locate(REGION, "app/other")
         for place_of, digest in ((where, sha256(b"x")), (elsewhere, sha256(data))):
-            with pytest.raises(NotFound) as unknown:
+            with raised(NotFound, kind="upload"):
                 await store.uploads.finish(place_of, upload.id, digest, once(b"x"))
-            assert unknown.value.kind == "upload"
         clock.advance(0.6 * DAY)
         with pytest.raises(NotFound):
             await store.uploads.finish(where, upload.id, sha256(data))
@@ -289,8 +277,7 @@ async def test_pieces_that_are_no_bytes(store: Store, place: Place) -> None:
 
 @pytest.mark.parametrize("source", [b"bytes", "text", 5, [b"bytes"], io.BytesIO(b"bytes")])
 async def test_what_is_no_stream(store: Store, place: Place, source: Any) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(SMALL))
+    where, upload = await begin_upload(store, SMALL)
     for call in (
         store.uploads.append(where, upload.id, source),
         store.uploads.finish(where, upload.id, sha256(SMALL), source),
@@ -318,8 +305,7 @@ async def test_a_one_request_upload_that_breaks_off_leaves_nothing(
 
 @pytest.mark.parametrize("first", [SMALL, BIG], ids=shown)
 async def test_concurrent_appends_are_refused_not_mixed(store: Store, first: bytes) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(first))
+    where, upload = await begin_upload(store, first)
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -333,9 +319,8 @@ async def test_concurrent_appends_are_refused_not_mixed(store: Store, first: byt
         store.uploads.append(where, upload.id, once(b"mixed")),
         store.uploads.finish(where, upload.id, sha256(first)),
     ):
-        with pytest.raises(Busy) as busy:
+        with raised(Busy, kind="upload", name=str(upload.id)):
             await call
-        assert (busy.value.kind, busy.value.name) == ("upload", str(upload.id))
     go_on.set()
     assert (await append).offset == len(first + MIDDLE)
     await store.uploads.finish(where, upload.id, sha256(first + MIDDLE))
@@ -345,8 +330,7 @@ async def test_concurrent_appends_are_refused_not_mixed(store: Store, first: byt
 async def test_appends_of_two_openers_are_refused_not_mixed(place: Place, first: bytes) -> None:
     async with place.store() as one, place.store() as other:
         await make_namespace(one)
-        where, upload = await begin_upload(one)
-        await one.uploads.append(where, upload.id, once(first))
+        where, upload = await begin_upload(one, first)
         started, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow() -> AsyncIterator[bytes]:
@@ -378,8 +362,7 @@ async def test_appends_of_two_openers_are_refused_not_mixed(place: Place, first:
 async def test_sessions_survive_a_restart(place: Place, first: bytes, second: bytes) -> None:
     async with place.store() as store:
         await make_namespace(store)
-        where, upload = await begin_upload(store)
-        await store.uploads.append(where, upload.id, once(first))
+        where, upload = await begin_upload(store, first)
     async with place.store() as store:
         assert (await store.uploads.get(where, upload.id)).offset == len(first)
         await store.sweeper.run()
@@ -416,8 +399,7 @@ async def test_damaged_sessions_are_forgotten(tmp_path: Path, content: bytes) ->
     place = Place("disk", tmp_path, Clock())
     async with place.store() as store:
         await make_namespace(store)
-        where, upload = await begin_upload(store)
-        await store.uploads.append(where, upload.id, once(BIG))
+        where, upload = await begin_upload(store, BIG)
     (ledger,) = (tmp_path / "data" / "scratch").glob("*/data.mdb")
     ledger.write_bytes(content)
     async with place.store() as store:
@@ -430,8 +412,7 @@ async def test_damaged_sessions_are_forgotten(tmp_path: Path, content: bytes) ->
 
 
 async def test_abort(store: Store, place: Place) -> None:
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(BIG))
+    where, upload = await begin_upload(store, BIG)
     await store.uploads.abort(where, upload.id)
     assert place.files() == []
     for call in (
@@ -440,9 +421,8 @@ async def test_abort(store: Store, place: Place) -> None:
         store.uploads.append(where, upload.id, once(b"")),
         store.uploads.finish(where, upload.id, sha256(BIG)),
     ):
-        with pytest.raises(NotFound) as missing:
+        with raised(NotFound, kind="upload", name=str(upload.id)):
             await call
-        assert (missing.value.kind, missing.value.name) == ("upload", str(upload.id))
 
 
 async def test_a_session_belongs_to_its_image(store: Store) -> None:
@@ -467,8 +447,7 @@ async def test_equal_uploads_share_one_file(store: Store, place: Place) -> None:
         await store.uploads.put(where, sha256(BIG), once(BIG))
         where = await store.locate(REGION, name)
         assert await read(store, sha256(BIG), repository=where) == BIG
-    where, upload = await begin_upload(store)
-    await store.uploads.append(where, upload.id, once(BIG))
+    where, upload = await begin_upload(store, BIG)
     await store.uploads.finish(where, upload.id, sha256(BIG))
     assert place.files() == [len(BIG)]
 
@@ -511,8 +490,7 @@ async def test_a_session_ends_when_its_file_cannot_be_synced(
     monkeypatch.setattr("holdfast.engine.blobs.writer.WRITE_BACK_BYTES", 600_000)
     async with place.store() as store, place.store() as other:
         await make_namespace(store)
-        where, upload = await begin_upload(store)
-        await store.uploads.append(where, upload.id, once(MIDDLE))
+        where, upload = await begin_upload(store, MIDDLE)
 
         def refuse(_fd: int) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -10,11 +10,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
+
+import pytest
 
 from holdfast.engine import (
     OCI_INDEX,
@@ -409,8 +420,30 @@ async def problems(store: Store) -> list[Any]:
     return [] if check is None else [problem async for problem in check()]
 
 
-async def begin_upload(store: Store, **more: object) -> tuple[Repository, Upload]:
-    """Begin a session; return it with the repository as it is located from then on."""
+async def problems_after_sweep(store: Store, *, early: bool = False) -> list[Any]:
+    """Sweep, and return what the consistency checker finds then."""
+    await store.sweeper.run(early=early)
+    return await problems(store)
+
+
+@contextmanager
+def raised(error: type[Exception], /, **fields: object) -> Iterator[None]:
+    """Expect an error of a kind whose attributes have the given values."""
+    with pytest.raises(error) as caught:
+        yield
+    assert {name: getattr(caught.value, name) for name in fields} == fields
+
+
+async def begin_upload(
+    store: Store, received: bytes | None = None, **more: object
+) -> tuple[Repository, Upload]:
+    """Begin a session; return it with the repository as it is located from then on.
+
+    Append the bytes that it is to have received, if any are given.
+    """
     where = await store.locate(REGION, "app/web")
     session = await store.uploads.begin(where, **more)  # type: ignore[arg-type]  # passed on
-    return await store.locate(REGION, "app/web"), session
+    where = await store.locate(REGION, "app/web")
+    if received is not None:
+        await store.uploads.append(where, session.id, once(received))
+    return where, session
