@@ -299,8 +299,7 @@ async def test_a_copy_and_a_writer_in_one_process(
     tmp_path: Path, ledger: LmdbLedger, compact: bool
 ) -> None:
     """A copy may have to wait for the writer, which then needs the interpreter to go on."""
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     copying = asyncio.create_task(
         asyncio.to_thread(ledger.copy, tmp_path / "copy", compact=compact)
     )

@@ -61,8 +61,7 @@ async def test_a_full_map_recovers_after_deletes(path: Path) -> None:
 
 async def test_in_a_group_only_those_fail_that_do_not_fit(path: Path) -> None:
     ledger = opened(path, create=True, map_bytes=2 << 20)
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     tasks = await submitted(
         ledger.transact(add, b"n"),
         ledger.transact(fill, 0, 100, 60_000),

@@ -36,8 +36,7 @@ ledger = fixtures.ledger
 
 
 async def test_who_waits_shares_one_commit(ledger: LmdbLedger) -> None:
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     tasks = await submitted(*(ledger.transact(add, b"n") for _ in range(200)))
     gate.go_on.set()
     await asyncio.gather(first, *tasks)
@@ -47,8 +46,7 @@ async def test_who_waits_shares_one_commit(ledger: LmdbLedger) -> None:
 
 
 async def test_a_group_is_bounded(ledger: LmdbLedger) -> None:
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     tasks = await submitted(*(ledger.transact(add, b"n") for _ in range(1200)))
     gate.go_on.set()
     await asyncio.gather(first, *tasks)
@@ -67,8 +65,7 @@ async def test_a_group_is_bounded(ledger: LmdbLedger) -> None:
 
 
 async def test_who_fails_in_a_group_fails_alone(ledger: LmdbLedger) -> None:
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     tasks = await submitted(
         ledger.transact(put, b"a"),
         ledger.transact(put_and_fail, b"b"),
@@ -112,8 +109,7 @@ async def read_only(txn: Transaction) -> None:
 
 async def test_a_group_is_quiet_if_all_who_wrote_are(ledger: LmdbLedger) -> None:
     async def quiet_group(*others: Coroutine[Any, Any, None]) -> bool:
-        gate = Gate()
-        first = await gate.shut(ledger)
+        gate, first = await Gate.shut_on(ledger)
         tasks = await submitted(ledger.transact(hush, b"a"), *others, ledger.transact(hush, b"b"))
         gate.go_on.set()
         await first
@@ -204,8 +200,7 @@ async def test_who_meets_a_damaged_page_in_a_group_fails_alone(ledger: LmdbLedge
         error.__dict__["code"] = -30796  # as the binding does
         raise error
 
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     tasks = await submitted(
         ledger.transact(put, b"a"), ledger.transact(meet), ledger.transact(add, b"n")
     )
@@ -227,8 +222,7 @@ async def test_members_of_a_group_see_the_room_that_those_before_them_left(path:
         await txn.put(key, row)
 
     ledger = opened(path, create=True, map_bytes=64 << 20)
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     tasks = await submitted(*(ledger.transact(take, b"%d" % number) for number in range(members)))
     gate.go_on.set()
     await asyncio.gather(first, *tasks)
@@ -241,8 +235,7 @@ async def test_members_of_a_group_see_the_room_that_those_before_them_left(path:
 
 async def test_reads_go_on_beside_a_writer(ledger: LmdbLedger) -> None:
     await ledger.transact(put, b"before")
-    gate = Gate()
-    task = await gate.shut(ledger)
+    gate, task = await Gate.shut_on(ledger)
     number = ledger.last_txn()
     for _ in range(3):
         assert await ledger.read(keys) == [b"before"]
@@ -274,8 +267,7 @@ async def test_a_read_sees_one_state_however_long_it_takes(ledger: LmdbLedger) -
 
 
 async def test_a_cancelled_caller_disturbs_nobody(ledger: LmdbLedger) -> None:
-    gate = Gate()
-    first = await gate.shut(ledger)
+    gate, first = await Gate.shut_on(ledger)
     good, gone, failing, last = await submitted(
         ledger.transact(put, b"good"),
         ledger.transact(put, b"gone"),

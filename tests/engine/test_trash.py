@@ -27,7 +27,16 @@ from support.engine import (
     upload,
 )
 
-from holdfast.engine import AlreadyExists, Image, Locked, MissingContent, NotFound, Store, Tag
+from holdfast.engine import (
+    AlreadyExists,
+    Image,
+    Locked,
+    MissingContent,
+    Namespace,
+    NotFound,
+    Store,
+    Tag,
+)
 from holdfast.engine.ledger import layout
 from holdfast.engine.ledger.interface import Transaction, after
 from holdfast.engine.maintenance import dead_letters
@@ -58,9 +67,14 @@ async def tag(store: Store, name: str) -> Tag:
     return found
 
 
-async def test_what_lies_in_it(store: Store, clock: Clock) -> None:
+async def parts(store: Store) -> tuple[Namespace, Image, Tag]:
+    """Return the namespace, its image, and the first tag of that."""
     space = await store.namespaces.find(REGION, "app")
-    v1, web = await tag(store, "v1"), await image(store)
+    return space, await image(store), await tag(store, "v1")
+
+
+async def test_what_lies_in_it(store: Store, clock: Clock) -> None:
+    space, web, v1 = await parts(store)
     await store.tags.delete(v1.id)
     clock.advance(1)
     await store.images.delete(web.id)
@@ -207,11 +221,7 @@ async def test_an_untagged_tag_comes_back_with_its_manifest(store: Store) -> Non
 
 
 async def test_a_name_that_is_taken(store: Store) -> None:
-    space, web, v1 = (
-        await store.namespaces.find(REGION, "app"),
-        await image(store),
-        await tag(store, "v1"),
-    )
+    space, web, v1 = await parts(store)
     await store.tags.delete((await tag(store, "v2")).id)
     await store.tags.delete(v1.id)
     await upload(store, await store.locate(REGION, "app/web"), CONFIG)
@@ -234,11 +244,7 @@ async def test_a_name_that_is_taken(store: Store) -> None:
 
 
 async def test_what_it_belonged_to_has_to_be_there(store: Store) -> None:
-    space, web, v1 = (
-        await store.namespaces.find(REGION, "app"),
-        await image(store),
-        await tag(store, "v1"),
-    )
+    space, web, v1 = await parts(store)
     await store.tags.delete(v1.id)
     await store.images.delete(web.id)
     with raised(NotFound, kind="image", name="app/web"):
@@ -254,8 +260,7 @@ async def test_what_it_belonged_to_has_to_be_there(store: Store) -> None:
 
 
 async def test_a_locked_namespace(store: Store) -> None:
-    space, web = await store.namespaces.find(REGION, "app"), await image(store)
-    v1 = await tag(store, "v1")
+    space, web, v1 = await parts(store)
     await store.tags.delete(v1.id)
     await store.namespaces.update(space.id, locked=True)
     with pytest.raises(Locked):
@@ -268,11 +273,7 @@ async def test_a_locked_namespace(store: Store) -> None:
 
 
 async def test_when_its_time_is_over_swept_or_not(store: Store, clock: Clock) -> None:
-    space, web, v1 = (
-        await store.namespaces.find(REGION, "app"),
-        await image(store),
-        await tag(store, "v1"),
-    )
+    space, web, v1 = await parts(store)
     await store.tags.delete(v1.id)
     await store.images.delete(web.id)
     await store.namespaces.delete(space.id)

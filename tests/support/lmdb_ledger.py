@@ -169,6 +169,12 @@ class Gate:
         assert await asyncio.to_thread(self.entered.wait, 60)
         return task
 
+    @classmethod
+    async def shut_on(cls, ledger: LmdbLedger) -> tuple[Gate, asyncio.Task[None]]:
+        """Return a new gate that holds the writer of a ledger, and the task that passes it."""
+        gate = cls()
+        return gate, await gate.shut(ledger)
+
 
 async def submitted(*calls: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
     """Tasks that have run as far as they can."""
