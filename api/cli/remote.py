@@ -11,8 +11,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from holdfast.api.management.auth import AUTH_HEADER
 from holdfast.api.management.errors import STATUS, ApiError, Body, DeniedAuthentication
+from holdfast.api.management.login import AUTH_HEADER
 from holdfast.api.management.operation import Operation
 from holdfast.api.management.upkeep import check_store
 

@@ -21,7 +21,6 @@ from holdfast.api.http.read_owner import set_read_owner
 from holdfast.api.telemetry.request_record import note_key, note_object, note_region, note_target
 from holdfast.engine import Corrupt, EngineError, Key, Unusable
 
-from .auth import AUTH_HEADER, authenticate
 from .body import expect, read_body
 from .errors import (
     ApiError,
@@ -34,6 +33,7 @@ from .errors import (
     not_found,
     too_many,
 )
+from .login import AUTH_HEADER, authenticate
 from .openapi import document
 from .operation import AnyOperation, Call, Nothing
 from .operations import OPERATIONS

@@ -1,47 +1,18 @@
-"""Authenticates callers of the management API and checks their access to objects.
+"""Checks the access of callers of the management API to objects.
 
-``X-Auth-Token`` has the secret of a key. An object of another project gets the same 404 as an
-absent one, byte for byte. If anyone may pull it, its existence is no secret and the status is
-403. An id of another region counts as absent.
+An object of another project gets the same 404 as an absent one, byte for byte. If anyone may pull
+it, its existence is no secret and the status is 403. An id of another region counts as absent.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from holdfast.api.telemetry.request_record import login_wait, note_failed_login
-from holdfast.engine import Image, Key, Namespace, NotFound, Store, Tag
+from holdfast.engine import Image, Namespace, NotFound, Tag
 
-from .errors import ApiError, AuthReason, DeniedAuthentication, denied, not_found, too_many
+from .errors import denied, not_found
 from .operation import Call
-
-AUTH_HEADER: Final = "X-Auth-Token"
-SECRET_CHARS_MAX: Final = 256
-
-
-def _unauthenticated(reason: AuthReason) -> ApiError:
-    return ApiError(DeniedAuthentication(reason=reason))
-
-
-async def authenticate(store: Store, token: str | None) -> Key:
-    """Return the key of a request.
-
-    Raises ApiError: 401 ``denied_authentication`` without a valid key, 429 after too many
-    failures.
-    """
-    if not token or len(token) > SECRET_CHARS_MAX or not token.isascii():
-        raise _unauthenticated("invalid_argument")
-    if wait := login_wait():
-        raise too_many(wait, "too many failed logins from this address")
-    key = await store.keys.authenticate(token)
-    if key is None:
-        note_failed_login()
-        raise _unauthenticated("not_found")
-    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
-        raise _unauthenticated("expired")
-    return key
 
 
 async def namespace_of(call: Call[Any, Any], action: str) -> Namespace:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from .auth import AUTH_HEADER
 from .errors import (
     STATUS,
     STORAGE_FULL,
@@ -25,6 +24,7 @@ from .errors import (
     TooManyRequests,
     Unavailable,
 )
+from .login import AUTH_HEADER
 from .operation import SCALEWAY, AnyOperation, Nothing
 
 Json = dict[str, Any]
