@@ -116,6 +116,8 @@ class FastConnection(Connection):
         if self._sending is not None:
             self._sending.stop(ConnectionResetError("the connection was lost"))
         self._stop_gathering()
+        # The connection and its handler refer to each other until the garbage is collected.
+        self._held.clear()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:
@@ -316,15 +318,18 @@ class FastConnection(Connection):
 
     def _go_on(self) -> None:
         """Handle the packets that were held, up to the next one whose answer must be waited for."""
-        self.handler.release_reading()
         while self._held and self.state not in (*_ANSWERING, State.LOST):
             data = self._held.popleft()
             self._held_bytes -= len(data)
             self.data_received(data)
+        # Not before the loop: each push among many that are held would let in as much again.
+        if self._held_bytes <= HELD_BYTES_MAX and self.state is not State.SENDING:
+            self.handler.release_reading()
         if self._half_closed and self.state not in _ANSWERING:
-            # No more bytes come, so half a push stays half.
+            # No more bytes come, so half a push stays half, and so does half a body.
             if self.state is State.GATHERING:
                 self._decline_push()
+            self.handler.fail_body("the client ended its side")
             if not self._open_requests:
                 self._close()
 

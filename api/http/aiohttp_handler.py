@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from aiohttp import hdrs, web
@@ -193,9 +194,10 @@ class AiohttpHandler(RequestHandler):
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             # aiohttp's own handler would answer in HTML, and close without a linger.
             response = self.handle_error(request, err_info.status, err_info.exc)
-            await response.prepare(request)
-            await response.write_eof()
-            await self.owner.linger()
+            with suppress(ConnectionError):  # the client is gone, and needs no answer
+                await response.prepare(request)
+                await response.write_eof()
+                await self.owner.linger()
             return response
 
         return handler
