@@ -54,22 +54,8 @@ class Listeners:
 
         Raises CannotListen; no socket stays open then.
         """
-        try:
-            hosts = _resolve(address)
-        except OSError as error:
-            raise CannotListen(address, error) from None
-        groups: list[list[socket.socket]] = []
-        port = address.port or 0
-        try:
-            for family, host in hosts:
-                group = _group(family, host, port, self._workers)
-                groups.append(group)
-                port = group[0].getsockname()[1]
-        except OSError as error:
-            _close(groups)
-            raise CannotListen(address, error) from None
-        self._groups.extend(groups)
-        real = Address(address.host, port)
+        groups, real = _listen(address, self._workers)
+        self._groups += groups
         self.address = self.address or real
         return real
 
@@ -134,16 +120,11 @@ class Listeners:
     def listen_metrics(self, address: Address) -> Address:
         """Listen for scrapes, which worker 0 serves. Return the real address.
 
-        Raises CannotListen.
+        Raises CannotListen; no socket stays open then.
         """
-        try:
-            port = address.port or 0
-            for family, host in _resolve(address):
-                self._metrics += _group(family, host, port, 1)
-                port = self._metrics[0].getsockname()[1]
-        except OSError as error:
-            raise CannotListen(address, error) from None
-        return Address(address.host, port)
+        groups, real = _listen(address, 1)
+        self._metrics += [group[0] for group in groups]
+        return real
 
     def of_metrics(self) -> list[socket.socket]:
         """Return the sockets for scrapes."""
@@ -189,6 +170,23 @@ def _close(groups: Iterable[Iterable[socket.socket]]) -> None:
     for group in groups:
         for listener in group:
             listener.close()
+
+
+def _listen(address: Address, workers: int) -> tuple[list[list[socket.socket]], Address]:
+    """Return a group of sockets for every IP address of a host, and the real address.
+
+    Raises CannotListen; no socket stays open then.
+    """
+    groups: list[list[socket.socket]] = []
+    port = address.port or 0
+    try:
+        for family, host in _resolve(address):
+            groups.append(_group(family, host, port, workers))
+            port = groups[0][0].getsockname()[1]
+    except OSError as error:
+        _close(groups)
+        raise CannotListen(address, error) from None
+    return groups, Address(address.host, port)
 
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:

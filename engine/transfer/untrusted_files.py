@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -75,40 +75,38 @@ class UntrustedFiles:
             return Invalid("path", f"{shown} must not have symbolic links or files as directories")
         return StorageFailed(shown, error.strerror or str(error))
 
-    def _file(self, names: Names) -> AbstractAsyncContextManager[Any]:
-        return opened(aiofiles.open(names[-1], "rb", opener=partial(self._open, names)))
+    @asynccontextmanager
+    async def _file(self, names: Names) -> AsyncIterator[Any]:
+        """Open a file. Raises NotFound, Invalid, StorageFailed for an OSError, also of the body."""
+        try:
+            opener = partial(self._open, names)
+            async with opened(aiofiles.open(names[-1], "rb", opener=opener)) as file:
+                yield file
+        except OSError as error:
+            raise self._error(error, names) from error
 
     async def size(self, *names: str) -> int:
         """Return the size of a file in bytes. Raises NotFound, Invalid, StorageFailed."""
-        try:
-            async with self._file(names) as file:
-                return os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise self._error(error, names) from error
+        async with self._file(names) as file:
+            return os.fstat(file.fileno()).st_size
 
     async def read(self, *names: str, limit: int) -> bytes:
         """Read a whole file.
 
         Raises TooLarge over ``limit`` bytes, NotFound, Invalid, StorageFailed.
         """
-        try:
-            async with self._file(names) as file:
-                # One byte more than allowed shows that the file is longer.
-                content: bytes = await file.read(limit + 1)
-        except OSError as error:
-            raise self._error(error, names) from error
+        async with self._file(names) as file:
+            # One byte more than allowed shows that the file is longer.
+            content: bytes = await file.read(limit + 1)
         if len(content) > limit:
             raise TooLarge(self._show(names), limit)
         return content
 
     async def pieces(self, *names: str) -> AsyncIterator[bytes]:
         """Read a file in pieces. Raises NotFound, Invalid, StorageFailed."""
-        try:
-            async with self._file(names) as file:
-                while piece := await file.read(_PIECE_BYTES):
-                    yield piece
-        except OSError as error:
-            raise self._error(error, names) from error
+        async with self._file(names) as file:
+            while piece := await file.read(_PIECE_BYTES):
+                yield piece
 
     async def entries(self, *names: str, limit: int) -> list[str]:
         """List the names in a directory in order, without those that are not UTF-8.

@@ -13,14 +13,11 @@ from typing import Final
 import msgspec
 
 from holdfast.engine.core import Core
-from holdfast.engine.ledger import layout
-from holdfast.engine.ledger.interface import Transaction, after
-from holdfast.engine.ledger.records import Trash, load
-from holdfast.engine.model.errors import Corrupt
+from holdfast.engine.ledger.interface import Transaction
+from holdfast.engine.ledger.records import Trash
 from holdfast.engine.references import manifest_rows, trash_rows
 
-ENTRIES_READ_MAX: Final = 10_000
-"""Entries of a project's trash that a search for tags of the same manifest reads."""
+from .content import deleted_tags
 
 _ROWS_PER_TXN: Final = 200
 
@@ -32,37 +29,15 @@ async def lacks_list(txn: Transaction, entry: Trash) -> bool:
     return bool(entry.adopting) or not await trash_rows.length(txn, entry)
 
 
-async def same_manifest(
-    txn: Transaction, entry: Trash, start: bytes, limit: int
-) -> tuple[list[Trash], bytes | None]:
-    """Return other deleted tags of the same manifest, and the key to continue at; None at the end.
-
-    Reads up to ``limit`` entries of the project's trash from ``start`` on. Skips entries that
-    cannot be read: they cannot be restored either.
-    """
-    prefix = layout.TRASH_PROJECT + entry.project
-    rows = await txn.scan(start or prefix, after(prefix), limit=limit)
-    found = []
-    for key, _ in rows:
-        try:
-            other = await load(txn, Trash, layout.TRASH + key[len(prefix) :])
-        except Corrupt:
-            continue
-        same = other is not None and (other.image, other.sha) == (entry.image, entry.sha)
-        if other is not None and same and other.kind == "tag" and other.id != entry.id:
-            found.append(other)
-    return found, rows[-1][0] + b"\0" if len(rows) == limit else None
-
-
 async def _all_same_manifest(core: Core, entry: Trash) -> list[Trash]:
-    found: list[Trash] = []
-    start: bytes | None = b""
-    entries_read = 0
-    while start is not None and entries_read < ENTRIES_READ_MAX:
-        some, start = await core.ledger.read_in_thread(same_manifest, entry, start, _ROWS_PER_TXN)
-        found += some
-        entries_read += _ROWS_PER_TXN
-    return found
+    """Return other deleted tags of the same manifest, as far as ``deleted_tags`` reads."""
+    return [
+        other
+        async for _, other in deleted_tags(core, entry.project)
+        if other is not None
+        and (other.image, other.sha) == (entry.image, entry.sha)
+        and other.id != entry.id
+    ]
 
 
 async def copy_batch(txn: Transaction, entry_id: bytes, source_id: bytes) -> bool:

@@ -7,7 +7,7 @@ a whole namespace, therefore first reads the manifests of the other deleted tags
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,46 +64,56 @@ async def needed(core: Core, project: bytes, namespace: bytes, except_id: bytes 
     Bounded by ENTRIES_READ_MAX and NEEDS_MAX: see ``Needed.until``.
     """
     found = Needed()
-    start = b""
-    entries_read, budget = 0, NEEDS_MAX
-    while True:
-        rows = await core.ledger.read_in_thread(_tags, project, start, _ROWS_PER_READ)
-        for key, until, entry in rows:
-            if entries_read == ENTRIES_READ_MAX:
-                found.until = until
-                return found
-            entries_read += 1
-            start = key + b"\0"
-            if entry is None or entry.kind != "tag" or entry.namespace != namespace:
-                continue
-            if entry.id == except_id:
-                continue
-            keys = await of_tag(core, entry, budget)
-            budget -= len(keys)
-            if budget <= 0:
-                found.until = until
-                return found
-            found.keys.setdefault(entry.image, set()).update(keys)
-        if len(rows) < _ROWS_PER_READ:
-            return found
+    budget = NEEDS_MAX
+    async for until, entry in deleted_tags(core, project):
+        if entry is None:
+            found.until = until
+            break
+        if entry.namespace != namespace or entry.id == except_id:
+            continue
+        keys = await of_tag(core, entry, budget)
+        budget -= len(keys)
+        if budget <= 0:
+            found.until = until
+            break
+        found.keys.setdefault(entry.image, set()).update(keys)
+    return found
 
 
-async def _tags(
-    txn: Transaction, project: bytes, start: bytes, limit: int
-) -> list[tuple[bytes, int, Trash | None]]:
-    """Return key, time due (us) and entry of a project's trash from a key on, in order of time.
+async def deleted_tags(core: Core, project: bytes) -> AsyncIterator[tuple[int, Trash | None]]:
+    """Yield time due (us) and entry of the deleted tags of a project, in order of time.
 
-    The entry is None if it cannot be read, so that it cannot be restored either.
+    Reads ENTRIES_READ_MAX entries of the trash. If there are more, the last pair is the time of
+    the first one that was not read, and None.
     """
-    prefix = layout.TRASH_PROJECT + project
-    found = []
-    for key, _ in await txn.scan(start or prefix, after(prefix), limit=limit):
-        position = key[len(prefix) :]
+    prefix = start = layout.TRASH_PROJECT + project
+    left = ENTRIES_READ_MAX
+    while rows := await core.ledger.read_in_thread(_entries, prefix, start, _ROWS_PER_READ):
+        for key, entry in rows:
+            if not left:
+                yield layout.at(key, len(prefix)), None
+                return
+            left -= 1
+            if entry is not None and entry.kind == "tag":
+                yield layout.at(key, len(prefix)), entry
+        if len(rows) < _ROWS_PER_READ:
+            return
+        start = rows[-1][0] + b"\0"
+
+
+async def _entries(
+    txn: Transaction, prefix: bytes, start: bytes, limit: int
+) -> list[tuple[bytes, Trash | None]]:
+    """Return keys and entries of a project's trash from a key on.
+
+    An entry is None if it cannot be read, so that it cannot be restored either.
+    """
+    found: list[tuple[bytes, Trash | None]] = []
+    for key, _ in await txn.scan(start, after(prefix), limit=limit):
         try:
-            entry = await load(txn, Trash, layout.TRASH + position)
+            found.append((key, await load(txn, Trash, layout.TRASH + key[len(prefix) :])))
         except Corrupt:
-            entry = None
-        found.append((key, layout.at(position, 0), entry))
+            found.append((key, None))
     return found
 
 
