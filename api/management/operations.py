@@ -17,7 +17,6 @@ from . import (
     pulls,
     retention,
     settings,
-    store,
     tags,
     trash,
     upkeep,
@@ -40,7 +39,6 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
     *holds.OPERATIONS,
     *trash.OPERATIONS,
     *keys.OPERATIONS,
-    *store.OPERATIONS,
     *upkeep.OPERATIONS,
 )
 """All operations; routes and OpenAPI document are generated from them."""

@@ -1,4 +1,4 @@
-"""Operations for maintenance of the whole store: sweep, scrub, check; not in Scaleway's API.
+"""Operations on the whole store: statistics, sweep, scrub, check; not in Scaleway's API.
 
 A running server sweeps and scrubs in the background; these operations do it now. Long work is
 split: a request works for about WORK_SECONDS, and its response says if more is left. No state is
@@ -18,7 +18,7 @@ from holdfast.engine import Store
 
 from .errors import ApiError, TransientState
 from .operation import HOLDFAST, Call, Nothing, operation
-from .views import CheckAnswer, ProblemAnswer, ScrubAnswer, SweepAnswer, convert
+from .views import CheckAnswer, ProblemAnswer, ScrubAnswer, StatsAnswer, SweepAnswer, convert
 
 WORK_SECONDS: Final = 1.0
 """Time a request works before it responds; it always reads a started blob to its end."""
@@ -28,6 +28,12 @@ PROBLEMS_MAX: Final = 1000
 
 _checked: Final[WeakSet[Store]] = WeakSet()
 """Stores that this process is checking."""
+
+
+@operation("GET", HOLDFAST + "/stats", "Get statistics of the whole store", owner=True)
+async def get_stats(call: Call[Nothing, Nothing]) -> StatsAnswer:
+    """Return the current statistics of the store."""
+    return convert(await call.store.stats(), StatsAnswer)
 
 
 class SweepStore(msgspec.Struct, kw_only=True):
@@ -107,4 +113,4 @@ async def check_store(call: Call[Nothing, Nothing]) -> CheckAnswer:
     return answer
 
 
-OPERATIONS: Final = (sweep_store, scrub_store, check_store)
+OPERATIONS: Final = (get_stats, sweep_store, scrub_store, check_store)

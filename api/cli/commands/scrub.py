@@ -8,8 +8,7 @@ from holdfast.api.cli.errors import Damaged
 from holdfast.api.cli.options import example, parse_size
 from holdfast.api.cli.output import print_json, progress, size
 from holdfast.api.cli.session import Session, session_command
-from holdfast.api.management.store import get_stats
-from holdfast.api.management.upkeep import scrub_store
+from holdfast.api.management.upkeep import get_stats, scrub_store
 from holdfast.api.management.views import ScrubAnswer
 
 

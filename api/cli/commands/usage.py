@@ -10,7 +10,7 @@ from holdfast.api.cli.client import Named
 from holdfast.api.cli.options import example
 from holdfast.api.cli.output import Table, exact_size, moment
 from holdfast.api.cli.session import Session, session_command
-from holdfast.api.management.store import get_stats
+from holdfast.api.management.upkeep import get_stats
 from holdfast.api.management.usage import get_image_usage, get_namespace_usage, get_tag_usage
 
 _STORE: Final[Table] = {
