@@ -229,7 +229,7 @@ def signing(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.mark.promise("SECURITY.md", "the operator")
 def test_all_tokens_end_when_the_operator_says_so(signing: ServerProcess) -> None:
-    """Whoever read the ledger can sign tokens for any key until then: it holds at once, in every
+    """A reader of the ledger can sign tokens for any key until then: it holds at once, in every
     worker, also where one was replaced meanwhile, and what any of them signs later is good."""
     tokens = login(signing)
     assert statuses(signing, tokens) == {200}
